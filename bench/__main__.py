@@ -1,0 +1,100 @@
+"""`make bench`: prints each measure beside its baseline and puts the figures into docs/performance.md.
+
+A benchmark is no test: whatever the figures are, it succeeds. It fails only where something could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from bench import expiry, holds, maps, report, scale
+from bench.plan import Plan
+from bench.report import Measure
+from bench.stack import BenchStack, running
+
+MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure]]]]] = {
+    "P1": holds.unary_holds,
+    "P2": holds.many_seats_per_call,
+    "P3": maps.reads,
+    "P4": maps.reads_through_gateway,
+    "P6": expiry.mass_expiry,
+    "P8": maps.reads_without_redis,
+    "P9": scale.many_flights,
+}
+THROUGH_GATEWAY: Final = {"P4"}
+DOCUMENT: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+
+
+def main() -> int:
+    """The command."""
+    arguments = _arguments()
+    command = "python -m bench " + " ".join(sys.argv[1:])
+    return asyncio.run(_run(arguments, command.strip()))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", type=_ids, default=list(MEASURES), metavar="P1,P3", help="measures to take")
+    parser.add_argument("--rounds", type=_within(1, 50), default=5, help="how often both sides take turns (5)")
+    parser.add_argument("--seconds", type=_within(1, 60), default=4, help="length of each side's turn (4)")
+    parser.add_argument("--output", type=Path, default=DOCUMENT, help="document whose figures are replaced")
+    parser.add_argument("--print-only", action="store_true", help="leave the document as it is")
+    return parser.parse_args()
+
+
+def _ids(text: str) -> list[str]:
+    ids = [part.strip().upper() for part in text.split(",")]
+    if unknown := set(ids) - set(MEASURES):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+    return ids
+
+
+def _within(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"a number from {low} to {high} is wanted")
+        return int(text)
+
+    return number
+
+
+async def _run(arguments: argparse.Namespace, command: str) -> int:
+    running_task = asyncio.current_task()
+    assert running_task is not None
+    # Told to end, we still stop the servers and remove their data.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running_task.cancel)
+    console = Console()
+    plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
+    taken: list[Measure] = []
+    failed = False
+    for through_gateway in (False, True):
+        ids = [name for name in arguments.only if (name in THROUGH_GATEWAY) is through_gateway]
+        if not ids:
+            continue
+        with console.status("starting private servers") as status:
+            async with running(gateway=through_gateway) as stack:
+                for name in ids:
+                    status.update(f"measuring {name}: {plan.rounds} rounds")
+                    try:
+                        taken += await MEASURES[name](stack, plan)
+                    # One measure that cannot be taken must not cost the others.
+                    except Exception as error:
+                        failed = True
+                        console.print(f"{name} could not be measured: {error!r}", markup=False)
+    report.show(taken, console)
+    if taken and not arguments.print_only:
+        report.write(taken, arguments.output, command)
+        console.print(f"written to {arguments.output}", markup=False)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

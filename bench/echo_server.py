@@ -1,0 +1,79 @@
+"""The baseline: grpc.aio that does nothing, with the messages, options and process count of the real server.
+
+    python -m bench.echo_server --port 50099 --processes 2 --hold hold.bin --seat-map seat_map.bin
+
+HoldSeat parses its request and serializes a hold, as any servicer must. GetSeatMap returns ready bytes: less than
+that no server can do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import grpc
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["SeatService"].full_name
+
+
+async def serve(port: int, hold: bytes, seat_map: bytes) -> None:
+    """Answers until SIGTERM."""
+    answer = pb.Hold.FromString(hold)
+
+    async def hold_seat(request: pb.HoldSeatRequest, context: object) -> pb.Hold:
+        return answer
+
+    async def get_seat_map(request: bytes, context: object) -> bytes:
+        return seat_map
+
+    handlers = {
+        "HoldSeat": grpc.unary_unary_rpc_method_handler(
+            hold_seat, pb.HoldSeatRequest.FromString, pb.Hold.SerializeToString
+        ),
+        "GetSeatMap": grpc.unary_unary_rpc_method_handler(get_seat_map),
+    }
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 1), ("grpc.max_concurrent_streams", 1000)])
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    # As the real server does when it has started.
+    gc.collect()
+    gc.freeze()
+    await stopped.wait()
+    await server.stop(grace=1)
+
+
+def main() -> None:
+    """Serves in as many processes as asked for, until it is told to end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--hold", type=Path, required=True, help="a serialized Hold")
+    parser.add_argument("--seat-map", type=Path, required=True, help="a serialized SeatMap")
+    arguments = parser.parse_args()
+    hold, seat_map = arguments.hold.read_bytes(), arguments.seat_map.read_bytes()
+    # Forked before gRPC starts, which does not survive a fork.
+    children: list[int] = []
+    for _ in range(arguments.processes - 1):
+        child = os.fork()
+        if child == 0:
+            children.clear()
+            break
+        children.append(child)
+    asyncio.run(serve(arguments.port, hold, seat_map))
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main()

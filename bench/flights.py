@@ -1,0 +1,164 @@
+"""Flights to measure on, and calls that hold their seats."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import grpc
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from skyhigh.seat.v1 import seat_service_pb2_grpc
+
+from bench.load import CallFile
+from bench.stack import BenchStack, SeatServer
+from deploy.local.process import LOOPBACK
+
+HOLD_SEAT: Final = "/skyhigh.seat.v1.SeatService/HoldSeat"
+HOLD_SEATS: Final = "/skyhigh.seat.v1.SeatService/HoldSeats"
+GET_SEAT_MAP: Final = "/skyhigh.seat.v1.SeatService/GetSeatMap"
+
+NARROW: Final = "A320-180Y"
+# One PNR; also what one principal may hold on one flight.
+PARTY: Final = 9
+DATE: Final = "2030-12-01"
+
+_serial = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Passengers of one PNR and the seats they want."""
+
+    pnr: str
+    flight_id: str
+    seat_numbers: tuple[str, ...]
+
+    @property
+    def passenger_ids(self) -> list[str]:
+        """One for each seat."""
+        return [f"{self.pnr}-{n}" for n in range(1, len(self.seat_numbers) + 1)]
+
+
+async def provision(
+    stack: BenchStack, server: SeatServer, *, flights: int, layout_id: str = NARROW
+) -> tuple[list[str], list[str]]:
+    """Makes flights that never were before: the first through the service, the others as its copies.
+
+    Returns the flights' ids and the seat numbers that each of them has.
+    """
+    series = f"B{next(_serial):03}"
+    first = f"{series}N00000-{DATE}"
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{server.port}") as channel:
+        service: seat_service_pb2_grpc.SeatServiceStub = seat_service_pb2_grpc.SeatServiceStub(channel)
+        await service.ProvisionSeats(
+            pb.ProvisionSeatsRequest(flight_id=first, layout_id=layout_id),
+            metadata=[("authorization", f"Bearer {stack.signer.service('bench')}")],
+            timeout=10,
+        )
+    async with server.connection() as connection:
+        await _copy(connection, first, series, flights)
+        seats = await connection.fetch("SELECT seat_number FROM seats WHERE flight_id = $1 ORDER BY ordinal", first)
+    ids = [f"{series}N{n:05}-{DATE}" for n in range(flights)]
+    return ids, [row["seat_number"] for row in seats]
+
+
+async def _copy(connection: asyncpg.Connection, first: str, series: str, flights: int) -> None:
+    ids = f"SELECT '{series}N' || lpad(n::text, 5, '0') || '-{DATE}' AS id FROM generate_series(1, $2) AS n"
+    copies = f"({ids}) AS copy"
+    for statement in (
+        f"""
+        INSERT INTO flights (flight_id, layout_id, total_seats)
+        SELECT copy.id, layout_id, total_seats FROM flights CROSS JOIN {copies} WHERE flight_id = $1
+        """,
+        f"""
+        INSERT INTO seats (flight_id, seat_number, ordinal)
+        SELECT copy.id, seat_number, ordinal FROM {copies} CROSS JOIN seats WHERE flight_id = $1
+        """,
+        # As flights that have been there for a while: their first counts were announced long ago.
+        f"INSERT INTO availability (flight_id, version) SELECT copy.id, 1 FROM {copies} WHERE $1 <> copy.id "
+        "ON CONFLICT DO NOTHING",
+    ):
+        await connection.execute(statement, first, flights - 1)
+    for table in ("flights", "seats"):
+        await connection.execute(f"VACUUM (ANALYZE) {table}")
+
+
+def parties(flight_ids: Sequence[str], seat_numbers: Sequence[str]) -> list[Party]:
+    """All seats of the flights, in parties of nine."""
+    return [
+        Party(f"{flight_id[:10]}P{n // PARTY:03}", flight_id, tuple(seat_numbers[n : n + PARTY]))
+        for flight_id in flight_ids
+        for n in range(0, len(seat_numbers) - PARTY + 1, PARTY)
+    ]
+
+
+def holds_by_passengers(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
+    """One HoldSeat for each seat, by the party's own check-in session, in an order that mixes the flights."""
+    calls = CallFile()
+    tokens = {party.pnr: stack.signer.passengers(party.pnr, party.passenger_ids, party.flight_id) for party in wanted}
+    for party, seat_number, passenger_id in _mixed(wanted):
+        calls.add_grpc(HOLD_SEAT, _hold_seat(party, seat_number, passenger_id), token=tokens[party.pnr])
+    return calls
+
+
+def holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
+    """The same by one agent, on behalf of the parties."""
+    calls = CallFile()
+    token = stack.signer.agent("bench")
+    for party, seat_number, passenger_id in _mixed(wanted):
+        request = _hold_seat(party, seat_number, passenger_id)
+        request.owner = f"passenger:{party.pnr}"
+        calls.add_grpc(HOLD_SEAT, request, token=token)
+    return calls
+
+
+def party_holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
+    """One HoldSeats for each party, by one agent on its behalf."""
+    calls = CallFile()
+    token = stack.signer.agent("bench")
+    for party in random.Random(1).sample(wanted, len(wanted)):
+        request = pb.HoldSeatsRequest(
+            seats=[
+                pb.SeatAssignment(flight_id=party.flight_id, seat_number=seat_number, passenger_id=passenger_id)
+                for seat_number, passenger_id in zip(party.seat_numbers, party.passenger_ids, strict=True)
+            ],
+            purpose=pb.Hold.BOOKING,
+            request_id=str(uuid.uuid4()),
+            owner=f"passenger:{party.pnr}",
+        )
+        calls.add_grpc(HOLD_SEATS, request, token=token)
+    return calls
+
+
+def _mixed(wanted: Sequence[Party]) -> Iterator[tuple[Party, str, str]]:
+    seats = [
+        (party, seat_number, passenger_id)
+        for party in wanted
+        for seat_number, passenger_id in zip(party.seat_numbers, party.passenger_ids, strict=True)
+    ]
+    # The same order in each run.
+    random.Random(1).shuffle(seats)
+    yield from seats
+
+
+def _hold_seat(party: Party, seat_number: str, passenger_id: str) -> pb.HoldSeatRequest:
+    return pb.HoldSeatRequest(
+        flight_id=party.flight_id,
+        seat_number=seat_number,
+        passenger_id=passenger_id,
+        purpose=pb.Hold.BOOKING,
+        request_id=str(uuid.uuid4()),
+    )
+
+
+async def answer_bytes(server: SeatServer, method: str, request: bytes, token: str) -> bytes:
+    """What the real server answers, for the baseline to repeat."""
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{server.port}") as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        answer: bytes = await call(request, metadata=[("authorization", f"Bearer {token}")], timeout=10)
+        return answer

@@ -1,0 +1,160 @@
+"""P3, P4 and P8: how fast seat maps are read."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from bench.flights import GET_SEAT_MAP, PARTY, answer_bytes, holds_by_agent, parties, provision
+from bench.load import CallFile
+from bench.plan import Plan, metered
+from bench.report import Measure
+from bench.stack import BenchStack
+
+FLIGHTS: Final = 60
+READERS: Final = 2_000
+# P8 asks how long a map takes, not how many fit; this is a third of what the service can do.
+READS_PER_SECOND: Final = 1_000
+# Each change makes one flight's map old.
+HOLDS_PER_SECOND: Final = 50
+
+
+async def reads(stack: BenchStack, plan: Plan) -> list[Measure]:
+    """P3: GetSeatMap against a server that returns the same bytes."""
+    measure = Measure("P3", "GetSeatMap ÷ bare echo of the same bytes", "maps/s", bar=0.6, goal=0.9)
+    await stack.seat.empty()
+    flight_ids, _ = await provision(stack, stack.seat, flights=FLIGHTS)
+    calls = _reads(stack, flight_ids).write(stack.folder / "reads.calls")
+    request = pb.GetSeatMapRequest(flight_id=flight_ids[0]).SerializeToString()
+    seat_map = await answer_bytes(stack.seat, GET_SEAT_MAP, request, stack.signer.agent("bench"))
+    pids = {"seat service": stack.seat.pid}
+    async with stack.echo_server(seat_map=seat_map) as echo:
+        for turn, seconds in enumerate(plan.turns()):
+            counted = measure if turn else None
+            ours = await metered(
+                stack.load, counted, calls, port=stack.seat.port, seconds=seconds, pids=pids, cycle=True
+            )
+            other = await metered(
+                stack.load,
+                counted,
+                calls,
+                port=echo.port,
+                seconds=seconds,
+                pids={"echo": echo.pid},
+                cycle=True,
+                ours=False,
+            )
+            if counted:
+                measure.ours.append(ours.per_second)
+                measure.baseline.append(other.per_second)
+    measure.note(f"{FLIGHTS} flights, {READERS:,} passengers' tokens, {len(seat_map):,} bytes a map")
+    return [measure]
+
+
+async def reads_through_gateway(stack: BenchStack, plan: Plan) -> list[Measure]:
+    """P4: the map as JSON through the gateway against the same map by gRPC from the service."""
+    measure = Measure("P4", "JSON map through the gateway ÷ GetSeatMap direct", "maps/s", bar=0.3, goal=0.6)
+    await stack.seat.empty()
+    flight_ids, _ = await provision(stack, stack.seat, flights=FLIGHTS)
+    direct = _reads(stack, flight_ids).write(stack.folder / "reads.calls")
+    through = _reads(stack, flight_ids, as_json=True).write(stack.folder / "json_reads.calls")
+    ours_pids = {"gateway": stack.pid("gateway"), "seat service": stack.seat.pid}
+    json_bytes = 0
+    for turn, seconds in enumerate(plan.turns()):
+        counted = measure if turn else None
+        ours = await metered(
+            stack.load, counted, through, port=stack.gateway_port, seconds=seconds, pids=ours_pids, cycle=True
+        )
+        other = await metered(
+            stack.load,
+            counted,
+            direct,
+            port=stack.seat.port,
+            seconds=seconds,
+            pids={"seat service, direct": stack.seat.pid},
+            cycle=True,
+            ours=False,
+        )
+        json_bytes = ours.answer_bytes // max(ours.calls, 1)
+        if counted:
+            measure.ours.append(ours.per_second)
+            measure.baseline.append(other.per_second)
+    measure.note(f"{json_bytes:,} bytes of JSON a map; both sides by HTTP/2 without TLS")
+    return [measure]
+
+
+async def reads_without_redis(stack: BenchStack, plan: Plan) -> list[Measure]:
+    """P8: how long a map takes while Redis is dead, against while it lives; the maps change all the time."""
+    measure = Measure("P8", "GetSeatMap P95, Redis killed ÷ Redis up", "ms", bar=5, goal=1.5, smaller_is_better=True)
+    await stack.seat.empty()
+    flight_ids, seat_numbers = await provision(stack, stack.seat, flights=FLIGHTS)
+    calls = _reads(stack, flight_ids).write(stack.folder / "reads.calls")
+    # No seat can be held twice, so that each turn takes the next parties.
+    wanted = random.Random(1).sample(free := parties(flight_ids, seat_numbers), len(free))
+    turn_parties = -(-math.ceil(plan.seconds * HOLDS_PER_SECOND) // PARTY)
+
+    def next_changes() -> Path:
+        taken, wanted[:turn_parties] = wanted[:turn_parties], []
+        return holds_by_agent(stack, taken).write(stack.folder / "changes.calls")
+
+    for turn, seconds in enumerate(plan.turns()):
+        counted = measure if turn else None
+        up = await _p95_while_changing(stack, counted, calls, next_changes(), seconds, ours=False)
+        changes = next_changes()
+        await stack.supervisor.kill("redis")
+        killed = await _p95_while_changing(stack, counted, calls, changes, seconds, ours=True)
+        await stack.supervisor.start("redis")
+        # Clients find it again with a delay.
+        await asyncio.sleep(1)
+        if counted:
+            measure.ours.append(killed)
+            measure.baseline.append(up)
+    measure.note(
+        f"{READS_PER_SECOND:,} maps and {HOLDS_PER_SECOND} holds a second on {FLIGHTS} flights; "
+        "the first reads after the kill are counted"
+    )
+    return [measure]
+
+
+async def _p95_while_changing(
+    stack: BenchStack, measure: Measure | None, calls: Path, changes: Path, seconds: float, *, ours: bool
+) -> float:
+    side = "killed" if ours else "up"
+    read, held = await asyncio.gather(
+        metered(
+            stack.load,
+            measure,
+            calls,
+            port=stack.seat.port,
+            seconds=seconds,
+            pids={f"seat service, Redis {side}": stack.seat.pid},
+            cycle=True,
+            calls_per_second=READS_PER_SECOND,
+            ours=ours,
+        ),
+        stack.load.run(changes, port=stack.seat.port, seconds=seconds, calls_per_second=HOLDS_PER_SECOND),
+    )
+    if measure is not None:
+        measure.note(held.failures())
+    return read.latency_ms["p95"]
+
+
+def _reads(stack: BenchStack, flight_ids: Sequence[str], *, as_json: bool = False) -> CallFile:
+    """Reads by many passengers, each of a flight of its own choice."""
+    choice = random.Random(1)
+    calls = CallFile()
+    for reader in range(READERS):
+        flight_id = choice.choice(flight_ids)
+        pnr = f"R{reader:05}"
+        token = stack.signer.passengers(pnr, [f"{pnr}-1"], flight_id)
+        if as_json:
+            calls.add_get(f"/v1/flights/{flight_id}/seatmap", token=token)
+        else:
+            calls.add_grpc(GET_SEAT_MAP, pb.GetSeatMapRequest(flight_id=flight_id), token=token)
+    return calls

@@ -1,0 +1,234 @@
+"""The measured stack: private servers, the seat service and the gateway, and the baseline server beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from bench.load import LoadClient
+from bench.processes import cpu_seconds, listeners
+from bench.tokens import Signer
+from deploy.local.process import LOOPBACK, Process, free_ports, port_is_free
+from deploy.local.servers import provision_schemas
+from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.supervisor import Supervisor
+
+PROCESSES: Final = 2
+# Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
+HOLD_TTL_SECONDS: Final = 6 * 3600
+START_SECONDS: Final = 60
+# Everything that grows with use, in one statement: foreign or not, no order matters then.
+EMPTIED: Final = (
+    "TRUNCATE flights, seats, holds, hold_seats, offers, seat_events, availability, outbox, inbox, idempotency"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SeatServer:
+    """A running seat service: where it listens, its database, and the process to charge its CPU to."""
+
+    port: int
+    database_url: str
+    pid: int
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection as the service's own role: for setting up, never while something is measured."""
+        connection = await asyncpg.connect(self.database_url, command_timeout=900)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def empty(self) -> None:
+        """Forgets all flights and what became of them."""
+        async with self.connection() as connection:
+            await connection.execute(EMPTIED)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchStack:
+    """What a measure needs. Everything is on loopback and in `folder`, and ends with the run."""
+
+    folder: Path
+    local: Stack
+    supervisor: Supervisor
+    signer: Signer
+    load: LoadClient
+
+    @property
+    def seat(self) -> SeatServer:
+        """The seat service."""
+        return SeatServer(self.local.ports["seat"], self.local.servers.database_url("seat"), self.pid("seat"))
+
+    @property
+    def gateway_port(self) -> int:
+        """Where JSON callers come in."""
+        return self.local.ports["gateway"]
+
+    def pid(self, name: str) -> int:
+        """The pid of a process of the stack."""
+        pid = next(status.pid for status in self.supervisor.statuses if status.name == name)
+        assert pid is not None, f"{name} does not run"
+        return pid
+
+    def cpu(self, name: str) -> float:
+        """CPU seconds that a process of the stack has used so far, with everything below it."""
+        return cpu_seconds(self.pid(name))
+
+    async def superuser(self, database: str) -> asyncpg.Connection:
+        """A connection that may do everything, to a database of the private Postgres."""
+        return await asyncpg.connect(
+            host=LOOPBACK,
+            port=self.local.ports["postgres"],
+            user="postgres",
+            password=self.superuser_password,
+            database=database,
+            command_timeout=900,
+        )
+
+    @property
+    def superuser_password(self) -> str:
+        """Of the private Postgres."""
+        return self.local.secrets["postgres/postgres"]
+
+    @asynccontextmanager
+    async def second_seat_server(self, database: str) -> AsyncIterator[SeatServer]:
+        """Another seat service on a new database of the same Postgres, for as long as the block runs."""
+        connection = await self.superuser("postgres")
+        try:
+            await connection.execute(f"CREATE DATABASE {database}")
+        finally:
+            await connection.close()
+        connection = await self.superuser(database)
+        try:
+            await provision_schemas(connection, {"seat": self.local.secrets["postgres/seat"]})
+        finally:
+            await connection.close()
+        first = next(process for process in self.local.processes() if process.name == "seat")
+        # Its workers count on from the worker and metrics ports, so that those are left out.
+        port = free_ports(1)[0]
+        database_url = urlsplit(self.seat.database_url)._replace(path=f"/{database}").geturl()
+        environment = {
+            **first.environment,
+            **_seat_settings(),
+            "SKYHIGH_SEAT_LISTEN": f"{LOOPBACK}:{port}",
+            "SKYHIGH_SEAT_DATABASE_URL": database_url,
+            "SKYHIGH_SEAT_WORKER_PORT": "0",
+            "SKYHIGH_SEAT_METRICS_PORT": "0",
+            "SKYHIGH_REDIS_URL": urlsplit(first.environment["SKYHIGH_REDIS_URL"])._replace(path="/1").geturl(),
+        }
+        process = dataclasses.replace(
+            first, name=database, port=port, environment=environment, ready=_all_listen(port), after=()
+        )
+        async with Supervisor([process], logs=self.folder / "logs", restart=False) as supervisor:
+            pid = supervisor.statuses[0].pid
+            assert pid is not None
+            yield SeatServer(port, database_url, pid)
+
+    @asynccontextmanager
+    async def echo_server(self, *, hold: bytes = b"", seat_map: bytes = b"") -> AsyncIterator[EchoServer]:
+        """The baseline, answering with these bytes, for as long as the block runs."""
+        port = free_ports(1)[0]
+        (self.folder / "hold.bin").write_bytes(hold)
+        (self.folder / "seat_map.bin").write_bytes(seat_map)
+        command = [sys.executable, "-m", "bench.echo_server", "--port", str(port), "--processes", str(PROCESSES)]
+        command += ["--hold", str(self.folder / "hold.bin"), "--seat-map", str(self.folder / "seat_map.bin")]
+        process = Process(name="echo", command=command, ready=_all_listen(port), port=port)
+        async with Supervisor([process], logs=self.folder / "logs", restart=False) as supervisor:
+            pid = supervisor.statuses[0].pid
+            assert pid is not None
+            yield EchoServer(port, pid)
+
+
+@dataclass(frozen=True, slots=True)
+class EchoServer:
+    """The running baseline."""
+
+    port: int
+    pid: int
+
+
+@asynccontextmanager
+async def running(*, gateway: bool) -> AsyncIterator[BenchStack]:
+    """Starts everything in a new folder, and forgets everything at the end.
+
+    The gateway is left out where nothing is measured through it, because it takes its share of two cores.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="skyhigh-bench-"))
+    signer = Signer()
+    try:
+        local = Stack.from_environment(
+            {
+                "SKYHIGH_HOME": str(folder),
+                "SKYHIGH_PORT_BASE": str(_free_port_base()),
+                "SKYHIGH_JWKS": str(signer.write_jwks(folder / "jwks.json")),
+            }
+        )
+        processes = [_as_measured(process) for process in local.processes() if gateway or process.name != "gateway"]
+        load = LoadClient(folder)
+        try:
+            with (folder / "supervisor.log").open("w") as log, contextlib.redirect_stderr(log):
+                async with Supervisor(processes, logs=folder / "logs", restart=False) as supervisor:
+                    yield BenchStack(folder, local, supervisor, signer, load)
+        finally:
+            local.servers.remove()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_measured(process: Process) -> Process:
+    if process.name != "seat":
+        return process
+    return dataclasses.replace(
+        process,
+        environment={**process.environment, **_seat_settings()},
+        ready=_after(process.ready, _all_listen(process.port)),
+    )
+
+
+def _seat_settings() -> dict[str, str]:
+    return {
+        "SKYHIGH_SEAT_PROCESSES": str(PROCESSES),
+        "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(HOLD_TTL_SECONDS),
+        "SKYHIGH_LOG_LEVEL": "warning",
+    }
+
+
+def _all_listen(port: int) -> Callable[[], Awaitable[bool]]:
+    """Ready when every process of a server listens: before that the first one would get all connections."""
+
+    async def probe() -> bool:
+        return listeners(port) >= PROCESSES
+
+    return probe
+
+
+def _after(*probes: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
+    async def probe() -> bool:
+        return all([await one() for one in probes])
+
+    return probe
+
+
+def _free_port_base() -> int:
+    """A base from which on none of the stack's ports is taken."""
+    for _ in range(50):
+        # Below the range that the kernel gives to outgoing connections.
+        base = random.randrange(20_000, 32_000 - PORT_SPAN)
+        stack = Stack.from_environment({"SKYHIGH_PORT_BASE": str(base)})
+        if all(map(port_is_free, stack.ports.values())):
+            return base
+    raise SystemExit("bench: no free ports between 20000 and 32000")

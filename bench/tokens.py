@@ -1,0 +1,50 @@
+"""Tokens of many callers, signed with a key that only the measured stack trusts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from deploy.local.stack import AUDIENCE, ISSUER
+
+ALGORITHM: Final = "ES256"
+# Longer than any run.
+LIFE_SECONDS: Final = 6 * 3600
+
+
+class Signer:
+    """A token issuer of its own."""
+
+    def __init__(self) -> None:
+        self._key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
+
+    def write_jwks(self, file: Path) -> Path:
+        """Writes the public key in the form that services read."""
+        file.write_text(json.dumps({"keys": [self._key.as_dict(private=False)]}))
+        return file
+
+    def agent(self, name: str) -> str:
+        """A token of an agent."""
+        return self._sign(name, role="agent")
+
+    def service(self, name: str) -> str:
+        """A token of a service."""
+        return self._sign(name, role="service")
+
+    def passengers(self, pnr: str, passenger_ids: Sequence[str], flight_id: str) -> str:
+        """A token of a check-in session: a PNR's passengers on one flight."""
+        named = [
+            {"id": passenger, "flight": flight_id, "cabin": "ECONOMY", "type": "ADULT"} for passenger in passenger_ids
+        ]
+        return self._sign(pnr, role="passenger", passengers=named)
+
+    def _sign(self, subject: str, **claims: Any) -> str:
+        now = int(time.time())
+        claims |= {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + LIFE_SECONDS}
+        return jwt.encode({"alg": ALGORITHM, "kid": self._key.kid}, claims, self._key)

@@ -1,0 +1,1 @@
+"""What runs SkyHigh: the local stack here; containers and Kubernetes beside it."""

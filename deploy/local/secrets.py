@@ -1,0 +1,65 @@
+"""Passwords and token keys of a local stack: random, made at first need, readable by their owner alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+ALGORITHM: Final = "ES256"
+
+
+class Secrets:
+    """Named random secrets, kept in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __getitem__(self, name: str) -> str:
+        """Returns the secret; makes and keeps one where there is none. Safe in URLs, SQL and configuration files."""
+        if name not in self._values:
+            self._values[name] = secrets.token_hex(24)
+            write_private(self._path, json.dumps(self._values, indent=1).encode())
+        return self._values[name]
+
+
+class SigningKeys:
+    """The key pair that signs the local stack's demo tokens, and its public half as a JWKS.
+
+    Production trusts another issuer's JWKS and never sees these.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._private = folder / "token_key.json"
+        self.jwks = folder / "jwks.json"
+
+    def ensure(self) -> None:
+        """Makes the pair where there is none."""
+        if self._private.exists() and self.jwks.exists():
+            return
+        from joserfc.jwk import ECKey
+
+        key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
+        write_private(self._private, json.dumps(key.as_dict(private=True)).encode())
+        self.jwks.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+
+    def sign(self, claims: dict[str, object]) -> str:
+        """Returns a JWT with these claims."""
+        from joserfc import jwt
+        from joserfc.jwk import ECKey
+
+        self.ensure()
+        key = ECKey.import_key(json.loads(self._private.read_text()))
+        return jwt.encode({"alg": ALGORITHM, "kid": key.kid}, claims, key)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replaces a file in one step; only its owner may read it, at every instant."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    part.replace(path)

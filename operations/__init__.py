@@ -1,0 +1,1 @@
+"""The `skyhigh` command: one module for each group of its commands."""

@@ -1,0 +1,27 @@
+"""The `skyhigh` command. Each module of this package that has commands registers them."""
+
+from __future__ import annotations
+
+import typer
+
+from operations import demo, stack, token
+
+app = typer.Typer(
+    name="skyhigh",
+    help="Runs and inspects SkyHigh.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (stack, token, demo):
+    module.register(app)
+
+
+def main() -> None:
+    """The entry of the installed command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""`skyhigh token`: mints demo tokens for the local stack."""
+
+from __future__ import annotations
+
+import re
+import time
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+FLIGHT_ID: Final = re.compile(r"[A-Za-z0-9-]{3,40}")
+PASSENGER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# First a letter; no I, O, 0 or 1 (SPEC section 1).
+PNR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
+SUBJECT: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+CABINS: Final = ("FIRST", "BUSINESS", "PREMIUM_ECONOMY", "ECONOMY")
+PASSENGER_TYPES: Final = ("ADULT", "CHILD", "INFANT")
+# IATA's special service request codes, such as INFT or WCHR.
+SERVICE_CODE: Final = re.compile(r"[A-Z]{4}")
+TTL_SECONDS: Final = 8 * 3600
+
+
+class Role(StrEnum):
+    """Whose token."""
+
+    PASSENGER = "passenger"
+    CUSTOMER = "customer"
+    AGENT = "agent"
+    OPERATIONS = "operations"
+    SERVICE = "service"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("token")(token)
+
+
+def token(
+    role: Annotated[Role, typer.Option(help="Who the token is for.")],
+    sub: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which agent, customer or service.  [default: demo]")
+    ] = None,
+    pnr: Annotated[str | None, typer.Option(metavar="PNR", help="A passenger session's booking.")] = None,
+    passenger: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID:FLIGHT[:CABIN[:TYPE]]",
+            help="One passenger on one flight; repeatable. CABIN is ECONOMY and TYPE is ADULT where left out. "
+            "Service codes follow the type: ADULT+INFT+WCHR.",
+        ),
+    ] = None,
+    ttl_seconds: Annotated[int, typer.Option(min=1, max=30 * 86400, help="How long it is valid.")] = TTL_SECONDS,
+) -> None:
+    """Print a token for the local stack, and nothing else."""
+    if role is Role.PASSENGER:
+        if sub is not None:
+            raise typer.BadParameter("a passenger session is named by its --pnr", param_hint="--sub")
+        subject, claims = _passenger_session(pnr, passenger or [])
+    else:
+        for value, option in ((pnr, "--pnr"), (passenger, "--passenger")):
+            if value:
+                raise typer.BadParameter("only --role passenger has one", param_hint=option)
+        subject, claims = "demo" if sub is None else sub, {}
+        if not SUBJECT.fullmatch(subject):
+            raise typer.BadParameter(
+                f"{subject!r} is not 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="--sub"
+            )
+    print(mint(role, subject, ttl_seconds=ttl_seconds, **claims))
+
+
+def mint(role: str, subject: str, *, ttl_seconds: int = TTL_SECONDS, **claims: Any) -> str:
+    """Returns a token signed with the local stack's key, for its issuer and audience."""
+    from deploy.local.stack import Stack
+
+    stack = Stack.from_environment()
+    now = int(time.time())
+    return stack.signing_keys.sign(
+        {
+            "iss": stack.tokens["SKYHIGH_TOKEN_ISSUER"],
+            "aud": stack.tokens["SKYHIGH_TOKEN_AUDIENCE"],
+            "sub": subject,
+            "iat": now,
+            "exp": now + ttl_seconds,
+            "role": str(role),
+            **claims,
+        }
+    )
+
+
+def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dict[str, Any]]:
+    if pnr is None:
+        raise typer.BadParameter("--role passenger needs one", param_hint="--pnr")
+    if not PNR.fullmatch(pnr):
+        raise typer.BadParameter(
+            f"{pnr!r} is not a letter and 5 letters or digits, without 0, 1, I and O", param_hint="--pnr"
+        )
+    if not passengers:
+        raise typer.BadParameter("--role passenger needs at least one", param_hint="--passenger")
+    return pnr, {"passengers": [_passenger(text) for text in passengers]}
+
+
+def _passenger(text: str) -> dict[str, Any]:
+    """Reads `ID:FLIGHT[:CABIN[:TYPE[+CODE]…]]`."""
+
+    def refuse(reason: str) -> typer.BadParameter:
+        return typer.BadParameter(f"{text!r}: {reason}", param_hint="--passenger")
+
+    parts = text.split(":")
+    if not 2 <= len(parts) <= 4:
+        raise refuse("expected ID:FLIGHT[:CABIN[:TYPE]]")
+    passenger_id, flight_id = parts[:2]
+    cabin, profile = (*parts[2:], *("", "")[len(parts) - 2 :])
+    kind, *codes = (profile or "ADULT").split("+")
+    if not PASSENGER_ID.fullmatch(passenger_id):
+        raise refuse(f"ID {passenger_id!r} is not 1 to 64 letters, digits, '.', '_' or '-'")
+    if not FLIGHT_ID.fullmatch(flight_id):
+        raise refuse(f"FLIGHT {flight_id!r} is not 3 to 40 letters, digits or '-'")
+    if (cabin or "ECONOMY") not in CABINS:
+        raise refuse(f"CABIN {cabin!r} is none of {', '.join(CABINS)}")
+    if kind not in PASSENGER_TYPES:
+        raise refuse(f"TYPE {kind!r} is none of {', '.join(PASSENGER_TYPES)}")
+    for code in codes:
+        if not SERVICE_CODE.fullmatch(code):
+            raise refuse(f"service code {code!r} is not 4 capital letters")
+    return {
+        "id": passenger_id,
+        "flight": flight_id,
+        "cabin": cabin or "ECONOMY",
+        "type": kind,
+        "ssr": codes,
+    }

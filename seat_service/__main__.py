@@ -1,0 +1,6 @@
+"""`python -m seat_service`: see services.app."""
+
+from seat_service.service import SEAT_SERVICE
+from services import app
+
+app.run(SEAT_SERVICE)

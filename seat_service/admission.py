@@ -1,0 +1,116 @@
+"""From a call to a request of the state machine: whose hold it is, how long it may last, and who may sit where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import eligibility, refusals
+from seat_service.cabin_layouts import LayoutSeat
+from seat_service.eligibility import Person
+from seat_service.flights import FlightLayouts
+from seat_service.hoarding import Limits
+from seat_service.requests import AskedSeat, HoldRequest
+from seat_service.settings import SeatSettings
+from services.auth import Principal, Role, SessionPassenger
+from services.call import Call
+from services.errors import FieldViolation, InvalidArgument, PermissionDenied, Unauthenticated
+from services.idempotency import RequestKey
+
+# A hold is one transaction; four flights are the longest itinerary there is (SEAT-5).
+FLIGHTS_PER_HOLD: Final = 4
+
+
+class Admission:
+    """Judges what can be judged without a lock, because it never changes: layouts, cabins, and the token itself."""
+
+    def __init__(self, layouts: FlightLayouts, settings: SeatSettings) -> None:
+        self._layouts = layouts
+        self._ttl = {
+            pb.Hold.CHECK_IN: settings.check_in_hold_ttl,
+            pb.Hold.BOOKING: settings.booking_hold_ttl,
+        }
+        self._extensions = settings.hold_life_ttls - 1
+        self._limits = Limits(
+            held_seats=settings.held_seats_limit,
+            lapses_allowed=settings.lapses_allowed,
+            lapses_window_seconds=settings.lapses_window_seconds,
+            cool_down_seconds=settings.cool_down_seconds,
+        )
+
+    async def hold(
+        self,
+        call: Call,
+        assignments: Sequence[pb.SeatAssignment],
+        *,
+        purpose: pb.Hold.Purpose.ValueType,
+        owner: str,
+        request_key: RequestKey | None,
+        takes_offers: bool = False,
+    ) -> HoldRequest:
+        """Returns the request for a hold.
+
+        Raises PermissionDenied for a foreign owner; PASSENGER_NOT_FOUND, FLIGHT_NOT_FOUND, SEAT_NOT_FOUND; and the
+        rules of eligibility.
+        """
+        if owner and owner != call.principal.name and not call.principal.acts_for_others:
+            raise PermissionDenied
+        purpose = purpose or pb.Hold.CHECK_IN
+        return HoldRequest(
+            seats=await self.seats(call.principal, assignments),
+            owner=owner or call.principal.name,
+            actor=call.principal.name,
+            purpose=purpose,
+            ttl=self._ttl[purpose],
+            extensions=self._extensions,
+            limits=self.limits(call.principal),
+            takes_offers=takes_offers,
+            request_key=request_key,
+        )
+
+    async def seats(self, principal: Principal, assignments: Sequence[pb.SeatAssignment]) -> tuple[AskedSeat, ...]:
+        """Returns the seats that are asked for, once each passenger may sit there."""
+        if len({assignment.flight_id for assignment in assignments}) > FLIGHTS_PER_HOLD:
+            raise InvalidArgument.of(FieldViolation("seats", f"at most {FLIGHTS_PER_HOLD} flights", "seats.flights"))
+        for assignment in assignments:
+            person = _person(principal, assignment)
+            eligibility.check(person, await self.seat(assignment.flight_id, assignment.seat_number))
+        return tuple(
+            AskedSeat(assignment.flight_id, assignment.seat_number, assignment.passenger_id)
+            for assignment in assignments
+        )
+
+    async def seat(self, flight_id: str, seat_number: str) -> LayoutSeat:
+        """Returns a seat of a flight's layout. Raises FLIGHT_NOT_FOUND or SEAT_NOT_FOUND."""
+        seat = (await self._layouts.of(flight_id)).by_number.get(seat_number)
+        if seat is None:
+            raise refusals.seat_not_found(flight_id, seat_number)
+        return seat
+
+    def limits(self, principal: Principal) -> Limits | None:
+        """Returns what SEAT-16 allows the principal; None for those who act for others."""
+        return None if principal.acts_for_others else self._limits
+
+
+def _person(principal: Principal, assignment: pb.SeatAssignment) -> Person:
+    if principal.role is Role.PASSENGER:
+        passenger = principal.passengers.get((assignment.flight_id, assignment.passenger_id))
+        if passenger is None:
+            raise refusals.passenger_not_found()
+        return _of_session(passenger)
+    profile = assignment.profile
+    return Person(profile.type or pb.PassengerProfile.ADULT, frozenset(profile.special_services), profile.cabin)
+
+
+def _of_session(passenger: SessionPassenger) -> Person:
+    try:
+        return Person(
+            pb.PassengerProfile.Type.Value(passenger.type),
+            frozenset(passenger.special_services),
+            pb.Seat.Cabin.Value(passenger.cabin),
+        )
+    except (ValueError, TypeError) as error:
+        # Signed by our issuer, and still no passenger that we know of: such a token opens nothing.
+        raise Unauthenticated from error

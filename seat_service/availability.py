@@ -1,0 +1,95 @@
+"""Counts per flight for others, coalesced: `seat.availability.v1`.
+
+A seat's change does not write it, because every hold of a flight would queue at one row. A beat later the flight's
+counts are read once and announced with the version of its map, for however many changes came meanwhile. The version
+last announced is kept, so that the reconciler finds flights whose announcement a killed process left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import uuid4
+
+from skyhigh.seat.v1 import events_pb2
+
+from seat_service import seat_map
+from seat_service.cabin_layouts import Layout
+from seat_service.seat_map import Snapshot
+from services import db, outbox
+from services.db import Conn, Pool
+from services.outbox import Event, Relay
+
+ROUTING_KEY: Final = "seat.availability.v1"
+BEAT_SECONDS: Final = 1.0
+# Counting reads every seat of a flight. Beyond this many flights a beat, counts come later rather than holds.
+FLIGHTS_PER_BEAT: Final = 100
+
+
+class Availability:
+    """Hears of changed flights and announces their counts."""
+
+    def __init__(self, pool: Pool, layouts: Mapping[str, Layout], relay: Relay) -> None:
+        self._pool = pool
+        self._layouts = layouts
+        self._relay = relay
+        # A dict keeps the order of arrival: no busy flight can hide a quiet one.
+        self._changed: dict[str, None] = {}
+
+    def changed(self, flight_ids: set[str]) -> None:
+        """Hears that these flights' seats have changed."""
+        self._changed.update(dict.fromkeys(flight_ids))
+
+    async def run(self) -> None:
+        """Announces until cancelled."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            due = list(self._changed)[:FLIGHTS_PER_BEAT]
+            for flight_id in due:
+                del self._changed[flight_id]
+            if not due:
+                continue
+            try:
+                async with db.transaction(self._pool) as conn:
+                    await announce(conn, due, layouts=self._layouts)
+            except Exception:
+                self.changed(set(due))
+                raise
+            self._relay.wake()
+
+
+async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[str, Layout]) -> int:
+    """Writes an event for each flight whose map has moved since its last announcement; returns how many."""
+    snapshots = {snapshot.flight_id: snapshot for snapshot in await seat_map.load(conn, flight_ids)}
+    rows = await conn.fetch(
+        """
+        INSERT INTO availability (flight_id, version)
+        SELECT flight_id, version FROM unnest($1::text[], $2::bigint[]) AS new (flight_id, version) ORDER BY flight_id
+        ON CONFLICT (flight_id) DO UPDATE SET version = excluded.version
+            WHERE availability.version < excluded.version
+        RETURNING flight_id
+        """,
+        list(snapshots),
+        [snapshot.version for snapshot in snapshots.values()],
+    )
+    moved = [snapshots[row["flight_id"]] for row in rows]
+    await outbox.enqueue(
+        conn,
+        [Event(uuid4(), ROUTING_KEY, _counts(snapshot, layouts[snapshot.layout_id])) for snapshot in moved],
+    )
+    return len(moved)
+
+
+def _counts(snapshot: Snapshot, layout: Layout) -> events_pb2.SeatAvailability:
+    message = events_pb2.SeatAvailability(
+        flight_id=snapshot.flight_id,
+        version=snapshot.version,
+        available=snapshot.states.count("A"),
+        total=len(snapshot.states),
+    )
+    for cabin in dict.fromkeys(seat.cabin for seat in layout.seats):
+        states = [state for seat, state in zip(layout.seats, snapshot.states, strict=True) if seat.cabin == cabin]
+        available = states.count("A")
+        message.cabins.add(cabin=cabin, available=available, unavailable=len(states) - available)
+    return message

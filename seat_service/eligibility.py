@@ -1,0 +1,59 @@
+"""Who may sit where: the passenger's cabin (SEAT-6), exit rows and infants (SEAT-11). One table of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
+
+from seat_service import refusals
+from seat_service.cabin_layouts import LayoutSeat
+from services.errors import Refusal
+
+# Who needs help, or has somebody to care for, can't open an emergency exit: 14 CFR 121.585 (b) and (d). IATA codes of
+# special services: wheelchairs, sight, hearing, stretcher, medical case, intellectual disability, meet and assist,
+# unaccompanied minor, infant on lap, pet in cabin, escort.
+NO_EXIT_ROW_SERVICES: Final = frozenset(
+    {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "PETC", "ESCT"}
+)
+INFANT_ON_LAP: Final = "INFT"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What a seat depends on. `cabin` is CABIN_UNSPECIFIED where any is allowed."""
+
+    type: PassengerProfile.Type.ValueType
+    special_services: frozenset[str]
+    cabin: Seat.Cabin.ValueType
+
+
+def _in_own_cabin(person: Person, seat: LayoutSeat) -> bool:
+    return person.cabin in (Seat.CABIN_UNSPECIFIED, seat.cabin)
+
+
+def _fit_for_exit_row(person: Person, seat: LayoutSeat) -> bool:
+    return not seat.exit_row or (
+        person.type == PassengerProfile.ADULT and not person.special_services & NO_EXIT_ROW_SERVICES
+    )
+
+
+def _infant_has_a_mask(person: Person, seat: LayoutSeat) -> bool:
+    with_infant = person.type == PassengerProfile.INFANT or INFANT_ON_LAP in person.special_services
+    return not with_infant or seat.infant_allowed
+
+
+_RULES: Final[tuple[tuple[Callable[[Person, LayoutSeat], bool], Callable[[LayoutSeat], Refusal]], ...]] = (
+    (_in_own_cabin, lambda seat: refusals.cabin_not_allowed(seat.seat_number, Seat.Cabin.Name(seat.cabin))),
+    (_fit_for_exit_row, lambda seat: refusals.exit_row_not_allowed(seat.seat_number)),
+    (_infant_has_a_mask, lambda seat: refusals.infant_not_allowed(seat.seat_number)),
+)
+
+
+def check(person: Person, seat: LayoutSeat) -> None:
+    """Raises the refusal of the first rule that the passenger breaks on this seat."""
+    for rule, refusal in _RULES:
+        if not rule(person, seat):
+            raise refusal(seat)

@@ -1,0 +1,132 @@
+"""Flights as the seat service knows them: an id, a cabin layout, and whether anybody waits for a seat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import refusals
+from seat_service.cabin_layouts import Layout
+from services import db
+from services.batch import Batcher
+from services.db import Conn, Pool
+from services.errors import Refusal
+from services.idempotency import RequestKey
+
+# A layout's name for each flight that was asked about; a year of a large airline fits.
+KNOWN_FLIGHTS: Final = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionRequest:
+    """Asks for a flight's seats."""
+
+    flight_id: str
+    layout_id: str
+    request_key: RequestKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitlistRequest:
+    """Says whether anybody waits, and how long a freed seat shall be the waitlist's alone."""
+
+    flight_id: str
+    open: bool
+    offer_window: timedelta
+    request_key: RequestKey | None
+
+
+class FlightLayouts:
+    """The layout of each flight, which never changes, from memory once it was read."""
+
+    def __init__(self, pool: Pool, layouts: Mapping[str, Layout]) -> None:
+        self._pool = pool
+        self._layouts = layouts
+        self._known: dict[str, Layout] = {}
+        self._read: Batcher[str, Layout] = Batcher("flight_layouts", self._read_batch)
+
+    async def of(self, flight_id: str) -> Layout:
+        """Returns the flight's layout. Raises FLIGHT_NOT_FOUND."""
+        known = self._known.get(flight_id)
+        return known if known is not None else await self._read.submit(flight_id)
+
+    async def _read_batch(self, flight_ids: Sequence[str]) -> list[Layout | Refusal]:
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                "SELECT flight_id, layout_id FROM flights WHERE flight_id = ANY($1::text[])", list(flight_ids)
+            )
+        if len(self._known) > KNOWN_FLIGHTS:
+            self._known.clear()
+        self._known.update((row["flight_id"], self._layouts[row["layout_id"]]) for row in rows)
+        return [self._known.get(flight_id) or refusals.flight_not_found(flight_id) for flight_id in flight_ids]
+
+
+async def provision(
+    conn: Conn, requests: Sequence[ProvisionRequest], *, layouts: Mapping[str, Layout]
+) -> list[pb.ProvisionSeatsResponse | Refusal]:
+    """(nothing) → AVAILABLE for each seat of the layout. A repeat with the same layout changes nothing.
+
+    Answers what there is now; LAYOUT_NOT_FOUND, or FLIGHT_EXISTS where the flight has another layout.
+    """
+    return [await _provision(conn, request, layouts) for request in requests]
+
+
+async def _provision(
+    conn: Conn, request: ProvisionRequest, layouts: Mapping[str, Layout]
+) -> pb.ProvisionSeatsResponse | Refusal:
+    layout = layouts.get(request.layout_id)
+    if layout is None:
+        return refusals.layout_not_found(request.layout_id)
+    created = await conn.fetchval(
+        """
+        INSERT INTO flights (flight_id, layout_id, total_seats) VALUES ($1, $2, $3)
+        ON CONFLICT (flight_id) DO NOTHING RETURNING flight_id
+        """,
+        request.flight_id,
+        layout.layout_id,
+        len(layout.seats),
+    )
+    if created is None:
+        standing: str = await conn.fetchval("SELECT layout_id FROM flights WHERE flight_id = $1", request.flight_id)
+        if standing != layout.layout_id:
+            return refusals.flight_exists(standing)
+    else:
+        await conn.execute(
+            """
+            INSERT INTO seats (flight_id, seat_number, ordinal)
+            SELECT $1, seat_number, ordinal FROM unnest($2::text[], $3::smallint[]) AS seat (seat_number, ordinal)
+            """,
+            request.flight_id,
+            [seat.seat_number for seat in layout.seats],
+            [seat.ordinal for seat in layout.seats],
+        )
+    return pb.ProvisionSeatsResponse(
+        flight_id=request.flight_id, layout_id=layout.layout_id, total_seats=len(layout.seats)
+    )
+
+
+async def set_waitlist_open(
+    conn: Conn, requests: Sequence[WaitlistRequest]
+) -> list[pb.SetWaitlistOpenResponse | Refusal]:
+    """Decides what a seat of the flight becomes when it is freed: OFFERED while open, else AVAILABLE.
+
+    Seats that are free or offered already stay so. Answers what is so now; FLIGHT_NOT_FOUND.
+    """
+    answers: list[pb.SetWaitlistOpenResponse | Refusal] = []
+    for request in requests:
+        status = await conn.execute(
+            "UPDATE flights SET waitlist_open = $2, offer_window = $3 WHERE flight_id = $1",
+            request.flight_id,
+            request.open,
+            request.offer_window,
+        )
+        answers.append(
+            pb.SetWaitlistOpenResponse(flight_id=request.flight_id, open=request.open)
+            if status == "UPDATE 1"
+            else refusals.flight_not_found(request.flight_id)
+        )
+    return answers

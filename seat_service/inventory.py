@@ -1,0 +1,179 @@
+"""The inventory: runs transitions in transactions, batched by arrival, and tells others after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol, TypeVar, cast
+from uuid import UUID
+
+from google.protobuf.message import Message
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import blocks, flights, holding, seats
+from seat_service.availability import Availability
+from seat_service.cabin_layouts import Layout
+from seat_service.flights import ProvisionRequest, WaitlistRequest
+from seat_service.refusals import LapsedInTheWay
+from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnSeat
+from seat_service.seat_map import SeatMaps
+from services import db
+from services.batch import Batcher
+from services.db import Conn, Pool
+from services.errors import Refusal
+from services.idempotency import Repeatable, once
+from services.outbox import Relay
+
+# A lapsed hold is ended and the call tried again; whoever meets a new lapsed hold each time is too late each time.
+LAPSED_ATTEMPTS: Final = 3
+# Who ends a lapsed hold because it wants the seat; the ledger's next line tells who that was.
+TAKER: Final = "taker"
+
+Request_contra = TypeVar("Request_contra", bound=Repeatable, contravariant=True)
+Answer_co = TypeVar("Answer_co", bound=Message, covariant=True)
+AnyRequest = TypeVar("AnyRequest", bound=Repeatable)
+AnyAnswer = TypeVar("AnyAnswer", bound=Message)
+
+
+class Transition(Protocol[Request_contra, Answer_co]):
+    """A function of the state machine."""
+
+    def __call__(
+        self, conn: Conn, requests: Sequence[Request_contra], /, *, effects: Effects
+    ) -> Awaitable[Sequence[Answer_co | Refusal]]: ...
+
+
+class Inventory:
+    """All changes to seats. A method returns the answer, or raises the refusal."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        layouts: Mapping[str, Layout],
+        maps: SeatMaps,
+        availability: Availability,
+        relay: Relay,
+    ) -> None:
+        self._pool = pool
+        self._layouts = layouts
+        self._maps = maps
+        self._availability = availability
+        self._relay = relay
+        hold = partial(self._past_lapsed_holds, transition=holding.hold)
+        self._hold: Batcher[HoldRequest, pb.Hold] = Batcher("hold", hold)
+        self._confirm: Batcher[OnHold, pb.Hold] = Batcher("confirm", self._batch(seats.confirm, pb.Hold))
+        self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(seats.cancel, pb.Hold))
+        self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
+        # Changes lock holds and seats in turn, which only a transaction of its own does in order.
+        change = partial(self._past_lapsed_holds, transition=seats.change)
+        self._change: Batcher[ChangeRequest, pb.Hold] = Batcher("change", change, largest=1)
+        self._block: Batcher[OnSeat, pb.Seat] = Batcher("block", self._batch(blocks.block, pb.Seat), largest=1)
+        self._unblock: Batcher[OnSeat, pb.Seat] = Batcher("unblock", self._batch(blocks.unblock, pb.Seat), largest=1)
+        self._return: Batcher[OnSeat, pb.Seat] = Batcher("return", self._batch(blocks.return_seat, pb.Seat), largest=1)
+        self._provision: Batcher[ProvisionRequest, pb.ProvisionSeatsResponse] = Batcher(
+            "provision", self._batch(self._provision_transition, pb.ProvisionSeatsResponse), largest=1
+        )
+        self._waitlist: Batcher[WaitlistRequest, pb.SetWaitlistOpenResponse] = Batcher(
+            "waitlist", self._batch(_waitlist_transition, pb.SetWaitlistOpenResponse), largest=1
+        )
+
+    async def hold(self, request: HoldRequest) -> pb.Hold:
+        """AVAILABLE (for the waitlist also OFFERED) → HELD, all seats or none."""
+        return await self._hold.submit(request)
+
+    async def confirm(self, request: OnHold) -> pb.Hold:
+        """HELD → CONFIRMED."""
+        return await self._confirm.submit(request)
+
+    async def cancel(self, request: OnHold) -> pb.Hold:
+        """HELD or CONFIRMED → CANCELLED."""
+        return await self._cancel.submit(request)
+
+    async def extend(self, request: OnHold) -> pb.Hold:
+        """HELD → HELD, with its full time again."""
+        return await self._extend.submit(request)
+
+    async def change(self, request: ChangeRequest) -> pb.Hold:
+        """HELD → HELD, with other seats and its full time again."""
+        return await self._change.submit(request)
+
+    async def block(self, request: OnSeat) -> pb.Seat:
+        """AVAILABLE or OFFERED → BLOCKED."""
+        return await self._block.submit(request)
+
+    async def unblock(self, request: OnSeat) -> pb.Seat:
+        """BLOCKED → AVAILABLE or OFFERED."""
+        return await self._unblock.submit(request)
+
+    async def return_seat(self, request: OnSeat) -> pb.Seat:
+        """OFFERED → AVAILABLE."""
+        return await self._return.submit(request)
+
+    async def provision(self, request: ProvisionRequest) -> pb.ProvisionSeatsResponse:
+        """(nothing) → AVAILABLE, for all seats of a layout."""
+        return await self._provision.submit(request)
+
+    async def set_waitlist_open(self, request: WaitlistRequest) -> pb.SetWaitlistOpenResponse:
+        """Decides whether freed seats are OFFERED."""
+        return await self._waitlist.submit(request)
+
+    def tell(self, effects: Effects) -> None:
+        """Tells the map, the counts and the relay what a committed transaction changed."""
+        if effects.flights:
+            self._maps.changed(effects.flights)
+            self._availability.changed(effects.flights)
+        if effects.events:
+            self._relay.wake()
+
+    async def _provision_transition(
+        self, conn: Conn, requests: Sequence[ProvisionRequest], /, *, effects: Effects
+    ) -> list[pb.ProvisionSeatsResponse | Refusal]:
+        effects.flights.update(request.flight_id for request in requests)
+        return await flights.provision(conn, requests, layouts=self._layouts)
+
+    def _batch(
+        self, transition: Transition[AnyRequest, AnyAnswer], answer_type: type[AnyAnswer]
+    ) -> Callable[[Sequence[AnyRequest]], Awaitable[Sequence[AnyAnswer | Refusal]]]:
+        return partial(self._transact, transition=transition, answer_type=answer_type)
+
+    async def _transact(
+        self,
+        requests: Sequence[AnyRequest],
+        *,
+        transition: Transition[AnyRequest, AnyAnswer],
+        answer_type: type[AnyAnswer],
+    ) -> list[AnyAnswer | Refusal]:
+        """Runs a transition in one transaction, with repeats answered as before, and tells of it."""
+        effects = Effects()
+        async with db.transaction(self._pool) as conn:
+            answers = await once(conn, requests, answer_type, partial(transition, effects=effects))
+        self.tell(effects)
+        return answers
+
+    async def _past_lapsed_holds(
+        self, requests: Sequence[AnyRequest], *, transition: Transition[AnyRequest, pb.Hold]
+    ) -> list[pb.Hold | Refusal]:
+        """Runs a transition; where lapsed holds stand in the way, ends them and runs it again (SEAT-3)."""
+        answers = await self._transact(requests, transition=transition, answer_type=pb.Hold)
+        for _ in range(LAPSED_ATTEMPTS):
+            late = [n for n, answer in enumerate(answers) if isinstance(answer, LapsedInTheWay)]
+            if not late:
+                break
+            await self._expire({hold_id for n in late for hold_id in cast(LapsedInTheWay, answers[n]).hold_ids})
+            again = await self._transact([requests[n] for n in late], transition=transition, answer_type=pb.Hold)
+            for n, answer in zip(late, again, strict=True):
+                answers[n] = answer
+        return answers
+
+    async def _expire(self, hold_ids: set[UUID]) -> None:
+        effects = Effects()
+        async with db.transaction(self._pool) as conn:
+            await seats.expire(conn, list(hold_ids), actor=TAKER, effects=effects)
+        self.tell(effects)
+
+
+async def _waitlist_transition(
+    conn: Conn, requests: Sequence[WaitlistRequest], /, *, effects: Effects
+) -> list[pb.SetWaitlistOpenResponse | Refusal]:
+    return await flights.set_waitlist_open(conn, requests)

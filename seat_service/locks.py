@@ -1,0 +1,124 @@
+"""Locks, and what they show. Always in one order, holds by id and then seats by flight and number, so that no two
+transactions wait for each other in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from seat_service.requests import Place
+from services.db import Conn
+
+
+@dataclass(frozen=True, slots=True)
+class StandingHold:
+    """A hold as it is while we have it locked; `lapsed` by the database's clock at that moment."""
+
+    hold_id: UUID
+    owner: str
+    purpose: str
+    state: str
+    lapsed: bool
+    extensions_left: int
+    create_time: datetime
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSeat:
+    """A seat of a hold; `state` is HELD, CONFIRMED or RELEASED."""
+
+    hold_id: UUID
+    flight_id: str
+    seat_number: str
+    passenger_id: str
+    state: str
+
+    @property
+    def place(self) -> Place:
+        """Which seat it is."""
+        return self.flight_id, self.seat_number
+
+
+async def lock_holds(
+    conn: Conn, hold_ids: Sequence[UUID], *, with_former_seats: bool = False
+) -> dict[UUID, StandingHold]:
+    """Locks holds in the order of their ids, and returns them as they are now.
+
+    With `with_former_seats` also the holds from which a confirmation would free its passengers' former seats.
+    """
+    # One of two constant texts; nothing of a caller's gets into it.
+    former = (
+        """
+        UNION
+        SELECT former.hold_id FROM hold_seats AS new
+        JOIN hold_seats AS former
+            ON former.flight_id = new.flight_id AND former.passenger_id = new.passenger_id
+           AND former.state = 'CONFIRMED'
+        WHERE new.hold_id = ANY($1::uuid[]) AND new.state = 'HELD'
+        """
+        if with_former_seats
+        else ""
+    )
+    rows = await conn.fetch(
+        f"""
+        SELECT holds.hold_id, holds.owner, holds.purpose::text, holds.state::text, holds.extensions_left,
+               holds.create_time, holds.expire_time, holds.expire_time <= clock_timestamp() AS lapsed
+        FROM holds JOIN (SELECT unnest($1::uuid[]) AS hold_id {former}) AS wanted USING (hold_id)
+        ORDER BY holds.hold_id FOR NO KEY UPDATE OF holds
+        """,  # noqa: S608
+        list(set(hold_ids)),
+    )
+    return {
+        row["hold_id"]: StandingHold(
+            hold_id=row["hold_id"],
+            owner=row["owner"],
+            purpose=row["purpose"],
+            state=row["state"],
+            lapsed=row["lapsed"],
+            extensions_left=row["extensions_left"],
+            create_time=row["create_time"],
+            expire_time=row["expire_time"],
+        )
+        for row in rows
+    }
+
+
+async def lock_seats(conn: Conn, places: Iterable[Place]) -> datetime:
+    """Locks seats in the order of flight and number; returns the database's time after the last lock."""
+    ordered = sorted(places)
+    now: datetime = await conn.fetchval(
+        """
+        SELECT clock_timestamp() FROM (
+            SELECT count(*) FROM (
+                SELECT FROM seats
+                JOIN unnest($1::text[], $2::text[]) AS asked (flight_id, seat_number) USING (flight_id, seat_number)
+                ORDER BY seats.flight_id, seats.seat_number FOR NO KEY UPDATE OF seats
+            ) AS locked
+        ) AS all_locked
+        """,
+        [flight_id for flight_id, _ in ordered],
+        [seat_number for _, seat_number in ordered],
+    )
+    return now
+
+
+async def seats_of(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, list[HeldSeat]]:
+    """The seats of holds, stable while their holds are locked."""
+    seats: dict[UUID, list[HeldSeat]] = {hold_id: [] for hold_id in hold_ids}
+    if seats:
+        rows = await conn.fetch(
+            """
+            SELECT hold_id, flight_id, seat_number, passenger_id, state FROM hold_seats
+            WHERE hold_id = ANY($1::uuid[]) ORDER BY flight_id, seat_number
+            """,
+            list(seats),
+        )
+        for row in rows:
+            seats[row["hold_id"]].append(
+                HeldSeat(row["hold_id"], row["flight_id"], row["seat_number"], row["passenger_id"], row["state"])
+            )
+    return seats

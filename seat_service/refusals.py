@@ -1,0 +1,166 @@
+"""The seat service's refusals, each with its reason of the contract and the metadata that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from skyhigh.seat.v1.error_reason_pb2 import ErrorReason
+
+from services.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Refusal, ResourceExhausted
+from services.proto import rfc3339
+
+
+def _name(reason: ErrorReason.ValueType) -> str:
+    return ErrorReason.Name(reason)
+
+
+def flight_not_found(flight_id: str) -> NotFound:
+    """There is no such flight."""
+    return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
+
+
+def layout_not_found(layout_id: str) -> NotFound:
+    """There is no such cabin layout."""
+    return NotFound(_name(ErrorReason.LAYOUT_NOT_FOUND), "cabin layout not found", metadata={"layout_id": layout_id})
+
+
+def flight_exists(layout_id: str) -> AlreadyExists:
+    """The flight has seats of another layout."""
+    return AlreadyExists(
+        _name(ErrorReason.FLIGHT_EXISTS),
+        f"the flight was provisioned with layout {layout_id}",
+        metadata={"layout_id": layout_id},
+    )
+
+
+def seat_not_found(flight_id: str, seat_number: str) -> NotFound:
+    """The flight has no such seat."""
+    return NotFound(
+        _name(ErrorReason.SEAT_NOT_FOUND),
+        f"there is no seat {seat_number} on this flight",
+        metadata={"flight_id": flight_id, "seat_number": seat_number},
+    )
+
+
+def seat_taken(flight_id: str, seat_number: str, state: str) -> Aborted:
+    """Somebody else has the seat, or it is blocked or offered."""
+    return Aborted(
+        _name(ErrorReason.SEAT_TAKEN),
+        f"seat {seat_number} is taken",
+        metadata={"flight_id": flight_id, "seat_number": seat_number, "state": state},
+    )
+
+
+def seat_occupied(flight_id: str, seat_number: str, state: str) -> Aborted:
+    """The seat's state forbids to block, unblock or return it."""
+    return Aborted(
+        _name(ErrorReason.SEAT_OCCUPIED),
+        f"seat {seat_number} is {state}",
+        metadata={"flight_id": flight_id, "seat_number": seat_number, "state": state},
+    )
+
+
+def passenger_not_found() -> NotFound:
+    """The caller's session names no such passenger on that flight."""
+    return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
+
+
+def passenger_holds_seat(flight_id: str, passenger_id: str) -> FailedPrecondition:
+    """The passenger holds another seat on the flight."""
+    return FailedPrecondition(
+        _name(ErrorReason.PASSENGER_HOLDS_SEAT),
+        "the passenger holds another seat on this flight; change that hold instead",
+        metadata={"flight_id": flight_id, "passenger_id": passenger_id},
+    )
+
+
+def cabin_not_allowed(seat_number: str, cabin: str) -> FailedPrecondition:
+    """The seat is in another cabin than the passenger's."""
+    return FailedPrecondition(
+        _name(ErrorReason.CABIN_NOT_ALLOWED),
+        f"seat {seat_number} is in another cabin than the passenger's",
+        metadata={"seat_number": seat_number, "cabin": cabin},
+    )
+
+
+def exit_row_not_allowed(seat_number: str) -> FailedPrecondition:
+    """The passenger may not sit in an exit row."""
+    return FailedPrecondition(
+        _name(ErrorReason.EXIT_ROW_NOT_ALLOWED),
+        "an exit row takes only adults without infant, assistance need or duty of care",
+        metadata={"seat_number": seat_number},
+    )
+
+
+def infant_not_allowed(seat_number: str) -> FailedPrecondition:
+    """No infant may be in this row."""
+    return FailedPrecondition(
+        _name(ErrorReason.INFANT_NOT_ALLOWED),
+        f"no infant is allowed at seat {seat_number}",
+        metadata={"seat_number": seat_number},
+    )
+
+
+def hold_not_found() -> NotFound:
+    """There is no such hold, or it is somebody else's; not even the text says which."""
+    return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), "hold not found")
+
+
+def hold_expired(expire_time: datetime) -> Aborted:
+    """The hold lapsed."""
+    return Aborted(
+        _name(ErrorReason.HOLD_EXPIRED), "the hold has ended", metadata={"expire_time": rfc3339(expire_time)}
+    )
+
+
+def hold_cancelled() -> FailedPrecondition:
+    """The hold was cancelled."""
+    return FailedPrecondition(_name(ErrorReason.HOLD_CANCELLED), "the hold was cancelled")
+
+
+def hold_confirmed() -> FailedPrecondition:
+    """The hold is confirmed, which ends its time and its changes."""
+    return FailedPrecondition(_name(ErrorReason.HOLD_CONFIRMED), "the hold is confirmed already")
+
+
+def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:
+    """No extension is left."""
+    return FailedPrecondition(
+        _name(ErrorReason.HOLD_LIMIT_REACHED),
+        "the hold can't be extended or changed any more",
+        metadata={"expire_time": rfc3339(expire_time)},
+    )
+
+
+def too_many_held_seats(limit: int, retry_after_seconds: float) -> ResourceExhausted:
+    """The principal holds as many seats on the flight as it may."""
+    return ResourceExhausted(
+        _name(ErrorReason.TOO_MANY_HELD_SEATS),
+        f"at most {limit} seats of a flight can be held at a time",
+        metadata={"limit": str(limit)},
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def cooling_down(retry_after_seconds: float) -> ResourceExhausted:
+    """Too many of the principal's holds lapsed."""
+    return ResourceExhausted(
+        _name(ErrorReason.COOLING_DOWN),
+        "too many holds lapsed, wait before the next",
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+class LapsedInTheWay(Aborted):
+    """Lapsed holds stand where the caller wants to sit.
+
+    They count as gone: whoever gets this ends them and tries again. Only if that fails too does a caller see it, as
+    SEAT_TAKEN.
+    """
+
+    def __init__(self, flight_id: str, seat_number: str, hold_ids: Sequence[UUID]) -> None:
+        taken: Refusal = seat_taken(flight_id, seat_number, "HELD")
+        super().__init__(taken.reason, taken.message, metadata=taken.metadata)
+        self.hold_ids = tuple(hold_ids)

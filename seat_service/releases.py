@@ -1,0 +1,120 @@
+"""Giving seats back: HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service.locks import HeldSeat, lock_seats
+from seat_service.requests import Effects
+from services import outbox
+from services.db import Conn, GuardMissed
+from services.outbox import Event
+from services.proto import timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A seat to give back, and what the ledger shall say of it."""
+
+    seat: HeldSeat
+    actor: str
+    reason: str
+    request_id: UUID | None
+
+
+async def free(conn: Conn, releases: Sequence[Release], *, effects: Effects) -> None:
+    """Locks the seats that are still with their holds, and releases them."""
+    live = [release for release in releases if release.seat.state != "RELEASED"]
+    await lock_seats(conn, {release.seat.place for release in live})
+    await release_locked(conn, live, effects=effects)
+
+
+async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Effects) -> None:
+    """HELD or CONFIRMED → OFFERED while passengers wait for the flight, else AVAILABLE; and says so.
+
+    The guard is the hold itself: a seat that belongs to another hold by now is not touched, and its transaction undone.
+    """
+    if not releases:
+        return
+    events = {flight_id: uuid4() for flight_id in {release.seat.flight_id for release in releases}}
+    rows = await conn.fetch(
+        """
+        WITH freed AS (
+            UPDATE seats
+            SET state = CASE WHEN flights.waitlist_open THEN 'OFFERED' ELSE 'AVAILABLE' END::seat_state,
+                hold_id = NULL, version = seats.version + 1, update_time = statement_timestamp()
+            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::uuid[])
+                AS request (hold_id, flight_id, seat_number, from_state, actor, reason, request_id, event_id)
+            JOIN flights USING (flight_id)
+            WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
+              AND seats.hold_id = request.hold_id
+              AND seats.state = request.from_state::seat_state AND seats.state IN ('HELD', 'CONFIRMED')
+            RETURNING seats.flight_id, seats.seat_number, seats.version, seats.state, flights.offer_window,
+                      request.hold_id, request.from_state, request.actor, request.reason,
+                      request.request_id, request.event_id
+        ), unseated AS (
+            UPDATE hold_seats SET state = 'RELEASED' FROM freed
+            WHERE hold_seats.hold_id = freed.hold_id AND hold_seats.flight_id = freed.flight_id
+              AND hold_seats.seat_number = freed.seat_number AND hold_seats.state = freed.from_state
+        ), offered AS (
+            INSERT INTO offers (flight_id, seat_number, expire_time)
+            SELECT flight_id, seat_number, statement_timestamp() + offer_window
+            FROM freed WHERE state = 'OFFERED'
+            ON CONFLICT (flight_id, seat_number) DO UPDATE SET expire_time = excluded.expire_time
+        ), ledger AS (
+            INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
+                                     request_id, event_id, event_time)
+            SELECT flight_id, seat_number, version, from_state::seat_state, state, hold_id, actor, reason,
+                   request_id, event_id, statement_timestamp()
+            FROM freed
+        )
+        SELECT flight_id, seat_number, version, state::text, statement_timestamp() AS now FROM freed
+        """,
+        [release.seat.hold_id for release in releases],
+        [release.seat.flight_id for release in releases],
+        [release.seat.seat_number for release in releases],
+        [release.seat.state for release in releases],
+        [release.actor for release in releases],
+        [release.reason for release in releases],
+        [release.request_id for release in releases],
+        [events[release.seat.flight_id] for release in releases],
+    )
+    if len(rows) != len(releases):
+        raise GuardMissed
+    freed = {(row["flight_id"], row["seat_number"]): row for row in rows}
+    messages = {
+        flight_id: events_pb2.SeatReleased(flight_id=flight_id, release_time=timestamp(rows[0]["now"]))
+        for flight_id in events
+    }
+    for release in releases:
+        row = freed[release.seat.place]
+        messages[release.seat.flight_id].seats.add(
+            seat_number=release.seat.seat_number,
+            version=row["version"],
+            state=pb.Seat.State.Value(row["state"]),
+            hold_id=str(release.seat.hold_id),
+            passenger_id=release.seat.passenger_id,
+            reason=release.reason,
+        )
+    await announce(conn, "seat.released.v1", events, messages, effects=effects)
+
+
+async def announce(
+    conn: Conn,
+    routing_key: str,
+    event_ids: Mapping[str, UUID],
+    messages: Mapping[str, events_pb2.SeatReleased] | Mapping[str, events_pb2.SeatConfirmed],
+    *,
+    effects: Effects,
+) -> None:
+    """Writes one event for each flight."""
+    await outbox.enqueue(
+        conn, [Event(event_ids[flight_id], routing_key, message) for flight_id, message in messages.items()]
+    )
+    effects.flights.update(event_ids)
+    effects.events += len(event_ids)

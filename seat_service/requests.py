@@ -1,0 +1,101 @@
+"""What transitions are asked for, and what they leave to be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import hoarding
+from services.idempotency import RequestKey
+
+Place = tuple[str, str]
+"""A seat's identity: flight id and seat number."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedSeat:
+    """A seat for a passenger."""
+
+    flight_id: str
+    seat_number: str
+    passenger_id: str
+
+    @property
+    def place(self) -> Place:
+        """Which seat it is."""
+        return self.flight_id, self.seat_number
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequest:
+    """Asks to hold seats for `owner`; `actor` is who asks.
+
+    `limits` is None for owners whom SEAT-16 does not bind. `takes_offers` is the waitlist's right to OFFERED seats.
+    """
+
+    seats: tuple[AskedSeat, ...]
+    owner: str
+    actor: str
+    purpose: pb.Hold.Purpose.ValueType
+    ttl: timedelta
+    extensions: int
+    limits: hoarding.Limits | None
+    takes_offers: bool = False
+    request_key: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnHold:
+    """Asks something of one hold. `owner` is None for who acts for others, else only the owner's hold is meant."""
+
+    hold_id: UUID
+    owner: str | None
+    actor: str
+    reason: str = ""
+    request_key: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRequest:
+    """Asks for other seats in a hold."""
+
+    on: OnHold
+    seats: tuple[AskedSeat, ...]
+    limits: hoarding.Limits | None
+
+    @property
+    def request_key(self) -> RequestKey | None:
+        """The key of the request."""
+        return self.on.request_key
+
+
+@dataclass(frozen=True, slots=True)
+class OnSeat:
+    """Asks something of one seat, whoever has it."""
+
+    flight_id: str
+    seat_number: str
+    actor: str
+    reason: str
+    request_key: RequestKey | None = None
+
+
+@dataclass(slots=True)
+class Effects:
+    """What a transaction changed, to be told when it has committed."""
+
+    flights: set[str] = field(default_factory=set)
+    events: int = 0
+
+    def add(self, other: Effects) -> None:
+        """Takes over what a savepoint changed."""
+        self.flights |= other.flights
+        self.events += other.events
+
+
+def request_id(key: RequestKey | None) -> UUID | None:
+    """Returns what the ledger shows of a request."""
+    return key.key if key is not None else None

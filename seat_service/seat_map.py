@@ -1,0 +1,260 @@
+"""Maps of flights, for readers by the thousand (SEAT-12).
+
+The truth of a map is one short row: a version, a time, and a letter for each seat. Redis keeps that row, so that every
+process reads the same one and no client's version goes back; each process keeps the bytes that it rendered from it.
+After a change the cached row is dropped, and the next reader brings the new one, however many changes came meanwhile.
+With Redis away the rows come from Postgres. Either way all readers who come while one read is under way share the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import refusals
+from seat_service.cabin_layouts import Layout
+from services import cache, db, telemetry
+from services.batch import Batcher
+from services.cache import Versioned, VersionedCache
+from services.db import Conn, Pool
+from services.errors import Refusal
+from services.proto import rfc3339, timestamp
+
+CACHE_PREFIX: Final = "seatmap"
+STATES: Final[Mapping[str, str]] = {
+    value.name[0]: value.name for value in pb.Seat.State.DESCRIPTOR.values if value.number
+}
+# Changes of a flight within this time cost its readers one read of the truth.
+INVALIDATION_INTERVAL_SECONDS: Final = 0.1
+# While Redis is away, it is asked again no more often than this.
+CACHE_RETRY_SECONDS: Final = 1.0
+# About 20 kB each.
+RENDERED_MAPS: Final = 1000
+_log = telemetry.log("seat_map")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a flight's seats at one version: `states` has a letter for each seat, in the layout's order."""
+
+    flight_id: str
+    layout_id: str
+    version: int
+    last_updated: datetime
+    states: str
+
+    def compact(self) -> Versioned:
+        """Returns what the cache keeps."""
+        return Versioned(self.version, f"{self.layout_id} {self.last_updated.isoformat()} {self.states}".encode())
+
+    @classmethod
+    def parse(cls, flight_id: str, value: Versioned) -> Snapshot:
+        """Reads what the cache kept."""
+        layout_id, last_updated, states = value.body.decode().split(" ")
+        return cls(flight_id, layout_id, value.version, datetime.fromisoformat(last_updated), states)
+
+
+async def load(conn: Conn, flight_ids: Sequence[str]) -> list[Snapshot]:
+    """Reads the truth about flights, one row each; unknown flights are left out."""
+    rows = await conn.fetch(
+        """
+        SELECT flights.flight_id, flights.layout_id, map.version, map.last_updated, map.states
+        FROM flights
+        CROSS JOIN LATERAL (
+            SELECT 1 + sum(seats.version)::bigint AS version, max(seats.update_time) AS last_updated,
+                   string_agg(left(seats.state::text, 1), '' ORDER BY seats.ordinal) AS states
+            FROM seats WHERE seats.flight_id = flights.flight_id
+        ) AS map
+        WHERE flights.flight_id = ANY($1::text[])
+        """,
+        list(flight_ids),
+    )
+    return [Snapshot(**row) for row in rows]
+
+
+class SeatMaps:
+    """Reads maps, and hears of changes."""
+
+    def __init__(self, pool: Pool, versioned_cache: VersionedCache) -> None:
+        self._pool = pool
+        self._cache = versioned_cache
+        self._cache_away_until = 0.0
+        self._reads: Batcher[str, Snapshot] = Batcher("seat_maps", self._read_batch)
+        self._changed: set[str] = set()
+        self._woken = asyncio.Event()
+
+    async def read(self, flight_id: str) -> Snapshot:
+        """Returns a snapshot that is not older than any that this service showed before. Raises FLIGHT_NOT_FOUND."""
+        return await self._reads.submit(flight_id)
+
+    def changed(self, flight_ids: set[str]) -> None:
+        """Hears that transactions which changed these flights have committed."""
+        self._changed |= flight_ids
+        self._woken.set()
+
+    async def invalidate_changed(self) -> None:
+        """Drops cached maps of changed flights, until cancelled. What could not be dropped is tried again."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            flight_ids, self._changed = self._changed, set()
+            try:
+                await self._cache.invalidate(list(flight_ids))
+            except cache.AWAY as error:
+                self._note_cache_away(error)
+                self.changed(flight_ids)
+                await asyncio.sleep(CACHE_RETRY_SECONDS)
+            await asyncio.sleep(INVALIDATION_INTERVAL_SECONDS)
+
+    async def _read_batch(self, flight_ids: Sequence[str]) -> list[Snapshot | Refusal]:
+        wanted = list(dict.fromkeys(flight_ids))
+        found = await self._cached(wanted)
+        missing = [flight_id for flight_id in wanted if flight_id not in found]
+        if missing:
+            found.update(await self._loaded(missing))
+        return [found.get(flight_id) or refusals.flight_not_found(flight_id) for flight_id in flight_ids]
+
+    async def _cached(self, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
+        if time.monotonic() < self._cache_away_until:
+            return {}
+        try:
+            values = await self._cache.get(flight_ids)
+        except cache.AWAY as error:
+            self._note_cache_away(error)
+            return {}
+        return {
+            flight_id: Snapshot.parse(flight_id, value)
+            for flight_id, value in zip(flight_ids, values, strict=True)
+            if value is not None
+        }
+
+    async def _loaded(self, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
+        generations: list[str] | None = None
+        if time.monotonic() >= self._cache_away_until:
+            with contextlib.suppress(*cache.AWAY):
+                generations = await self._cache.generations(flight_ids)
+        async with db.transaction(self._pool) as conn:
+            loaded = {snapshot.flight_id: snapshot for snapshot in await load(conn, flight_ids)}
+        if generations is not None:
+            with contextlib.suppress(*cache.AWAY):
+                await asyncio.gather(
+                    *(
+                        self._cache.set_if_newer(flight_id, loaded[flight_id].compact(), generation=generation)
+                        for flight_id, generation in zip(flight_ids, generations, strict=True)
+                        if flight_id in loaded
+                    )
+                )
+        return loaded
+
+    def _note_cache_away(self, error: Exception) -> None:
+        if time.monotonic() >= self._cache_away_until:
+            _log.warning("cache is away", error=repr(error))
+        self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS
+
+
+class MapRenderer:
+    """Turns snapshots into answers: protobuf bytes and JSON, each rendered once for a version.
+
+    A serialized message is the concatenation of its serialized fields, and each seat has only a handful of states. So
+    the pieces are serialized once for a layout, and a map is joined from them.
+    """
+
+    def __init__(self, layouts: Mapping[str, Layout]) -> None:
+        self._pieces = {layout_id: _Pieces(layout) for layout_id, layout in layouts.items()}
+        self._rendered: OrderedDict[tuple[str, bool], tuple[int, bytes]] = OrderedDict()
+
+    def protobuf(self, snapshot: Snapshot, *, known_version: int) -> bytes:
+        """Returns a serialized SeatMap."""
+        if known_version == snapshot.version:
+            return _head(snapshot, unchanged=True).SerializeToString()
+        return self._once(snapshot, as_json=False)
+
+    def json(self, snapshot: Snapshot, *, known_version: int) -> bytes:
+        """Returns the same SeatMap as proto3 JSON."""
+        if known_version == snapshot.version:
+            return _json(_head(snapshot, unchanged=True))
+        return self._once(snapshot, as_json=True)
+
+    def _once(self, snapshot: Snapshot, *, as_json: bool) -> bytes:
+        key = (snapshot.flight_id, as_json)
+        known = self._rendered.get(key)
+        if known is not None and known[0] == snapshot.version:
+            self._rendered.move_to_end(key)
+            return known[1]
+        pieces = self._pieces[snapshot.layout_id]
+        body = pieces.json(snapshot) if as_json else pieces.protobuf(snapshot)
+        self._rendered[key] = (snapshot.version, body)
+        if len(self._rendered) > RENDERED_MAPS:
+            self._rendered.popitem(last=False)
+        return body
+
+
+class _Pieces:
+    """What maps of one layout are joined from."""
+
+    def __init__(self, layout: Layout) -> None:
+        cabins = layout.cabins_message()
+        self._cabins = pb.SeatMap(cabins=cabins).SerializeToString()
+        self._cabins_json = b",".join(_json(cabin) for cabin in cabins)
+        self._seats: list[dict[str, bytes]] = []
+        self._seats_json: list[dict[str, bytes]] = []
+        for seat in layout.seats:
+            messages = {
+                letter: pb.Seat(
+                    seat_number=seat.seat_number,
+                    state=pb.Seat.State.Value(name),
+                    cabin=seat.cabin,
+                    position=seat.position,
+                    characteristics=seat.characteristics,
+                )
+                for letter, name in STATES.items()
+            }
+            self._seats.append(
+                {letter: pb.SeatMap(seats=[message]).SerializeToString() for letter, message in messages.items()}
+            )
+            self._seats_json.append({letter: _json(message) for letter, message in messages.items()})
+
+    def protobuf(self, snapshot: Snapshot) -> bytes:
+        seats = [piece[letter] for piece, letter in zip(self._seats, snapshot.states, strict=True)]
+        return b"".join((_head(snapshot).SerializeToString(), self._cabins, *seats))
+
+    def json(self, snapshot: Snapshot) -> bytes:
+        head = {
+            "flightId": snapshot.flight_id,
+            "layoutId": snapshot.layout_id,
+            "version": str(snapshot.version),
+            "lastUpdated": rfc3339(snapshot.last_updated),
+            "unchanged": False,
+        }
+        seats = b",".join(piece[letter] for piece, letter in zip(self._seats_json, snapshot.states, strict=True))
+        return b'%s,"cabins":[%s],"seats":[%s]}' % (_dump(head)[:-1], self._cabins_json, seats)
+
+
+def _head(snapshot: Snapshot, *, unchanged: bool = False) -> pb.SeatMap:
+    return pb.SeatMap(
+        flight_id=snapshot.flight_id,
+        layout_id=snapshot.layout_id,
+        version=snapshot.version,
+        last_updated=timestamp(snapshot.last_updated),
+        unchanged=unchanged,
+    )
+
+
+def _json(message: Message) -> bytes:
+    # As the gateway prints all other answers: with fields that have no presence and their default value.
+    return _dump(json_format.MessageToDict(message, always_print_fields_with_no_presence=True))
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

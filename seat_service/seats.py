@@ -1,0 +1,476 @@
+"""The state machine of holds and their seats: one function per transition, each deciding by a guarded write.
+
+    HELD → CONFIRMED → CANCELLED        HELD → CANCELLED        HELD → EXPIRED        (holding.py begins it: → HELD)
+
+A transition takes a list of requests and a connection inside a transaction, and returns an answer or a refusal for
+each. The locks only order the waiting: what may happen is in the WHERE of the UPDATE, judged after the locks by the
+database's clock of that statement. A refusal is explained from rows that are locked. `Effects` collects what has to be
+told after the commit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid4
+
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import hoarding, refusals
+from seat_service.holding import explain_taken
+from seat_service.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
+from seat_service.releases import Release, announce, free, release_locked
+from seat_service.requests import ChangeRequest, Effects, OnHold, Place, request_id
+from services.db import Conn, GuardMissed
+from services.errors import Refusal
+from services.proto import timestamp
+
+EXPIRED: Final = "EXPIRED"
+CHANGED: Final = "CHANGED"
+MOVED: Final = "MOVED"
+
+Transition = Callable[[Conn, Sequence[OnHold], Effects], Awaitable[list[pb.Hold | Refusal]]]
+
+
+async def confirm(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
+    """HELD → CONFIRMED, only before the hold's end; seats that the passengers had on these flights are freed.
+
+    A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED or HOLD_CANCELLED. Who cancels
+    or expires the same hold at the same time either was first, or finds it CONFIRMED.
+    """
+    return await _in_rounds(conn, requests, _confirm, effects)
+
+
+async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> list[pb.Hold | Refusal]:
+    standing = await lock_holds(conn, [request.hold_id for request in requests], with_former_seats=True)
+    rows = await conn.fetch(
+        """
+        UPDATE holds SET state = 'CONFIRMED', confirm_time = statement_timestamp()
+        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
+        WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
+          AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp()
+        RETURNING holds.hold_id
+        """,
+        *_ids_and_owners(requests),
+    )
+    confirmed = {row["hold_id"] for row in rows}
+    if confirmed:
+        by_hold = {request.hold_id: request for request in requests if request.hold_id in confirmed}
+        await _confirm_seats(conn, by_hold, effects=effects)
+    seats = await seats_of(conn, standing)
+    return [
+        _answer(standing[request.hold_id], seats, state=pb.Hold.CONFIRMED)
+        if request.hold_id in confirmed
+        else _explain(standing.get(request.hold_id), request, seats, repeats="CONFIRMED")
+        for request in requests
+    ]
+
+
+async def _confirm_seats(conn: Conn, requests: Mapping[UUID, OnHold], *, effects: Effects) -> None:
+    seats = [seat for of_hold in (await seats_of(conn, requests)).values() for seat in of_hold]
+    former = await _former_seats(conn, list(requests))
+    await lock_seats(conn, {seat.place for seat in [*seats, *(old for old, _ in former)]})
+    await release_locked(
+        conn,
+        [Release(old, requests[new].actor, MOVED, request_id(requests[new].request_key)) for old, new in former],
+        effects=effects,
+    )
+    await _end_empty_holds(conn, {old.hold_id for old, _ in former})
+    events = {flight_id: uuid4() for flight_id in {seat.flight_id for seat in seats}}
+    rows = await conn.fetch(
+        """
+        WITH confirmed AS (
+            UPDATE seats
+            SET state = 'CONFIRMED', version = seats.version + 1, update_time = statement_timestamp()
+            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::uuid[])
+                AS request (hold_id, flight_id, seat_number, actor, request_id, event_id)
+            WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
+              AND seats.hold_id = request.hold_id AND seats.state = 'HELD'
+            RETURNING seats.flight_id, seats.seat_number, seats.version, seats.hold_id,
+                      request.actor, request.request_id, request.event_id
+        ), marked AS (
+            UPDATE hold_seats SET state = 'CONFIRMED' FROM confirmed
+            WHERE hold_seats.hold_id = confirmed.hold_id AND hold_seats.flight_id = confirmed.flight_id
+              AND hold_seats.seat_number = confirmed.seat_number AND hold_seats.state = 'HELD'
+        ), ledger AS (
+            INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
+                                     request_id, event_id, event_time)
+            SELECT flight_id, seat_number, version, 'HELD', 'CONFIRMED', hold_id, actor, 'CONFIRMED',
+                   request_id, event_id, statement_timestamp()
+            FROM confirmed
+        )
+        SELECT flight_id, seat_number, version, statement_timestamp() AS now FROM confirmed
+        """,
+        [seat.hold_id for seat in seats],
+        [seat.flight_id for seat in seats],
+        [seat.seat_number for seat in seats],
+        [requests[seat.hold_id].actor for seat in seats],
+        [request_id(requests[seat.hold_id].request_key) for seat in seats],
+        [events[seat.flight_id] for seat in seats],
+    )
+    if len(rows) != len(seats):
+        raise GuardMissed
+    versions = {(row["flight_id"], row["seat_number"]): row["version"] for row in rows}
+    messages = {
+        flight_id: events_pb2.SeatConfirmed(flight_id=flight_id, confirm_time=timestamp(rows[0]["now"]))
+        for flight_id in events
+    }
+    for seat in seats:
+        messages[seat.flight_id].seats.add(
+            seat_number=seat.seat_number,
+            version=versions[seat.place],
+            passenger_id=seat.passenger_id,
+            hold_id=str(seat.hold_id),
+        )
+    await announce(conn, "seat.confirmed.v1", events, messages, effects=effects)
+
+
+async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[HeldSeat, UUID]]:
+    """The confirmed seats that the passengers of these holds have on the same flights, each with the new hold."""
+    rows = await conn.fetch(
+        """
+        SELECT former.hold_id, former.flight_id, former.seat_number, former.passenger_id, new.hold_id AS new_hold
+        FROM hold_seats AS new
+        JOIN hold_seats AS former
+            ON former.flight_id = new.flight_id AND former.passenger_id = new.passenger_id
+           AND former.state = 'CONFIRMED'
+        WHERE new.hold_id = ANY($1::uuid[]) AND new.state = 'HELD'
+        """,
+        list(hold_ids),
+    )
+    return [
+        (
+            HeldSeat(row["hold_id"], row["flight_id"], row["seat_number"], row["passenger_id"], "CONFIRMED"),
+            row["new_hold"],
+        )
+        for row in rows
+    ]
+
+
+async def _end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> None:
+    """CONFIRMED → CANCELLED for holds whose last seat was freed by another confirmation."""
+    await conn.execute(
+        """
+        UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
+        WHERE hold_id = ANY($1::uuid[]) AND state = 'CONFIRMED'
+          AND NOT EXISTS (SELECT FROM hold_seats
+                          WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.state = 'CONFIRMED')
+        """,
+        list(hold_ids),
+    )
+
+
+async def cancel(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
+    """HELD or CONFIRMED → CANCELLED; its seats become AVAILABLE, or OFFERED where passengers wait.
+
+    A repeat answers the cancelled hold. Somebody else's hold does not exist (HOLD_NOT_FOUND); a lapsed one is
+    HOLD_EXPIRED.
+    """
+    return await _in_rounds(conn, requests, _cancel, effects)
+
+
+async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> list[pb.Hold | Refusal]:
+    standing = await lock_holds(conn, [request.hold_id for request in requests])
+    rows = await conn.fetch(
+        """
+        UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
+        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
+        WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
+          AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
+        RETURNING holds.hold_id
+        """,
+        *_ids_and_owners(requests),
+    )
+    cancelled = {row["hold_id"] for row in rows}
+    seats = await seats_of(conn, standing)
+    await free(
+        conn,
+        [
+            Release(seat, request.actor, request.reason, request_id(request.request_key))
+            for request in requests
+            if request.hold_id in cancelled
+            for seat in seats[request.hold_id]
+        ],
+        effects=effects,
+    )
+    return [
+        _answer(standing[request.hold_id], seats, state=pb.Hold.CANCELLED)
+        if request.hold_id in cancelled
+        else _explain(standing.get(request.hold_id), request, seats, repeats="CANCELLED")
+        for request in requests
+    ]
+
+
+async def expire(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: Effects) -> int:
+    """HELD → EXPIRED for those of the holds that have ended by the database's clock; returns how many.
+
+    A hold that was confirmed, cancelled, extended or expired in the meantime is left as it is.
+    """
+    await lock_holds(conn, hold_ids)
+    rows = await conn.fetch(
+        """
+        UPDATE holds SET state = 'EXPIRED', end_time = statement_timestamp()
+        WHERE hold_id = ANY($1::uuid[]) AND state = 'HELD' AND expire_time <= statement_timestamp()
+        RETURNING hold_id
+        """,
+        list(hold_ids),
+    )
+    seats = await seats_of(conn, [row["hold_id"] for row in rows])
+    await free(
+        conn,
+        [Release(seat, actor, EXPIRED, None) for of_hold in seats.values() for seat in of_hold],
+        effects=effects,
+    )
+    return len(rows)
+
+
+async def extend(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
+    """HELD → HELD with its full time again, while extensions are left and the hold has not ended (SEAT-9).
+
+    Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_CONFIRMED or HOLD_LIMIT_REACHED.
+    """
+    return await _in_rounds(conn, requests, _extend, effects)
+
+
+async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> list[pb.Hold | Refusal]:
+    standing = await lock_holds(conn, [request.hold_id for request in requests])
+    rows = await conn.fetch(
+        """
+        UPDATE holds SET expire_time = statement_timestamp() + ttl, extensions_left = extensions_left - 1
+        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
+        WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
+          AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp() AND holds.extensions_left > 0
+        RETURNING holds.hold_id, holds.expire_time, holds.extensions_left
+        """,
+        *_ids_and_owners(requests),
+    )
+    for row in rows:
+        standing[row["hold_id"]] = replace(
+            standing[row["hold_id"]], expire_time=row["expire_time"], extensions_left=row["extensions_left"]
+        )
+    extended = {row["hold_id"] for row in rows}
+    seats = await seats_of(conn, standing)
+    return [
+        _answer(standing[request.hold_id], seats, state=pb.Hold.HELD)
+        if request.hold_id in extended
+        else _explain(standing.get(request.hold_id), request, seats)
+        for request in requests
+    ]
+
+
+async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
+    """HELD → HELD with other seats and its full time again; after a refusal the hold is as it was.
+
+    Answers the hold; what `extend` refuses with; SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS
+    or COOLING_DOWN; LapsedInTheWay as `hold`. Each request has a savepoint of its own.
+    """
+    answers: list[pb.Hold | Refusal] = []
+    for request in requests:
+        changed = Effects()
+        try:
+            async with conn.transaction():
+                answers.append(await _change(conn, request, changed))
+        except Refusal as refusal:
+            answers.append(refusal)
+        else:
+            effects.add(changed)
+    return answers
+
+
+async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Hold:
+    on = request.on
+    await _refuse_hoarder(conn, request)
+    (hold,) = await _extend(conn, [on], effects)
+    if isinstance(hold, Refusal):
+        raise hold
+    had = {seat.place: seat for seat in (await seats_of(conn, [on.hold_id]))[on.hold_id]}
+    wanted = {seat.place: seat for seat in request.seats}
+    now = await lock_seats(conn, had.keys() | wanted.keys())
+    await release_locked(
+        conn,
+        [
+            Release(seat, on.actor, CHANGED, request_id(on.request_key))
+            for place, seat in had.items()
+            if place not in wanted
+        ],
+        effects=effects,
+    )
+    await _take(conn, on, [place for place in wanted if place not in had], now)
+    await _seat_passengers(conn, request)
+    effects.flights.update(seat.flight_id for seat in request.seats)
+    del hold.seats[:]
+    hold.seats.extend(
+        pb.SeatAssignment(flight_id=seat.flight_id, seat_number=seat.seat_number, passenger_id=seat.passenger_id)
+        for seat in request.seats
+    )
+    return hold
+
+
+async def _refuse_hoarder(conn: Conn, request: ChangeRequest) -> None:
+    owner = request.on.owner
+    if request.limits is None or owner is None:
+        return
+    flights = Counter(seat.flight_id for seat in request.seats)
+    demands = [hoarding.Demand(owner, flight_id, seats, request.on.hold_id) for flight_id, seats in flights.items()]
+    await hoarding.lock(conn, demands)
+    for verdict in await hoarding.judge(conn, demands, request.limits):
+        if verdict is not None:
+            raise verdict
+
+
+async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:
+    """AVAILABLE → HELD for a hold that exists. Raises the refusal of the first seat that is not free."""
+    if not places:
+        return
+    rows = await conn.fetch(
+        """
+        WITH asked AS (
+            SELECT flight_id, seat_number FROM unnest($1::text[], $2::text[]) AS asked (flight_id, seat_number)
+        ), taken AS (
+            UPDATE seats SET state = 'HELD', hold_id = $3, version = seats.version + 1, update_time = $6::timestamptz
+            FROM asked
+            WHERE seats.flight_id = asked.flight_id AND seats.seat_number = asked.seat_number
+              AND seats.state = 'AVAILABLE'
+            RETURNING seats.flight_id, seats.seat_number, seats.version
+        ), ledger AS (
+            INSERT INTO seat_events
+                (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason, request_id, event_time)
+            SELECT flight_id, seat_number, version, 'AVAILABLE', 'HELD', $3, $4, 'CHANGED', $5, $6 FROM taken
+        )
+        SELECT asked.flight_id, asked.seat_number, seats.state::text, taken.version IS NOT NULL AS taken,
+               NULL::text AS passenger_id, NULL::uuid AS own_hold,
+               ARRAY(SELECT holds.hold_id FROM holds
+                     WHERE holds.hold_id = seats.hold_id AND holds.state = 'HELD'
+                       AND holds.expire_time <= statement_timestamp()) AS lapsed_holds
+        FROM asked
+        LEFT JOIN seats USING (flight_id, seat_number)
+        LEFT JOIN taken USING (flight_id, seat_number)
+        """,
+        [flight_id for flight_id, _ in places],
+        [seat_number for _, seat_number in places],
+        on.hold_id,
+        on.actor,
+        request_id(on.request_key),
+        now,
+    )
+    if not all(row["taken"] for row in rows):
+        raise explain_taken([row for row in rows if not row["taken"]])
+
+
+async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
+    """Writes who sits where, whole, because passengers may exchange seats, which no order of single updates allows."""
+    hold_id = request.on.hold_id
+    await conn.execute("DELETE FROM hold_seats WHERE hold_id = $1 AND state IN ('HELD', 'RELEASED')", hold_id)
+    elsewhere = await conn.fetchrow(
+        """
+        SELECT seat.flight_id, seat.seat_number, seat.passenger_id, holds.hold_id,
+               holds.expire_time <= statement_timestamp() AS lapsed
+        FROM unnest($1::text[], $2::text[], $3::text[]) AS seat (flight_id, seat_number, passenger_id)
+        JOIN hold_seats ON hold_seats.flight_id = seat.flight_id AND hold_seats.passenger_id = seat.passenger_id
+                       AND hold_seats.state = 'HELD'
+        JOIN holds ON holds.hold_id = hold_seats.hold_id
+        LIMIT 1
+        """,
+        *_columns(request),
+    )
+    if elsewhere is not None and elsewhere["lapsed"]:
+        raise refusals.LapsedInTheWay(elsewhere["flight_id"], elsewhere["seat_number"], [elsewhere["hold_id"]])
+    if elsewhere is not None:
+        raise refusals.passenger_holds_seat(elsewhere["flight_id"], elsewhere["passenger_id"])
+    await conn.execute(
+        """
+        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
+        SELECT $4, flight_id, seat_number, passenger_id
+        FROM unnest($1::text[], $2::text[], $3::text[]) AS seat (flight_id, seat_number, passenger_id)
+        """,
+        *_columns(request),
+        hold_id,
+    )
+
+
+def _columns(request: ChangeRequest) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [seat.flight_id for seat in request.seats],
+        [seat.seat_number for seat in request.seats],
+        [seat.passenger_id for seat in request.seats],
+    )
+
+
+async def _in_rounds(
+    conn: Conn, requests: Sequence[OnHold], transition: Transition, effects: Effects
+) -> list[pb.Hold | Refusal]:
+    """Runs a transition so that each hold occurs once in a round: a second request finds what the first did."""
+    answers: dict[int, pb.Hold | Refusal] = {}
+    pending = list(range(len(requests)))
+    while pending:
+        first = {requests[n].hold_id: n for n in reversed(pending)}
+        now = sorted(first.values())
+        for n, answer in zip(now, await transition(conn, [requests[n] for n in now], effects), strict=True):
+            answers[n] = answer
+        pending = [n for n in pending if n not in answers]
+    return [answers[n] for n in range(len(requests))]
+
+
+def _answer(hold: StandingHold, seats: Mapping[UUID, Sequence[HeldSeat]], *, state: pb.Hold.State.ValueType) -> pb.Hold:
+    ended = state in (pb.Hold.CANCELLED, pb.Hold.EXPIRED)
+    return pb.Hold(
+        hold_id=str(hold.hold_id),
+        state=state,
+        purpose=pb.Hold.Purpose.Value(hold.purpose),
+        seats=[
+            pb.SeatAssignment(flight_id=seat.flight_id, seat_number=seat.seat_number, passenger_id=seat.passenger_id)
+            for seat in seats[hold.hold_id]
+            if ended or seat.state != "RELEASED"
+        ],
+        create_time=timestamp(hold.create_time),
+        expire_time=timestamp(hold.expire_time),
+        extensions_left=hold.extensions_left,
+    )
+
+
+def _explain(
+    hold: StandingHold | None,
+    request: OnHold,
+    seats: Mapping[UUID, Sequence[HeldSeat]],
+    *,
+    repeats: str | None = None,
+) -> pb.Hold | Refusal:
+    """Why a locked hold did not change; where it is already what was asked for (`repeats`), the hold itself."""
+    if hold is None or (request.owner is not None and hold.owner != request.owner):
+        return refusals.hold_not_found()
+    if hold.state == repeats:
+        return _answer(hold, seats, state=pb.Hold.State.Value(hold.state))
+    match hold.state:
+        case "CANCELLED":
+            return refusals.hold_cancelled()
+        case "CONFIRMED":
+            return refusals.hold_confirmed()
+        case "HELD" if not hold.lapsed and hold.extensions_left == 0:
+            return refusals.hold_limit_reached(hold.expire_time)
+    return refusals.hold_expired(hold.expire_time)
+
+
+async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
+    """Returns a hold as it is now; one that lapsed is EXPIRED, whether it was swept or not. Raises HOLD_NOT_FOUND."""
+    row = await conn.fetchrow(
+        """
+        SELECT hold_id, owner, purpose::text, state::text, extensions_left, create_time, expire_time,
+               expire_time <= statement_timestamp() AS lapsed
+        FROM holds WHERE hold_id = $1 AND ($2::text IS NULL OR owner = $2)
+        """,
+        hold_id,
+        owner,
+    )
+    if row is None:
+        raise refusals.hold_not_found()
+    hold = StandingHold(**row)
+    state = "EXPIRED" if hold.state == "HELD" and hold.lapsed else hold.state
+    return _answer(hold, await seats_of(conn, [hold_id]), state=pb.Hold.State.Value(state))
+
+
+def _ids_and_owners(requests: Sequence[OnHold]) -> tuple[list[UUID], list[str | None]]:
+    return [request.hold_id for request in requests], [request.owner for request in requests]

@@ -1,0 +1,82 @@
+"""The seat service put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from skyhigh.seat.v1 import seat_service_pb2
+from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_server
+
+from seat_service import sweeper
+from seat_service.admission import Admission
+from seat_service.authorization import POLICY
+from seat_service.availability import Availability
+from seat_service.cabin_layouts import load_layouts
+from seat_service.flights import FlightLayouts
+from seat_service.inventory import Inventory
+from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
+from seat_service.servicer import SeatServicer
+from seat_service.settings import SeatSettings
+from seat_service.watch import Watches
+from services.app import Parts, Service
+from services.cache import VersionedCache
+from services.db import Pool
+from services.outbox import Relay
+from services.paging import PageTokens
+
+
+@asynccontextmanager
+async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
+    """Wires the parts of one process, for as long as the block lasts."""
+    layouts = load_layouts()
+    flight_layouts = FlightLayouts(pool, layouts)
+    cache = VersionedCache(settings.redis_url, prefix=CACHE_PREFIX)
+    relay = Relay(pool, settings.amqp_url, source="skyhigh/seat")
+    maps = SeatMaps(pool, cache)
+    availability = Availability(pool, layouts, relay)
+    inventory = Inventory(pool, layouts=layouts, maps=maps, availability=availability, relay=relay)
+    renderer = MapRenderer(layouts)
+    servicer = SeatServicer(
+        pool=pool,
+        layouts=flight_layouts,
+        admission=Admission(flight_layouts, settings),
+        inventory=inventory,
+        maps=maps,
+        renderer=renderer,
+        watches=Watches(
+            maps,
+            flight_layouts,
+            renderer,
+            interval_seconds=settings.watch_interval_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        ),
+        page_tokens=PageTokens(settings.page_token_key),
+        offer_window=timedelta(seconds=settings.offer_window_seconds),
+    )
+    try:
+        yield Parts(
+            register=partial(add_SeatServiceServicer_to_server, servicer),
+            background={
+                "sweeper": partial(sweeper.sweep, pool, inventory, interval_seconds=settings.sweep_interval_seconds),
+                "relay": relay.run,
+                "invalidation": maps.invalidate_changed,
+                "availability": availability.run,
+                "reconciler": partial(sweeper.reconcile, pool, cache),
+            },
+        )
+    finally:
+        await cache.close()
+
+
+SEAT_SERVICE: Final = Service(
+    name="seat",
+    package="seat_service",
+    settings=SeatSettings,
+    descriptor=seat_service_pb2.DESCRIPTOR.services_by_name["SeatService"],
+    policy=POLICY,
+    build=build,
+)

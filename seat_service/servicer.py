@@ -1,0 +1,226 @@
+"""Proto in, domain call, proto out; no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from google.api import httpbody_pb2
+from google.protobuf.message import Message
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
+
+from seat_service import ledger, seats
+from seat_service.admission import Admission
+from seat_service.flights import FlightLayouts, ProvisionRequest, WaitlistRequest
+from seat_service.inventory import Inventory
+from seat_service.requests import ChangeRequest, OnHold, OnSeat
+from seat_service.seat_map import MapRenderer, SeatMaps
+from seat_service.suggestions import suggest
+from seat_service.watch import Watches
+from services import db, paging
+from services.auth import Role
+from services.call import running
+from services.db import Pool
+from services.paging import PageTokens
+
+Context = Any
+
+
+class SeatServicer(SeatServiceServicer):
+    """SeatService. What an RPC does and refuses stands in its proto."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        layouts: FlightLayouts,
+        admission: Admission,
+        inventory: Inventory,
+        maps: SeatMaps,
+        renderer: MapRenderer,
+        watches: Watches,
+        page_tokens: PageTokens,
+        offer_window: timedelta,
+    ) -> None:
+        self._pool = pool
+        self._layouts = layouts
+        self._admission = admission
+        self._inventory = inventory
+        self._maps = maps
+        self._renderer = renderer
+        self._watches = watches
+        self._page_tokens = page_tokens
+        self._offer_window = offer_window
+
+    async def ProvisionSeats(self, request: pb.ProvisionSeatsRequest, context: Context) -> pb.ProvisionSeatsResponse:
+        key = running().request_key(request)
+        return await self._inventory.provision(ProvisionRequest(request.flight_id, request.layout_id, key))
+
+    async def GetSeatMap(self, request: pb.GetSeatMapRequest, context: Context) -> pb.SeatMap:
+        snapshot = await self._maps.read(request.flight_id)
+        # Ready bytes, which the chassis sends as they are.
+        return self._renderer.protobuf(snapshot, known_version=request.known_version)  # type: ignore[return-value]
+
+    async def GetSeatMapJson(self, request: pb.GetSeatMapJsonRequest, context: Context) -> httpbody_pb2.HttpBody:
+        snapshot = await self._maps.read(request.flight_id)
+        body = self._renderer.json(snapshot, known_version=request.known_version)
+        return httpbody_pb2.HttpBody(content_type="application/json", data=body)
+
+    async def WatchSeatMap(self, request: pb.WatchSeatMapRequest, context: Context) -> AsyncIterator[pb.SeatMapUpdate]:
+        async for update in self._watches.watch(request.flight_id, known_version=request.known_version):
+            yield update
+
+    async def SuggestSeats(self, request: pb.SuggestSeatsRequest, context: Context) -> pb.SuggestSeatsResponse:
+        layout = await self._layouts.of(request.flight_id)
+        snapshot = await self._maps.read(request.flight_id)
+        return pb.SuggestSeatsResponse(
+            suggestions=suggest(
+                layout,
+                snapshot.states,
+                party_size=request.party_size,
+                cabin=request.cabin,
+                positions=list(request.positions),
+                children=request.children,
+            )
+        )
+
+    async def HoldSeat(self, request: pb.HoldSeatRequest, context: Context) -> pb.Hold:
+        assignment = pb.SeatAssignment(
+            flight_id=request.flight_id,
+            seat_number=request.seat_number,
+            passenger_id=request.passenger_id,
+            profile=request.profile,
+        )
+        call = running()
+        return await self._inventory.hold(
+            await self._admission.hold(
+                call,
+                [assignment],
+                purpose=request.purpose,
+                owner=request.owner,
+                request_key=call.request_key(request),
+            )
+        )
+
+    async def HoldSeats(self, request: pb.HoldSeatsRequest, context: Context) -> pb.Hold:
+        call = running()
+        return await self._inventory.hold(
+            await self._admission.hold(
+                call,
+                request.seats,
+                purpose=request.purpose,
+                owner=request.owner,
+                request_key=call.request_key(request),
+            )
+        )
+
+    async def ClaimSeat(self, request: pb.ClaimSeatRequest, context: Context) -> pb.Hold:
+        assignment = pb.SeatAssignment(
+            flight_id=request.flight_id,
+            seat_number=request.seat_number,
+            passenger_id=request.passenger_id,
+            profile=request.profile,
+        )
+        call = running()
+        return await self._inventory.hold(
+            await self._admission.hold(
+                call,
+                [assignment],
+                purpose=request.purpose,
+                owner=request.owner,
+                request_key=call.request_key(request),
+                takes_offers=True,
+            )
+        )
+
+    async def GetHold(self, request: pb.GetHoldRequest, context: Context) -> pb.Hold:
+        principal = running().principal
+        sees_all = principal.acts_for_others or principal.role is Role.OPERATIONS
+        async with db.transaction(self._pool) as conn:
+            return await seats.find(conn, UUID(request.hold_id), owner=None if sees_all else principal.name)
+
+    async def ExtendHold(self, request: pb.ExtendHoldRequest, context: Context) -> pb.Hold:
+        return await self._inventory.extend(_on_hold(request, request.hold_id))
+
+    async def ChangeHoldSeats(self, request: pb.ChangeHoldSeatsRequest, context: Context) -> pb.Hold:
+        principal = running().principal
+        return await self._inventory.change(
+            ChangeRequest(
+                on=_on_hold(request, request.hold_id),
+                seats=await self._admission.seats(principal, request.seats),
+                limits=self._admission.limits(principal),
+            )
+        )
+
+    async def ConfirmHold(self, request: pb.ConfirmHoldRequest, context: Context) -> pb.Hold:
+        return await self._inventory.confirm(_on_hold(request, request.hold_id))
+
+    async def CancelHold(self, request: pb.CancelHoldRequest, context: Context) -> pb.Hold:
+        return await self._inventory.cancel(_on_hold(request, request.hold_id, reason=request.reason or "CANCELLED"))
+
+    async def BlockSeat(self, request: pb.BlockSeatRequest, context: Context) -> pb.Seat:
+        return await self._described(request, await self._inventory.block(await self._on_seat(request)))
+
+    async def UnblockSeat(self, request: pb.UnblockSeatRequest, context: Context) -> pb.Seat:
+        return await self._described(request, await self._inventory.unblock(await self._on_seat(request)))
+
+    async def ReturnSeat(self, request: pb.ReturnSeatRequest, context: Context) -> pb.Seat:
+        return await self._described(request, await self._inventory.return_seat(await self._on_seat(request)))
+
+    async def ListSeatEvents(self, request: pb.ListSeatEventsRequest, context: Context) -> pb.ListSeatEventsResponse:
+        await self._admission.seat(request.flight_id, request.seat_number)
+        query = f"seat events {request.flight_id}/{request.seat_number}"
+        principal = running().principal.name
+        after = self._page_tokens.read(request.page_token, query=query, principal=principal) or 0
+        size = paging.page_size(request.page_size)
+        async with db.transaction(self._pool) as conn:
+            events = await ledger.events_of_seat(
+                conn, request.flight_id, request.seat_number, after_version=after, limit=size + 1
+            )
+        page, rest = events[:size], events[size:]
+        token = self._page_tokens.write(page[-1].version, query=query, principal=principal) if rest else ""
+        return pb.ListSeatEventsResponse(events=page, next_page_token=token)
+
+    async def SetWaitlistOpen(self, request: pb.SetWaitlistOpenRequest, context: Context) -> pb.SetWaitlistOpenResponse:
+        key = running().request_key(request)
+        return await self._inventory.set_waitlist_open(
+            WaitlistRequest(request.flight_id, request.open, self._offer_window, key)
+        )
+
+    async def _on_seat(self, request: pb.BlockSeatRequest | pb.UnblockSeatRequest | pb.ReturnSeatRequest) -> OnSeat:
+        await self._admission.seat(request.flight_id, request.seat_number)
+        call = running()
+        reason = "RETURNED" if isinstance(request, pb.ReturnSeatRequest) else request.reason or "UNBLOCKED"
+        return OnSeat(
+            flight_id=request.flight_id,
+            seat_number=request.seat_number,
+            actor=call.principal.name,
+            reason=reason,
+            request_key=call.request_key(request),
+        )
+
+    async def _described(
+        self, request: pb.BlockSeatRequest | pb.UnblockSeatRequest | pb.ReturnSeatRequest, seat: pb.Seat
+    ) -> pb.Seat:
+        described = await self._admission.seat(request.flight_id, seat.seat_number)
+        return pb.Seat(
+            seat_number=seat.seat_number,
+            state=seat.state,
+            cabin=described.cabin,
+            position=described.position,
+            characteristics=described.characteristics,
+        )
+
+
+def _on_hold(request: Message, hold_id: str, *, reason: str = "") -> OnHold:
+    call = running()
+    return OnHold(
+        hold_id=UUID(hold_id),
+        owner=None if call.principal.acts_for_others else call.principal.name,
+        actor=call.principal.name,
+        reason=reason,
+        request_key=call.request_key(request),
+    )

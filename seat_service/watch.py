@@ -1,0 +1,147 @@
+"""Watching a map: a snapshot, then changes (SEAT-13).
+
+One task for each watched flight looks at its map; watchers compare what they sent last with what is there now. So a
+watcher that falls behind skips versions instead of piling them up, and nothing is buffered for anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service.cabin_layouts import Layout
+from seat_service.flights import FlightLayouts
+from seat_service.seat_map import STATES, MapRenderer, SeatMaps, Snapshot
+from services.errors import Unavailable
+
+# Versions of a flight to go on from without a new snapshot: seconds of a busy flight, more of a quiet one.
+REMEMBERED_VERSIONS: Final = 64
+# A phone that lost its network for a moment finds its version still remembered.
+LINGER_SECONDS: Final = 60
+
+
+class Watches:
+    """All watches of this process."""
+
+    def __init__(
+        self,
+        maps: SeatMaps,
+        layouts: FlightLayouts,
+        renderer: MapRenderer,
+        *,
+        interval_seconds: float,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._maps = maps
+        self._layouts = layouts
+        self._renderer = renderer
+        self._interval_seconds = interval_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._feeds: dict[str, _Feed] = {}
+
+    async def watch(self, flight_id: str, *, known_version: int) -> AsyncIterator[pb.SeatMapUpdate]:
+        """Yields updates until cancelled. Raises FLIGHT_NOT_FOUND."""
+        layout = await self._layouts.of(flight_id)
+        async with self._feed(flight_id) as feed:
+            sent = feed.remembered(known_version)
+            if sent is None:
+                sent = feed.latest
+                yield pb.SeatMapUpdate(
+                    version=sent.version,
+                    snapshot=pb.SeatMap.FromString(self._renderer.protobuf(sent, known_version=0)),
+                )
+            while True:
+                if feed.latest.version > sent.version:
+                    sent, before = feed.latest, sent
+                    yield _update(layout, before, sent)
+                try:
+                    await asyncio.wait_for(feed.moved_beyond(sent.version), self._heartbeat_seconds)
+                except TimeoutError:
+                    yield pb.SeatMapUpdate(version=sent.version, heartbeat=pb.SeatMapUpdate.Heartbeat())
+
+    @contextlib.asynccontextmanager
+    async def _feed(self, flight_id: str) -> AsyncIterator[_Feed]:
+        feed = self._feeds.get(flight_id)
+        if feed is None:
+            first = await self._maps.read(flight_id)
+            # Another watcher may have begun while we read.
+            feed = self._feeds.setdefault(flight_id, _Feed(self._maps, first, self._interval_seconds))
+        feed.join()
+        try:
+            await feed.refresh()
+            yield feed
+        finally:
+            if feed.leave() == 0:
+                asyncio.get_running_loop().call_later(LINGER_SECONDS, self._forget, flight_id, feed)
+
+    def _forget(self, flight_id: str, feed: _Feed) -> None:
+        if feed.watchers == 0 and self._feeds.get(flight_id) is feed:
+            del self._feeds[flight_id]
+
+
+class _Feed:
+    """The latest versions of one flight's map, looked at for as long as anybody watches."""
+
+    def __init__(self, maps: SeatMaps, first: Snapshot, interval_seconds: float) -> None:
+        self._maps = maps
+        self._interval_seconds = interval_seconds
+        self._versions: deque[Snapshot] = deque([first], maxlen=REMEMBERED_VERSIONS)
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.watchers = 0
+
+    @property
+    def latest(self) -> Snapshot:
+        return self._versions[-1]
+
+    def remembered(self, version: int) -> Snapshot | None:
+        return next((snapshot for snapshot in self._versions if snapshot.version == version), None)
+
+    def join(self) -> None:
+        self.watchers += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._look())
+
+    def leave(self) -> int:
+        self.watchers -= 1
+        if self.watchers == 0 and self._task is not None:
+            self._task.cancel()
+            self._task = None
+        return self.watchers
+
+    async def moved_beyond(self, version: int) -> None:
+        while self.latest.version <= version:
+            await self._moved.wait()
+
+    async def refresh(self) -> None:
+        snapshot = await self._maps.read(self.latest.flight_id)
+        if snapshot.version > self.latest.version:
+            self._versions.append(snapshot)
+            self._moved.set()
+            self._moved = asyncio.Event()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_seconds)
+            # While the truth is away, watchers get heartbeats and keep what they have.
+            with contextlib.suppress(Unavailable, OSError):
+                await self.refresh()
+
+
+def _update(layout: Layout, before: Snapshot, after: Snapshot) -> pb.SeatMapUpdate:
+    changes = pb.SeatMapUpdate.Changes(
+        seats=[
+            pb.SeatMapUpdate.Changes.Change(seat_number=seat.seat_number, state=pb.Seat.State.Value(STATES[new]))
+            for seat, old, new in zip(layout.seats, before.states, after.states, strict=True)
+            if old != new
+        ]
+    )
+    if not changes.seats:
+        # A seat was held and given back in between: only the version moved.
+        return pb.SeatMapUpdate(version=after.version, heartbeat=pb.SeatMapUpdate.Heartbeat())
+    return pb.SeatMapUpdate(version=after.version, changes=changes)

@@ -1,0 +1,1 @@
+"""The chassis: what all services share, and not one word of the airline trade."""

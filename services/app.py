@@ -1,0 +1,230 @@
+"""How a service runs: settings → telemetry → migrations → pool → server and background work → drain on SIGTERM.
+
+A service is one parent process that serves nothing and any number of workers that share one port (SO_REUSEPORT) and
+nothing else. Python's gRPC is bound by one core a process, so that workers are how a service uses a machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from services import db, idempotency, migrate, outbox, settings, telemetry
+from services.auth import Access, Keys, TokenVerifier
+from services.db import Pool
+from services.interceptors import CallInterceptor
+from services.settings import ServiceSettings
+
+WORKER_INDEX: Final = "SKYHIGH_WORKER_INDEX"
+# Calls in flight may end; whoever takes longer is cut.
+DRAIN_SECONDS: Final = 10
+DATABASE_PATIENCE_SECONDS: Final = 30
+# No request of ours is near this: the widest is nine seats.
+LARGEST_MESSAGE_BYTES: Final = 64 * 1024
+HOUSEKEEPING_SECONDS: Final = 300
+
+Config = TypeVar("Config", bound=ServiceSettings)
+Register = Callable[[grpc.aio.Server], None]
+
+_log = telemetry.log("app")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a service adds to the chassis: its servicers, and work that runs beside them until cancelled."""
+
+    register: Register
+    background: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Generic[Config]):
+    """A service as its `__main__` describes it. `name` is its schema, its queues' prefix and its log field."""
+
+    name: str
+    package: str
+    settings: type[Config]
+    descriptor: ServiceDescriptor
+    policy: Mapping[str, Access]
+    build: Callable[[Config, Pool], contextlib.AbstractAsyncContextManager[Parts]]
+
+
+def run(service: Service[Config]) -> None:
+    """Runs the service until SIGTERM or SIGINT. Ends with 2 and a line for each bad setting."""
+    config = settings.load(service.settings)
+    telemetry.configure_logging(service.name, config.log_level)
+    index = os.environ.get(WORKER_INDEX)
+    if index is not None:
+        asyncio.run(_work(service, config, int(index)))
+    else:
+        asyncio.run(_oversee(service, config))
+
+
+async def _oversee(service: Service[Config], config: Config) -> None:
+    """Migrates, then keeps the workers alive until told to stop."""
+    stopping = _stop_signal()
+    await db.wait_until_there(config.database_url, patience_seconds=DATABASE_PATIENCE_SECONDS)
+    for name in await migrate.migrate(config.database_url, schema=service.name, package=service.package):
+        _log.info("migration applied", name=name)
+    keepers = [asyncio.create_task(_keep_worker(service, index, stopping)) for index in range(config.processes)]
+    await asyncio.gather(*keepers)
+
+
+async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", service.package, env={**os.environ, WORKER_INDEX: str(index)}
+        )
+        ended = asyncio.create_task(worker.wait())
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait((ended, told), return_when=asyncio.FIRST_COMPLETED)
+        if told.done():
+            with contextlib.suppress(ProcessLookupError):
+                worker.terminate()
+            try:
+                await asyncio.wait_for(worker.wait(), DRAIN_SECONDS + 5)
+            except TimeoutError:
+                worker.kill()
+            return
+        told.cancel()
+        _log.error("worker died", index=index, exit_code=worker.returncode)
+        # A worker that cannot start must not spin.
+        await asyncio.sleep(0.5)
+
+
+async def _work(service: Service[Config], config: Config, index: int) -> None:
+    stopping = _stop_signal()
+    asyncio.get_running_loop().create_task(_stop_with_parent(os.getppid(), stopping))
+    if config.metrics_port:
+        telemetry.serve_metrics(config.metrics_port + index)
+    ports = [config.listen]
+    if config.worker_port:
+        host = config.listen.rpartition(":")[0]
+        ports.append(f"{host}:{config.worker_port + index}")
+    async with serving(service, config, ports):
+        # What start-up made lives as long as the process; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await stopping.wait()
+        _log.info("draining", index=index)
+
+
+@asynccontextmanager
+async def serving(service: Service[Config], config: Config, addresses: list[str]) -> AsyncIterator[list[int]]:
+    """Serves on the addresses within the block, then drains. Yields the ports. Tests serve in process by this."""
+    pool = await db.connect(config.database_url, schema=service.name, size=config.pool_size)
+    verifier = TokenVerifier(keys=Keys(config.jwks), issuer=config.token_issuer, audience=config.token_audience)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(_close, pool)
+        parts = await stack.enter_async_context(service.build(config, pool))
+        tasks = [
+            asyncio.create_task(_forever(name, work), name=name)
+            for name, work in {**parts.background, "housekeeping": lambda: _housekeeping(pool)}.items()
+        ]
+        stack.push_async_callback(_cancel, tasks)
+        interceptor = CallInterceptor(service=service.descriptor.full_name, policy=service.policy, verifier=verifier)
+        server = grpc.aio.server(
+            interceptors=[interceptor],
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.max_concurrent_streams", 1000),
+            ],
+        )
+        parts.register(server)
+        healthy = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+        _enable_reflection(server, service.descriptor.full_name)
+        ports = [server.add_insecure_port(address) for address in addresses]
+        await server.start()
+        for name in ("", service.descriptor.full_name):
+            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", ports=ports)
+        try:
+            yield ports
+        finally:
+            await healthy.enter_graceful_shutdown()
+            await server.stop(DRAIN_SECONDS)
+
+
+def _enable_reflection(server: grpc.aio.Server, service: str) -> None:
+    """Serves reflection as v1alpha and as v1: the messages are the same, and grpcurl asks for v1 first."""
+    names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    servicer = ReflectionServicer(names)
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "grpc.reflection.v1.ServerReflection",
+                {
+                    "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                        servicer.ServerReflectionInfo,
+                        reflection_pb2.ServerReflectionRequest.FromString,
+                        reflection_pb2.ServerReflectionResponse.SerializeToString,
+                    )
+                },
+            ),
+        )
+    )
+
+
+async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs background work; a defect is logged and the work starts again, because nobody else would do it."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            _log.error("background work failed", work=name, error=repr(error), exc_info=error)
+        await asyncio.sleep(1)
+
+
+async def _housekeeping(pool: Pool) -> None:
+    """Forgets answers and events that nobody may ask for any more."""
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        with contextlib.suppress(*db.AWAY):
+            async with db.transaction(pool) as conn:
+                await idempotency.forget_old(conn)
+                await outbox.forget_old(conn)
+
+
+def _stop_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+async def _stop_with_parent(parent: int, stopping: asyncio.Event) -> None:
+    """A worker whose parent was killed would hold the port against the next start."""
+    while os.getppid() == parent:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
+    stopping.set()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _close(pool: Pool) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), 5)
+    except TimeoutError:
+        pool.terminate()

@@ -1,0 +1,193 @@
+"""Who calls, and what each role may do.
+
+Tokens are JWTs signed with ES256 and nothing else: the algorithm is pinned here, never read from the token. The
+gateway checks them too; a service trusts neither the gateway nor any header but the token itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from services.errors import Unauthenticated
+
+ALGORITHM: Final = "ES256"
+# Verifying a signature costs more than the rest of a call's overhead, and a token comes many times in its life.
+CACHED_TOKENS: Final = 20_000
+MAX_TOKEN_BYTES: Final = 8192
+# An unknown key id may be a rotation or an attack; the keys are asked for again no more often than this.
+JWKS_REFRESH_SECONDS: Final = 30
+
+
+class Role(StrEnum):
+    """The kinds of callers."""
+
+    PASSENGER = "passenger"
+    CUSTOMER = "customer"
+    AGENT = "agent"
+    OPERATIONS = "operations"
+    SERVICE = "service"
+
+
+class Effect(Enum):
+    """What a method does; its longest duration follows from it."""
+
+    READ = 2.0
+    WRITE = 5.0
+    STREAM = None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One row of an authorization table: who may call a method, and whether only on what they own.
+
+    `owned` says that roles other than agents, operations and services reach only their own resources. The SQL of the
+    method holds that predicate; here it is for readers and for the test matrix.
+    """
+
+    roles: frozenset[Role]
+    effect: Effect
+    owned: bool = False
+
+
+def allow(*roles: Role, effect: Effect, owned: bool = False) -> Access:
+    """Writes a row of an authorization table."""
+    return Access(frozenset(roles), effect, owned)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPassenger:
+    """A passenger whom a passenger session names, on one flight."""
+
+    passenger_id: str
+    flight_id: str
+    cabin: str
+    type: str
+    special_services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls. `name`, such as `passenger:XK4T7Q`, is what resources are owned by."""
+
+    role: Role
+    name: str
+    passengers: Mapping[tuple[str, str], SessionPassenger] = field(default_factory=dict)
+    """By (flight id, passenger id); empty but for passenger sessions."""
+
+    @property
+    def acts_for_others(self) -> bool:
+        """Whether it may act on resources that it does not own."""
+        return self.role in (Role.AGENT, Role.SERVICE)
+
+
+class Keys:
+    """The issuer's public keys, from a file or an https URL, read again when an unknown key id appears."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._set: KeySet | None = None
+        self._read_at = -float("inf")
+
+    async def current(self) -> KeySet:
+        """Returns the keys; reads them first where that was never done."""
+        if self._set is None:
+            await self.refresh()
+        assert self._set is not None
+        return self._set
+
+    async def refresh(self) -> bool:
+        """Reads the keys again, unless that was done just now. Returns whether it was done."""
+        if time.monotonic() - self._read_at < JWKS_REFRESH_SECONDS:
+            return False
+        self._read_at = time.monotonic()
+        document = await asyncio.to_thread(self._read)
+        self._set = KeySet.import_key_set(json.loads(document))
+        return True
+
+    def _read(self) -> bytes:
+        if self._source.startswith("https://"):
+            with urllib.request.urlopen(self._source, timeout=5) as answer:  # noqa: S310
+                body: bytes = answer.read(1 << 20)
+                return body
+        return Path(self._source).read_bytes()
+
+
+class TokenVerifier:
+    """Turns a bearer token into a principal, or refuses without saying why."""
+
+    def __init__(self, *, keys: Keys, issuer: str, audience: str) -> None:
+        self._keys = keys
+        self._registry = jwt.JWTClaimsRegistry(
+            iss={"essential": True, "value": issuer},
+            aud={"essential": True, "value": audience},
+            exp={"essential": True},
+            sub={"essential": True},
+        )
+        self._known: dict[str, tuple[float, Principal]] = {}
+
+    async def principal(self, authorization: str | None) -> Principal:
+        """Returns who sent this `authorization` header. Raises Unauthenticated."""
+        known = self._known.get(authorization or "")
+        if known is not None and known[0] > time.time():
+            return known[1]
+        if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
+            raise Unauthenticated
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated
+        claims = await self._claims(token)
+        principal = _principal(claims)
+        if len(self._known) >= CACHED_TOKENS:
+            self._known.pop(next(iter(self._known)))
+        self._known[authorization] = (float(claims["exp"]), principal)
+        return principal
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        try:
+            return self._decode(token, await self._keys.current())
+        except (JoseError, ValueError, KeyError, TypeError) as first:
+            # A key that was rotated in looks like a forgery until the keys are read again.
+            if not await self._keys.refresh():
+                raise Unauthenticated from first
+        try:
+            return self._decode(token, await self._keys.current())
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            raise Unauthenticated from error
+
+    def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
+        claims = jwt.decode(token, keys, algorithms=[ALGORITHM]).claims
+        self._registry.validate(claims)
+        return claims
+
+
+def _principal(claims: Mapping[str, Any]) -> Principal:
+    try:
+        role = Role(claims["role"])
+        subject = claims["sub"]
+        if not isinstance(subject, str) or not 0 < len(subject) <= 64:
+            raise Unauthenticated
+        passengers = {
+            (entry["flight"], entry["id"]): SessionPassenger(
+                passenger_id=entry["id"],
+                flight_id=entry["flight"],
+                cabin=entry.get("cabin", "ECONOMY"),
+                type=entry.get("type", "ADULT"),
+                special_services=tuple(entry.get("ssr", ())),
+            )
+            for entry in (claims.get("passengers", ()) if role is Role.PASSENGER else ())
+        }
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise Unauthenticated from error
+    return Principal(role=role, name=f"{role}:{subject}", passengers=passengers)

@@ -1,0 +1,104 @@
+"""Batches in order of arrival.
+
+Requests that arrive while a batch is in flight form the next one: alone when nothing else happens, together under
+load, and never kept waiting by a timer. What a batch shares, such as a commit or a round trip, is paid once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+from services import db, telemetry
+from services.errors import Refusal, Unavailable
+
+Request = TypeVar("Request")
+Outcome = TypeVar("Outcome")
+
+# Whoever is overtaken this often in a row is told to try again.
+ATTEMPTS: Final = 4
+
+_log = telemetry.log("batch")
+
+
+class Batcher(Generic[Request, Outcome]):
+    """Runs `run(requests) -> outcomes`, one batch in flight at a time.
+
+    An outcome that is a Refusal is raised to its requester. When a batch fails as a whole, its requests are run again
+    one by one, so that one bad request hurts nobody else; `run` must therefore undo all it did when it raises.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Sequence[Request]], Awaitable[Sequence[Outcome | Refusal]]],
+        *,
+        largest: int = 128,
+        longest_queue: int = 4096,
+    ) -> None:
+        self._run = run
+        self._largest = largest
+        self._longest_queue = longest_queue
+        self._waiting: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._size = telemetry.BATCH_SIZE.labels(name)
+
+    async def submit(self, request: Request) -> Outcome:
+        """Returns the request's outcome, or raises its refusal; Unavailable when too many wait already."""
+        if len(self._waiting) >= self._longest_queue:
+            raise Unavailable("too many calls wait, try again")
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch: list[tuple[Request, asyncio.Future[Outcome]]] = []
+            while self._waiting and len(batch) < self._largest:
+                request, future = self._waiting.popleft()
+                # Its caller ran out of time before anything began: nothing has to begin.
+                if not future.done():
+                    batch.append((request, future))
+            if not batch:
+                continue
+            self._size.observe(len(batch))
+            try:
+                await self._attempt(batch)
+            except (Unavailable, *db.AWAY) as error:
+                # Nobody is to blame, and nobody alone would fare better.
+                for _, future in batch:
+                    _fail(future, error)
+            except Exception as error:
+                _log.info("batch falls back to single requests", size=len(batch), error=repr(error))
+                for pair in batch:
+                    await self._alone(pair)
+
+    async def _attempt(self, batch: list[tuple[Request, asyncio.Future[Outcome]]]) -> None:
+        outcomes = await self._run([request for request, _ in batch])
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.done():
+                continue
+            if isinstance(outcome, Refusal):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    async def _alone(self, pair: tuple[Request, asyncio.Future[Outcome]]) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._attempt([pair])
+            except db.OVERTAKEN as error:
+                if attempt == ATTEMPTS:
+                    _fail(pair[1], error)
+            except Exception as error:
+                return _fail(pair[1], error)
+        return None
+
+
+def _fail(future: asyncio.Future[Outcome], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,97 @@
+"""Redis as a cache of versioned values: it may vanish at any moment, and it never decides.
+
+A value is set only over an older one, and only if nobody invalidated the key since the setter began to read the truth.
+So neither a slow reader nor an old dump can bring back yesterday's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+# A cache that doesn't answer within this is treated as away: the truth is hardly slower.
+TIMEOUT_SECONDS: Final = 0.25
+VALUE_SECONDS: Final = 600
+# Longer than any reader of the truth takes.
+GENERATION_SECONDS: Final = 120
+
+AWAY: Final = (RedisError, OSError, TimeoutError)
+
+# KEYS value, generation; ARGV generation seen, version, body, seconds. The version leads the value: `<version> <body>`.
+_SET_IF_NEWER: Final = """
+if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[1] then return 0 end
+local known = redis.call('GET', KEYS[1])
+if known and tonumber(string.match(known, '^%d+')) >= tonumber(ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. ARGV[3], 'EX', ARGV[4])
+return 1
+"""
+_INVALIDATE: Final = """
+for i = 1, #KEYS, 2 do
+  redis.call('DEL', KEYS[i])
+  redis.call('INCR', KEYS[i + 1])
+  redis.call('EXPIRE', KEYS[i + 1], ARGV[1])
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A cached value and its version."""
+
+    version: int
+    body: bytes
+
+
+class VersionedCache:
+    """Values under one prefix. Every method raises one of AWAY while Redis is away."""
+
+    def __init__(self, url: str, *, prefix: str) -> None:
+        self._redis: Redis = Redis.from_url(
+            url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, protocol=3
+        )
+        self._prefix = prefix
+        self._set_if_newer = self._redis.register_script(_SET_IF_NEWER)
+        self._invalidate = self._redis.register_script(_INVALIDATE)
+
+    async def get(self, names: Sequence[str]) -> list[Versioned | None]:
+        """Returns each value, or None."""
+        values = await self._redis.mget([self._value_key(name) for name in names])
+        return [None if value is None else _parse(cast("bytes", value)) for value in values]
+
+    async def generations(self, names: Sequence[str]) -> list[str]:
+        """Returns what `set_if_newer` wants to see unchanged. To be asked before the truth is read."""
+        values = await self._redis.mget([self._generation_key(name) for name in names])
+        return [(cast("bytes | None", value) or b"0").decode() for value in values]
+
+    async def set_if_newer(self, name: str, value: Versioned, *, generation: str) -> bool:
+        """Sets the value over an older one. False where there is a newer one, or the key was invalidated since."""
+        return bool(
+            await self._set_if_newer(
+                keys=[self._value_key(name), self._generation_key(name)],
+                args=[generation, value.version, value.body, VALUE_SECONDS],
+            )
+        )
+
+    async def invalidate(self, names: Sequence[str]) -> None:
+        """Drops the values, and whatever a reader that began before may still want to set."""
+        keys = [key for name in names for key in (self._value_key(name), self._generation_key(name))]
+        await self._invalidate(keys=keys, args=[GENERATION_SECONDS])
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._redis.aclose()
+
+    def _value_key(self, name: str) -> str:
+        return f"{self._prefix}:{{{name}}}"
+
+    def _generation_key(self, name: str) -> str:
+        return f"{self._prefix}:{{{name}}}:generation"
+
+
+def _parse(value: bytes) -> Versioned:
+    version, _, body = value.partition(b" ")
+    return Versioned(int(version), body)

@@ -1,0 +1,104 @@
+"""Postgres: the pool, and what its errors mean to a caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import asyncpg
+
+from services.errors import Unavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Conn: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+else:
+    Conn = asyncpg.Connection
+    Pool = asyncpg.Pool
+
+# Long enough for the widest batch on a busy disk, short enough that a stuck lock is a 503 and not a queue.
+STATEMENT_TIMEOUT_SECONDS: Final = 4
+LOCK_TIMEOUT_SECONDS: Final = 2
+ACQUIRE_TIMEOUT_SECONDS: Final = 2
+
+# Postgres undid the transaction whole, so that running it again is safe.
+UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+# The database is away, starting, out of connections, or was too slow. What the transaction did, if anything, is found
+# by repeating the request with its key, never guessed.
+AWAY: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InterfaceError,
+    asyncpg.InvalidPasswordError,
+    TimeoutError,
+)
+
+
+class GuardMissed(Exception):
+    """A guarded write touched other rows than the locks promised; the transaction must not commit."""
+
+
+# The transaction was undone whole because somebody else was faster. Judged anew, the request gets its answer: a
+# refusal, or the answer that its twin got.
+OVERTAKEN: Final = (GuardMissed, asyncpg.UniqueViolationError, *UNDONE)
+
+
+async def connect(url: str, *, schema: str, size: int) -> Pool:
+    """Opens a pool whose every session is bound to one schema and cannot wait for ever."""
+    pool = await asyncpg.create_pool(
+        url,
+        min_size=min(2, size),
+        max_size=size,
+        command_timeout=STATEMENT_TIMEOUT_SECONDS + 1,
+        server_settings={
+            "application_name": schema,
+            "search_path": schema,
+            "statement_timeout": str(STATEMENT_TIMEOUT_SECONDS * 1000),
+            "lock_timeout": str(LOCK_TIMEOUT_SECONDS * 1000),
+            "idle_in_transaction_session_timeout": "10000",
+            "jit": "off",
+            # Every statement of a service is a handful of look-ups by key. On a small table the planner would rather
+            # read it whole, which is right for one call and wrong for a thousand a second.
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+        },
+    )
+    assert pool is not None
+    return pool
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Conn]:
+    """A READ COMMITTED transaction on a connection of the pool. Raises Unavailable where there is no answer in time."""
+    try:
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection, connection.transaction():
+            yield connection
+    except TimeoutError as error:
+        raise Unavailable("the database does not answer, try again") from error
+
+
+async def wait_until_there(url: str, *, patience_seconds: float) -> None:
+    """Waits for a database that is still starting; raises its last error when patience is out."""
+    deadline = asyncio.get_running_loop().time() + patience_seconds
+    while True:
+        try:
+            connection = await asyncpg.connect(url, timeout=5)
+        except AWAY:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+        else:
+            await connection.close()
+            return

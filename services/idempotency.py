@@ -1,0 +1,178 @@
+"""A repeat of a mutation gets the first answer, and changes nothing.
+
+The answer is stored in the transaction of the effect, by principal and key. Only effects are remembered: a refused call
+changed nothing, so that its repeat is judged anew (docs/decisions/0006).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar, cast
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from services.db import Conn
+from services.errors import AlreadyExists, Refusal
+
+# At least a day, by contract; two, so that a repeat over a night and a weekend morning still finds it.
+KEPT_HOURS: Final = 48
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """The identity of one mutation: whose, which, and with what parameters."""
+
+    principal: str
+    key: UUID
+    fingerprint: bytes
+
+
+class Repeatable(Protocol):
+    """A request that may carry a key."""
+
+    @property
+    def request_key(self) -> RequestKey | None: ...
+
+
+AnyRequest = TypeVar("AnyRequest", bound=Repeatable)
+Answer = TypeVar("Answer", bound=Message)
+
+
+def fingerprint(method: str, request: Message) -> bytes:
+    """Returns a digest of the method and of all parameters but the key itself."""
+    parameters = type(request)()
+    parameters.CopyFrom(request)
+    parameters.ClearField("request_id")
+    return hashlib.blake2b(
+        method.encode() + b"\0" + parameters.SerializeToString(deterministic=True), digest_size=16
+    ).digest()
+
+
+async def once(
+    conn: Conn,
+    requests: Sequence[AnyRequest],
+    answer_type: type[Answer],
+    transition: Callable[[Conn, Sequence[AnyRequest]], Awaitable[Sequence[Answer | Refusal]]],
+) -> list[Answer | Refusal]:
+    """Runs the transition for the requests that are new, and answers the others as before.
+
+    Everything happens in the caller's transaction. Of two simultaneous requests with one key the later fails on the
+    primary key and undoes its transaction; run again it finds the first one's answer.
+    """
+    first_answers = await _recall(conn, requests, answer_type)
+    fresh: list[AnyRequest] = []
+    twins: dict[int, int] = {}
+    seen: dict[tuple[str, UUID], int] = {}
+    for position, request in enumerate(requests):
+        if first_answers[position] is not None:
+            continue
+        key = request.request_key
+        if key is not None and (key.principal, key.key) in seen:
+            twins[position] = seen[(key.principal, key.key)]
+            continue
+        if key is not None:
+            seen[(key.principal, key.key)] = position
+        fresh.append(request)
+    outcomes = iter(await transition(conn, fresh) if fresh else ())
+    answers: list[Answer | Refusal] = []
+    for position, known in enumerate(first_answers):
+        if known is not None:
+            answers.append(known)
+        elif position in twins:
+            answers.append(_twin_answer(requests[position], requests[twins[position]], answers[twins[position]]))
+        else:
+            answers.append(next(outcomes))
+    await _second_look(conn, requests, answers, answer_type, set(twins))
+    await _remember(
+        conn,
+        requests,
+        answers,
+        {n for n, known in enumerate(first_answers) if known is not None} | set(twins),
+    )
+    return answers
+
+
+def _twin_answer(request: AnyRequest, first: AnyRequest, answer: Answer | Refusal) -> Answer | Refusal:
+    assert request.request_key is not None
+    assert first.request_key is not None
+    return answer if request.request_key.fingerprint == first.request_key.fingerprint else _reused()
+
+
+async def _second_look(
+    conn: Conn,
+    requests: Sequence[AnyRequest],
+    answers: list[Answer | Refusal],
+    answer_type: type[Answer],
+    twins: set[int],
+) -> None:
+    """Asks again for refused requests: what refused one may have been its own first attempt in another process."""
+    refused = [
+        n
+        for n, answer in enumerate(answers)
+        if isinstance(answer, Refusal) and requests[n].request_key is not None and n not in twins
+    ]
+    for n, known in zip(refused, await _recall(conn, [requests[n] for n in refused], answer_type), strict=True):
+        if known is not None:
+            answers[n] = known
+
+
+async def _recall(
+    conn: Conn, requests: Sequence[AnyRequest], answer_type: type[Answer]
+) -> list[Answer | Refusal | None]:
+    keys = [(n, request.request_key) for n, request in enumerate(requests) if request.request_key is not None]
+    known: list[Answer | Refusal | None] = [None] * len(requests)
+    if not keys:
+        return known
+    rows = await conn.fetch(
+        """
+        SELECT asked.n, idempotency.fingerprint, idempotency.response
+        FROM unnest($1::int[], $2::text[], $3::uuid[]) AS asked (n, principal, key)
+        JOIN idempotency USING (principal, key)
+        """,
+        [n for n, _ in keys],
+        [key.principal for _, key in keys],
+        [key.key for _, key in keys],
+    )
+    for row in rows:
+        key = cast("RequestKey", requests[row["n"]].request_key)
+        known[row["n"]] = (
+            answer_type.FromString(row["response"]) if row["fingerprint"] == key.fingerprint else _reused()
+        )
+    return known
+
+
+async def _remember(
+    conn: Conn, requests: Sequence[AnyRequest], answers: Sequence[Answer | Refusal], told_before: set[int]
+) -> None:
+    new = [
+        (key, answer.SerializeToString())
+        for n, (request, answer) in enumerate(zip(requests, answers, strict=True))
+        if n not in told_before and not isinstance(answer, Refusal) and (key := request.request_key) is not None
+    ]
+    if new:
+        await conn.execute(
+            """
+            INSERT INTO idempotency (principal, key, fingerprint, response)
+            SELECT principal, key, fingerprint, response
+            FROM unnest($1::text[], $2::uuid[], $3::bytea[], $4::bytea[]) AS new (principal, key, fingerprint, response)
+            """,
+            [key.principal for key, _ in new],
+            [key.key for key, _ in new],
+            [key.fingerprint for key, _ in new],
+            [response for _, response in new],
+        )
+
+
+async def forget_old(conn: Conn) -> int:
+    """Deletes answers older than KEPT_HOURS; returns how many."""
+    status = await conn.execute(
+        "DELETE FROM idempotency WHERE create_time < now() - make_interval(hours => $1)", KEPT_HOURS
+    )
+    return int(status.split()[-1])
+
+
+def _reused() -> AlreadyExists:
+    return AlreadyExists("IDEMPOTENCY_KEY_REUSED", "this idempotency key was used with other parameters")

@@ -1,0 +1,181 @@
+"""Events consumed: each applied once, in one transaction with the note that it was.
+
+A queue is a quorum queue with a delivery limit. A handler that fails sends the message through a delay queue, longer
+each time; after its tries the message lies in the service's dead-letter queue with the reason, and the queue moves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError
+from google.protobuf.message import DecodeError, Message
+
+from services import amqp, db, telemetry
+from services.db import Conn, Pool
+
+# Tries of one message: at once, then after each delay. A defect that needs longer needs a person.
+RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
+# Deliveries that never came back, as when a handler kills its process; beyond the tries above.
+DELIVERY_LIMIT: Final = 10
+PREFETCH: Final = 32
+LARGEST_BODY_BYTES: Final = 1 << 20
+
+_log = telemetry.log("inbox")
+
+Handler = Callable[[Conn, Any], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A handler of one event type: its routing key, the message's class, and what it does in the transaction."""
+
+    routing_key: str
+    message: type[Message]
+    handle: Handler
+
+
+class Consumer:
+    """Consumes one queue `<service>.<name>`, and routes each event to its handler."""
+
+    def __init__(
+        self, pool: Pool, amqp_url: str, *, service: str, name: str, subscriptions: Mapping[str, Subscription]
+    ) -> None:
+        self._pool = pool
+        self._amqp_url = amqp_url
+        self._service = service
+        self._queue = f"{service}.{name}"
+        self._subscriptions = subscriptions
+
+    async def run(self) -> None:
+        """Consumes until cancelled. A broker that is away is waited for."""
+        while True:
+            try:
+                connection = await amqp.connect(self._amqp_url, name=f"{self._queue} consumer")
+            except (AMQPError, OSError, TimeoutError) as error:
+                _log.warning("consumer waits", queue=self._queue, error=repr(error))
+                await asyncio.sleep(1)
+                continue
+            async with connection:
+                channel = await connection.channel()
+                await channel.set_qos(prefetch_count=PREFETCH)
+                queue = await declare_queues(
+                    channel, service=self._service, queue=self._queue, routing_keys=list(self._subscriptions)
+                )
+                await queue.consume(partial(self._receive, channel))
+                await asyncio.Future()
+
+    async def _receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
+        try:
+            fresh = await self._apply(message)
+        except (*db.AWAY, *db.UNDONE):
+            # Not the message's fault: back into the queue, after a breath.
+            await asyncio.sleep(1)
+            await message.nack(requeue=True)
+            return
+        except Exception as error:
+            await self._retry_or_bury(channel, message, error)
+            return
+        await message.ack()
+        telemetry.EVENTS_CONSUMED.labels(self._queue, "applied" if fresh else "repeated").inc()
+
+    async def _apply(self, message: AbstractIncomingMessage) -> bool:
+        if len(message.body) > LARGEST_BODY_BYTES:
+            raise DecodeError(f"body of {len(message.body)} bytes")
+        event_id = UUID(str(message.message_id))
+        # A message that comes back from a delay queue carries its own key in a header.
+        routing_key = str(message.headers.get("x-routing-key") or message.routing_key)
+        subscription = self._subscriptions[routing_key]
+        event = subscription.message.FromString(message.body)
+        async with db.transaction(self._pool) as conn:
+            if not await note(conn, consumer=self._queue, event_id=event_id):
+                return False
+            await subscription.handle(conn, event)
+        return True
+
+    async def _retry_or_bury(
+        self, channel: AbstractChannel, message: AbstractIncomingMessage, error: Exception
+    ) -> None:
+        failures = int(str(message.headers.get("x-failures", 0)))
+        headers = {
+            **message.headers,
+            "x-failures": failures + 1,
+            "x-routing-key": str(message.headers.get("x-routing-key") or message.routing_key),
+            "x-reason": f"{type(error).__name__}: {error}"[:500],
+            "x-queue": self._queue,
+        }
+        copy = aio_pika.Message(
+            message.body,
+            message_id=message.message_id,
+            content_type=message.content_type,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            headers=headers,
+        )
+        if failures < len(RETRY_DELAYS_SECONDS):
+            target = delay_queue(self._queue, RETRY_DELAYS_SECONDS[failures])
+            _log.warning("event failed", queue=self._queue, event_id=message.message_id, error=repr(error))
+        else:
+            target = dead_queue(self._service)
+            _log.error("event is dead", queue=self._queue, event_id=message.message_id, error=repr(error))
+        # Only when the copy is confirmed may the original go.
+        await channel.default_exchange.publish(copy, routing_key=target)
+        await message.ack()
+        telemetry.EVENTS_CONSUMED.labels(self._queue, "failed").inc()
+
+
+async def note(conn: Conn, *, consumer: str, event_id: UUID) -> bool:
+    """Notes that a consumer applies an event, in the transaction of the effect. False where it did before."""
+    status = await conn.execute(
+        "INSERT INTO inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", consumer, event_id
+    )
+    return status == "INSERT 0 1"
+
+
+def dead_queue(service: str) -> str:
+    """Returns the name of a service's dead-letter queue."""
+    return f"{service}.dead"
+
+
+def delay_queue(queue: str, seconds: int) -> str:
+    """Returns the name of the queue in which a failed message of another queue waits."""
+    return f"{queue}.delay-{seconds}s"
+
+
+async def declare_queues(
+    channel: AbstractChannel, *, service: str, queue: str, routing_keys: list[str]
+) -> aio_pika.abc.AbstractQueue:
+    """Declares a queue with its bindings, its delay queues and its dead-letter queue."""
+    dead = await channel.declare_queue(dead_queue(service), durable=True, arguments={"x-queue-type": "quorum"})
+    await dead.bind(amqp.DEAD, routing_key=dead_queue(service))
+    declared = await channel.declare_queue(
+        queue,
+        durable=True,
+        arguments={
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": amqp.DEAD,
+            "x-dead-letter-routing-key": dead_queue(service),
+        },
+    )
+    for routing_key in routing_keys:
+        await declared.bind(amqp.EVENTS, routing_key=routing_key)
+    for seconds in RETRY_DELAYS_SECONDS:
+        await channel.declare_queue(
+            delay_queue(queue, seconds),
+            durable=True,
+            arguments={
+                "x-queue-type": "quorum",
+                "x-message-ttl": seconds * 1000,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": queue,
+                "x-dead-letter-strategy": "at-most-once",
+            },
+        )
+    return declared

@@ -1,0 +1,188 @@
+"""What happens around every call, in this order: token, authorization, decoding, validation, deadline, the method
+itself, and its refusal as google.rpc.Status. Written around each method once, not composed anew for each call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from services import call, db, telemetry
+from services.auth import Access, TokenVerifier
+from services.call import Call
+from services.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Refusal,
+    ResourceExhausted,
+    Unavailable,
+)
+from services.validation import validate
+
+# The callee gives up a little before the caller, so that the caller learns what happened instead of guessing.
+DEADLINE_MARGIN_SECONDS: Final = 0.02
+# A stream whose reader takes longer for one message is ended, so that nothing is kept for it.
+SLOW_READER_SECONDS: Final = 20
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler = grpc.RpcMethodHandler[Any, Any]
+_log = telemetry.log("call")
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Guards the methods of one service by its authorization table; a method without a row is refused."""
+
+    def __init__(self, *, service: str, policy: Mapping[str, Access], verifier: TokenVerifier) -> None:
+        self._prefix = f"/{service}/"
+        self._policy = policy
+        self._verifier = verifier
+        self._guarded: dict[str, _Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler | None:
+        """Returns the guarded method; health and reflection, which carry no data of anybody, pass as they are."""
+        path = handler_call_details.method
+        guarded = self._guarded.get(path)
+        if guarded is not None:
+            return guarded
+        handler = await continuation(handler_call_details)
+        if handler is None or not path.startswith(self._prefix):
+            return handler
+        guarded = self._guarded[path] = self._guard(path.removeprefix(self._prefix), handler)
+        return guarded
+
+    def _guard(self, method: str, handler: _Handler) -> _Handler:
+        # Requests are decoded inside, because a decoding failure of the library's own is answered as a defect of ours.
+        guard = _Guard(method, self._policy.get(method), self._verifier, handler)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(guard.stream, None, _serialize)
+        return grpc.unary_unary_rpc_method_handler(guard.unary, None, _serialize)
+
+
+def _serialize(answer: Message | bytes) -> bytes:
+    # A method may answer with ready bytes: a map is read far more often than it changes.
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
+class _Guard:
+    """One method with everything around it."""
+
+    def __init__(self, method: str, access: Access | None, verifier: TokenVerifier, handler: _Handler) -> None:
+        self._method = method
+        self._access = access
+        self._verifier = verifier
+        self._decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
+        self._unary = cast("Callable[[Message, _Context], Awaitable[Message | bytes]]", handler.unary_unary)
+        self._stream = cast("Callable[[Message, _Context], AsyncIterator[Message]]", handler.unary_stream)
+        self._seconds = telemetry.CALL_SECONDS.labels(method)
+        self._ok = telemetry.CALLS.labels(method, "OK")
+
+    async def unary(self, body: bytes, context: _Context) -> Message | bytes:
+        started = time.perf_counter()
+        try:
+            request = await self._admit(body, context)
+            async with asyncio.timeout(self._time_left(context)):
+                answer = await self._unary(request, context)
+        except asyncio.CancelledError:
+            telemetry.CALLS.labels(self._method, "CANCELLED").inc()
+            raise
+        except Exception as error:
+            return await self._refuse(error, context)
+        self._ok.inc()
+        self._seconds.observe(time.perf_counter() - started)
+        return answer
+
+    async def stream(self, body: bytes, context: _Context) -> None:
+        try:
+            request = await self._admit(body, context)
+            async for message in self._stream(request, context):
+                try:
+                    await asyncio.wait_for(context.write(message), SLOW_READER_SECONDS)
+                except TimeoutError as error:
+                    raise ResourceExhausted(
+                        "SLOW_READER", "the stream was not read in time", retry_after_seconds=1
+                    ) from error
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._refuse(error, context)
+        self._ok.inc()
+
+    async def _admit(self, body: bytes, context: _Context) -> Message:
+        authorization = traceparent = idempotency_header = None
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                authorization = value
+            elif key == "traceparent":
+                traceparent = value
+            elif key == call.IDEMPOTENCY_HEADER:
+                idempotency_header = value
+        principal = await self._verifier.principal(cast("str | None", authorization))
+        if self._access is None or principal.role not in self._access.roles:
+            raise PermissionDenied
+        call.RUNNING.set(
+            Call(
+                self._method,
+                principal,
+                telemetry.traceparent_or_new(cast("str | None", traceparent)),
+                cast("str | None", idempotency_header),
+            )
+        )
+        try:
+            request = self._decode(body)
+        except DecodeError as error:
+            raise InvalidArgument.of(FieldViolation("request", "is no message of this method, or not UTF-8")) from error
+        validate(request)
+        return request
+
+    def _time_left(self, context: _Context) -> float | None:
+        assert self._access is not None
+        longest: float | None = self._access.effect.value
+        remaining: float | None = context.time_remaining()
+        if remaining is None or longest is None:
+            return longest
+        return min(longest, max(0.0, remaining - DEADLINE_MARGIN_SECONDS))
+
+    async def _refuse(self, error: Exception, context: _Context) -> bytes:
+        refusal = _as_refusal(error)
+        telemetry.CALLS.labels(self._method, refusal.code.name).inc()
+        if isinstance(refusal, Internal | Unavailable):
+            running = call.RUNNING.get(None)
+            with structlog.contextvars.bound_contextvars(
+                method=self._method, trace_id=telemetry.trace_id(running.traceparent) if running else None
+            ):
+                _log.error(
+                    "call failed",
+                    error=repr(error),
+                    exc_info=error if isinstance(refusal, Internal) else None,
+                )
+        metadata: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", refusal.status().SerializeToString())]
+        if refusal.retry_after_seconds is not None:
+            metadata.append(("retry-after", str(max(1, math.ceil(refusal.retry_after_seconds)))))
+        await context.abort(refusal.code, refusal.message, trailing_metadata=tuple(metadata))
+        return b""
+
+
+def _as_refusal(error: Exception) -> Refusal:
+    match error:
+        case Refusal():
+            return error
+        case TimeoutError():
+            return DeadlineExceeded()
+        case _ if isinstance(error, (*db.AWAY, *db.OVERTAKEN)):
+            return Unavailable()
+        case _:
+            return Internal()

@@ -1,0 +1,188 @@
+"""Events: written in the transaction of their change, published after it.
+
+The relay takes unpublished rows FOR UPDATE SKIP LOCKED, publishes them, and marks them when the broker confirmed:
+at least once, from any number of processes, and nothing is lost while the broker is away. A cursor over ids would lose
+events, because lower ids commit later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractExchange, AbstractRobustConnection
+from aio_pika.exceptions import AMQPError
+from google.protobuf.message import Message
+
+from services import amqp, db, telemetry
+from services.db import Conn, Pool
+
+RELAY_BATCH: Final = 500
+# The wake-up after a commit is the rule; this finds what a killed process left behind.
+POLL_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
+CONFIRM_TIMEOUT_SECONDS: Final = 10
+# An operator asks "was it told?" about last night, hardly about last month.
+KEPT_HOURS: Final = 72
+
+_log = telemetry.log("outbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact for others: its routing key, such as `seat.released.v1`, and its message."""
+
+    event_id: UUID
+    routing_key: str
+    body: Message
+    traceparent: str | None = None
+
+
+async def enqueue(conn: Conn, events: Sequence[Event]) -> None:
+    """Writes events in the caller's transaction."""
+    if events:
+        await conn.execute(
+            """
+            INSERT INTO outbox (event_id, routing_key, body, traceparent)
+            SELECT event_id, routing_key, body, traceparent
+            FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::text[])
+                AS new (event_id, routing_key, body, traceparent)
+            """,
+            [event.event_id for event in events],
+            [event.routing_key for event in events],
+            [event.body.SerializeToString() for event in events],
+            [event.traceparent for event in events],
+        )
+
+
+class Relay:
+    """Publishes what the outbox holds. `source` is the CloudEvents source, such as `skyhigh/seat`."""
+
+    def __init__(self, pool: Pool, amqp_url: str, *, source: str) -> None:
+        self._pool = pool
+        self._amqp_url = amqp_url
+        self._source = source
+        self._woken = asyncio.Event()
+        self._connection: AbstractRobustConnection | None = None
+        self._exchange: AbstractExchange | None = None
+
+    def wake(self) -> None:
+        """Says that a transaction with events has committed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Publishes until cancelled. A broker or database that is away is waited for."""
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    while await self.publish_batch() == RELAY_BATCH:
+                        pass
+                    await self._measure()
+                except (AMQPError, *db.AWAY) as error:
+                    _log.warning("relay waits", error=repr(error))
+                    await self._disconnect()
+                    await asyncio.sleep(RETRY_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+        finally:
+            await self._disconnect()
+
+    async def publish_batch(self) -> int:
+        """Publishes and marks the oldest unpublished events; returns how many."""
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                SELECT event_id, routing_key, body, traceparent, create_time FROM outbox
+                WHERE publish_time IS NULL ORDER BY create_time LIMIT $1 FOR UPDATE SKIP LOCKED
+                """,
+                RELAY_BATCH,
+            )
+            if not rows:
+                return 0
+            exchange = await self._connected()
+            await asyncio.gather(
+                *(
+                    exchange.publish(
+                        self._message(
+                            row["event_id"],
+                            row["routing_key"],
+                            row["body"],
+                            row["traceparent"],
+                            row["create_time"],
+                        ),
+                        routing_key=row["routing_key"],
+                        # An event that nobody subscribed to yet is no fault.
+                        mandatory=False,
+                        timeout=CONFIRM_TIMEOUT_SECONDS,
+                    )
+                    for row in rows
+                )
+            )
+            await conn.execute(
+                """
+                UPDATE outbox SET publish_time = clock_timestamp()
+                WHERE event_id = ANY($1::uuid[]) AND publish_time IS NULL
+                """,
+                [row["event_id"] for row in rows],
+            )
+        telemetry.OUTBOX_PUBLISHED.inc(len(rows))
+        return len(rows)
+
+    def _message(
+        self, event_id: UUID, routing_key: str, body: bytes, traceparent: str | None, time: datetime
+    ) -> aio_pika.Message:
+        headers = {
+            "cloudEvents:specversion": "1.0",
+            "cloudEvents:id": str(event_id),
+            "cloudEvents:type": routing_key,
+            "cloudEvents:source": self._source,
+            "cloudEvents:time": time.isoformat(),
+        }
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
+        return aio_pika.Message(
+            body,
+            message_id=str(event_id),
+            content_type="application/protobuf",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            headers=dict(headers),
+        )
+
+    async def _connected(self) -> AbstractExchange:
+        if self._exchange is None:
+            self._connection = await amqp.connect(self._amqp_url, name=f"{self._source} relay")
+            channel = await self._connection.channel(publisher_confirms=True, on_return_raises=False)
+            self._exchange = await channel.get_exchange(amqp.EVENTS, ensure=False)
+        return self._exchange
+
+    async def _disconnect(self) -> None:
+        connection, self._connection, self._exchange = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(AMQPError, OSError, TimeoutError):
+                await asyncio.wait_for(connection.close(), 2)
+
+    async def _measure(self) -> None:
+        async with db.transaction(self._pool) as conn:
+            waiting, age = await conn.fetchrow(  # type: ignore[misc]
+                """
+                SELECT count(*), coalesce(extract(epoch FROM now() - min(create_time)), 0)::float8
+                FROM outbox WHERE publish_time IS NULL
+                """
+            )
+        telemetry.OUTBOX_WAITING.set(waiting)
+        telemetry.OUTBOX_AGE_SECONDS.set(age)
+
+
+async def forget_old(conn: Conn) -> int:
+    """Deletes events published more than KEPT_HOURS ago; returns how many."""
+    status = await conn.execute(
+        "DELETE FROM outbox WHERE publish_time < now() - make_interval(hours => $1)", KEPT_HOURS
+    )
+    return int(status.split()[-1])

@@ -1,0 +1,52 @@
+"""Settings from the environment, checked when a service starts."""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What every service reads. Its own variables carry its prefix, such as `SKYHIGH_SEAT_`; shared ones `SKYHIGH_`."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    database_url: str
+    amqp_url: str
+    listen: str
+    """`host:port` that all processes of the service share."""
+    worker_port: int = 0
+    """Each process listens on this port plus its index too, so that a gateway can spread its calls; 0 for none."""
+    metrics_port: int = 0
+    """Each process serves /metrics on this port plus its index, on loopback; 0 for none."""
+    processes: int = Field(default=2, ge=1, le=64)
+    pool_size: int = Field(default=8, ge=2, le=100)
+    """Connections to Postgres for each process."""
+
+    redis_url: str = Field(validation_alias="SKYHIGH_REDIS_URL")
+    jwks: str = Field(validation_alias="SKYHIGH_JWKS")
+    """File path or https URL of the issuer's public keys."""
+    token_issuer: str = Field(validation_alias="SKYHIGH_TOKEN_ISSUER")
+    token_audience: str = Field(default="skyhigh", validation_alias="SKYHIGH_TOKEN_AUDIENCE")
+    page_token_key: str = Field(min_length=32, validation_alias="SKYHIGH_PAGE_TOKEN_KEY")
+    """Signs page tokens; the same for all processes."""
+    log_level: str = Field(default="info", validation_alias="SKYHIGH_LOG_LEVEL")
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+
+def load(settings: type[Settings]) -> Settings:
+    """Reads the environment; ends the process with a line for each variable that is missing or wrong."""
+    try:
+        return settings()
+    except ValidationError as error:
+        prefix = settings.model_config.get("env_prefix", "")
+        for problem in error.errors():
+            name = str(problem["loc"][0])
+            variable = name if name.isupper() else f"{prefix}{name.upper()}"
+            print(f"{variable}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

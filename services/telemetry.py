@@ -1,0 +1,76 @@
+"""Logs, metrics and the trace id that joins them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import sys
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+CALLS: Final = Counter("skyhigh_calls_total", "Finished calls.", ["method", "code"])
+CALL_SECONDS: Final = Histogram(
+    "skyhigh_call_seconds",
+    "Time from a call's arrival to its answer.",
+    ["method"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+BATCH_SIZE: Final = Histogram(
+    "skyhigh_batch_size", "Requests in one batch.", ["batch"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+OUTBOX_PUBLISHED: Final = Counter("skyhigh_outbox_published_total", "Events that the broker confirmed.")
+OUTBOX_WAITING: Final = Gauge("skyhigh_outbox_waiting", "Events that the broker has not confirmed yet.")
+OUTBOX_AGE_SECONDS: Final = Gauge("skyhigh_outbox_age_seconds", "Age of the oldest unconfirmed event.")
+EVENTS_CONSUMED: Final = Counter("skyhigh_events_consumed_total", "Events handled.", ["queue", "outcome"])
+
+# https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags.
+_TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+
+
+def configure_logging(service: str, level: str) -> None:
+    """One JSON object a line on standard output, with the context bound to the running call."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    # Libraries log their own troubles, such as a lost connection, through the standard module.
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stdout,
+        format='{"level":"%(levelname)s","logger":"%(name)s","event":%(message)r}',
+    )
+
+
+def log(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Returns the logger of a module."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger
+
+
+def serve_metrics(port: int) -> None:
+    """Serves /metrics on loopback from a thread of its own."""
+    start_http_server(port, addr="127.0.0.1")
+
+
+def traceparent_or_new(received: str | None) -> str:
+    """Returns the caller's W3C traceparent, or a new one where it sent none or a malformed one."""
+    if received is not None and _TRACEPARENT.match(received):
+        return received
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def trace_id(traceparent: str) -> str:
+    """Returns the 32 hex digits that all parts of one trace share."""
+    return traceparent[3:35]

@@ -1,0 +1,168 @@
+"""`skyhigh up`, `status`, `env`, `logs`, `psql`, `demo load`, `down`, `clean` on a real stack of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from deploy.local.process import port_is_free
+from deploy.local.report import Report
+from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.supervisor import start_ticks
+from operations.__main__ import app
+
+NAMES = ["postgres", "redis", "epmd", "rabbitmq", "seat", "gateway"]
+
+
+def skyhigh(*arguments: str) -> Result:
+    """Runs a command in this process."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+def report_of(stack: Stack) -> Report:
+    """What the supervisor says now."""
+    report = Report.read(stack.home)
+    assert report is not None
+    return report
+
+
+def pid_of(stack: Stack, name: str) -> int | None:
+    """The process of this name, as the supervisor knows it."""
+    return next(status.pid for status in report_of(stack).processes if status.name == name)
+
+
+def free_port_base() -> int:
+    """A base whose ports are all free."""
+    for _ in range(50):
+        base = random.randrange(20000, 32000, PORT_SPAN)
+        ports = Stack.from_environment({"SKYHIGH_PORT_BASE": str(base)}).ports.values()
+        if all(map(port_is_free, ports)):
+            return base
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A stack that `skyhigh up` started."""
+    # Not below pytest's own folder: Postgres may run as another user, who must be able to enter.
+    home = Path(tempfile.mkdtemp(prefix="skyhigh-test-"))
+    home.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in [name for name in os.environ if name.startswith("SKYHIGH_")]:
+            patch.delenv(variable)
+        patch.setenv("SKYHIGH_HOME", str(home))
+        patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
+        patch.setenv("SKYHIGH_SEAT_PROCESSES", "1")
+        command = [sys.executable, "-m", "operations", "up", "--no-journey"]
+        started = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        try:
+            assert started.returncode == 0, started.stdout + started.stderr
+            yield Stack.from_environment()
+        finally:
+            skyhigh("clean")
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def test_all_processes_are_ready(stack: Stack) -> None:
+    shown = skyhigh("status")
+    assert shown.exit_code == 0, shown.output
+    rows = [line.split() for line in shown.stdout.splitlines()[1:]]
+    assert [(row[0], row[1]) for row in rows] == [(name, "ready") for name in NAMES]
+
+
+def test_the_addresses_are_printed_and_work(stack: Stack) -> None:
+    lines = dict(line.split("=", 1) for line in skyhigh("env").stdout.splitlines())
+    assert lines == stack.addresses
+
+    async def owner_sees_the_seats() -> int:
+        import asyncpg
+
+        connection = await asyncpg.connect(lines["SKYHIGH_DATABASE_URL"])
+        try:
+            return int(await connection.fetchval("SELECT count(*) FROM seat.seats"))
+        finally:
+            await connection.close()
+
+    assert asyncio.run(owner_sees_the_seats()) >= 0
+
+
+def test_psql_is_the_owners_and_takes_any_argument(stack: Stack) -> None:
+    command = [sys.executable, "-m", "operations", "psql", "-At", "-d", "skyhigh", "-c", "SELECT current_user"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert shown.stdout == "skyhigh\n"
+
+
+def test_the_demo_airline_is_loaded_once(stack: Stack) -> None:
+    first, second = skyhigh("demo", "load"), skyhigh("demo", "load")
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith("30 flights of 6 cabin layouts, ")
+
+
+def test_up_again_starts_nothing(stack: Stack) -> None:
+    before = report_of(stack)
+    again = skyhigh("up", "--no-journey")
+    assert again.exit_code == 0, again.output
+    assert "runs already" in again.stdout
+    after = report_of(stack)
+    assert after.pid == before.pid
+    assert [status.pid for status in after.processes] == [status.pid for status in before.processes]
+
+
+def test_up_with_other_settings_says_that_they_wait(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYHIGH_OFFER_WINDOW_SECONDS", "3")
+    assert "other values of SKYHIGH_OFFER_WINDOW_SECONDS" in skyhigh("up", "--no-journey").stderr
+
+
+def test_another_stack_names_the_ports_that_are_taken(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
+    refused = skyhigh("up")
+    assert refused.exit_code == 1
+    assert f"SKYHIGH_GATEWAY_PORT={stack.ports['gateway']}" in refused.stderr
+
+
+def test_redis_is_back_after_a_crash_and_that_is_reported(stack: Stack) -> None:
+    pid = pid_of(stack, "redis")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while pid_of(stack, "redis") in (pid, None) or skyhigh("status").exit_code:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "was killed by signal 9; restart 1" in skyhigh("logs", "supervisor", "-n", "1000").stdout
+
+
+def test_logs_of_one_process_or_of_all(stack: Stack) -> None:
+    assert "seat is ready" in skyhigh("logs", "supervisor", "-n", "1000").stdout
+    assert "supervisor " in skyhigh("logs").stdout
+    unknown = skyhigh("logs", "pilot")
+    assert unknown.exit_code == 1
+    assert "postgres" in unknown.stderr
+
+
+def test_down_leaves_no_process_and_clean_no_file(stack: Stack) -> None:
+    pids = [status.pid for status in report_of(stack).processes]
+    assert skyhigh("down").exit_code == 0
+    assert not [pid for pid in pids if pid is not None and start_ticks(pid) is not None]
+    assert all(map(port_is_free, stack.ports.values()))
+    assert skyhigh("status").exit_code == 1
+    assert skyhigh("env").exit_code == 0
+    assert skyhigh("clean").exit_code == 0
+    assert not stack.home.exists()
+    refused = skyhigh("env")
+    assert refused.exit_code == 1
+    assert "make up" in refused.stderr

@@ -1,0 +1,94 @@
+"""`skyhigh token`: what it prints, and which wrong part it names."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+from typer.testing import CliRunner
+
+from operations.__main__ import app
+
+FLIGHT = "SH101-2026-12-01"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a stack: tokens need only its keys."""
+    monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
+    return tmp_path
+
+
+def claims_of(home: Path, *arguments: str) -> dict[str, Any]:
+    """What the printed token says, once its signature was checked."""
+    result = CliRunner().invoke(app, ["token", *arguments])
+    assert result.exit_code == 0, result.output
+    (token,) = result.stdout.splitlines()
+    keys = KeySet.import_key_set(json.loads((home / "keys" / "jwks.json").read_text()))
+    decoded = jwt.decode(token, keys, algorithms=["ES256"])
+    return dict(decoded.claims)
+
+
+@pytest.mark.parametrize("role", ["agent", "operations", "service", "customer"])
+def test_a_role_gets_a_token_for_this_stack(home: Path, role: str) -> None:
+    claims = claims_of(home, "--role", role, "--sub", "ada", "--ttl-seconds", "60")
+    assert (claims["iss"], claims["aud"]) == ("https://skyhigh.example/demo", "skyhigh")
+    assert (claims["role"], claims["sub"]) == (role, "ada")
+    assert claims["exp"] - claims["iat"] == 60
+    assert abs(claims["iat"] - time.time()) < 30
+
+
+def test_a_passenger_session_names_its_passengers(home: Path) -> None:
+    claims = claims_of(
+        home,
+        *("--role", "passenger", "--pnr", "XK4T7Q"),
+        *("--passenger", f"p1:{FLIGHT}", "--passenger", f"p2:{FLIGHT}:BUSINESS:ADULT+INFT+WCHR"),
+    )
+    assert (claims["role"], claims["sub"]) == ("passenger", "XK4T7Q")
+    assert claims["passengers"] == [
+        {"id": "p1", "flight": FLIGHT, "cabin": "ECONOMY", "type": "ADULT", "ssr": []},
+        {"id": "p2", "flight": FLIGHT, "cabin": "BUSINESS", "type": "ADULT", "ssr": ["INFT", "WCHR"]},
+    ]
+
+
+def test_the_private_key_is_its_owners_alone_and_not_in_the_jwks(home: Path) -> None:
+    claims_of(home, "--role", "agent")
+    assert (home / "keys" / "token_key.json").stat().st_mode & 0o777 == 0o600
+    (key,) = json.loads((home / "keys" / "jwks.json").read_text())["keys"]
+    assert "d" not in key
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--role"),
+        (["--role", "pilot"], "--role"),
+        (["--role", "agent", "--sub", "a b"], "--sub"),
+        (["--role", "agent", "--sub", ""], "--sub"),
+        (["--role", "agent", "--pnr", "XK4T7Q"], "--pnr"),
+        (["--role", "agent", "--passenger", f"p1:{FLIGHT}"], "--passenger"),
+        (["--role", "agent", "--ttl-seconds", "0"], "--ttl-seconds"),
+        (["--role", "passenger", "--passenger", f"p1:{FLIGHT}"], "--pnr"),
+        (["--role", "passenger", "--pnr", "XK4T7Q"], "--passenger"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--sub", "ada"], "--sub"),
+        (["--role", "passenger", "--pnr", "XK4T70", "--passenger", f"p1:{FLIGHT}"], "XK4T70"),
+        (["--role", "passenger", "--pnr", "4K4T7Q", "--passenger", f"p1:{FLIGHT}"], "4K4T7Q"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", "p1"], "ID:FLIGHT"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", f"p 1:{FLIGHT}"], "ID 'p 1'"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", "p1:S"], "FLIGHT 'S'"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", f"p1:{FLIGHT}:COACH"], "CABIN 'COACH'"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", f"p1:{FLIGHT}::PET"], "TYPE 'PET'"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", f"p1:{FLIGHT}::ADULT+dog"], "'dog'"),
+        (["--role", "passenger", "--pnr", "XK4T7Q", "--passenger", f"p1:{FLIGHT}:::"], "ID:FLIGHT"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments: list[str], named: str) -> None:
+    result = CliRunner().invoke(app, ["token", *arguments], env={"TERMINAL_WIDTH": "200"})
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert result.stdout == ""
