@@ -23,7 +23,7 @@ from bench.tokens import Signer
 from deploy.local.process import LOOPBACK, Process, free_ports, port_is_free
 from deploy.local.servers import provision_schemas
 from deploy.local.stack import PORT_SPAN, Stack
-from deploy.local.supervisor import Supervisor
+from deploy.local.supervisor import StartError, Supervisor
 
 PROCESSES: Final = 2
 # Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
@@ -183,6 +183,9 @@ async def running(*, gateway: bool) -> AsyncIterator[BenchStack]:
             with (folder / "supervisor.log").open("w") as log, contextlib.redirect_stderr(log):
                 async with Supervisor(processes, logs=folder / "logs", restart=False) as supervisor:
                     yield BenchStack(folder, local, supervisor, signer, load)
+        except StartError as error:
+            # The log is about to be forgotten.
+            raise SystemExit(f"bench: {error}\n{_end_of_log(error)}") from error
         finally:
             local.servers.remove()
     finally:
@@ -205,6 +208,12 @@ def _seat_settings() -> dict[str, str]:
         "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(HOLD_TTL_SECONDS),
         "SKYHIGH_LOG_LEVEL": "warning",
     }
+
+
+def _end_of_log(error: StartError, lines: int = 20) -> str:
+    """What the log says that the error's message ends with."""
+    log = Path(str(error).rpartition(" ")[2])
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def _all_listen(port: int) -> Callable[[], Awaitable[bool]]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from google.rpc import code_pb2
 
 ENVOY_SAYS = "%LOCAL_REPLY_BODY%"
+# As the services say it: not what is wrong with the token.
+NOT_AUTHENTICATED = "a valid bearer token is needed"
 
 # No service refuses for these, so that no service's ErrorReason has them.
-EDGE_REASONS = frozenset({"METHOD_NOT_ALLOWED", "RATE_LIMITED", "REQUEST_TOO_LARGE", "UNKNOWN_PATH"})
+EDGE_REASONS = frozenset({"METHOD_NOT_ALLOWED", "REQUEST_TOO_LARGE", "UNKNOWN_PATH"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,20 @@ class EdgeError:
 
 # The first line that matches counts, so that the special come before the general.
 EDGE_ERRORS = (
-    # A token that was made for somebody else is a bad token like any other, not a matter of roles.
+    # Envoy says 403 to a token that was made for somebody else; to its bearer it is a bad token like any other.
     EdgeError(
         "response.code_details.startsWith('jwt_authn_access_denied')",
         code_pb2.UNAUTHENTICATED,
         "UNAUTHENTICATED",
-        ENVOY_SAYS,
+        NOT_AUTHENTICATED,
         status=401,
+    ),
+    EdgeError(
+        "request.url_path == '/healthz'",
+        code_pb2.UNAVAILABLE,
+        "DEPENDENCY_UNAVAILABLE",
+        "a part behind the gateway is not well",
+        retry_after_seconds=1,
     ),
     EdgeError(
         "response.code_details == 'path_normalization_failed'",
@@ -67,8 +76,6 @@ EDGE_ERRORS = (
         "request: not well-formed HTTP",
     ),
     EdgeError("response.code == 400", code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", ENVOY_SAYS),
-    EdgeError("response.code == 401", code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", ENVOY_SAYS),
-    EdgeError("response.code == 403", code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", "not allowed"),
     EdgeError(
         "response.code == 404",
         code_pb2.NOT_FOUND,
@@ -87,13 +94,6 @@ EDGE_ERRORS = (
         code_pb2.INVALID_ARGUMENT,
         "REQUEST_TOO_LARGE",
         "the body is larger than 64 KiB",
-    ),
-    EdgeError(
-        "response.code == 429",
-        code_pb2.RESOURCE_EXHAUSTED,
-        "RATE_LIMITED",
-        "too many requests",
-        retry_after_seconds=1,
     ),
     EdgeError(
         "response.code == 503",

@@ -1,7 +1,7 @@
 """What the outside may call, and how: the one table that the routes are made from.
 
-A service or an RPC that the protos have and this table lacks stops the rendering: nothing gets exposed, or forgotten,
-by accident.
+A service or an RPC that the protos have and this table lacks stops the rendering, so that nothing is shown or
+forgotten by accident.
 """
 
 from __future__ import annotations

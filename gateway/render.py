@@ -1,6 +1,7 @@
-"""Makes Envoy's configuration: `python -m gateway.render --output DIR` writes `envoy.yaml` and `api.binpb` there.
+"""Makes Envoy's configuration out of `envoy.yaml`, `exposure.py`, `edge_errors.py` and the protos.
 
-`--check` renders with sample values instead and lets Envoy judge the result; a warning is a failure.
+`python -m gateway.render --output DIR` writes `envoy.yaml` and `api.binpb` there. `--check` renders with sample values
+instead and lets Envoy judge the result; a warning is a failure.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Annotated, Any
 import yaml
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto
-from pydantic import field_validator
+from pydantic import Field, FilePath, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from skyhigh.seat.v1 import seat_service_pb2
 
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
 from gateway.exposure import SERVICES, Call, ServiceExposure
+from services.settings import load
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 ERRORS_LUA = Path(__file__).with_name("errors.lua")
@@ -33,39 +35,49 @@ DESCRIPTORS = Path(seat_service_pb2.__file__).parents[3] / "skyhigh.binpb"
 
 # A transcoded request has the gRPC content type too, but also the path that it came with.
 NATIVE_GRPC = (
-    "request.headers['content-type'].startsWith('application/grpc')"
-    " && !('x-envoy-original-path' in request.headers)"
+    "request.headers['content-type'].startsWith('application/grpc') && !('x-envoy-original-path' in request.headers)"
 )
-# Few unary calls share a connection, so that all processes of a service get some (the reason is in the template).
-STREAMS_PER_CONNECTION = {"": 4, "-watch": 100}
-MAX_REQUESTS = {"": 1024, "-watch": 10_000}
+# Calls on one connection, where processes share a port and where each has its own (the reason is in the template).
+STREAMS_ON_SHARED_PORT = 2
+STREAMS_ON_OWN_PORT = 100
+# At once, for a service. A watch costs little and lasts long, so that it is counted apart.
+MAX_CALLS = 1024
+MAX_WATCHES = 10_000
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class GatewaySettings(BaseSettings):
-    """Where the edge listens, what is behind it, and whose tokens it takes. From `SKYHIGH_…` in the environment."""
+    """Where the edge listens, what is behind it and whose tokens it takes; from `SKYHIGH_…` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="SKYHIGH_")
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_", extra="ignore", frozen=True)
 
     gateway_host: str = "127.0.0.1"
-    gateway_port: int = 8080
-    gateway_admin_port: int = 9901
-    gateway_allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins of web pages that may call, separated by commas. A page that the edge serves itself needs none."""
-    seat_address: str = "127.0.0.1:50051"
-    jwks: Path
-    """The public keys of the token issuer. Envoy reads the file when it starts."""
-    token_issuer: str = "https://skyhigh.example/demo"
-    token_audience: str = "skyhigh"
+    gateway_port: int = Field(default=8080, ge=1, le=65535)
+    gateway_admin_port: int = Field(default=9901, ge=1, le=65535)
+    gateway_allowed_origins: CommaSeparated = ()
+    """Origins of the web pages that may call. A page that the edge serves itself needs none."""
+    seat_address: CommaSeparated = ("127.0.0.1:50051",)
+    """Where the seat service is. Several addresses, such as one for each process, share the calls."""
+    jwks: FilePath
+    """The public keys of the token issuer. Envoy reads them when it starts."""
+    token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105
+    token_audience: str = "skyhigh"  # noqa: S105
 
-    @field_validator("gateway_allowed_origins", mode="before")
+    @field_validator("gateway_allowed_origins", "seat_address", mode="before")
     @classmethod
-    def _separate(cls, origins: object) -> object:
-        return tuple(filter(None, map(str.strip, origins.split(",")))) if isinstance(origins, str) else origins
+    def _separate(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("jwks")
+    @field_validator("seat_address")
     @classmethod
-    def _absolute(cls, jwks: Path) -> Path:
-        return jwks.resolve()
+    def _address(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            _host_and_port(address)
+        if not addresses:
+            raise ValueError("no address")
+        return addresses
 
 
 class ExposureError(ValueError):
@@ -80,7 +92,7 @@ class _TemplateLoader(yaml.SafeLoader):
     """Reads `!put name`."""
 
 
-_TemplateLoader.add_constructor("!put", lambda loader, node: _Put(loader.construct_scalar(node)))
+_TemplateLoader.add_constructor("!put", lambda _, node: _Put(node.value))
 
 
 def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
@@ -94,13 +106,14 @@ def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
 def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) -> str:
     """Envoy's configuration as YAML; `api_path` is where Envoy will find `api`.
 
-    Raises ExposureError where the protos have a service or an RPC that exposure.py does not list, or the reverse.
+    Raises ExposureError where the protos and exposure.py do not have the same services and RPCs.
     """
-    template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)  # noqa: S506
+    template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)
     rpcs = list(_rpcs(api))
     public = [(service, method, call) for service, method, call in rpcs if call is not Call.INTERNAL]
     values = {
-        **settings.model_dump(mode="json"),
+        **settings.model_dump(),
+        "jwks": str(settings.jwks.resolve()),
         "descriptor_set": str(api_path),
         "errors_lua": ERRORS_LUA.read_text(),
         "services": [service.name for service in SERVICES],
@@ -122,27 +135,14 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
             _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(sorted(verbs))})
             for regex, verbs in _verbs_by_path(method for _, method, _ in public).items()
         ],
-        "clusters": [
-            _fill(
-                patterns["cluster"],
-                {
-                    "cluster": service.cluster + suffix,
-                    "service": service.name,
-                    "streams_per_connection": STREAMS_PER_CONNECTION[suffix],
-                    "max_requests": MAX_REQUESTS[suffix],
-                    **_host_and_port(getattr(settings, service.address_setting)),
-                },
-            )
-            for service in SERVICES
-            for suffix in STREAMS_PER_CONNECTION
-        ],
+        "clusters": [cluster for service in SERVICES for cluster in _clusters(service, settings, patterns)],
     }
     return yaml.dump(_fill(template, values), Dumper=_PlainDumper, sort_keys=False, width=120)
 
 
 def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
     """(HTTP method, path template) of each google.api.http binding of an RPC."""
-    rule = method.options.Extensions[annotations_pb2.http]  # type: ignore[index]
+    rule = method.options.Extensions[annotations_pb2.http]
     for binding in (rule, *rule.additional_bindings):
         if verb := binding.WhichOneof("pattern"):
             yield verb.upper(), getattr(binding, verb)
@@ -208,8 +208,24 @@ def _error_values(error: EdgeError) -> dict[str, Any]:
     }
 
 
+def _clusters(service: ServiceExposure, settings: GatewaySettings, patterns: Mapping[str, Any]) -> Iterator[Any]:
+    """One for calls, one for watches: a thousand open watches must not fill what a hold needs."""
+    addresses: tuple[str, ...] = getattr(settings, service.address_setting)
+    values = {
+        "service": service.name,
+        "endpoints": [_fill(patterns["endpoint"], _host_and_port(address)) for address in addresses],
+    }
+    streams = STREAMS_ON_OWN_PORT if len(addresses) > 1 else STREAMS_ON_SHARED_PORT
+    calls = {"cluster": service.cluster, "max_requests": MAX_CALLS, "streams_per_connection": streams}
+    yield _fill(patterns["cluster"], values | calls)
+    watches = {"max_requests": MAX_WATCHES, "streams_per_connection": STREAMS_ON_OWN_PORT}
+    yield _fill(patterns["cluster"], values | watches | {"cluster": f"{service.cluster}-watch"})
+
+
 def _host_and_port(address: str) -> dict[str, str | int]:
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"{address!r} is not host:port")
     return {"host": host.strip("[]"), "port": int(port)}
 
 
@@ -281,7 +297,7 @@ def main() -> int:
         bad = check()
         sys.stderr.writelines(f"{line}\n" for line in bad)
         return 1 if bad else 0
-    write(GatewaySettings(), arguments.output)
+    write(load(GatewaySettings), arguments.output)
     return 0
 
 

@@ -8,6 +8,9 @@ from typing import Final
 
 import typer
 
+from operations.stack import address_of, fail
+from operations.token import mint
+
 # Flight number and cabin layout. Each flies every day.
 SCHEDULE: Final = {
     "SH101": "A320-180Y",
@@ -37,7 +40,12 @@ def _group() -> None:
 @demo.command()
 def load() -> None:
     """Provision the seats of the demo airline's flights of the next days. A repeat changes nothing."""
-    asyncio.run(provision(flights(datetime.datetime.now(datetime.UTC).date())))
+    import grpc
+
+    try:
+        asyncio.run(provision(flights(datetime.datetime.now(datetime.UTC).date())))
+    except grpc.aio.AioRpcError as error:
+        fail(f"the seat service answered {error.code().name}: {error.details()}")
 
 
 def flights(first_day: datetime.date) -> dict[str, str]:
@@ -50,9 +58,6 @@ async def provision(flights: dict[str, str]) -> None:
     """Has the seat service create the flights' seats. Raises grpc.aio.AioRpcError where it refuses."""
     import grpc
     from skyhigh.seat.v1 import seat_service_pb2, seat_service_pb2_grpc
-
-    from operations.stack import address_of
-    from operations.token import mint
 
     metadata = (("authorization", f"Bearer {mint('service', 'demo')}"),)
     at_once = asyncio.Semaphore(CALLS_AT_ONCE)

@@ -125,7 +125,8 @@ class Consumer:
             target = dead_queue(self._service)
             _log.error("event is dead", queue=self._queue, event_id=message.message_id, error=repr(error))
         # Only when the copy is confirmed may the original go.
-        await channel.default_exchange.publish(copy, routing_key=target)
+        dead = await channel.get_exchange(amqp.DEAD, ensure=False)
+        await dead.publish(copy, routing_key=target)
         await message.ack()
         telemetry.EVENTS_CONSUMED.labels(self._queue, "failed").inc()
 
@@ -166,16 +167,18 @@ async def declare_queues(
     )
     for routing_key in routing_keys:
         await declared.bind(amqp.EVENTS, routing_key=routing_key)
+    # The way back from the delay queues. The default exchange would do, if it were not open to every queue of others.
+    await declared.bind(amqp.DEAD, routing_key=queue)
     for seconds in RETRY_DELAYS_SECONDS:
-        await channel.declare_queue(
+        delay = await channel.declare_queue(
             delay_queue(queue, seconds),
             durable=True,
             arguments={
                 "x-queue-type": "quorum",
                 "x-message-ttl": seconds * 1000,
-                "x-dead-letter-exchange": "",
+                "x-dead-letter-exchange": amqp.DEAD,
                 "x-dead-letter-routing-key": queue,
-                "x-dead-letter-strategy": "at-most-once",
             },
         )
+        await delay.bind(amqp.DEAD, routing_key=delay_queue(queue, seconds))
     return declared

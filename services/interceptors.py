@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
 import structlog
@@ -34,8 +34,8 @@ DEADLINE_MARGIN_SECONDS: Final = 0.02
 # A stream whose reader takes longer for one message is ended, so that nothing is kept for it.
 SLOW_READER_SECONDS: Final = 20
 
-_Context = grpc.aio.ServicerContext[Any, Any]
-_Handler = grpc.RpcMethodHandler[Any, Any]
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _log = telemetry.log("call")
 
 

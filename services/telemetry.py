@@ -55,7 +55,7 @@ def configure_logging(service: str, level: str) -> None:
 
 def log(name: str) -> structlog.typing.FilteringBoundLogger:
     """Returns the logger of a module."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
 

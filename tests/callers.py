@@ -1,0 +1,170 @@
+"""Callers of the seat service, each with a token of its own, and what they expect to be told."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from deploy.local.secrets import SigningKeys
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+ISSUER: Final = "https://skyhigh.example/tests"
+AUDIENCE: Final = "skyhigh"
+LAYOUT: Final = "A320-180Y"
+_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+
+
+class Caller:
+    """One principal and its stub. Each RPC of the contract is a method of `rpc`."""
+
+    def __init__(self, stub: Any, name: str, token: str) -> None:
+        self._stub = stub
+        self.name = name
+        self.token = token
+
+    def __getattr__(self, method: str) -> Any:
+        call = getattr(self._stub, method)
+
+        def with_token(request: Any, **more: Any) -> Any:
+            metadata = (("authorization", f"Bearer {self.token}"), *more.pop("metadata", ()))
+            return call(request, metadata=metadata, timeout=more.pop("timeout", 20), **more)
+
+        return with_token
+
+    async def provision(self, flight_id: str, layout_id: str = LAYOUT) -> None:
+        """Creates a flight."""
+        await self.ProvisionSeats(pb.ProvisionSeatsRequest(flight_id=flight_id, layout_id=layout_id))
+
+    async def hold(self, flight_id: str, seat_number: str, passenger_id: str = "", **more: Any) -> pb.Hold:
+        """Holds a seat, for a passenger of its own where none is named."""
+        hold: pb.Hold = await self.HoldSeat(
+            pb.HoldSeatRequest(
+                flight_id=flight_id,
+                seat_number=seat_number,
+                passenger_id=passenger_id or f"P-{secrets.token_hex(4)}",
+                **more,
+            )
+        )
+        return hold
+
+    async def states(self, flight_id: str) -> dict[str, str]:
+        """Reads the map: state by seat number."""
+        seat_map = await self.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight_id))
+        return {seat.seat_number: pb.Seat.State.Name(seat.state) for seat in seat_map.seats}
+
+
+class Callers:
+    """Opens callers of one service address."""
+
+    def __init__(self, address: str, keys: SigningKeys) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._stub = SeatServiceStub(self._channel)
+        self._keys = keys
+        self.address = address
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+    def agent(self, name: str = "desk") -> Caller:
+        """An agent."""
+        return self._caller("agent", name)
+
+    def service(self, name: str = "booking") -> Caller:
+        """A service."""
+        return self._caller("service", name)
+
+    def operations(self, name: str = "ops") -> Caller:
+        """Somebody of operations."""
+        return self._caller("operations", name)
+
+    def customer(self, name: str | None = None) -> Caller:
+        """A booking customer."""
+        return self._caller("customer", name or secrets.token_hex(6))
+
+    def passenger(self, *passengers: str, pnr: str | None = None) -> Caller:
+        """A passenger session; each passenger as `ID:FLIGHT[:CABIN[:TYPE[+SSR…]]]`."""
+        pnr = pnr or "".join(secrets.choice(_LETTERS) for _ in range(6))
+        return self._caller("passenger", pnr, passengers=[_passenger(text) for text in passengers])
+
+    def anybody(self, token: str) -> Caller:
+        """Whoever has this token."""
+        return Caller(self._stub, "anybody", token)
+
+    def claims(self, role: str, subject: str, **more: Any) -> dict[str, Any]:
+        """The claims of a good token."""
+        now = int(time.time())
+        return {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "role": role, "iat": now, "exp": now + 3600, **more}
+
+    def _caller(self, role: str, subject: str, **more: Any) -> Caller:
+        token = self._keys.sign(self.claims(role, subject, **more))
+        return Caller(self._stub, f"{role}:{subject}", token)
+
+
+def _passenger(text: str) -> dict[str, Any]:
+    identity, flight_id, cabin, kind = (*text.split(":"), "", "")[:4]
+    type_name, *ssr = (kind or "ADULT").split("+")
+    return {"id": identity, "flight": flight_id, "cabin": cabin or "ECONOMY", "type": type_name, "ssr": ssr}
+
+
+class Refused:
+    """A refusal, once the block that expects it has ended."""
+
+    code: grpc.StatusCode
+    message: str
+    status: status_pb2.Status
+    info: error_details_pb2.ErrorInfo
+    fields: list[str]
+    retry_after_seconds: float | None
+
+    @property
+    def reason(self) -> str:
+        """Its reason of the contract."""
+        return self.info.reason
+
+
+@contextlib.contextmanager
+def refused(code: str, reason: str) -> Iterator[Refused]:
+    """Expects the block to be refused with this gRPC code and reason."""
+    refusal = Refused()
+    try:
+        yield refusal
+    except grpc.aio.AioRpcError as error:
+        read(error, refusal)
+        assert (refusal.code.name, refusal.reason) == (code, reason), refusal.message
+    else:
+        raise AssertionError(f"not refused; expected {code} {reason}")
+
+
+def read(error: grpc.aio.AioRpcError, refusal: Refused | None = None) -> Refused:
+    """Reads a refusal: exactly one ErrorInfo, and what else there is."""
+    refusal = refusal or Refused()
+    refusal.code = error.code()
+    refusal.message = error.details() or ""
+    trailers = dict(error.trailing_metadata() or ())
+    details = trailers.get("grpc-status-details-bin")
+    assert isinstance(details, bytes), f"no details: {error.code()} {error.details()}"
+    refusal.status = status_pb2.Status.FromString(details)
+    refusal.fields, refusal.retry_after_seconds, infos = [], None, []
+    for detail in refusal.status.details:
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+            if detail.Is(kind.DESCRIPTOR):
+                message: Any = kind()
+                detail.Unpack(message)
+                if isinstance(message, error_details_pb2.ErrorInfo):
+                    infos.append(message)
+                elif isinstance(message, error_details_pb2.BadRequest):
+                    refusal.fields = [violation.field for violation in message.field_violations]
+                else:
+                    refusal.retry_after_seconds = message.retry_delay.ToMilliseconds() / 1000
+    assert len(infos) == 1
+    refusal.info = infos[0]
+    assert refusal.info.domain == "skyhigh"
+    return refusal

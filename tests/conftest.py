@@ -1,0 +1,117 @@
+"""Real servers for every test: private Postgres, Redis and RabbitMQ, started once; the service itself in process."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from deploy.local.secrets import Secrets, SigningKeys
+from deploy.local.servers import ServerPorts, Servers
+from deploy.local.supervisor import Supervisor
+from seat_service.service import SEAT_SERVICE
+from seat_service.settings import SeatSettings
+from services import app, migrate, telemetry
+from tests.callers import ISSUER, Caller, Callers
+
+
+class World:
+    """The running servers, and what reaches them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.servers = Servers(
+            folder=folder,
+            ports=ServerPorts.free(),
+            secrets=Secrets(folder / "secrets.json"),
+            services=["seat"],
+            durable=False,
+        )
+        self.keys = SigningKeys(folder / "keys")
+        self.keys.ensure()
+        self.supervisor = Supervisor(self.servers.processes(), logs=folder / "logs", restart=False)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Returns the environment of a seat service of this world."""
+        return {
+            "SKYHIGH_SEAT_DATABASE_URL": self.servers.database_url("seat"),
+            "SKYHIGH_SEAT_AMQP_URL": self.servers.amqp_url("seat"),
+            "SKYHIGH_REDIS_URL": self.servers.redis_url,
+            "SKYHIGH_JWKS": str(self.keys.jwks),
+            "SKYHIGH_TOKEN_ISSUER": ISSUER,
+            "SKYHIGH_PAGE_TOKEN_KEY": "k" * 32,
+            **more,
+        }
+
+    def settings(self, **more: str) -> SeatSettings:
+        """Returns the same as settings; `more` are variables."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment(**more).items():
+                patch.setenv(name, value)
+            return SeatSettings()
+
+
+@pytest.fixture(scope="session")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """The servers of the whole session."""
+    world = World(tmp_path_factory.mktemp("world"))
+    telemetry.configure_logging("seat", "error")
+    async with world.supervisor:
+        await migrate.migrate(world.servers.database_url("seat"), schema="seat", package="seat_service")
+        yield world
+    world.servers.remove()
+
+
+@pytest.fixture(scope="session")
+async def callers(world: World) -> AsyncIterator[Callers]:
+    """Opens callers of a seat service that runs in this process."""
+    async with app.serving(SEAT_SERVICE, world.settings(), ["127.0.0.1:0"]) as (port,):
+        callers = Callers(f"127.0.0.1:{port}", world.keys)
+        yield callers
+        await callers.close()
+
+
+@pytest.fixture
+def agent(callers: Callers) -> Caller:
+    """An airport agent, another for each test."""
+    return callers.agent(f"agent-{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def service(callers: Callers) -> Caller:
+    """Another service of ours."""
+    return callers.service("waitlist")
+
+
+@pytest.fixture
+def operations(callers: Callers) -> Caller:
+    """Somebody of operations."""
+    return callers.operations("ops")
+
+
+@pytest.fixture
+async def flight(operations: Caller) -> str:
+    """A fresh flight with 180 free seats, rows 1 to 30."""
+    flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+    await operations.provision(flight_id)
+    return flight_id
+
+
+@pytest.fixture
+async def database(world: World) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection as the seat service's role, to look behind the contract."""
+    connection = await asyncpg.connect(
+        world.servers.database_url("seat"), server_settings={"search_path": "seat"}
+    )
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def request_id() -> str:
+    """A new idempotency key."""
+    return str(uuid4())
