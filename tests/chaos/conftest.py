@@ -1,0 +1,58 @@
+"""The seat service as real processes, to be killed; its servers, to be stopped and started."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
+from deploy.local.supervisor import Supervisor
+from tests.callers import Callers
+from tests.conftest import World
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A running seat service: one parent, two workers."""
+
+    supervisor: Supervisor
+    callers: Callers
+
+    def workers(self) -> list[int]:
+        """Returns the pids of the workers that live now."""
+        (status,) = self.supervisor.statuses
+        children = Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+
+@pytest.fixture
+async def fleet(world: World) -> AsyncIterator[Fleet]:
+    """A seat service of its own for each test."""
+    (port,) = free_ports(1)
+    process = Process(
+        name="seat",
+        command=[sys.executable, "-m", "seat_service"],
+        ready=serves_grpc(port, "skyhigh.seat.v1.SeatService"),
+        port=port,
+        environment=world.environment(
+            SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}", SKYHIGH_SEAT_PROCESSES="2", SKYHIGH_LOG_LEVEL="warning"
+        ),
+    )
+    async with Supervisor([process], logs=world.folder / "logs", restart=False) as supervisor:
+        callers = Callers(f"{LOOPBACK}:{port}", world.keys)
+        yield Fleet(supervisor, callers)
+        await callers.close()
+
+
+@pytest.fixture
+async def chaotic_flight(fleet: Fleet) -> str:
+    """A flight that this fleet provisioned."""
+    import secrets
+
+    flight_id = f"CH{secrets.token_hex(4)}-2026-12-01"
+    await fleet.callers.operations().provision(flight_id)
+    return flight_id

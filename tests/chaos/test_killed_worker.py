@@ -1,0 +1,103 @@
+"""A seat service process killed under load: what was acknowledged is there, and a repeat tells the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections import Counter
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import asyncpg
+import grpc
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from tests.callers import Callers, read
+from tests.chaos.conftest import Fleet
+from tests.conftest import World
+
+CLIENTS = 24
+KILLS = 4
+
+
+@dataclass(slots=True)
+class History:
+    """What clients asked and were told."""
+
+    acknowledged: dict[str, tuple[pb.HoldSeatRequest, pb.Hold]] = field(default_factory=dict)
+    unknown: dict[str, pb.HoldSeatRequest] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_repeats_the_same(
+    world: World, fleet: Fleet, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    flights = [f"KL{secrets.token_hex(4)}-2026-12-01" for _ in range(4)]
+    for flight_id in flights:
+        await fleet.callers.operations().provision(flight_id)
+    history = History()
+    stop = asyncio.Event()
+    clients = [asyncio.create_task(_hold_seats(world, fleet, flights, history, stop)) for _ in range(CLIENTS)]
+    for _ in range(KILLS):
+        await asyncio.sleep(1.2)
+        os.kill(secrets.choice(fleet.workers()), signal.SIGKILL)
+    await asyncio.sleep(1.5)
+    stop.set()
+    await asyncio.gather(*clients)
+
+    assert len(history.acknowledged) > 100
+    assert set(history.refused) <= {"SEAT_TAKEN"}
+    agent = fleet.callers.agent("killed")
+    for key, (request, hold) in history.acknowledged.items():
+        row = await database.fetchrow("SELECT state::text, owner FROM holds WHERE hold_id = $1", hold.hold_id)
+        assert row is not None, f"{key} was acknowledged and is gone"
+        assert await agent.HoldSeat(request) == hold
+    for key, request in history.unknown.items():
+        # Whether it happened nobody was told; asked again it has one answer, and keeps it.
+        assert await _outcome(agent.HoldSeat(request)) == await _outcome(agent.HoldSeat(request)), key
+    per_seat = await database.fetch(
+        """
+        SELECT flight_id, seat_number FROM seat_events WHERE to_state = 'HELD' AND flight_id = ANY($1)
+        GROUP BY flight_id, seat_number HAVING count(*) > 1
+        """,
+        flights,
+    )
+    assert not per_seat
+
+
+async def _hold_seats(
+    world: World, fleet: Fleet, flights: list[str], history: History, stop: asyncio.Event
+) -> None:
+    """Holds random seats until told to stop; a new connection whenever the old one was cut."""
+    while not stop.is_set():
+        callers = Callers(fleet.callers.address, world.keys)
+        agent = callers.agent("killed")
+        try:
+            while not stop.is_set():
+                seat_number = f"{secrets.randbelow(30) + 1}{secrets.choice('ABCDEF')}"
+                request = pb.HoldSeatRequest(
+                    flight_id=secrets.choice(flights),
+                    seat_number=seat_number,
+                    passenger_id=f"P-{secrets.token_hex(6)}",
+                    request_id=str(uuid4()),
+                )
+                try:
+                    history.acknowledged[request.request_id] = (request, await agent.HoldSeat(request))
+                except grpc.aio.AioRpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE:
+                        history.refused[read(error).reason] += 1
+                        continue
+                    history.unknown[request.request_id] = request
+                    break
+                await asyncio.sleep(0.02)
+        finally:
+            await callers.close()
+
+
+async def _outcome(call: object) -> object:
+    try:
+        return await call  # type: ignore[misc]
+    except grpc.aio.AioRpcError as error:
+        return read(error).reason

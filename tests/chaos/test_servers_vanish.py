@@ -1,0 +1,129 @@
+"""Redis and RabbitMQ may vanish at any moment: speed suffers, truth doesn't (SPEC section 2, SEAT-12, EVT-1)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+
+from services import amqp
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from tests.callers import Caller
+from tests.chaos.conftest import Fleet
+from tests.conftest import World
+
+ROWS = range(1, 31)
+
+
+async def test_with_redis_away_maps_are_right_and_after_it_nothing_is_stale(
+    world: World, fleet: Fleet, chaotic_flight: str
+) -> None:
+    agent = fleet.callers.agent()
+    await agent.states(chaotic_flight)
+    await world.supervisor.stop("redis")
+    try:
+        seconds = []
+        for row in ROWS:
+            await agent.hold(chaotic_flight, f"{row}A")
+            started = time.perf_counter()
+            states = await agent.states(chaotic_flight)
+            seconds.append(time.perf_counter() - started)
+            # Without a cache every read is the truth.
+            assert [states[f"{n}A"] for n in ROWS] == ["HELD"] * row + ["AVAILABLE"] * (len(ROWS) - row)
+    finally:
+        await world.supervisor.start("redis")
+    assert sorted(seconds)[int(len(seconds) * 0.95)] < 1
+    await agent.hold(chaotic_flight, "30F")
+    await _eventually_held(agent, chaotic_flight, "30F")
+    states = await agent.states(chaotic_flight)
+    assert sum(state == "HELD" for state in states.values()) == len(ROWS) + 1
+
+
+async def _eventually_held(agent: Caller, flight_id: str, seat_number: str) -> None:
+    deadline = time.monotonic() + 1
+    while (await agent.states(flight_id))[seat_number] != "HELD":
+        assert time.monotonic() < deadline, "a change is visible within a second"
+        await asyncio.sleep(0.02)
+
+
+async def test_with_rabbitmq_away_holds_go_on_and_every_event_arrives_after_it(
+    world: World, fleet: Fleet, chaotic_flight: str, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    agent = fleet.callers.agent()
+    url = world.servers.amqp_url("seat")
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(
+            f"seat.chaos-{uuid4().hex}", durable=True, arguments={"x-queue-type": "quorum"}
+        )
+        await queue.bind(amqp.EVENTS, routing_key="seat.released.v1")
+    await world.supervisor.stop("rabbitmq")
+    try:
+        for row in ROWS:
+            hold = await agent.hold(chaotic_flight, f"{row}C")
+            await agent.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id))
+        waiting = await database.fetchval(
+            "SELECT count(*) FROM outbox WHERE publish_time IS NULL AND routing_key = 'seat.released.v1'"
+        )
+        assert waiting >= 1
+    finally:
+        await world.supervisor.start("rabbitmq")
+    released = await _drain(url, queue.name, chaotic_flight, expected=len(ROWS))
+    # At least once on the wire, once in effect: an event has one id and each seat's version is announced by one.
+    assert sorted(released.values()) == sorted((f"{row}C", 2) for row in ROWS)
+
+
+async def _drain(url: str, queue_name: str, flight_id: str, *, expected: int) -> dict[tuple[str, str], tuple[str, int]]:
+    released: dict[tuple[str, str], tuple[str, int]] = {}
+    async with asyncio.timeout(30), await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        queue = await channel.get_queue(queue_name)
+        async with queue.iterator() as messages:
+            async for message in messages:
+                async with message.process():
+                    event = events_pb2.SeatReleased.FromString(message.body)
+                    assert message.headers["cloudEvents:id"] == message.message_id
+                    if event.flight_id == flight_id:
+                        for seat in event.seats:
+                            key = (str(message.message_id), seat.seat_number)
+                            released[key] = (seat.seat_number, seat.version)
+                if len(released) >= expected:
+                    break
+        await channel.queue_delete(queue_name)
+    return released
+
+
+async def test_a_broken_database_connection_costs_one_answer_and_no_truth(
+    world: World, fleet: Fleet, chaotic_flight: str
+) -> None:
+    agent = fleet.callers.agent()
+    owner = await asyncpg.connect(world.servers.database_url("seat"))
+    try:
+        await owner.execute(
+            """
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE usename = current_user AND pid <> pg_backend_pid()
+            """
+        )
+    finally:
+        await owner.close()
+    key = str(uuid4())
+    hold = await _until_answered(agent, chaotic_flight, "7A", key)
+    again = await agent.hold(chaotic_flight, "7A", "P7", request_id=key)
+    assert again == hold
+
+
+async def _until_answered(agent: Caller, flight_id: str, seat_number: str, key: str) -> pb.Hold:
+    import grpc
+
+    for _ in range(20):
+        try:
+            return await agent.hold(flight_id, seat_number, "P7", request_id=key)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+            await asyncio.sleep(0.1)
+    raise AssertionError("the service did not come back")
