@@ -344,10 +344,11 @@ def test_a_big_party_fills_rows_one_behind_the_other() -> None:
     assert first.explanation.startswith("nine seats close together in rows 2, 3 and 4")
 
 
-def test_suggestions_share_no_seat_while_there_is_choice() -> None:
+@pytest.mark.parametrize("size", [2, 4, 7])
+def test_suggestions_share_no_seat_while_there_is_choice(size: int) -> None:
     """Another caller may take the first proposal; the others must not fall with it."""
-    suggestions = numbers_of(suggest(A320, all_free(A320), party_size=3))
-    assert len({number for numbers in suggestions for number in numbers}) == 15
+    suggestions = numbers_of(suggest(A320, all_free(A320), party_size=size))
+    assert len({number for numbers in suggestions for number in numbers}) == 5 * size
 
 
 def test_no_seats_are_proposed_twice() -> None:
