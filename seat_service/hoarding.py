@@ -54,21 +54,24 @@ async def judge(conn: Conn, demands: Sequence[Demand], limits: Limits) -> list[R
     """Returns a refusal for each demand that goes too far; to be called under `lock`, one demand of an owner each."""
     rows = await conn.fetch(
         """
-        SELECT held.seats, extract(epoch FROM held.first_end - now())::float8 AS held_for_seconds,
+        SELECT coalesce(held.seats, 0)::int AS seats,
+               extract(epoch FROM held.first_end - now())::float8 AS held_for_seconds,
                lapsed.holds AS lapses, extract(epoch FROM now() - lapsed.last_end)::float8 AS lapsed_since_seconds
         FROM unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY AS demand (owner, flight_id, except_hold, n)
         CROSS JOIN LATERAL (
-            SELECT count(*) AS seats, min(h.expire_time) AS first_end
-            FROM holds h JOIN hold_seats s USING (hold_id)
-            WHERE h.owner = demand.owner AND h.state = 'HELD' AND h.expire_time > now()
-              AND s.flight_id = demand.flight_id AND s.state = 'HELD'
-              AND h.hold_id IS DISTINCT FROM demand.except_hold
+            SELECT sum(on_flight.seats) AS seats, min(holds.expire_time) AS first_end
+            FROM holds
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS seats FROM hold_seats
+                WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.flight_id = demand.flight_id
+            ) AS on_flight
+            WHERE holds.owner = demand.owner AND holds.state = 'HELD' AND holds.expire_time > now()
+              AND holds.hold_id IS DISTINCT FROM demand.except_hold AND on_flight.seats > 0
         ) AS held
         CROSS JOIN LATERAL (
-            SELECT count(*) AS holds, max(h.expire_time) AS last_end
-            FROM holds h
-            WHERE h.owner = demand.owner AND h.state = 'EXPIRED'
-              AND h.expire_time > now() - make_interval(secs => $4)
+            SELECT count(*) AS holds, max(holds.expire_time) AS last_end FROM holds
+            WHERE holds.owner = demand.owner AND holds.state = 'EXPIRED'
+              AND holds.expire_time > now() - make_interval(secs => $4)
         ) AS lapsed
         ORDER BY demand.n
         """,

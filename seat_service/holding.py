@@ -18,39 +18,46 @@ from services.db import Conn, GuardMissed
 from services.errors import Aborted, Refusal
 from services.proto import timestamp
 
+_PURPOSES: Final = {value.number: value.name for value in pb.Hold.Purpose.DESCRIPTOR.values}
+
+# LATERAL … LIMIT 1 is a look-up by key whatever the planner believes of the tables' sizes.
 _HOLD: Final = """
-WITH request AS (
-    SELECT n, hold_id, owner, purpose, ttl, extensions, actor, request_id, takes_offers
-    FROM unnest($1::int[], $2::uuid[], $3::text[], $4::text[], $5::interval[], $6::smallint[], $7::text[],
-                $8::uuid[], $9::bool[])
-        AS request (n, hold_id, owner, purpose, ttl, extensions, actor, request_id, takes_offers)
-), asked AS (
-    SELECT n, flight_id, seat_number, passenger_id
-    FROM unnest($10::int[], $11::text[], $12::text[], $13::text[]) AS asked (n, flight_id, seat_number, passenger_id)
+WITH asked AS (
+    SELECT n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
+           request_id, takes_offers
+    FROM unnest($1::int[], $2::bool[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[],
+                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[])
+        AS asked (n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
+                  request_id, takes_offers)
 ), standing AS (
-    SELECT asked.n, asked.flight_id, asked.seat_number, asked.passenger_id,
-           seats.state, seats.hold_id AS seat_hold, own.hold_id AS own_hold,
-           (seats.state = 'AVAILABLE' OR seats.state = 'OFFERED' AND request.takes_offers)
-               AND own.hold_id IS NULL AS free
+    SELECT asked.n, asked.leads, asked.flight_id, asked.seat_number, asked.passenger_id, asked.hold_id, asked.owner,
+           asked.purpose, asked.ttl, asked.extensions, asked.actor, asked.request_id, asked.takes_offers,
+           seat.state, seat.hold_id AS seat_hold, own.hold_id AS own_hold,
+           bool_and(own.hold_id IS NULL
+                    AND coalesce(seat.state = 'AVAILABLE' OR seat.state = 'OFFERED' AND asked.takes_offers, false))
+               OVER (PARTITION BY asked.n) AS granted
     FROM asked
-    JOIN request USING (n)
-    LEFT JOIN seats USING (flight_id, seat_number)
-    LEFT JOIN hold_seats AS own
-        ON own.flight_id = asked.flight_id AND own.passenger_id = asked.passenger_id AND own.state = 'HELD'
-), granted AS (
-    SELECT n FROM standing GROUP BY n HAVING bool_and(coalesce(free, false))
+    LEFT JOIN LATERAL (
+        SELECT seats.state, seats.hold_id FROM seats
+        WHERE seats.flight_id = asked.flight_id AND seats.seat_number = asked.seat_number LIMIT 1
+    ) AS seat ON true
+    LEFT JOIN LATERAL (
+        SELECT hold_seats.hold_id FROM hold_seats
+        WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
+          AND hold_seats.state = 'HELD' LIMIT 1
+    ) AS own ON true
 ), taken AS (
     UPDATE seats
-    SET state = 'HELD', hold_id = request.hold_id, version = seats.version + 1, update_time = $14::timestamptz
-    FROM standing JOIN granted USING (n) JOIN request USING (n)
-    WHERE seats.flight_id = standing.flight_id AND seats.seat_number = standing.seat_number
-      AND (seats.state = 'AVAILABLE' OR seats.state = 'OFFERED' AND request.takes_offers)
-    RETURNING standing.n, seats.flight_id, seats.seat_number, seats.version, standing.passenger_id,
-              standing.state AS from_state, request.hold_id, request.actor, request.request_id
+    SET state = 'HELD', hold_id = standing.hold_id, version = seats.version + 1, update_time = $14::timestamptz
+    FROM standing
+    WHERE standing.granted
+      AND seats.flight_id = standing.flight_id AND seats.seat_number = standing.seat_number
+      AND (seats.state = 'AVAILABLE' OR seats.state = 'OFFERED' AND standing.takes_offers)
+    RETURNING seats.flight_id, seats.seat_number, seats.version, standing.passenger_id,
+              standing.state AS from_state, standing.hold_id, standing.actor, standing.request_id
 ), held AS (
     INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
-    SELECT hold_id, owner, purpose::hold_purpose, ttl, extensions, $14, $14 + ttl
-    FROM request JOIN granted USING (n)
+    SELECT hold_id, owner, purpose::hold_purpose, ttl, extensions, $14, $14 + ttl FROM standing WHERE granted AND leads
 ), seated AS (
     INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
     SELECT hold_id, flight_id, seat_number, passenger_id FROM taken
@@ -64,12 +71,14 @@ WITH request AS (
     SELECT flight_id, seat_number, version, from_state, 'HELD', hold_id, actor, 'HELD', request_id, $14
     FROM taken
 )
-SELECT standing.n, standing.flight_id, standing.seat_number, standing.passenger_id, standing.state::text,
-       standing.own_hold, taken.version IS NOT NULL AS taken,
-       ARRAY(SELECT holds.hold_id FROM holds
-             WHERE holds.hold_id IN (standing.seat_hold, standing.own_hold)
-               AND holds.state = 'HELD' AND holds.expire_time <= statement_timestamp()) AS lapsed_holds
-FROM standing LEFT JOIN taken USING (n, flight_id, seat_number)
+SELECT n, flight_id, seat_number, passenger_id, state::text, own_hold, granted, (SELECT count(*) FROM taken) AS taken,
+       CASE WHEN granted THEN '{}' ELSE ARRAY(
+           SELECT hold.hold_id FROM unnest(ARRAY[seat_hold, own_hold]) AS way (hold_id)
+           CROSS JOIN LATERAL (SELECT holds.hold_id, holds.state, holds.expire_time
+                               FROM holds WHERE holds.hold_id = way.hold_id LIMIT 1) AS hold
+           WHERE hold.state = 'HELD' AND hold.expire_time <= statement_timestamp()
+       ) END AS lapsed_holds
+FROM standing
 """
 
 
@@ -143,24 +152,26 @@ async def _hold_contenders(
     if not contenders:
         return {}, {}
     hold_ids = {n: uuid4() for n in contenders}
-    asked = [(n, seat) for n in contenders for seat in requests[n].seats]
+    asked = [(n, seat, requests[n]) for n in contenders for seat in requests[n].seats]
     rows = await conn.fetch(
         _HOLD,
-        list(contenders),
-        [hold_ids[n] for n in contenders],
-        [requests[n].owner for n in contenders],
-        [pb.Hold.Purpose.Name(requests[n].purpose) for n in contenders],
-        [requests[n].ttl for n in contenders],
-        [requests[n].extensions for n in contenders],
-        [requests[n].actor for n in contenders],
-        [request_id(requests[n].request_key) for n in contenders],
-        [requests[n].takes_offers for n in contenders],
-        [n for n, _ in asked],
-        [seat.flight_id for _, seat in asked],
-        [seat.seat_number for _, seat in asked],
-        [seat.passenger_id for _, seat in asked],
+        [n for n, _, _ in asked],
+        [seat is request.seats[0] for _, seat, request in asked],
+        [seat.flight_id for _, seat, _ in asked],
+        [seat.seat_number for _, seat, _ in asked],
+        [seat.passenger_id for _, seat, _ in asked],
+        [hold_ids[n] for n, _, _ in asked],
+        [request.owner for _, _, request in asked],
+        [_PURPOSES[request.purpose] for _, _, request in asked],
+        [request.ttl for _, _, request in asked],
+        [request.extensions for _, _, request in asked],
+        [request.actor for _, _, request in asked],
+        [request_id(request.request_key) for _, _, request in asked],
+        [request.takes_offers for _, _, request in asked],
         now,
     )
+    if rows[0]["taken"] != sum(row["granted"] for row in rows):
+        raise GuardMissed
     by_request: dict[int, list[asyncpg.Record]] = defaultdict(list)
     for row in rows:
         by_request[row["n"]].append(row)
@@ -168,9 +179,7 @@ async def _hold_contenders(
     lost: dict[Place, Refusal] = {}
     for n in contenders:
         request = requests[n]
-        if any(row["taken"] for row in by_request[n]):
-            if not all(row["taken"] for row in by_request[n]):
-                raise GuardMissed
+        if by_request[n][0]["granted"]:
             effects.flights.update(seat.flight_id for seat in request.seats)
             answers[n] = _new_hold(hold_ids[n], request, now)
             for seat in request.seats:

@@ -4,7 +4,7 @@ transactions wait for each other in a circle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -43,33 +43,14 @@ class HeldSeat:
         return self.flight_id, self.seat_number
 
 
-async def lock_holds(
-    conn: Conn, hold_ids: Sequence[UUID], *, with_former_seats: bool = False
-) -> dict[UUID, StandingHold]:
-    """Locks holds in the order of their ids, and returns them as they are now.
-
-    With `with_former_seats` also the holds from which a confirmation would free its passengers' former seats.
-    """
-    # One of two constant texts; nothing of a caller's gets into it.
-    former = (
-        """
-        UNION
-        SELECT former.hold_id FROM hold_seats AS new
-        JOIN hold_seats AS former
-            ON former.flight_id = new.flight_id AND former.passenger_id = new.passenger_id
-           AND former.state = 'CONFIRMED'
-        WHERE new.hold_id = ANY($1::uuid[]) AND new.state = 'HELD'
-        """
-        if with_former_seats
-        else ""
-    )
+async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, StandingHold]:
+    """Locks holds in the order of their ids, and returns them as they are now."""
     rows = await conn.fetch(
-        f"""
-        SELECT holds.hold_id, holds.owner, holds.purpose::text, holds.state::text, holds.extensions_left,
-               holds.create_time, holds.expire_time, holds.expire_time <= clock_timestamp() AS lapsed
-        FROM holds JOIN (SELECT unnest($1::uuid[]) AS hold_id {former}) AS wanted USING (hold_id)
-        ORDER BY holds.hold_id FOR NO KEY UPDATE OF holds
-        """,  # noqa: S608
+        """
+        SELECT hold_id, owner, purpose::text, state::text, extensions_left, create_time, expire_time,
+               expire_time <= clock_timestamp() AS lapsed
+        FROM holds WHERE hold_id = ANY($1::uuid[]) ORDER BY hold_id FOR NO KEY UPDATE
+        """,
         list(set(hold_ids)),
     )
     return {

@@ -46,7 +46,9 @@ async def confirm(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -
 
 
 async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> list[pb.Hold | Refusal]:
-    standing = await lock_holds(conn, [request.hold_id for request in requests], with_former_seats=True)
+    hold_ids = [request.hold_id for request in requests]
+    former = await _former_seats(conn, hold_ids)
+    standing = await lock_holds(conn, [*hold_ids, *(seat.hold_id for seat, _ in former)])
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CONFIRMED', confirm_time = statement_timestamp()
@@ -60,7 +62,9 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
     confirmed = {row["hold_id"] for row in rows}
     if confirmed:
         by_hold = {request.hold_id: request for request in requests if request.hold_id in confirmed}
-        await _confirm_seats(conn, by_hold, effects=effects)
+        # A passenger who has no confirmed seat can't get one meanwhile: that would take a second held seat.
+        former = await _former_seats(conn, list(by_hold)) if former else []
+        await _confirm_seats(conn, by_hold, former, effects=effects)
     seats = await seats_of(conn, standing)
     return [
         _answer(standing[request.hold_id], seats, state=pb.Hold.CONFIRMED)
@@ -70,16 +74,19 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
     ]
 
 
-async def _confirm_seats(conn: Conn, requests: Mapping[UUID, OnHold], *, effects: Effects) -> None:
+async def _confirm_seats(
+    conn: Conn, requests: Mapping[UUID, OnHold], former: Sequence[tuple[HeldSeat, UUID]], *, effects: Effects
+) -> None:
+    """Confirms the seats of holds that this transaction has confirmed, and frees the passengers' former ones."""
     seats = [seat for of_hold in (await seats_of(conn, requests)).values() for seat in of_hold]
-    former = await _former_seats(conn, list(requests))
     await lock_seats(conn, {seat.place for seat in [*seats, *(old for old, _ in former)]})
     await release_locked(
         conn,
         [Release(old, requests[new].actor, MOVED, request_id(requests[new].request_key)) for old, new in former],
         effects=effects,
     )
-    await _end_empty_holds(conn, {old.hold_id for old, _ in former})
+    if former:
+        await _end_empty_holds(conn, {old.hold_id for old, _ in former})
     events = {flight_id: uuid4() for flight_id in {seat.flight_id for seat in seats}}
     rows = await conn.fetch(
         """
@@ -135,9 +142,12 @@ async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[Held
         """
         SELECT former.hold_id, former.flight_id, former.seat_number, former.passenger_id, new.hold_id AS new_hold
         FROM hold_seats AS new
-        JOIN hold_seats AS former
-            ON former.flight_id = new.flight_id AND former.passenger_id = new.passenger_id
-           AND former.state = 'CONFIRMED'
+        CROSS JOIN LATERAL (
+            SELECT hold_seats.hold_id, hold_seats.flight_id, hold_seats.seat_number, hold_seats.passenger_id
+            FROM hold_seats
+            WHERE hold_seats.flight_id = new.flight_id AND hold_seats.passenger_id = new.passenger_id
+              AND hold_seats.state = 'CONFIRMED' LIMIT 1
+        ) AS former
         WHERE new.hold_id = ANY($1::uuid[]) AND new.state = 'HELD'
         """,
         list(hold_ids),
