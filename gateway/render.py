@@ -38,7 +38,7 @@ NATIVE_GRPC = (
     "request.headers['content-type'].startsWith('application/grpc') && !('x-envoy-original-path' in request.headers)"
 )
 # Calls on one connection, where processes share a port and where each has its own (the reason is in the template).
-STREAMS_ON_SHARED_PORT = 2
+STREAMS_ON_SHARED_PORT = 8
 STREAMS_ON_OWN_PORT = 100
 # At once, for a service. A watch costs little and lasts long, so that it is counted apart.
 MAX_CALLS = 1024

@@ -26,6 +26,9 @@ class ProtoBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Fills `gen/`; fails the installation if a proto does not compile."""
         compile_protos(Path(self.root))
+        if version == "standard":
+            # An editable installation finds them in gen/; a wheel has to carry them.
+            build_data["force_include"] |= {f"gen/{name}": name for name in ("skyhigh", "buf", "skyhigh.binpb")}
 
 
 def compile_protos(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Counts per flight for others, coalesced: `seat.availability.v1`.
+"""Counts of flights for others, coalesced: `seat.availability.v1`.
 
 A seat's change does not write it, because every hold of a flight would queue at one row. A beat later the flight's
 counts are read once and announced with the version of its map, for however many changes came meanwhile. The version
@@ -60,7 +60,7 @@ class Availability:
 
 
 async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[str, Layout]) -> int:
-    """Writes an event for each flight whose map has moved since its last announcement; returns how many."""
+    """Writes an event of the flights whose maps have moved since their last announcement; returns how many."""
     snapshots = {snapshot.flight_id: snapshot for snapshot in await seat_map.load(conn, flight_ids)}
     rows = await conn.fetch(
         """
@@ -74,15 +74,15 @@ async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[st
         [snapshot.version for snapshot in snapshots.values()],
     )
     moved = [snapshots[row["flight_id"]] for row in rows]
-    await outbox.enqueue(
-        conn,
-        [Event(uuid4(), ROUTING_KEY, _counts(snapshot, layouts[snapshot.layout_id])) for snapshot in moved],
-    )
+    if moved:
+        # One message for all of them: a consumer wants the counts, and each message costs the broker a confirm.
+        counts = [_counts(snapshot, layouts[snapshot.layout_id]) for snapshot in moved]
+        await outbox.enqueue(conn, [Event(uuid4(), ROUTING_KEY, events_pb2.SeatAvailability(flights=counts))])
     return len(moved)
 
 
-def _counts(snapshot: Snapshot, layout: Layout) -> events_pb2.SeatAvailability:
-    message = events_pb2.SeatAvailability(
+def _counts(snapshot: Snapshot, layout: Layout) -> events_pb2.SeatAvailability.FlightCounts:
+    message = events_pb2.SeatAvailability.FlightCounts(
         flight_id=snapshot.flight_id,
         version=snapshot.version,
         available=snapshot.states.count("A"),

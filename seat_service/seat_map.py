@@ -36,7 +36,7 @@ STATES: Final[Mapping[str, str]] = {
     value.name[0]: value.name for value in pb.Seat.State.DESCRIPTOR.values if value.number
 }
 # Changes of a flight within this time cost its readers one read of the truth.
-INVALIDATION_INTERVAL_SECONDS: Final = 0.02
+INVALIDATION_INTERVAL_SECONDS: Final = 0.05
 # While Redis is away, it is asked again no more often than this.
 CACHE_RETRY_SECONDS: Final = 1.0
 # About 20 kB each.

@@ -20,7 +20,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from services.errors import Unauthenticated
+from services.errors import Unauthenticated, Unavailable
 
 ALGORITHM: Final = "ES256"
 # Verifying a signature costs more than the rest of a call's overhead, and a token comes many times in its life.
@@ -99,22 +99,32 @@ class Keys:
         self._source = source
         self._set: KeySet | None = None
         self._read_at = -float("inf")
+        self._reading = asyncio.Lock()
 
     async def current(self) -> KeySet:
-        """Returns the keys; reads them first where that was never done."""
+        """Returns the keys; reads them first where that was never done. Raises Unavailable where they can't be read."""
         if self._set is None:
-            await self.refresh()
+            async with self._reading:
+                if self._set is None:
+                    await self._load()
         assert self._set is not None
         return self._set
 
     async def refresh(self) -> bool:
         """Reads the keys again, unless that was done just now. Returns whether it was done."""
-        if time.monotonic() - self._read_at < JWKS_REFRESH_SECONDS:
-            return False
+        async with self._reading:
+            if time.monotonic() - self._read_at < JWKS_REFRESH_SECONDS:
+                return False
+            await self._load()
+            return True
+
+    async def _load(self) -> None:
         self._read_at = time.monotonic()
-        document = await asyncio.to_thread(self._read)
-        self._set = KeySet.import_key_set(json.loads(document))
-        return True
+        try:
+            document = await asyncio.to_thread(self._read)
+            self._set = KeySet.import_key_set(json.loads(document))
+        except (OSError, ValueError, JoseError) as error:
+            raise Unavailable("the issuer's keys can't be read, try again") from error
 
     def _read(self) -> bytes:
         if self._source.startswith("https://"):

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from structlog.tracebacks import ExceptionDictTransformer
 
 CALLS: Final = Counter("skyhigh_calls_total", "Finished calls.", ["method", "code"])
 CALL_SECONDS: Final = Histogram(
@@ -37,7 +38,8 @@ def configure_logging(service: str, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.dict_tracebacks,
+            # Without local variables: those of a call hold tokens and names.
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

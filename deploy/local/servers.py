@@ -280,10 +280,7 @@ class Servers:
                 "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
                 "RABBITMQ_NODE_PORT": str(self.ports.amqp),
                 "RABBITMQ_DIST_PORT": str(self.ports.amqp_distribution),
-                # Idle schedulers must not spin on a machine whose two cores serve everything else too.
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-                    "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
-                ),
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             },
             folder=folder,
             stop_seconds=30,

@@ -19,6 +19,8 @@ from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provisi
 
 ISSUER: Final = "https://skyhigh.example/demo"
 AUDIENCE: Final = "skyhigh"
+# As the services' own default: one for each of two cores.
+SERVICE_PROCESSES: Final = 2
 # They open every schema and every queue: no business of a service.
 OWNERS_VARIABLES: Final = frozenset({"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"})
 
@@ -226,12 +228,18 @@ class Stack:
         password = self.secrets[f"postgres/{service.name}"]
         return parts._replace(netloc=f"{service.name}:{password}@{host}").geturl()
 
+    def _worker_addresses(self, service: Service) -> str:
+        """Where each process of a service listens alone: behind one address Envoy would keep to one of them."""
+        processes = int(self.given.get(f"SKYHIGH_{service.name.upper()}_PROCESSES", SERVICE_PROCESSES))
+        first = self.ports[f"{service.name}_worker"]
+        return ",".join(f"{LOOPBACK}:{first + index}" for index in range(processes))
+
     def _gateway(self, *, after: tuple[str, ...]) -> Process:
         folder = self.home / "gateway"
         environment = self.tokens | {
             "SKYHIGH_GATEWAY_PORT": str(self.ports["gateway"]),
             "SKYHIGH_GATEWAY_ADMIN_PORT": str(self.ports["gateway_admin"]),
-            **{name: address for name, address in self.addresses.items() if name.endswith("_ADDRESS")},
+            **{f"SKYHIGH_{service.name.upper()}_ADDRESS": self._worker_addresses(service) for service in SERVICES},
         }
 
         async def prepare() -> None:

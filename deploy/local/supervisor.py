@@ -176,7 +176,10 @@ class Supervisor:
                 await self._run(process, status)
             # Whatever kept it from starting, the others go on and the next try may succeed.
             except Exception as error:
-                status.last_end = f"could not start: {error}"
+                reason = str(error) or repr(error)
+                with self._open_log(process.name) as log:
+                    log.write(f"{reason}\n".encode())
+                status.last_end = f"could not start: {reason.splitlines()[-1]}"
             self._ready[process.name].clear()
             self._change(status, State.DIED, pid=None)
             if not self._restart:

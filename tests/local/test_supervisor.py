@@ -196,6 +196,20 @@ async def test_what_cannot_be_set_up_is_started_over(process: Callable[..., Proc
         assert supervisor.statuses[0].restarts == 1
 
 
+async def test_what_cannot_be_prepared_is_told_in_one_line_and_in_its_log_whole(
+    process: Callable[..., Process], tmp_path: Path
+) -> None:
+    async def prepare() -> None:
+        raise RuntimeError("line 3: no such field\nthe configuration is wrong")
+
+    broken = replace(process("gateway"), prepare=prepare)
+    supervisor = Supervisor([broken], logs=tmp_path / "logs", restart=False)
+    with pytest.raises(StartError, match="gateway could not start: the configuration is wrong; see"):
+        await supervisor.start()
+    await supervisor.stop()
+    assert lines_of(tmp_path / "logs" / "gateway.log") == ["line 3: no such field", "the configuration is wrong"]
+
+
 def test_leftovers_are_ended_but_never_another_process_with_the_same_number() -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as left:
         ticks = start_ticks(left.pid)

