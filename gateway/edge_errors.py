@@ -10,9 +10,6 @@ ENVOY_SAYS = "%LOCAL_REPLY_BODY%"
 # As the services say it: not what is wrong with the token.
 NOT_AUTHENTICATED = "a valid bearer token is needed"
 
-# No service refuses for these, so that no service's ErrorReason has them.
-EDGE_REASONS = frozenset({"METHOD_NOT_ALLOWED", "REQUEST_TOO_LARGE", "UNKNOWN_PATH"})
-
 
 @dataclass(frozen=True, slots=True)
 class EdgeError:
@@ -23,7 +20,7 @@ class EdgeError:
     code: int
     """google.rpc.Code."""
     reason: str
-    """A value of the services' ErrorReason, or one of EDGE_REASONS."""
+    """A value of `skyhigh.gateway.v1.ErrorReason`."""
     message: str
     """ENVOY_SAYS where Envoy's own words help the caller and tell nothing of what is behind the edge."""
     native_code: int | None = None

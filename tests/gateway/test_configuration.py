@@ -11,8 +11,9 @@ import pytest
 import yaml
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
 from pydantic import ValidationError
+from skyhigh.gateway.v1.error_reason_pb2 import ErrorReason
 
-from gateway.edge_errors import EDGE_ERRORS, EDGE_REASONS
+from gateway.edge_errors import EDGE_ERRORS
 from gateway.exposure import SERVICES, Call
 from gateway.render import (
     ExposureError,
@@ -197,12 +198,8 @@ def test_a_path_template_that_we_cannot_read_is_refused() -> None:
         path_regex("/v1/{name=holds/*}")
 
 
-def test_every_reason_of_the_edge_is_declared(api: FileDescriptorSet) -> None:
-    declared = {
-        value.name for file in api.file for enum in file.enum_type if enum.name == "ErrorReason" for value in enum.value
-    }
-    assert {error.reason for error in EDGE_ERRORS} <= declared | EDGE_REASONS
-    assert not declared & EDGE_REASONS
+def test_every_reason_of_the_edge_is_declared() -> None:
+    assert {error.reason for error in EDGE_ERRORS} <= set(ErrorReason.keys())
 
 
 def test_only_errors_are_rewritten(api: FileDescriptorSet, jwks: Path) -> None:
