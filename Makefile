@@ -29,7 +29,7 @@ verify: setup  ## Prove on the running stack that what must always hold does
 	@$(BIN)/skyhigh verify
 
 bench: setup  ## Measure each figure beside its baseline and print the ratios
-	@deploy/local/install_packages.sh h2load=nghttp2-client
+	@deploy/local/install_packages.sh cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/nghttp2/nghttp2.h=libnghttp2-dev
 	@$(BIN)/python -m bench
 
 ## Develop

@@ -59,13 +59,15 @@ async def judge(conn: Conn, demands: Sequence[Demand], limits: Limits) -> list[R
                lapsed.holds AS lapses, extract(epoch FROM now() - lapsed.last_end)::float8 AS lapsed_since_seconds
         FROM unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY AS demand (owner, flight_id, except_hold, n)
         CROSS JOIN LATERAL (
-            SELECT sum(on_flight.seats) AS seats, min(holds.expire_time) AS first_end
+            -- The end is compared last: in a WHERE it would tempt the planner to the index of all holds that still run.
+            SELECT sum(on_flight.seats) FILTER (WHERE holds.expire_time > now()) AS seats,
+                   min(holds.expire_time) FILTER (WHERE holds.expire_time > now()) AS first_end
             FROM holds
             CROSS JOIN LATERAL (
                 SELECT count(*) AS seats FROM hold_seats
                 WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.flight_id = demand.flight_id
             ) AS on_flight
-            WHERE holds.owner = demand.owner AND holds.state = 'HELD' AND holds.expire_time > now()
+            WHERE holds.owner = demand.owner AND holds.state = 'HELD'
               AND holds.hold_id IS DISTINCT FROM demand.except_hold AND on_flight.seats > 0
         ) AS held
         CROSS JOIN LATERAL (

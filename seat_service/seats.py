@@ -221,6 +221,11 @@ async def expire(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: E
     A hold that was confirmed, cancelled, extended or expired in the meantime is left as it is.
     """
     await lock_holds(conn, hold_ids)
+    return await expire_locked(conn, hold_ids, actor=actor, effects=effects)
+
+
+async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: Effects) -> int:
+    """The same, for holds that the caller has locked."""
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'EXPIRED', end_time = statement_timestamp()

@@ -104,9 +104,7 @@ async def flight(operations: Caller) -> str:
 @pytest.fixture
 async def database(world: World) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """A connection as the seat service's role, to look behind the contract."""
-    connection = await asyncpg.connect(
-        world.servers.database_url("seat"), server_settings={"search_path": "seat"}
-    )
+    connection = await asyncpg.connect(world.servers.database_url("seat"), server_settings={"search_path": "seat"})
     yield connection
     await connection.close()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system packages that are missing, and only those: `install_packages.sh [COMMAND=PACKAGE …]`.
+# Installs the system packages that are missing, and only those: `install_packages.sh [COMMAND_OR_FILE=PACKAGE …]`.
 # Names them first. The daemons that they bring are neither started nor left to start with the machine.
 set -euo pipefail
 
@@ -27,7 +27,8 @@ elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3-venv)
 fi
 for more in "$@"; do
-    command -v "${more%%=*}" >/dev/null || missing+=("${more#*=}")
+    sign=${more%%=*}
+    [ -e "$sign" ] || command -v "$sign" >/dev/null || missing+=("${more#*=}")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -67,9 +67,7 @@ async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_re
     assert not per_seat
 
 
-async def _hold_seats(
-    world: World, fleet: Fleet, flights: list[str], history: History, stop: asyncio.Event
-) -> None:
+async def _hold_seats(world: World, fleet: Fleet, flights: list[str], history: History, stop: asyncio.Event) -> None:
     """Holds random seats until told to stop; a new connection whenever the old one was cut."""
     while not stop.is_set():
         callers = Callers(fleet.callers.address, world.keys)
