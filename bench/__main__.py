@@ -30,6 +30,8 @@ MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure
     "P9": scale.many_flights,
 }
 THROUGH_GATEWAY: Final = {"P4"}
+# Of the table where there is no terminal to ask.
+PAGE_WIDTH: Final = 150
 DOCUMENT: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
@@ -37,7 +39,11 @@ def main() -> int:
     """The command."""
     arguments = _arguments()
     command = "python -m bench " + " ".join(sys.argv[1:])
-    return asyncio.run(_run(arguments, command.strip()))
+    try:
+        return asyncio.run(_run(arguments, command.strip()))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("bench: told to end; nothing is left running", file=sys.stderr)
+        return 130
 
 
 def _arguments() -> argparse.Namespace:
@@ -71,7 +77,7 @@ async def _run(arguments: argparse.Namespace, command: str) -> int:
     assert running_task is not None
     # Told to end, we still stop the servers and remove their data.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running_task.cancel)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
     taken: list[Measure] = []
     failed = False

@@ -80,12 +80,15 @@ async def _copy(connection: asyncpg.Connection, first: str, series: str, flights
         SELECT copy.id, seat_number, ordinal FROM {copies} CROSS JOIN seats WHERE flight_id = $1
         """,
         # As flights that have been there for a while: their first counts were announced long ago.
-        f"INSERT INTO availability (flight_id, version) SELECT copy.id, 1 FROM {copies} WHERE $1 <> copy.id "
-        "ON CONFLICT DO NOTHING",
+        f"""
+        INSERT INTO availability (flight_id, version)
+        SELECT copy.id, 1 FROM {copies} WHERE copy.id <> $1 ON CONFLICT DO NOTHING
+        """,
     ):
         await connection.execute(statement, first, flights - 1)
-    for table in ("flights", "seats"):
-        await connection.execute(f"VACUUM (ANALYZE) {table}")
+    # What autovacuum does within a minute: without it the planner takes the tables of a new database for empty.
+    await connection.execute("VACUUM (ANALYZE) flights, seats, availability")
+    await connection.execute("ANALYZE holds, hold_seats, seat_events, idempotency, outbox")
 
 
 def parties(flight_ids: Sequence[str], seat_numbers: Sequence[str]) -> list[Party]:

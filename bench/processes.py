@@ -25,7 +25,9 @@ def cpu_seconds(pid: int) -> float:
 def listeners(port: int) -> int:
     """How many sockets listen on a port of the machine: with SO_REUSEPORT one for each process of a server."""
     suffix = f":{port:04X}"
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    # gRPC listens on IPv4 addresses by sockets of IPv6.
+    tables = (Path("/proc/net") / name for name in ("tcp", "tcp6"))
+    rows = (line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:])
     return sum(row[1].endswith(suffix) and row[3] == LISTENING for row in rows)
 
 

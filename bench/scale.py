@@ -41,7 +41,7 @@ async def many_flights(stack: BenchStack, plan: Plan) -> list[Measure]:
             counted = measure if turn else None
             chosen = places[turn * HOLDS_PER_TURN : (turn + 1) * HOLDS_PER_TURN]
             ours = await _hold(stack, large, counted, chosen, seconds=seconds)
-            await stack.seat.empty()
+            await stack.seat.forget_flights()
             flight_ids, seat_numbers = await provision(stack, stack.seat, flights=SMALL_FLIGHTS)
             few = [(flight_id, seat_number) for flight_id in flight_ids for seat_number in seat_numbers]
             other = await _hold(stack, stack.seat, counted, few, seconds=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import random
@@ -29,10 +30,8 @@ PROCESSES: Final = 2
 # Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
 HOLD_TTL_SECONDS: Final = 6 * 3600
 START_SECONDS: Final = 60
-# Everything that grows with use, in one statement: foreign or not, no order matters then.
-EMPTIED: Final = (
-    "TRUNCATE flights, seats, holds, hold_seats, offers, seat_events, availability, outbox, inbox, idempotency"
-)
+FLIGHT_TABLES: Final = ("flights", "seats", "availability", "offers")
+HOLD_TABLES: Final = ("holds", "hold_seats", "seat_events", "outbox", "inbox", "idempotency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,15 @@ class SeatServer:
 
     async def empty(self) -> None:
         """Forgets all flights and what became of them."""
+        await self._truncate(*FLIGHT_TABLES, *HOLD_TABLES)
+
+    async def forget_flights(self) -> None:
+        """Forgets all flights and their seats, but not the holds: those tables keep their size."""
+        await self._truncate(*FLIGHT_TABLES)
+
+    async def _truncate(self, *tables: str) -> None:
         async with self.connection() as connection:
-            await connection.execute(EMPTIED)
+            await connection.execute(f"TRUNCATE {', '.join(tables)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +187,12 @@ async def running(*, gateway: bool) -> AsyncIterator[BenchStack]:
         load = LoadClient(folder)
         try:
             with (folder / "supervisor.log").open("w") as log, contextlib.redirect_stderr(log):
-                async with Supervisor(processes, logs=folder / "logs", restart=False) as supervisor:
+                supervisor = Supervisor(processes, logs=folder / "logs", restart=False)
+                try:
+                    await asyncio.wait_for(supervisor.start(), START_SECONDS)
                     yield BenchStack(folder, local, supervisor, signer, load)
+                finally:
+                    await supervisor.stop()
         except StartError as error:
             # The log is about to be forgotten.
             raise SystemExit(f"bench: {error}\n{_end_of_log(error)}") from error

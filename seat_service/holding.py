@@ -105,11 +105,11 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
         answers.update(granted)
         pending = []
         for n in rivals:
-            taken = next((lost[seat.place] for seat in requests[n].seats if seat.place in lost), None)
+            taken = next((seat.place for seat in requests[n].seats if seat.place in lost), None)
             if taken is None:
                 pending.append(n)
             else:
-                answers[n] = taken
+                answers[n] = refusals.seat_taken(*taken, lost[taken])
     return [answers[n] for n in range(len(requests))]
 
 
@@ -147,8 +147,8 @@ async def _refuse_hoarders(
 
 async def _hold_contenders(
     conn: Conn, requests: Sequence[HoldRequest], contenders: Sequence[int], *, now: datetime, effects: Effects
-) -> tuple[dict[int, pb.Hold | Refusal], dict[Place, Refusal]]:
-    """Runs the one statement for requests that share nothing; returns their answers, and the seats now out of reach."""
+) -> tuple[dict[int, pb.Hold | Refusal], dict[Place, str]]:
+    """Runs the one statement for requests that share nothing; returns their answers, and the states of lost seats."""
     if not contenders:
         return {}, {}
     hold_ids = {n: uuid4() for n in contenders}
@@ -176,18 +176,17 @@ async def _hold_contenders(
     for row in rows:
         by_request[row["n"]].append(row)
     answers: dict[int, pb.Hold | Refusal] = {}
-    lost: dict[Place, Refusal] = {}
+    lost: dict[Place, str] = {}
     for n in contenders:
         request = requests[n]
         if by_request[n][0]["granted"]:
             effects.flights.update(seat.flight_id for seat in request.seats)
             answers[n] = _new_hold(hold_ids[n], request, now)
-            for seat in request.seats:
-                lost[seat.place] = refusals.seat_taken(seat.flight_id, seat.seat_number, "HELD")
+            lost.update((seat.place, "HELD") for seat in request.seats)
         else:
             answers[n] = refusal = explain_taken(by_request[n])
             if isinstance(refusal, Aborted) and not isinstance(refusal, refusals.LapsedInTheWay):
-                lost[(refusal.metadata["flight_id"], refusal.metadata["seat_number"])] = refusal
+                lost[(refusal.metadata["flight_id"], refusal.metadata["seat_number"])] = refusal.metadata["state"]
     return answers, lost
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 import grpc
+import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -69,7 +70,7 @@ def run(service: Service[Config]) -> None:
     telemetry.configure_logging(service.name, config.log_level)
     index = os.environ.get(WORKER_INDEX)
     if index is not None:
-        asyncio.run(_work(service, config, int(index)))
+        uvloop.run(_work(service, config, int(index)))
     else:
         asyncio.run(_oversee(service, config))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import grpc
@@ -19,6 +20,24 @@ ISSUER: Final = "https://skyhigh.example/tests"
 AUDIENCE: Final = "skyhigh"
 LAYOUT: Final = "A320-180Y"
 _LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+
+
+def seat(flight_id: str, seat_number: str, passenger_id: str = "", **profile: Any) -> pb.SeatAssignment:
+    """A seat for a passenger, of its own where none is named."""
+    return pb.SeatAssignment(
+        flight_id=flight_id,
+        seat_number=seat_number,
+        passenger_id=passenger_id or f"P-{secrets.token_hex(4)}",
+        profile=pb.PassengerProfile(**profile) if profile else None,
+    )
+
+
+async def eventually(holds: Callable[[], Awaitable[Any]], *, within_seconds: float = 2) -> None:
+    """Waits until the condition holds; fails when it does not in time."""
+    deadline = time.monotonic() + within_seconds
+    while not await holds():
+        assert time.monotonic() < deadline, f"not within {within_seconds} s"
+        await asyncio.sleep(0.02)
 
 
 class Caller:
@@ -53,6 +72,26 @@ class Caller:
             )
         )
         return hold
+
+    async def hold_seats(self, *seats: pb.SeatAssignment, **more: Any) -> pb.Hold:
+        """Holds several seats."""
+        hold: pb.Hold = await self.HoldSeats(pb.HoldSeatsRequest(seats=seats, **more))
+        return hold
+
+    async def confirm(self, hold: pb.Hold) -> pb.Hold:
+        """Confirms a hold."""
+        confirmed: pb.Hold = await self.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id))
+        return confirmed
+
+    async def cancel(self, hold: pb.Hold, reason: str = "") -> pb.Hold:
+        """Cancels a hold."""
+        cancelled: pb.Hold = await self.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id, reason=reason))
+        return cancelled
+
+    async def get(self, hold: pb.Hold) -> pb.Hold:
+        """Reads a hold."""
+        found: pb.Hold = await self.GetHold(pb.GetHoldRequest(hold_id=hold.hold_id))
+        return found
 
     async def states(self, flight_id: str) -> dict[str, str]:
         """Reads the map: state by seat number."""

@@ -1,0 +1,237 @@
+"""`skyhigh dlq`: messages that a service could not apply, in its queue `<service>.dead`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from operations.events import print_line, readable
+from operations.stack import address_of, fail
+
+if TYPE_CHECKING:
+    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+
+CONNECT_TIMEOUT_SECONDS: Final = 5
+CONFIRM_TIMEOUT_SECONDS: Final = 10
+# What tells of past failures, in our headers and the broker's: a replayed message begins anew.
+TRACES: Final = ("x-failures", "x-reason", "x-queue", "x-delivery-count", "x-death", "x-first-death", "x-last-death")
+# The broker's word for a message whose consumer died with it again and again.
+DELIVERY_LIMIT: Final = "delivery_limit"
+
+dlq = typer.Typer(help="Messages that a service could not apply.", no_args_is_help=True)
+
+Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Whose, such as seat.")]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead message: which event it is, which queue it came from, and why it is here."""
+
+    message: AbstractIncomingMessage
+    event_id: str
+    queue: str | None
+    """None where its headers do not say; then it cannot be replayed."""
+    routing_key: str
+    reason: str
+    failures: int
+
+    @classmethod
+    def of(cls, message: AbstractIncomingMessage) -> DeadLetter:
+        """Reads the headers: those of the service that gave up, or else those of the broker."""
+        headers = message.headers
+        deaths = headers.get("x-death")
+        # The newest is the first.
+        death: dict[str, Any] = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
+        keys = death.get("routing-keys")
+        queue = headers.get("x-queue") or death.get("queue")
+        routing_key = headers.get("x-routing-key") or (keys[0] if isinstance(keys, list) and keys else "")
+        return cls(
+            message=message,
+            event_id=message.message_id or "",
+            queue=str(queue) if queue else None,
+            routing_key=str(routing_key or message.routing_key or ""),
+            # A handler's error of before is not what ended a message that then killed its consumers.
+            reason=str(death["reason"] if death.get("reason") == DELIVERY_LIMIT else headers.get("x-reason", "")),
+            failures=int(str(headers.get("x-failures", 0))),
+        )
+
+    def print(self) -> None:
+        """Prints it as one JSON line."""
+        print_line(
+            id=self.event_id,
+            queue=self.queue,
+            key=self.routing_key,
+            failures=self.failures,
+            reason=self.reason,
+            body=readable(self.routing_key, self.message.body),
+        )
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(dlq, name="dlq")
+
+
+@dlq.command("list")
+def list_() -> None:
+    """Print how many dead messages each service has."""
+    asyncio.run(_list(address_of("SKYHIGH_AMQP_URL")))
+
+
+@dlq.command()
+def show(
+    service: Service,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="At most so many.")] = 20,
+) -> None:
+    """Print a service's dead messages as JSON lines, oldest first. They stay where they are."""
+    asyncio.run(_show(address_of("SKYHIGH_AMQP_URL"), _known(service), count))
+
+
+@dlq.command()
+def replay(
+    service: Service,
+    event_id: Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="Only this event.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+) -> None:
+    """Send dead messages back into the queues that they came from, with all their tries before them.
+
+    The service applies an event once, however often it comes.
+    """
+    if (event_id is None) is not all_:
+        raise typer.BadParameter("one of them says what to replay", param_hint="--id / --all")
+    asyncio.run(_replay(address_of("SKYHIGH_AMQP_URL"), _known(service), event_id))
+
+
+def _known(service: str) -> str:
+    names = _services()
+    return service if service in names else fail(f"there is no service {service!r}; there are {', '.join(names)}")
+
+
+def _services() -> list[str]:
+    from deploy.local.stack import SERVICES
+
+    return [service.name for service in SERVICES]
+
+
+async def _list(amqp_url: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("SERVICE")
+    table.add_column("DEAD", justify="right")
+    for service in _services():
+        async with _dead_queue(amqp_url, service) as (_, queue):
+            dead = _length(queue)
+        table.add_row(service, f"[red]{dead}[/]" if dead else "0")
+    Console().print(table)
+
+
+async def _show(amqp_url: str, service: str, count: int) -> None:
+    async with _dead_queue(amqp_url, service) as (_, queue):
+        # There is no looking without taking. What is put back in its order is first in the queue again.
+        taken: list[AbstractIncomingMessage] = []
+        try:
+            while len(taken) < min(count, _length(queue)) and (message := await _next(queue)) is not None:
+                taken.append(message)
+                DeadLetter.of(message).print()
+        finally:
+            await _put_back(taken)
+
+
+async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
+    sent = 0
+    kept: list[AbstractIncomingMessage] = []
+    async with _dead_queue(amqp_url, service) as (channel, queue):
+        try:
+            # What fails again comes back behind those that are here now.
+            for _ in range(_length(queue)):
+                message = await _next(queue)
+                if message is None:
+                    break
+                letter = DeadLetter.of(message)
+                if event_id in (None, letter.event_id) and await _send_back(channel, letter):
+                    sent += 1
+                else:
+                    kept.append(message)
+        finally:
+            await _put_back(kept)
+    if event_id is not None and not sent:
+        fail(f"no dead message of {service} with the id {event_id} went back")
+    if event_id is None and kept:
+        fail(f"{len(kept)} messages of {service} could not be sent back")
+    print(f"{sent} sent back")
+
+
+async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
+    """Sends a copy to the queue that the message came from; only when the broker confirms it, the message goes."""
+    import aio_pika
+    from aio_pika.exceptions import DeliveryError
+
+    from services import amqp
+
+    if letter.queue is None:
+        print(f"{letter.event_id}: its headers do not say where it came from", file=sys.stderr)
+        return False
+    headers = {name: value for name, value in letter.message.headers.items() if not name.startswith(TRACES)}
+    copy = aio_pika.Message(
+        letter.message.body,
+        message_id=letter.message.message_id,
+        content_type=letter.message.content_type,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        headers={**headers, "x-routing-key": letter.routing_key},
+    )
+    dead = await channel.get_exchange(amqp.DEAD, ensure=False)
+    try:
+        await dead.publish(copy, routing_key=letter.queue, mandatory=True, timeout=CONFIRM_TIMEOUT_SECONDS)
+    except DeliveryError:
+        print(f"{letter.event_id}: there is no queue {letter.queue} any more", file=sys.stderr)
+        return False
+    await letter.message.ack()
+    print(f"{letter.event_id} {letter.routing_key} → {letter.queue}")
+    return True
+
+
+@asynccontextmanager
+async def _dead_queue(amqp_url: str, service: str) -> AsyncIterator[tuple[AbstractChannel, AbstractQueue | None]]:
+    """A channel, and the service's dead-letter queue, or None where the service has not made one.
+
+    Ends the command where the broker is away.
+    """
+    import aio_pika
+    from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
+
+    from services.inbox import dead_queue
+
+    try:
+        connection = await aio_pika.connect(
+            amqp_url, timeout=CONNECT_TIMEOUT_SECONDS, client_properties={"connection_name": "skyhigh dlq"}
+        )
+        async with connection:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            try:
+                queue = await channel.declare_queue(dead_queue(service), passive=True)
+            except ChannelNotFoundEntity:
+                queue = None
+            yield channel, queue
+    except (AMQPError, OSError, TimeoutError) as error:
+        fail(f"the broker is away: {error or repr(error)}")
+
+
+def _length(queue: AbstractQueue | None) -> int:
+    return (queue.declaration_result.message_count or 0) if queue is not None else 0
+
+
+async def _next(queue: AbstractQueue | None) -> AbstractIncomingMessage | None:
+    return await queue.get(fail=False, timeout=CONFIRM_TIMEOUT_SECONDS) if queue is not None else None
+
+
+async def _put_back(messages: list[AbstractIncomingMessage]) -> None:
+    for message in messages:
+        await message.nack(requeue=True)

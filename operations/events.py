@@ -1,0 +1,194 @@
+"""`skyhigh events`: what the services told each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from operations.stack import address_of, fail
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+CONNECT_TIMEOUT_SECONDS: Final = 5
+RECENT: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An event as it came over the broker."""
+
+    event_id: str
+    routing_key: str
+    body: bytes
+    time: str
+    source: str
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(events)
+
+
+def events(
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only these, such as seat.released.v1.  [default: all]")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print those that come, until Ctrl-C.")] = False,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", min=1, metavar="N", help=f"How many.  [default: {RECENT}, all with --follow]"),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Follow no longer than this.")
+    ] = None,
+) -> None:
+    """Print events as JSON lines, oldest first: the last ones from the outboxes, or those that come over the broker."""
+    if seconds is not None and not follow:
+        raise typer.BadParameter("only --follow waits", param_hint="--seconds")
+    with contextlib.suppress(KeyboardInterrupt):
+        if follow:
+            asyncio.run(_follow(address_of("SKYHIGH_AMQP_URL"), key or "#", count, seconds))
+        else:
+            asyncio.run(_recent(address_of("SKYHIGH_DATABASE_URL"), key, count or RECENT))
+
+
+@asynccontextmanager
+async def subscribed(amqp_url: str, routing_key: str) -> AsyncIterator[AsyncIterator[Heard]]:
+    """Hears, from the beginning of the block to its end, what is published with such a routing key.
+
+    The queue is its own: nobody misses what it takes. Raises OSError, TimeoutError or AMQPError
+    where the broker is away.
+    """
+    import aio_pika
+
+    from services import amqp
+
+    connection = await aio_pika.connect(
+        amqp_url, timeout=CONNECT_TIMEOUT_SECONDS, client_properties={"connection_name": "skyhigh events"}
+    )
+    async with connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True, auto_delete=True)
+        await queue.bind(amqp.EVENTS, routing_key=routing_key)
+
+        async def hear() -> AsyncGenerator[Heard, None]:
+            async with queue.iterator(no_ack=True) as messages:
+                async for message in messages:
+                    yield Heard(
+                        event_id=message.message_id or "",
+                        routing_key=message.routing_key or "",
+                        body=message.body,
+                        time=str(message.headers.get("cloudEvents:time", "")),
+                        source=str(message.headers.get("cloudEvents:source", "")),
+                    )
+
+        async with contextlib.aclosing(hear()) as heard:
+            yield heard
+
+
+def message_type(routing_key: str) -> type[Message] | None:
+    """The class of an event's body, or None where there is no such event.
+
+    `<noun>.<verb>.<version>` is message NounVerb of `skyhigh/<noun>/<version>/events.proto`, however it is cased.
+    """
+    noun, _, rest = routing_key.partition(".")
+    verb, _, version = rest.partition(".")
+    if not (noun.isidentifier() and verb.isidentifier() and version.isidentifier()):
+        return None
+    try:
+        module = importlib.import_module(f"skyhigh.{noun}.{version}.events_pb2")
+    except ImportError:
+        return None
+    names = {name.lower(): name for name in module.DESCRIPTOR.message_types_by_name}
+    name = names.get(f"{noun}{verb}".lower())
+    found: type[Message] | None = getattr(module, name) if name is not None else None
+    return found
+
+
+def readable(routing_key: str, body: bytes) -> dict[str, Any]:
+    """The body as proto3 JSON; of one that cannot be read only its size, because nobody knows what is in it."""
+    from google.protobuf.json_format import MessageToDict
+    from google.protobuf.message import DecodeError
+
+    kind = message_type(routing_key)
+    try:
+        return MessageToDict(kind.FromString(body)) if kind is not None else {"unknownBytes": len(body)}
+    except DecodeError:
+        return {"unreadableBytes": len(body)}
+
+
+def print_line(**fields: Any) -> None:
+    """Prints one JSON object, also into a pipe at once."""
+    print(json.dumps(fields, ensure_ascii=False), flush=True)
+
+
+async def _follow(amqp_url: str, routing_key: str, count: int | None, seconds: float | None) -> None:
+    from aio_pika.exceptions import AMQPError
+
+    try:
+        async with subscribed(amqp_url, routing_key) as heard:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    printed = 0
+                    async for event in heard:
+                        print_line(
+                            time=event.time,
+                            key=event.routing_key,
+                            id=event.event_id,
+                            source=event.source,
+                            body=readable(event.routing_key, event.body),
+                        )
+                        printed += 1
+                        if printed == count:
+                            break
+    except (AMQPError, OSError, TimeoutError) as error:
+        fail(f"the broker is away: {error or repr(error)}")
+
+
+async def _recent(database_url: str, key: str | None, count: int) -> None:
+    import asyncpg
+
+    from deploy.local.stack import SERVICES
+
+    try:
+        connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
+        try:
+            rows = [row for service in SERVICES for row in await _outbox(connection, service.name, key, count)]
+        finally:
+            await connection.close()
+    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        fail(f"the database is away: {error or repr(error)}")
+    for row in sorted(rows, key=lambda row: row["create_time"])[-count:]:
+        print_line(
+            time=row["create_time"].isoformat(),
+            key=row["routing_key"],
+            id=str(row["event_id"]),
+            published=row["publish_time"].isoformat() if row["publish_time"] is not None else None,
+            body=readable(row["routing_key"], row["body"]),
+        )
+
+
+async def _outbox(connection: Any, schema: str, key: str | None, count: int) -> list[Any]:
+    # A statement for each of the outbox's two indexes. The schema is a name of our own table of services.
+    columns = f"SELECT event_id, routing_key, body, create_time, publish_time FROM {schema}.outbox"  # noqa: S608
+    rows: list[Any] = await connection.fetch(
+        f"""
+        ({columns} WHERE publish_time IS NULL AND ($1::text IS NULL OR routing_key = $1)
+         ORDER BY create_time DESC LIMIT $2)
+        UNION ALL
+        ({columns} WHERE publish_time IS NOT NULL AND ($1::text IS NULL OR routing_key = $1)
+         ORDER BY publish_time DESC LIMIT $2)
+        """,
+        key,
+        count,
+    )
+    return rows

@@ -1,0 +1,474 @@
+"""`skyhigh verify`: silent about a true history, and each planted corruption is reported by the invariant it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+import grpc
+import pytest
+import typer
+from redis.asyncio import Redis
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from typer.testing import CliRunner, Result
+
+from deploy.local.process import free_ports
+from operations import verify
+from operations.invariants import SEAT_INVARIANTS
+from operations.verify import CACHED_MAPS, Finding, check, lateness
+from tests.callers import eventually, seat
+from tests.instances import Database, Instance, connected, instance, own_database
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+FLIGHT: Final = "SH1-2026-12-01"
+OTHER: Final = "SH2-2026-12-01"
+# Nothing that `check` has to believe in: it is what the statements below name a hold by.
+HOLD: Final = "(SELECT hold_id FROM seats WHERE flight_id = '{0}' AND seat_number = '{1}')"
+HELD: Final = HOLD.format(FLIGHT, "10A")
+CONFIRMED: Final = HOLD.format(FLIGHT, "11A")
+OF_10A: Final = f"flight_id = '{FLIGHT}' AND seat_number = '10A'"
+OF_11A: Final = f"flight_id = '{FLIGHT}' AND seat_number = '11A'"
+
+# What holds back whoever corrupts by mistake.
+DEFENCES: Final = """
+    ALTER TABLE seats DROP CONSTRAINT seat_has_hold_while_taken;
+    ALTER TABLE holds DROP CONSTRAINT hold_ends_after_it_began;
+    ALTER TABLE holds DROP CONSTRAINT hold_confirmed_before_its_end;
+    ALTER TABLE holds DROP CONSTRAINT hold_expired_not_before_its_end;
+    ALTER TABLE holds DROP CONSTRAINT hold_state_has_its_times;
+    ALTER TABLE seat_events DISABLE TRIGGER ledger_is_append_only;
+    ALTER TABLE seat_events DROP CONSTRAINT legal_transition;
+    DROP INDEX one_held_seat_per_passenger;
+    DROP INDEX one_confirmed_seat_per_passenger;
+"""
+
+# By the invariant's name, and what is planted.
+CORRUPTIONS: Final = {
+    "a held or confirmed seat has a hold, any other none": {
+        "a held seat loses its hold": f"UPDATE seats SET hold_id = NULL WHERE {OF_10A}",
+        "a free seat has a hold": f"UPDATE seats SET state = 'AVAILABLE' WHERE {OF_10A}",
+    },
+    "a seat passes from one hold to another only through a release": {
+        "another's hold is confirmed": f"""
+            UPDATE seat_events SET hold_id = gen_random_uuid() WHERE {OF_11A} AND to_state = 'CONFIRMED'""",
+        "another's hold is released": f"""
+            INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
+                                     event_time)
+            VALUES ('{FLIGHT}', '10A', 2, 'HELD', 'AVAILABLE', gen_random_uuid(), 'sweeper', 'EXPIRED', now())""",
+        "taken over without a release": f"""
+            INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
+                                     event_time)
+            VALUES ('{FLIGHT}', '10A', 2, 'AVAILABLE', 'HELD', gen_random_uuid(), 'agent:x', 'HELD', now())""",
+    },
+    "a taken seat is in its hold in the same state, and the other way round": {
+        "a hold forgets its seat": f"UPDATE hold_seats SET state = 'RELEASED' WHERE {OF_10A}",
+        "a hold has a seat that is free": f"""
+            INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
+            VALUES ({HELD}, '{FLIGHT}', '30F', 'stranger')""",
+        "two holds have one seat": f"""
+            INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
+            VALUES ({HELD}, '{FLIGHT}', '11A', 'stranger')""",
+    },
+    "the seats of a hold are as the hold is": {
+        "a cancelled hold keeps its seat": f"""
+            UPDATE holds SET state = 'CANCELLED', end_time = now() WHERE hold_id = {HELD}""",
+        "a confirmed hold holds": f"""
+            UPDATE holds SET state = 'CONFIRMED', confirm_time = now() WHERE hold_id = {HELD}""",
+        "a confirmed hold has nothing": f"UPDATE hold_seats SET state = 'RELEASED' WHERE hold_id = {CONFIRMED}",
+        "a hold without seats": """
+            INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
+            VALUES (gen_random_uuid(), 'agent:x', 'CHECK_IN', '2 min', 9, now(), now() + interval '2 min')""",
+        "seats without a hold": f"DELETE FROM holds WHERE hold_id = {HELD}",
+    },
+    "a passenger has at most one held and one confirmed seat on a flight": {
+        "two held": f"""
+            INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
+            SELECT gen_random_uuid(), flight_id, '30F', passenger_id FROM hold_seats WHERE {OF_10A}""",
+        "two confirmed": f"""
+            INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, state)
+            SELECT hold_id, flight_id, '30F', passenger_id, state FROM hold_seats WHERE {OF_11A}""",
+    },
+    "the versions of a seat are 1..n without gap": {
+        "a gap": f"UPDATE seat_events SET version = 3 WHERE {OF_11A} AND version = 2",
+        "a beginning that is missing": f"DELETE FROM seat_events WHERE {OF_11A} AND version = 1",
+    },
+    "each transition begins where the one before ended, the first at AVAILABLE": {
+        "a first that was no beginning": f"UPDATE seat_events SET from_state = 'OFFERED' WHERE {OF_10A}",
+        "a jump": f"UPDATE seat_events SET to_state = 'BLOCKED' WHERE {OF_11A} AND version = 1",
+    },
+    "only legal transitions": {
+        "from blocked to held": f"UPDATE seat_events SET from_state = 'BLOCKED' WHERE {OF_10A}",
+    },
+    "a seat is what its ledger adds up to": {
+        "freed by id alone": f"UPDATE seats SET state = 'AVAILABLE', hold_id = NULL WHERE {OF_10A}",
+        "another version": f"UPDATE seats SET version = version + 1 WHERE {OF_10A}",
+        "another hold": f"UPDATE seats SET hold_id = {CONFIRMED} WHERE {OF_10A}",
+        "a change without a row": f"DELETE FROM seat_events WHERE {OF_11A} AND version = 2",
+        "a ledger without a seat": f"DELETE FROM seats WHERE {OF_10A}",
+    },
+    "a seat is OFFERED as long as it has an offer": {
+        "no end": "DELETE FROM offers",
+        "an offer of a taken seat": f"INSERT INTO offers VALUES ('{FLIGHT}', '10A', now() + interval '1 min')",
+    },
+    "available + held + confirmed + offered + blocked = seats of the flight": {
+        "a seat is lost": f"DELETE FROM seats WHERE flight_id = '{FLIGHT}' AND seat_number = '30F'",
+        "a seat too many": f"INSERT INTO seats (flight_id, seat_number, ordinal) VALUES ('{FLIGHT}', '99A', 999)",
+        "seats of no flight": f"DELETE FROM flights WHERE flight_id = '{OTHER}'",
+    },
+    "nothing is confirmed at or after the end of its hold": {
+        "the hold says so": f"UPDATE holds SET confirm_time = expire_time WHERE hold_id = {CONFIRMED}",
+        "the ledger says so": f"""
+            UPDATE seat_events SET event_time = holds.expire_time FROM holds
+            WHERE holds.hold_id = {CONFIRMED} AND seat_events.{OF_11A} AND to_state = 'CONFIRMED'""",
+        "the hold knows nothing of it": f"""
+            UPDATE holds SET state = 'EXPIRED', confirm_time = NULL WHERE hold_id = {CONFIRMED}""",
+    },
+    "no hold expires before its end, and no other seat is freed as expired": {
+        "the hold says so": "UPDATE holds SET end_time = expire_time - interval '1 ms' WHERE state = 'EXPIRED'",
+        "the ledger says so": """
+            UPDATE seat_events SET event_time = event_time - interval '1 min'
+            WHERE reason = 'EXPIRED' AND actor = 'sweeper'""",
+        "a confirmed seat is swept": f"""
+            INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
+                                     event_time)
+            VALUES ('{FLIGHT}', '11A', 3, 'CONFIRMED', 'AVAILABLE', {CONFIRMED}, 'sweeper', 'EXPIRED',
+                    now() + interval '1 hour')""",
+    },
+    "no hold and no offer outlives its end by more than 5 s": {
+        "a hold": f"UPDATE holds SET expire_time = now() - interval '6 s' WHERE hold_id = {HELD}",
+        "an offer": "UPDATE offers SET expire_time = now() - interval '6 s'",
+    },
+    "the seats of a hold are held, confirmed and freed in one transaction each": {
+        step: f"UPDATE seat_events SET transaction = '7' WHERE flight_id = '{OTHER}' AND {condition}"
+        for step, condition in {
+            "held": "seat_number = '11A' AND version = 1",
+            "confirmed": "seat_number = '11A' AND version = 2",
+            "cancelled": "seat_number = '14A' AND version = 2",
+        }.items()
+    },
+    "every seat of a hold was held for it": {
+        "one of three was not": f"DELETE FROM seat_events WHERE flight_id = '{OTHER}' AND seat_number = '11A'",
+    },
+    "a request changes a seat at most once, and all its seats in one transaction": {
+        "twice": f"UPDATE seat_events SET actor = 'agent:x', request_id = '{uuid4()}' WHERE {OF_11A}",
+        "in two transactions": f"""
+            UPDATE seat_events SET actor = 'agent:x', request_id = '{uuid4()}'
+            WHERE flight_id = '{FLIGHT}' AND seat_number IN ('10A', '11A') AND to_state = 'HELD'""",
+    },
+    "a repeat of a request with an effect finds its first answer for 24 hours": {
+        "forgotten": "DELETE FROM idempotency",
+        "another principal's": "UPDATE idempotency SET principal = 'agent:x'",
+    },
+    "every hold that was answered is there": {
+        "a success that was lost": f"DELETE FROM holds WHERE hold_id = {CONFIRMED}",
+    },
+    "every confirmation and every release has its event": {
+        "confirmed in silence": f"UPDATE seat_events SET event_id = NULL WHERE {OF_11A} AND to_state = 'CONFIRMED'",
+        "released, and never written": "DELETE FROM outbox WHERE routing_key = 'seat.released.v1'",
+        "another event": "UPDATE outbox SET routing_key = 'seat.released.v1'",
+    },
+    "no event waits for its publication for more than 30 s": {
+        "31 s": "UPDATE outbox SET publish_time = NULL, create_time = now() - interval '31 s'",
+    },
+    "the counts last announced of a flight are those of its map": {
+        "never announced": """
+            DELETE FROM availability;
+            UPDATE seats SET update_time = now() - interval '1 hour';
+            UPDATE flights SET create_time = now() - interval '1 hour'""",
+        "announced before it was so": "UPDATE availability SET version = version + 1",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """A database and a cache that a service used in every way it has, and left."""
+
+    database_url: str
+    redis_url: str
+
+
+@pytest.fixture(scope="module")
+async def lived(world: World) -> Lived:
+    """Two flights with a history in which every kind of transition occurs."""
+    lived = Lived(await own_database(world), f"{world.servers.redis_url.removesuffix('/0')}/7")
+    variables = {"SKYHIGH_REDIS_URL": lived.redis_url, "SKYHIGH_OFFER_WINDOW_SECONDS": "600"}
+    brief = variables | {"SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "0.3"}
+    async with instance(world, database_url=lived.database_url, **variables) as service:
+        await _live(service)
+        async with instance(world, database_url=lived.database_url, **brief) as hasty:
+            expired = await hasty.callers.agent().hold(FLIGHT, "21A")
+            await eventually(lambda: _is(hasty, expired, pb.Hold.EXPIRED))
+            await eventually(lambda: _told(hasty.database), within_seconds=10)
+    return lived
+
+
+async def _live(service: Instance) -> None:
+    agent, waitlist = service.callers.agent(), service.callers.service("waitlist")
+    for flight_id in (FLIGHT, OTHER):
+        await service.callers.operations().provision(flight_id)
+    await agent.hold(FLIGHT, "10A", request_id=str(uuid4()))
+    several = [seat(FLIGHT, "11A"), seat(FLIGHT, "11B"), seat(OTHER, "11A")]
+    await agent.confirm(await agent.hold_seats(*several, request_id=str(uuid4())))
+    # Moved: the confirmation of the second seat frees the first.
+    await agent.confirm(await agent.hold_seats(seat(FLIGHT, "12A", "mover"), seat(FLIGHT, "12B")))
+    await agent.confirm(await agent.hold(FLIGHT, "12C", "mover"))
+    # Changed twice; one seat stays.
+    changed = await agent.hold_seats(seat(FLIGHT, "13A", "p1"), seat(FLIGHT, "13B", "p2"))
+    for number in ("13C", "13D"):
+        await agent.ChangeHoldSeats(
+            pb.ChangeHoldSeatsRequest(
+                hold_id=changed.hold_id,
+                seats=[seat(FLIGHT, number, "p1"), seat(FLIGHT, "13B", "p2")],
+                request_id=str(uuid4()),
+            )
+        )
+    # A canceller's reason is free text, also this one.
+    await agent.cancel(await agent.hold_seats(seat(FLIGHT, "14A"), seat(OTHER, "14A")), reason="EXPIRED")
+    for number in ("15A", "15B"):
+        await agent.BlockSeat(pb.BlockSeatRequest(flight_id=FLIGHT, seat_number=number, reason="BROKEN"))
+    await agent.UnblockSeat(pb.UnblockSeatRequest(flight_id=FLIGHT, seat_number="15B"))
+    holds = [await agent.hold(OTHER, number) for number in ("16A", "16B", "16C")]
+    await waitlist.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=OTHER, open=True))
+    for hold in holds:
+        await agent.cancel(hold)
+    await waitlist.ClaimSeat(
+        pb.ClaimSeatRequest(flight_id=OTHER, seat_number="16A", passenger_id="w1", owner="passenger:WAITED")
+    )
+    await waitlist.ReturnSeat(pb.ReturnSeatRequest(flight_id=OTHER, seat_number="16B"))
+
+
+async def _is(service: Instance, hold: pb.Hold, state: pb.Hold.State.ValueType) -> bool:
+    return bool((await service.callers.agent().get(hold)).state == state)
+
+
+async def _told(database: Database) -> bool:
+    """True when the sweeper swept, the relay published and the counts were announced."""
+    return bool(
+        await database.fetchval(
+            """
+            SELECT NOT EXISTS (SELECT FROM outbox WHERE publish_time IS NULL)
+               AND (SELECT state FROM seats WHERE flight_id = $1 AND seat_number = '21A') = 'AVAILABLE'
+               AND NOT EXISTS (
+                   SELECT FROM flights LEFT JOIN availability USING (flight_id)
+                   WHERE availability.version IS DISTINCT FROM
+                         (SELECT 1 + sum(version) FROM seats WHERE seats.flight_id = flights.flight_id))
+            """,
+            FLIGHT,
+        )
+    )
+
+
+@pytest.fixture
+async def connection(lived: Lived) -> AsyncIterator[Database]:
+    """A connection to the database that was lived in."""
+    async with connected(lived.database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def redis(lived: Lived) -> AsyncIterator[Redis]:
+    """A connection to the cache that was lived in."""
+    redis = Redis.from_url(lived.redis_url)
+    yield redis
+    await redis.aclose()
+
+
+def _found(findings: list[Finding]) -> dict[str, int]:
+    assert [finding for finding in findings if finding.not_checked and finding.number != CACHED_MAPS[0]] == []
+    return {finding.name: finding.violations for finding in findings if finding.violations}
+
+
+async def test_a_true_history_has_no_violation(connection: Database, redis: Redis) -> None:
+    findings = await check(connection, redis)
+    assert _found(findings) == {}
+    assert [str(finding) for finding in findings if finding.not_checked] == []
+    assert {finding.number for finding in findings} == {1, 2, 3, 4, 5, 6, 7, 11}
+
+
+async def test_the_history_has_every_kind_of_transition(connection: Database) -> None:
+    edges = await connection.fetch("SELECT DISTINCT from_state, to_state FROM seat_events")
+    # The three that lack, to BLOCKED and OFFERED, differ from their sisters by nothing that is checked.
+    assert len(edges) >= 9
+    reasons = {row["reason"] for row in await connection.fetch("SELECT DISTINCT reason FROM seat_events")}
+    assert {"HELD", "CONFIRMED", "CHANGED", "MOVED", "EXPIRED", "BROKEN"} <= reasons
+
+
+@pytest.mark.parametrize(
+    ("invariant", "statement"),
+    [
+        pytest.param(name, statement, id=f"{name}: {planted}")
+        for name, corruptions in CORRUPTIONS.items()
+        for planted, statement in corruptions.items()
+    ],
+)
+async def test_a_planted_corruption_is_reported(connection: Database, invariant: str, statement: str) -> None:
+    corrupted = connection.transaction(isolation="repeatable_read")
+    await corrupted.start()
+    try:
+        await connection.execute(DEFENCES)
+        await connection.execute(statement)
+        found = _found(await check(connection, None))
+    finally:
+        await corrupted.rollback()
+    assert invariant in found
+
+
+def test_each_invariant_has_a_planted_corruption() -> None:
+    assert {invariant.name for invariant in SEAT_INVARIANTS} == CORRUPTIONS.keys()
+
+
+async def test_samples_name_the_offenders_and_all_are_counted(connection: Database) -> None:
+    corrupted = connection.transaction(isolation="repeatable_read")
+    await corrupted.start()
+    try:
+        await connection.execute(f"UPDATE seats SET version = version + 1 WHERE flight_id = '{OTHER}'")
+        findings = await check(connection, None)
+    finally:
+        await corrupted.rollback()
+    (finding,) = [finding for finding in findings if finding.name == "a seat is what its ledger adds up to"]
+    assert finding.violations == 180
+    assert len(finding.samples) == verify.SAMPLES
+    assert {sample["flight_id"] for sample in finding.samples} == {OTHER}
+    assert f"flight_id={OTHER}  seat_number=" in str(finding)
+
+
+async def test_what_a_stopped_service_cannot_do_is_left_out_on_demand(connection: Database) -> None:
+    corrupted = connection.transaction(isolation="repeatable_read")
+    await corrupted.start()
+    try:
+        await connection.execute("UPDATE outbox SET publish_time = NULL, create_time = now() - interval '1 hour'")
+        findings = await check(connection, None, service_runs=False)
+    finally:
+        await corrupted.rollback()
+    assert [finding for finding in findings if finding.violations or finding.not_checked] == []
+
+
+async def test_cached_maps_that_differ_from_the_truth_are_reported(
+    world: World, lived: Lived, connection: Database, redis: Redis
+) -> None:
+    async with instance(world, database_url=lived.database_url, SKYHIGH_REDIS_URL=lived.redis_url) as service:
+        for flight_id in (FLIGHT, OTHER):
+            await service.callers.agent().states(flight_id)
+    truth = await redis.get(f"seatmap:{{{FLIGHT}}}")
+    assert isinstance(truth, bytes)
+    version, _, body = truth.partition(b" ")
+    assert _found(await check(connection, redis)) == {}
+    planted = {
+        f"seatmap:{{{FLIGHT}}}": b"%d %b" % (int(version) - 1, body),
+        f"seatmap:{{{OTHER}}}": ((await redis.get(f"seatmap:{{{OTHER}}}")) or b"").replace(b"A", b"B"),
+        "seatmap:{SH3-2026-12-01}": truth,
+        "seatmap:{poison}": b"\xff\x00 not a map",
+    }
+    await redis.mset(dict(planted))
+    try:
+        (finding,) = [finding for finding in await check(connection, redis) if finding.violations]
+        assert (finding.number, finding.name) == CACHED_MAPS
+        assert {sample["key"] for sample in finding.samples} == planted.keys()
+        assert finding.violations == len(planted)
+    finally:
+        await redis.flushdb()
+
+
+async def test_a_cached_map_may_be_late_for_a_moment(connection: Database, redis: Redis) -> None:
+    key = f"seatmap:{{{FLIGHT}}}"
+    await redis.set(key, b"1 A320-180Y 2026-01-01T00:00:00+00:00 " + b"A" * 180)
+
+    async def drop() -> None:
+        await asyncio.sleep(verify.CACHE_GRACE_SECONDS / 2)
+        await redis.delete(key)
+
+    findings, _ = await asyncio.gather(check(connection, redis), drop())
+    assert _found(findings) == {}
+
+
+async def test_a_cache_that_is_away_is_not_checked_and_the_rest_is(connection: Database) -> None:
+    nobody = Redis.from_url(f"redis://127.0.0.1:{free_ports(1)[0]}/0")
+    findings = await check(connection, nobody)
+    await nobody.aclose()
+    assert [finding.number for finding in findings if finding.not_checked] == [11]
+    assert _found(findings) == {}
+
+
+async def test_lateness_is_measured_from_the_end_of_a_hold(connection: Database) -> None:
+    measured = await lateness(connection)
+    assert measured.expired == 1
+    assert 0 <= measured.p50_seconds == measured.p999_seconds < 5
+    assert measured.later_than_5_s == 0
+
+
+async def test_under_load_every_snapshot_is_clean(world: World) -> None:
+    url, redis_url = await own_database(world), f"{world.servers.redis_url.removesuffix('/0')}/8"
+    redis = Redis.from_url(redis_url)
+    async with instance(world, database_url=url, SKYHIGH_REDIS_URL=redis_url) as service:
+        await service.callers.operations().provision(FLIGHT)
+        seats = list(await service.callers.agent().states(FLIGHT))
+        users = [asyncio.create_task(_use(service, random.Random(n), seats)) for n in range(8)]
+        for _ in range(6):
+            assert _found(await check(service.database, redis)) == {}
+            await asyncio.sleep(0.2)
+        held = await asyncio.gather(*users)
+    await redis.aclose()
+    assert sum(held) > 50
+
+
+async def _use(service: Instance, chance: random.Random, seats: list[str]) -> int:
+    """Holds, confirms, changes and cancels for two seconds; returns how many holds it got."""
+    agent = service.callers.agent()
+    held, until = 0, time.monotonic() + 2
+    while time.monotonic() < until:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            hold = await agent.hold_seats(*(seat(FLIGHT, number) for number in chance.sample(seats, 3)))
+            held += 1
+            await service.callers.agent().states(FLIGHT)
+            if chance.random() < 0.5:
+                other = [seat(FLIGHT, chance.choice(seats), one.passenger_id) for one in hold.seats]
+                await agent.ChangeHoldSeats(pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=other))
+            if chance.random() < 0.5:
+                await agent.confirm(hold)
+            if chance.random() < 0.8:
+                await agent.cancel(hold)
+    return held
+
+
+async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYHIGH_HOME", str(world.folder / "no stack"))
+    clean = await _command(monkeypatch, lived.database_url, lived.redis_url)
+    assert clean.exit_code == 0, clean.output
+    assert f"All {len(SEAT_INVARIANTS) + 1} hold" in clean.output
+    assert "holds expired: 1; " in clean.output
+
+    short = await own_database(world)
+    async with connected(short) as connection:
+        await connection.execute("INSERT INTO flights (flight_id, layout_id, total_seats) VALUES ('SH1', 'none', 1)")
+        await connection.execute(
+            "INSERT INTO seats (flight_id, seat_number, ordinal) VALUES ('SH1', '1A', 1), ('SH1', '2A', 2)"
+        )
+    violated = await _command(monkeypatch, short, lived.redis_url)
+    assert violated.exit_code == 1, violated.output
+    assert "flight_id=SH1  total_seats=1  available=2" in violated.output
+
+    nowhere = free_ports(2)
+    no_cache = await _command(monkeypatch, lived.database_url, f"redis://127.0.0.1:{nowhere[0]}/0")
+    assert no_cache.exit_code == 2, no_cache.output
+    assert "11 not checked" in no_cache.output
+    no_database = await _command(monkeypatch, f"postgresql://127.0.0.1:{nowhere[1]}/skyhigh", lived.redis_url)
+    assert no_database.exit_code == 2, no_database.output
+    assert "the database is away" in no_database.output
+
+
+async def _command(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Result:
+    app = typer.Typer()
+    verify.register(app)
+    monkeypatch.setenv("SKYHIGH_DATABASE_URL", database_url)
+    monkeypatch.setenv("SKYHIGH_REDIS_URL", redis_url)
+    # It has an event loop of its own.
+    return await asyncio.to_thread(CliRunner().invoke, app, [])
