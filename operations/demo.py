@@ -48,6 +48,13 @@ def load() -> None:
         fail(f"the seat service answered {error.code().name}: {error.details()}")
 
 
+@demo.command()
+def flight() -> None:
+    """Print the id of one of the demo airline's flights, tomorrow's first, and nothing else."""
+    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
+    print(next(iter(flights(tomorrow))))
+
+
 def flights(first_day: datetime.date) -> dict[str, str]:
     """The cabin layout of each flight from this UTC date on, by flight id such as `SH101-2026-11-22`."""
     days = [first_day + datetime.timedelta(days=day) for day in range(DAYS)]
