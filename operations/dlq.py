@@ -21,6 +21,8 @@ CONNECT_TIMEOUT_SECONDS: Final = 5
 CONFIRM_TIMEOUT_SECONDS: Final = 10
 # What tells of past failures, in our headers and the broker's: a replayed message begins anew.
 TRACES: Final = ("x-failures", "x-reason", "x-queue", "x-delivery-count", "x-death", "x-first-death", "x-last-death")
+# Messages that are kept in memory to keep their order in the queue.
+LARGEST_LOOK: Final = 1000
 # The broker's word for a message whose consumer died with it again and again.
 DELIVERY_LIMIT: Final = "delivery_limit"
 
@@ -60,6 +62,11 @@ class DeadLetter:
             reason=str(death["reason"] if death.get("reason") == DELIVERY_LIMIT else headers.get("x-reason", "")),
             failures=int(str(headers.get("x-failures", 0))),
         )
+
+    @property
+    def identity(self) -> tuple[str, str | None]:
+        """An event may have died in several queues."""
+        return self.event_id, self.queue
 
     def print(self) -> None:
         """Prints it as one JSON line."""
@@ -128,36 +135,36 @@ async def _list(amqp_url: str) -> None:
     table.add_column("DEAD", justify="right")
     for service in _services():
         async with _dead_queue(amqp_url, service) as (_, queue):
-            dead = _length(queue)
+            dead = (queue.declaration_result.message_count or 0) if queue is not None else 0
         table.add_row(service, f"[red]{dead}[/]" if dead else "0")
     Console().print(table)
 
 
 async def _show(amqp_url: str, service: str, count: int) -> None:
+    # There is no looking without taking, and what is put back goes behind what was not taken: so all are taken, as long
+    # as they are not very many.
+    taken: list[AbstractIncomingMessage] = []
     async with _dead_queue(amqp_url, service) as (_, queue):
-        # There is no looking without taking. What is put back in its order is first in the queue again.
-        taken: list[AbstractIncomingMessage] = []
         try:
-            while len(taken) < min(count, _length(queue)) and (message := await _next(queue)) is not None:
+            while len(taken) < max(count, LARGEST_LOOK) and (message := await _next(queue)) is not None:
                 taken.append(message)
-                DeadLetter.of(message).print()
+                if len(taken) <= count:
+                    DeadLetter.of(message).print()
         finally:
             await _put_back(taken)
 
 
 async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
-    sent = 0
+    sent: set[tuple[str, str | None]] = set()
     kept: list[AbstractIncomingMessage] = []
     async with _dead_queue(amqp_url, service) as (channel, queue):
         try:
-            # What fails again comes back behind those that are here now.
-            for _ in range(_length(queue)):
-                message = await _next(queue)
-                if message is None:
-                    break
+            while (message := await _next(queue)) is not None:
                 letter = DeadLetter.of(message)
-                if event_id in (None, letter.event_id) and await _send_back(channel, letter):
-                    sent += 1
+                # What fails again while we are here stays, or this would have no end.
+                chosen = event_id in (None, letter.event_id) and letter.identity not in sent
+                if chosen and await _send_back(channel, letter):
+                    sent.add(letter.identity)
                 else:
                     kept.append(message)
         finally:
@@ -166,7 +173,7 @@ async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
         fail(f"no dead message of {service} with the id {event_id} went back")
     if event_id is None and kept:
         fail(f"{len(kept)} messages of {service} could not be sent back")
-    print(f"{sent} sent back")
+    print(f"{len(sent)} sent back")
 
 
 async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
@@ -222,10 +229,6 @@ async def _dead_queue(amqp_url: str, service: str) -> AsyncIterator[tuple[Abstra
             yield channel, queue
     except (AMQPError, OSError, TimeoutError) as error:
         fail(f"the broker is away: {error or repr(error)}")
-
-
-def _length(queue: AbstractQueue | None) -> int:
-    return (queue.declaration_result.message_count or 0) if queue is not None else 0
 
 
 async def _next(queue: AbstractQueue | None) -> AbstractIncomingMessage | None:

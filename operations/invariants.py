@@ -176,7 +176,8 @@ SEAT_INVARIANTS: Final = (
         4,
         "nothing is confirmed at or after the end of its hold",
         """
-        SELECT hold_id, NULL AS flight_id, NULL AS seat_number, confirm_time AS confirmed_at, expire_time FROM seat.holds
+        SELECT hold_id, NULL AS flight_id, NULL AS seat_number, confirm_time AS confirmed_at, expire_time
+        FROM seat.holds
         WHERE confirm_time >= expire_time
         UNION ALL
         SELECT hold_id, flight_id, seat_number, event_time, expire_time

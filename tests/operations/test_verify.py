@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
@@ -200,11 +201,11 @@ class Lived:
 async def lived(world: World) -> Lived:
     """Two flights with a history in which every kind of transition occurs."""
     lived = Lived(await own_database(world), f"{world.servers.redis_url.removesuffix('/0')}/7")
-    variables = {"SKYHIGH_REDIS_URL": lived.redis_url, "SKYHIGH_OFFER_WINDOW_SECONDS": "600"}
-    brief = variables | {"SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "0.3"}
-    async with instance(world, database_url=lived.database_url, **variables) as service:
+    url = lived.database_url
+    offers = partial(instance, world, SKYHIGH_REDIS_URL=lived.redis_url, SKYHIGH_OFFER_WINDOW_SECONDS="600")
+    async with offers(database_url=url) as service:
         await _live(service)
-        async with instance(world, database_url=lived.database_url, **brief) as hasty:
+        async with offers(database_url=url, SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS="0.3") as hasty:
             expired = await hasty.callers.agent().hold(FLIGHT, "21A")
             await eventually(lambda: _is(hasty, expired, pb.Hold.EXPIRED))
             await eventually(lambda: _told(hasty.database), within_seconds=10)
@@ -358,13 +359,14 @@ async def test_cached_maps_that_differ_from_the_truth_are_reported(
     async with instance(world, database_url=lived.database_url, SKYHIGH_REDIS_URL=lived.redis_url) as service:
         for flight_id in (FLIGHT, OTHER):
             await service.callers.agent().states(flight_id)
-    truth = await redis.get(f"seatmap:{{{FLIGHT}}}")
+    truth, other = await redis.mget(f"seatmap:{{{FLIGHT}}}", f"seatmap:{{{OTHER}}}")
     assert isinstance(truth, bytes)
+    assert isinstance(other, bytes)
     version, _, body = truth.partition(b" ")
     assert _found(await check(connection, redis)) == {}
     planted = {
         f"seatmap:{{{FLIGHT}}}": b"%d %b" % (int(version) - 1, body),
-        f"seatmap:{{{OTHER}}}": ((await redis.get(f"seatmap:{{{OTHER}}}")) or b"").replace(b"A", b"B"),
+        f"seatmap:{{{OTHER}}}": other.replace(b"A", b"B"),
         "seatmap:{SH3-2026-12-01}": truth,
         "seatmap:{poison}": b"\xff\x00 not a map",
     }
