@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
@@ -36,8 +37,8 @@ class Admission:
         self._limits = Limits(
             held_seats=settings.held_seats_limit,
             lapses_allowed=settings.lapses_allowed,
-            lapses_window_seconds=settings.lapses_window_seconds,
-            cool_down_seconds=settings.cool_down_seconds,
+            lapses_window=timedelta(seconds=settings.lapses_window_seconds),
+            cool_down=timedelta(seconds=settings.cool_down_seconds),
         )
 
     async def hold(

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import hoarding, refusals
+from seat_service import refusals
+from seat_service.hoarding import Limits, explain
 from seat_service.locks import lock_seats
 from seat_service.requests import Effects, HoldRequest, Place, request_id
 from services.db import Conn, GuardMissed
 from services.errors import Aborted, Refusal
 from services.proto import timestamp
 
+_NO_LIMITS: Final = Limits(held_seats=0, lapses_allowed=0, lapses_window=timedelta(), cool_down=timedelta())
 _PURPOSES: Final = {value.number: value.name for value in pb.Hold.Purpose.DESCRIPTOR.values}
 
 # LATERAL … LIMIT 1 is a look-up by key whatever the planner believes of the tables' sizes.
 _HOLD: Final = """
 WITH asked AS (
     SELECT n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
-           request_id, takes_offers
+           request_id, takes_offers, bound, count(*) OVER (PARTITION BY n, flight_id) AS seats_of_flight
     FROM unnest($1::int[], $2::bool[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[],
-                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[])
+                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[], $14::bool[])
         AS asked (n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
-                  request_id, takes_offers)
+                  request_id, takes_offers, bound)
 ), standing AS (
     SELECT asked.n, asked.leads, asked.flight_id, asked.seat_number, asked.passenger_id, asked.hold_id, asked.owner,
            asked.purpose, asked.ttl, asked.extensions, asked.actor, asked.request_id, asked.takes_offers,
            seat.state, seat.hold_id AS seat_hold, own.hold_id AS own_hold,
-           bool_and(own.hold_id IS NULL
+           hoarding.no_room_seconds, hoarding.cooling_seconds,
+           bool_and(own.hold_id IS NULL AND hoarding.no_room_seconds IS NULL AND hoarding.cooling_seconds IS NULL
                     AND coalesce(seat.state = 'AVAILABLE' OR seat.state = 'OFFERED' AND asked.takes_offers, false))
                OVER (PARTITION BY asked.n) AS granted
     FROM asked
@@ -46,9 +49,11 @@ WITH asked AS (
         WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
           AND hold_seats.state = 'HELD' LIMIT 1
     ) AS own ON true
+    LEFT JOIN LATERAL hoarding(asked.owner, asked.flight_id, asked.seats_of_flight::int, NULL, $16, $17, $18, $19)
+        ON asked.bound
 ), taken AS (
     UPDATE seats
-    SET state = 'HELD', hold_id = standing.hold_id, version = seats.version + 1, update_time = $14::timestamptz
+    SET state = 'HELD', hold_id = standing.hold_id, version = seats.version + 1, update_time = $15::timestamptz
     FROM standing
     WHERE standing.granted
       AND seats.flight_id = standing.flight_id AND seats.seat_number = standing.seat_number
@@ -57,7 +62,7 @@ WITH asked AS (
               standing.state AS from_state, standing.hold_id, standing.actor, standing.request_id
 ), held AS (
     INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
-    SELECT hold_id, owner, purpose::hold_purpose, ttl, extensions, $14, $14 + ttl FROM standing WHERE granted AND leads
+    SELECT hold_id, owner, purpose::hold_purpose, ttl, extensions, $15, $15 + ttl FROM standing WHERE granted AND leads
 ), seated AS (
     INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
     SELECT hold_id, flight_id, seat_number, passenger_id FROM taken
@@ -68,10 +73,11 @@ WITH asked AS (
 ), ledger AS (
     INSERT INTO seat_events
         (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason, request_id, event_time)
-    SELECT flight_id, seat_number, version, from_state, 'HELD', hold_id, actor, 'HELD', request_id, $14
+    SELECT flight_id, seat_number, version, from_state, 'HELD', hold_id, actor, 'HELD', request_id, $15
     FROM taken
 )
-SELECT n, flight_id, seat_number, passenger_id, state::text, own_hold, granted, (SELECT count(*) FROM taken) AS taken,
+SELECT n, flight_id, seat_number, passenger_id, state::text, own_hold, no_room_seconds, cooling_seconds, granted,
+       (SELECT count(*) FROM taken) AS taken,
        CASE WHEN granted THEN '{}' ELSE ARRAY(
            SELECT hold.hold_id FROM unnest(ARRAY[seat_hold, own_hold]) AS way (hold_id)
            CROSS JOIN LATERAL (SELECT holds.hold_id, holds.state, holds.expire_time
@@ -89,20 +95,17 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
     Answers a new hold; SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN;
     LapsedInTheWay where only lapsed holds stand in the way, which the caller ends before it tries again.
     """
-    demands = [demand for request in requests for demand in _demands(request)]
-    if demands:
-        await hoarding.lock(conn, demands)
-    now = await lock_seats(conn, {seat.place for request in requests for seat in request.seats})
+    now = await lock_seats(
+        conn,
+        {seat.place for request in requests for seat in request.seats},
+        owners={bound for request in requests for bound in _bound_owner(request)},
+    )
     answers: dict[int, pb.Hold | Refusal] = {}
     pending = list(range(len(requests)))
     while pending:
         contenders, rivals = _first_come(requests, pending)
-        refused = await _refuse_hoarders(conn, requests, contenders)
-        granted, lost = await _hold_contenders(
-            conn, requests, [n for n in contenders if n not in refused], now=now, effects=effects
-        )
-        answers.update(refused)
-        answers.update(granted)
+        judged, lost = await _hold_contenders(conn, requests, contenders, now=now, effects=effects)
+        answers.update(judged)
         pending = []
         for n in rivals:
             taken = next((seat.place for seat in requests[n].seats if seat.place in lost), None)
@@ -113,11 +116,9 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
     return [answers[n] for n in range(len(requests))]
 
 
-def _demands(request: HoldRequest) -> list[hoarding.Demand]:
-    if request.limits is None:
-        return []
-    flights = Counter(seat.flight_id for seat in request.seats)
-    return [hoarding.Demand(request.owner, flight_id, seats) for flight_id, seats in flights.items()]
+def _bound_owner(request: HoldRequest) -> set[tuple[str, str]]:
+    """The owner with each flight, where SEAT-16 binds it."""
+    return set() if request.limits is None else {(request.owner, seat.flight_id) for seat in request.seats}
 
 
 def _first_come(requests: Sequence[HoldRequest], pending: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -128,30 +129,19 @@ def _first_come(requests: Sequence[HoldRequest], pending: Sequence[int]) -> tupl
     for n in pending:
         wants = {("seat", *seat.place) for seat in requests[n].seats}
         wants |= {("passenger", seat.flight_id, seat.passenger_id) for seat in requests[n].seats}
-        wants |= {("owner", demand.owner, demand.flight_id) for demand in _demands(requests[n])}
+        wants |= {("owner", *bound) for bound in _bound_owner(requests[n])}
         (rivals if wants & wanted else contenders).append(n)
         wanted |= wants
     return contenders, rivals
-
-
-async def _refuse_hoarders(
-    conn: Conn, requests: Sequence[HoldRequest], contenders: Sequence[int]
-) -> dict[int, Refusal]:
-    demands = [(n, demand) for n in contenders for demand in _demands(requests[n])]
-    limits = next((request.limits for request in requests if request.limits is not None), None)
-    if limits is None or not demands:
-        return {}
-    verdicts = await hoarding.judge(conn, [demand for _, demand in demands], limits)
-    return {n: verdict for (n, _), verdict in zip(demands, verdicts, strict=True) if verdict is not None}
 
 
 async def _hold_contenders(
     conn: Conn, requests: Sequence[HoldRequest], contenders: Sequence[int], *, now: datetime, effects: Effects
 ) -> tuple[dict[int, pb.Hold | Refusal], dict[Place, str]]:
     """Runs the one statement for requests that share nothing; returns their answers, and the states of lost seats."""
-    if not contenders:
-        return {}, {}
     hold_ids = {n: uuid4() for n in contenders}
+    # One service has one set of limits; who is not bound by them is not judged.
+    limits = next((request.limits for request in requests if request.limits is not None), _NO_LIMITS)
     asked = [(n, seat, requests[n]) for n in contenders for seat in requests[n].seats]
     rows = await conn.fetch(
         _HOLD,
@@ -168,7 +158,12 @@ async def _hold_contenders(
         [request.actor for _, _, request in asked],
         [request_id(request.request_key) for _, _, request in asked],
         [request.takes_offers for _, _, request in asked],
+        [request.limits is not None for _, _, request in asked],
         now,
+        limits.held_seats,
+        limits.lapses_allowed,
+        limits.lapses_window,
+        limits.cool_down,
     )
     if rows[0]["taken"] != sum(row["granted"] for row in rows):
         raise GuardMissed
@@ -184,10 +179,17 @@ async def _hold_contenders(
             answers[n] = _new_hold(hold_ids[n], request, now)
             lost.update((seat.place, "HELD") for seat in request.seats)
         else:
-            answers[n] = refusal = explain_taken(by_request[n])
+            answers[n] = refusal = _explain_hoarding(by_request[n], limits) or explain_taken(by_request[n])
             if isinstance(refusal, Aborted) and not isinstance(refusal, refusals.LapsedInTheWay):
                 lost[(refusal.metadata["flight_id"], refusal.metadata["seat_number"])] = refusal.metadata["state"]
     return answers, lost
+
+
+def _explain_hoarding(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal | None:
+    refusals = (
+        explain(limits, no_room_seconds=row["no_room_seconds"], cooling_seconds=row["cooling_seconds"]) for row in rows
+    )
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
 def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:

@@ -68,21 +68,35 @@ async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, Standin
     }
 
 
-async def lock_seats(conn: Conn, places: Iterable[Place]) -> datetime:
-    """Locks seats in the order of flight and number; returns the database's time after the last lock."""
+async def lock_seats(conn: Conn, places: Iterable[Place], *, owners: Iterable[tuple[str, str]] = ()) -> datetime:
+    """Locks seats in the order of flight and number; returns the database's time after the last lock.
+
+    `owners`, each with a flight, are locked before: until the transaction ends nobody else judges what they hold there.
+    """
     ordered = sorted(places)
+    judged = list(owners)
     now: datetime = await conn.fetchval(
         """
-        SELECT clock_timestamp() FROM (
+        SELECT clock_timestamp()
+        FROM (
+            SELECT count(*) AS owners
+            FROM (SELECT DISTINCT hashtextextended(owner || ' ' || flight_id, 0) AS key
+                  FROM unnest($3::text[], $4::text[]) AS judged (owner, flight_id) ORDER BY key) AS keys
+            CROSS JOIN LATERAL pg_advisory_xact_lock(keys.key)
+        ) AS owners_locked
+        CROSS JOIN LATERAL (
             SELECT count(*) FROM (
                 SELECT FROM seats
                 JOIN unnest($1::text[], $2::text[]) AS asked (flight_id, seat_number) USING (flight_id, seat_number)
+                WHERE owners_locked.owners >= 0
                 ORDER BY seats.flight_id, seats.seat_number FOR NO KEY UPDATE OF seats
             ) AS locked
-        ) AS all_locked
+        ) AS seats_locked
         """,
         [flight_id for flight_id, _ in ordered],
         [seat_number for _, seat_number in ordered],
+        [owner for owner, _ in judged],
+        [flight_id for _, flight_id in judged],
     )
     return now
 

@@ -298,13 +298,12 @@ async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effe
 
 async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Hold:
     on = request.on
-    await _refuse_hoarder(conn, request)
     (hold,) = await _extend(conn, [on], effects)
     if isinstance(hold, Refusal):
         raise hold
     had = {seat.place: seat for seat in (await seats_of(conn, [on.hold_id]))[on.hold_id]}
     wanted = {seat.place: seat for seat in request.seats}
-    now = await lock_seats(conn, had.keys() | wanted.keys())
+    now = await _lock_for_change(conn, request, had.keys() | wanted.keys())
     await release_locked(
         conn,
         [
@@ -325,16 +324,18 @@ async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Ho
     return hold
 
 
-async def _refuse_hoarder(conn: Conn, request: ChangeRequest) -> None:
-    owner = request.on.owner
-    if request.limits is None or owner is None:
-        return
+async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[Place]) -> datetime:
+    """Locks the seats; raises what SEAT-16 says against the change, where it binds the owner."""
+    owner, limits = request.on.owner, request.limits
+    if owner is None or limits is None:
+        return await lock_seats(conn, places)
     flights = Counter(seat.flight_id for seat in request.seats)
-    demands = [hoarding.Demand(owner, flight_id, seats, request.on.hold_id) for flight_id, seats in flights.items()]
-    await hoarding.lock(conn, demands)
-    for verdict in await hoarding.judge(conn, demands, request.limits):
-        if verdict is not None:
-            raise verdict
+    now = await lock_seats(conn, places, owners=[(owner, flight_id) for flight_id in flights])
+    for flight_id, seats in flights.items():
+        await hoarding.refuse(
+            conn, limits, owner=owner, flight_id=flight_id, seats=seats, other_than=request.on.hold_id
+        )
+    return now
 
 
 async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:

@@ -115,3 +115,41 @@ CREATE TABLE availability (
     flight_id text PRIMARY KEY,
     version   bigint NOT NULL
 );
+
+-- SEAT-16, judged where seats are taken: how long an owner has to wait for room among its held seats of a flight, and
+-- for the end of its cool-down; NULL where nothing is in the way. `other_than` is a hold that is about to change.
+CREATE FUNCTION hoarding(
+    of_owner text, on_flight text, wanted_seats integer, other_than uuid, held_limit integer,
+    lapses_allowed integer, lapses_window interval, first_cool_down interval,
+    OUT no_room_seconds double precision, OUT cooling_seconds double precision
+) LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    held_seats integer;
+    first_end  timestamptz;
+    lapses     integer;
+    last_lapse timestamptz;
+BEGIN
+    -- The end is compared last: in a WHERE it would tempt the planner to the index of all holds that still run.
+    SELECT sum(seats_of.count) FILTER (WHERE holds.expire_time > now()),
+           min(holds.expire_time) FILTER (WHERE holds.expire_time > now())
+    INTO held_seats, first_end
+    FROM holds
+    CROSS JOIN LATERAL (
+        SELECT count(*) FROM hold_seats
+        WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.flight_id = on_flight
+    ) AS seats_of
+    WHERE holds.owner = of_owner AND holds.state = 'HELD' AND holds.hold_id IS DISTINCT FROM other_than
+      AND seats_of.count > 0;
+    IF coalesce(held_seats, 0) + wanted_seats > held_limit THEN
+        no_room_seconds := coalesce(extract(epoch FROM first_end - now()), 1);
+    END IF;
+    SELECT count(*), max(holds.expire_time) INTO lapses, last_lapse FROM holds
+    WHERE holds.owner = of_owner AND holds.state = 'EXPIRED' AND holds.expire_time > now() - lapses_window;
+    IF lapses >= lapses_allowed THEN
+        cooling_seconds := extract(epoch FROM
+            last_lapse + least(first_cool_down * (2 ^ (lapses - lapses_allowed)), lapses_window) - now());
+        IF cooling_seconds <= 0 THEN
+            cooling_seconds := NULL;
+        END IF;
+    END IF;
+END $$;
