@@ -129,22 +129,24 @@ DECLARE
     lapses     integer;
     last_lapse timestamptz;
 BEGIN
-    -- The end is compared last: in a WHERE it would tempt the planner to the index of all holds that still run.
-    SELECT sum(seats_of.count) FILTER (WHERE holds.expire_time > now()),
-           min(holds.expire_time) FILTER (WHERE holds.expire_time > now())
-    INTO held_seats, first_end
-    FROM holds
+    -- OFFSET 0 keeps the other conditions out of the look-up: on an empty table the planner would take the index of all
+    -- holds that still run for as good as the owner's, and would keep to that plan when the table has grown.
+    SELECT sum(seats_of.count), min(own.expire_time) INTO held_seats, first_end
+    FROM (
+        SELECT holds.hold_id, holds.state, holds.expire_time FROM holds WHERE holds.owner = of_owner OFFSET 0
+    ) AS own
     CROSS JOIN LATERAL (
         SELECT count(*) FROM hold_seats
-        WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.flight_id = on_flight
+        WHERE hold_seats.hold_id = own.hold_id AND hold_seats.flight_id = on_flight
     ) AS seats_of
-    WHERE holds.owner = of_owner AND holds.state = 'HELD' AND holds.hold_id IS DISTINCT FROM other_than
+    WHERE own.state = 'HELD' AND own.expire_time > now() AND own.hold_id IS DISTINCT FROM other_than
       AND seats_of.count > 0;
     IF coalesce(held_seats, 0) + wanted_seats > held_limit THEN
         no_room_seconds := coalesce(extract(epoch FROM first_end - now()), 1);
     END IF;
-    SELECT count(*), max(holds.expire_time) INTO lapses, last_lapse FROM holds
-    WHERE holds.owner = of_owner AND holds.state = 'EXPIRED' AND holds.expire_time > now() - lapses_window;
+    SELECT count(*), max(own.expire_time) INTO lapses, last_lapse
+    FROM (SELECT holds.state, holds.expire_time FROM holds WHERE holds.owner = of_owner OFFSET 0) AS own
+    WHERE own.state = 'EXPIRED' AND own.expire_time > now() - lapses_window;
     IF lapses >= lapses_allowed THEN
         cooling_seconds := extract(epoch FROM
             last_lapse + least(first_cool_down * (2 ^ (lapses - lapses_allowed)), lapses_window) - now());
