@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 RECENT: Final = 20
+PREFETCH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,14 @@ async def subscribed(amqp_url: str, routing_key: str) -> AsyncIterator[AsyncIter
     )
     async with connection:
         channel = await connection.channel()
+        await channel.set_qos(prefetch_count=PREFETCH)
         queue = await channel.declare_queue(exclusive=True, auto_delete=True)
         await queue.bind(amqp.EVENTS, routing_key=routing_key)
 
         async def hear() -> AsyncGenerator[Heard, None]:
-            async with queue.iterator(no_ack=True) as messages:
+            async with queue.iterator() as messages:
                 async for message in messages:
+                    await message.ack()
                     yield Heard(
                         event_id=message.message_id or "",
                         routing_key=message.routing_key or "",

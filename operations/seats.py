@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.text import Text
     from skyhigh.seat.v1 import seat_service_pb2 as pb
     from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 CALL_TIMEOUT_SECONDS: Final = 10
 PAGE_SIZE: Final = 100
@@ -41,9 +43,6 @@ def seats(
 ) -> None:
     """Draw the cabin of a flight with the state of each seat; with a SEAT, print everything that happened to it."""
     asyncio.run(_ask(lambda stub, metadata: _show(stub, metadata, flight_id, seat_number)))
-
-
-Metadata = tuple[tuple[str, str], ...]
 
 
 async def _ask(question: Callable[[SeatServiceStub, Metadata], Awaitable[None]]) -> None:
@@ -75,7 +74,8 @@ async def _draw(stub: SeatServiceStub, metadata: Metadata, flight_id: str) -> No
     console = Console(highlight=False)
     console.print(
         f"{seat_map.flight_id}  {seat_map.layout_id}  version {seat_map.version}  "
-        f"last changed {seat_map.last_updated.ToJsonString()}"
+        f"last changed {seat_map.last_updated.ToJsonString()}",
+        soft_wrap=True,
     )
     states = {seat.seat_number: pb.Seat.State.Name(seat.state) for seat in seat_map.seats}
     for cabin in seat_map.cabins:
@@ -84,7 +84,7 @@ async def _draw(stub: SeatServiceStub, metadata: Metadata, flight_id: str) -> No
             console.print(line)
     counts = Counter(states.values())
     legend = Text("\n")
-    for state in sorted(counts.keys() | STYLES.keys(), key=lambda state: (state not in STYLES, state)):
+    for state in [*STYLES, *sorted(counts.keys() - STYLES.keys())]:
         legend.append(state[0], STYLES.get(state, ""))
         legend.append(f" {state.lower()} {counts[state]}   ")
     legend.append(f"all {len(states)}")
@@ -104,6 +104,7 @@ def cabin_lines(cabin: pb.SeatMap.Cabin, states: dict[str, str]) -> list[Text]:
             state = states.get(f"{row}{letter}")
             line.append(state[0] if state is not None else " ", STYLES.get(state or "", ""))
             line.append(gaps[letter])
+        line.rstrip()
         lines.append(line)
     return lines
 

@@ -292,38 +292,44 @@ async def _verify(addresses: Mapping[str, str], *, brief: bool) -> int:
 
 
 def _print(console: Console, findings: Sequence[Finding], late: Lateness, *, brief: bool) -> None:
-    from rich.table import Table
-
+    if brief:
+        console.print(f"{datetime.now().astimezone():%H:%M:%S} ", end="", highlight=False)
+    else:
+        _print_table(console, findings, late)
     violated = [finding for finding in findings if finding.violations]
     not_checked = [finding for finding in findings if finding.not_checked]
-    if not brief or violated or not_checked:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("NO", "VIOLATIONS", "MS"):
-            table.add_column(column, justify="right")
-        table.add_column("WHAT ALWAYS HOLDS")
-        for finding in findings:
-            table.add_row(str(finding.number), _verdict(finding), f"{finding.milliseconds:.0f}", finding.name)
-        console.print(table)
-        if late.expired:
-            console.print(
-                f"\nholds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
-                f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; "
-                f"later than 5 s: {late.later_than_5_s:.2%}",
-                highlight=False,
-                soft_wrap=True,
-            )
     for finding in violated:
-        console.print(f"\n{finding.number} {finding.name}: {finding.violations}", style="red", markup=False)
+        console.print(f"{finding.number} {finding.name}: {finding.violations}", style="red", markup=False)
         for offender in finding.samples:
             console.print(f"    {_offender(offender)}", markup=False, highlight=False, soft_wrap=True)
         if finding.violations > len(finding.samples):
             console.print(f"    … and {finding.violations - len(finding.samples)} more", highlight=False)
     for finding in not_checked:
-        console.print(f"\n{finding.number} not checked: {finding.not_checked}", style="yellow", markup=False)
+        console.print(f"{finding.number} not checked: {finding.not_checked}", style="yellow", markup=False)
     if not violated and not not_checked:
         took = sum(finding.milliseconds for finding in findings)
-        moment = f"{datetime.now().astimezone():%H:%M:%S} " if brief else "\n"
-        console.print(f"{moment}All {len(findings)} hold ({took:.0f} ms).", style="green", highlight=False)
+        console.print(f"All {len(findings)} hold ({took:.0f} ms).", style="green", highlight=False)
+
+
+def _print_table(console: Console, findings: Sequence[Finding], late: Lateness) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("NO", "VIOLATIONS", "MS"):
+        table.add_column(column, justify="right")
+    table.add_column("WHAT ALWAYS HOLDS")
+    for finding in findings:
+        table.add_row(str(finding.number), _verdict(finding), f"{finding.milliseconds:.0f}", finding.name)
+    console.print(table)
+    if late.expired:
+        console.print(
+            f"\nholds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
+            f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; "
+            f"later than 5 s: {late.later_than_5_s:.2%}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print()
 
 
 def _verdict(finding: Finding) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar, cast
 from uuid import UUID
 
+import asyncpg
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
@@ -145,9 +146,25 @@ class Inventory:
         answer_type: type[AnyAnswer],
     ) -> list[AnyAnswer | Refusal]:
         """Runs a transition in one transaction, with repeats answered as before, and tells of it."""
+        try:
+            return await self._attempt(requests, transition, answer_type, expect_repeats=False)
+        except asyncpg.UniqueViolationError:
+            # A key was used before, or somebody was faster: nothing is left of the attempt, and now it is known.
+            return await self._attempt(requests, transition, answer_type, expect_repeats=True)
+
+    async def _attempt(
+        self,
+        requests: Sequence[AnyRequest],
+        transition: Transition[AnyRequest, AnyAnswer],
+        answer_type: type[AnyAnswer],
+        *,
+        expect_repeats: bool,
+    ) -> list[AnyAnswer | Refusal]:
         effects = Effects()
         async with db.transaction(self._pool) as conn:
-            answers = await once(conn, requests, answer_type, partial(transition, effects=effects))
+            answers = await once(
+                conn, requests, answer_type, partial(transition, effects=effects), expect_repeats=expect_repeats
+            )
         self.tell(effects)
         return answers
 

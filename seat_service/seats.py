@@ -55,7 +55,7 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
         FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
         WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
           AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp()
-        RETURNING holds.hold_id
+        RETURNING holds.hold_id, holds.confirm_time
         """,
         *_ids_and_owners(requests),
     )
@@ -64,7 +64,7 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
         by_hold = {request.hold_id: request for request in requests if request.hold_id in confirmed}
         # A passenger who has no confirmed seat can't get one meanwhile: that would take a second held seat.
         former = await _former_seats(conn, list(by_hold)) if former else []
-        await _confirm_seats(conn, by_hold, former, effects=effects)
+        await _confirm_seats(conn, by_hold, former, now=rows[0]["confirm_time"], effects=effects)
     seats = await seats_of(conn, standing)
     return [
         _answer(standing[request.hold_id], seats, state=pb.Hold.CONFIRMED)
@@ -75,7 +75,12 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
 
 
 async def _confirm_seats(
-    conn: Conn, requests: Mapping[UUID, OnHold], former: Sequence[tuple[HeldSeat, UUID]], *, effects: Effects
+    conn: Conn,
+    requests: Mapping[UUID, OnHold],
+    former: Sequence[tuple[HeldSeat, UUID]],
+    *,
+    now: datetime,
+    effects: Effects,
 ) -> None:
     """Confirms the seats of holds that this transaction has confirmed, and frees the passengers' former ones."""
     seats = [seat for of_hold in (await seats_of(conn, requests)).values() for seat in of_hold]
@@ -92,7 +97,7 @@ async def _confirm_seats(
         """
         WITH confirmed AS (
             UPDATE seats
-            SET state = 'CONFIRMED', version = seats.version + 1, update_time = statement_timestamp()
+            SET state = 'CONFIRMED', version = seats.version + 1, update_time = $7::timestamptz
             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::uuid[])
                 AS request (hold_id, flight_id, seat_number, actor, request_id, event_id)
             WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
@@ -107,10 +112,10 @@ async def _confirm_seats(
             INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
                                      request_id, event_id, event_time)
             SELECT flight_id, seat_number, version, 'HELD', 'CONFIRMED', hold_id, actor, 'CONFIRMED',
-                   request_id, event_id, statement_timestamp()
+                   request_id, event_id, $7
             FROM confirmed
         )
-        SELECT flight_id, seat_number, version, statement_timestamp() AS now FROM confirmed
+        SELECT flight_id, seat_number, version FROM confirmed
         """,
         [seat.hold_id for seat in seats],
         [seat.flight_id for seat in seats],
@@ -118,13 +123,13 @@ async def _confirm_seats(
         [requests[seat.hold_id].actor for seat in seats],
         [request_id(requests[seat.hold_id].request_key) for seat in seats],
         [events[seat.flight_id] for seat in seats],
+        now,
     )
     if len(rows) != len(seats):
         raise GuardMissed
     versions = {(row["flight_id"], row["seat_number"]): row["version"] for row in rows}
     messages = {
-        flight_id: events_pb2.SeatConfirmed(flight_id=flight_id, confirm_time=timestamp(rows[0]["now"]))
-        for flight_id in events
+        flight_id: events_pb2.SeatConfirmed(flight_id=flight_id, confirm_time=timestamp(now)) for flight_id in events
     }
     for seat in seats:
         messages[seat.flight_id].seats.add(

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 import grpc
 import uvloop
@@ -27,7 +27,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from services import db, idempotency, migrate, outbox, settings, telemetry
 from services.auth import Access, Keys, TokenVerifier
 from services.db import Pool
-from services.interceptors import CallInterceptor
+from services.interceptors import GuardedServer
 from services.settings import ServiceSettings
 
 WORKER_INDEX: Final = "SKYHIGH_WORKER_INDEX"
@@ -37,7 +37,7 @@ DATABASE_PATIENCE_SECONDS: Final = 30
 # No request of ours is near this: the widest is nine seats.
 LARGEST_MESSAGE_BYTES: Final = 64 * 1024
 HOUSEKEEPING_SECONDS: Final = 300
-# A call makes hundreds of objects and hardly a cycle: looking for cycles every 700 objects is a few percent of its cost.
+# A call makes hundreds of objects and hardly a cycle; looking for one every 700 objects is a few percent of its cost.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 
 Config = TypeVar("Config", bound=ServiceSettings)
@@ -140,9 +140,7 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
             for name, work in {**parts.background, "housekeeping": lambda: _housekeeping(pool)}.items()
         ]
         stack.push_async_callback(_cancel, tasks)
-        interceptor = CallInterceptor(service=service.descriptor.full_name, policy=service.policy, verifier=verifier)
         server = grpc.aio.server(
-            interceptors=[interceptor],
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
@@ -150,7 +148,7 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
                 ("grpc.max_concurrent_streams", 1000),
             ],
         )
-        parts.register(server)
+        parts.register(cast("grpc.aio.Server", GuardedServer(server, policy=service.policy, verifier=verifier)))
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         _enable_reflection(server, service.descriptor.full_name)

@@ -1,7 +1,8 @@
 """Redis as a cache of versioned values: it may vanish at any moment, and it never decides.
 
-A value is set only over an older one, and only if nobody invalidated the key since the setter began to read the truth.
-So neither a slow reader nor an old dump can bring back yesterday's value.
+A value is set only over an older one, or into an empty place that nobody invalidated since the setter began to read the
+truth. A setter that comes too late shows its value all the same, and leaves its version behind: nobody may set less than
+what somebody has seen. So neither a slow reader nor an old dump can bring back yesterday's value.
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ GENERATION_SECONDS: Final = 120
 
 AWAY: Final = (RedisError, OSError, TimeoutError)
 
-# KEYS value, generation; ARGV generation seen, version, body, seconds. The version leads the value: `<version> <body>`.
+# KEYS value, generation, version shown; ARGV generation seen, version, body, seconds for value and for the rest. The
+# version leads the value: `<version> <body>`. A value that is there was set after the last invalidation, so that every
+# change it lacks is still to be invalidated: a newer one may take its place whatever the generation.
 _SET_IF_NEWER: Final = """
-if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[1] then return 0 end
+local version = tonumber(ARGV[2])
+local shown = tonumber(redis.call('GET', KEYS[3]) or '0')
+if version < shown then return 0 end
 local known = redis.call('GET', KEYS[1])
-if known and tonumber(string.match(known, '^%d+')) >= tonumber(ARGV[2]) then return 0 end
+if known then
+  if tonumber(string.match(known, '^%d+')) >= version then return 0 end
+elseif (redis.call('GET', KEYS[2]) or '0') ~= ARGV[1] then
+  redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[5])
+  return 0
+end
 redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. ARGV[3], 'EX', ARGV[4])
 return 1
 """
@@ -68,11 +78,14 @@ class VersionedCache:
         return [(cast("bytes | None", value) or b"0").decode() for value in values]
 
     async def set_if_newer(self, name: str, value: Versioned, *, generation: str) -> bool:
-        """Sets the value over an older one. False where there is a newer one, or the key was invalidated since."""
+        """Sets the value over an older one. False where there is a newer one, or the key was invalidated since.
+
+        Either way the caller may show its value: nobody will set an older one.
+        """
         return bool(
             await self._set_if_newer(
-                keys=[self._value_key(name), self._generation_key(name)],
-                args=[generation, value.version, value.body, VALUE_SECONDS],
+                keys=[self._value_key(name), self._generation_key(name), self._shown_key(name)],
+                args=[generation, value.version, value.body, VALUE_SECONDS, GENERATION_SECONDS],
             )
         )
 
@@ -90,6 +103,9 @@ class VersionedCache:
 
     def _generation_key(self, name: str) -> str:
         return f"{self._prefix}:{{{name}}}:generation"
+
+    def _shown_key(self, name: str) -> str:
+        return f"{self._prefix}:{{{name}}}:shown"
 
 
 def _parse(value: bytes) -> Versioned:

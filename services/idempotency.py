@@ -56,13 +56,18 @@ async def once(
     requests: Sequence[AnyRequest],
     answer_type: type[Answer],
     transition: Callable[[Conn, Sequence[AnyRequest]], Awaitable[Sequence[Answer | Refusal]]],
+    *,
+    expect_repeats: bool,
 ) -> list[Answer | Refusal]:
     """Runs the transition for the requests that are new, and answers the others as before.
 
-    Everything happens in the caller's transaction. Of two simultaneous requests with one key the later fails on the
-    primary key and undoes its transaction; run again it finds the first one's answer.
+    Everything happens in the caller's transaction. Repeats are rare, so that they are not looked for at first
+    (`expect_repeats` False): one that would have an effect again fails on the primary key, which undoes the transaction
+    (UniqueViolationError); one that is refused is looked up. The caller then runs all of it again, expecting repeats.
     """
-    first_answers = await _recall(conn, requests, answer_type)
+    first_answers: Sequence[Answer | Refusal | None] = (
+        await _recall(conn, requests, answer_type) if expect_repeats else [None] * len(requests)
+    )
     fresh: list[AnyRequest] = []
     twins: dict[int, int] = {}
     seen: dict[tuple[str, UUID], int] = {}
@@ -85,13 +90,9 @@ async def once(
             answers.append(_twin_answer(requests[position], requests[twins[position]], answers[twins[position]]))
         else:
             answers.append(next(outcomes))
-    await _second_look(conn, requests, answers, answer_type, set(twins))
-    await _remember(
-        conn,
-        requests,
-        answers,
-        {n for n, known in enumerate(first_answers) if known is not None} | set(twins),
-    )
+    told_before = {n for n, known in enumerate(first_answers) if known is not None} | set(twins)
+    told_before |= await _second_look(conn, requests, answers, answer_type)
+    await _remember(conn, requests, answers, told_before)
     return answers
 
 
@@ -102,21 +103,17 @@ def _twin_answer(request: AnyRequest, first: AnyRequest, answer: Answer | Refusa
 
 
 async def _second_look(
-    conn: Conn,
-    requests: Sequence[AnyRequest],
-    answers: list[Answer | Refusal],
-    answer_type: type[Answer],
-    twins: set[int],
-) -> None:
-    """Asks again for refused requests: what refused one may have been its own first attempt in another process."""
+    conn: Conn, requests: Sequence[AnyRequest], answers: list[Answer | Refusal], answer_type: type[Answer]
+) -> set[int]:
+    """Asks about refused requests: what refused one may have been its own first attempt. Returns which it was."""
     refused = [
-        n
-        for n, answer in enumerate(answers)
-        if isinstance(answer, Refusal) and requests[n].request_key is not None and n not in twins
+        n for n, answer in enumerate(answers) if isinstance(answer, Refusal) and requests[n].request_key is not None
     ]
-    for n, known in zip(refused, await _recall(conn, [requests[n] for n in refused], answer_type), strict=True):
-        if known is not None:
-            answers[n] = known
+    known = await _recall(conn, [requests[n] for n in refused], answer_type)
+    found = {n: answer for n, answer in zip(refused, known, strict=True) if answer is not None}
+    for n, answer in found.items():
+        answers[n] = answer
+    return set(found)
 
 
 async def _recall(

@@ -1,5 +1,6 @@
 """What happens around every call, in this order: token, authorization, decoding, validation, deadline, the method
-itself, and its refusal as google.rpc.Status. Written around each method once, not composed anew for each call.
+itself, and its refusal as google.rpc.Status. Put around each method once, when it is registered, and not composed anew
+for each call as a chain of grpc's interceptors is.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -39,30 +40,25 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _log = telemetry.log("call")
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Guards the methods of one service by its authorization table; a method without a row is refused."""
+class GuardedServer:
+    """Stands in for a server while a service registers its methods, and puts a guard around each of them.
 
-    def __init__(self, *, service: str, policy: Mapping[str, Access], verifier: TokenVerifier) -> None:
-        self._prefix = f"/{service}/"
+    A method without a row in the authorization table is refused. Health and reflection, which carry no data of
+    anybody, are registered on the server itself.
+    """
+
+    def __init__(self, server: grpc.aio.Server, *, policy: Mapping[str, Access], verifier: TokenVerifier) -> None:
+        self._server = server
         self._policy = policy
         self._verifier = verifier
-        self._guarded: dict[str, _Handler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        """Returns the guarded method; health and reflection, which carry no data of anybody, pass as they are."""
-        path = handler_call_details.method
-        guarded = self._guarded.get(path)
-        if guarded is not None:
-            return guarded
-        handler = await continuation(handler_call_details)
-        if handler is None or not path.startswith(self._prefix):
-            return handler
-        guarded = self._guarded[path] = self._guard(path.removeprefix(self._prefix), handler)
-        return guarded
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: the generated code registers the same methods twice, here and below."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
+        """Registers the guarded methods."""
+        guarded = {method: self._guard(method, handler) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
     def _guard(self, method: str, handler: _Handler) -> _Handler:
         # Requests are decoded inside, because a decoding failure of the library's own is answered as a defect of ours.

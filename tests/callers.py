@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
-
-from deploy.local.secrets import SigningKeys
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from deploy.local.secrets import SigningKeys
 
 ISSUER: Final = "https://skyhigh.example/tests"
 AUDIENCE: Final = "skyhigh"
@@ -166,7 +166,8 @@ class Refused:
     @property
     def reason(self) -> str:
         """Its reason of the contract."""
-        return self.info.reason
+        reason: str = self.info.reason
+        return reason
 
 
 @contextlib.contextmanager

@@ -31,6 +31,8 @@ class Instance:
     callers: Callers
     database: Database
     database_url: str
+    pool: Pool
+    """As the service has it, for what is called in the service itself."""
 
 
 @asynccontextmanager
@@ -47,8 +49,8 @@ async def instance(
     service = replace(SEAT_SERVICE, policy=policy)
     async with app.serving(service, settings, ["127.0.0.1:0"]) as (port,):
         callers = Callers(f"127.0.0.1:{port}", world.keys)
-        async with connected(url) as database:
-            yield Instance(callers, database, url)
+        async with connected(url) as database, pooled(url) as pool:
+            yield Instance(callers, database, url, pool)
         await callers.close()
 
 

@@ -11,13 +11,12 @@ from uuid import uuid4
 
 import aio_pika
 import pytest
-import typer
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner
 
-from operations import dlq
+from operations.__main__ import app
 from services import amqp, inbox
 from services.db import Conn
 from services.inbox import DELIVERY_LIMIT, Consumer, Subscription, dead_queue, declare_queues
@@ -52,8 +51,6 @@ async def channel(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def _dlq(*arguments: str, code: int = 0) -> str:
     """Runs the command; returns what it printed."""
-    app = typer.Typer()
-    dlq.register(app)
     result = await asyncio.to_thread(CliRunner().invoke, app, ["dlq", *arguments])
     assert result.exit_code == code, result.output
     return result.output

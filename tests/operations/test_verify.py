@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import grpc
 import pytest
-import typer
 from redis.asyncio import Redis
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
 from deploy.local.process import free_ports
 from operations import verify
+from operations.__main__ import app
 from operations.invariants import SEAT_INVARIANTS
 from operations.verify import CACHED_MAPS, Finding, check, lateness
 from tests.callers import eventually, seat
@@ -468,9 +468,7 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
 
 
 async def _command(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Result:
-    app = typer.Typer()
-    verify.register(app)
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", database_url)
     monkeypatch.setenv("SKYHIGH_REDIS_URL", redis_url)
     # It has an event loop of its own.
-    return await asyncio.to_thread(CliRunner().invoke, app, [])
+    return await asyncio.to_thread(CliRunner().invoke, app, ["verify"])

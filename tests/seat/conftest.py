@@ -1,0 +1,55 @@
+"""More instances of the seat service: a second one, one whose holds are brief, one that nobody sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.callers import Callers
+from tests.instances import Instance, instance, own_database
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+NEVER = "3600"
+BRIEF_SECONDS = "0.4"
+
+
+@pytest.fixture(scope="session")
+async def second(world: World) -> AsyncIterator[Callers]:
+    """Callers of a second process's worth of service, on the same database and cache."""
+    async with instance(world) as other:
+        yield other.callers
+
+
+@pytest.fixture(scope="session")
+async def brief(world: World) -> AsyncIterator[Callers]:
+    """Callers whose check-in holds last 0.4 s; they can be extended twice."""
+    async with instance(
+        world,
+        SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS=BRIEF_SECONDS,
+        SKYHIGH_SEAT_HOLD_LIFE_TTLS="3",
+    ) as other:
+        yield other.callers
+
+
+@pytest.fixture(scope="session")
+async def unswept(world: World) -> AsyncIterator[Instance]:
+    """A service with a database of its own, brief holds, and a sweeper that sleeps."""
+    async with instance(
+        world,
+        database_url=await own_database(world),
+        SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS=BRIEF_SECONDS,
+        SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS=NEVER,
+        SKYHIGH_SEAT_LAPSES_ALLOWED="1000",
+    ) as alone:
+        yield alone
+
+
+@pytest.fixture(scope="session")
+async def brief_offers(world: World) -> AsyncIterator[Instance]:
+    """A service with a database of its own, where the waitlist has 0.3 s to claim a seat."""
+    async with instance(world, database_url=await own_database(world), SKYHIGH_OFFER_WINDOW_SECONDS="0.3") as alone:
+        yield alone

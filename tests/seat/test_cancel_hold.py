@@ -1,0 +1,123 @@
+"""CancelHold: held or confirmed seats go back, with a reason, and never anybody else's (SEAT-8)."""
+
+from __future__ import annotations
+
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.instances import Database, Instance
+from tests.seat.rules import (
+    a_cancelled_hold_touches_nobody,
+    a_foreign_hold_is_as_a_missing_one,
+    at_once,
+    lapse,
+    new_flight_id,
+    outcomes,
+    rows,
+    violations,
+)
+
+
+def cancel(hold_id: str) -> pb.CancelHoldRequest:
+    return pb.CancelHoldRequest(hold_id=hold_id)
+
+
+async def test_a_held_seat_is_free_again(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    cancelled = await agent.cancel(hold)
+    assert cancelled.state == pb.Hold.CANCELLED
+    assert cancelled.seats == hold.seats
+
+    async def free() -> bool:
+        return (await agent.states(flight))["20A"] == "AVAILABLE"
+
+    await eventually(free, within_seconds=1)
+    assert await violations(database, flight) == []
+
+
+async def test_a_confirmed_seat_is_free_again(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    await agent.confirm(hold)
+    assert (await agent.cancel(hold)).state == pb.Hold.CANCELLED
+    await agent.hold(flight, "20A")
+    assert await violations(database, flight) == []
+
+
+async def test_the_ledger_and_others_hear_the_reason(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
+    await agent.cancel(hold, reason="CHANGED_MIND")
+    freed = await database.fetch(
+        "SELECT * FROM seat_events JOIN outbox USING (event_id) WHERE flight_id = $1 AND to_state = 'AVAILABLE'", flight
+    )
+    assert {(row["seat_number"], row["reason"], row["actor"]) for row in freed} == {
+        ("20A", "CHANGED_MIND", agent.name),
+        ("20B", "CHANGED_MIND", agent.name),
+    }
+    assert {row["routing_key"] for row in freed} == {"seat.released.v1"}
+    (body,) = {row["body"] for row in freed}
+    event = events_pb2.SeatReleased.FromString(body)
+    assert {(each.seat_number, each.version, each.reason, each.passenger_id) for each in event.seats} == {
+        ("20A", 2, "CHANGED_MIND", "P1"),
+        ("20B", 2, "CHANGED_MIND", "P2"),
+    }
+
+
+async def test_without_a_reason_it_is_cancelled(agent: Caller, flight: str, database: Database) -> None:
+    await agent.cancel(await agent.hold(flight, "20A"))
+    assert (await rows(database, flight))["events"][-1]["reason"] == "CANCELLED"
+
+
+async def test_a_repeat_answers_the_same_and_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    cancelled = await agent.cancel(hold)
+    before = await rows(database, flight)
+    assert await agent.cancel(hold, reason="AGAIN") == cancelled
+    assert await rows(database, flight) == before
+
+
+async def test_a_repeat_leaves_the_next_owner_alone(callers: Callers, flight: str, database: Database) -> None:
+    await a_cancelled_hold_touches_nobody(callers, database, flight)
+
+
+async def test_a_lapsed_hold_is_not_cancelled(brief: Callers, flight: str) -> None:
+    customer = brief.customer()
+    hold = await customer.hold(flight, "20A")
+    await lapse(hold)
+    with refused("ABORTED", "HOLD_EXPIRED"):
+        await customer.cancel(hold)
+
+
+async def test_a_lapsed_hold_is_not_cancelled_though_nobody_swept_it(unswept: Instance) -> None:
+    flight = new_flight_id()
+    await unswept.callers.operations().provision(flight)
+    customer = unswept.callers.customer()
+    hold = await customer.hold(flight, "20A")
+    await lapse(hold)
+    before = await rows(unswept.database, flight)
+    with refused("ABORTED", "HOLD_EXPIRED"):
+        await customer.cancel(hold)
+    assert await rows(unswept.database, flight) == before
+
+
+async def test_an_agent_cancels_for_the_owner(callers: Callers, agent: Caller, flight: str) -> None:
+    hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
+    assert (await agent.cancel(hold)).state == pb.Hold.CANCELLED
+
+
+async def test_many_cancellations_at_once_free_it_once(
+    callers: Callers, second: Callers, flight: str, database: Database
+) -> None:
+    hold = await callers.agent().hold(flight, "20A")
+    results = await at_once(*(each.agent().cancel(hold) for each in [callers, second] * 10))
+    assert outcomes(results) == {"OK": 20}
+    assert [row["to_state"] for row in (await rows(database, flight))["events"]] == ["HELD", "AVAILABLE"]
+
+
+async def test_a_stranger_cancels_nothing(callers: Callers, flight: str, database: Database) -> None:
+    owner = callers.passenger(f"P1:{flight}")
+    held = await owner.hold(flight, "20A", "P1")
+    for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
+        await a_foreign_hold_is_as_a_missing_one(database, stranger, "CancelHold", cancel, held)
+    await owner.confirm(held)
+    await a_foreign_hold_is_as_a_missing_one(database, callers.customer(), "CancelHold", cancel, held)

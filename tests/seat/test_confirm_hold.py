@@ -1,0 +1,187 @@
+"""ConfirmHold: only before the end, once, and with the passenger's old seat freed in the same step (SEAT-6, SEAT-7)."""
+
+from __future__ import annotations
+
+import pytest
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from tests.callers import Caller, Callers, refused, seat
+from tests.instances import Database, Instance
+from tests.seat.rules import (
+    a_foreign_hold_is_as_a_missing_one,
+    a_lapsed_hold_gives_way,
+    at_once,
+    lapse,
+    new_flight_id,
+    outcomes,
+    rows,
+    violations,
+)
+
+
+def confirm(hold_id: str) -> pb.ConfirmHoldRequest:
+    return pb.ConfirmHoldRequest(hold_id=hold_id)
+
+
+async def event_bodies(database: Database, routing_key: str, flight: str) -> list[bytes]:
+    """The outbox rows that the ledger of a flight points to, oldest first."""
+    return [
+        row["body"]
+        for row in await database.fetch(
+            """
+            SELECT DISTINCT outbox.event_id, outbox.body, outbox.create_time
+            FROM seat_events JOIN outbox USING (event_id)
+            WHERE flight_id = $1 AND routing_key = $2 ORDER BY outbox.create_time
+            """,
+            flight,
+            routing_key,
+        )
+    ]
+
+
+async def test_the_seat_is_the_passengers_own(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A", "P1")
+    confirmed = await agent.confirm(hold)
+    assert confirmed.state == pb.Hold.CONFIRMED
+    assert confirmed.seats == hold.seats
+    assert [row["state"] for row in (await rows(database, flight))["hold_seats"]] == ["CONFIRMED"]
+    assert await violations(database, flight) == []
+
+
+async def test_others_hear_of_it(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
+    await agent.confirm(hold)
+    (body,) = await event_bodies(database, "seat.confirmed.v1", flight)
+    event = events_pb2.SeatConfirmed.FromString(body)
+    assert event.flight_id == flight
+    assert {(each.seat_number, each.version, each.passenger_id, each.hold_id) for each in event.seats} == {
+        ("20A", 2, "P1", hold.hold_id),
+        ("20B", 2, "P2", hold.hold_id),
+    }
+
+
+async def test_a_repeat_answers_the_same_and_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    confirmed = await agent.confirm(hold)
+    before = await rows(database, flight)
+    assert await agent.confirm(hold) == confirmed
+    assert await rows(database, flight) == before
+
+
+async def test_many_confirmations_at_once_are_one(callers: Callers, second: Callers, flight: str) -> None:
+    hold = await callers.agent().hold(flight, "20A")
+    results = await at_once(*(each.agent().confirm(hold) for each in [callers, second] * 10))
+    assert outcomes(results) == {"OK": 20}
+
+
+async def test_a_lapsed_hold_is_too_late(brief: Callers, flight: str, database: Database) -> None:
+    customer = brief.customer()
+    hold = await customer.hold(flight, "20A")
+    await lapse(hold)
+    with refused("ABORTED", "HOLD_EXPIRED") as refusal:
+        await customer.confirm(hold)
+    assert refusal.info.metadata == {"expire_time": hold.expire_time.ToJsonString()}
+    assert await violations(database, flight) == []
+
+
+async def test_a_lapsed_hold_is_too_late_though_nobody_swept_it(unswept: Instance) -> None:
+    flight = new_flight_id()
+    await unswept.callers.operations().provision(flight)
+    customer = unswept.callers.customer()
+    hold = await customer.hold(flight, "20A")
+    await lapse(hold)
+    before = await rows(unswept.database, flight)
+    with refused("ABORTED", "HOLD_EXPIRED"):
+        await customer.confirm(hold)
+    assert await rows(unswept.database, flight) == before
+
+
+async def test_who_came_after_the_end_keeps_the_seat(unswept: Instance) -> None:
+    flight = new_flight_id()
+    await unswept.callers.operations().provision(flight)
+    await a_lapsed_hold_gives_way(unswept.callers, unswept.database, flight)
+
+
+async def test_a_cancelled_hold_stays_cancelled(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    await agent.cancel(hold)
+    before = await rows(database, flight)
+    with refused("FAILED_PRECONDITION", "HOLD_CANCELLED"):
+        await agent.confirm(hold)
+    assert await rows(database, flight) == before
+
+
+async def test_the_passengers_former_seat_is_freed_with_it(agent: Caller, flight: str, database: Database) -> None:
+    former = await agent.hold(flight, "20A", "P1")
+    await agent.confirm(former)
+    hold = await agent.hold(flight, "21A", "P1")
+    await agent.confirm(hold)
+    assert (await agent.get(former)).state == pb.Hold.CANCELLED
+    moved = await database.fetch(
+        "SELECT * FROM seat_events WHERE flight_id = $1 AND (reason = 'MOVED' OR hold_id = $2 AND version = 2)",
+        flight,
+        hold.hold_id,
+    )
+    assert {(row["seat_number"], row["to_state"]) for row in moved} == {("20A", "AVAILABLE"), ("21A", "CONFIRMED")}
+    assert len({row["transaction"] for row in moved}) == 1
+    assert await violations(database, flight) == []
+
+
+async def test_only_the_movers_seat_of_a_shared_hold_is_freed(agent: Caller, flight: str, database: Database) -> None:
+    shared = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
+    await agent.confirm(shared)
+    await agent.confirm(await agent.hold(flight, "21A", "P1"))
+    left = await agent.get(shared)
+    assert left.state == pb.Hold.CONFIRMED
+    assert [each.seat_number for each in left.seats] == ["20B"]
+    assert await violations(database, flight) == []
+
+
+async def test_passengers_who_swap_seats_by_confirming_do_not_deadlock(
+    callers: Callers, second: Callers, flight: str, database: Database
+) -> None:
+    passengers = [f"P{n}" for n in range(20)]
+    for n, passenger in enumerate(passengers):
+        await callers.agent().confirm(await callers.agent().hold(flight, f"{14 + n // 6}{'ABCDEF'[n % 6]}", passenger))
+    holds = [
+        await callers.agent().hold(flight, f"{20 + n // 6}{'ABCDEF'[n % 6]}", passenger)
+        for n, passenger in enumerate(reversed(passengers))
+    ]
+    results = await at_once(*((callers, second)[n % 2].agent().confirm(hold) for n, hold in enumerate(holds)))
+    assert outcomes(results) == {"OK": 20}
+    assert await violations(database, flight) == []
+
+
+@pytest.mark.parametrize("rival", ["CancelHold", "ExtendHold"])
+async def test_a_confirmation_and_its_rival_agree(
+    callers: Callers, second: Callers, flight: str, database: Database, rival: str
+) -> None:
+    holds = [await callers.agent().hold(flight, f"{row}A") for row in range(14, 30)]
+    request = {"CancelHold": pb.CancelHoldRequest, "ExtendHold": pb.ExtendHoldRequest}[rival]
+    results = await at_once(
+        *(
+            call
+            for hold in holds
+            for call in (
+                callers.agent().confirm(hold),
+                getattr(second.agent(), rival)(request(hold_id=hold.hold_id)),
+            )
+        )
+    )
+    assert outcomes(results).keys() <= {"OK", "HOLD_CANCELLED", "HOLD_CONFIRMED"}
+    final = {(await callers.agent().get(hold)).state for hold in holds}
+    assert final == ({pb.Hold.CANCELLED} if rival == "CancelHold" else {pb.Hold.CONFIRMED})
+    assert await violations(database, flight) == []
+
+
+async def test_a_stranger_confirms_nothing(callers: Callers, flight: str, database: Database) -> None:
+    hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
+    for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
+        await a_foreign_hold_is_as_a_missing_one(database, stranger, "ConfirmHold", confirm, hold)
+
+
+async def test_a_stranger_finds_no_confirmed_hold_either(callers: Callers, flight: str, database: Database) -> None:
+    owner = callers.passenger(f"P1:{flight}")
+    hold = await owner.confirm(await owner.hold(flight, "20A", "P1"))
+    await a_foreign_hold_is_as_a_missing_one(database, callers.customer(), "ConfirmHold", confirm, hold)

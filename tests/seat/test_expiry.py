@@ -1,0 +1,230 @@
+"""Holds end by the database's clock: at once for the next taker, soon for everybody (SEAT-3, SEAT-10)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import aio_pika
+import pytest
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import seats
+from seat_service.requests import Effects
+from services import db
+from tests.callers import Callers, eventually, seat
+from tests.instances import Database, Instance, instance, own_database
+from tests.seat.rules import (
+    a_decided_hold_does_not_expire,
+    a_lapsed_hold_gives_way,
+    at_once,
+    lapse,
+    lapsed_holds_are_freed_and_living_ones_kept,
+    new_flight_id,
+    outcomes,
+    rows,
+    violations,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+@pytest.fixture
+async def unswept_flight(unswept: Instance) -> str:
+    """A flight of the service whose sweeper sleeps."""
+    flight_id = new_flight_id()
+    await unswept.callers.operations().provision(flight_id)
+    return flight_id
+
+
+async def test_a_lapsed_hold_is_free_at_once_for_the_next_taker(unswept: Instance, unswept_flight: str) -> None:
+    first, taker = unswept.callers.customer(), unswept.callers.customer()
+    lapsed = await first.hold(unswept_flight, "20A")
+    await lapse(lapsed)
+    hold = await taker.hold(unswept_flight, "20A")
+    events = (await rows(unswept.database, unswept_flight))["events"]
+    assert [(str(event["hold_id"]), event["to_state"], event["reason"]) for event in events] == [
+        (lapsed.hold_id, "HELD", "HELD"),
+        (lapsed.hold_id, "AVAILABLE", "EXPIRED"),
+        (hold.hold_id, "HELD", "HELD"),
+    ]
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_who_came_after_the_end_keeps_the_seat(unswept: Instance, unswept_flight: str) -> None:
+    await a_lapsed_hold_gives_way(unswept.callers, unswept.database, unswept_flight)
+
+
+async def test_of_many_takers_of_a_lapsed_seat_exactly_one_gets_it(unswept: Instance, unswept_flight: str) -> None:
+    lapsed = await unswept.callers.customer().hold(unswept_flight, "20A")
+    await lapse(lapsed)
+    results = await at_once(
+        *(unswept.callers.customer().hold(unswept_flight, "20A", purpose=pb.Hold.BOOKING) for _ in range(50))
+    )
+    assert outcomes(results) == {"OK": 1, "SEAT_TAKEN": 49}
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_taking_one_seat_of_a_lapsed_hold_frees_them_all(unswept: Instance, unswept_flight: str) -> None:
+    lapsed = await unswept.callers.customer().hold_seats(seat(unswept_flight, "20A"), seat(unswept_flight, "20B"))
+    await lapse(lapsed)
+    await unswept.callers.customer().hold(unswept_flight, "20A")
+    states = {row["seat_number"]: row["state"] for row in (await rows(unswept.database, unswept_flight))["seats"]}
+    assert (states["20A"], states["20B"]) == ("HELD", "AVAILABLE")
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_several_lapsed_holds_in_the_way_all_give_way(unswept: Instance, unswept_flight: str) -> None:
+    numbers = [f"{row}A" for row in range(20, 29)]
+    lapsed = [await unswept.callers.customer().hold(unswept_flight, number) for number in numbers]
+    await lapse(lapsed[-1])
+    taker = unswept.callers.customer()
+    hold = await taker.hold_seats(*(seat(unswept_flight, number) for number in numbers))
+    assert hold.state == pb.Hold.HELD
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_a_passenger_whose_hold_lapsed_holds_another_seat(unswept: Instance, unswept_flight: str) -> None:
+    customer = unswept.callers.customer()
+    await lapse(await customer.hold(unswept_flight, "20A", "P1"))
+    await customer.hold(unswept_flight, "21A", "P1")
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_a_lapsed_seat_and_a_living_one_are_not_given_together(unswept: Instance, unswept_flight: str) -> None:
+    callers = unswept.callers
+    await callers.agent().hold(unswept_flight, "20B", purpose=pb.Hold.BOOKING)
+    await lapse(await callers.customer().hold(unswept_flight, "20A"))
+    results = await at_once(callers.agent().hold_seats(seat(unswept_flight, "20A"), seat(unswept_flight, "20B")))
+    assert outcomes(results) == {"SEAT_TAKEN": 1}
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_the_sweeper_frees_what_has_ended_within_five_seconds_and_nothing_else(
+    brief: Callers, flight: str, database: Database
+) -> None:
+    await lapsed_holds_are_freed_and_living_ones_kept(brief, database, flight)
+
+
+async def test_others_hear_of_the_end_within_five_seconds(brief: Callers, flight: str, world: World) -> None:
+    connection = await aio_pika.connect(world.servers.amqp_url())
+    async with connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind("skyhigh.events", routing_key="seat.released.v1")
+        hold = await brief.customer().hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
+        async with asyncio.timeout(5.5), queue.iterator() as messages:
+            async for message in messages:
+                await message.ack()
+                event = events_pb2.SeatReleased.FromString(message.body)
+                if event.flight_id == flight:
+                    break
+        heard = time.time()
+    assert {(each.seat_number, each.reason, each.hold_id) for each in event.seats} == {
+        ("20A", "EXPIRED", hold.hold_id),
+        ("20B", "EXPIRED", hold.hold_id),
+    }
+    assert event.release_time.ToNanoseconds() >= hold.expire_time.ToNanoseconds()
+    assert heard - hold.expire_time.ToNanoseconds() / 1e9 < 5
+    assert message.headers["cloudEvents:type"] == "seat.released.v1"
+    assert message.headers["cloudEvents:id"] == message.message_id
+
+
+async def test_sweepers_side_by_side_end_each_hold_once(unswept: Instance, unswept_flight: str) -> None:
+    holds = [
+        await unswept.callers.agent().hold(unswept_flight, f"{row}{letter}")
+        for row in range(14, 20)
+        for letter in "ABCDEF"
+    ]
+    await lapse(holds[-1])
+
+    async def sweep() -> int:
+        async with db.transaction(unswept.pool) as conn:
+            return await seats.expire(conn, [UUID(hold.hold_id) for hold in holds], actor="test", effects=Effects())
+
+    assert sum(await asyncio.gather(*(sweep() for _ in range(4)))) == len(holds)
+    assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_a_hold_that_was_decided_since_it_was_read_does_not_expire(
+    unswept: Instance, unswept_flight: str
+) -> None:
+    await a_decided_hold_does_not_expire(unswept.callers, unswept.pool, unswept_flight)
+
+
+@pytest.fixture
+async def racing(world: World) -> AsyncIterator[tuple[list[Callers], Database]]:
+    """Two instances on one database, with holds of 0.4 s, busy sweepers, and no limits for anybody."""
+    variables: dict[str, Any] = {
+        "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "0.4",
+        "SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS": "0.01",
+        "SKYHIGH_SEAT_LAPSES_ALLOWED": "100000",
+        "SKYHIGH_SEAT_HELD_SEATS_LIMIT": "1000",
+    }
+    url = await own_database(world)
+    async with (
+        instance(world, database_url=url, **variables) as one,
+        instance(world, database_url=url, **variables) as two,
+    ):
+        yield [one.callers, two.callers], one.database
+
+
+async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
+    racing: tuple[list[Callers], Database],
+) -> None:
+    """Confirm, cancel, extend and a taker meet each hold at its end, while two sweepers run."""
+    (here, there), database = racing
+    dice = random.Random(20261201)
+    flights = [new_flight_id() for _ in range(6)]
+    for flight in flights:
+        await here.operations().provision(flight)
+    owners = [here.customer(f"owner-{n}") for n in range(10)]
+    takers = [there.customer(f"taker-{n}") for n in range(10)]
+    there_owners = [there.customer(f"owner-{n}") for n in range(10)]
+    counted: dict[str, dict[str, int]] = {}
+
+    async def meet(n: int, hold: pb.Hold) -> None:
+        end = hold.expire_time.ToNanoseconds() / 1e9
+        place = hold.seats[0]
+        moves: dict[str, Any] = {
+            "confirm": lambda: owners[n % 10].confirm(hold),
+            "cancel": lambda: there_owners[n % 10].cancel(hold),
+            "extend": lambda: there_owners[n % 10].ExtendHold(pb.ExtendHoldRequest(hold_id=hold.hold_id)),
+            "take": lambda: takers[n % 10].hold(place.flight_id, place.seat_number),
+        }
+
+        async def move(name: str) -> None:
+            await asyncio.sleep(max(0.0, end - time.time() + dice.uniform(-0.06, 0.03)))
+            (result,) = await at_once(moves[name]())
+            (reason,) = outcomes([result])
+            of_move = counted.setdefault(name, {})
+            of_move[reason] = of_move.get(reason, 0) + 1
+
+        await asyncio.gather(*(move(name) for name in dice.sample(sorted(moves), k=dice.choice([2, 3]))))
+
+    rounds = 0
+    for flight in flights:
+        numbers = [f"{row}{letter}" for row in range(1, 29) for letter in "ABCDEF"]
+        holds = await asyncio.gather(*(owners[n % 10].hold(flight, number) for n, number in enumerate(numbers)))
+        await asyncio.gather(*(meet(n, hold) for n, hold in enumerate(holds)))
+        rounds += len(holds)
+    assert rounds >= 1000
+    assert counted["confirm"].keys() <= {"OK", "HOLD_EXPIRED", "HOLD_CANCELLED"}
+    assert counted["cancel"].keys() <= {"OK", "HOLD_EXPIRED"}
+    assert counted["extend"].keys() <= {"OK", "HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_CONFIRMED"}
+    assert counted["take"].keys() <= {"OK", "SEAT_TAKEN"}
+    # Otherwise it was no race.
+    assert all(counted[name].get("OK", 0) > 20 and len(counted[name]) > 1 for name in counted), counted
+    assert await violations(database, *flights) == []
+
+    async def at_rest() -> bool:
+        return not await database.fetchval("SELECT count(*) FROM holds WHERE state = 'HELD'")
+
+    await eventually(at_rest, within_seconds=5)
+    assert await violations(database, *flights) == []

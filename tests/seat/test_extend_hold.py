@@ -1,0 +1,100 @@
+"""ExtendHold: the full time again, a limited number of times, and only before the end (SEAT-9)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from tests.callers import Caller, Callers, refused
+from tests.instances import Database
+from tests.seat.rules import (
+    a_foreign_hold_is_as_a_missing_one,
+    at_once,
+    lapse,
+    outcomes,
+    rows,
+    violations,
+)
+
+
+def extend(hold_id: str) -> pb.ExtendHoldRequest:
+    return pb.ExtendHoldRequest(hold_id=hold_id)
+
+
+async def test_it_gives_the_full_time_again(agent: Caller, flight: str) -> None:
+    hold = await agent.hold(flight, "20A")
+    await asyncio.sleep(0.05)
+    extended = await agent.ExtendHold(extend(hold.hold_id))
+    assert extended.state == pb.Hold.HELD
+    assert extended.extensions_left == hold.extensions_left - 1
+    gained = extended.expire_time.ToDatetime() - hold.expire_time.ToDatetime()
+    assert 0.05 <= gained.total_seconds() < 2
+    assert extended.create_time == hold.create_time
+    assert await agent.get(hold) == extended
+
+
+async def test_it_is_no_transition_of_a_seat(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    before = await rows(database, flight)
+    await agent.ExtendHold(extend(hold.hold_id))
+    after = await rows(database, flight)
+    assert (after["seats"], after["events"]) == (before["seats"], before["events"])
+
+
+async def test_it_has_a_limit(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.hold(flight, "20A")
+    for left in reversed(range(9)):
+        assert (await agent.ExtendHold(extend(hold.hold_id))).extensions_left == left
+    last = await agent.get(hold)
+    before = await rows(database, flight)
+    with refused("FAILED_PRECONDITION", "HOLD_LIMIT_REACHED") as refusal:
+        await agent.ExtendHold(extend(hold.hold_id))
+    assert refusal.info.metadata == {"expire_time": last.expire_time.ToJsonString()}
+    assert await rows(database, flight) == before
+    # It can still be confirmed.
+    assert (await agent.confirm(hold)).state == pb.Hold.CONFIRMED
+
+
+async def test_calls_that_race_use_up_the_limit_and_no_more(callers: Callers, second: Callers, flight: str) -> None:
+    hold = await callers.agent().hold(flight, "20A")
+    results = await at_once(*(each.agent().ExtendHold(extend(hold.hold_id)) for each in [callers, second] * 10))
+    assert outcomes(results) == {"OK": 9, "HOLD_LIMIT_REACHED": 11}
+
+
+async def test_a_lapsed_hold_stays_lapsed(brief: Callers, flight: str, database: Database) -> None:
+    customer = brief.customer()
+    hold = await customer.hold(flight, "20A")
+    await lapse(hold)
+    with refused("ABORTED", "HOLD_EXPIRED") as refusal:
+        await customer.ExtendHold(extend(hold.hold_id))
+    assert refusal.info.metadata == {"expire_time": hold.expire_time.ToJsonString()}
+
+
+async def test_an_extended_hold_outlives_its_first_end(brief: Callers, flight: str) -> None:
+    customer = brief.customer()
+    hold = await customer.hold(flight, "20A")
+    await asyncio.sleep(0.1)
+    extended = await customer.ExtendHold(extend(hold.hold_id))
+    await lapse(hold)
+    confirmed = await customer.confirm(hold)
+    assert confirmed.state == pb.Hold.CONFIRMED
+    assert confirmed.expire_time == extended.expire_time
+
+
+@pytest.mark.parametrize("end", ["confirm", "cancel"])
+async def test_what_is_decided_has_no_time(agent: Caller, flight: str, database: Database, end: str) -> None:
+    hold = await agent.hold(flight, "20A")
+    await (agent.confirm(hold) if end == "confirm" else agent.cancel(hold))
+    before = await rows(database, flight)
+    with refused("FAILED_PRECONDITION", "HOLD_CONFIRMED" if end == "confirm" else "HOLD_CANCELLED"):
+        await agent.ExtendHold(extend(hold.hold_id))
+    assert await rows(database, flight) == before
+
+
+async def test_a_stranger_extends_nothing(callers: Callers, flight: str, database: Database) -> None:
+    hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
+    for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
+        await a_foreign_hold_is_as_a_missing_one(database, stranger, "ExtendHold", extend, hold)
+    assert await violations(database, flight) == []

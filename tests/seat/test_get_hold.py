@@ -1,0 +1,66 @@
+"""GetHold: an owner sees its hold as it is now, nobody else's (SEAT-3, SEAT-6)."""
+
+from __future__ import annotations
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from tests.callers import Caller, Callers, seat
+from tests.instances import Database, Instance
+from tests.seat.rules import a_foreign_hold_is_as_a_missing_one, lapse, new_flight_id
+
+
+async def test_the_owner_and_who_acts_for_others_read_it(
+    callers: Callers, agent: Caller, service: Caller, operations: Caller, flight: str
+) -> None:
+    owner = callers.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
+    for reader in (owner, agent, service, operations):
+        assert await reader.get(hold) == hold
+
+
+async def test_it_follows_the_hold_through_its_states(agent: Caller, flight: str) -> None:
+    hold = await agent.hold(flight, "20A")
+    assert await agent.get(hold) == hold
+    confirmed = await agent.confirm(hold)
+    assert await agent.get(hold) == confirmed
+    cancelled = await agent.cancel(hold)
+    assert await agent.get(hold) == cancelled
+    assert (confirmed.state, cancelled.state) == (pb.Hold.CONFIRMED, pb.Hold.CANCELLED)
+    # After the end the seats that it had.
+    assert cancelled.seats == hold.seats
+
+
+async def test_a_lapsed_hold_is_expired_though_nobody_swept_it(unswept: Instance) -> None:
+    flight = new_flight_id()
+    await unswept.callers.operations().provision(flight)
+    customer = unswept.callers.customer()
+    hold = await customer.hold(flight, "20A")
+    await lapse(hold)
+    assert (await customer.get(hold)).state == pb.Hold.EXPIRED
+    assert await unswept.database.fetchval("SELECT state::text FROM holds WHERE hold_id = $1", hold.hold_id) == "HELD"
+
+
+async def test_a_swept_hold_shows_what_it_had(brief: Callers, flight: str, database: Database) -> None:
+    customer = brief.customer()
+    hold = await customer.hold_seats(seat(flight, "20A"), seat(flight, "20B"))
+    await lapse(hold)
+    found = await customer.get(hold)
+    assert found.state == pb.Hold.EXPIRED
+    assert found.seats == hold.seats
+
+
+async def test_a_stranger_finds_nothing(callers: Callers, flight: str, database: Database) -> None:
+    hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
+    for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
+        await a_foreign_hold_is_as_a_missing_one(
+            database, stranger, "GetHold", lambda hold_id: pb.GetHoldRequest(hold_id=hold_id), hold
+        )
+
+
+async def test_a_customer_named_like_a_passenger_session_is_a_stranger(
+    callers: Callers, flight: str, database: Database
+) -> None:
+    hold = await callers.passenger(f"P1:{flight}", pnr="XK4T7Q").hold(flight, "20A", "P1")
+    await a_foreign_hold_is_as_a_missing_one(
+        database, callers.customer("XK4T7Q"), "GetHold", lambda hold_id: pb.GetHoldRequest(hold_id=hold_id), hold
+    )

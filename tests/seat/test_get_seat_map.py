@@ -1,0 +1,202 @@
+"""GetSeatMap: one answer for all, never older than the one before, soon after each change (SEAT-12)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from google.protobuf import json_format
+from redis.asyncio import Redis
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import seat_map, sweeper
+from seat_service.seat_map import CACHE_PREFIX, Snapshot
+from services.cache import Versioned, VersionedCache
+from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.instances import Database, pooled
+from tests.seat.rules import versions_never_go_back
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+def ask(flight: str, known_version: int = 0) -> pb.GetSeatMapRequest:
+    return pb.GetSeatMapRequest(flight_id=flight, known_version=known_version)
+
+
+async def test_it_shows_the_layout_and_each_seats_state(agent: Caller, flight: str) -> None:
+    found = await agent.GetSeatMap(ask(flight))
+    assert (found.flight_id, found.layout_id, found.version, found.unchanged) == (flight, "A320-180Y", 1, False)
+    (cabin,) = found.cabins
+    assert (list(cabin.rows), list(cabin.letters), list(cabin.aisles)) == (list(range(1, 31)), list("ABCDEF"), ["C"])
+    assert len(found.seats) == 180
+    first = found.seats[0]
+    assert (first.seat_number, first.state, first.cabin, first.position) == ("1A", 1, pb.Seat.ECONOMY, pb.Seat.WINDOW)
+    assert "W" in first.characteristics
+
+
+async def test_the_states_of_all_seats_add_up(callers: Callers, agent: Caller, service: Caller, flight: str) -> None:
+    await agent.confirm(await agent.hold_seats(seat(flight, "20A"), seat(flight, "20B")))
+    await agent.hold(flight, "21A")
+    await agent.BlockSeat(pb.BlockSeatRequest(flight_id=flight, seat_number="22A", reason="BROKEN"))
+    await service.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=True))
+    await agent.cancel(await agent.hold(flight, "23A"))
+
+    async def all_told() -> bool:
+        counted = Counter((await agent.states(flight)).values())
+        assert sum(counted.values()) == 180
+        return counted == {"CONFIRMED": 2, "HELD": 1, "BLOCKED": 1, "OFFERED": 1, "AVAILABLE": 175}
+
+    await eventually(all_told, within_seconds=1)
+
+
+async def test_it_does_not_say_who_has_what(callers: Callers, flight: str) -> None:
+    owner = callers.passenger(f"PAX-OF-NOBODYS-BUSINESS:{flight}", pnr="XK4T7Q")
+    hold = await owner.hold(flight, "20A", "PAX-OF-NOBODYS-BUSINESS")
+    body = (await callers.customer().GetSeatMap(ask(flight))).SerializeToString()
+    for secret in (hold.hold_id, "PAX-OF-NOBODYS-BUSINESS", "XK4T7Q"):
+        assert secret.encode() not in body
+
+
+async def test_one_answer_serves_all(callers: Callers, second: Callers, flight: str) -> None:
+    await callers.agent().hold(flight, "20A")
+    await asyncio.sleep(0.2)
+    answers = [
+        await caller.GetSeatMap(ask(flight))
+        for each in (callers, second)
+        for caller in (each.customer(), each.agent(), each.operations(), each.service())
+    ]
+    assert all(answer == answers[0] for answer in answers)
+
+
+async def test_a_known_version_is_answered_in_short(agent: Caller, flight: str) -> None:
+    known = await agent.GetSeatMap(ask(flight))
+    short = await agent.GetSeatMap(ask(flight, known.version))
+    assert short.unchanged
+    assert (short.version, short.last_updated) == (known.version, known.last_updated)
+    assert (list(short.seats), list(short.cabins)) == ([], [])
+
+
+@pytest.mark.parametrize("known_version", [1, 99, 2**63 - 1])
+async def test_another_version_is_answered_in_full(agent: Caller, flight: str, known_version: int) -> None:
+    await agent.hold(flight, "20A")
+
+    async def moved() -> bool:
+        return bool((await agent.GetSeatMap(ask(flight))).version == 2)
+
+    await eventually(moved, within_seconds=1)
+    full = await agent.GetSeatMap(ask(flight, known_version))
+    assert not full.unchanged
+    assert len(full.seats) == 180
+
+
+async def test_its_json_is_the_same_map(agent: Caller, flight: str) -> None:
+    await agent.hold(flight, "20A")
+    await asyncio.sleep(0.2)
+    for known_version in (0, 2):
+        found = await agent.GetSeatMap(ask(flight, known_version))
+        answer = await agent.GetSeatMapJson(pb.GetSeatMapJsonRequest(flight_id=flight, known_version=known_version))
+        assert answer.content_type == "application/json"
+        assert json_format.Parse(answer.data, pb.SeatMap()) == found
+        body = json.loads(answer.data)
+        assert body["version"] == "2"
+        assert body["unchanged"] is (known_version == 2)
+
+
+async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await agent.GetSeatMap(ask("SH000-2026-12-01"))
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await agent.GetSeatMapJson(pb.GetSeatMapJsonRequest(flight_id="SH000-2026-12-01"))
+
+
+async def test_each_change_adds_one_to_the_version_and_moves_the_watermark(
+    agent: Caller, flight: str, database: Database
+) -> None:
+    hold = await agent.hold_seats(seat(flight, "20A"), seat(flight, "20B"))
+    await agent.cancel(hold)
+
+    async def told() -> bool:
+        found = await agent.GetSeatMap(ask(flight))
+        newest = await database.fetchval("SELECT max(update_time) FROM seats WHERE flight_id = $1", flight)
+        return bool(found.version == 5 and found.last_updated.ToDatetime() == newest.replace(tzinfo=None))
+
+    await eventually(told, within_seconds=1)
+
+
+async def shows_held(caller: Caller, flight: str, seat_number: str) -> bool:
+    return (await caller.states(flight))[seat_number] == "HELD"
+
+
+async def test_a_change_is_seen_in_both_processes_within_a_second(
+    callers: Callers, second: Callers, flight: str
+) -> None:
+    delays = []
+    for row in range(14, 24):
+        await callers.agent().hold(flight, f"{row}A")
+        changed = time.monotonic()
+        for each in (callers, second):
+            await eventually(partial(shows_held, each.agent(), flight, f"{row}A"), within_seconds=1)
+        delays.append(time.monotonic() - changed)
+    assert sorted(delays)[-1] < 1, delays
+
+
+async def test_its_version_never_goes_back_while_readers_and_writers_race(
+    callers: Callers, second: Callers, flight: str
+) -> None:
+    await versions_never_go_back([callers, second], flight, seconds=1.5)
+
+
+async def test_readers_who_come_together_share_their_query(
+    agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    queries: list[int] = []
+    load = seat_map.load
+
+    async def counting(conn: object, flight_ids: list[str]) -> list[Snapshot]:
+        queries.append(flight_ids.count(flight))
+        return await load(conn, flight_ids)  # type: ignore[arg-type]
+
+    await forget(world, flight)
+    monkeypatch.setattr(seat_map, "load", counting)
+    await asyncio.gather(*(agent.GetSeatMap(ask(flight)) for _ in range(200)))
+    # One for all of them; others of the service may look at a fresh flight meanwhile.
+    assert sum(queries) <= 3
+
+
+async def forget(world: World, flight: str) -> None:
+    async with Redis.from_url(world.servers.redis_url) as redis:
+        await redis.delete(f"{CACHE_PREFIX}:{{{flight}}}")
+
+
+async def test_a_forgetful_cache_is_no_loss(agent: Caller, flight: str, world: World) -> None:
+    await agent.hold(flight, "20A")
+    await forget(world, flight)
+    assert (await agent.states(flight))["20A"] == "HELD"
+
+
+async def test_a_value_of_yesterday_is_found_and_dropped(agent: Caller, flight: str, world: World) -> None:
+    cache = VersionedCache(world.servers.redis_url, prefix=CACHE_PREFIX)
+    async with pooled(world.servers.database_url("seat")) as pool:
+        async with pool.acquire() as conn:
+            (truth,) = await seat_map.load(conn, [flight])
+        await agent.hold(flight, "20A")
+        await asyncio.sleep(0.2)
+        await forget(world, flight)
+        (generation,) = await cache.generations([flight])
+        # A version of the future with the states of the past: nothing would ever overwrite it.
+        forged = Versioned(1000, truth.compact().body)
+        assert await cache.set_if_newer(flight, forged, generation=generation)
+        assert (await agent.GetSeatMap(ask(flight))).version == 1000
+        before = sweeper.DRIFT._value.get()
+        await sweeper.reconcile_slice(pool, cache, after=flight[:-1])
+        found = await agent.GetSeatMap(ask(flight))
+    await cache.close()
+    assert found.version == 2
+    assert {each.seat_number for each in found.seats if each.state == pb.Seat.HELD} == {"20A"}
+    assert sweeper.DRIFT._value.get() >= before + 1

@@ -1,0 +1,273 @@
+"""Repeats of mutations: the first answer again, and nothing changed (SPEC sections 3 and 11.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import pytest
+from google.protobuf.message import Message
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service.authorization import POLICY
+from services.auth import Effect
+from tests.callers import Caller, Callers, refused, seat
+from tests.instances import Database
+from tests.seat.rules import a_repeat_has_one_effect, answers, at_once, new_flight_id, outcomes, rows, violations
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A request that may be sent now, the same with another parameter, and who may send it."""
+
+    request: Any
+    other: Any
+    role: str = "agent"
+
+
+Prepare = Callable[[Callers, str], Awaitable[Mutation]]
+
+
+async def _hold(callers: Callers, flight: str, **more: Any) -> str:
+    """A hold of the agent "desk" for what works on a hold."""
+    return (await callers.agent().hold(flight, "20A", "P1", **more)).hold_id
+
+
+async def _provision(callers: Callers, flight: str) -> Mutation:
+    fresh = new_flight_id()
+    return Mutation(
+        pb.ProvisionSeatsRequest(flight_id=fresh, layout_id="E190-100Y"),
+        pb.ProvisionSeatsRequest(flight_id=fresh, layout_id="A320-180Y"),
+        "operations",
+    )
+
+
+async def _hold_seat(callers: Callers, flight: str) -> Mutation:
+    one, other = (
+        pb.HoldSeatRequest(flight_id=flight, seat_number=number, passenger_id="P1") for number in ("20A", "20B")
+    )
+    return Mutation(one, other)
+
+
+async def _hold_seats(callers: Callers, flight: str) -> Mutation:
+    seats = [seat(flight, "20A", "P1"), seat(flight, "20B", "P2")]
+    return Mutation(pb.HoldSeatsRequest(seats=seats), pb.HoldSeatsRequest(seats=seats[:1]))
+
+
+async def _extend(callers: Callers, flight: str) -> Mutation:
+    return Mutation(
+        pb.ExtendHoldRequest(hold_id=await _hold(callers, flight)), pb.ExtendHoldRequest(hold_id=str(uuid4()))
+    )
+
+
+async def _change(callers: Callers, flight: str) -> Mutation:
+    hold_id = await _hold(callers, flight)
+    one, other = (
+        pb.ChangeHoldSeatsRequest(hold_id=hold_id, seats=[seat(flight, number, "P1")]) for number in ("21A", "21B")
+    )
+    return Mutation(one, other)
+
+
+async def _confirm(callers: Callers, flight: str) -> Mutation:
+    return Mutation(
+        pb.ConfirmHoldRequest(hold_id=await _hold(callers, flight)), pb.ConfirmHoldRequest(hold_id=str(uuid4()))
+    )
+
+
+async def _cancel(callers: Callers, flight: str) -> Mutation:
+    hold_id = await _hold(callers, flight)
+    return Mutation(pb.CancelHoldRequest(hold_id=hold_id), pb.CancelHoldRequest(hold_id=hold_id, reason="OTHER"))
+
+
+async def _block(callers: Callers, flight: str) -> Mutation:
+    one, other = (pb.BlockSeatRequest(flight_id=flight, seat_number="20A", reason=each) for each in ("ONE", "OTHER"))
+    return Mutation(one, other)
+
+
+async def _unblock(callers: Callers, flight: str) -> Mutation:
+    await callers.agent().BlockSeat(pb.BlockSeatRequest(flight_id=flight, seat_number="20A", reason="BROKEN"))
+    one, other = (pb.UnblockSeatRequest(flight_id=flight, seat_number=number) for number in ("20A", "20B"))
+    return Mutation(one, other)
+
+
+async def _claim(callers: Callers, flight: str) -> Mutation:
+    one, other = (
+        pb.ClaimSeatRequest(flight_id=flight, seat_number="20A", passenger_id="W1", owner=f"passenger:{pnr}")
+        for pnr in ("AAAAAA", "BBBBBB")
+    )
+    return Mutation(one, other, "service")
+
+
+async def _return(callers: Callers, flight: str) -> Mutation:
+    await callers.service().SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=True))
+    await callers.agent().CancelHold(pb.CancelHoldRequest(hold_id=await _hold(callers, flight)))
+    one, other = (pb.ReturnSeatRequest(flight_id=flight, seat_number=number) for number in ("20A", "20B"))
+    return Mutation(one, other, "service")
+
+
+async def _set_waitlist_open(callers: Callers, flight: str) -> Mutation:
+    one, other = (pb.SetWaitlistOpenRequest(flight_id=flight, open=is_open) for is_open in (True, False))
+    return Mutation(one, other, "service")
+
+
+MUTATIONS: Final[dict[str, Prepare]] = {
+    "ProvisionSeats": _provision,
+    "HoldSeat": _hold_seat,
+    "HoldSeats": _hold_seats,
+    "ExtendHold": _extend,
+    "ChangeHoldSeats": _change,
+    "ConfirmHold": _confirm,
+    "CancelHold": _cancel,
+    "BlockSeat": _block,
+    "UnblockSeat": _unblock,
+    "ClaimSeat": _claim,
+    "ReturnSeat": _return,
+    "SetWaitlistOpen": _set_waitlist_open,
+}
+every_mutation = pytest.mark.parametrize("method", sorted(MUTATIONS))
+
+
+def keyed(request: Message, key: str) -> Any:
+    """The same request under a key."""
+    copy: Any = type(request)()
+    copy.CopyFrom(request)
+    copy.request_id = key
+    return copy
+
+
+async def prepared(method: str, callers: Callers, flight: str) -> tuple[Caller, Mutation]:
+    """A mutation, and the caller who may ask for it."""
+    mutation = await MUTATIONS[method](callers, flight)
+    return getattr(callers, mutation.role)(), mutation
+
+
+def test_every_mutation_is_tested() -> None:
+    assert {method for method, access in POLICY.items() if access.effect is Effect.WRITE} == MUTATIONS.keys()
+
+
+@every_mutation
+async def test_a_repeat_gets_the_first_answer_and_changes_nothing(
+    callers: Callers, flight: str, database: Database, method: str, request_id: str
+) -> None:
+    caller, mutation = await prepared(method, callers, flight)
+    await a_repeat_has_one_effect(database, caller, method, keyed(mutation.request, request_id), flight)
+    assert await violations(database, flight) == []
+
+
+@every_mutation
+async def test_other_parameters_under_the_same_key_are_refused(
+    callers: Callers, flight: str, database: Database, method: str, request_id: str
+) -> None:
+    caller, mutation = await prepared(method, callers, flight)
+    await getattr(caller, method)(keyed(mutation.request, request_id))
+    before = await rows(database, flight)
+    with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
+        await getattr(caller, method)(keyed(mutation.other, request_id))
+    assert await rows(database, flight) == before
+
+
+@every_mutation
+async def test_the_header_is_as_good_as_the_field(
+    callers: Callers, flight: str, database: Database, method: str, request_id: str
+) -> None:
+    caller, mutation = await prepared(method, callers, flight)
+    header = (("idempotency-key", request_id),)
+    first = await getattr(caller, method)(mutation.request, metadata=header)
+    before = await rows(database, flight)
+    assert await getattr(caller, method)(mutation.request, metadata=header) == first
+    assert await getattr(caller, method)(keyed(mutation.request, request_id)) == first
+    assert await rows(database, flight) == before
+    with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
+        await getattr(caller, method)(mutation.other, metadata=header)
+
+
+async def test_one_key_for_two_methods_is_reused(agent: Caller, flight: str, request_id: str) -> None:
+    hold = await agent.hold(flight, "20A", request_id=request_id)
+    with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
+        await agent.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=request_id))
+    assert (await agent.get(hold)).state == pb.Hold.HELD
+
+
+async def test_keys_of_different_principals_never_meet(callers: Callers, flight: str, request_id: str) -> None:
+    holds = [
+        await caller.hold(flight, number, "P" + number, request_id=request_id)
+        for number, caller in {
+            "20A": callers.agent("one"),
+            "20B": callers.agent("other"),
+            "20C": callers.customer("one"),
+            "20D": callers.service("one"),
+        }.items()
+    ]
+    assert len({hold.hold_id for hold in holds}) == 4
+
+
+async def test_a_strangers_key_opens_nothing(callers: Callers, flight: str, request_id: str) -> None:
+    owner, stranger = callers.customer(), callers.customer()
+    hold = await owner.hold(flight, "20A", request_id=request_id)
+    await owner.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=str(uuid4())))
+    with refused("NOT_FOUND", "HOLD_NOT_FOUND"):
+        await stranger.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=request_id))
+
+
+async def test_without_a_key_each_call_is_another(agent: Caller, flight: str) -> None:
+    await agent.hold(flight, "20A", "P1")
+    with refused("ABORTED", "SEAT_TAKEN"):
+        await agent.hold(flight, "20A", "P1")
+
+
+async def test_a_refused_call_is_judged_anew(callers: Callers, flight: str, request_id: str) -> None:
+    first, customer = callers.agent(), callers.customer()
+    held = await first.hold(flight, "20A")
+    with refused("ABORTED", "SEAT_TAKEN"):
+        await customer.hold(flight, "20A", "P1", request_id=request_id)
+    await first.cancel(held)
+    assert (await customer.hold(flight, "20A", "P1", request_id=request_id)).state == pb.Hold.HELD
+
+
+async def test_the_first_answer_is_told_though_the_hold_has_gone_on(
+    agent: Caller, flight: str, request_id: str
+) -> None:
+    hold = await agent.hold(flight, "20A", "P1", request_id=request_id)
+    await agent.confirm(hold)
+    await agent.cancel(hold)
+    assert await agent.hold(flight, "20A", "P1", request_id=request_id) == hold
+
+
+async def test_the_case_of_a_key_does_not_matter(agent: Caller, flight: str, request_id: str) -> None:
+    hold = await agent.hold(flight, "20A", "P1", request_id=request_id)
+    assert await agent.hold(flight, "20A", "P1", request_id=request_id.upper()) == hold
+
+
+async def test_twins_with_other_parameters_in_one_batch_are_told_apart(
+    agent: Caller, flight: str, database: Database, request_id: str
+) -> None:
+    results = await at_once(
+        *(agent.hold(flight, number, "P1", request_id=request_id) for number in ["20A", "20B"] * 10)
+    )
+    assert outcomes(results) == {"OK": 10, "IDEMPOTENCY_KEY_REUSED": 10}
+    assert len({hold.hold_id for hold in answers(results)}) == 1
+    assert await violations(database, flight) == []
+
+
+async def test_a_key_in_the_header_that_differs_from_the_field_is_malformed(
+    agent: Caller, flight: str, request_id: str
+) -> None:
+    request = pb.HoldSeatRequest(flight_id=flight, seat_number="20A", passenger_id="P1", request_id=request_id)
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await agent.HoldSeat(request, metadata=(("idempotency-key", str(uuid4())),))
+    assert refusal.fields == ["request_id"]
+
+
+@pytest.mark.parametrize("key", ["1", "not-a-uuid", "g" * 32, "a" * 5000, "123e4567-e89b-12d3-a456-42661417400"])
+async def test_a_key_that_is_no_uuid_is_malformed(agent: Caller, flight: str, key: str) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await agent.hold(flight, "20A", request_id=key)
+    assert refusal.fields == ["request_id"]
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await agent.HoldSeat(
+            pb.HoldSeatRequest(flight_id=flight, seat_number="20A", passenger_id="P1"),
+            metadata=(("idempotency-key", key),),
+        )
+    assert refusal.fields == ["idempotency-key"]

@@ -1,0 +1,65 @@
+"""SuggestSeats at the RPC: proposals fit the map of this moment (SEAT-14). Its rules: test_suggestions.py."""
+
+from __future__ import annotations
+
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.instances import Database
+from tests.seat.rules import new_flight_id, rows
+
+
+def ask(flight: str, party_size: int = 3, **more: object) -> pb.SuggestSeatsRequest:
+    return pb.SuggestSeatsRequest(flight_id=flight, party_size=party_size, **more)  # type: ignore[arg-type]
+
+
+async def test_proposals_are_free_seats_for_the_whole_party_best_first(
+    callers: Callers, flight: str, database: Database
+) -> None:
+    before = await rows(database, flight)
+    suggestions = (await callers.customer().SuggestSeats(ask(flight))).suggestions
+    assert 0 < len(suggestions) <= 5
+    assert [each.score for each in suggestions] == sorted((each.score for each in suggestions), reverse=True)
+    states = await callers.agent().states(flight)
+    for suggestion in suggestions:
+        assert len(set(suggestion.seat_numbers)) == 3
+        assert {states[number] for number in suggestion.seat_numbers} == {"AVAILABLE"}
+        assert suggestion.explanation
+    assert await rows(database, flight) == before
+
+
+async def test_a_taken_seat_is_not_proposed(agent: Caller, flight: str) -> None:
+    best = (await agent.SuggestSeats(ask(flight, 2))).suggestions[0]
+    await agent.hold_seats(*(seat(flight, number) for number in best.seat_numbers))
+
+    async def others() -> bool:
+        now = (await agent.SuggestSeats(ask(flight, 2))).suggestions
+        return not any(set(each.seat_numbers) & set(best.seat_numbers) for each in now)
+
+    await eventually(others, within_seconds=1)
+
+
+async def test_a_wished_cabin_is_kept(operations: Caller, agent: Caller) -> None:
+    flight = new_flight_id()
+    await operations.provision(flight, "A321-16C")
+    seats = (await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight))).seats
+    business = {seat.seat_number for seat in seats if seat.cabin == pb.Seat.BUSINESS}
+    for suggestion in (await agent.SuggestSeats(ask(flight, 2, cabin=pb.Seat.BUSINESS))).suggestions:
+        assert set(suggestion.seat_numbers) <= business
+
+
+async def test_no_room_is_an_empty_answer(agent: Caller, flight: str) -> None:
+    assert not (await agent.SuggestSeats(ask(flight, 1, cabin=pb.Seat.FIRST))).suggestions
+
+
+async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await agent.SuggestSeats(ask("SH000-2026-12-01"))
+
+
+@pytest.mark.parametrize("party_size", [0, 10, -1, 2**31 - 1])
+async def test_a_party_has_one_to_nine_members(agent: Caller, flight: str, party_size: int) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await agent.SuggestSeats(ask(flight, party_size))
+    assert "party_size" in refusal.fields

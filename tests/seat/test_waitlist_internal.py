@@ -1,0 +1,236 @@
+"""ClaimSeat, ReturnSeat, SetWaitlistOpen: a seat freed while passengers wait is theirs first (SEAT-2, SEAT-3, WL-2)."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from tests.callers import Caller, Callers, eventually, refused
+from tests.instances import Database, Instance
+from tests.seat.rules import at_once, lapse, new_flight_id, outcomes, rows, violations
+
+
+def claim(flight: str, seat_number: str = "20A", **more: object) -> pb.ClaimSeatRequest:
+    asked = {"passenger_id": "W1", "owner": "passenger:XK4T7Q", **more}
+    return pb.ClaimSeatRequest(flight_id=flight, seat_number=seat_number, **asked)  # type: ignore[arg-type]
+
+
+def give_back(flight: str, seat_number: str = "20A") -> pb.ReturnSeatRequest:
+    return pb.ReturnSeatRequest(flight_id=flight, seat_number=seat_number)
+
+
+async def open_waitlist(caller: Caller, flight: str, *, is_open: bool = True) -> None:
+    answer = await caller.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=is_open))
+    assert (answer.flight_id, answer.open) == (flight, is_open)
+
+
+@pytest.fixture
+async def offered(agent: Caller, service: Caller, flight: str) -> str:
+    """A flight whose seat 20A was freed while passengers wait."""
+    await open_waitlist(service, flight)
+    await agent.cancel(await agent.hold(flight, "20A", "P1"))
+    return flight
+
+
+async def state(database: Database, flight: str) -> str:
+    found: str = await database.fetchval(
+        "SELECT state::text FROM seats WHERE flight_id = $1 AND seat_number = '20A'", flight
+    )
+    return found
+
+
+async def test_a_freed_seat_is_offered_while_passengers_wait(
+    callers: Callers, agent: Caller, offered: str, database: Database
+) -> None:
+    assert await state(database, offered) == "OFFERED"
+    for nobody in (callers.customer(), agent, callers.service("booking")):
+        with refused("ABORTED", "SEAT_TAKEN") as refusal:
+            await nobody.hold(offered, "20A")
+        assert refusal.info.metadata["state"] == "OFFERED"
+    assert await violations(database, offered) == []
+
+
+async def test_the_waitlist_hears_of_it(offered: str, database: Database) -> None:
+    body = await database.fetchval(
+        """
+        SELECT body FROM seat_events JOIN outbox USING (event_id)
+        WHERE flight_id = $1 AND to_state = 'OFFERED' AND routing_key = 'seat.released.v1'
+        """,
+        offered,
+    )
+    (released,) = events_pb2.SeatReleased.FromString(body).seats
+    assert (released.seat_number, released.state, released.passenger_id) == ("20A", pb.Seat.OFFERED, "P1")
+
+
+async def test_a_claimed_seat_is_its_new_owners_hold(
+    callers: Callers, service: Caller, offered: str, database: Database
+) -> None:
+    hold = await service.ClaimSeat(claim(offered))
+    assert hold.state == pb.Hold.HELD
+    assert (await database.fetchval("SELECT owner FROM holds WHERE hold_id = $1", hold.hold_id)) == "passenger:XK4T7Q"
+    owner = callers.passenger(f"W1:{offered}", pnr="XK4T7Q")
+    assert (await owner.confirm(hold)).state == pb.Hold.CONFIRMED
+    assert await violations(database, offered) == []
+
+
+async def test_of_many_claims_exactly_one_gets_the_seat(
+    callers: Callers, second: Callers, offered: str, database: Database
+) -> None:
+    results = await at_once(
+        *((callers, second)[n % 2].service().ClaimSeat(claim(offered, passenger_id=f"W{n}")) for n in range(40))
+    )
+    assert outcomes(results) == {"OK": 1, "SEAT_TAKEN": 39}
+    assert await violations(database, offered) == []
+
+
+async def test_a_free_seat_can_be_claimed_too(service: Caller, flight: str) -> None:
+    assert (await service.ClaimSeat(claim(flight))).state == pb.Hold.HELD
+
+
+async def test_a_claim_is_judged_as_a_hold(service: Caller, offered: str) -> None:
+    with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"):
+        await service.ClaimSeat(claim(offered, "12A", profile=pb.PassengerProfile(type=pb.PassengerProfile.CHILD)))
+    with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
+        await service.ClaimSeat(claim(offered, "31A"))
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await service.ClaimSeat(claim("SH000-2026-12-01"))
+    await service.ClaimSeat(claim(offered))
+    with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):
+        await service.ClaimSeat(claim(offered, "21A"))
+    with refused("ABORTED", "SEAT_TAKEN"):
+        await service.ClaimSeat(claim(offered, passenger_id="W2"))
+
+
+async def test_a_returned_seat_is_everybodys(
+    callers: Callers, service: Caller, offered: str, database: Database
+) -> None:
+    returned = await service.ReturnSeat(give_back(offered))
+    assert returned.state == pb.Seat.AVAILABLE
+    before = await rows(database, offered)
+    assert await service.ReturnSeat(give_back(offered)) == returned
+    assert await rows(database, offered) == before
+    await callers.customer().hold(offered, "20A")
+    assert await violations(database, offered) == []
+
+
+async def test_what_somebody_has_is_not_returned(service: Caller, offered: str, database: Database) -> None:
+    await service.ClaimSeat(claim(offered))
+    before = await rows(database, offered)
+    with refused("ABORTED", "SEAT_OCCUPIED"):
+        await service.ReturnSeat(give_back(offered))
+    assert await rows(database, offered) == before
+    with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
+        await service.ReturnSeat(give_back(offered, "31A"))
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await service.ReturnSeat(give_back("SH000-2026-12-01"))
+
+
+async def test_a_claim_and_a_return_that_race_agree(
+    callers: Callers, second: Callers, agent: Caller, flight: str, database: Database
+) -> None:
+    await open_waitlist(callers.service(), flight)
+    numbers = [f"{row}{letter}" for row in range(14, 20) for letter in "ABC"]
+    for number in numbers:
+        await agent.cancel(await agent.hold(flight, number))
+    results = await at_once(
+        *(
+            call
+            for n, number in enumerate(numbers)
+            for call in (
+                callers.service().ClaimSeat(claim(flight, number, passenger_id=f"W{n}")),
+                second.service().ReturnSeat(give_back(flight, number)),
+            )
+        )
+    )
+    assert outcomes(results).keys() <= {"OK", "SEAT_OCCUPIED"}
+    assert outcomes(results[::2]) == {"OK": len(numbers)}
+    assert await violations(database, flight) == []
+
+
+async def test_an_unclaimed_offer_ends_by_itself(brief_offers: Instance) -> None:
+    flight = new_flight_id()
+    callers = brief_offers.callers
+    await callers.operations().provision(flight)
+    await open_waitlist(callers.service(), flight)
+    agent = callers.agent()
+    await agent.cancel(await agent.hold(flight, "20A"))
+    assert await state(brief_offers.database, flight) == "OFFERED"
+
+    async def free() -> bool:
+        return await state(brief_offers.database, flight) == "AVAILABLE"
+
+    await eventually(free, within_seconds=5)
+    (last,) = (await rows(brief_offers.database, flight))["events"][-1:]
+    assert (last["actor"], last["reason"], last["to_state"]) == ("sweeper", "OFFER_LAPSED", "AVAILABLE")
+    offered = await brief_offers.database.fetchval(
+        "SELECT event_time FROM seat_events WHERE flight_id = $1 AND to_state = 'OFFERED'", flight
+    )
+    assert (last["event_time"] - offered).total_seconds() >= 0.3
+    assert await violations(brief_offers.database, flight) == []
+
+
+async def test_a_closed_waitlist_leaves_freed_seats_to_all(
+    agent: Caller, service: Caller, flight: str, database: Database
+) -> None:
+    await open_waitlist(service, flight)
+    await open_waitlist(service, flight, is_open=False)
+    await agent.cancel(await agent.hold(flight, "20A"))
+    assert await state(database, flight) == "AVAILABLE"
+
+
+async def test_opening_takes_no_free_seat_away(agent: Caller, service: Caller, flight: str) -> None:
+    await open_waitlist(service, flight)
+    await agent.hold(flight, "20A")
+
+
+async def test_a_confirmed_seat_goes_to_the_waitlist_when_its_passenger_moves(
+    agent: Caller, service: Caller, flight: str, database: Database
+) -> None:
+    await agent.confirm(await agent.hold(flight, "20A", "P1"))
+    await open_waitlist(service, flight)
+    await agent.confirm(await agent.hold(flight, "21A", "P1"))
+    assert await state(database, flight) == "OFFERED"
+    assert await violations(database, flight) == []
+
+
+async def test_a_lapsed_seat_goes_to_the_waitlist_first(unswept: Instance) -> None:
+    flight = new_flight_id()
+    callers = unswept.callers
+    await callers.operations().provision(flight)
+    lapsed = await callers.customer().hold(flight, "20A")
+    await open_waitlist(callers.service(), flight)
+    await lapse(lapsed)
+    # The taker records the lapse, and loses the seat by it.
+    with refused("ABORTED", "SEAT_TAKEN") as refusal:
+        await callers.customer().hold(flight, "20A")
+    assert refusal.info.metadata["state"] == "OFFERED"
+    hold = await callers.service().ClaimSeat(claim(flight))
+    assert hold.state == pb.Hold.HELD
+    states = [event["to_state"] for event in (await rows(unswept.database, flight))["events"]]
+    assert states == ["HELD", "OFFERED", "HELD"]
+    assert await violations(unswept.database, flight) == []
+
+
+async def test_a_lapsed_seat_can_be_claimed_in_one_call(unswept: Instance) -> None:
+    flight = new_flight_id()
+    callers = unswept.callers
+    await callers.operations().provision(flight)
+    lapsed = await callers.customer().hold(flight, "20A")
+    await open_waitlist(callers.service(), flight)
+    await lapse(lapsed)
+    assert (await callers.service().ClaimSeat(claim(flight))).state == pb.Hold.HELD
+    assert await violations(unswept.database, flight) == []
+
+
+async def test_an_unknown_flight_has_no_waitlist(service: Caller) -> None:
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await service.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id="SH000-2026-12-01", open=True))
+
+
+async def test_a_repeated_claim_is_one_hold(service: Caller, offered: str, database: Database) -> None:
+    request = claim(offered, request_id=str(uuid4()))
+    assert await service.ClaimSeat(request) == await service.ClaimSeat(request)
+    assert await violations(database, offered) == []

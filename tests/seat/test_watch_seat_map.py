@@ -1,0 +1,180 @@
+"""WatchSeatMap: a snapshot, then changes, and on from where a reader was (SEAT-13)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from services import interceptors
+from tests.callers import Caller, Callers, refused
+from tests.instances import instance
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+@contextlib.contextmanager
+def watching(caller: Caller, flight: str, known_version: int = 0) -> Iterator[Any]:
+    """A watch that is cancelled at the end of the block."""
+    call = caller.WatchSeatMap(pb.WatchSeatMapRequest(flight_id=flight, known_version=known_version))
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
+@pytest.fixture(scope="session")
+async def restless(world: World) -> AsyncIterator[Callers]:
+    """Callers of a service whose heart beats every 0.3 s."""
+    async with instance(world, SKYHIGH_SEAT_HEARTBEAT_SECONDS="0.3") as other:
+        yield other.callers
+
+
+def apply(states: dict[str, int], update: pb.SeatMapUpdate) -> None:
+    """What a reader does with an update."""
+    match update.WhichOneof("update"):
+        case "snapshot":
+            states.clear()
+            states.update({seat.seat_number: seat.state for seat in update.snapshot.seats})
+        case "changes":
+            states.update({seat.seat_number: seat.state for seat in update.changes.seats})
+
+
+async def test_it_begins_with_the_whole_map(agent: Caller, flight: str) -> None:
+    seat_map = await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight))
+    with watching(agent, flight) as watch:
+        first = await watch.read()
+    assert first.version == seat_map.version
+    assert first.snapshot == seat_map
+
+
+async def test_a_change_comes_within_a_second_with_its_version(agent: Caller, flight: str) -> None:
+    with watching(agent, flight) as watch:
+        snapshot = await watch.read()
+        for row in (20, 21, 22):
+            await agent.hold(flight, f"{row}A")
+            started = time.monotonic()
+            update = await watch.read()
+            assert time.monotonic() - started < 1
+            assert [(seat.seat_number, seat.state) for seat in update.changes.seats] == [(f"{row}A", pb.Seat.HELD)]
+            assert update.version == snapshot.version + row - 19
+
+
+async def test_it_goes_on_from_a_known_version_without_a_gap(callers: Callers, agent: Caller, flight: str) -> None:
+    states: dict[str, int] = {}
+    version = 0
+    resumed = []
+    for row in range(14, 22):
+        with watching(agent, flight, version) as watch:
+            if version == 0:
+                update = await watch.read()
+                apply(states, update)
+            held = await agent.hold(flight, f"{row}A")
+            await callers.agent().hold(flight, f"{row}B")
+            while states[f"{row}A"] != pb.Seat.HELD:
+                update = await watch.read()
+                resumed.append(update.WhichOneof("update"))
+                apply(states, update)
+            version = update.version
+        # While nobody watches, more happens: one seat given back, one taken.
+        await agent.cancel(held)
+        await agent.hold(flight, f"{row}C")
+    with watching(agent, flight, version) as watch:
+        while states["21C"] != pb.Seat.HELD:
+            apply(states, await watch.read())
+    seat_map = await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight))
+    assert states == {seat.seat_number: seat.state for seat in seat_map.seats}
+    assert "snapshot" not in resumed
+
+
+@pytest.mark.parametrize("known_version", [77, 2**63 - 1])
+async def test_an_unknown_version_begins_anew(agent: Caller, flight: str, known_version: int) -> None:
+    with watching(agent, flight, known_version) as watch:
+        assert (await watch.read()).WhichOneof("update") == "snapshot"
+
+
+async def test_a_current_version_brings_nothing_until_something_changes(agent: Caller, flight: str) -> None:
+    with watching(agent, flight) as watch:
+        version = (await watch.read()).version
+    with watching(agent, flight, version) as watch:
+        waiting = asyncio.ensure_future(watch.read())
+        assert (await asyncio.wait({waiting}, timeout=0.5))[0] == set()
+        await agent.hold(flight, "20A")
+        assert (await waiting).changes.seats[0].seat_number == "20A"
+
+
+async def test_a_change_that_was_undone_in_between_moves_the_version_alone(agent: Caller, flight: str) -> None:
+    with watching(agent, flight) as watch:
+        version = (await watch.read()).version
+        await agent.cancel(await agent.hold(flight, "20A"))
+        states: dict[str, int] = {}
+        while version < 3:
+            update = await watch.read()
+            assert update.version > version
+            version = update.version
+            apply(states, update)
+    assert states.get("20A", pb.Seat.AVAILABLE) == pb.Seat.AVAILABLE
+
+
+async def test_a_quiet_watch_has_a_heartbeat(restless: Callers, flight: str) -> None:
+    with watching(restless.agent(), flight) as watch:
+        version = (await watch.read()).version
+        for _ in range(2):
+            started = time.monotonic()
+            update = await watch.read()
+            assert update.WhichOneof("update") == "heartbeat"
+            assert update.version == version
+            assert 0.2 < time.monotonic() - started < 2
+
+
+async def test_all_watchers_of_both_processes_see_the_same(callers: Callers, second: Callers, flight: str) -> None:
+    with contextlib.ExitStack() as stack:
+        watches = [
+            stack.enter_context(watching(each.customer(), flight)) for each in (callers, second) for _ in range(10)
+        ]
+        for watch in watches:
+            assert (await watch.read()).WhichOneof("update") == "snapshot"
+        await callers.agent().hold(flight, "20A")
+        updates = await asyncio.gather(*(watch.read() for watch in watches))
+    assert all(update == updates[0] for update in updates)
+
+
+async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
+    with watching(agent, "SH000-2026-12-01") as watch, refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        async for _ in watch:
+            pass
+
+
+async def test_a_negative_version_is_malformed(agent: Caller, flight: str) -> None:
+    with watching(agent, flight, -1) as watch, refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        async for _ in watch:
+            pass
+    assert refusal.fields == ["known_version"]
+
+
+async def test_a_reader_who_does_not_read_is_dropped_with_the_reason(
+    callers: Callers, agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptors, "SLOW_READER_SECONDS", 0.2)
+    # A window of a few bytes is full with the first snapshot.
+    options = [("grpc.http2.lookahead_bytes", 64), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(callers.address, options=options) as channel:
+        call = SeatServiceStub(channel).WatchSeatMap(
+            pb.WatchSeatMapRequest(flight_id=flight),
+            metadata=(("authorization", f"Bearer {agent.token}"),),
+        )
+        await call.read()
+        for row in range(14, 20):
+            await agent.hold(flight, f"{row}A")
+            await asyncio.sleep(0.3)
+        with refused("RESOURCE_EXHAUSTED", "SLOW_READER"):
+            while await call.read() is not grpc.aio.EOF:
+                pass

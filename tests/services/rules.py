@@ -1,0 +1,88 @@
+"""Rules of the chassis as functions, for the tests and for the planted bugs that must break them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import aio_pika
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from services import db, outbox
+from services.cache import Versioned, VersionedCache
+from services.db import Pool
+from services.outbox import Event, Relay
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aio_pika.abc import AbstractExchange, AbstractQueue
+
+
+async def the_newest_value_stays(cache: VersionedCache) -> None:
+    """Whoever comes late with an older value of the cache changes nothing."""
+    name = f"name-{secrets.token_hex(4)}"
+    (generation,) = await cache.generations([name])
+    assert await cache.set_if_newer(name, Versioned(5, b"five"), generation=generation)
+    for version in (4, 5, 1):
+        assert not await cache.set_if_newer(name, Versioned(version, b"late"), generation=generation)
+        assert await cache.get([name]) == [Versioned(5, b"five")]
+    assert await cache.set_if_newer(name, Versioned(10, b"ten"), generation=generation)
+    assert await cache.get([name]) == [Versioned(10, b"ten")]
+
+
+@asynccontextmanager
+async def listening(amqp_url: str, routing_key: str) -> AsyncIterator[AbstractQueue]:
+    """A queue of one's own, for the events of one routing key."""
+    connection = await aio_pika.connect(amqp_url)
+    async with connection:
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind("skyhigh.events", routing_key=routing_key)
+        yield queue
+
+
+async def next_message(queue: AbstractQueue, *, within_seconds: float = 2) -> Any:
+    """The next message, or None."""
+    try:
+        async with asyncio.timeout(within_seconds):
+            while True:
+                message = await queue.get(no_ack=True, fail=False)
+                if message is not None:
+                    return message
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        return None
+
+
+async def enqueue(pool: Pool, routing_key: str, text: str = "") -> Event:
+    """Writes one event in a transaction of its own."""
+    event = Event(uuid4(), routing_key, StringValue(value=text))
+    async with db.transaction(pool) as conn:
+        await outbox.enqueue(conn, [event])
+    return event
+
+
+async def an_event_outlives_a_lost_broker(relay: Callable[[], Relay], pool: Pool, amqp_url: str) -> None:
+    """EVT-1: whatever becomes of a relay between publishing and confirmation, the next one publishes again."""
+    routing_key = f"test.{secrets.token_hex(4)}.v1"
+    async with listening(amqp_url, routing_key) as queue:
+        event = await enqueue(pool, routing_key, "kept")
+
+        async def lost(self: AbstractExchange, *args: Any, **more: Any) -> None:
+            raise ConnectionResetError("the broker is away")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(aio_pika.RobustExchange, "publish", lost)
+            with pytest.raises(ConnectionResetError):
+                await relay().publish_batch()
+        assert await relay().publish_batch() == 1
+        message = await next_message(queue)
+        assert message is not None, "the event is lost"
+        assert message.message_id == str(event.event_id)
+        assert await relay().publish_batch() == 0
