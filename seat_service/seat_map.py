@@ -37,6 +37,8 @@ STATES: Final[Mapping[str, str]] = {
 }
 # Changes of a flight within this time cost its readers one read of the truth.
 INVALIDATION_INTERVAL_SECONDS: Final = 0.05
+# Readers who come within this time share one round trip to the cache, which costs more than all the rest of a read.
+READ_INTERVAL_SECONDS: Final = 0.002
 # While Redis is away, it is asked again no more often than this.
 CACHE_RETRY_SECONDS: Final = 1.0
 # About 20 kB each.
@@ -90,7 +92,9 @@ class SeatMaps:
         self._pool = pool
         self._cache = versioned_cache
         self._cache_away_until = 0.0
-        self._reads: Batcher[str, Snapshot] = Batcher("seat_maps", self._read_batch)
+        self._reads: Batcher[str, Snapshot] = Batcher(
+            "seat_maps", self._read_batch, interval_seconds=READ_INTERVAL_SECONDS
+        )
         self._changed: set[str] = set()
         self._woken = asyncio.Event()
 

@@ -26,8 +26,9 @@ _log = telemetry.log("batch")
 class Batcher(Generic[Request, Outcome]):
     """Runs `run(requests) -> outcomes`, one batch in flight at a time.
 
-    An outcome that is a Refusal is raised to its requester. When a batch fails as a whole, its requests are run again
-    one by one, so that one bad request hurts nobody else; `run` must therefore undo all it did when it raises.
+    Batches begin at least `interval_seconds` apart: for work whose cost is the round trip. An outcome that is a Refusal
+    is raised to its requester. When a batch fails as a whole, its requests are run again one by one, so that one bad
+    request hurts nobody else; `run` must therefore undo all it did when it raises.
     """
 
     def __init__(
@@ -37,10 +38,13 @@ class Batcher(Generic[Request, Outcome]):
         *,
         largest: int = 128,
         longest_queue: int = 4096,
+        interval_seconds: float = 0,
     ) -> None:
         self._run = run
         self._largest = largest
         self._longest_queue = longest_queue
+        self._interval_seconds = interval_seconds
+        self._began = -interval_seconds
         self._waiting: deque[tuple[Request, asyncio.Future[Outcome]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._size = telemetry.BATCH_SIZE.labels(name)
@@ -56,7 +60,11 @@ class Batcher(Generic[Request, Outcome]):
         return await future
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiting:
+            # Calls that have arrived but were not looked at yet join in.
+            await asyncio.sleep(max(0.0, self._began + self._interval_seconds - loop.time()))
+            self._began = loop.time()
             batch: list[tuple[Request, asyncio.Future[Outcome]]] = []
             while self._waiting and len(batch) < self._largest:
                 request, future = self._waiting.popleft()

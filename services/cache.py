@@ -1,8 +1,8 @@
 """Redis as a cache of versioned values: it may vanish at any moment, and it never decides.
 
-A value is set only over an older one, or into an empty place that nobody invalidated since the setter began to read the
-truth. A setter that comes too late shows its value all the same, and leaves its version behind: nobody may set less than
-what somebody has seen. So neither a slow reader nor an old dump can bring back yesterday's value.
+A value is set only over an older one, or into an empty place that nobody invalidated since the setter began to read
+the truth. A setter that comes too late shows its value all the same, and leaves its version behind: nobody may set less
+than what somebody has seen. So neither a slow reader nor an old dump can bring back yesterday's value.
 """
 
 from __future__ import annotations

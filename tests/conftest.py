@@ -16,6 +16,7 @@ from deploy.local.supervisor import Supervisor
 from seat_service.service import SEAT_SERVICE
 from seat_service.settings import SeatSettings
 from services import app, migrate, telemetry
+from services.settings import load
 from tests.callers import ISSUER, Caller, Callers
 
 
@@ -52,7 +53,7 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment(**more).items():
                 patch.setenv(name, value)
-            return SeatSettings()
+            return load(SeatSettings)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import asyncpg
 import grpc
-
 from skyhigh.seat.v1 import seat_service_pb2 as pb
+
 from tests.callers import Callers, read
 from tests.chaos.conftest import Fleet
 from tests.conftest import World

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import aio_pika
 import asyncpg
-
-from services import amqp
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from services import amqp
 from tests.callers import Caller
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
