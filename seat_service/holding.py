@@ -186,10 +186,10 @@ async def _hold_contenders(
 
 
 def _explain_hoarding(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal | None:
-    refusals = (
+    verdicts = (
         explain(limits, no_room_seconds=row["no_room_seconds"], cooling_seconds=row["cooling_seconds"]) for row in rows
     )
-    return next((refusal for refusal in refusals if refusal is not None), None)
+    return next((verdict for verdict in verdicts if verdict is not None), None)
 
 
 def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:

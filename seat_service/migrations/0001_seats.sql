@@ -148,8 +148,9 @@ BEGIN
     FROM (SELECT holds.state, holds.expire_time FROM holds WHERE holds.owner = of_owner OFFSET 0) AS own
     WHERE own.state = 'EXPIRED' AND own.expire_time > now() - lapses_window;
     IF lapses >= lapses_allowed THEN
+        -- Doubled sixteen times any cool-down is longer than the window; more often would leave the type's range.
         cooling_seconds := extract(epoch FROM
-            last_lapse + least(first_cool_down * (2 ^ (lapses - lapses_allowed)), lapses_window) - now());
+            last_lapse + least(first_cool_down * (2 ^ least(lapses - lapses_allowed, 16)), lapses_window) - now());
         IF cooling_seconds <= 0 THEN
             cooling_seconds := NULL;
         END IF;
