@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
+import aio_pika
 import asyncpg
 import grpc
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from services import cache, db, outbox
+from services import cache, db
 from services.cache import VersionedCache
 from services.outbox import Relay
 from tests.contract.saboteur import Plant, sabotaged
@@ -191,12 +192,15 @@ class HastyRelay(Relay):
     async def publish_batch(self) -> int:
         async with db.transaction(self._pool) as conn:
             rows = await conn.fetch(
-                "UPDATE outbox SET publish_time = now() WHERE publish_time IS NULL RETURNING event_id, routing_key, body"
+                """
+                UPDATE outbox SET publish_time = now() WHERE publish_time IS NULL
+                RETURNING event_id, routing_key, body
+                """
             )
         if rows:
             exchange = await self._connected()
         for row in rows:
-            message = outbox.aio_pika.Message(row["body"], message_id=str(row["event_id"]))
+            message = aio_pika.Message(row["body"], message_id=str(row["event_id"]))
             await exchange.publish(message, routing_key=row["routing_key"])
         return len(rows)
 
