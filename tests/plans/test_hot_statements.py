@@ -1,0 +1,120 @@
+"""Hot statements keep their plans: look-ups by key, and updates that stay within their page."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import holding, seat_map, seats
+from seat_service.hoarding import Limits
+from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold
+from services import db
+from services.db import Conn
+from tests.callers import Caller
+from tests.conftest import World
+
+LIMITS = Limits(held_seats=9, lapses_allowed=10, lapses_window=timedelta(minutes=15), cool_down=timedelta(minutes=1))
+
+
+class Explaining:
+    """A connection that runs each statement, and keeps the plan that it would have."""
+
+    def __init__(self, conn: Conn) -> None:
+        self._conn = conn
+        self.plans: list[str] = []
+
+    async def _explain(self, query: str, arguments: tuple[Any, ...]) -> None:
+        savepoint = self._conn.transaction()
+        await savepoint.start()
+        rows = await self._conn.fetch(f"EXPLAIN {query}", *arguments)
+        await savepoint.rollback()
+        self.plans.append("\n".join(row[0] for row in rows))
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        await self._explain(query, arguments)
+        return await self._conn.fetch(query, *arguments)
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:
+        await self._explain(query, arguments)
+        return await self._conn.fetchval(query, *arguments)
+
+    async def execute(self, query: str, *arguments: Any) -> str:
+        await self._explain(query, arguments)
+        return await self._conn.execute(query, *arguments)
+
+
+@pytest.fixture
+async def explaining(world: World) -> AsyncIterator[Explaining]:
+    """A connection as the service's pool has them, in a transaction that is undone."""
+    pool = await db.connect(world.servers.database_url("seat"), schema="seat", size=2)
+    async with pool.acquire() as conn:
+        transaction = conn.transaction()
+        await transaction.start()
+        yield Explaining(conn)
+        await transaction.rollback()
+    await pool.close()
+
+
+def wants(flight: str, seat_number: str) -> HoldRequest:
+    return HoldRequest(
+        seats=(AskedSeat(flight, seat_number, f"P-{secrets.token_hex(4)}"),),
+        owner=f"passenger:{secrets.token_hex(3)}",
+        actor="agent:plans",
+        purpose=pb.Hold.CHECK_IN,
+        ttl=timedelta(minutes=2),
+        extensions=9,
+        limits=LIMITS,
+    )
+
+
+async def test_hold_confirm_and_cancel_read_no_table_whole(explaining: Explaining, flight: str) -> None:
+    conn = cast("Conn", explaining)
+    requests = [wants(flight, f"{row}A") for row in range(1, 21)]
+    held = [answer for answer in await holding.hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
+    assert len(held) == len(requests)
+
+    on = [OnHold(UUID(hold.hold_id), None, "agent:plans", reason="PLANS") for hold in held]
+    await seats.confirm(conn, on, effects=Effects())
+    await seats.cancel(conn, on, effects=Effects())
+    assert len(explaining.plans) >= 10
+    for plan in explaining.plans:
+        assert "Seq Scan" not in plan, plan
+        assert "Bitmap Heap Scan on seats" not in plan, plan
+    assert sum("seats_pkey" in plan for plan in explaining.plans) >= 4
+    assert any("one_held_seat_per_passenger" in plan for plan in explaining.plans)
+
+
+async def test_a_map_is_read_by_its_flight(explaining: Explaining, flight: str) -> None:
+    (snapshot,) = await seat_map.load(cast("Conn", explaining), [flight])
+    assert len(snapshot.states) == 180
+    (plan,) = explaining.plans
+    assert "seats_pkey" in plan
+    assert "Seq Scan" not in plan
+
+
+async def test_the_sweeper_takes_what_is_due_by_the_index_of_what_is_due(explaining: Explaining) -> None:
+    await explaining.fetch(
+        """
+        SELECT hold_id FROM holds WHERE state = 'HELD' AND expire_time <= statement_timestamp()
+        ORDER BY expire_time LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
+        """
+    )
+    assert "holds_due" in explaining.plans[0]
+
+
+async def test_updates_of_seats_stay_within_their_page(
+    agent: Caller, flight: str, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    indexed = await database.fetchval(
+        "SELECT count(*) FROM pg_index WHERE indrelid = 'seats'::regclass AND NOT indisprimary"
+    )
+    assert indexed == 0, "an index on what a hold changes would end HOT updates"
+    options = await database.fetchval("SELECT reloptions::text FROM pg_class WHERE oid = 'seats'::regclass")
+    assert "fillfactor" in options
