@@ -24,7 +24,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from services import db, idempotency, migrate, outbox, settings, telemetry
+from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers
 from services.auth import Access, Keys, TokenVerifier
 from services.db import Pool
 from services.interceptors import GuardedServer
@@ -203,6 +203,8 @@ async def _housekeeping(pool: Pool) -> None:
             async with db.transaction(pool) as conn:
                 await idempotency.forget_old(conn)
                 await outbox.forget_old(conn)
+                await inbox.forget_old(conn)
+                await timers.forget_old(conn)
 
 
 def _stop_signal() -> asyncio.Event:

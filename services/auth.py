@@ -26,6 +26,8 @@ ALGORITHM: Final = "ES256"
 # Verifying a signature costs more than the rest of a call's overhead, and a token comes many times in its life.
 CACHED_TOKENS: Final = 20_000
 MAX_TOKEN_BYTES: Final = 8192
+# A parameter of a key in the JWKS: the roles that its tokens may have; all where it is missing.
+KEY_ROLES: Final = "skyhigh_roles"
 # An unknown key id may be a rotation or an attack; the keys are asked for again no more often than this.
 JWKS_REFRESH_SECONDS: Final = 30
 
@@ -38,6 +40,8 @@ class Role(StrEnum):
     AGENT = "agent"
     OPERATIONS = "operations"
     SERVICE = "service"
+    ANYBODY = "anybody"
+    """Who shows no token, on methods that need none. No token gives this role."""
 
 
 class Effect(Enum):
@@ -59,6 +63,11 @@ class Access:
     roles: frozenset[Role]
     effect: Effect
     owned: bool = False
+
+    @property
+    def public(self) -> bool:
+        """Whether it is called without a token; one that is sent all the same is not looked at."""
+        return Role.ANYBODY in self.roles
 
 
 def allow(*roles: Role, effect: Effect, owned: bool = False) -> Access:
@@ -90,6 +99,9 @@ class Principal:
     def acts_for_others(self) -> bool:
         """Whether it may act on resources that it does not own."""
         return self.role in (Role.AGENT, Role.SERVICE)
+
+
+ANYBODY: Final = Principal(Role.ANYBODY, "anybody")
 
 
 class Keys:
@@ -177,14 +189,21 @@ class TokenVerifier:
             raise Unauthenticated from error
 
     def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
-        claims = jwt.decode(token, keys, algorithms=[ALGORITHM]).claims
+        decoded = jwt.decode(token, keys, algorithms=[ALGORITHM])
+        claims = decoded.claims
         self._registry.validate(claims)
+        # A key that only opens passenger sessions makes no agent, whoever gets hold of it.
+        roles = keys.get_by_kid(decoded.header["kid"]).as_dict(private=False).get(KEY_ROLES)
+        if roles is not None and claims.get("role") not in roles:
+            raise ValueError("this key signs for no such role")
         return claims
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:
     try:
         role = Role(claims["role"])
+        if role is Role.ANYBODY:
+            raise Unauthenticated
         subject = claims["sub"]
         if not isinstance(subject, str) or not 0 < len(subject) <= 64:
             raise Unauthenticated

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
+import grpc
 from google.protobuf.message import Message
 
 from services.auth import Principal
@@ -14,6 +17,8 @@ from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey, fingerprint
 
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
+
+Network: TypeAlias = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,29 @@ class Call:
     principal: Principal
     traceparent: str
     idempotency_header: str | None
+    context: grpc.aio.ServicerContext[Any, Any]
+
+    def header(self, name: str) -> str | None:
+        """Returns a header by its lower-case name; the last one where it was sent more than once."""
+        values = [value for key, value in self.context.invocation_metadata() or () if key == name]
+        return str(values[-1]) if values else None
+
+    def client_address(self, proxies: Sequence[Network]) -> str:
+        """Returns the address of who calls: the peer's, or what a trusted proxy says of its own peer.
+
+        A proxy appends its peer to `x-forwarded-for`, so that only the last entry is the proxy's word and no client's.
+        """
+        # `ipv4:127.0.0.1:4711` or `ipv6:[::1]:4711`, percent-encoded.
+        peer = (
+            self.context.peer().partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
+        )
+        try:
+            if any(ip_address(peer) in network for network in proxies):
+                forwarded = (self.header("x-forwarded-for") or peer).rpartition(",")[2].strip()
+                return str(ip_address(forwarded))
+        except ValueError:
+            pass
+        return peer
 
     def request_key(self, request: Message) -> RequestKey | None:
         """Returns the key of a mutation, from its `request_id` or from the header; None where there is neither.

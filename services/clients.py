@@ -1,11 +1,19 @@
-"""Channels to other services: with deadlines, and a retry of UNAVAILABLE only, because only then nothing happened."""
+"""Calls to other services: with our own token, the running trace, a deadline, and a retry of UNAVAILABLE only, because
+only then nothing happened.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from services import call, telemetry
+from services.errors import Unavailable
+from services.tokens import OwnToken
 
 # Three tries within a second; a budget keeps a sick callee from being hit three times as hard.
 _RETRY: Final = {
@@ -15,6 +23,44 @@ _RETRY: Final = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+# The callee could not be reached or did not answer in time; a repeat with the same request id tells what happened.
+_AWAY: Final = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+)
+
+Answer = TypeVar("Answer")
+
+
+class PeerRefusal(Exception):
+    """Another service's refusal: its gRPC code, and its reason and metadata of the contract."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, metadata: dict[str, str]) -> None:
+        super().__init__(f"{code.name} {reason}")
+        self.code = code
+        self.reason = reason
+        self.metadata = metadata
+
+
+async def ask(answer: Awaitable[Answer]) -> Answer:
+    """Awaits a call to another service. Raises PeerRefusal, or Unavailable where the other one is away."""
+    try:
+        return await answer
+    except grpc.aio.AioRpcError as error:
+        if error.code() in _AWAY:
+            raise Unavailable from error
+        raise _refusal(error) from error
+
+
+def _refusal(error: grpc.aio.AioRpcError) -> PeerRefusal:
+    trailers = dict(error.trailing_metadata() or ())
+    info = error_details_pb2.ErrorInfo()
+    for detail in status_pb2.Status.FromString(bytes(trailers.get("grpc-status-details-bin", b""))).details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+    return PeerRefusal(error.code(), info.reason, dict(info.metadata))
 
 
 def service_config(service: str, *, timeout_seconds: float) -> str:
@@ -28,13 +74,47 @@ def service_config(service: str, *, timeout_seconds: float) -> str:
     )
 
 
-def channel(address: str, *, service: str, timeout_seconds: float = 5) -> grpc.aio.Channel:
-    """Opens a channel to `host:port`. Calls without a deadline get `timeout_seconds`."""
+def channel(
+    address: str, *, service: str, token: OwnToken | None = None, timeout_seconds: float = 3
+) -> grpc.aio.Channel:
+    """Opens a channel to `host:port`, or to several by commas, for calls of one proto service.
+
+    Each call shows the token and carries on the trace of the call that it is part of. Calls without a deadline get
+    `timeout_seconds`.
+    """
+    addresses = address.split(",")
     return grpc.aio.insecure_channel(
-        address,
+        address if len(addresses) == 1 else f"ipv4:{address}",
         options=[
             ("grpc.service_config", service_config(service, timeout_seconds=timeout_seconds)),
             ("grpc.enable_retries", 1),
             ("grpc.keepalive_time_ms", 30_000),
         ],
+        interceptors=[_Introduction(token)],
     )
+
+
+class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
+    """Says who calls, and in which trace."""
+
+    def __init__(self, token: OwnToken | None) -> None:
+        self._token = token
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        running = call.RUNNING.get(None)
+        metadata = [("traceparent", telemetry.traceparent_or_new(running.traceparent if running else None))]
+        if self._token is not None:
+            metadata.append(("authorization", f"Bearer {self._token}"))
+        details = grpc.aio.ClientCallDetails(
+            method=client_call_details.method,
+            timeout=client_call_details.timeout,
+            metadata=grpc.aio.Metadata(*(client_call_details.metadata or ()), *metadata),
+            credentials=client_call_details.credentials,
+            wait_for_ready=client_call_details.wait_for_ready,
+        )
+        return await continuation(details, request)

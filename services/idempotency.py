@@ -116,6 +116,29 @@ async def _second_look(
     return set(found)
 
 
+async def recall(conn: Conn, key: RequestKey, answer_type: type[Answer]) -> Answer | None:
+    """Returns the answer to the first request with this key, or None. Raises IDEMPOTENCY_KEY_REUSED."""
+    row = await conn.fetchrow(
+        "SELECT fingerprint, response FROM idempotency WHERE principal = $1 AND key = $2", key.principal, key.key
+    )
+    if row is None:
+        return None
+    if row["fingerprint"] != key.fingerprint:
+        raise _reused()
+    return answer_type.FromString(row["response"])
+
+
+async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
+    """Stores an answer in the transaction of its effect. Raises UniqueViolationError where a twin was faster."""
+    await conn.execute(
+        "INSERT INTO idempotency (principal, key, fingerprint, response) VALUES ($1, $2, $3, $4)",
+        key.principal,
+        key.key,
+        key.fingerprint,
+        answer.SerializeToString(),
+    )
+
+
 async def _recall(
     conn: Conn, requests: Sequence[AnyRequest], answer_type: type[Answer]
 ) -> list[Answer | Refusal | None]:

@@ -7,7 +7,7 @@ each time; after its tries the message lies in the service's dead-letter queue w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,13 +20,18 @@ from google.protobuf.message import DecodeError, Message
 
 from services import amqp, db, telemetry
 from services.db import Conn, Pool
+from services.errors import Unavailable
 
 # Tries of one message: at once, then after each delay. A defect that needs longer needs a person.
 RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
 # Deliveries that never came back, as when a handler kills its process; beyond the tries above.
 DELIVERY_LIMIT: Final = 10
+AWAY_PAUSE_SECONDS: Final = 0.5
 PREFETCH: Final = 32
 LARGEST_BODY_BYTES: Final = 1 << 20
+
+# Longer than any message waits in a queue, or lies dead before somebody replays it.
+KEPT_DAYS: Final = 30
 
 _log = telemetry.log("inbox")
 
@@ -43,16 +48,27 @@ class Subscription:
 
 
 class Consumer:
-    """Consumes one queue `<service>.<name>`, and routes each event to its handler."""
+    """Consumes one queue `<service>.<name>`, and routes each event to its handler.
+
+    `tell` is called after each commit: it wakes whoever looks for what a handler left to be done.
+    """
 
     def __init__(
-        self, pool: Pool, amqp_url: str, *, service: str, name: str, subscriptions: Mapping[str, Subscription]
+        self,
+        pool: Pool,
+        amqp_url: str,
+        *,
+        service: str,
+        name: str,
+        subscriptions: Sequence[Subscription],
+        tell: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
         self._amqp_url = amqp_url
         self._service = service
         self._queue = f"{service}.{name}"
-        self._subscriptions = subscriptions
+        self._subscriptions = {subscription.routing_key: subscription for subscription in subscriptions}
+        self._tell = tell
 
     async def run(self) -> None:
         """Consumes until cancelled. A broker that is away is waited for."""
@@ -74,17 +90,21 @@ class Consumer:
 
     async def _receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
         try:
-            fresh = await self._apply(message)
-        except (*db.AWAY, *db.UNDONE):
-            # Not the message's fault: back into the queue, after a breath.
-            await asyncio.sleep(1)
-            await message.nack(requeue=True)
-            return
+            fresh = await self._apply_patiently(message)
         except Exception as error:
             await self._retry_or_bury(channel, message, error)
             return
         await message.ack()
         telemetry.EVENTS_CONSUMED.labels(self._queue, "applied" if fresh else "repeated").inc()
+
+    async def _apply_patiently(self, message: AbstractIncomingMessage) -> bool:
+        """Waits for a database that is away with the message in hand: each return to its queue would cost it a try."""
+        while True:
+            try:
+                return await self._apply(message)
+            except (Unavailable, *db.AWAY, *db.UNDONE) as error:
+                _log.warning("event waits", queue=self._queue, event_id=message.message_id, error=repr(error))
+                await asyncio.sleep(AWAY_PAUSE_SECONDS)
 
     async def _apply(self, message: AbstractIncomingMessage) -> bool:
         if len(message.body) > LARGEST_BODY_BYTES:
@@ -98,6 +118,7 @@ class Consumer:
             if not await note(conn, consumer=self._queue, event_id=event_id):
                 return False
             await subscription.handle(conn, event)
+        self._tell()
         return True
 
     async def _retry_or_bury(
@@ -137,6 +158,12 @@ async def note(conn: Conn, *, consumer: str, event_id: UUID) -> bool:
         "INSERT INTO inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", consumer, event_id
     )
     return status == "INSERT 0 1"
+
+
+async def forget_old(conn: Conn) -> int:
+    """Deletes notes older than KEPT_DAYS; returns how many."""
+    status = await conn.execute("DELETE FROM inbox WHERE receive_time < now() - make_interval(days => $1)", KEPT_DAYS)
+    return int(status.split()[-1])
 
 
 def dead_queue(service: str) -> str:

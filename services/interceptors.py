@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services import call, db, telemetry
-from services.auth import Access, TokenVerifier
+from services.auth import ANYBODY, Access, TokenVerifier
 from services.call import Call
 from services.errors import (
     DeadlineExceeded,
@@ -119,6 +119,7 @@ class _Guard:
 
     async def _admit(self, body: bytes, context: _Context) -> Message:
         authorization = traceparent = idempotency_header = None
+        access = self._access
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
                 authorization = value
@@ -126,8 +127,11 @@ class _Guard:
                 traceparent = value
             elif key == call.IDEMPOTENCY_HEADER:
                 idempotency_header = value
-        principal = await self._verifier.principal(cast("str | None", authorization))
-        if self._access is None or principal.role not in self._access.roles:
+        if access is not None and access.public:
+            principal = ANYBODY
+        else:
+            principal = await self._verifier.principal(cast("str | None", authorization))
+        if access is None or principal.role not in access.roles:
             raise PermissionDenied
         call.RUNNING.set(
             Call(
@@ -135,6 +139,7 @@ class _Guard:
                 principal,
                 telemetry.traceparent_or_new(cast("str | None", traceparent)),
                 cast("str | None", idempotency_header),
+                context,
             )
         )
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field, ValidationError
@@ -34,6 +35,13 @@ class ServiceSettings(BaseSettings):
     page_token_key: str = Field(min_length=32, validation_alias="SKYHIGH_PAGE_TOKEN_KEY")
     """Signs page tokens; the same for all processes."""
     log_level: str = Field(default="info", validation_alias="SKYHIGH_LOG_LEVEL")
+
+
+class CallerSettings(ServiceSettings):
+    """What a service that calls other services reads besides."""
+
+    token_file: Path
+    """A file with the token that it shows to them; it may be replaced at any time."""
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -100,11 +100,13 @@ class Caller:
 
 
 class Callers:
-    """Opens callers of one service address."""
+    """Opens callers of one service address; `stub` is the generated stub, the seat service's where left out."""
 
-    def __init__(self, address: str, keys: SigningKeys) -> None:
+    def __init__(
+        self, address: str, keys: SigningKeys, stub: Callable[[grpc.aio.Channel], Any] = SeatServiceStub
+    ) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-        self._stub = SeatServiceStub(self._channel)
+        self._stub = stub(self._channel)
         self._keys = keys
         self.address = address
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -16,8 +17,11 @@ from deploy.local.supervisor import Supervisor
 from seat_service.service import SEAT_SERVICE
 from seat_service.settings import SeatSettings
 from services import app, migrate, telemetry
-from services.settings import load
-from tests.callers import ISSUER, Caller, Callers
+from services.settings import ServiceSettings, load
+from tests.callers import AUDIENCE, ISSUER, Caller, Callers
+
+SERVICES: Final = ("seat", "checkin", "waitlist", "payment")
+AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 
 class World:
@@ -29,31 +33,46 @@ class World:
             folder=folder,
             ports=ServerPorts.free(),
             secrets=Secrets(folder / "secrets.json"),
-            services=["seat"],
+            services=SERVICES,
             durable=False,
         )
         self.keys = SigningKeys(folder / "keys")
         self.keys.ensure()
+        self.token_files = {
+            service: self.keys.write_service_token(service, issuer=ISSUER, audience=AUDIENCE) for service in SERVICES
+        }
         self.supervisor = Supervisor(self.servers.processes(), logs=folder / "logs", restart=False)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Returns the environment of a seat service of this world."""
-        return {
-            "SKYHIGH_SEAT_DATABASE_URL": self.servers.database_url("seat"),
-            "SKYHIGH_SEAT_AMQP_URL": self.servers.amqp_url("seat"),
+        """Returns the environment of the services of this world."""
+        own = {
+            f"SKYHIGH_{service.upper()}_{name}": value
+            for service in SERVICES
+            for name, value in {
+                "DATABASE_URL": self.servers.database_url(service),
+                "AMQP_URL": self.servers.amqp_url(service),
+                "TOKEN_FILE": str(self.token_files[service]),
+            }.items()
+        }
+        return own | {
             "SKYHIGH_REDIS_URL": self.servers.redis_url,
             "SKYHIGH_JWKS": str(self.keys.jwks),
+            "SKYHIGH_SESSION_KEY": str(self.keys.session_key),
             "SKYHIGH_TOKEN_ISSUER": ISSUER,
             "SKYHIGH_PAGE_TOKEN_KEY": "k" * 32,
             **more,
         }
 
     def settings(self, **more: str) -> SeatSettings:
-        """Returns the same as settings; `more` are variables."""
+        """Returns the same as the seat service's settings; `more` are variables."""
+        return self.settings_of(SeatSettings, **more)
+
+    def settings_of(self, settings: type[AnySettings], **more: str) -> AnySettings:
+        """Returns the same as settings of a service."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment(**more).items():
                 patch.setenv(name, value)
-            return load(SeatSettings)
+            return load(settings)
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
+import grpc
 
 from seat_service.service import SEAT_SERVICE
 from services import app, db, migrate
+from services.app import Config, Service
 from services.auth import Access
 from services.db import Pool
 from tests.callers import Callers
@@ -76,15 +78,7 @@ async def pooled(url: str) -> AsyncIterator[Pool]:
 
 async def empty_database(world: World) -> str:
     """Creates a database with nothing but the empty schema `seat`; returns its URL. Nobody sweeps it."""
-    name = f"tests_{secrets.token_hex(6)}"
-    owner_url = world.servers.database_url()
-    owner = await asyncpg.connect(owner_url)
-    await owner.execute(f"CREATE DATABASE {name}")
-    await owner.close()
-    owner = await asyncpg.connect(_in(owner_url, name))
-    await owner.execute("CREATE SCHEMA seat AUTHORIZATION seat")
-    await owner.close()
-    return _in(world.servers.database_url("seat"), name)
+    return (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
 
 
 async def own_database(world: World) -> str:
@@ -96,3 +90,33 @@ async def own_database(world: World) -> str:
 
 def _in(url: str, database: str) -> str:
     return f"{url.rpartition('/')[0]}/{database}"
+
+
+@asynccontextmanager
+async def running(
+    world: World, service: Service[Config], stub: Callable[[grpc.aio.Channel], Any], **variables: str
+) -> AsyncIterator[Callers]:
+    """Migrates any of our services and serves it in this process within the block; yields its callers.
+
+    `variables` are environment variables, such as the addresses of the services that it calls.
+    """
+    settings = world.settings_of(service.settings, **variables)
+    await migrate.migrate(settings.database_url, schema=service.name, package=service.package)
+    async with app.serving(service, settings, ["127.0.0.1:0"]) as (port,):
+        callers = Callers(f"127.0.0.1:{port}", world.keys, stub)
+        yield callers
+        await callers.close()
+
+
+async def database_with(world: World, *services: str) -> dict[str, str]:
+    """Creates a database with the empty schemas of these services; returns each one's URL, as its variable has it."""
+    name = f"tests_{secrets.token_hex(6)}"
+    owner_url = world.servers.database_url()
+    owner = await asyncpg.connect(owner_url)
+    await owner.execute(f"CREATE DATABASE {name}")
+    await owner.close()
+    owner = await asyncpg.connect(_in(owner_url, name))
+    for service in services:
+        await owner.execute(f"CREATE SCHEMA {service} AUTHORIZATION {service}")
+    await owner.close()
+    return {f"SKYHIGH_{s.upper()}_DATABASE_URL": _in(world.servers.database_url(s), name) for s in services}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Final
 
 ALGORITHM: Final = "ES256"
+# Written anew at each start of the stack.
+SERVICE_TOKEN_SECONDS: Final = 30 * 86400
 
 
 class Secrets:
@@ -27,24 +30,30 @@ class Secrets:
 
 
 class SigningKeys:
-    """The key pair that signs the local stack's demo tokens, and its public half as a JWKS.
+    """The key pairs that sign the local stack's tokens, and their public halves as a JWKS.
 
+    One signs for every role; the other, which services that open sessions have, for passengers and customers alone.
     Production trusts another issuer's JWKS and never sees these.
     """
 
     def __init__(self, folder: Path) -> None:
         self._private = folder / "token_key.json"
+        self.session_key = folder / "session_key.json"
         self.jwks = folder / "jwks.json"
+        self._folder = folder
 
     def ensure(self) -> None:
-        """Makes the pair where there is none."""
-        if self._private.exists() and self.jwks.exists():
+        """Makes the pairs where there are none."""
+        if self._private.exists() and self.session_key.exists() and self.jwks.exists():
             return
         from joserfc.jwk import ECKey
 
-        key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
-        write_private(self._private, json.dumps(key.as_dict(private=True)).encode())
-        self.jwks.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+        public = []
+        for file, more in ((self._private, {}), (self.session_key, {"skyhigh_roles": ["passenger", "customer"]})):
+            key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
+            write_private(file, json.dumps(key.as_dict(private=True)).encode())
+            public.append({**key.as_dict(private=False), **more})
+        self.jwks.write_text(json.dumps({"keys": public}))
 
     def sign(self, claims: dict[str, object]) -> str:
         """Returns a JWT with these claims."""
@@ -54,6 +63,14 @@ class SigningKeys:
         self.ensure()
         key = ECKey.import_key(json.loads(self._private.read_text()))
         return jwt.encode({"alg": ALGORITHM, "kid": key.kid}, claims, key)
+
+    def write_service_token(self, service: str, *, issuer: str, audience: str) -> Path:
+        """Writes the token that a service shows to others, and returns its file."""
+        now = int(time.time())
+        claims = {"iss": issuer, "aud": audience, "sub": service, "role": "service", "iat": now}
+        file = self._folder / f"{service}.token"
+        write_private(file, self.sign(claims | {"exp": now + SERVICE_TOKEN_SECONDS}).encode())
+        return file
 
 
 def write_private(path: Path, content: bytes) -> None:

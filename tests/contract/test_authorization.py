@@ -37,7 +37,8 @@ MAY_CALL: Final = {
     "ReturnSeat": "S",
     "SetWaitlistOpen": "S",
 }
-LETTERS: Final = {letter: Role[name] for letter, name in zip("PCAOS", Role.__members__, strict=True)}
+LETTERS: Final = {letter: Role[name] for letter, name in zip("PCAOS-", Role.__members__, strict=True)}
+ROLES: Final = [role for role in Role if role is not Role.ANYBODY]
 
 
 async def call(caller: Caller, method: str) -> None:
@@ -73,7 +74,7 @@ def test_the_table_is_the_contracts() -> None:
     }
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("method", MAY_CALL)
 async def test_a_role_reaches_what_it_may_and_nothing_else(callers: Callers, method: str, role: Role) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as answer:
@@ -91,6 +92,6 @@ async def test_nobody_comes_in_without_a_token(callers: Callers, method: str) ->
 async def test_a_method_without_a_row_is_refused_to_everybody(world: World) -> None:
     forgotten = {method: access for method, access in POLICY.items() if method != "GetSeatMap"}
     async with instance(world, policy=forgotten) as served:
-        for role in Role:
+        for role in ROLES:
             with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
                 await call(caller_of(served.callers, role), "GetSeatMap")

@@ -103,7 +103,7 @@ async def test_an_event_that_failed_is_shown_and_applied_after_its_replay(
             world.servers.amqp_url("seat"),
             service="seat",
             name=QUEUE.removeprefix("seat."),
-            subscriptions={"seat.released.v1": Subscription("seat.released.v1", events_pb2.SeatReleased, handle)},
+            subscriptions=[Subscription("seat.released.v1", events_pb2.SeatReleased, handle)],
         )
         running = asyncio.create_task(consumer.run())
         event_id = str(uuid4())

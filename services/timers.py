@@ -1,0 +1,172 @@
+"""Timers: what has to happen at a time, on rows, so that a killed process loses none (docs/decisions/0013).
+
+A timer is set in the transaction of whatever makes it necessary. Any process takes it when it is due, for the length
+of a lease; who dies with it lets the lease lapse, and another takes it. So a handler may run again, and its own guarded
+writes make that harmless. A timer that is set again begins anew; one that fired is kept for a while to be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from services import db, telemetry
+from services.db import Conn, Pool
+
+NOW: Final = timedelta()
+# The wake-up after a commit is the rule; this finds what falls due later and what a killed process left behind.
+POLL_SECONDS: Final = 0.25
+RETRY_SECONDS: Final = 0.25
+LONGEST_RETRY_SECONDS: Final = 30.0
+KEPT_HOURS: Final = 72
+
+_log = telemetry.log("timers")
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """What a timer's name means.
+
+    `fire` gets the subject, in no transaction. When it returns, the timer has fired, unless it set it again; when it
+    raises, it is tried again after a pause that grows. `lease_seconds` is longer than `fire` ever takes.
+    """
+
+    fire: Callable[[str], Awaitable[None]]
+    lease_seconds: float = 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    name: str
+    subject: str
+    try_time: datetime
+    tries: int
+
+
+async def set_timer(conn: Conn, name: str, subject: str, *, after: timedelta = NOW) -> None:
+    """Sets a timer, or sets it anew, in the caller's transaction; `after` counts from this statement."""
+    await conn.execute(
+        """
+        INSERT INTO timers (name, subject, due_time, try_time)
+        VALUES ($1, $2, statement_timestamp() + $3, statement_timestamp() + $3)
+        ON CONFLICT (name, subject) DO UPDATE
+        SET due_time = excluded.due_time, try_time = excluded.try_time, tries = 0, last_error = NULL, fire_time = NULL
+        """,
+        name,
+        subject,
+        after,
+    )
+
+
+async def cancel_timer(conn: Conn, name: str, subject: str) -> None:
+    """Forgets a timer that has not fired, in the caller's transaction."""
+    await conn.execute("DELETE FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL", name, subject)
+
+
+async def forget_old(conn: Conn) -> int:
+    """Deletes timers that fired more than KEPT_HOURS ago; returns how many."""
+    status = await conn.execute("DELETE FROM timers WHERE fire_time < now() - make_interval(hours => $1)", KEPT_HOURS)
+    return int(status.split()[-1])
+
+
+class Timers:
+    """Fires what is due, at most `at_once` at a time in this process."""
+
+    def __init__(self, pool: Pool, handlers: Mapping[str, Handler], *, at_once: int = 32) -> None:
+        self._pool = pool
+        self._handlers = handlers
+        self._at_once = at_once
+        self._woken = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def wake(self) -> None:
+        """Says that a transaction with a timer for now has committed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Fires until cancelled. A database that is away is waited for."""
+        try:
+            while True:
+                self._woken.clear()
+                room = self._at_once - len(self._running)
+                try:
+                    taken = await self._take(room) if room else []
+                except db.AWAY as error:
+                    _log.warning("timers wait", error=repr(error))
+                    await asyncio.sleep(1)
+                    continue
+                for timer in taken:
+                    task = asyncio.create_task(self._fire(timer))
+                    self._running.add(task)
+                    task.add_done_callback(self._done)
+                if not taken or len(taken) < room:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        full = len(self._running) == self._at_once
+        self._running.discard(task)
+        if full:
+            self.wake()
+
+    async def _take(self, room: int) -> list[_Taken]:
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                UPDATE timers SET try_time = clock_timestamp() + due.lease, tries = timers.tries + 1
+                FROM (
+                    SELECT timers.name, timers.subject, known.lease
+                    FROM timers JOIN unnest($1::text[], $2::interval[]) AS known (name, lease) USING (name)
+                    WHERE timers.fire_time IS NULL AND timers.try_time <= statement_timestamp()
+                    ORDER BY timers.try_time LIMIT $3 FOR NO KEY UPDATE OF timers SKIP LOCKED
+                ) AS due
+                WHERE timers.name = due.name AND timers.subject = due.subject AND timers.fire_time IS NULL
+                RETURNING timers.name, timers.subject, timers.try_time, timers.tries
+                """,
+                list(self._handlers),
+                [timedelta(seconds=handler.lease_seconds) for handler in self._handlers.values()],
+                room,
+            )
+        return [_Taken(row["name"], row["subject"], row["try_time"], row["tries"]) for row in rows]
+
+    async def _fire(self, timer: _Taken) -> None:
+        try:
+            handler = self._handlers[timer.name]
+            async with asyncio.timeout(handler.lease_seconds):
+                await handler.fire(timer.subject)
+        except Exception as error:
+            _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
+            await self._settle(timer, error)
+        else:
+            await self._settle(timer, None)
+
+    async def _settle(self, timer: _Taken, error: Exception | None) -> None:
+        """Marks the timer as fired or lets it wait; one that was set again, or taken by another, is left alone."""
+        pause = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(timer.tries - 1, 16))
+        try:
+            async with db.transaction(self._pool) as conn:
+                await conn.execute(
+                    """
+                    UPDATE timers
+                    SET fire_time = CASE WHEN $4::text IS NULL THEN clock_timestamp() END,
+                        try_time = CASE WHEN $4 IS NULL THEN try_time ELSE clock_timestamp() + $5 END,
+                        last_error = $4
+                    WHERE name = $1 AND subject = $2 AND try_time = $3 AND fire_time IS NULL
+                    """,
+                    timer.name,
+                    timer.subject,
+                    timer.try_time,
+                    None if error is None else f"{type(error).__name__}: {error}"[:500],
+                    timedelta(seconds=pause),
+                )
+        except Exception as unsettled:
+            # The lease lapses by itself; the handler will find that there is nothing left to do.
+            _log.warning("timer not settled", name=timer.name, subject=timer.subject, error=repr(unsettled))
