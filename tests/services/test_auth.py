@@ -1,0 +1,92 @@
+"""Who calls: what a token must be, and what a key may sign for."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services.auth import ANYBODY, Keys, Role, TokenVerifier
+from services.call import Call
+from services.errors import Unauthenticated
+from services.tokens import TokenSigner
+from tests.callers import AUDIENCE, ISSUER
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+@pytest.fixture
+def verifier(world: World) -> TokenVerifier:
+    """As a service has it."""
+    return TokenVerifier(keys=Keys(str(world.keys.jwks)), issuer=ISSUER, audience=AUDIENCE)
+
+
+@pytest.fixture
+def sessions(world: World) -> TokenSigner:
+    """As the check-in service has it."""
+    return TokenSigner(world.keys.session_key, issuer=ISSUER, audience=AUDIENCE)
+
+
+async def test_a_session_token_names_its_passengers(verifier: TokenVerifier, sessions: TokenSigner) -> None:
+    passenger = {"id": "P1", "flight": "SH101-2026-12-01", "cabin": "BUSINESS", "type": "ADULT", "ssr": ["WCHR"]}
+    token, end = sessions.sign(Role.PASSENGER, "XK4T7Q", ttl=timedelta(minutes=30), passengers=[passenger])
+    principal = await verifier.principal(f"Bearer {token}")
+    assert principal.name == "passenger:XK4T7Q"
+    named = principal.passengers["SH101-2026-12-01", "P1"]
+    assert (named.cabin, named.special_services) == ("BUSINESS", ("WCHR",))
+    assert abs(end.timestamp() - time.time() - 1800) < 5
+
+
+@pytest.mark.parametrize("role", [Role.AGENT, Role.OPERATIONS, Role.SERVICE])
+async def test_the_key_of_sessions_makes_no_agent(verifier: TokenVerifier, sessions: TokenSigner, role: Role) -> None:
+    token, _ = sessions.sign(role, "somebody", ttl=timedelta(minutes=1))
+    with pytest.raises(Unauthenticated):
+        await verifier.principal(f"Bearer {token}")
+
+
+async def test_no_token_says_that_it_is_nobodys(world: World, verifier: TokenVerifier) -> None:
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "iat": now, "exp": now + 60}
+    for role in ("anybody", "root", "", None):
+        with pytest.raises(Unauthenticated):
+            await verifier.principal(f"Bearer {world.keys.sign({**claims, 'role': role})}")
+
+
+class Context:
+    """Of a call from `peer` with these headers."""
+
+    def __init__(self, peer: str, *headers: tuple[str, str]) -> None:
+        self._peer = peer
+        self._headers = headers
+
+    def peer(self) -> str:
+        return self._peer
+
+    def invocation_metadata(self) -> Any:
+        return self._headers
+
+
+PROXIES = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("ipv4:127.0.0.1:4711", None, "127.0.0.1"),
+        ("ipv4:127.0.0.1:4711", "203.0.113.9", "203.0.113.9"),
+        ("ipv4:127.0.0.1:4711", "10.0.0.1, 203.0.113.9", "203.0.113.9"),
+        ("ipv6:%5B::1%5D:4711", "2001:db8::7", "2001:db8::7"),
+        ("ipv4:198.51.100.3:4711", "203.0.113.9", "198.51.100.3"),
+        ("ipv4:127.0.0.1:4711", "nonsense", "127.0.0.1"),
+    ],
+)
+def test_only_a_trusted_proxy_is_believed_and_only_its_last_word(
+    peer: str, forwarded: str | None, address: str
+) -> None:
+    headers = [("x-forwarded-for", forwarded)] if forwarded else []
+    call = Call("Method", ANYBODY, "", None, Context(peer, *headers))  # type: ignore[arg-type]
+    assert call.client_address(PROXIES) == address

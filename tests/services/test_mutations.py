@@ -1,0 +1,104 @@
+"""One transition, one transaction, one effect for a key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID, uuid4
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from services import db
+from services.db import Conn, GuardMissed, Pool
+from services.errors import AlreadyExists
+from services.idempotency import RequestKey
+from services.mutations import Mutations
+from services.timers import set_timer
+
+Transition = Callable[[Conn], Awaitable[StringValue]]
+
+
+def key(of: UUID, fingerprint: bytes = b"same") -> RequestKey:
+    return RequestKey("passenger:XK4T7Q", of, fingerprint)
+
+
+async def effects(pool: Pool, name: str) -> int:
+    async with db.transaction(pool) as conn:
+        count: int = await conn.fetchval("SELECT count(*) FROM timers WHERE name = $1", name)
+        return count
+
+
+def effect(name: str) -> tuple[list[int], Transition]:
+    """A transition that leaves one row for each time it had an effect."""
+    runs: list[int] = []
+
+    async def transition(conn: Conn) -> StringValue:
+        runs.append(1)
+        await set_timer(conn, name, str(uuid4()))
+        return StringValue(value=f"answer {len(runs)}")
+
+    return runs, transition
+
+
+async def test_fifty_repeats_at_once_have_one_effect_and_one_answer(pool: Pool) -> None:
+    told: list[int] = []
+    mutations = Mutations(pool, tell=lambda: told.append(1))
+    name, request = f"test-{uuid4()}", key(uuid4())
+    _, transition = effect(name)
+    answers = await asyncio.gather(*(mutations.run(request, StringValue, transition) for _ in range(50)))
+    assert len({answer.value for answer in answers}) == 1
+    assert await effects(pool, name) == 1
+    assert len(told) == 1
+
+
+async def test_another_body_with_the_key_is_refused(pool: Pool) -> None:
+    mutations = Mutations(pool, tell=lambda: None)
+    name, request_id = f"test-{uuid4()}", uuid4()
+    _, transition = effect(name)
+    await mutations.run(key(request_id), StringValue, transition)
+    with pytest.raises(AlreadyExists) as refusal:
+        await mutations.run(key(request_id, b"other"), StringValue, transition)
+    assert refusal.value.reason == "IDEMPOTENCY_KEY_REUSED"
+    assert await effects(pool, name) == 1
+
+
+async def test_a_refusal_undoes_everything_and_is_not_remembered(pool: Pool) -> None:
+    mutations = Mutations(pool, tell=lambda: None)
+    name, request = f"test-{uuid4()}", key(uuid4())
+
+    async def refuse(conn: Conn) -> StringValue:
+        await set_timer(conn, name, "half")
+        raise AlreadyExists("TAKEN", "taken")
+
+    with pytest.raises(AlreadyExists):
+        await mutations.run(request, StringValue, refuse)
+    assert await effects(pool, name) == 0
+    assert await mutations.known(request, StringValue) is None
+    _, transition = effect(name)
+    assert (await mutations.run(request, StringValue, transition)).value == "answer 1"
+
+
+async def test_who_was_overtaken_is_judged_anew(pool: Pool) -> None:
+    mutations = Mutations(pool, tell=lambda: None)
+    name = f"test-{uuid4()}"
+    runs, transition = effect(name)
+
+    async def overtaken(conn: Conn) -> StringValue:
+        answer = await transition(conn)
+        if len(runs) < 3:
+            raise GuardMissed
+        return answer
+
+    assert (await mutations.run(None, StringValue, overtaken)).value == "answer 3"
+    assert await effects(pool, name) == 1
+
+
+async def test_who_is_overtaken_again_and_again_is_told(pool: Pool) -> None:
+    mutations = Mutations(pool, tell=lambda: None)
+
+    async def overtaken(conn: Conn) -> StringValue:
+        raise GuardMissed
+
+    with pytest.raises(GuardMissed):
+        await mutations.run(None, StringValue, overtaken)
