@@ -1,37 +1,42 @@
-"""`skyhigh journey`: one passenger's whole way through the gateway, with plain JSON, and the event that ends it."""
+"""`skyhigh journey`: two passengers' whole ways through the gateway, with plain JSON.
+
+One logs in, takes a seat, checks in, pays for heavy bags and gets a boarding pass. Another waits for that very seat,
+gets it when the first one cancels, and a mail that says so. Both leave everything as they found it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import secrets
 import time
-import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from urllib.parse import quote
-from uuid import uuid4
 
 import typer
 
 from operations import demo
-from operations.events import Heard, readable, subscribed
+from operations.demo import Candidate
+from operations.gateway import Answer, Gateway, GatewayAway
 from operations.stack import address_of, fail
-from operations.token import mint
 
-CALL_TIMEOUT_SECONDS: Final = 10
-# P95 from a change to the map is 1 s (SEAT-12).
+# P95 from a change to the map is 1 s (SEAT-12), from a freed seat to its new owner 10 s (WL-3).
 MAP_SECONDS: Final = 5
-EVENT_SECONDS: Final = 10
+PAYMENT_SECONDS: Final = 30
+WAITLIST_SECONDS: Final = 10
+MAIL_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.1
 # Others may be taking seats too.
 SEATS_TRIED: Final = 5
-RELEASED: Final = "seat.released.v1"
-_PNR_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+# Six kilograms more than an economy fare carries.
+HEAVY_GRAMS: Final = 31_000
+LIGHT_GRAMS: Final = 9_500
+ALWAYS_SUCCEEDS: Final = "00000"
+PICTURE: Final = "boardingpass.png"
 
 
 class JourneyFailed(Exception):
@@ -39,84 +44,36 @@ class JourneyFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the gateway answered."""
-
-    status: int
-    body: dict[str, Any]
-    milliseconds: float
-
-    @property
-    def reason(self) -> str:
-        """The refusal's reason of the contract, or nothing."""
-        reasons = (detail.get("reason") for detail in self.body.get("details", []) if isinstance(detail, dict))
-        return next((str(reason) for reason in reasons if reason), "")
-
-    def __str__(self) -> str:
-        return f"HTTP {self.status} {self.reason or json.dumps(self.body)[:300]}"
-
-
-@dataclass(frozen=True, slots=True)
 class Traveller:
-    """A passenger session for one flight, and its way to the gateway."""
+    """A passenger who has logged in."""
 
-    gateway_url: str
-    flight_id: str
-    pnr: str
-    passenger_id: str
-    token: str
+    gateway: Gateway
+    person: Candidate
 
     @classmethod
-    def new(cls, gateway_url: str, flight_id: str) -> Traveller:
-        """Somebody who was never there before."""
-        pnr = "".join(secrets.choice(_PNR_LETTERS) for _ in range(6))
-        passenger_id = f"{pnr}-1"
-        passenger = {"id": passenger_id, "flight": flight_id, "cabin": "ECONOMY", "type": "ADULT", "ssr": []}
-        token = mint("passenger", pnr, ttl_seconds=600, passengers=[passenger])
-        return cls(gateway_url, flight_id, pnr, passenger_id, token)
+    async def log_in(cls, gateway_url: str, person: Candidate) -> Traveller:
+        """Opens a session by PNR and last name."""
+        answer = await Gateway(gateway_url).log_in(person.pnr, person.last_name)
+        if answer.status != 200:
+            raise JourneyFailed(f"log in as {person.pnr} {person.last_name}: {answer}")
+        names = [f"{p['givenName']} {p['lastName']}" for p in answer.body["trip"]["passengers"]]
+        _step("log in", answer, f"{person.pnr} {person.last_name}: {', '.join(names)}")
+        return cls(Gateway(gateway_url, answer.body["token"]), person)
 
-    async def get(self, path: str) -> Answer:
-        """GET."""
-        return await asyncio.to_thread(self._call, "GET", path, None)
-
-    async def send(self, path: str, body: Mapping[str, Any], *, method: str = "POST") -> Answer:
-        """A change, with a request id of its own."""
-        return await asyncio.to_thread(self._call, method, path, {**body, "requestId": str(uuid4())})
+    @property
+    def flight(self) -> str:
+        """The flight's part of a path."""
+        return f"/v1/flights/{quote(self.person.flight_id)}"
 
     async def seat_map(self) -> Answer:
         """The flight's map."""
-        return await self.get(f"/v1/flights/{quote(self.flight_id)}/seatmap")
+        return await self.gateway.get(f"{self.flight}/seatmap")
 
     async def hold(self, seat_number: str) -> Answer:
         """Asks for a seat."""
-        path = f"/v1/flights/{quote(self.flight_id)}/seats/{seat_number}/hold"
-        return await self.send(path, {"passengerId": self.passenger_id})
-
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
-        # The scheme is http or https: _gateway_url() saw to it.
-        request = urllib.request.Request(  # noqa: S310
-            self.gateway_url + path,
-            method=method,
-            data=json.dumps(body).encode() if body is not None else None,
-            headers={"authorization": f"Bearer {self.token}", "content-type": "application/json"},
+        return await self.gateway.send(
+            f"{self.flight}/seats/{seat_number}/hold", {"passengerId": self.person.passenger_id}
         )
-        began = time.perf_counter()
-        try:
-            with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_SECONDS) as response:  # noqa: S310
-                status, content = response.status, response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                status, content = error.code, error.read()
-        except (OSError, TimeoutError) as error:
-            raise JourneyFailed(f"{method} {path}: the gateway at {self.gateway_url} is away: {error}") from error
-        milliseconds = (time.perf_counter() - began) * 1000
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise JourneyFailed(f"{method} {path}: HTTP {status}, and the body is no JSON object: {content[:200]!r}")
-        return Answer(status, answer, milliseconds)
 
 
 def register(app: typer.Typer) -> None:
@@ -129,16 +86,15 @@ def journey(
         str | None, typer.Option(metavar="FLIGHT", help="Which.  [default: one of the demo airline's]")
     ] = None,
 ) -> None:
-    """Prove the stack by one passenger's way through the gateway.
+    """Prove the stack by two passengers' ways through the gateway.
 
-    Map, hold, a second caller's refusal, extension, change of seat, confirmation, cancellation, and the event of the
-    freed seat over the broker. Ends with 1 at the first answer that is not as it must be. Leaves the seat free.
+    Log in, map, hold, a second caller's refusal, check-in, 31 kg of bags, payment, webhook, boarding pass; then the
+    waitlist, a cancellation, the seat's new owner and the mail. Ends with 1 at the first answer that is wrong.
     """
     gateway_url = _gateway_url()
-    flights = [flight] if flight is not None else sorted(demo.flights(datetime.datetime.now(datetime.UTC).date()))
     try:
-        asyncio.run(_travel(gateway_url, address_of("SKYHIGH_AMQP_URL"), flights))
-    except JourneyFailed as error:
+        asyncio.run(_travel(gateway_url, flight))
+    except (JourneyFailed, GatewayAway) as error:
         fail(f"the journey ended: {error}")
 
 
@@ -147,47 +103,47 @@ def _gateway_url() -> str:
     return url if url.startswith(("http://", "https://")) else fail(f"SKYHIGH_GATEWAY_URL: {url!r} is no HTTP address")
 
 
-async def _travel(gateway_url: str, amqp_url: str, flights: Sequence[str]) -> None:
-    traveller, free = await _board(gateway_url, flights)
-    hold_id, seat = await _hold(traveller, free)
-    async with _given_back(traveller, hold_id):
-        await _refuse_second_caller(Traveller.new(gateway_url, traveller.flight_id), seat)
-        await _extend(traveller, hold_id)
-        seat = await _change(traveller, hold_id, seat, free)
-        await _confirm(traveller, hold_id, seat)
-        async with _listening(amqp_url) as heard:
-            await _cancel(traveller, hold_id)
-            await _hear_of_release(heard, traveller, hold_id, seat)
-    await _see(traveller, seat, "AVAILABLE")
+async def _travel(gateway_url: str, flight_id: str | None) -> None:
+    async with AsyncExitStack() as undo:
+        first_person, second_person = await demo.candidates(2, flight_id=flight_id)
+        first = await Traveller.log_in(gateway_url, first_person)
+        second = await Traveller.log_in(gateway_url, second_person)
+        hold_id, seat = await _hold(first)
+        await _refuse_second_caller(second, seat)
+        checkin_id = await undo.enter_async_context(_checked_in(first, hold_id))
+        intent_id = await _declare_heavy_bags(first, checkin_id)
+        await _pay(first, intent_id)
+        await _completed(first, checkin_id, seat)
+        await _show_boarding_pass(first, checkin_id, seat)
+        entry_id = await undo.enter_async_context(_waiting(second, seat))
+        await _cancel(first, checkin_id)
+        await _assigned(second, entry_id, seat)
+        await _mailed(second, seat)
+        await _refunded(first, intent_id)
+        await _check_in_at_once(second, seat, undo)
+    await _see(first, seat, "AVAILABLE")
 
 
-async def _board(gateway_url: str, flights: Sequence[str]) -> tuple[Traveller, list[str]]:
-    """Finds a flight with free seats in economy class."""
-    answer = None
-    for flight_id in flights:
-        traveller = Traveller.new(gateway_url, flight_id)
-        answer = await traveller.seat_map()
-        if answer.status == 200:
-            seats = answer.body.get("seats", [])
-            free = [s["seatNumber"] for s in seats if s["state"] == "AVAILABLE" and s["cabin"] == "ECONOMY"]
-            if len(free) > 1:
-                version = answer.body["version"]
-                _step("map", answer, f"{flight_id}: {len(free)} of {len(seats)} seats free, version {version}")
-                # Not always the same seats: a stack that was used for long has no lucky corner.
-                secrets.SystemRandom().shuffle(free)
-                return traveller, free
-        elif answer.reason != "FLIGHT_NOT_FOUND":
-            raise JourneyFailed(f"map of {flight_id}: {answer}")
-    raise JourneyFailed(f"no flight with two free seats; `skyhigh demo load` makes some. The last answer: {answer}")
-
-
-async def _hold(traveller: Traveller, free: Sequence[str]) -> tuple[str, str]:
+async def _hold(traveller: Traveller) -> tuple[str, str]:
+    seen = await traveller.seat_map()
+    seats = seen.body.get("seats", [])
+    free = [
+        seat["seatNumber"]
+        for seat in seats
+        if seat["state"] == "AVAILABLE" and seat["cabin"] == "ECONOMY" and "E" not in seat["characteristics"]
+    ]
+    if not free:
+        raise JourneyFailed(f"map of {traveller.person.flight_id}: no free seat in economy: {seen}")
+    _step(
+        "map", seen, f"{traveller.person.flight_id}: {len(free)} of {len(seats)} free, version {seen.body['version']}"
+    )
+    # Not always the same seats: a stack that was used for long has no lucky corner.
+    secrets.SystemRandom().shuffle(free)
     for seat in free[:SEATS_TRIED]:
         answer = await traveller.hold(seat)
         if answer.reason != "SEAT_TAKEN":
             break
     _expect("hold", answer, state="HELD")
-    _expect_seat("hold", answer, seat)
     _step("hold", answer, f"{seat} held until {answer.body['expireTime']}")
     return str(answer.body["holdId"]), seat
 
@@ -199,109 +155,176 @@ async def _refuse_second_caller(other: Traveller, seat: str) -> None:
     _step("second caller", answer, f"{answer.reason}: {answer.body.get('message', '')}")
 
 
-async def _extend(traveller: Traveller, hold_id: str) -> None:
-    before = await traveller.get(f"/v1/holds/{hold_id}")
-    _expect("get hold", before, state="HELD")
-    answer = await traveller.send(f"/v1/holds/{hold_id}/extend", {})
-    _expect("extend", answer, state="HELD", extensionsLeft=before.body["extensionsLeft"] - 1)
-    if _moment(answer.body["expireTime"]) <= _moment(before.body["expireTime"]):
-        raise JourneyFailed(f"extend: the hold ends no later than before, at {answer.body['expireTime']}")
-    _step("extend", answer, f"until {answer.body['expireTime']}, {answer.body['extensionsLeft']} extensions left")
+@asynccontextmanager
+async def _checked_in(traveller: Traveller, hold_id: str | None) -> AsyncIterator[str]:
+    """Starts a check-in; also a journey that ends early takes it back."""
+    person = traveller.person
+    body = {"flightId": person.flight_id, "passengerId": person.passenger_id}
+    answer = await traveller.gateway.send("/v1/checkins", body | ({"holdId": hold_id} if hold_id else {}))
+    _expect("start check-in", answer, state="INITIATED")
+    checkin_id = str(answer.body["checkinId"])
+    _step("start check-in", answer, f"{answer.body['seatNumber']} confirmed, {answer.body['state']}")
+    try:
+        yield checkin_id
+    finally:
+        with suppress(GatewayAway):
+            await traveller.gateway.send(f"/v1/checkins/{checkin_id}/cancel", {"reason": "JOURNEY"})
 
 
-async def _change(traveller: Traveller, hold_id: str, seat: str, free: Sequence[str]) -> str:
-    for other in [number for number in free if number != seat][:SEATS_TRIED]:
-        wanted = {"flightId": traveller.flight_id, "seatNumber": other, "passengerId": traveller.passenger_id}
-        answer = await traveller.send(f"/v1/holds/{hold_id}/seats", {"seats": [wanted]}, method="PUT")
-        if answer.reason != "SEAT_TAKEN":
-            break
-    _expect("change seat", answer, state="HELD")
-    _expect_seat("change seat", answer, other)
-    _step("change seat", answer, f"{seat} → {other}")
-    return other
+async def _declare_heavy_bags(traveller: Traveller, checkin_id: str) -> str:
+    answer = await traveller.gateway.send(
+        f"/v1/checkins/{checkin_id}/baggage", {"bags": [{"weightGrams": HEAVY_GRAMS}]}
+    )
+    _expect("31 kg", answer, state="WAITING_FOR_PAYMENT")
+    fee = answer.body["fee"]
+    _step(
+        "31 kg",
+        answer,
+        f"{answer.body['excessGrams']} g too much: {fee['units']} {fee['currencyCode']} until "
+        f"{answer.body['paymentDeadline']}",
+    )
+    return str(answer.body["paymentIntentId"])
 
 
-async def _confirm(traveller: Traveller, hold_id: str, seat: str) -> None:
-    answer = await traveller.send(f"/v1/holds/{hold_id}/confirm", {})
-    _expect("confirm", answer, state="CONFIRMED")
-    _expect_seat("confirm", answer, seat)
-    _step("confirm", answer, f"{seat} confirmed for {traveller.passenger_id}")
-    await _see(traveller, seat, "CONFIRMED")
+async def _pay(traveller: Traveller, intent_id: str) -> None:
+    answer = await traveller.gateway.send(f"/v1/payments/{intent_id}/pay", {"paymentCode": ALWAYS_SUCCEEDS})
+    _expect("pay", answer)
+    _step("pay", answer, f"intent {answer.body['state']}, attempt {answer.body['attempts']}")
 
 
-async def _cancel(traveller: Traveller, hold_id: str) -> None:
-    answer = await traveller.send(f"/v1/holds/{hold_id}/cancel", {"reason": "JOURNEY"})
+async def _completed(traveller: Traveller, checkin_id: str, seat: str) -> None:
+    answer = await _until(
+        lambda: traveller.gateway.get(f"/v1/checkins/{checkin_id}"),
+        lambda body: body.get("state") == "COMPLETED",
+        PAYMENT_SECONDS,
+        "the webhook's payment did not complete the check-in",
+    )
+    _expect("webhook", answer, seatNumber=seat)
+    _step("webhook", answer, f"{answer.body['state']}, boarding sequence {answer.body['sequenceNumber']}")
+
+
+async def _show_boarding_pass(traveller: Traveller, checkin_id: str, seat: str) -> None:
+    from checkin_service import barcodes
+    from deploy.local.stack import home_of
+
+    path = f"/v1/checkins/{checkin_id}/boardingpass"
+    answer = await traveller.gateway.get(path)
+    _expect("boarding pass", answer, seatNumber=seat)
+    picture = home_of() / PICTURE
+    picture.write_bytes(await traveller.gateway.download(f"{path}.png"))
+    _step("boarding pass", answer, f"{answer.body['bcbp']!r}, picture in {picture}")
+    print(barcodes.text(answer.body["bcbp"]))
+    print(
+        f"  {answer.body['lastName']}/{answer.body['givenName']}  {answer.body['flightNumber']}  "
+        f"{answer.body['origin']} → {answer.body['destination']}  seat {seat}  gate {answer.body['gate'] or '-'}  "
+        f"boarding {answer.body['boardingTime']}\n"
+    )
+
+
+@asynccontextmanager
+async def _waiting(traveller: Traveller, seat: str) -> AsyncIterator[str]:
+    """Joins the waitlist for one seat; also a journey that ends early leaves it."""
+    answer = await traveller.gateway.send(
+        f"{traveller.flight}/waitlist",
+        {"passengerId": traveller.person.passenger_id, "preferences": {"seatNumbers": [seat]}},
+    )
+    _expect("join waitlist", answer, state="WAITING")
+    entry_id = str(answer.body["entryId"])
+    _step("join waitlist", answer, f"{traveller.person.last_name} waits for {seat}, position {answer.body['position']}")
+    try:
+        yield entry_id
+    finally:
+        with suppress(GatewayAway):
+            await traveller.gateway.send(f"/v1/waitlist/{entry_id}/leave", {})
+
+
+async def _cancel(traveller: Traveller, checkin_id: str) -> None:
+    answer = await traveller.gateway.send(f"/v1/checkins/{checkin_id}/cancel", {"reason": "CHANGED_MIND"})
     _expect("cancel", answer, state="CANCELLED")
-    _step("cancel", answer, f"hold {hold_id} cancelled")
+    _step("cancel", answer, f"the check-in of {traveller.person.last_name} is {answer.body['state']}")
+
+
+async def _assigned(traveller: Traveller, entry_id: str, seat: str) -> None:
+    began = time.perf_counter()
+    answer = await _until(
+        lambda: traveller.gateway.get(f"/v1/waitlist/{entry_id}"),
+        lambda body: body.get("state") == "ASSIGNED",
+        WAITLIST_SECONDS,
+        "the freed seat did not reach the waitlist",
+    )
+    _expect("assigned", answer, seatNumber=seat)
+    took = (time.perf_counter() - began) * 1000
+    _print("assigned", str(answer.status), f"{seat} is {traveller.person.last_name}'s now", took)
+
+
+async def _mailed(traveller: Traveller, seat: str) -> None:
+    """Looks for the mail that tells of the seat."""
+    email = traveller.person.contact_email
+    url = f"{address_of('SKYHIGH_MOCK_MAIL_URL')}/mails?to={quote(email)}"
+
+    def read() -> list[dict[str, Any]]:
+        with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310
+            mails: list[dict[str, Any]] = json.load(response)
+            return mails
+
+    began = time.perf_counter()
+    deadline = time.monotonic() + MAIL_SECONDS
+    while time.monotonic() < deadline:
+        mails = [mail for mail in await asyncio.to_thread(read) if seat in mail["text"]]
+        if mails:
+            _print("mail", "smtp", f"to {email}: {mails[-1]['subject']}", (time.perf_counter() - began) * 1000)
+            return
+        await asyncio.sleep(POLL_SECONDS)
+    raise JourneyFailed(f"no mail to {email} within {MAIL_SECONDS} s")
+
+
+async def _refunded(traveller: Traveller, intent_id: str) -> None:
+    answer = await _until(
+        lambda: traveller.gateway.get(f"/v1/payments/{intent_id}"),
+        lambda body: body.get("state") == "REFUNDED",
+        PAYMENT_SECONDS,
+        "the fee of the cancelled check-in was not refunded",
+    )
+    amount = answer.body["amount"]
+    _step("refund", answer, f"{amount['units']} {amount['currencyCode']} went back")
+
+
+async def _check_in_at_once(traveller: Traveller, seat: str, undo: AsyncExitStack) -> None:
+    checkin_id = await undo.enter_async_context(_checked_in(traveller, None))
+    answer = await traveller.gateway.send(
+        f"/v1/checkins/{checkin_id}/baggage", {"bags": [{"weightGrams": LIGHT_GRAMS}]}
+    )
+    _expect("9.5 kg", answer, state="COMPLETED", seatNumber=seat)
+    _step("9.5 kg", answer, f"{answer.body['state']} at once, boarding sequence {answer.body['sequenceNumber']}")
 
 
 async def _see(traveller: Traveller, seat: str, state: str) -> None:
     """Waits until the map shows the seat so."""
-    began = time.monotonic()
+
+    def shown(body: dict[str, Any]) -> bool:
+        return {s["seatNumber"]: s["state"] for s in body.get("seats", [])}.get(seat) == state
+
+    answer = await _until(traveller.seat_map, shown, MAP_SECONDS, f"the map does not show {seat} as {state}")
+    _step("map", answer, f"{seat} is {state}, version {answer.body['version']}")
+
+
+async def _until(
+    ask: Callable[[], Awaitable[Answer]], right: Callable[[dict[str, Any]], bool], seconds: float, otherwise: str
+) -> Answer:
+    deadline = time.monotonic() + seconds
     while True:
-        answer = await traveller.seat_map()
-        shown = {s["seatNumber"]: s["state"] for s in answer.body.get("seats", [])}.get(seat)
-        if shown == state:
-            _step("map", answer, f"{seat} is {state}, version {answer.body['version']}")
-            return
-        if time.monotonic() - began > MAP_SECONDS:
-            raise JourneyFailed(f"the map shows {seat} as {shown} and not as {state} after {MAP_SECONDS} s: {answer}")
+        answer = await ask()
+        if answer.status == 200 and right(answer.body):
+            return answer
+        if time.monotonic() > deadline:
+            raise JourneyFailed(f"{otherwise} within {seconds} s: {answer}")
         await asyncio.sleep(POLL_SECONDS)
-
-
-async def _hear_of_release(heard: AsyncIterator[Heard], traveller: Traveller, hold_id: str, seat: str) -> None:
-    began = time.perf_counter()
-    try:
-        async with asyncio.timeout(EVENT_SECONDS):
-            async for event in heard:
-                body = readable(event.routing_key, event.body)
-                for released in body.get("seats", []):
-                    if (released.get("holdId"), released.get("seatNumber")) == (hold_id, seat):
-                        milliseconds = (time.perf_counter() - began) * 1000
-                        seen = f"{event.routing_key} for {seat}: {released.get('state')}, {released.get('reason')}"
-                        _print("event", "amqp", seen, milliseconds)
-                        return
-    except TimeoutError:
-        pass
-    raise JourneyFailed(f"no {RELEASED} told of seat {seat} of {traveller.flight_id} within {EVENT_SECONDS} s")
-
-
-@asynccontextmanager
-async def _listening(amqp_url: str) -> AsyncIterator[AsyncIterator[Heard]]:
-    from aio_pika.exceptions import AMQPError
-
-    try:
-        async with subscribed(amqp_url, RELEASED) as heard:
-            yield heard
-    except (AMQPError, OSError, TimeoutError) as error:
-        raise JourneyFailed(f"the broker is away: {error or repr(error)}") from error
-
-
-@asynccontextmanager
-async def _given_back(traveller: Traveller, hold_id: str) -> AsyncIterator[None]:
-    """Also a journey that ends early leaves its seat free."""
-    try:
-        yield
-    except BaseException:
-        with suppress(JourneyFailed):
-            await traveller.send(f"/v1/holds/{hold_id}/cancel", {"reason": "JOURNEY"})
-        raise
 
 
 def _expect(step: str, answer: Answer, **fields: Any) -> None:
     wrong = {name: value for name, value in fields.items() if answer.body.get(name) != value}
     if answer.status != 200 or wrong:
         raise JourneyFailed(f"{step}: expected {fields}, got {answer}")
-
-
-def _expect_seat(step: str, answer: Answer, seat: str) -> None:
-    seats = [assignment.get("seatNumber") for assignment in answer.body.get("seats", [])]
-    if seats != [seat]:
-        raise JourneyFailed(f"{step}: expected seat {seat}, got {seats}")
-
-
-def _moment(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text)
 
 
 def _step(name: str, answer: Answer, seen: str) -> None:

@@ -50,6 +50,7 @@ class Admission:
         owner: str,
         request_key: RequestKey | None,
         takes_offers: bool = False,
+        ttl: timedelta | None = None,
     ) -> HoldRequest:
         """Returns the request for a hold.
 
@@ -64,7 +65,7 @@ class Admission:
             owner=owner or call.principal.name,
             actor=call.principal.name,
             purpose=purpose,
-            ttl=self._ttl[purpose],
+            ttl=ttl or self._ttl[purpose],
             extensions=self._extensions,
             limits=self.limits(call.principal),
             takes_offers=takes_offers,

@@ -27,5 +27,7 @@ POLICY: Final[Mapping[str, Access]] = {
     "ListSeatEvents": allow(A, O, effect=Effect.READ),
     "ClaimSeat": allow(S, effect=Effect.WRITE),
     "ReturnSeat": allow(S, effect=Effect.WRITE),
+    "ReleasePassengerSeat": allow(S, effect=Effect.WRITE),
+    "FindPassengerSeats": allow(S, effect=Effect.READ),
     "SetWaitlistOpen": allow(S, effect=Effect.WRITE),
 }

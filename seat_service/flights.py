@@ -32,10 +32,14 @@ class ProvisionRequest:
 
 @dataclass(frozen=True, slots=True)
 class WaitlistRequest:
-    """Says whether anybody waits, and how long a freed seat shall be the waitlist's alone."""
+    """Says whether anybody waits, and how long a freed seat shall be the waitlist's alone.
+
+    `revision` counts the waitlist's changes of mind; 0 is newer than all.
+    """
 
     flight_id: str
     open: bool
+    revision: int
     offer_window: timedelta
     request_key: RequestKey | None
 
@@ -114,19 +118,25 @@ async def set_waitlist_open(
 ) -> list[pb.SetWaitlistOpenResponse | Refusal]:
     """Decides what a seat of the flight becomes when it is freed: OFFERED while open, else AVAILABLE.
 
-    Seats that are free or offered already stay so. Answers what is so now; FLIGHT_NOT_FOUND.
+    Seats that are free or offered already stay so. A message that a newer one overtook changes nothing. Answers what is
+    so now; FLIGHT_NOT_FOUND.
     """
-    answers: list[pb.SetWaitlistOpenResponse | Refusal] = []
-    for request in requests:
-        status = await conn.execute(
-            "UPDATE flights SET waitlist_open = $2, offer_window = $3 WHERE flight_id = $1",
-            request.flight_id,
-            request.open,
-            request.offer_window,
-        )
-        answers.append(
-            pb.SetWaitlistOpenResponse(flight_id=request.flight_id, open=request.open)
-            if status == "UPDATE 1"
-            else refusals.flight_not_found(request.flight_id)
-        )
-    return answers
+    return [await _set_waitlist_open(conn, request) for request in requests]
+
+
+async def _set_waitlist_open(conn: Conn, request: WaitlistRequest) -> pb.SetWaitlistOpenResponse | Refusal:
+    await conn.execute(
+        """
+        UPDATE flights
+        SET waitlist_open = $2, offer_window = $3, waitlist_revision = greatest(waitlist_revision, $4)
+        WHERE flight_id = $1 AND ($4 = 0 OR waitlist_revision < $4)
+        """,
+        request.flight_id,
+        request.open,
+        request.offer_window,
+        request.revision,
+    )
+    standing = await conn.fetchval("SELECT waitlist_open FROM flights WHERE flight_id = $1", request.flight_id)
+    if standing is None:
+        return refusals.flight_not_found(request.flight_id)
+    return pb.SetWaitlistOpenResponse(flight_id=request.flight_id, open=standing)

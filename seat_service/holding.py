@@ -76,7 +76,8 @@ WITH asked AS (
     SELECT flight_id, seat_number, version, from_state, 'HELD', hold_id, actor, 'HELD', request_id, $15
     FROM taken
 )
-SELECT n, flight_id, seat_number, passenger_id, state::text, own_hold, no_room_seconds, cooling_seconds, granted,
+SELECT n, flight_id, seat_number, passenger_id, state::text, takes_offers, own_hold,
+       no_room_seconds, cooling_seconds, granted,
        (SELECT count(*) FROM taken) AS taken,
        CASE WHEN granted THEN '{}' ELSE ARRAY(
            SELECT hold.hold_id FROM unnest(ARRAY[seat_hold, own_hold]) AS way (hold_id)
@@ -201,7 +202,7 @@ def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
             return refusals.seat_not_found(flight_id, seat_number)
         if row["lapsed_holds"]:
             lapsed += row["lapsed_holds"]
-        elif state != "AVAILABLE":
+        elif state != "AVAILABLE" and not (state == "OFFERED" and row["takes_offers"]):
             return refusals.seat_taken(flight_id, seat_number, state)
         elif row["own_hold"] is not None:
             return refusals.passenger_holds_seat(flight_id, row["passenger_id"])

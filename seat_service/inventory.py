@@ -16,7 +16,7 @@ from seat_service.availability import Availability
 from seat_service.cabin_layouts import Layout
 from seat_service.flights import ProvisionRequest, WaitlistRequest
 from seat_service.refusals import LapsedInTheWay
-from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnSeat
+from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger, OnSeat
 from seat_service.seat_map import SeatMaps
 from services import db
 from services.batch import Batcher
@@ -66,6 +66,8 @@ class Inventory:
         self._confirm: Batcher[OnHold, pb.Hold] = Batcher("confirm", self._batch(seats.confirm, pb.Hold))
         self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(seats.cancel, pb.Hold))
         self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
+        release = self._batch(seats.release_passenger, pb.Hold)
+        self._release_passenger: Batcher[OnPassenger, pb.Hold] = Batcher("release_passenger", release, largest=1)
         # Changes lock holds and seats in turn, which only a transaction of its own does in order.
         change = partial(self._past_lapsed_holds, transition=seats.change)
         self._change: Batcher[ChangeRequest, pb.Hold] = Batcher("change", change, largest=1)
@@ -90,6 +92,10 @@ class Inventory:
     async def cancel(self, request: OnHold) -> pb.Hold:
         """HELD or CONFIRMED → CANCELLED."""
         return await self._cancel.submit(request)
+
+    async def release_passenger(self, request: OnPassenger) -> pb.Hold:
+        """CONFIRMED → AVAILABLE or OFFERED, one passenger's seat of a hold."""
+        return await self._release_passenger.submit(request)
 
     async def extend(self, request: OnHold) -> pb.Hold:
         """HELD → HELD, with its full time again."""

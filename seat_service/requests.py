@@ -59,6 +59,19 @@ class OnHold:
 
 
 @dataclass(frozen=True, slots=True)
+class OnPassenger:
+    """Asks something of one passenger's seat in a hold; `passenger` is a flight id and a passenger id."""
+
+    on: OnHold
+    passenger: tuple[str, str]
+
+    @property
+    def request_key(self) -> RequestKey | None:
+        """The key of the request."""
+        return self.on.request_key
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRequest:
     """Asks for other seats in a hold."""
 

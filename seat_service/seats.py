@@ -24,7 +24,7 @@ from seat_service import hoarding, refusals
 from seat_service.holding import explain_taken
 from seat_service.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
 from seat_service.releases import Release, announce, free, release_locked
-from seat_service.requests import ChangeRequest, Effects, OnHold, Place, request_id
+from seat_service.requests import ChangeRequest, Effects, OnHold, OnPassenger, Place, request_id
 from services.db import Conn, GuardMissed
 from services.errors import Refusal
 from services.proto import timestamp
@@ -220,6 +220,37 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     ]
 
 
+async def release_passenger(
+    conn: Conn, requests: Sequence[OnPassenger], *, effects: Effects
+) -> list[pb.Hold | Refusal]:
+    """CONFIRMED → AVAILABLE, or OFFERED where passengers wait, for one passenger's seat of a hold.
+
+    A hold whose last seat goes is CANCELLED. Where the passenger has no confirmed seat in it by now, nothing changes: a
+    repeat answers as before, and whoever has moved on keeps the new seat. Answers the hold; HOLD_NOT_FOUND.
+    """
+    return [await _release_passenger(conn, request, effects) for request in requests]
+
+
+async def _release_passenger(conn: Conn, request: OnPassenger, effects: Effects) -> pb.Hold | Refusal:
+    on = request.on
+    standing = (await lock_holds(conn, [on.hold_id])).get(on.hold_id)
+    if standing is None:
+        return refusals.hold_not_found()
+    seats = await seats_of(conn, [on.hold_id])
+    theirs = [seat for seat in seats[on.hold_id] if (seat.flight_id, seat.passenger_id) == request.passenger]
+    await free(
+        conn,
+        [
+            Release(seat, on.actor, on.reason, request_id(on.request_key))
+            for seat in theirs
+            if seat.state == "CONFIRMED"
+        ],
+        effects=effects,
+    )
+    await _end_empty_holds(conn, [on.hold_id])
+    return await find(conn, on.hold_id, owner=None)
+
+
 async def expire(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: Effects) -> int:
     """HELD → EXPIRED for those of the holds that have ended by the database's clock; returns how many.
 
@@ -363,7 +394,7 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
             SELECT flight_id, seat_number, version, 'AVAILABLE', 'HELD', $3, $4, 'CHANGED', $5, $6 FROM taken
         )
         SELECT asked.flight_id, asked.seat_number, seats.state::text, taken.version IS NOT NULL AS taken,
-               NULL::text AS passenger_id, NULL::uuid AS own_hold,
+               NULL::text AS passenger_id, NULL::uuid AS own_hold, false AS takes_offers,
                ARRAY(SELECT holds.hold_id FROM holds
                      WHERE holds.hold_id = seats.hold_id AND holds.state = 'HELD'
                        AND holds.expire_time <= statement_timestamp()) AS lapsed_holds

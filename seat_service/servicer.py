@@ -12,11 +12,11 @@ from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
-from seat_service import ledger, seats
+from seat_service import ledger, passenger_seats, seats
 from seat_service.admission import Admission
 from seat_service.flights import FlightLayouts, ProvisionRequest, WaitlistRequest
 from seat_service.inventory import Inventory
-from seat_service.requests import ChangeRequest, OnHold, OnSeat
+from seat_service.requests import ChangeRequest, OnHold, OnPassenger, OnSeat
 from seat_service.seat_map import MapRenderer, SeatMaps
 from seat_service.suggestions import suggest
 from seat_service.watch import Watches
@@ -24,6 +24,7 @@ from services import db, paging
 from services.auth import Role
 from services.call import running
 from services.db import Pool
+from services.errors import PermissionDenied
 from services.paging import PageTokens
 
 Context = Any
@@ -133,6 +134,7 @@ class SeatServicer(SeatServiceServicer):
                 owner=request.owner,
                 request_key=call.request_key(request),
                 takes_offers=True,
+                ttl=request.ttl.ToTimedelta() if request.HasField("ttl") else None,
             )
         )
 
@@ -156,10 +158,20 @@ class SeatServicer(SeatServiceServicer):
         )
 
     async def ConfirmHold(self, request: pb.ConfirmHoldRequest, context: Context) -> pb.Hold:
-        return await self._inventory.confirm(_on_hold(request, request.hold_id))
+        return await self._inventory.confirm(_on_hold(request, request.hold_id, owner=request.owner))
 
     async def CancelHold(self, request: pb.CancelHoldRequest, context: Context) -> pb.Hold:
         return await self._inventory.cancel(_on_hold(request, request.hold_id, reason=request.reason or "CANCELLED"))
+
+    async def ReleasePassengerSeat(self, request: pb.ReleasePassengerSeatRequest, context: Context) -> pb.Hold:
+        on = _on_hold(request, request.hold_id, reason=request.reason or "RELEASED")
+        return await self._inventory.release_passenger(OnPassenger(on, (request.flight_id, request.passenger_id)))
+
+    async def FindPassengerSeats(
+        self, request: pb.FindPassengerSeatsRequest, context: Context
+    ) -> pb.FindPassengerSeatsResponse:
+        async with db.transaction(self._pool) as conn:
+            return pb.FindPassengerSeatsResponse(seats=await passenger_seats.find(conn, request.passengers))
 
     async def BlockSeat(self, request: pb.BlockSeatRequest, context: Context) -> pb.Seat:
         return await self._described(request, await self._inventory.block(await self._on_seat(request)))
@@ -187,7 +199,7 @@ class SeatServicer(SeatServiceServicer):
     async def SetWaitlistOpen(self, request: pb.SetWaitlistOpenRequest, context: Context) -> pb.SetWaitlistOpenResponse:
         key = running().request_key(request)
         return await self._inventory.set_waitlist_open(
-            WaitlistRequest(request.flight_id, request.open, self._offer_window, key)
+            WaitlistRequest(request.flight_id, request.open, request.revision, self._offer_window, key)
         )
 
     async def _on_seat(self, request: pb.BlockSeatRequest | pb.UnblockSeatRequest | pb.ReturnSeatRequest) -> OnSeat:
@@ -215,11 +227,14 @@ class SeatServicer(SeatServiceServicer):
         )
 
 
-def _on_hold(request: Message, hold_id: str, *, reason: str = "") -> OnHold:
+def _on_hold(request: Message, hold_id: str, *, reason: str = "", owner: str = "") -> OnHold:
+    """Raises PermissionDenied where somebody names another owner than itself without acting for others."""
     call = running()
+    if owner and owner != call.principal.name and not call.principal.acts_for_others:
+        raise PermissionDenied
     return OnHold(
         hold_id=UUID(hold_id),
-        owner=None if call.principal.acts_for_others else call.principal.name,
+        owner=(owner or None) if call.principal.acts_for_others else call.principal.name,
         actor=call.principal.name,
         reason=reason,
         request_key=call.request_key(request),

@@ -107,6 +107,16 @@ async def _return(callers: Callers, flight: str) -> Mutation:
     return Mutation(one, other, "service")
 
 
+async def _release_passenger(callers: Callers, flight: str) -> Mutation:
+    held = await callers.agent().hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
+    hold_id = (await callers.agent().confirm(held)).hold_id
+    one, other = (
+        pb.ReleasePassengerSeatRequest(hold_id=hold_id, flight_id=flight, passenger_id=passenger)
+        for passenger in ("P1", "P2")
+    )
+    return Mutation(one, other, "service")
+
+
 async def _set_waitlist_open(callers: Callers, flight: str) -> Mutation:
     one, other = (pb.SetWaitlistOpenRequest(flight_id=flight, open=is_open) for is_open in (True, False))
     return Mutation(one, other, "service")
@@ -124,6 +134,7 @@ MUTATIONS: Final[dict[str, Prepare]] = {
     "UnblockSeat": _unblock,
     "ClaimSeat": _claim,
     "ReturnSeat": _return,
+    "ReleasePassengerSeat": _release_passenger,
     "SetWaitlistOpen": _set_waitlist_open,
 }
 every_mutation = pytest.mark.parametrize("method", sorted(MUTATIONS))

@@ -1,0 +1,94 @@
+"""JSON at the gateway, as a mobile app speaks it: what the journey walks on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+CALL_TIMEOUT_SECONDS: Final = 10
+
+
+class GatewayAway(Exception):
+    """The gateway did not answer, or answered what is no JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the gateway answered."""
+
+    status: int
+    body: dict[str, Any]
+    milliseconds: float
+
+    @property
+    def reason(self) -> str:
+        """The refusal's reason of the contract, or nothing."""
+        reasons = (detail.get("reason") for detail in self.body.get("details", []) if isinstance(detail, dict))
+        return next((str(reason) for reason in reasons if reason), "")
+
+    def __str__(self) -> str:
+        return f"HTTP {self.status} {self.reason or json.dumps(self.body)[:300]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The gateway, as somebody with this token sees it; nobody has none."""
+
+    url: str
+    token: str = ""
+
+    async def get(self, path: str) -> Answer:
+        """GET."""
+        return await asyncio.to_thread(self._json, "GET", path, None)
+
+    async def send(self, path: str, body: Mapping[str, Any], *, method: str = "POST") -> Answer:
+        """A change, with a request id of its own."""
+        return await asyncio.to_thread(self._json, method, path, {**body, "requestId": str(uuid4())})
+
+    async def log_in(self, pnr: str, last_name: str) -> Answer:
+        """Opens a session; its token is in the answer."""
+        return await asyncio.to_thread(self._json, "POST", "/v1/sessions", {"pnr": pnr, "lastName": last_name})
+
+    async def download(self, path: str) -> bytes:
+        """GET of what is no JSON. Raises GatewayAway for anything but 200."""
+        status, content, _ = await asyncio.to_thread(self._call, "GET", path, None)
+        if status != 200:
+            raise GatewayAway(f"GET {path}: HTTP {status} {content[:200]!r}")
+        return content
+
+    def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+        status, content, milliseconds = self._call(method, path, body)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise GatewayAway(f"{method} {path}: HTTP {status}, and the body is no JSON object: {content[:200]!r}")
+        return Answer(status, answer, milliseconds)
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes, float]:
+        # The scheme is http or https: whoever makes a Gateway sees to it.
+        request = urllib.request.Request(  # noqa: S310
+            self.url + path,
+            method=method,
+            data=json.dumps(body).encode() if body is not None else None,
+            headers={"content-type": "application/json"}
+            | ({"authorization": f"Bearer {self.token}"} if self.token else {}),
+        )
+        began = time.perf_counter()
+        try:
+            with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_SECONDS) as response:  # noqa: S310
+                status, content = response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, content = error.code, error.read()
+        except (OSError, TimeoutError) as error:
+            raise GatewayAway(f"{method} {path}: the gateway at {self.url} is away: {error}") from error
+        return status, content, (time.perf_counter() - began) * 1000

@@ -1,0 +1,50 @@
+"""Where passengers sit: for the services that look after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from services.db import Conn
+from services.proto import timestamp
+
+
+async def find(
+    conn: Conn, passengers: Sequence[pb.FindPassengerSeatsRequest.FlightPassenger]
+) -> list[pb.FindPassengerSeatsResponse.PassengerSeat]:
+    """Returns the seats that the passengers hold or have confirmed; a lapsed hold is none."""
+    # Two look-ups by the partial unique indexes for each passenger, whatever the planner believes of the table.
+    rows = await conn.fetch(
+        """
+        SELECT seat.flight_id, seat.passenger_id, seat.seat_number, seat.state, seat.hold_id, hold.confirm_time
+        FROM unnest($1::text[], $2::text[]) AS asked (flight_id, passenger_id)
+        CROSS JOIN LATERAL (
+            (SELECT flight_id, passenger_id, seat_number, state, hold_id FROM hold_seats
+             WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
+               AND hold_seats.state = 'CONFIRMED' LIMIT 1)
+            UNION ALL
+            (SELECT flight_id, passenger_id, seat_number, state, hold_id FROM hold_seats
+             WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
+               AND hold_seats.state = 'HELD' LIMIT 1)
+        ) AS seat
+        CROSS JOIN LATERAL (
+            SELECT holds.state, holds.confirm_time, holds.expire_time FROM holds
+            WHERE holds.hold_id = seat.hold_id LIMIT 1
+        ) AS hold
+        WHERE hold.state = 'CONFIRMED' OR hold.state = 'HELD' AND hold.expire_time > statement_timestamp()
+        """,
+        [passenger.flight_id for passenger in passengers],
+        [passenger.passenger_id for passenger in passengers],
+    )
+    return [
+        pb.FindPassengerSeatsResponse.PassengerSeat(
+            flight_id=row["flight_id"],
+            passenger_id=row["passenger_id"],
+            seat_number=row["seat_number"],
+            state=pb.Seat.State.Value(row["state"]),
+            hold_id=str(row["hold_id"]),
+            confirm_time=timestamp(row["confirm_time"]) if row["confirm_time"] is not None else None,
+        )
+        for row in rows
+    ]
