@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import os
 import sys
@@ -13,14 +14,12 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from deploy.local.process import LOOPBACK, Process, serves_grpc
+from deploy.local.process import LOOPBACK, Probe, Process, answers_http, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
 
 ISSUER: Final = "https://skyhigh.example/demo"
 AUDIENCE: Final = "skyhigh"
-# As the services' own default: one for each of two cores.
-SERVICE_PROCESSES: Final = 2
 # They open every schema and every queue: no business of a service.
 OWNERS_VARIABLES: Final = frozenset({"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"})
 
@@ -40,9 +39,31 @@ class Service:
     module: str
     health: str
     """What grpc.health.v1 is asked about before the gateway starts."""
+    calls: tuple[str, ...] = ()
+    """The services that it calls, with a token of its own."""
+    processes: int = 1
+    """Workers; SKYHIGH_<NAME>_PROCESSES sets another number."""
 
 
-SERVICES: Final = (Service("seat", number=1, module="seat_service", health="skyhigh.seat.v1.SeatService"),)
+SERVICES: Final = (
+    # Nine of ten calls are for seats; one worker for each of two cores.
+    Service("seat", number=1, module="seat_service", health="skyhigh.seat.v1.SeatService", processes=2),
+    Service(
+        "checkin",
+        number=2,
+        module="checkin_service",
+        health="skyhigh.checkin.v1.CheckInService",
+        calls=("seat", "payment"),
+    ),
+    Service(
+        "waitlist",
+        number=3,
+        module="waitlist_service",
+        health="skyhigh.waitlist.v1.WaitlistService",
+        calls=("seat", "checkin"),
+    ),
+    Service("payment", number=4, module="payment_service", health="skyhigh.payment.v1.PaymentService"),
+)
 
 # Name: (default, offset from SKYHIGH_PORT_BASE). SKYHIGH_<NAME>_PORT sets one alone. Our own servers keep away from
 # the standard ports, which may be the machine's, and from the range that the kernel gives to outgoing connections.
@@ -54,6 +75,11 @@ PORTS: Final[Mapping[str, tuple[int, int]]] = {
     "amqp": (17672, 12),
     "amqp_distribution": (17673, 13),
     "epmd": (17369, 14),
+    "mock_weight": (50061, 61),
+    "mock_provider": (50062, 62),
+    "mock_mail": (50063, 63),
+    "mock_mail_control": (50064, 64),
+    "mock_weight_control": (50065, 65),
 } | {
     name: port
     for service in SERVICES
@@ -63,6 +89,12 @@ PORTS: Final[Mapping[str, tuple[int, int]]] = {
         f"{service.name}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
         f"{service.name}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
     }.items()
+}
+# Where the mocks are told how to behave: the variable that says so, and the port.
+MOCK_URLS: Final[Mapping[str, str]] = {
+    "SKYHIGH_MOCK_WEIGHT_CONTROL_URL": "mock_weight_control",
+    "SKYHIGH_MOCK_PROVIDER_URL": "mock_provider",
+    "SKYHIGH_MOCK_MAIL_URL": "mock_mail_control",
 }
 # What a stack's ports span, from its base on.
 PORT_SPAN: Final = 500
@@ -124,6 +156,7 @@ class Stack:
             self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(),
             self.given.get("SKYHIGH_REDIS_URL") or self.servers.redis_url,
             *(f"{LOOPBACK}:{self.ports[service.name]}" for service in SERVICES),
+            *(f"http://{LOOPBACK}:{self.ports[port]}" for port in MOCK_URLS.values()),
         ]
         return dict(zip(address_names(), values, strict=True))
 
@@ -147,7 +180,8 @@ class Stack:
             own += [self.servers.epmd(), self.servers.rabbitmq()]
         servers = tuple(process.name for process in own)
         services = [self._service(service, after=servers) for service in SERVICES]
-        return [*own, *services, self._gateway(after=tuple(process.name for process in services))]
+        gateway = self._gateway(after=tuple(process.name for process in services))
+        return [*own, *self._mocks(), *services, gateway]
 
     async def provision_given_servers(self) -> None:
         """Prepares servers that were given by URL as we prepare our own.
@@ -205,8 +239,11 @@ class Stack:
             f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
             f"{prefix}WORKER_PORT": str(self.ports[f"{service.name}_worker"]),
             f"{prefix}METRICS_PORT": str(self.ports[f"{service.name}_metrics"]),
+            f"{prefix}PROCESSES": str(self._processes(service)),
             "SKYHIGH_PAGE_TOKEN_KEY": self.secrets["page tokens"],
             **self.tokens,
+            **self._peers(service),
+            **self._own_settings(service),
         }
         return Process(
             name=service.name,
@@ -219,6 +256,76 @@ class Stack:
             stop_seconds=30,
         )
 
+    def _peers(self, service: Service) -> dict[str, str]:
+        """Where the services that it calls are, and what it shows them."""
+        if not service.calls:
+            return {}
+        token_file = self.signing_keys.write_service_token(
+            service.name, issuer=self.tokens["SKYHIGH_TOKEN_ISSUER"], audience=self.tokens["SKYHIGH_TOKEN_AUDIENCE"]
+        )
+        addresses = {
+            f"SKYHIGH_{peer.name.upper()}_ADDRESS": self._worker_addresses(peer)
+            for peer in SERVICES
+            if peer.name in service.calls
+        }
+        return addresses | {f"SKYHIGH_{service.name.upper()}_TOKEN_FILE": str(token_file)}
+
+    def _own_settings(self, service: Service) -> dict[str, str]:
+        """What one service alone has to know."""
+        smtp = {"SKYHIGH_SMTP_ADDRESS": f"{LOOPBACK}:{self.ports['mock_mail']}"}
+        match service.name:
+            case "checkin":
+                return smtp | {
+                    "SKYHIGH_SESSION_KEY": str(self.signing_keys.session_key),
+                    "SKYHIGH_WEIGHT_ADDRESS": f"{LOOPBACK}:{self.ports['mock_weight']}",
+                }
+            case "waitlist":
+                return smtp
+            case "payment":
+                return {
+                    "SKYHIGH_PAYMENT_PROVIDER_URL": f"http://{LOOPBACK}:{self.ports['mock_provider']}",
+                    "SKYHIGH_PAYMENT_WEBHOOK_SECRETS": self._webhook_secret,
+                }
+        return {}
+
+    @property
+    def _webhook_secret(self) -> str:
+        return "whsec_" + base64.b64encode(self.secrets["webhooks"].encode()).decode()
+
+    def _mocks(self) -> list[Process]:
+        """What others own: nothing waits for it, because a service must bear that it is away."""
+        ports = self.ports
+        webhook_url = f"http://{LOOPBACK}:{ports['gateway']}/v1/payments/webhook"
+        weight = {
+            "SKYHIGH_MOCK_WEIGHT_LISTEN": f"{LOOPBACK}:{ports['mock_weight']}",
+            "SKYHIGH_MOCK_WEIGHT_CONTROL": f"{LOOPBACK}:{ports['mock_weight_control']}",
+        }
+        provider = {
+            "SKYHIGH_MOCK_PROVIDER_LISTEN": f"{LOOPBACK}:{ports['mock_provider']}",
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL": webhook_url,
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET": self._webhook_secret,
+        }
+        mail = {
+            "SKYHIGH_MOCK_MAIL_LISTEN": f"{LOOPBACK}:{ports['mock_mail']}",
+            "SKYHIGH_MOCK_MAIL_CONTROL": f"{LOOPBACK}:{ports['mock_mail_control']}",
+        }
+        weight_ready = serves_grpc(ports["mock_weight"], "skyhigh.weight.v1.WeightService")
+        return [
+            self._mock("weight", "weight", weight_ready, weight),
+            self._mock("provider", "payment_provider", answers_http(ports["mock_provider"], "/behaviour"), provider),
+            self._mock("mail", "mail", answers_http(ports["mock_mail_control"], "/behaviour"), mail),
+        ]
+
+    def _mock(self, name: str, module: str, ready: Probe, settings: Mapping[str, str]) -> Process:
+        return Process(
+            name=f"mock-{name}",
+            command=[sys.executable, "-m", f"deploy.mocks.{module}"],
+            ready=ready,
+            port=self.ports[f"mock_{name}"],
+            environment=settings,
+            hidden=OWNERS_VARIABLES,
+        )
+
     def _database_url_of(self, service: Service) -> str:
         url = self.given.get("SKYHIGH_DATABASE_URL")
         if url is None:
@@ -228,9 +335,12 @@ class Stack:
         password = self.secrets[f"postgres/{service.name}"]
         return parts._replace(netloc=f"{service.name}:{password}@{host}").geturl()
 
+    def _processes(self, service: Service) -> int:
+        return int(self.given.get(f"SKYHIGH_{service.name.upper()}_PROCESSES", service.processes))
+
     def _worker_addresses(self, service: Service) -> str:
         """Where each process of a service listens alone: behind one address Envoy would keep to one of them."""
-        processes = int(self.given.get(f"SKYHIGH_{service.name.upper()}_PROCESSES", SERVICE_PROCESSES))
+        processes = self._processes(service)
         first = self.ports[f"{service.name}_worker"]
         return ",".join(f"{LOOPBACK}:{first + index}" for index in range(processes))
 
@@ -270,6 +380,7 @@ def address_names() -> list[str]:
         "SKYHIGH_AMQP_URL",
         "SKYHIGH_REDIS_URL",
         *(f"SKYHIGH_{service.name.upper()}_ADDRESS" for service in SERVICES),
+        *MOCK_URLS,
     ]
 
 

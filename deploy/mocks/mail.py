@@ -1,0 +1,132 @@
+"""`python -m deploy.mocks.mail`: a mail server that delivers nothing and shows everything, over HTTP and as a page."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email import message_from_bytes, policy
+from typing import Any, Final, cast
+
+from aiohttp import web
+from aiosmtpd.smtp import SMTP, Envelope
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
+from services import telemetry
+from services.settings import load
+
+KEPT_MAILS: Final = 1000
+
+
+class MailSettings(BaseSettings):
+    """Where mails are taken, and where they are shown."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_MAIL_", extra="ignore")
+
+    listen: str = "127.0.0.1:50063"
+    control: str = "127.0.0.1:50064"
+
+
+class MailBehaviour(BaseModel, extra="forbid"):
+    """What the mail server does."""
+
+    refuse: int = Field(default=0, ge=0)
+    """So many of the next mails are refused for the time being (451)."""
+    slow_seconds: float = Field(default=0, ge=0, le=600)
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A mail that was taken."""
+
+    id: int
+    time: str
+    message_id: str
+    sender: str
+    to: list[str]
+    subject: str
+    text: str
+
+
+class MailSink:
+    """A running mail server."""
+
+    def __init__(self) -> None:
+        self.behaviour = Behaviour(MailBehaviour())
+        self.mails: deque[Mail] = deque(maxlen=KEPT_MAILS)
+        self.address = ""
+        self.url = ""
+        self._taken = 0
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:
+        """Takes a mail: what aiosmtpd calls after DATA."""
+        now = self.behaviour.now
+        await asyncio.sleep(now.slow_seconds)
+        if now.refuse:
+            self.behaviour.now = now.model_copy(update={"refuse": now.refuse - 1})
+            return "451 try again later"
+        message = message_from_bytes(cast("bytes", envelope.content), policy=policy.default)
+        body = message.get_body(("plain",))
+        self._taken += 1
+        self.mails.append(
+            Mail(
+                id=self._taken,
+                time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                message_id=str(message["Message-ID"]),
+                sender=str(message["From"]),
+                to=[str(address) for address in envelope.rcpt_tos],
+                subject=str(message["Subject"]),
+                text=body.get_content() if body is not None else "",
+            )
+        )
+        return "250 taken"
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns what shows the mails."""
+        return [
+            web.get("/", self._page),
+            web.get("/mails", self._list),
+            web.delete("/mails", self._forget),
+            *self.behaviour.routes(),
+        ]
+
+    async def _list(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("to")
+        return web.json_response([asdict(mail) for mail in self.mails if wanted is None or wanted in mail.to])
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        self.mails.clear()
+        return web.json_response([])
+
+    async def _page(self, request: web.Request) -> web.Response:
+        rows = "".join(
+            f"<details><summary>{html.escape(mail.time)} · {html.escape(', '.join(mail.to))} · "
+            f"<b>{html.escape(mail.subject)}</b></summary><pre>{html.escape(mail.text)}</pre></details>"
+            for mail in reversed(self.mails)
+        )
+        page = f"<!doctype html><meta charset=utf-8><title>Mails</title><h1>{len(self.mails)} mails</h1>{rows}"
+        return web.Response(text=page, content_type="text/html")
+
+
+@asynccontextmanager
+async def serving(settings: MailSettings) -> AsyncIterator[MailSink]:
+    """Runs the mail server within the block."""
+    sink = MailSink()
+    host, _, port = settings.listen.rpartition(":")
+    server = await asyncio.get_running_loop().create_server(
+        lambda: SMTP(sink, enable_SMTPUTF8=True, data_size_limit=1 << 20), host, int(port)
+    )
+    async with server, serving_http(settings.control, sink.routes()) as sink.url:
+        sink.address = f"{host}:{server.sockets[0].getsockname()[1]}"
+        yield sink
+
+
+if __name__ == "__main__":
+    telemetry.configure_logging("mock-mail", "info")
+    run_until_told(serving(load(MailSettings)))

@@ -1,0 +1,352 @@
+"""`python -m deploy.mocks.payment_provider`: a payment provider. It decides by code and tells by signed webhook.
+
+README.md of this folder is its contract, and says how it misbehaves on demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+import aiohttp
+from aiohttp import web
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from standardwebhooks.webhooks import Webhook
+
+from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
+from services import telemetry
+from services.settings import load
+
+ALWAYS_SUCCEEDS: Final = "00000"
+ALWAYS_FAILS: Final = "99999"
+KEPT_CHARGES: Final = 10_000
+DELIVERY_TRIES: Final = 8
+FIRST_RETRY_SECONDS: Final = 0.5
+# Whoever replays what is older is refused by a receiver that keeps to the standard.
+STALE: Final = timedelta(minutes=20)
+Forgery = Literal["unsigned", "wrong_key", "altered_body", "stale"]
+
+_log = telemetry.log("payment_provider")
+
+
+class ProviderSettings(BaseSettings):
+    """Where the provider is reached, and whom it tells."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_PROVIDER_", extra="ignore", populate_by_name=True)
+
+    listen: str = "127.0.0.1:50062"
+    webhook_url: str = "http://127.0.0.1:8080/v1/payments/webhook"
+    webhook_secret: str
+    """`whsec_` and base64; the receiver knows it too."""
+    failure_rate: float = Field(default=0.15, ge=0, le=1, validation_alias="SKYHIGH_PAYMENT_FAILURE_RATE")
+    """Of codes that are neither 00000 nor 99999."""
+    seed: int | None = None
+    """Makes the same decisions in the same order."""
+
+
+class ProviderBehaviour(BaseModel, extra="forbid"):
+    """What the provider does."""
+
+    down: bool = False
+    """503 to all that is asked."""
+    failure_rate: float = Field(default=0.15, ge=0, le=1)
+    decision_delay_seconds: float = Field(default=0.2, ge=0, le=600)
+    answer_delay_seconds: float = Field(default=0, ge=0, le=600)
+    """The answer to a charge comes late, although the charge goes on."""
+    lose_answers: int = Field(default=0, ge=0)
+    """So many of the next charges are accepted, and the connection is cut instead of an answer."""
+    drop_webhooks: bool = False
+    webhook_delay_seconds: float = Field(default=0, ge=0, le=600)
+    duplicate: int = Field(default=0, ge=0, le=20)
+    """Each webhook comes so many times more."""
+    reorder: int = Field(default=0, ge=0, le=1000)
+    """Webhooks are held back until there are so many, and then come in the reverse order."""
+    forge: Forgery | None = None
+    """Each webhook is accompanied by one that was tampered with so."""
+    wrong_amount: bool = False
+    """Webhooks tell another amount."""
+
+
+class Amount(BaseModel, extra="forbid"):
+    """Money."""
+
+    currency: str = Field(pattern="^[A-Z]{3}$")
+    minor_units: int = Field(gt=0)
+
+
+class ChargeRequest(BaseModel, extra="forbid"):
+    """What a charge is asked for with."""
+
+    amount: Amount
+    payment_code: str = Field(pattern="^[0-9]{5}$")
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class RefundRequest(BaseModel, extra="forbid"):
+    """What a refund is asked for with."""
+
+    charge_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A charge; `status` is pending, succeeded, failed or voided. Its amount is what was asked for."""
+
+    charge_id: str
+    key: str
+    status: str
+    amount: dict[str, Any]
+    error: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """A refund of a whole charge."""
+
+    refund_id: str
+    charge_id: str
+    key: str
+    status: str
+    amount: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    event_id: str
+    body: bytes
+
+
+class PaymentProvider:
+    """A running provider."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        normal = ProviderBehaviour(failure_rate=settings.failure_rate)
+        self.behaviour = Behaviour(normal)
+        self.webhook_url = settings.webhook_url
+        self.url = ""
+        self.charges: dict[str, Charge] = {}
+        """By key."""
+        self.refunds: dict[str, Refund] = {}
+        """By charge id."""
+        self.deliveries: deque[int] = deque(maxlen=KEPT_CHARGES)
+        """The HTTP status of each webhook that was answered."""
+        self._requests: dict[str, ChargeRequest] = {}
+        self._random = random.Random(settings.seed)  # noqa: S311
+        self._signer = Webhook(settings.webhook_secret)
+        self._held_back: list[_Event] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Decides and tells within the block."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self._session:
+            try:
+                yield
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns what serves its API."""
+        return [
+            web.post("/charges", self._charge),
+            web.get("/charges", self._list),
+            web.get("/charges/{key}", self._show),
+            web.delete("/charges/{key}", self._void),
+            web.post("/refunds", self._refund),
+            *self.behaviour.routes(),
+        ]
+
+    async def _charge(self, request: web.Request) -> web.StreamResponse:
+        now = self.behaviour.now
+        if now.down:
+            return _problem(503, "the provider is down")
+        key = request.headers.get("Idempotency-Key", "")
+        if not key:
+            return _problem(400, "the header Idempotency-Key is missing")
+        try:
+            asked = ChargeRequest.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _problem(400, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+        known = self._requests.get(key)
+        if known is not None and known != asked:
+            return _problem(409, "the key was used with another request")
+        if key not in self.charges:
+            self._keep(
+                Charge(f"ch_{secrets.token_hex(8)}", key, "pending", asked.amount.model_dump(), None, asked.metadata)
+            )
+            self._requests[key] = asked
+            self._soon(self._decide(key, asked.payment_code))
+        if now.lose_answers:
+            self.behaviour.now = now.model_copy(update={"lose_answers": now.lose_answers - 1})
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        await asyncio.sleep(now.answer_delay_seconds)
+        return web.json_response(asdict(self.charges[key]), status=202)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "charges": [asdict(charge) for charge in self.charges.values()],
+                "refunds": [asdict(refund) for refund in self.refunds.values()],
+            }
+        )
+
+    async def _show(self, request: web.Request) -> web.Response:
+        if self.behaviour.now.down:
+            return _problem(503, "the provider is down")
+        charge = self.charges.get(request.match_info["key"])
+        return _problem(404, "no such charge") if charge is None else web.json_response(asdict(charge))
+
+    async def _void(self, request: web.Request) -> web.Response:
+        if self.behaviour.now.down:
+            return _problem(503, "the provider is down")
+        key = request.match_info["key"]
+        charge = self.charges.get(key) or Charge(f"ch_{secrets.token_hex(8)}", key, "pending", {})
+        if charge.status == "pending":
+            charge = replace(charge, status="voided")
+            self._keep(charge)
+        return web.json_response(asdict(charge))
+
+    async def _refund(self, request: web.Request) -> web.Response:
+        if self.behaviour.now.down:
+            return _problem(503, "the provider is down")
+        key = request.headers.get("Idempotency-Key", "")
+        if not key:
+            return _problem(400, "the header Idempotency-Key is missing")
+        try:
+            charge_id = RefundRequest.model_validate_json(await request.read()).charge_id
+        except ValidationError as error:
+            return _problem(400, str(error.errors()[0]["msg"]))
+        charge = next((charge for charge in self.charges.values() if charge.charge_id == charge_id), None)
+        if charge is None:
+            return _problem(404, "no such charge")
+        if charge.status != "succeeded":
+            return _problem(409, f"the charge is {charge.status}")
+        refund = self.refunds.get(charge_id)
+        if refund is None:
+            refund = Refund(f"re_{secrets.token_hex(8)}", charge_id, key, "succeeded", charge.amount)
+            self.refunds[charge_id] = refund
+            self._tell("refund.succeeded", charge, refund_id=refund.refund_id)
+        return web.json_response(asdict(refund))
+
+    def _keep(self, charge: Charge) -> None:
+        self.charges[charge.key] = charge
+        while len(self.charges) > KEPT_CHARGES:
+            oldest = next(iter(self.charges))
+            del self.charges[oldest]
+            self._requests.pop(oldest, None)
+
+    async def _decide(self, key: str, code: str) -> None:
+        now = self.behaviour.now
+        await asyncio.sleep(now.decision_delay_seconds)
+        charge = self.charges[key]
+        if charge.status != "pending":
+            return
+        fails = code == ALWAYS_FAILS or (code != ALWAYS_SUCCEEDS and self._random.random() < now.failure_rate)
+        charge = replace(charge, status="failed" if fails else "succeeded", error="DECLINED" if fails else None)
+        self._keep(charge)
+        self._tell(f"charge.{charge.status}", charge)
+
+    def _tell(self, kind: str, charge: Charge, **more: str) -> None:
+        now = self.behaviour.now
+        data = asdict(charge) | more
+        if now.wrong_amount:
+            data["amount"] = {**charge.amount, "minor_units": charge.amount["minor_units"] + 1}
+        body = json.dumps({"type": kind, "timestamp": datetime.now(UTC).isoformat(), "data": data}).encode()
+        self._held_back.append(_Event(f"evt_{secrets.token_hex(8)}", body))
+        if now.drop_webhooks:
+            self._held_back.clear()
+        elif len(self._held_back) >= now.reorder:
+            events, self._held_back = self._held_back[::-1], []
+            self._soon(self._deliver_all(events))
+
+    async def _deliver_all(self, events: Iterable[_Event]) -> None:
+        now = self.behaviour.now
+        await asyncio.sleep(now.webhook_delay_seconds)
+        for event in events:
+            if now.forge is not None:
+                await self._post(event.body, forged_headers(self._signer, event.event_id, event.body, now.forge))
+            for _ in range(1 + now.duplicate):
+                await self._deliver(event)
+
+    async def _deliver(self, event: _Event) -> None:
+        """Repeats until it is taken; the id stays, the time and with it the signature change."""
+        pause = FIRST_RETRY_SECONDS
+        for _ in range(DELIVERY_TRIES):
+            status = await self._post(event.body, signed_headers(self._signer, event.event_id, event.body))
+            if 200 <= status < 300:
+                return
+            await asyncio.sleep(pause)
+            pause *= 2
+        _log.warning("webhook given up", event_id=event.event_id)
+
+    async def _post(self, body: bytes, headers: dict[str, str]) -> int:
+        assert self._session is not None
+        if headers.pop("alter", None):
+            body = body.replace(b"charge.", b"charge. ", 1)
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with self._session.post(self.webhook_url, data=body, headers=headers) as answer:
+                self.deliveries.append(answer.status)
+                return answer.status
+        return 0
+
+    def _soon(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def signed_headers(signer: Webhook, event_id: str, body: bytes, *, time: datetime | None = None) -> dict[str, str]:
+    """Returns the headers of a webhook as Standard Webhooks 1.0.0 has them."""
+    moment = time or datetime.now(UTC)
+    return {
+        "content-type": "application/json",
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(moment.timestamp())),
+        "webhook-signature": signer.sign(event_id, moment, body.decode()),
+    }
+
+
+def forged_headers(signer: Webhook, event_id: str, body: bytes, how: Forgery) -> dict[str, str]:
+    """Returns the headers of a webhook that must be refused; `alter` asks for another body than was signed."""
+    forged_id = f"{event_id}_forged"
+    match how:
+        case "unsigned":
+            return {"content-type": "application/json"}
+        case "wrong_key":
+            return signed_headers(Webhook("whsec_" + "d3Jvbmcga2V5IHdyb25nIGtleSB3cm9uZyBrZXk="), forged_id, body)
+        case "altered_body":
+            return signed_headers(signer, forged_id, body) | {"alter": "yes"}
+        case "stale":
+            return signed_headers(signer, forged_id, body, time=datetime.now(UTC) - STALE)
+
+
+def _problem(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
+@asynccontextmanager
+async def serving(settings: ProviderSettings) -> AsyncIterator[PaymentProvider]:
+    """Runs the provider within the block."""
+    provider = PaymentProvider(settings)
+    async with provider.working(), serving_http(settings.listen, provider.routes()) as provider.url:
+        yield provider
+
+
+if __name__ == "__main__":
+    telemetry.configure_logging("mock-payment-provider", "info")
+    run_until_told(serving(load(ProviderSettings)))

@@ -1,0 +1,230 @@
+"""`skyhigh mock`: turns the switches of the mocks, so that one can see what happens when others fail."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from operations.stack import address_of, fail
+
+TIMEOUT_SECONDS: Final = 5
+WEIGHT: Final = "SKYHIGH_MOCK_WEIGHT_CONTROL_URL"
+PROVIDER: Final = "SKYHIGH_MOCK_PROVIDER_URL"
+MAIL: Final = "SKYHIGH_MOCK_MAIL_URL"
+
+mock = typer.Typer(help="The mocks: scales, payment provider, mail server.", no_args_is_help=True)
+weight = typer.Typer(help="The scales.", no_args_is_help=True)
+provider = typer.Typer(help="The payment provider.", no_args_is_help=True)
+mail = typer.Typer(help="The mail server.", no_args_is_help=True)
+
+Count = Annotated[int, typer.Argument(min=0, metavar="N")]
+Seconds = Annotated[float, typer.Argument(min=0, metavar="SECONDS")]
+
+
+class Forgery(StrEnum):
+    """What is wrong with a forged webhook."""
+
+    UNSIGNED = "unsigned"
+    WRONG_KEY = "wrong_key"
+    ALTERED_BODY = "altered_body"
+    STALE = "stale"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    mock.add_typer(weight, name="weight")
+    mock.add_typer(provider, name="provider")
+    mock.add_typer(mail, name="mail")
+    app.add_typer(mock, name="mock")
+
+
+@mock.command("normal")
+def all_normal() -> None:
+    """Let all of them behave."""
+    for variable in (WEIGHT, PROVIDER, MAIL):
+        _ask(variable, "DELETE", "/behaviour")
+    print("normal")
+
+
+@weight.command("show")
+def weight_show() -> None:
+    """Print how the scales behave."""
+    _print(_ask(WEIGHT, "GET", "/behaviour"))
+
+
+@weight.command("normal")
+def weight_normal() -> None:
+    """Let them measure what was declared."""
+    _print(_ask(WEIGHT, "DELETE", "/behaviour"))
+
+
+@weight.command("down")
+def weight_down() -> None:
+    """Answer UNAVAILABLE."""
+    _turn(WEIGHT, mode="down")
+
+
+@weight.command("hang")
+def weight_hang() -> None:
+    """Never answer."""
+    _turn(WEIGHT, mode="hang")
+
+
+@weight.command("slow")
+def weight_slow(seconds: Seconds) -> None:
+    """Answer late."""
+    _turn(WEIGHT, slow_seconds=seconds)
+
+
+@weight.command("offset", context_settings={"ignore_unknown_options": True})
+def weight_offset(grams: Annotated[int, typer.Argument(metavar="GRAMS")]) -> None:
+    """Add so many grams to each bag, or take them away."""
+    _turn(WEIGHT, offset_grams=grams)
+
+
+@provider.command("show")
+def provider_show() -> None:
+    """Print how the provider behaves."""
+    _print(_ask(PROVIDER, "GET", "/behaviour"))
+
+
+@provider.command("normal")
+def provider_normal() -> None:
+    """Let it decide and tell at once."""
+    _print(_ask(PROVIDER, "DELETE", "/behaviour"))
+
+
+@provider.command("charges")
+def provider_charges() -> None:
+    """Print all charges and refunds that it made, as JSON lines."""
+    made = _ask(PROVIDER, "GET", "/charges")
+    for entry in [*made["charges"], *made["refunds"]]:
+        print(json.dumps(entry))
+
+
+@provider.command("down")
+def provider_down() -> None:
+    """Answer 503 to everything."""
+    _turn(PROVIDER, down=True)
+
+
+@provider.command("failure-rate")
+def provider_failure_rate(rate: Annotated[float, typer.Argument(min=0, max=1, metavar="RATE")]) -> None:
+    """Decline this share of the codes that are neither 00000 nor 99999."""
+    _turn(PROVIDER, failure_rate=rate)
+
+
+@provider.command("lose-answers")
+def provider_lose_answers(count: Count) -> None:
+    """Make the next N charges and cut the connection instead of answering."""
+    _turn(PROVIDER, lose_answers=count)
+
+
+@provider.command("answer-late")
+def provider_answer_late(seconds: Seconds) -> None:
+    """Make charges at once and answer late."""
+    _turn(PROVIDER, answer_delay_seconds=seconds)
+
+
+@provider.command("decide-late")
+def provider_decide_late(seconds: Seconds) -> None:
+    """Decide late."""
+    _turn(PROVIDER, decision_delay_seconds=seconds)
+
+
+@provider.command("tell-late")
+def provider_tell_late(seconds: Seconds) -> None:
+    """Send webhooks late."""
+    _turn(PROVIDER, webhook_delay_seconds=seconds)
+
+
+@provider.command("tell-nothing")
+def provider_tell_nothing() -> None:
+    """Send no webhooks."""
+    _turn(PROVIDER, drop_webhooks=True)
+
+
+@provider.command("duplicate")
+def provider_duplicate(count: Count) -> None:
+    """Send each webhook N times more."""
+    _turn(PROVIDER, duplicate=count)
+
+
+@provider.command("reorder")
+def provider_reorder(count: Count) -> None:
+    """Hold webhooks back until there are N, and send them in the reverse order."""
+    _turn(PROVIDER, reorder=count)
+
+
+@provider.command("forge")
+def provider_forge(how: Forgery) -> None:
+    """Accompany each webhook by a forged one."""
+    _turn(PROVIDER, forge=how.value)
+
+
+@provider.command("wrong-amount")
+def provider_wrong_amount() -> None:
+    """Tell another amount than was charged."""
+    _turn(PROVIDER, wrong_amount=True)
+
+
+@mail.command("list")
+def mail_list(to: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only to this receiver.")] = None) -> None:
+    """Print the mails that were taken, oldest first."""
+    for letter in _ask(MAIL, "GET", "/mails"):
+        if to is None or to in letter["to"]:
+            print(f"{letter['id']:>5}  {letter['time']}  {', '.join(letter['to'])}  {letter['subject']}")
+
+
+@mail.command("show")
+def mail_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Print one mail."""
+    letter = next((letter for letter in _ask(MAIL, "GET", "/mails") if letter["id"] == number), None)
+    if letter is None:
+        fail(f"there is no mail {number}")
+    print(f"From: {letter['sender']}\nTo: {', '.join(letter['to'])}\nSubject: {letter['subject']}\n\n{letter['text']}")
+
+
+@mail.command("clear")
+def mail_clear() -> None:
+    """Forget all mails."""
+    _ask(MAIL, "DELETE", "/mails")
+
+
+@mail.command("refuse")
+def mail_refuse(count: Count) -> None:
+    """Refuse the next N mails for the time being."""
+    _turn(MAIL, refuse=count)
+
+
+@mail.command("normal")
+def mail_normal() -> None:
+    """Let it take every mail."""
+    _print(_ask(MAIL, "DELETE", "/behaviour"))
+
+
+def _turn(variable: str, **switches: object) -> None:
+    _print(_ask(variable, "PUT", "/behaviour", switches))
+
+
+def _print(behaviour: dict[str, Any]) -> None:
+    print("  ".join(f"{name}={json.dumps(value)}" for name, value in behaviour.items()))
+
+
+def _ask(variable: str, method: str, path: str, body: dict[str, object] | None = None) -> Any:
+    url = address_of(variable).rstrip("/") + path
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, method=method, data=data)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            fail(f"{method} {path}: {error.read().decode(errors='replace')}")
+    except (OSError, TimeoutError) as error:
+        fail(f"the mock at {url} is away: {error}")
