@@ -35,7 +35,12 @@ class ServiceExposure:
     """The field of `GatewaySettings` that says where it listens."""
     calls: dict[str, Call]
     """Each RPC by its name."""
+    public: frozenset[str] = frozenset()
+    """Those that need no token."""
 
+
+# Asked by our services and served by others.
+NOT_OURS = frozenset({"skyhigh.weight.v1.WeightService"})
 
 SERVICES = (
     ServiceExposure(
@@ -60,7 +65,60 @@ SERVICES = (
             "ListSeatEvents": Call.READ,
             "ClaimSeat": Call.INTERNAL,
             "ReturnSeat": Call.INTERNAL,
+            "ReleasePassengerSeat": Call.INTERNAL,
+            "FindPassengerSeats": Call.INTERNAL,
             "SetWaitlistOpen": Call.INTERNAL,
         },
+    ),
+    ServiceExposure(
+        name="skyhigh.checkin.v1.CheckInService",
+        cluster="checkin",
+        address_setting="checkin_address",
+        calls={
+            "ImportManifest": Call.WRITE,
+            "CreateSession": Call.WRITE,
+            "GetTrip": Call.READ,
+            "GetEligibility": Call.READ,
+            "StartCheckIn": Call.WRITE,
+            "GetCheckIn": Call.READ,
+            "WatchCheckIn": Call.WATCH,
+            "DeclareBaggage": Call.WRITE,
+            "CancelCheckIn": Call.WRITE,
+            "GetBoardingPass": Call.READ,
+            "GetBoardingPassSvg": Call.READ,
+            "GetBoardingPassPng": Call.READ,
+            "ListCheckIns": Call.READ,
+            "GetPassenger": Call.INTERNAL,
+        },
+        public=frozenset({"CreateSession"}),
+    ),
+    ServiceExposure(
+        name="skyhigh.waitlist.v1.WaitlistService",
+        cluster="waitlist",
+        address_setting="waitlist_address",
+        calls={
+            "JoinWaitlist": Call.WRITE,
+            "GetWaitlistEntry": Call.READ,
+            "AcceptOffer": Call.WRITE,
+            "DeclineOffer": Call.WRITE,
+            "LeaveWaitlist": Call.WRITE,
+            "ListWaitlist": Call.READ,
+            "SetWaitlistMode": Call.WRITE,
+        },
+    ),
+    ServiceExposure(
+        name="skyhigh.payment.v1.PaymentService",
+        cluster="payment",
+        address_setting="payment_address",
+        calls={
+            "CreatePaymentIntent": Call.INTERNAL,
+            "CancelPaymentIntent": Call.INTERNAL,
+            "RefundPayment": Call.INTERNAL,
+            "GetPaymentIntent": Call.READ,
+            "SubmitPaymentCode": Call.WRITE,
+            "ReceiveWebhook": Call.WRITE,
+        },
+        # Its signature is its token.
+        public=frozenset({"ReceiveWebhook"}),
     ),
 )

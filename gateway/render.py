@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from skyhigh.seat.v1 import seat_service_pb2
 
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
-from gateway.exposure import SERVICES, Call, ServiceExposure
+from gateway.exposure import NOT_OURS, SERVICES, Call, ServiceExposure
 from services.settings import load
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
@@ -45,6 +45,9 @@ MAX_CALLS = 1024
 MAX_WATCHES = 10_000
 
 
+# The settings that say where the services are.
+ADDRESSES = tuple(service.address_setting for service in SERVICES)
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -60,17 +63,20 @@ class GatewaySettings(BaseSettings):
     """Origins of the web pages that may call. A page that the edge serves itself needs none."""
     seat_address: CommaSeparated = ("127.0.0.1:50051",)
     """Where the seat service is. Several addresses, such as one for each process, share the calls."""
+    checkin_address: CommaSeparated = ("127.0.0.1:50052",)
+    waitlist_address: CommaSeparated = ("127.0.0.1:50053",)
+    payment_address: CommaSeparated = ("127.0.0.1:50054",)
     jwks: FilePath
     """The public keys of the token issuer. Envoy reads them when it starts."""
     token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105
     token_audience: str = "skyhigh"  # noqa: S105
 
-    @field_validator("gateway_allowed_origins", "seat_address", mode="before")
+    @field_validator("gateway_allowed_origins", *ADDRESSES, mode="before")
     @classmethod
     def _separate(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("seat_address")
+    @field_validator(*ADDRESSES)
     @classmethod
     def _address(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         for address in addresses:
@@ -127,6 +133,7 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
                     "rpc": f"{service.cluster}.{method.name}",
                     "path": f"/{service.name}/{method.name}",
                     "cluster": service.cluster + ("-watch" if call is Call.WATCH else ""),
+                    "token": patterns["no_token" if method.name in service.public else "token"],
                 },
             )
             for service, method, call in public
@@ -164,7 +171,7 @@ def _rpcs(api: FileDescriptorSet) -> Iterator[tuple[ServiceExposure, MethodDescr
         if file.package.startswith("skyhigh.")
         for service in file.service
     }
-    _same("services", set(found), set(exposed))
+    _same("services", set(found) - NOT_OURS, set(exposed))
     for name, service in exposed.items():
         methods = {method.name: method for method in found[name].method}
         _same(f"RPCs of {name}", set(methods), set(service.calls))

@@ -17,6 +17,7 @@ from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey, fingerprint
 
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
+CLIENT_HEADER: Final = "x-skyhigh-client"
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -39,7 +40,7 @@ class Call:
     def client_address(self, proxies: Sequence[Network]) -> str:
         """Returns the address of who calls: the peer's, or what a trusted proxy says of its own peer.
 
-        A proxy appends its peer to `x-forwarded-for`, so that only the last entry is the proxy's word and no client's.
+        The gateway says it in a header that it takes from no client.
         """
         # `ipv4:127.0.0.1:4711` or `ipv6:[::1]:4711`, percent-encoded.
         peer = (
@@ -47,8 +48,7 @@ class Call:
         )
         try:
             if any(ip_address(peer) in network for network in proxies):
-                forwarded = (self.header("x-forwarded-for") or peer).rpartition(",")[2].strip()
-                return str(ip_address(forwarded))
+                return str(ip_address(self.header(CLIENT_HEADER) or peer))
         except ValueError:
             pass
         return peer

@@ -118,12 +118,15 @@ class AlreadyExists(Refusal):
 
 
 class Unauthenticated(Refusal):
-    """No token, or one that is expired, foreign or forged; the answer does not say which."""
+    """No token, or one that is expired, foreign or forged; the answer does not say which.
+
+    Methods that need no token but another proof have reasons of their own.
+    """
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
-    def __init__(self) -> None:
-        super().__init__("UNAUTHENTICATED", "a valid bearer token is needed")
+    def __init__(self, reason: str = "UNAUTHENTICATED", message: str = "a valid bearer token is needed") -> None:
+        super().__init__(reason, message)
 
 
 class PermissionDenied(Refusal):

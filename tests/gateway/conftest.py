@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from deploy.local.process import free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
+from gateway.exposure import SERVICES
 from gateway.render import GatewaySettings, write
 from tests.callers import ISSUER, Caller, Callers
 from tests.conftest import World
@@ -49,15 +52,67 @@ class Gateway:
         return Mobile(self.http, self.callers.agent(f"desk-{secrets.token_hex(3)}"))
 
 
+class Echo(grpc.GenericRpcHandler):
+    """Answers every call of the services that do not run here by what arrived of it."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, bytes, dict[str, str | bytes]]] = []
+        """Method, body, and headers of each call."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Answers with an empty message, which each of our answers may be."""
+        method = str(handler_call_details.method)
+        if not method.startswith("/skyhigh."):
+            return None
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            self.heard.append((method, request, dict(context.invocation_metadata())))
+            return b""
+
+        async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            yield await answer(request, context)
+
+        if method.rpartition("/")[2].startswith("Watch"):
+            return grpc.unary_stream_rpc_method_handler(stream)
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What stands where the other services would."""
+
+    address: str
+    echo: Echo
+
+
 @pytest.fixture(scope="session")
-async def gateway(world: World, callers: Callers) -> AsyncIterator[Gateway]:
-    """An Envoy in front of the session's seat service."""
+async def others() -> AsyncIterator[Others]:
+    """A server that is well, whatever service it is asked about."""
+    server = grpc.aio.server()
+    echo = Echo()
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    for service in SERVICES:
+        await healthy.set(service.name, health_pb2.HealthCheckResponse.SERVING)
+    server.add_generic_rpc_handlers((echo,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield Others(f"127.0.0.1:{port}", echo)
+    await server.stop(None)
+
+
+@pytest.fixture(scope="session")
+async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterator[Gateway]:
+    """An Envoy in front of the session's seat service, and of nothing but echoes for the others."""
     port, admin_port = free_ports(2)
     folder = world.folder / "gateway"
     settings = GatewaySettings(
         gateway_port=port,
         gateway_admin_port=admin_port,
         seat_address=(callers.address,),
+        checkin_address=(others.address,),
+        waitlist_address=(others.address,),
+        payment_address=(others.address,),
         jwks=world.keys.jwks,
         token_issuer=ISSUER,
     )

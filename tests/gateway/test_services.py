@@ -1,0 +1,128 @@
+"""Every public method of every service through a real Envoy: routes, tokens, raw bodies, addresses."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any, Final, cast
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.api import httpbody_pb2
+from google.protobuf.descriptor_pb2 import MethodDescriptorProto
+
+from gateway.exposure import SERVICES, Call, ServiceExposure
+from gateway.render import json_bindings, read_descriptors
+from services.auth import ANYBODY
+from services.call import Call as Running
+from tests.gateway.conftest import Gateway, Others
+
+VALUES: Final = {
+    "flight_id": "SH101-2026-12-01",
+    "seat_number": "12A",
+    "passenger_id": "P1",
+    "pnr": "XK4T7Q",
+}
+
+
+def routes() -> Iterator[tuple[ServiceExposure, MethodDescriptorProto, str, str]]:
+    """Service, method, verb and path of each binding of the services that do not run here."""
+    exposed = {service.name: service for service in SERVICES if service.cluster != "seat"}
+    for file in read_descriptors().file:
+        for service in file.service:
+            name = f"{file.package}.{service.name}"
+            for method in service.method if name in exposed else ():
+                for verb, template in json_bindings(method):
+                    path = re.sub(r"\{(\w+)\}", lambda found: VALUES.get(found[1], str(uuid4())), template)
+                    yield exposed[name], method, verb, path
+
+
+ROUTES: Final = list(routes())
+IDS: Final = [f"{method.name}" for _, method, _, _ in ROUTES]
+
+
+@pytest.mark.parametrize(("service", "method", "verb", "path"), ROUTES, ids=IDS)
+async def test_a_route_reaches_its_method(  # noqa: PLR0917
+    gateway: Gateway, others: Others, service: ServiceExposure, method: MethodDescriptorProto, verb: str, path: str
+) -> None:
+    answer = await gateway.agent()(verb, path, {} if verb != "GET" else None)
+    assert answer.status_code == 200, answer.text
+    heard = others.echo.heard[-1]
+    assert heard[0] == f"/{service.name}/{method.name}"
+    assert "authorization" in heard[2], "the service checks the token again"
+
+
+@pytest.mark.parametrize(("service", "method", "verb", "path"), ROUTES, ids=IDS)
+async def test_a_token_is_needed_where_the_table_says_so(
+    gateway: Gateway, service: ServiceExposure, method: MethodDescriptorProto, verb: str, path: str
+) -> None:
+    bare = await gateway.http.request(verb, path, json={} if verb != "GET" else None)
+    forged = await gateway.http.request(
+        verb, path, json={} if verb != "GET" else None, headers={"authorization": "Bearer nonsense"}
+    )
+    expected = 200 if method.name in service.public else 401
+    assert (bare.status_code, forged.status_code) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("service", "method"),
+    [(service, name) for service in SERVICES for name, call in service.calls.items() if call is Call.INTERNAL],
+    ids=lambda value: getattr(value, "cluster", value),
+)
+async def test_an_internal_method_does_not_exist_outside(
+    gateway: Gateway, service: ServiceExposure, method: str
+) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        metadata = (("authorization", f"Bearer {gateway.callers.service().token}"),)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await cast("Any", channel.unary_unary(f"/{service.name}/{method}"))(b"", metadata=metadata)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type": "charge.succeeded",  "data": {"a": 1.10}}',
+        b"\x00\xff no JSON \xc3\x28",
+        gzip.compress(b"{}" * 100),
+        b"",
+    ],
+    ids=["json", "bytes", "gzip", "empty"],
+)
+async def test_a_webhook_arrives_byte_for_byte(gateway: Gateway, others: Others, body: bytes) -> None:
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": "evt_1",
+        "webhook-timestamp": "1764000000",
+        "webhook-signature": "v1,c2lnbmF0dXJl v1,b3RoZXI=",
+    }
+    answer = await gateway.http.post("/v1/payments/webhook", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    method, message, heard = others.echo.heard[-1]
+    assert method == "/skyhigh.payment.v1.PaymentService/ReceiveWebhook"
+    assert httpbody_pb2.HttpBody.FromString(message).data == body
+    assert {name: heard[name] for name in headers if name.startswith("webhook")} == {
+        name: value for name, value in headers.items() if name.startswith("webhook")
+    }
+
+
+async def test_a_service_learns_the_callers_address_and_no_other(gateway: Gateway, others: Others) -> None:
+    await gateway.http.post(
+        "/v1/sessions",
+        json={},
+        headers={"x-forwarded-for": "203.0.113.66", "x-skyhigh-client": "203.0.113.66", "x-real-ip": "203.0.113.66"},
+    )
+    heard = others.echo.heard[-1][2]
+
+    class Context:
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:4711"
+
+        def invocation_metadata(self) -> object:
+            return tuple(heard.items())
+
+    running = Running("CreateSession", ANYBODY, "", None, Context())  # type: ignore[arg-type]
+    assert running.client_address([ip_network("127.0.0.0/8")]) == "127.0.0.1"
