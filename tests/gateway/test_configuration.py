@@ -100,17 +100,26 @@ def test_exactly_the_public_rpcs_have_a_route(api: FileDescriptorSet, jwks: Path
     assert rpc_routes(rendered(api, jwks)).keys() == public
 
 
-def test_internal_rpcs_are_those_of_the_waitlist(api: FileDescriptorSet) -> None:
+def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet) -> None:
     internal = {method.name for _, method, call in methods(api) if call is Call.INTERNAL}
-    assert internal == {"ClaimSeat", "ReturnSeat", "SetWaitlistOpen"}
+    assert internal == {
+        *("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"),
+        "GetPassenger",
+        *("CreatePaymentIntent", "CancelPaymentIntent", "RefundPayment"),
+    }
 
 
-def test_every_service_route_takes_grpc_only_and_needs_a_token(api: FileDescriptorSet, jwks: Path) -> None:
-    for route in rpc_routes(rendered(api, jwks)).values():
+def test_every_route_takes_grpc_only_and_all_but_two_need_a_token(api: FileDescriptorSet, jwks: Path) -> None:
+    open_to_all = set()
+    for path, route in rpc_routes(rendered(api, jwks)).items():
         (content_type,) = route["match"]["headers"]
         assert content_type == {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
         token = route["typed_per_filter_config"][HTTP_FILTERS + "jwt_authn"]
-        assert token["requirement_name"] == "token"
+        if token.get("disabled"):
+            open_to_all.add(path.rpartition("/")[2])
+        else:
+            assert token["requirement_name"] == "token"
+    assert open_to_all == {"CreateSession", "ReceiveWebhook"}
 
 
 def test_nothing_but_public_rpcs_and_preflights_reaches_a_cluster(api: FileDescriptorSet, jwks: Path) -> None:
@@ -145,7 +154,7 @@ def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet
 def test_a_quiet_watch_outlives_three_heartbeats(api: FileDescriptorSet, jwks: Path) -> None:
     config = rendered(api, jwks)
     idle = [route["route"]["idle_timeout"] for route in rpc_routes(config).values() if "idle_timeout" in route["route"]]
-    assert idle == ["60s"]
+    assert idle == ["60s", "60s"]
     assert connection_manager(config)["stream_idle_timeout"] == "60s"
 
 
@@ -177,7 +186,7 @@ def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, jwks:
         for verb, template in json_bindings(method):
             bound.setdefault(path_regex(template), set()).add(verb)
     assert allowed == bound
-    assert len(bound) == 14
+    assert len(bound) == 36
 
 
 @pytest.mark.parametrize(
@@ -228,7 +237,8 @@ def test_the_admin_interface_is_on_loopback_wherever_the_edge_listens(api: FileD
 def test_several_addresses_share_the_calls(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYHIGH_SEAT_ADDRESS", "127.0.0.1:50151, [::1]:50152")
     clusters = {cluster["name"]: cluster for cluster in rendered(api, jwks)["static_resources"]["clusters"]}
-    assert clusters.keys() == {"nowhere", "seat", "seat-watch"}
+    services = {service.cluster for service in SERVICES}
+    assert clusters.keys() == {"nowhere", *services, *(f"{service}-watch" for service in services)}
     for name in ("seat", "seat-watch"):
         (endpoints,) = clusters[name]["load_assignment"]["endpoints"]
         assert [e["endpoint"]["address"]["socket_address"] for e in endpoints["lb_endpoints"]] == [
