@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -49,15 +49,20 @@ class _Taken:
 
 async def set_timer(conn: Conn, name: str, subject: str, *, after: timedelta = NOW) -> None:
     """Sets a timer, or sets it anew, in the caller's transaction; `after` counts from this statement."""
+    await set_timers(conn, name, [subject], after=after)
+
+
+async def set_timers(conn: Conn, name: str, subjects: Sequence[str], *, after: timedelta = NOW) -> None:
+    """Sets a timer for each subject; no subject twice."""
     await conn.execute(
         """
         INSERT INTO timers (name, subject, due_time, try_time)
-        VALUES ($1, $2, statement_timestamp() + $3, statement_timestamp() + $3)
+        SELECT $1, subject, statement_timestamp() + $3, statement_timestamp() + $3 FROM unnest($2::text[]) AS subject
         ON CONFLICT (name, subject) DO UPDATE
         SET due_time = excluded.due_time, try_time = excluded.try_time, tries = 0, last_error = NULL, fire_time = NULL
         """,
         name,
-        subject,
+        list(subjects),
         after,
     )
 

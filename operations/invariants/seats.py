@@ -1,26 +1,10 @@
-"""What always holds (SPEC section 11), as SQL over the schemas of all services: each statement returns the offenders.
-
-All of them are asked in one snapshot, so that they hold at every moment, also under load. What only background work
-brings about has a grace, because right after a change it may still be on its way.
-"""
+"""Seats, holds and their ledger."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Invariant:
-    """One thing that always holds. `number` is SPEC section 11's; `name` says what is so."""
-
-    number: int
-    name: str
-    offenders: str
-    """A query for the rows that break it, with the ids that name them."""
-    needs_service: bool = False
-    """True for what a running service brings about in a moment, and a stopped one does not."""
-
+from operations.invariants.invariant import Invariant
 
 SEAT_INVARIANTS: Final = (
     Invariant(
@@ -292,15 +276,6 @@ SEAT_INVARIANTS: Final = (
                OR event_time > now() - interval '72 hours' AND outbox.routing_key IS DISTINCT FROM
                   CASE to_state WHEN 'CONFIRMED' THEN 'seat.confirmed.v1' ELSE 'seat.released.v1' END)
         """,
-    ),
-    Invariant(
-        7,
-        "no event waits for its publication for more than 30 s",
-        """
-        SELECT event_id, routing_key, create_time FROM seat.outbox
-        WHERE publish_time IS NULL AND create_time < now() - interval '30 s'
-        """,
-        needs_service=True,
     ),
     Invariant(
         7,

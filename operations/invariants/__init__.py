@@ -1,0 +1,26 @@
+"""What always holds (SPEC section 11), as SQL over the schemas of all services: each statement returns the offenders.
+
+All of them are asked in one snapshot, so that they hold at every moment, also under load. What only background work
+brings about has a grace, because right after a change it may still be on its way.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operations.invariants.check_ins import CHECK_IN_INVARIANTS
+from operations.invariants.invariant import Invariant
+from operations.invariants.payments import PAYMENT_INVARIANTS
+from operations.invariants.seats import SEAT_INVARIANTS
+from operations.invariants.services import SERVICE_INVARIANTS
+from operations.invariants.waitlists import WAITLIST_INVARIANTS
+
+INVARIANTS: Final = (
+    *SEAT_INVARIANTS,
+    *CHECK_IN_INVARIANTS,
+    *PAYMENT_INVARIANTS,
+    *WAITLIST_INVARIANTS,
+    *SERVICE_INVARIANTS,
+)
+
+__all__ = ["INVARIANTS", "Invariant"]

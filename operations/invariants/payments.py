@@ -1,0 +1,75 @@
+"""Money: what was taken is what was paid for, or was given back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operations.invariants.invariant import Invariant
+
+PAYMENT_INVARIANTS: Final = (
+    Invariant(
+        9,
+        "every charge that was taken pays for its intent, or is given back",
+        """
+        SELECT key, intent_id, charges.number, provider_charge_id
+        FROM payment.charges JOIN payment.intents USING (intent_id)
+        WHERE charges.state = 'SUCCEEDED' AND charges.key IS DISTINCT FROM intents.paid_charge
+          AND NOT EXISTS (SELECT FROM payment.refunds WHERE refunds.charge_key = charges.key)
+        """,
+        schemas=("payment",),
+    ),
+    Invariant(
+        9,
+        "an intent that is paid has exactly one charge that was taken for it",
+        """
+        SELECT intent_id, intents.state, paid_charge
+        FROM payment.intents
+        LEFT JOIN payment.charges ON charges.key = intents.paid_charge AND charges.intent_id = intents.intent_id
+                                 AND charges.state = 'SUCCEEDED'
+        WHERE (intents.state IN ('SUCCEEDED', 'REFUNDING', 'REFUNDED')) <> (charges.key IS NOT NULL)
+        """,
+        schemas=("payment",),
+    ),
+    Invariant(
+        9,
+        "what an intent says of its refund is what its charge's refund says",
+        """
+        SELECT intent_id, intents.state, refunds.state AS refund_state
+        FROM payment.intents LEFT JOIN payment.refunds ON refunds.charge_key = intents.paid_charge
+        WHERE intents.paid_charge IS NOT NULL AND refunds.state::text IS DISTINCT FROM
+            CASE intents.state WHEN 'REFUNDING' THEN 'REQUESTED' WHEN 'REFUNDED' THEN 'SUCCEEDED' END
+        """,
+        schemas=("payment",),
+    ),
+    Invariant(
+        9,
+        "only taken money is given back",
+        """
+        SELECT charge_key, refunds.intent_id, charges.state FROM payment.refunds
+        LEFT JOIN payment.charges ON charges.key = refunds.charge_key AND charges.intent_id = refunds.intent_id
+        WHERE charges.state IS DISTINCT FROM 'SUCCEEDED'
+        """,
+        schemas=("payment",),
+    ),
+    Invariant(
+        9,
+        "an intent is what its history adds up to",
+        """
+        SELECT intent_id, intents.state, intents.version, last.to_state, last.version AS last_version
+        FROM payment.intents LEFT JOIN LATERAL (
+            SELECT to_state, version FROM payment.intent_events
+            WHERE intent_events.intent_id = intents.intent_id ORDER BY version DESC LIMIT 1
+        ) AS last ON true
+        WHERE (intents.state, intents.version) IS DISTINCT FROM (last.to_state, last.version)
+        UNION ALL
+        SELECT intent_id, from_state, version, state_before, version_before
+        FROM (
+            SELECT intent_id, from_state, version,
+                   lag(to_state) OVER intent AS state_before, lag(version, 1, 0) OVER intent AS version_before
+            FROM payment.intent_events WINDOW intent AS (PARTITION BY intent_id ORDER BY version)
+        ) AS step
+        WHERE from_state IS DISTINCT FROM state_before OR version <> version_before + 1
+        """,
+        schemas=("payment",),
+    ),
+)

@@ -1,0 +1,43 @@
+"""What every service keeps in its own schema: events to be told, timers to be fired."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operations.invariants.invariant import Invariant
+
+SERVICES: Final = ("seat", "checkin", "waitlist", "payment")
+
+
+def _of(service: str) -> tuple[Invariant, ...]:
+    return (
+        Invariant(
+            7,
+            f"no event of {service} waits for its publication for more than 30 s",
+            f"""
+            SELECT event_id, routing_key, create_time FROM {service}.outbox
+            WHERE publish_time IS NULL AND create_time < now() - interval '30 s'
+            """,  # noqa: S608
+            needs_service=True,
+            schemas=(service,),
+        ),
+        Invariant(
+            10,
+            f"no timer of {service} fires early",
+            f"SELECT name, subject, due_time, fire_time FROM {service}.timers WHERE fire_time < due_time",  # noqa: S608
+            schemas=(service,),
+        ),
+        Invariant(
+            10,
+            f"every timer of {service} that is due is taken within 5 s",
+            f"""
+            SELECT name, subject, due_time, try_time, tries, last_error FROM {service}.timers
+            WHERE fire_time IS NULL AND try_time < now() - interval '5 s'
+            """,  # noqa: S608
+            needs_service=True,
+            schemas=(service,),
+        ),
+    )
+
+
+SERVICE_INVARIANTS: Final = tuple(invariant for service in SERVICES for invariant in _of(service))

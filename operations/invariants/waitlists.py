@@ -1,0 +1,110 @@
+"""The waitlist: first come, first served."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operations.invariants.invariant import Invariant
+
+# What an older entry must be for a younger one to overtake it: waiting, matched with nothing, wanting the seat, and
+# not passed over for a reason that is written down.
+_OVERTAKEN: Final = """
+    SELECT younger.entry_id, younger.number, younger.seat_number, older.entry_id AS overtaken, older.number AS its_number
+    FROM waitlist.entries AS younger
+    JOIN waitlist.seats AS seat USING (flight_id, seat_number)
+    JOIN waitlist.entries AS older ON older.flight_id = younger.flight_id AND older.number < younger.number
+    WHERE younger.state IN ('ASSIGNED', 'OFFERED')
+      AND older.create_time < younger.match_time
+      AND coalesce(older.end_time, 'infinity') > younger.match_time
+      AND coalesce(older.match_time, 'infinity') > younger.match_time
+      AND older.cabin = seat.cabin
+      AND (older.positions = '{}' OR seat.position = ANY (older.positions))
+      AND (older.seat_numbers = '{}' OR seat.seat_number = ANY (older.seat_numbers))
+      AND NOT EXISTS (
+          SELECT FROM waitlist.skips
+          WHERE skips.entry_id = older.entry_id AND skips.seat_number = younger.seat_number
+            AND skips.skip_time < younger.match_time)
+"""
+
+WAITLIST_INVARIANTS: Final = (
+    Invariant(8, "no older entry that wants a seat is overtaken", _OVERTAKEN, schemas=("waitlist",)),
+    Invariant(
+        8,
+        "a seat is matched with one entry at a time, and a hold serves one entry",
+        """
+        SELECT flight_id, seat_number, array_agg(entry_id) AS entries FROM waitlist.entries
+        WHERE state = 'WAITING' AND claim_id IS NOT NULL GROUP BY flight_id, seat_number HAVING count(*) > 1
+        UNION ALL
+        SELECT NULL, hold_id::text, array_agg(entry_id) FROM waitlist.entries
+        WHERE hold_id IS NOT NULL GROUP BY hold_id HAVING count(*) > 1
+        """,
+        schemas=("waitlist",),
+    ),
+    Invariant(
+        8,
+        "an assigned entry's hold was confirmed for its passenger",
+        """
+        SELECT entry_id, entries.flight_id, entries.passenger_id, entries.seat_number, entries.hold_id
+        FROM waitlist.entries
+        LEFT JOIN seat.hold_seats
+            ON hold_seats.hold_id = entries.hold_id AND hold_seats.passenger_id = entries.passenger_id
+           AND hold_seats.seat_number = entries.seat_number AND hold_seats.flight_id = entries.flight_id
+        LEFT JOIN seat.holds ON holds.hold_id = entries.hold_id
+        WHERE entries.state = 'ASSIGNED' AND (hold_seats.hold_id IS NULL OR holds.confirm_time IS NULL)
+        """,
+        schemas=("waitlist", "seat"),
+    ),
+    Invariant(
+        8,
+        "a free seat and a waiting entry that wants it never coexist for more than 10 s",
+        """
+        SELECT seats.flight_id, seats.seat_number, seats.state, seats.update_time, waiting.entry_id
+        FROM seat.seats
+        JOIN waitlist.seats AS facts USING (flight_id, seat_number)
+        JOIN waitlist.entries AS waiting ON waiting.flight_id = seats.flight_id AND waiting.state = 'WAITING'
+        WHERE seats.state IN ('AVAILABLE', 'OFFERED')
+          AND greatest(seats.update_time, waiting.create_time, waiting.update_time) < now() - interval '10 s'
+          AND waiting.cabin = facts.cabin
+          AND (waiting.positions = '{}' OR facts.position = ANY (waiting.positions))
+          AND (waiting.seat_numbers = '{}' OR seats.seat_number = ANY (waiting.seat_numbers))
+          AND NOT EXISTS (
+              SELECT FROM waitlist.skips
+              WHERE skips.entry_id = waiting.entry_id AND skips.seat_number = seats.seat_number
+                AND skips.end_time > now() - interval '10 s')
+        """,
+        needs_service=True,
+        schemas=("waitlist", "seat"),
+    ),
+    Invariant(
+        8,
+        "an entry is what its history adds up to",
+        """
+        SELECT entry_id, entries.state, entries.version, last.to_state, last.version AS last_version
+        FROM waitlist.entries LEFT JOIN LATERAL (
+            SELECT to_state, version FROM waitlist.entry_events
+            WHERE entry_events.entry_id = entries.entry_id ORDER BY version DESC LIMIT 1
+        ) AS last ON true
+        WHERE (entries.state, entries.version) IS DISTINCT FROM (last.to_state, last.version)
+        UNION ALL
+        SELECT entry_id, from_state, version, state_before, version_before
+        FROM (
+            SELECT entry_id, from_state, version,
+                   lag(to_state) OVER entry AS state_before, lag(version, 1, 0) OVER entry AS version_before
+            FROM waitlist.entry_events WINDOW entry AS (PARTITION BY entry_id ORDER BY version)
+        ) AS step
+        WHERE from_state IS DISTINCT FROM state_before OR version <> version_before + 1
+        """,
+        schemas=("waitlist",),
+    ),
+    Invariant(
+        8,
+        "the seat service knows whether anybody waits",
+        """
+        SELECT flights.flight_id, flights.open, flights.revision, flights.told_revision, known.waitlist_open
+        FROM waitlist.flights JOIN seat.flights AS known USING (flight_id)
+        WHERE flights.revision = flights.told_revision AND flights.revision > 0
+          AND (known.waitlist_open, known.waitlist_revision) IS DISTINCT FROM (flights.open, flights.revision)
+        """,
+        schemas=("waitlist", "seat"),
+    ),
+)

@@ -1,0 +1,200 @@
+"""The waitlist service in this process, on the session's seat service, with a manifest and a mail server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import grpc
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer, add_CheckInServiceServicer_to_server
+from skyhigh.seat.v1 import seat_service_pb2 as seats
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
+
+from deploy.mocks import mail
+from deploy.mocks.mail import MailSettings, MailSink
+from tests.callers import Caller, Callers, eventually
+from tests.instances import running
+from waitlist_service.service import WAITLIST_SERVICE
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+OFFER_SECONDS = "1.5"
+LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
+
+
+class Manifest(CheckInServiceServicer):
+    """What the check-in service would say of passengers."""
+
+    def __init__(self) -> None:
+        self.passengers: dict[tuple[str, str], checkin.ManifestPassenger] = {}
+
+    async def GetPassenger(self, request: checkin.GetPassengerRequest, context: Any) -> checkin.ManifestPassenger:
+        """The passenger, or NOT_FOUND."""
+        found = self.passengers.get((request.flight_id, request.passenger_id))
+        if found is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such passenger")
+        assert found is not None
+        return found
+
+
+@pytest.fixture(scope="session")
+async def manifest() -> AsyncIterator[tuple[Manifest, str]]:
+    """The manifest, and where it is asked."""
+    servicer = Manifest()
+    server = grpc.aio.server()
+    add_CheckInServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield servicer, f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.fixture(scope="session")
+async def mails() -> AsyncIterator[MailSink]:
+    """A mail server that shows what it took."""
+    async with mail.serving(MailSettings(listen="127.0.0.1:0", control="127.0.0.1:0")) as sink:
+        yield sink
+
+
+@pytest.fixture(scope="session")
+async def waitlist(
+    world: World, callers: Callers, manifest: tuple[Manifest, str], mails: MailSink
+) -> AsyncIterator[Callers]:
+    """Callers of the waitlist service."""
+    async with running(
+        world,
+        WAITLIST_SERVICE,
+        WaitlistServiceStub,
+        SKYHIGH_SEAT_ADDRESS=callers.address,
+        SKYHIGH_CHECKIN_ADDRESS=manifest[1],
+        SKYHIGH_SMTP_ADDRESS=mails.address,
+        SKYHIGH_WAITLIST_OFFER_SECONDS=OFFER_SECONDS,
+        SKYHIGH_WAITLIST_SWEEP_INTERVAL_SECONDS="1",
+    ) as served:
+        yield served
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A passenger with a session, at the seat service and at the waitlist."""
+
+    flight_id: str
+    passenger_id: str
+    pnr: str
+    seats: Caller
+    waitlist: Caller
+
+    async def join(self, *seat_numbers: str, positions: tuple[str, ...] = (), **more: Any) -> pb.WaitlistEntry:
+        """Joins the flight's waitlist."""
+        wishes = pb.SeatPreferences(
+            seat_numbers=seat_numbers, positions=[pb.SeatPreferences.Position.Value(name) for name in positions]
+        )
+        entry: pb.WaitlistEntry = await self.waitlist.JoinWaitlist(
+            pb.JoinWaitlistRequest(flight_id=self.flight_id, passenger_id=self.passenger_id, preferences=wishes, **more)
+        )
+        return entry
+
+    async def entry(self, entry: pb.WaitlistEntry) -> pb.WaitlistEntry:
+        """The entry as it is now."""
+        found: pb.WaitlistEntry = await self.waitlist.GetWaitlistEntry(
+            pb.GetWaitlistEntryRequest(entry_id=entry.entry_id)
+        )
+        return found
+
+    async def becomes(self, entry: pb.WaitlistEntry, state: str, *, within_seconds: float = 5) -> pb.WaitlistEntry:
+        """Waits until the entry is so."""
+
+        async def so() -> bool:
+            return pb.WaitlistEntry.State.Name((await self.entry(entry)).state) == state
+
+        await eventually(so, within_seconds=within_seconds)
+        return await self.entry(entry)
+
+
+class Flight:
+    """A flight whose seats are all taken, and people who wait for it."""
+
+    def __init__(self, flight_id: str, callers: Callers, waitlist: Callers, held: dict[str, seats.Hold]) -> None:
+        self.flight_id = flight_id
+        self._callers = callers
+        self._waitlist = waitlist
+        self._held = held
+
+    def waiter(self, profile: str = "ECONOMY") -> Waiter:
+        """Somebody new; `profile` as `CABIN[:TYPE[+SSR]]`."""
+        pnr = "".join(secrets.choice(LETTERS) for _ in range(6))
+        passenger = f"{pnr}-1:{self.flight_id}:{profile}"
+        return Waiter(
+            self.flight_id,
+            f"{pnr}-1",
+            pnr,
+            self._callers.passenger(passenger, pnr=pnr),
+            self._waitlist.passenger(passenger, pnr=pnr),
+        )
+
+    async def free(self, *seat_numbers: str) -> None:
+        """Has seats given back by whoever has them, all at once."""
+        agent = self._callers.agent()
+        await asyncio.gather(*(agent.cancel(self._held.pop(number)) for number in seat_numbers))
+
+    async def state(self, seat_number: str) -> str:
+        """A seat's state, as the map has it: at most a second late."""
+        return (await self._callers.agent().states(self.flight_id))[seat_number]
+
+    async def shows(self, seat_number: str, state: str, *, within_seconds: float = 4) -> None:
+        """Waits until the map shows a seat so."""
+
+        async def so() -> bool:
+            return await self.state(seat_number) == state
+
+        await eventually(so, within_seconds=within_seconds)
+
+    async def seat_of(self, waiter: Waiter) -> str:
+        """The confirmed seat of a passenger, or nothing."""
+        answer = await self._callers.service().FindPassengerSeats(
+            seats.FindPassengerSeatsRequest(
+                passengers=[
+                    seats.FindPassengerSeatsRequest.FlightPassenger(
+                        flight_id=self.flight_id, passenger_id=waiter.passenger_id
+                    )
+                ]
+            )
+        )
+        return next((s.seat_number for s in answer.seats if s.state == seats.Seat.CONFIRMED), "")
+
+    async def mode(self, mode: pb.WaitlistMode.ValueType) -> None:
+        """Decides how its seats are given."""
+        await self._waitlist.agent().SetWaitlistMode(pb.SetWaitlistModeRequest(flight_id=self.flight_id, mode=mode))
+
+
+@pytest.fixture
+async def full(callers: Callers, waitlist: Callers) -> Flight:
+    """A flight of 180 seats, all of them taken."""
+    flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+    await callers.operations().provision(flight_id)
+    agent = callers.agent()
+    numbers = sorted(await agent.states(flight_id))
+
+    async def take(number: str) -> tuple[str, seats.Hold]:
+        return number, await agent.confirm(await agent.hold(flight_id, number, f"X-{number}"))
+
+    held = dict(await asyncio.gather(*(take(number) for number in numbers)))
+    return Flight(flight_id, callers, waitlist, held)
+
+
+@pytest.fixture
+async def waitlist_database(world: World, waitlist: Callers) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection as the waitlist service's role, to look behind the contract."""
+    connection = await asyncpg.connect(
+        world.servers.database_url("waitlist"), server_settings={"search_path": "waitlist"}
+    )
+    yield connection
+    await connection.close()

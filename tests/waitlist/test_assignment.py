@@ -1,0 +1,193 @@
+"""A freed seat goes to the oldest who wants it (WL-2 to WL-6)."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as seats
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+from deploy.mocks.mail import MailSink
+from services.db import Conn
+from tests.callers import Callers, eventually
+from tests.instances import Database
+from tests.seat.rules import at_once, outcomes
+from tests.waitlist.conftest import Flight, Manifest
+from waitlist_service import handlers
+from waitlist_service.handlers import on_seat_released
+
+
+async def test_the_oldest_who_wants_it_gets_it(full: Flight) -> None:
+    first, second = full.waiter(), full.waiter()
+    entries = [await first.join(), await second.join()]
+    await full.free("20A")
+    got = await first.becomes(entries[0], "ASSIGNED")
+    assert (got.seat_number, got.position) == ("20A", 0)
+    assert await full.seat_of(first) == "20A"
+    assert (await second.entry(entries[1])).position == 1
+
+
+async def test_a_skipped_entry_keeps_its_place(full: Flight) -> None:
+    choosy, easy = full.waiter(), full.waiter()
+    wants_21c = await choosy.join("21C")
+    wants_any = await easy.join()
+    await full.free("20A")
+    assert (await easy.becomes(wants_any, "ASSIGNED")).seat_number == "20A"
+    assert (await choosy.entry(wants_21c)).position == 1
+    await full.free("21C")
+    assert (await choosy.becomes(wants_21c, "ASSIGNED")).seat_number == "21C"
+
+
+@pytest.mark.parametrize(("position", "seat"), [("WINDOW", "20F"), ("AISLE", "20D"), ("MIDDLE", "20E")])
+async def test_wishes_are_met(full: Flight, position: str, seat: str) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join(positions=(position,))
+    await full.free("20D", "20E", "20F")
+    assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == seat
+
+
+async def test_a_seat_that_nobody_wants_is_everybodys_at_once(full: Flight, callers: Callers) -> None:
+    await full.waiter().join("30F")
+    await full.free("20A")
+
+    # Well before the window of ten seconds ends by itself.
+    await full.shows("20A", "AVAILABLE")
+    await callers.customer().hold(full.flight_id, "20A")
+
+
+async def test_who_may_not_sit_there_is_passed_over(full: Flight, waitlist_database: Database) -> None:
+    with_infant, able = full.waiter("ECONOMY:ADULT+INFT"), full.waiter()
+    passed_over, next_one = await with_infant.join("12A"), await able.join("12A")
+    await full.free("12A")
+    assert (await able.becomes(next_one, "ASSIGNED")).seat_number == "12A"
+    assert (await with_infant.entry(passed_over)).position == 1
+    reason = await waitlist_database.fetchval("SELECT reason FROM skips WHERE entry_id = $1", passed_over.entry_id)
+    assert reason == "EXIT_ROW_NOT_ALLOWED"
+
+
+async def test_an_assigned_passengers_old_seat_is_offered_on(full: Flight) -> None:
+    first, second = full.waiter(), full.waiter()
+    await full.free("25C")
+    await first.seats.confirm(await first.seats.hold(full.flight_id, "25C", first.passenger_id))
+    upgrade, any_seat = await first.join("20A"), await second.join()
+    await full.free("20A")
+    assert (await first.becomes(upgrade, "ASSIGNED")).seat_number == "20A"
+    assert (await second.becomes(any_seat, "ASSIGNED")).seat_number == "25C"
+
+
+async def test_a_seat_that_is_free_already_is_assigned_at_once(full: Flight) -> None:
+    await full.free("20A")
+    waiter = full.waiter()
+    assert (await waiter.becomes(await waiter.join(), "ASSIGNED")).seat_number == "20A"
+
+
+async def test_the_waitlist_closes_behind_the_last_and_opens_again(full: Flight) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))
+
+    await full.free("21A")
+    await full.shows("21A", "AVAILABLE", within_seconds=15)
+    again = full.waiter()
+    second = await again.join("20A")
+    await full.free("20A")
+    await again.becomes(second, "ASSIGNED")
+
+
+async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+
+    monkeypatch.setattr(handlers, "serving", SimpleNamespace(serve=_serves_nobody))
+    await full.free("20A")
+    await asyncio.sleep(0.5)
+    monkeypatch.undo()
+    await waiter.becomes(entry, "ASSIGNED", within_seconds=10)
+
+
+async def _serves_nobody(conn: Conn, flight_id: str, seat_numbers: object) -> set[str]:
+    return set()
+
+
+async def test_a_repeated_and_a_late_event_change_nothing(full: Flight, waitlist_database: Database) -> None:
+    first, second = full.waiter(), full.waiter()
+    entries = [await first.join(), await second.join()]
+    await full.free("20A")
+    await first.becomes(entries[0], "ASSIGNED")
+    event = events_pb2.SeatReleased(flight_id=full.flight_id)
+    event.seats.add(seat_number="20A", version=1, state=seats.Seat.OFFERED)
+    async with waitlist_database.transaction():
+        await on_seat_released(waitlist_database, event)
+
+    async def back_in_line() -> bool:
+        row = await waitlist_database.fetchrow(
+            "SELECT state::text, claim_id FROM entries WHERE entry_id = $1", entries[1].entry_id
+        )
+        assert row is not None
+        return bool(row["state"] == "WAITING" and row["claim_id"] is None)
+
+    await eventually(back_in_line, within_seconds=5)
+    assert await full.seat_of(first) == "20A"
+    assert (await second.entry(entries[1])).position == 1
+
+
+async def test_the_passenger_hears_of_it_by_mail(full: Flight, manifest: tuple[Manifest, str], mails: MailSink) -> None:
+    waiter = full.waiter()
+    email = f"{waiter.pnr.lower()}@passengers.example"
+    manifest[0].passengers[full.flight_id, waiter.passenger_id] = checkin.ManifestPassenger(
+        passenger_id=waiter.passenger_id, pnr=waiter.pnr, given_name="Zoë", last_name="Ek", contact_email=email
+    )
+    mails.behaviour.now.refuse = 1
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    await waiter.becomes(entry, "ASSIGNED")
+
+    async def mailed() -> bool:
+        return any(email in letter.to and "20A" in letter.subject for letter in mails.mails)
+
+    await eventually(mailed, within_seconds=8)
+
+
+async def test_while_anybody_waits_no_other_caller_gets_a_freed_seat(full: Flight, callers: Callers) -> None:
+    """A hundred public callers hammer each freed seat."""
+    public = [callers.customer() for _ in range(100)]
+    for number in ("20A", "20B", "20C"):
+        waiter = full.waiter()
+        entry = await waiter.join(number)
+        hammering = asyncio.gather(
+            *(at_once(*(caller.hold(full.flight_id, number) for _ in range(3))) for caller in public)
+        )
+        await full.free(number)
+        results = [result for of_caller in await hammering for result in of_caller]
+        assert set(outcomes(results)) == {"SEAT_TAKEN"}
+        assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == number
+
+
+async def test_a_passenger_who_holds_another_seat_is_served_when_that_ends(full: Flight) -> None:
+    await full.free("25C")
+    waiter = full.waiter()
+    hold = await waiter.seats.hold(full.flight_id, "25C", waiter.passenger_id)
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    await asyncio.sleep(0.5)
+    assert (await waiter.entry(entry)).state == pb.WaitlistEntry.WAITING
+    await waiter.seats.cancel(hold)
+    assert (await waiter.becomes(entry, "ASSIGNED", within_seconds=15)).seat_number == "20A"
+
+
+async def test_many_seats_freed_at_once_go_one_to_each_in_order(full: Flight) -> None:
+    waiters = [full.waiter() for _ in range(30)]
+    entries = [await waiter.join() for waiter in waiters]
+    numbers = [f"{row}{letter}" for row in range(15, 20) for letter in "ABC"]
+    await full.free(*numbers)
+    got = [
+        await waiter.becomes(entry, "ASSIGNED", within_seconds=10)
+        for waiter, entry in list(zip(waiters, entries, strict=True))[:15]
+    ]
+    assert sorted(entry.seat_number for entry in got) == sorted(numbers)
+    for waiter, entry in list(zip(waiters, entries, strict=True))[15:]:
+        assert (await waiter.entry(entry)).state == pb.WaitlistEntry.WAITING

@@ -1,0 +1,148 @@
+"""JoinWaitlist, GetWaitlistEntry, ListWaitlist (WL-1)."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+from tests.callers import Callers, refused
+from tests.waitlist.conftest import Flight, Manifest
+
+
+async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
+    waiters = [full.waiter() for _ in range(3)]
+    entries = [await waiter.join() for waiter in waiters]
+    assert [entry.position for entry in entries] == [1, 2, 3]
+    assert {pb.WaitlistEntry.State.Name(entry.state) for entry in entries} == {"WAITING"}
+    await waiters[0].waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entries[0].entry_id))
+    assert (await waiters[2].entry(entries[2])).position == 2
+    assert (await waiters[0].entry(entries[0])).position == 0
+
+
+async def test_joining_at_once_gives_each_a_place_of_its_own(full: Flight) -> None:
+    entries = await asyncio.gather(*(full.waiter().join() for _ in range(40)))
+    assert sorted(entry.position for entry in entries)[-1] == 40
+
+
+async def test_one_entry_waits_for_a_passenger(full: Flight) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join()
+    with refused("ALREADY_EXISTS", "ALREADY_WAITING") as refusal:
+        await waiter.join()
+    assert refusal.info.metadata["entry_id"] == entry.entry_id
+    await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))
+    assert (await waiter.join()).state == pb.WaitlistEntry.WAITING
+
+
+async def test_a_repeat_gets_the_first_answer(full: Flight) -> None:
+    waiter, request_id = full.waiter(), str(uuid4())
+    first = await waiter.join(request_id=request_id)
+    assert await waiter.join(request_id=request_id) == first
+    with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
+        await waiter.join("20A", request_id=request_id)
+
+
+async def test_twenty_joins_with_one_key_are_one(full: Flight) -> None:
+    waiter, request_id = full.waiter(), str(uuid4())
+    entries = await asyncio.gather(*(waiter.join(request_id=request_id) for _ in range(20)))
+    assert len({entry.entry_id for entry in entries}) == 1
+
+
+async def test_what_does_not_exist_is_said(full: Flight, waitlist: Callers) -> None:
+    waiter = full.waiter()
+    with refused("NOT_FOUND", "SEAT_NOT_FOUND") as refusal:
+        await waiter.join("20A", "77A")
+    assert refusal.info.metadata["seat_number"] == "77A"
+    stranger = pb.JoinWaitlistRequest(flight_id=full.flight_id, passenger_id="stranger")
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await waiter.waitlist.JoinWaitlist(stranger)
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await waitlist.agent().JoinWaitlist(stranger)
+    nowhere = waitlist.passenger("P1:SH000-2026-12-01")
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
+        await nowhere.JoinWaitlist(pb.JoinWaitlistRequest(flight_id="SH000-2026-12-01", passenger_id="P1"))
+
+
+async def test_nobody_waits_for_another_class(full: Flight) -> None:
+    waiter = full.waiter()
+    with refused("FAILED_PRECONDITION", "CABIN_NOT_ALLOWED"):
+        await waiter.waitlist.JoinWaitlist(
+            pb.JoinWaitlistRequest(
+                flight_id=full.flight_id,
+                passenger_id=waiter.passenger_id,
+                preferences=pb.SeatPreferences(cabin=pb.FIRST),
+            )
+        )
+
+
+async def test_an_agent_joins_for_a_passenger_of_the_manifest(
+    full: Flight, waitlist: Callers, manifest: tuple[Manifest, str]
+) -> None:
+    waiter = full.waiter()
+    manifest[0].passengers[full.flight_id, waiter.passenger_id] = checkin.ManifestPassenger(
+        passenger_id=waiter.passenger_id, pnr=waiter.pnr, given_name="Ada", last_name="Byron", cabin=checkin.ECONOMY
+    )
+    entry = await waitlist.agent().JoinWaitlist(
+        pb.JoinWaitlistRequest(flight_id=full.flight_id, passenger_id=waiter.passenger_id)
+    )
+    assert (await waiter.entry(entry)).entry_id == entry.entry_id, "it is the passenger's own"
+
+
+async def test_somebody_elses_entry_does_not_exist(full: Flight) -> None:
+    entry = await full.waiter().join()
+    stranger = full.waiter()
+    for method, request in (
+        ("GetWaitlistEntry", pb.GetWaitlistEntryRequest),
+        ("AcceptOffer", pb.AcceptOfferRequest),
+        ("DeclineOffer", pb.DeclineOfferRequest),
+        ("LeaveWaitlist", pb.LeaveWaitlistRequest),
+    ):
+        for entry_id in (entry.entry_id, str(uuid4())):
+            with refused("NOT_FOUND", "ENTRY_NOT_FOUND"):
+                await getattr(stranger.waitlist, method)(request(entry_id=entry_id))
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("flight_id", {"flight_id": "?", "passenger_id": "P1"}),
+        ("passenger_id", {"flight_id": "SH1-2026-12-01", "passenger_id": ""}),
+        (
+            "preferences.seat_numbers[0]",
+            {
+                "flight_id": "SH1-2026-12-01",
+                "passenger_id": "P1",
+                "preferences": pb.SeatPreferences(seat_numbers=["12I"]),
+            },
+        ),
+        (
+            "preferences.positions[0]",
+            {
+                "flight_id": "SH1-2026-12-01",
+                "passenger_id": "P1",
+                "preferences": pb.SeatPreferences(positions=[pb.SeatPreferences.POSITION_UNSPECIFIED]),
+            },
+        ),
+        ("request_id", {"flight_id": "SH1-2026-12-01", "passenger_id": "P1", "request_id": "x"}),
+    ],
+)
+async def test_a_wrong_field_is_named(waitlist: Callers, field: str, request_: dict[str, object]) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await waitlist.agent().JoinWaitlist(pb.JoinWaitlistRequest(**request_))  # type: ignore[arg-type]
+    assert refusal.fields == [field]
+
+
+async def test_the_list_pages_in_order_of_joining(full: Flight, waitlist: Callers) -> None:
+    joined = [(await full.waiter().join()).entry_id for _ in range(5)]
+    agent, listed, token = waitlist.agent(), [], ""
+    while True:
+        page = await agent.ListWaitlist(pb.ListWaitlistRequest(flight_id=full.flight_id, page_size=2, page_token=token))
+        listed += [entry.entry_id for entry in page.entries]
+        token = page.next_page_token
+        if not token:
+            break
+    assert listed == joined

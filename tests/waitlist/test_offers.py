@@ -1,0 +1,107 @@
+"""OFFER: a seat is held for who waits, who accepts it or does not (WL-3, WL-6)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+from tests.callers import Callers, refused
+from tests.seat.rules import at_once, outcomes
+from tests.waitlist.conftest import Flight, Waiter
+
+Offered = tuple[Waiter, pb.WaitlistEntry]
+
+
+def accept(entry: pb.WaitlistEntry) -> pb.AcceptOfferRequest:
+    return pb.AcceptOfferRequest(entry_id=entry.entry_id)
+
+
+def decline(entry: pb.WaitlistEntry) -> pb.DeclineOfferRequest:
+    return pb.DeclineOfferRequest(entry_id=entry.entry_id)
+
+
+def leave(entry: pb.WaitlistEntry) -> pb.LeaveWaitlistRequest:
+    return pb.LeaveWaitlistRequest(entry_id=entry.entry_id)
+
+
+@pytest.fixture
+async def offered(full: Flight) -> Offered:
+    """Somebody to whom 20A is offered."""
+    await full.mode(pb.OFFER)
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    return waiter, await waiter.becomes(entry, "OFFERED")
+
+
+async def test_an_offer_is_a_hold_with_an_end(full: Flight, offered: Offered) -> None:
+    _, entry = offered
+    assert entry.seat_number == "20A"
+    assert entry.hold_id
+    assert entry.offer_expire_time.ToMilliseconds() > entry.update_time.ToMilliseconds()
+    await full.shows("20A", "HELD")
+
+
+async def test_who_accepts_has_the_seat(full: Flight, offered: Offered) -> None:
+    waiter, entry = offered
+    accepted = await waiter.waitlist.AcceptOffer(accept(entry))
+    assert (accepted.state, accepted.seat_number) == (pb.WaitlistEntry.ASSIGNED, "20A")
+    assert await full.seat_of(waiter) == "20A"
+    assert (await waiter.waitlist.AcceptOffer(accept(entry))).state == pb.WaitlistEntry.ASSIGNED
+    with refused("FAILED_PRECONDITION", "NO_OFFER"):
+        await waiter.waitlist.DeclineOffer(decline(entry))
+    with refused("FAILED_PRECONDITION", "ENTRY_ENDED"):
+        await waiter.waitlist.LeaveWaitlist(leave(entry))
+
+
+@pytest.mark.parametrize("how", ["decline", "leave", "lapse"])
+async def test_what_one_does_not_take_goes_to_the_next(full: Flight, offered: Offered, how: str) -> None:
+    waiter, entry = offered
+    other = full.waiter()
+    waiting = await other.join("20A")
+    if how == "decline":
+        assert (await waiter.waitlist.DeclineOffer(decline(entry))).state == pb.WaitlistEntry.DECLINED
+        assert (await waiter.waitlist.DeclineOffer(decline(entry))).state == pb.WaitlistEntry.DECLINED
+    elif how == "leave":
+        assert (await waiter.waitlist.LeaveWaitlist(leave(entry))).state == pb.WaitlistEntry.LEFT
+        assert (await waiter.waitlist.LeaveWaitlist(leave(entry))).state == pb.WaitlistEntry.LEFT
+    else:
+        await waiter.becomes(entry, "DECLINED", within_seconds=8)
+        with refused("ABORTED", "OFFER_EXPIRED"):
+            await waiter.waitlist.AcceptOffer(accept(entry))
+    assert (await other.becomes(waiting, "OFFERED", within_seconds=8)).seat_number == "20A"
+
+
+async def test_without_an_offer_there_is_nothing_to_accept(full: Flight) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join("30F")
+    with refused("FAILED_PRECONDITION", "NO_OFFER"):
+        await waiter.waitlist.AcceptOffer(accept(entry))
+    with refused("FAILED_PRECONDITION", "NO_OFFER"):
+        await waiter.waitlist.DeclineOffer(decline(entry))
+
+
+async def test_accepting_and_declining_at_once_end_in_one_of_both(full: Flight, offered: Offered) -> None:
+    waiter, entry = offered
+    results = await at_once(
+        *(waiter.waitlist.AcceptOffer(accept(entry)) for _ in range(3)),
+        *(waiter.waitlist.DeclineOffer(decline(entry)) for _ in range(3)),
+        *(waiter.waitlist.LeaveWaitlist(leave(entry)) for _ in range(3)),
+    )
+    assert set(outcomes(results)) <= {"OK", "NO_OFFER", "ENTRY_ENDED", "OFFER_EXPIRED", "DEPENDENCY_UNAVAILABLE"}
+    await asyncio.sleep(0.5)
+    ended = await waiter.entry(entry)
+    has_it = await full.seat_of(waiter) == "20A"
+    assert has_it == (ended.state == pb.WaitlistEntry.ASSIGNED)
+    assert ended.state in (pb.WaitlistEntry.ASSIGNED, pb.WaitlistEntry.DECLINED, pb.WaitlistEntry.LEFT)
+
+
+async def test_a_mode_is_set_by_agents_for_one_flight(full: Flight, waitlist: Callers) -> None:
+    answer = await waitlist.agent().SetWaitlistMode(
+        pb.SetWaitlistModeRequest(flight_id=full.flight_id, mode=pb.AUTO_CONFIRM)
+    )
+    assert answer.mode == pb.AUTO_CONFIRM
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await waitlist.agent().SetWaitlistMode(pb.SetWaitlistModeRequest(flight_id=full.flight_id))

@@ -1,0 +1,222 @@
+"""What happens to a match: the seat is claimed, then confirmed at once or offered. The handlers of the timers.
+
+Each asks first, in no transaction, and writes last, under the guard of the claim that it saw. So each may run twice, or
+die anywhere; it runs again until it has ended well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from services import db, timers
+from services.db import Conn, Pool
+from services.timers import Handler
+from waitlist_service import entries, notices, peers, refusals, serving
+from waitlist_service.entries import Entry
+from waitlist_service.openness import Openness
+from waitlist_service.peers import NotForPassenger, Peers, SeatGone
+from waitlist_service.settings import WaitlistSettings
+
+# Whoever dies with a claim leaves it to another after so long.
+CLAIM_LEASE_SECONDS: Final = 3
+# A claim that is confirmed at once needs its hold for a moment; one that nobody goes on with is free again soon.
+CLAIM_TTL: Final = timedelta(seconds=10)
+# A passenger who holds another seat at this moment may be free of it soon.
+SKIP: Final = timedelta(seconds=3)
+HAND_BACK: Final = "hand-back"
+
+
+class Assignment:
+    """The handlers. `tell` wakes whoever looks for what a transaction left to be done."""
+
+    def __init__(
+        self, pool: Pool, others: Peers, openness: Openness, settings: WaitlistSettings, *, tell: Callable[[], None]
+    ) -> None:
+        self._pool = pool
+        self._peers = others
+        self._openness = openness
+        self._settings = settings
+        self._tell = tell
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Returns the handlers by the names of their timers."""
+        return {
+            entries.ASSIGN: Handler(self.assign, lease_seconds=CLAIM_LEASE_SECONDS),
+            entries.ACCEPT: Handler(self.accept, lease_seconds=CLAIM_LEASE_SECONDS),
+            entries.LAPSE: Handler(self.lapse),
+            entries.SWEEP: Handler(self.sweep),
+            entries.NOTIFY: Handler(self.notify),
+            entries.CANCEL_HOLD: Handler(self.cancel_hold),
+            HAND_BACK: Handler(self.hand_back),
+        }
+
+    async def assign(self, subject: str) -> None:
+        """Claims the seat that an entry is matched with, and confirms or offers it, as the flight's mode says."""
+        entry, mode = await self._matched(UUID(subject))
+        if entry.state != "WAITING" or entry.claim_id is None:
+            return
+        at_once = mode == "AUTO_CONFIRM"
+        try:
+            hold = await self._peers.claim(entry, ttl=CLAIM_TTL if at_once else self._settings.offer_ttl)
+            if at_once:
+                await self._peers.confirm(hold.hold_id)
+        except SeatGone:
+            return await self._back_in_line(entry)
+        except NotForPassenger as refusal:
+            return await self._next_in_line(entry, refusal)
+        async with db.transaction(self._pool) as conn:
+            if at_once:
+                await entries.assign(
+                    conn, entry.entry_id, claim_id=entry.claim_id, hold_id=hold.hold_id, actor="waitlist"
+                )
+            else:
+                await entries.offer(
+                    conn,
+                    entry.entry_id,
+                    claim_id=entry.claim_id,
+                    hold_id=hold.hold_id,
+                    expire_time=hold.expire_time,
+                )
+        self._tell()
+
+    async def accept(self, subject: str) -> None:
+        """Confirms an offer that was accepted, before it ended by the seat service's clock."""
+        async with db.transaction(self._pool) as conn:
+            entry = await entries.find(conn, UUID(subject), owner=None)
+        if entry.state != "OFFERED" or entry.hold_id is None or entry.claim_id is None:
+            return
+        try:
+            await self._peers.confirm(entry.hold_id)
+        except SeatGone:
+            async with db.transaction(self._pool) as conn:
+                await entries.lapse(conn, entry.entry_id, hold_id=entry.hold_id)
+        else:
+            async with db.transaction(self._pool) as conn:
+                await entries.assign(
+                    conn, entry.entry_id, claim_id=entry.claim_id, hold_id=entry.hold_id, actor=entry.owner
+                )
+        self._tell()
+
+    async def lapse(self, subject: str) -> None:
+        """Ends an offer that was not accepted in time; an accepted one is the other timer's."""
+        async with db.transaction(self._pool) as conn:
+            entry = await entries.find(conn, UUID(subject), owner=None)
+        if entry.state != "OFFERED" or entry.accept_time is not None or entry.hold_id is None:
+            return
+        hold = await self._peers.hold(entry.hold_id)
+        async with db.transaction(self._pool) as conn:
+            if hold.state == "HELD":
+                await timers.set_timer(conn, entries.LAPSE, subject, after=timedelta(seconds=1))
+            elif hold.state == "CONFIRMED":
+                # By the passenger itself, at the seat service.
+                assert entry.claim_id is not None
+                await entries.assign(
+                    conn, entry.entry_id, claim_id=entry.claim_id, hold_id=entry.hold_id, actor=entry.owner
+                )
+            else:
+                await entries.lapse(conn, entry.entry_id, hold_id=entry.hold_id)
+        self._tell()
+
+    async def sweep(self, flight_id: str) -> None:
+        """Serves what events missed, as long as anybody waits, and then closes the flight's waitlist."""
+        async with db.transaction(self._pool) as conn:
+            waiting = await conn.fetchval(
+                "SELECT EXISTS (SELECT FROM entries WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED'))",
+                flight_id,
+            )
+        if not waiting:
+            await self._openness.close_if_nobody_waits(flight_id)
+            return
+        await self._openness.tell(flight_id)
+        seats = await self._peers.seat_map(flight_id)
+        async with db.transaction(self._pool) as conn:
+            unwanted = await serving.serve(conn, flight_id, peers.free(seats))
+            await hand_back(conn, flight_id, unwanted & peers.offered(seats))
+            await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
+        self._tell()
+
+    async def notify(self, subject: str) -> None:
+        """Has the passenger told by mail, where the manifest has an address."""
+        async with db.transaction(self._pool) as conn:
+            entry = await entries.find(conn, UUID(subject), owner=None)
+        passenger = await self._peers.passenger(entry.flight_id, entry.passenger_id)
+        if passenger is not None and passenger.contact_email:
+            async with db.transaction(self._pool) as conn:
+                await notices.tell(conn, entry, passenger)
+            self._tell()
+
+    async def cancel_hold(self, subject: str) -> None:
+        """Gives back the hold of an offer that nobody wants any more."""
+        await self._peers.cancel(UUID(subject), reason="OFFER_DECLINED")
+
+    async def hand_back(self, subject: str) -> None:
+        """Hands back a seat that nobody who waits wants."""
+        flight_id, _, seat_number = subject.rpartition("/")
+        await self._peers.hand_back(flight_id, seat_number)
+
+    async def _matched(self, entry_id: UUID) -> tuple[Entry, str]:
+        async with db.transaction(self._pool) as conn:
+            entry = await entries.find(conn, entry_id, owner=None)
+            mode = await conn.fetchval(
+                "SELECT coalesce(mode::text, $2) FROM flights WHERE flight_id = $1",
+                entry.flight_id,
+                self._settings.mode,
+            )
+        return entry, mode
+
+    async def _back_in_line(self, entry: Entry) -> None:
+        """The seat is gone: the entry is back in its place, and a look at the map finds what else is free."""
+        async with db.transaction(self._pool) as conn:
+            if await entries.give_up_claim(conn, entry):
+                await timers.set_timer(conn, entries.SWEEP, entry.flight_id)
+        self._tell()
+
+    async def _next_in_line(self, entry: Entry, refusal: NotForPassenger) -> None:
+        """The seat is not for this passenger: why is written down, it keeps its place, and the next is served."""
+        assert entry.seat_number is not None
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, entry.flight_id)
+            if not await entries.give_up_claim(conn, entry):
+                return
+            await conn.execute(
+                """
+                INSERT INTO skips (entry_id, seat_number, reason, end_time)
+                VALUES ($1, $2, $3, CASE WHEN $4 THEN 'infinity' ELSE statement_timestamp() + $5::interval END)
+                ON CONFLICT (entry_id, seat_number) DO UPDATE
+                SET reason = excluded.reason, end_time = excluded.end_time, skip_time = statement_timestamp()
+                """,
+                entry.entry_id,
+                entry.seat_number,
+                refusal.reason,
+                refusal.for_ever,
+                SKIP,
+            )
+            unwanted = await serving.serve(conn, entry.flight_id, [entry.seat_number])
+            await hand_back(conn, entry.flight_id, unwanted)
+        self._tell()
+
+
+async def hand_back(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:
+    """Has seats handed back that nobody who waits wants, in the transaction that found that out."""
+    if seat_numbers:
+        await timers.set_timers(conn, HAND_BACK, [f"{flight_id}/{number}" for number in sorted(seat_numbers)])
+
+
+async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
+    """Begins to accept an offer; the timer goes on with it should this process die.
+
+    Returns the entry, also one that is assigned already. Raises ENTRY_NOT_FOUND, NO_OFFER or OFFER_EXPIRED.
+    """
+    entry = await entries.begin_accept(conn, entry_id, owner=owner)
+    if entry is not None:
+        await timers.set_timer(conn, entries.ACCEPT, str(entry_id), after=timedelta(seconds=CLAIM_LEASE_SECONDS))
+        return entry
+    entry = await entries.find(conn, entry_id, owner=owner)
+    if entry.state == "ASSIGNED" and entry.offer_expire_time is not None:
+        return entry
+    if entry.state == "DECLINED" and entry.offer_expire_time is not None:
+        raise refusals.offer_expired(entry.offer_expire_time)
+    raise refusals.no_offer(entry.state)

@@ -1,0 +1,359 @@
+"""The state machine of entries: one function per transition, each deciding by one guarded write.
+
+    WAITING → ASSIGNED        WAITING → OFFERED → ASSIGNED or DECLINED        WAITING or OFFERED → LEFT
+
+Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
+others, and timers for the steps that other services have to take. A write that missed its guard changed nothing and
+answers None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from skyhigh.waitlist.v1 import events_pb2
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+from services import outbox, timers
+from services.db import Conn
+from services.outbox import Event
+from services.proto import timestamp
+from waitlist_service import refusals
+
+# Timers, each about an entry but the first, which is about a flight, and the last, which is about a hold.
+SWEEP: Final = "sweep"
+ASSIGN: Final = "assign"
+ACCEPT: Final = "accept"
+LAPSE: Final = "lapse"
+NOTIFY: Final = "notify"
+CANCEL_HOLD: Final = "cancel-hold"
+
+_COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::text, cabin::text, special_services,
+    positions::text[], seat_numbers, state::text, version, claim_id, seat_number, hold_id, offer_expire_time,
+    accept_time, create_time, update_time"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of `entries`."""
+
+    entry_id: UUID
+    flight_id: str
+    number: int
+    passenger_id: str
+    owner: str
+    type: str
+    cabin: str
+    special_services: list[str]
+    positions: list[str]
+    seat_numbers: list[str]
+    state: str
+    version: int
+    claim_id: UUID | None
+    seat_number: str | None
+    hold_id: UUID | None
+    offer_expire_time: datetime | None
+    accept_time: datetime | None
+    create_time: datetime
+    update_time: datetime
+
+    def message(self, *, position: int) -> pb.WaitlistEntry:
+        """Returns it as callers see it. A seat that it is only matched with is not its own yet."""
+        shows_seat = self.hold_id is not None
+        return pb.WaitlistEntry(
+            entry_id=str(self.entry_id),
+            flight_id=self.flight_id,
+            passenger_id=self.passenger_id,
+            state=pb.WaitlistEntry.State.Value(self.state),
+            position=position,
+            seat_number=(self.seat_number or "") if shows_seat else "",
+            hold_id=str(self.hold_id) if shows_seat else "",
+            offer_expire_time=timestamp(self.offer_expire_time) if self.offer_expire_time is not None else None,
+            preferences=pb.SeatPreferences(
+                positions=[pb.SeatPreferences.Position.Value(name) for name in self.positions],
+                cabin=pb.Cabin.Value(self.cabin),
+                seat_numbers=self.seat_numbers,
+            ),
+            create_time=timestamp(self.create_time),
+            update_time=timestamp(self.update_time),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """A passenger who wants to wait."""
+
+    flight_id: str
+    passenger_id: str
+    owner: str
+    type: str
+    cabin: str
+    special_services: Sequence[str]
+    positions: Sequence[str]
+    seat_numbers: Sequence[str]
+
+
+async def find(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
+    """Returns an entry; `owner` None sees all. Raises ENTRY_NOT_FOUND."""
+    row = await conn.fetchrow(
+        f"SELECT {_COLUMNS} FROM entries WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2)",  # noqa: S608
+        entry_id,
+        owner,
+    )
+    if row is None:
+        raise refusals.entry_not_found()
+    return Entry(**row)
+
+
+async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
+    """Returns entries of a flight in order of joining."""
+    rows = await conn.fetch(
+        f"SELECT {_COLUMNS} FROM entries WHERE flight_id = $1 AND number > $2 ORDER BY number LIMIT $3",  # noqa: S608
+        flight_id,
+        after_number,
+        limit,
+    )
+    return [Entry(**row) for row in rows]
+
+
+async def shown(conn: Conn, entry: Entry) -> pb.WaitlistEntry:
+    """Returns an entry as callers see it, with its position: 1 for whoever is first of those who wait."""
+    position = 0
+    if entry.state == "WAITING":
+        position = await conn.fetchval(
+            "SELECT count(*) FROM entries WHERE flight_id = $1 AND state = 'WAITING' AND number <= $2",
+            entry.flight_id,
+            entry.number,
+        )
+    return entry.message(position=position)
+
+
+async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
+    """(nothing) → WAITING, behind everybody who waits: the flight's row is locked by the caller.
+
+    Raises ALREADY_WAITING.
+    """
+    row = await conn.fetchrow(
+        f"""
+        WITH numbered AS (
+            UPDATE flights SET last_number = last_number + 1 WHERE flight_id = $2 RETURNING last_number
+        )
+        INSERT INTO entries (entry_id, flight_id, number, passenger_id, owner, type, cabin, special_services, positions,
+                             seat_numbers)
+        SELECT $1, $2, last_number, $3, $4, $5::passenger_type, $6::cabin, $7, $8::text[]::seat_position[], $9
+        FROM numbered
+        ON CONFLICT (flight_id, passenger_id) WHERE state IN ('WAITING', 'OFFERED') DO NOTHING
+        RETURNING {_COLUMNS}
+        """,  # noqa: S608
+        uuid4(),
+        new.flight_id,
+        new.passenger_id,
+        new.owner,
+        new.type,
+        new.cabin,
+        list(new.special_services),
+        list(new.positions),
+        list(new.seat_numbers),
+    )
+    if row is None:
+        standing = await conn.fetchval(
+            """
+            SELECT entry_id FROM entries
+            WHERE flight_id = $1 AND passenger_id = $2 AND state IN ('WAITING', 'OFFERED')
+            """,
+            new.flight_id,
+            new.passenger_id,
+        )
+        raise refusals.already_waiting(standing)
+    entry = Entry(**row)
+    await _record(conn, entry, None, actor=actor, reason="JOINED")
+    return entry
+
+
+async def assign(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, actor: str) -> Entry | None:
+    """WAITING or OFFERED → ASSIGNED, with the confirmed hold of this claim. Tells others, and the passenger.
+
+    None where the claim was given up meanwhile.
+    """
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries
+        SET state = 'ASSIGNED', hold_id = $3, version = entries.version + 1, update_time = statement_timestamp(),
+            end_time = statement_timestamp()
+        FROM (SELECT entry_id AS id, state AS from_state FROM entries WHERE entry_id = $1 FOR NO KEY UPDATE) AS standing
+        WHERE entry_id = standing.id AND claim_id = $2
+          AND (state = 'WAITING' OR state = 'OFFERED' AND hold_id = $3)
+        RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
+        """,  # noqa: S608
+        entry_id,
+        claim_id,
+        hold_id,
+    )
+    if row is None:
+        return None
+    entry, from_state = _moved(row)
+    await _record(conn, entry, from_state, actor=actor, reason="ASSIGNED")
+    await timers.cancel_timer(conn, LAPSE, str(entry_id))
+    await timers.cancel_timer(conn, ACCEPT, str(entry_id))
+    await timers.set_timer(conn, NOTIFY, str(entry_id))
+    event = events_pb2.WaitlistAssigned(
+        entry_id=str(entry_id),
+        flight_id=entry.flight_id,
+        passenger_id=entry.passenger_id,
+        seat_number=entry.seat_number or "",
+        hold_id=str(hold_id),
+        assign_time=timestamp(row["end_time"]),
+    )
+    await outbox.enqueue(conn, [Event(uuid4(), "waitlist.assigned.v1", event)])
+    return entry
+
+
+async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, expire_time: datetime) -> Entry | None:
+    """WAITING → OFFERED, with the hold of this claim, until it ends. None where the claim was given up meanwhile."""
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries
+        SET state = 'OFFERED', hold_id = $3, offer_expire_time = $4, version = version + 1,
+            update_time = statement_timestamp()
+        WHERE entry_id = $1 AND claim_id = $2 AND state = 'WAITING'
+        RETURNING offer_expire_time - statement_timestamp() AS patience, {_COLUMNS}
+        """,  # noqa: S608
+        entry_id,
+        claim_id,
+        hold_id,
+        expire_time,
+    )
+    if row is None:
+        return None
+    columns = dict(row)
+    patience = columns.pop("patience")
+    entry = Entry(**columns)
+    await _record(conn, entry, "WAITING", actor="waitlist", reason="OFFERED")
+    await timers.set_timer(conn, LAPSE, str(entry_id), after=patience)
+    await timers.set_timer(conn, NOTIFY, str(entry_id))
+    return entry
+
+
+async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry | None:
+    """Marks an offer as accepted, within OFFERED: from now on only the seat service decides what becomes of it."""
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries SET accept_time = coalesce(accept_time, statement_timestamp())
+        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state = 'OFFERED'
+        RETURNING {_COLUMNS}
+        """,  # noqa: S608
+        entry_id,
+        owner,
+    )
+    return None if row is None else Entry(**row)
+
+
+async def decline(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str, reason: str) -> Entry | None:
+    """OFFERED → DECLINED, unless it is being accepted; its hold is cancelled by a timer, and the seat freed."""
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries
+        SET state = 'DECLINED', version = version + 1, update_time = statement_timestamp(),
+            end_time = statement_timestamp()
+        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state = 'OFFERED' AND accept_time IS NULL
+        RETURNING {_COLUMNS}
+        """,  # noqa: S608
+        entry_id,
+        owner,
+    )
+    if row is None:
+        return None
+    entry = Entry(**row)
+    await _record(conn, entry, "OFFERED", actor=actor, reason=reason)
+    await _give_back(conn, entry)
+    return entry
+
+
+async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
+    """OFFERED → DECLINED, because the seat service says that the hold has ended, accepted or not."""
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries
+        SET state = 'DECLINED', version = version + 1, update_time = statement_timestamp(),
+            end_time = statement_timestamp()
+        WHERE entry_id = $1 AND state = 'OFFERED' AND hold_id = $2
+        RETURNING {_COLUMNS}
+        """,  # noqa: S608
+        entry_id,
+        hold_id,
+    )
+    if row is None:
+        return None
+    entry = Entry(**row)
+    await _record(conn, entry, "OFFERED", actor="waitlist", reason="OFFER_LAPSED")
+    await timers.cancel_timer(conn, ACCEPT, str(entry_id))
+    return entry
+
+
+async def leave(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry | None:
+    """WAITING or OFFERED → LEFT, unless a seat is being claimed or confirmed for it at this moment."""
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries
+        SET state = 'LEFT', version = entries.version + 1, update_time = statement_timestamp(),
+            end_time = statement_timestamp()
+        FROM (SELECT entry_id AS id, state AS from_state FROM entries WHERE entry_id = $1 FOR NO KEY UPDATE) AS standing
+        WHERE entry_id = standing.id AND ($2::text IS NULL OR owner = $2)
+          AND (state = 'WAITING' AND claim_id IS NULL OR state = 'OFFERED' AND accept_time IS NULL)
+        RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
+        """,  # noqa: S608
+        entry_id,
+        owner,
+    )
+    if row is None:
+        return None
+    entry, from_state = _moved(row)
+    await _record(conn, entry, from_state, actor=actor, reason="LEFT")
+    if from_state == "OFFERED":
+        await _give_back(conn, entry)
+    return entry
+
+
+async def give_up_claim(conn: Conn, entry: Entry) -> bool:
+    """Undoes a match whose seat could not be had, within WAITING: the entry is back in its place."""
+    status = await conn.execute(
+        """
+        UPDATE entries SET claim_id = NULL, seat_number = NULL, match_time = NULL, update_time = statement_timestamp()
+        WHERE entry_id = $1 AND claim_id = $2 AND state = 'WAITING'
+        """,
+        entry.entry_id,
+        entry.claim_id,
+    )
+    return status == "UPDATE 1"
+
+
+async def _give_back(conn: Conn, entry: Entry) -> None:
+    await timers.cancel_timer(conn, LAPSE, str(entry.entry_id))
+    await timers.set_timer(conn, CANCEL_HOLD, str(entry.hold_id))
+
+
+def _moved(row: Any) -> tuple[Entry, str]:
+    columns = dict(row)
+    from_state: str = columns.pop("from_state")
+    columns.pop("end_time")
+    return Entry(**columns), from_state
+
+
+async def _record(conn: Conn, entry: Entry, from_state: str | None, *, actor: str, reason: str) -> None:
+    await conn.execute(
+        """
+        INSERT INTO entry_events (entry_id, version, from_state, to_state, seat_number, actor, reason)
+        VALUES ($1, $2, $3::entry_state, $4::entry_state, $5, $6, $7)
+        """,
+        entry.entry_id,
+        entry.version,
+        from_state,
+        entry.state,
+        entry.seat_number,
+        actor,
+        reason,
+    )

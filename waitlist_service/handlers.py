@@ -1,0 +1,26 @@
+"""Events of other services, one function per event type, each in one transaction with the note that it was applied."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from skyhigh.seat.v1 import events_pb2 as seat
+from skyhigh.seat.v1.seat_service_pb2 import Seat
+
+from services.db import Conn
+from services.inbox import Subscription
+from waitlist_service import serving
+from waitlist_service.assignment import hand_back
+
+
+async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
+    """Matches freed seats with who waits; what nobody wants is handed back.
+
+    An event that comes late or twice matches a seat that is gone, which its claim finds out.
+    """
+    freed = {each.seat_number: each.state for each in event.seats}
+    unwanted = await serving.serve(conn, event.flight_id, freed)
+    await hand_back(conn, event.flight_id, {number for number in unwanted if freed[number] == Seat.OFFERED})
+
+
+SUBSCRIPTIONS: Final = (Subscription("seat.released.v1", seat.SeatReleased, on_seat_released),)

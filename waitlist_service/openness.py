@@ -1,0 +1,84 @@
+"""Whether a flight's freed seats are the waitlist's alone: opened before the first entry, closed after the last.
+
+The flight's row has what shall be so, counts its changes, and knows which of them the seat service was told. A message
+that was overtaken changes nothing there, so that closing late never undoes an opening.
+"""
+
+from __future__ import annotations
+
+from services import db
+from services.db import Pool
+from waitlist_service.peers import Peers
+
+
+class Openness:
+    """Keeps the seat service in the picture."""
+
+    def __init__(self, pool: Pool, peers: Peers) -> None:
+        self._pool = pool
+        self._peers = peers
+
+    async def open(self, flight_id: str) -> None:
+        """Has freed seats of the flight offered to the waitlist; returns when that is in effect.
+
+        Raises FLIGHT_NOT_FOUND, or Unavailable; then nobody can wait.
+        """
+        if await self._is_open(flight_id):
+            return
+        seats = await self._peers.seat_map(flight_id)
+        async with db.transaction(self._pool) as conn:
+            await conn.execute("INSERT INTO flights (flight_id) VALUES ($1) ON CONFLICT DO NOTHING", flight_id)
+            await conn.execute(
+                """
+                INSERT INTO seats (flight_id, seat_number, ordinal, cabin, position)
+                SELECT $1, seat_number, ordinal, cabin::cabin, position::seat_position
+                FROM unnest($2::text[], $3::smallint[], $4::text[], $5::text[])
+                    AS seat (seat_number, ordinal, cabin, position)
+                ON CONFLICT DO NOTHING
+                """,
+                flight_id,
+                [each.seat.seat_number for each in seats],
+                [each.seat.ordinal for each in seats],
+                [each.seat.cabin for each in seats],
+                [each.seat.position for each in seats],
+            )
+            await conn.execute(
+                "UPDATE flights SET open = true, revision = revision + 1 WHERE flight_id = $1 AND NOT open", flight_id
+            )
+        await self.tell(flight_id)
+
+    async def close_if_nobody_waits(self, flight_id: str) -> None:
+        """Has freed seats of the flight given to everybody, unless somebody waits."""
+        async with db.transaction(self._pool) as conn:
+            await conn.execute(
+                """
+                UPDATE flights SET open = false, revision = revision + 1
+                WHERE flight_id = $1 AND open AND NOT EXISTS (
+                    SELECT FROM entries WHERE entries.flight_id = $1 AND entries.state IN ('WAITING', 'OFFERED'))
+                """,
+                flight_id,
+            )
+        await self.tell(flight_id)
+
+    async def tell(self, flight_id: str) -> None:
+        """Tells the seat service what shall be so, where it does not know that yet."""
+        async with db.transaction(self._pool) as conn:
+            row = await conn.fetchrow(
+                "SELECT open, revision FROM flights WHERE flight_id = $1 AND told_revision < revision", flight_id
+            )
+        if row is None:
+            return
+        await self._peers.set_open(flight_id, is_open=row["open"], revision=row["revision"])
+        async with db.transaction(self._pool) as conn:
+            await conn.execute(
+                "UPDATE flights SET told_revision = $2 WHERE flight_id = $1 AND told_revision < $2",
+                flight_id,
+                row["revision"],
+            )
+
+    async def _is_open(self, flight_id: str) -> bool:
+        async with db.transaction(self._pool) as conn:
+            is_open: bool | None = await conn.fetchval(
+                "SELECT open AND told_revision = revision FROM flights WHERE flight_id = $1", flight_id
+            )
+        return bool(is_open)

@@ -1,0 +1,73 @@
+"""The waitlist service put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from skyhigh.waitlist.v1 import waitlist_service_pb2
+from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import add_WaitlistServiceServicer_to_server
+
+from services.app import Parts, Service
+from services.db import Pool
+from services.inbox import Consumer
+from services.mail import Postman
+from services.mutations import Mutations
+from services.outbox import Relay
+from services.paging import PageTokens
+from services.timers import Timers
+from waitlist_service.assignment import Assignment
+from waitlist_service.authorization import POLICY
+from waitlist_service.handlers import SUBSCRIPTIONS
+from waitlist_service.joining import Joining
+from waitlist_service.notices import SERVICE
+from waitlist_service.offers import Offers
+from waitlist_service.openness import Openness
+from waitlist_service.peers import Peers
+from waitlist_service.servicer import WaitlistServicer
+from waitlist_service.settings import WaitlistSettings
+
+
+@asynccontextmanager
+async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
+    """Wires the parts of one process, for as long as the block lasts."""
+
+    def tell() -> None:
+        relay.wake()
+        timers.wake()
+
+    peers = Peers(settings)
+    openness = Openness(pool, peers)
+    assignment = Assignment(pool, peers, openness, settings, tell=tell)
+    relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
+    timers = Timers(pool, assignment.handlers(), at_once=64)
+    mutations = Mutations(pool, tell=tell)
+    servicer = WaitlistServicer(
+        pool=pool,
+        mutations=mutations,
+        joining=Joining(peers, openness, mutations),
+        offers=Offers(pool, assignment),
+        page_tokens=PageTokens(settings.page_token_key),
+    )
+    consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
+    events = consume(name="events", subscriptions=SUBSCRIPTIONS)
+    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)])
+    try:
+        yield Parts(
+            register=partial(add_WaitlistServiceServicer_to_server, servicer),
+            background={"relay": relay.run, "timers": timers.run, "events": events.run, "mails": mails.run},
+        )
+    finally:
+        await peers.close()
+
+
+WAITLIST_SERVICE: Final = Service(
+    name="waitlist",
+    package="waitlist_service",
+    settings=WaitlistSettings,
+    descriptor=waitlist_service_pb2.DESCRIPTOR.services_by_name["WaitlistService"],
+    policy=POLICY,
+    build=build,
+)
