@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-from typing import Final
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
 from operations.stack import address_of, fail
 from operations.token import mint
 
-# Flight number and cabin layout. Each flies every day.
-SCHEDULE: Final = {
-    "SH101": "A320-180Y",
-    "SH202": "B738-189Y",
-    "SH303": "A321-16C",
-    "SH404": "E190-100Y",
-    "SH505": "AT72-70Y",
-    "SH606": "B789-3C",
-}
-DAYS: Final = 5
-# Enough to keep the service busy, few enough that nobody else notices.
+if TYPE_CHECKING:
+    from operations.airline import Flight
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+# Enough to keep a service busy, few enough that nobody else notices.
 CALLS_AT_ONCE: Final = 8
+CALL_TIMEOUT_SECONDS: Final = 10
+# Whoever is given a passenger has this long to check in.
+OPEN_FOR_ANOTHER: Final = timedelta(minutes=30)
 
 demo = typer.Typer(help="The demo airline.", no_args_is_help=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A passenger of a flight who can check in now."""
+
+    pnr: str
+    last_name: str
+    flight_id: str
+    passenger_id: str
+    contact_email: str
 
 
 def register(app: typer.Typer) -> None:
@@ -39,48 +53,193 @@ def _group() -> None:
 
 @demo.command()
 def load() -> None:
-    """Provision the seats of the demo airline's flights of the next days. A repeat changes nothing."""
-    import grpc
+    """Provision the seats and import the manifests of the flights of the next days. A repeat changes nothing."""
+    from operations import airline
 
-    try:
-        asyncio.run(provision(flights(datetime.datetime.now(datetime.UTC).date())))
-    except grpc.aio.AioRpcError as error:
-        fail(f"the seat service answered {error.code().name}: {error.details()}")
+    asyncio.run(_load(airline.flights(_now().date())))
 
 
 @demo.command()
 def flight() -> None:
     """Print the id of one of the demo airline's flights, tomorrow's first, and nothing else."""
-    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
-    print(next(iter(flights(tomorrow))))
+    from operations import airline
+
+    print(airline.flights(_now().date() + timedelta(days=1))[0].flight_id)
 
 
-def flights(first_day: datetime.date) -> dict[str, str]:
-    """The cabin layout of each flight from this UTC date on, by flight id such as `SH101-2026-11-22`."""
-    days = [first_day + datetime.timedelta(days=day) for day in range(DAYS)]
-    return {f"{number}-{day}": layout for day in days for number, layout in SCHEDULE.items()}
+@demo.command()
+def pnr(
+    flight: Annotated[str | None, typer.Option(metavar="FLIGHT", help="Of this flight.  [default: of any]")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=100, metavar="N", help="So many people.")] = 1,
+) -> None:
+    """Print the locator and the last name of somebody who can check in now, and nothing else.
+
+    An adult who travels alone on the STANDARD fare and needs nothing special; another one each time.
+    """
+    found = asyncio.run(_eligible(number, _open_flights(flight)))
+    if len(found) < number:
+        fail(f"only {len(found)} of {number} can check in now; was the airline loaded by `skyhigh demo load`?")
+    for candidate in found:
+        print(candidate.pnr, candidate.last_name)
 
 
-async def provision(flights: dict[str, str]) -> None:
-    """Has the seat service create the flights' seats. Raises grpc.aio.AioRpcError where it refuses."""
+async def candidates(number: int, *, flight_id: str | None = None) -> list[Candidate]:
+    """Returns so many people of one flight who can check in now, others each time.
+
+    The flight is this one, or any. Ends the command where none has as many.
+    """
+    for one in _open_flights(flight_id):
+        found = await _eligible(number, [one])
+        if len(found) == number:
+            return found
+    fail(
+        f"no {number} people of {flight_id or 'a flight'} can check in now; "
+        "was the airline loaded by `skyhigh demo load`?"
+    )
+
+
+async def _load(flights: Sequence[Flight]) -> None:
+    layouts = {flight.service.layout_id for flight in flights}
+    seats = await _provision(flights)
+    print(
+        f"{len(flights)} flights of {len(layouts)} cabin layouts, {seats} seats: "
+        f"{flights[0].flight_id} … {flights[-1].flight_id}"
+    )
+    for line in await _import_manifests(flights):
+        print(line)
+
+
+async def _provision(flights: Sequence[Flight]) -> int:
+    """Has the seat service create the flights' seats; returns how many there are. A refusal ends the command."""
     import grpc
     from skyhigh.seat.v1 import seat_service_pb2, seat_service_pb2_grpc
 
-    metadata = (("authorization", f"Bearer {mint('service', 'demo')}"),)
+    async def provision(flight: Flight) -> int:
+        request = seat_service_pb2.ProvisionSeatsRequest(flight_id=flight.flight_id, layout_id=flight.service.layout_id)
+        return (await stub.ProvisionSeats(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)).total_seats
+
+    metadata = _metadata()
+    with _refusals_of("seat"):
+        async with grpc.aio.insecure_channel(address_of("SKYHIGH_SEAT_ADDRESS")) as channel:
+            stub = seat_service_pb2_grpc.SeatServiceStub(channel)
+            return sum(await _each(provision, flights))
+
+
+async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
+    """Has the check-in service write the flights' passengers; returns a line for each. A refusal ends the command."""
+    import grpc
+    from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+
+    from operations import airline
+
+    async def import_one(flight: Flight) -> str:
+        request = airline.manifest(flight)
+        answer = await stub.ImportManifest(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        return (
+            f"{flight.flight_id}  {flight.service.origin} → {flight.service.destination}  "
+            f"{flight.departure_time:%H:%M} UTC  {len(request.passengers):>3} passengers: "
+            f"{answer.added} added, {answer.changed} changed, {answer.unchanged} unchanged"
+        )
+
+    metadata = _metadata()
+    with _refusals_of("check-in"):
+        async with grpc.aio.insecure_channel(address_of("SKYHIGH_CHECKIN_ADDRESS")) as channel:
+            stub = CheckInServiceStub(channel)
+            return await _each(import_one, flights)
+
+
+def _open_flights(flight_id: str | None) -> list[Flight]:
+    """The flights, or this one, that can be checked in for a while yet, in random order.
+
+    Ends the command where there is none.
+    """
+    from operations import airline
+
+    now = _now()
+    flights = airline.flights(now.date(), days=2)
+    if flight_id is not None:
+        flights = [one for one in flights if one.flight_id == flight_id]
+        if not flights:
+            fail(f"{flight_id} is no flight of the demo airline of today or tomorrow")
+    flights = [one for one in flights if one.check_in_is_open(now, for_another=OPEN_FOR_ANOTHER)]
+    if not flights:
+        fail(f"check-in of {flight_id or 'every flight'} is closed, or closes soon")
+    secrets.SystemRandom().shuffle(flights)
+    return flights
+
+
+async def _eligible(number: int, flights: Sequence[Flight]) -> list[Candidate]:
+    """Asks the check-in service about people of these flights in random order, until so many can check in.
+
+    Returns fewer where there are not as many. A refusal ends the command.
+    """
+    import grpc
+    from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+    from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+
+    async def can_check_in(candidate: Candidate) -> bool:
+        request = pb.GetEligibilityRequest(flight_id=candidate.flight_id, passenger_id=candidate.passenger_id)
+        try:
+            answer = await stub.GetEligibility(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            # The flight was not loaded, or not with these people.
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return bool(answer.eligible)
+
+    metadata = _metadata()
+    found: list[Candidate] = []
+    with _refusals_of("check-in"):
+        async with grpc.aio.insecure_channel(address_of("SKYHIGH_CHECKIN_ADDRESS")) as channel:
+            stub = CheckInServiceStub(channel)
+            for candidate in _people(flights):
+                if await can_check_in(candidate):
+                    found.append(candidate)
+                    if len(found) == number:
+                        break
+    return found
+
+
+def _people(flights: Sequence[Flight]) -> list[Candidate]:
+    from operations import airline
+
+    found = [
+        Candidate(person.pnr, person.last_name, flight.flight_id, person.passenger_id, person.contact_email)
+        for flight in flights
+        for person in airline.alone(flight)
+        # A script reads the second word of the line.
+        if " " not in person.last_name
+    ]
+    secrets.SystemRandom().shuffle(found)
+    return found
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {mint('service', 'demo')}"),)
+
+
+@contextmanager
+def _refusals_of(service: str) -> Iterator[None]:
+    """Ends the command where the service refuses or is away."""
+    import grpc
+
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        fail(f"the {service} service answered {error.code().name}: {error.details()}")
+
+
+async def _each(ask: Callable[[Question], Awaitable[Answer]], questions: Sequence[Question]) -> list[Answer]:
+    """Returns the answers in the order of the questions, asked a few at once."""
     at_once = asyncio.Semaphore(CALLS_AT_ONCE)
-    async with grpc.aio.insecure_channel(address_of("SKYHIGH_SEAT_ADDRESS")) as channel:
-        seats = seat_service_pb2_grpc.SeatServiceStub(channel)
 
-        async def provision_one(flight_id: str, layout_id: str) -> int:
-            async with at_once:
-                answer = await seats.ProvisionSeats(
-                    seat_service_pb2.ProvisionSeatsRequest(flight_id=flight_id, layout_id=layout_id),
-                    metadata=metadata,
-                    timeout=10,
-                )
-            return answer.total_seats
+    async def ask_one(question: Question) -> Answer:
+        async with at_once:
+            return await ask(question)
 
-        totals = await asyncio.gather(*(provision_one(*flight) for flight in flights.items()))
-    names = sorted(flights)
-    layouts = len(set(flights.values()))
-    print(f"{len(names)} flights of {layouts} cabin layouts, {sum(totals)} seats: {names[0]} … {names[-1]}")
+    return await asyncio.gather(*map(ask_one, questions))

@@ -29,7 +29,7 @@ POLL_SECONDS: Final = 0.1
 LOG_TAIL_LINES: Final = 25
 # What `clean` may remove: a home may have been pointed at a folder with other things in it.
 OWN_FOLDERS: Final = ("logs", "keys", "gateway")
-OWN_FILES: Final = ("stack.json", "secrets.json", "supervisor.lock")
+OWN_FILES: Final = ("stack.json", "secrets.json", "supervisor.lock", "boardingpass.png")
 
 
 def register(app: typer.Typer) -> None:
@@ -284,7 +284,7 @@ def _follow(report: Report, home: Path) -> None:
 
 def _show(process: Status) -> None:
     detail = f"port {process.port}" if process.state == "ready" else process.last_end
-    print(f"  {process.name:<10} {process.state:<6} {detail}", flush=True)
+    print(f"  {process.name:<13} {process.state:<6} {detail}", flush=True)
 
 
 def _skyhigh(*arguments: str) -> None:
@@ -296,8 +296,10 @@ def _skyhigh(*arguments: str) -> None:
 
 def _print_addresses(stack: Stack, report: Report) -> None:
     gateway = report.addresses["SKYHIGH_GATEWAY_URL"]
+    mails = report.addresses.get("SKYHIGH_MOCK_MAIL_URL", "at the given mail server")
     print(f"""
   gateway     {gateway}
+  mails       {mails}
   addresses   .venv/bin/skyhigh env
   processes   .venv/bin/skyhigh status
   logs        .venv/bin/skyhigh logs [NAME] [-f]     {stack.home / "logs"}
@@ -342,7 +344,7 @@ def _log_lines(paths: list[Path], lines: int, *, follow: bool) -> Iterator[str]:
 
 
 def _named(path: Path, line: str, *, alone: bool) -> str:
-    return line.rstrip() if alone else f"{path.stem:<10} {line.rstrip()}"
+    return line.rstrip() if alone else f"{path.stem:<13} {line.rstrip()}"
 
 
 def _end_unless_alive(report: Report | None) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, cast
 
 import typer
 
-from operations.invariants import SEAT_INVARIANTS, Invariant
+from operations.invariants import INVARIANTS, Invariant
 from operations.stack import environment
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ async def check(connection: Conn, redis: Redis | None, *, service_runs: bool = T
     """
     findings: list[Finding] = []
     async with one_moment(connection):
-        for invariant in SEAT_INVARIANTS:
-            if service_runs or not invariant.needs_service:
+        schemas = {row["nspname"] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
+        for invariant in INVARIANTS:
+            # Of a service that has no schema here there is nothing to say.
+            if schemas.issuperset(invariant.schemas) and (service_runs or not invariant.needs_service):
                 findings.append(await _finding(invariant.number, invariant.name, _offenders(connection, invariant)))
     if service_runs:
         findings.append(await _finding(*CACHED_MAPS, _stale_maps(connection, redis)))

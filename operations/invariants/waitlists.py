@@ -9,7 +9,8 @@ from operations.invariants.invariant import Invariant
 # What an older entry must be for a younger one to overtake it: waiting, matched with nothing, wanting the seat, and
 # not passed over for a reason that is written down.
 _OVERTAKEN: Final = """
-    SELECT younger.entry_id, younger.number, younger.seat_number, older.entry_id AS overtaken, older.number AS its_number
+    SELECT younger.entry_id, younger.number, younger.seat_number,
+           older.entry_id AS overtaken, older.number AS its_number
     FROM waitlist.entries AS younger
     JOIN waitlist.seats AS seat USING (flight_id, seat_number)
     JOIN waitlist.entries AS older ON older.flight_id = younger.flight_id AND older.number < younger.number

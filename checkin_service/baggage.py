@@ -1,0 +1,179 @@
+"""Bags: weighed, judged by the fare, paid for where they are too heavy (CHK-6, CHK-7).
+
+Others are asked first, and one guarded write comes last: the scales, then the payment service for a new intent, then
+for the end of the former one. An intent that no check-in names can't be paid, because nobody learns its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+from uuid import UUID, uuid4
+
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import checkins, records, refusals
+from checkin_service.checkins import Bags
+from checkin_service.fares import Fare
+from checkin_service.peers import Peers, Withdrawal
+from checkin_service.records import CheckIn
+from services import db, telemetry
+from services.clients import PeerRefusal
+from services.db import Conn, Pool
+from services.errors import Refusal, Unavailable
+from services.idempotency import RequestKey
+from services.mutations import Mutations
+
+# Whoever is overtaken this often in a row is told to try again.
+ATTEMPTS: Final = 3
+DECLARED_AGAIN: Final = "DECLARED_AGAIN"
+
+_log = telemetry.log("baggage")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """Asks to declare bags. `pnr` is whose check-ins the caller reaches, None for all."""
+
+    checkin_id: UUID
+    declared_grams: Sequence[int]
+    pnr: str | None
+    actor: str
+    request_key: RequestKey | None
+
+
+class Overtaken(Exception):
+    """The check-in changed while the others were asked; the declaration is judged anew."""
+
+
+class Baggage:
+    """Declares bags. `patience` is how long a fee may stay unpaid."""
+
+    def __init__(
+        self, pool: Pool, peers: Peers, mutations: Mutations, *, fares: Mapping[str, Fare], patience: timedelta
+    ) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._mutations = mutations
+        self._fares = fares
+        self._patience = patience
+
+    async def declare(self, declaration: Declaration) -> pb.CheckIn:
+        """INITIATED or WAITING_FOR_PAYMENT → COMPLETED, or WAITING_FOR_PAYMENT. Raises DeclareBaggage's refusals."""
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._attempt(declaration)
+            except Overtaken:
+                continue
+        raise Unavailable("others change this check-in, try again")
+
+    async def _attempt(self, declaration: Declaration) -> pb.CheckIn:
+        try:
+            async with db.transaction(self._pool) as conn:
+                standing, fare = await _judge(conn, declaration)
+        except Refusal:
+            # What refuses it may have been its own first attempt.
+            known = await self._mutations.known(declaration.request_key, pb.CheckIn)
+            if known is None:
+                raise
+            return known
+        # Looked for after the check-in was read: the intent that a twin of this call made is no former one of ours.
+        known = await self._mutations.known(declaration.request_key, pb.CheckIn)
+        if known is not None:
+            return known
+        bags = await self._weigh(declaration, self._fares[fare])
+        intent_id = await self._create_intent(standing, bags) if bags.fee_cents else None
+        try:
+            if standing.payment_intent_id is not None:
+                await self._withdraw(standing.payment_intent_id)
+            answer = await self._mutations.run(
+                declaration.request_key, pb.CheckIn, partial(self._write, declaration, standing, bags, intent_id)
+            )
+        except (Overtaken, Refusal) as error:
+            # Unavailable may have come after the commit: then the check-in names the intent.
+            if intent_id is not None and not isinstance(error, Unavailable):
+                await self._abandon(intent_id)
+            raise
+        if intent_id is not None and answer.payment_intent_id != str(intent_id):
+            # A twin of this call was faster, and its answer is ours.
+            await self._abandon(intent_id)
+        return answer
+
+    async def _weigh(self, declaration: Declaration, fare: Fare) -> Bags:
+        weights = await self._peers.weigh(declaration.checkin_id, declaration.declared_grams)
+        verdict = fare.assess(weights)
+        if verdict.too_heavy_index is not None:
+            n = verdict.too_heavy_index
+            raise refusals.bag_too_heavy(n, weights[n], fare.piece_limit_grams)
+        return Bags(
+            weights_grams=weights,
+            allowance_grams=fare.allowance_grams,
+            excess_grams=verdict.excess_grams,
+            fee_cents=verdict.fee_minor_units,
+            fee_currency=fare.currency,
+        )
+
+    async def _create_intent(self, standing: CheckIn, bags: Bags) -> UUID:
+        # Each declaration is a reference of its own; the service answers a repeat with the intent it has.
+        return await self._peers.create_intent(
+            f"checkin/{standing.checkin_id}/{uuid4()}",
+            pnr=standing.pnr,
+            cents=bags.fee_cents,
+            currency=bags.fee_currency,
+        )
+
+    async def _withdraw(self, intent_id: UUID) -> None:
+        match await self._peers.withdraw_intent(intent_id, reason=DECLARED_AGAIN):
+            case Withdrawal.RUNNING:
+                raise refusals.payment_in_progress()
+            case Withdrawal.PAID:
+                raise refusals.fee_paid()
+
+    async def _abandon(self, intent_id: UUID) -> None:
+        try:
+            await self._peers.withdraw_intent(intent_id, reason=DECLARED_AGAIN)
+        except (Unavailable, PeerRefusal) as error:
+            _log.info("an intent that nobody knows stays unpaid", intent_id=str(intent_id), error=repr(error))
+
+    async def _write(
+        self, declaration: Declaration, standing: CheckIn, bags: Bags, intent_id: UUID | None, conn: Conn
+    ) -> pb.CheckIn:
+        if intent_id is not None:
+            done = await checkins.wait_for_payment(
+                conn, standing, bags, intent_id=intent_id, patience=self._patience, actor=declaration.actor
+            )
+        else:
+            done = await checkins.validate_baggage(conn, standing, bags, actor=declaration.actor)
+            done = done and await checkins.complete(conn, standing.checkin_id, actor=declaration.actor)
+        if not done:
+            raise Overtaken
+        return (await records.find(conn, standing.checkin_id)).message()
+
+
+async def _judge(conn: Conn, declaration: Declaration) -> tuple[CheckIn, str]:
+    """Returns the check-in as it stands and the passenger's fare. Raises what stands in the way."""
+    standing = await records.find(conn, declaration.checkin_id, pnr=declaration.pnr)
+    if standing.state == "CANCELLED":
+        raise refusals.check_in_cancelled(standing.cancel_reason or "")
+    if standing.state == "COMPLETED":
+        raise refusals.check_in_completed()
+    if standing.fee_pay_time is not None:
+        raise refusals.fee_paid()
+    row = await conn.fetchrow(
+        """
+        SELECT fare, departure_time - closes_before AS close_time,
+               statement_timestamp() >= departure_time - closes_before AS closed
+        FROM passengers JOIN flights USING (flight_id) WHERE flight_id = $1 AND passenger_id = $2
+        """,
+        standing.flight_id,
+        standing.passenger_id,
+    )
+    assert row is not None
+    if row["closed"]:
+        raise refusals.check_in_closed(row["close_time"])
+    if standing.seat_number is None:
+        raise refusals.seat_required()
+    return standing, row["fare"]

@@ -1,0 +1,449 @@
+"""The state machine of check-ins: one function per transition, each deciding by one guarded write.
+
+    INITIATED → BAGGAGE_VALIDATED → COMPLETED        INITIATED → WAITING_FOR_PAYMENT → COMPLETED        any → CANCELLED
+
+Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
+others, and timers for the steps that other services have to take (steps.py). A write that missed its guard changed
+nothing and answers False; what was in the way is looked at by who called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+from skyhigh.checkin.v1 import events_pb2
+
+from checkin_service import records, refusals
+from checkin_service.peers import Seat
+from checkin_service.records import INFANT_SEAT, CheckIn
+from services import outbox, timers
+from services.db import Conn
+from services.outbox import Event
+from services.proto import timestamp
+
+# Timers, each about a check-in but the refund, which is about an intent.
+PAYMENT_DEADLINE: Final = "payment-deadline"
+RELEASE_SEAT: Final = "release-seat"
+SETTLE_FEE: Final = "settle-fee"
+REFUND: Final = "refund"
+LOOK_AT_SEAT: Final = "look-at-seat"
+
+PAYMENT_TIMEOUT: Final = "PAYMENT_TIMEOUT"
+SEAT_RELEASED: Final = "SEAT_RELEASED"
+# Longer than the events of a seat's confirmation and release take when all is well.
+FIRST_LOOK: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bags:
+    """Bags as measured, and what they cost beyond the allowance."""
+
+    weights_grams: Sequence[int]
+    allowance_grams: int
+    excess_grams: int
+    fee_cents: int
+    fee_currency: str
+
+
+async def start(
+    conn: Conn, *, flight_id: str, passenger_id: str, pnr: str, allowance_grams: int, seat: Seat | None, actor: str
+) -> UUID | None:
+    """(nothing) → INITIATED, while check-in is open. Without a seat it is an infant's, after its adult's completion.
+
+    Answers the new check-in's id; None where the passenger has a live one, the window closed, or the seat is being
+    freed by the cancellation of an earlier check-in.
+    """
+    checkin_id: UUID | None = await conn.fetchval(
+        """
+        INSERT INTO check_ins (checkin_id, flight_id, passenger_id, pnr, allowance_grams, seat_number, hold_id)
+        SELECT $1, passengers.flight_id, passengers.passenger_id, passengers.pnr, $5, $6, $7::uuid
+        FROM passengers JOIN flights USING (flight_id)
+        WHERE flight_id = $2 AND passenger_id = $3 AND passengers.pnr = $4
+          AND (passengers.type = 'INFANT') = ($7 IS NULL)
+          AND flights.cancel_time IS NULL
+          AND statement_timestamp() >= flights.departure_time - flights.opens_before
+          AND statement_timestamp() < flights.departure_time - flights.closes_before
+          AND NOT EXISTS (
+              SELECT FROM check_ins AS former
+              WHERE former.flight_id = $2 AND former.passenger_id = $3 AND former.hold_id = $7)
+          AND (passengers.type <> 'INFANT' OR EXISTS (
+              SELECT FROM check_ins AS adult
+              WHERE adult.flight_id = $2 AND adult.passenger_id = passengers.accompanying_passenger_id
+                AND adult.state = 'COMPLETED'))
+        ON CONFLICT (flight_id, passenger_id) WHERE state <> 'CANCELLED' DO NOTHING
+        RETURNING checkin_id
+        """,
+        uuid4(),
+        flight_id,
+        passenger_id,
+        pnr,
+        allowance_grams,
+        INFANT_SEAT if seat is None else seat.seat_number,
+        None if seat is None else seat.hold_id,
+    )
+    if checkin_id is not None:
+        await _record(conn, checkin_id, 1, None, "INITIATED", actor=actor, reason="STARTED")
+        if seat is not None:
+            # Nobody could tell this check-in what happened to the seat before it was here.
+            await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id), after=FIRST_LOOK)
+    return checkin_id
+
+
+async def wait_for_payment(
+    conn: Conn, standing: CheckIn, bags: Bags, *, intent_id: UUID, patience: timedelta, actor: str
+) -> bool:
+    """INITIATED or WAITING_FOR_PAYMENT → WAITING_FOR_PAYMENT, for bags beyond the allowance.
+
+    Only as the check-in was seen (its version), unpaid, with a seat, and while check-in is open. Who pays, cancels or
+    declares at the same time was either first, or finds the new intent.
+    """
+    row = await conn.fetchrow(
+        """
+        UPDATE check_ins
+        SET state = 'WAITING_FOR_PAYMENT', version = check_ins.version + 1, update_time = statement_timestamp(),
+            bags_grams = $3, allowance_grams = $4, excess_grams = $5, fee_cents = $6, fee_currency = $7,
+            payment_intent_id = $8, payment_error = '', fee_refund_time = NULL,
+            payment_deadline = least(statement_timestamp() + $9::interval, flights.departure_time)
+        FROM flights
+        WHERE check_ins.checkin_id = $1 AND check_ins.version = $2
+          AND check_ins.state IN ('INITIATED', 'WAITING_FOR_PAYMENT')
+          AND check_ins.seat_number IS NOT NULL AND check_ins.fee_pay_time IS NULL
+          AND flights.flight_id = check_ins.flight_id
+          AND statement_timestamp() < flights.departure_time - flights.closes_before
+        RETURNING check_ins.version, payment_deadline - statement_timestamp() AS patience
+        """,
+        standing.checkin_id,
+        standing.version,
+        list(bags.weights_grams),
+        bags.allowance_grams,
+        bags.excess_grams,
+        bags.fee_cents,
+        bags.fee_currency,
+        intent_id,
+        patience,
+    )
+    if row is None:
+        return False
+    await _record(
+        conn,
+        standing.checkin_id,
+        row["version"],
+        standing.state,
+        "WAITING_FOR_PAYMENT",
+        actor=actor,
+        reason="FEE_DUE",
+    )
+    await timers.set_timer(conn, PAYMENT_DEADLINE, str(standing.checkin_id), after=row["patience"])
+    return True
+
+
+async def validate_baggage(conn: Conn, standing: CheckIn, bags: Bags, *, actor: str) -> bool:
+    """INITIATED or WAITING_FOR_PAYMENT → BAGGAGE_VALIDATED, for bags within the allowance.
+
+    Guarded as `wait_for_payment`; a fee that was due and unpaid is forgotten.
+    """
+    version = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET state = 'BAGGAGE_VALIDATED', version = check_ins.version + 1, update_time = statement_timestamp(),
+            bags_grams = $3, allowance_grams = $4, excess_grams = 0, fee_cents = 0, fee_currency = '',
+            payment_intent_id = NULL, payment_error = '', payment_deadline = NULL, fee_refund_time = NULL
+        FROM flights
+        WHERE check_ins.checkin_id = $1 AND check_ins.version = $2
+          AND check_ins.state IN ('INITIATED', 'WAITING_FOR_PAYMENT')
+          AND check_ins.seat_number IS NOT NULL AND check_ins.fee_pay_time IS NULL
+          AND flights.flight_id = check_ins.flight_id
+          AND statement_timestamp() < flights.departure_time - flights.closes_before
+        RETURNING check_ins.version
+        """,
+        standing.checkin_id,
+        standing.version,
+        list(bags.weights_grams),
+        bags.allowance_grams,
+    )
+    if version is None:
+        return False
+    await _record(
+        conn, standing.checkin_id, version, standing.state, "BAGGAGE_VALIDATED", actor=actor, reason="BAGGAGE_ACCEPTED"
+    )
+    await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(standing.checkin_id))
+    return True
+
+
+async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
+    """BAGGAGE_VALIDATED, or WAITING_FOR_PAYMENT with its fee paid → COMPLETED, with a seat; gives a sequence number."""
+    row = await conn.fetchrow(
+        """
+        WITH standing AS (
+            SELECT checkin_id, flight_id, state FROM check_ins
+            WHERE checkin_id = $1 AND seat_number IS NOT NULL
+              AND (state = 'BAGGAGE_VALIDATED'
+                   OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL)
+            FOR NO KEY UPDATE
+        ), numbered AS (
+            INSERT INTO sequence_numbers (flight_id, last_number) SELECT flight_id, 1 FROM standing
+            ON CONFLICT (flight_id) DO UPDATE SET last_number = sequence_numbers.last_number + 1
+            RETURNING last_number
+        )
+        UPDATE check_ins
+        SET state = 'COMPLETED', version = version + 1, sequence_number = numbered.last_number,
+            update_time = statement_timestamp(), complete_time = statement_timestamp()
+        FROM standing, numbered
+        WHERE check_ins.checkin_id = standing.checkin_id AND seat_number IS NOT NULL
+          AND (check_ins.state = 'BAGGAGE_VALIDATED'
+               OR check_ins.state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL)
+        RETURNING version, standing.state::text AS from_state, check_ins.flight_id, passenger_id, seat_number,
+                  sequence_number, complete_time
+        """,
+        checkin_id,
+    )
+    if row is None:
+        return False
+    await _record(conn, checkin_id, row["version"], row["from_state"], "COMPLETED", actor=actor, reason="COMPLETED")
+    event = events_pb2.CheckInCompleted(
+        checkin_id=str(checkin_id),
+        flight_id=row["flight_id"],
+        passenger_id=row["passenger_id"],
+        seat_number=row["seat_number"],
+        sequence_number=row["sequence_number"],
+        complete_time=timestamp(row["complete_time"]),
+    )
+    await outbox.enqueue(conn, [Event(uuid4(), "checkin.completed.v1", event)])
+    return True
+
+
+async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, currency: str) -> bool:
+    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid, by its present intent and amount, and completes it.
+
+    Without a seat it waits for one, paid. False where the money belongs to nothing that still waits for it.
+    """
+    paid = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET fee_pay_time = statement_timestamp(), payment_error = '', version = version + 1,
+            update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND payment_intent_id = $2
+          AND fee_cents = $3 AND fee_currency = $4 AND fee_pay_time IS NULL AND fee_refund_time IS NULL
+        RETURNING checkin_id
+        """,
+        checkin_id,
+        intent_id,
+        cents,
+        currency,
+    )
+    if paid is None:
+        return False
+    await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
+    await complete(conn, checkin_id, actor="payment")
+    return True
+
+
+async def fail_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID, error: str) -> None:
+    """Notes why the last payment failed, while the check-in still waits for it: it stays WAITING_FOR_PAYMENT."""
+    await conn.execute(
+        """
+        UPDATE check_ins SET payment_error = $3, version = version + 1, update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND payment_intent_id = $2 AND fee_pay_time IS NULL
+        """,
+        checkin_id,
+        intent_id,
+        error,
+    )
+
+
+async def note_late_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> None:
+    """Notes that the fee of a CANCELLED check-in was paid, so that its refund has its counterpart."""
+    await conn.execute(
+        """
+        UPDATE check_ins SET fee_pay_time = statement_timestamp(), version = version + 1,
+                             update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND state = 'CANCELLED' AND payment_intent_id = $2 AND fee_pay_time IS NULL
+        """,
+        checkin_id,
+        intent_id,
+    )
+
+
+async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
+    """Notes that the present fee was given back, in any state that has one; it is no transition."""
+    await conn.execute(
+        """
+        UPDATE check_ins SET fee_refund_time = statement_timestamp(), version = version + 1,
+                             update_time = statement_timestamp()
+        WHERE payment_intent_id = $1 AND state IN ('WAITING_FOR_PAYMENT', 'COMPLETED', 'CANCELLED')
+          AND fee_refund_time IS NULL
+        """,
+        intent_id,
+    )
+
+
+async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
+    """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid."""
+    moved = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET seat_number = $3, hold_id = $4, version = version + 1, update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND version = $2
+          AND state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
+        RETURNING checkin_id
+        """,
+        standing.checkin_id,
+        standing.version,
+        seat.seat_number,
+        seat.hold_id,
+    )
+    if moved is None:
+        return False
+    await complete(conn, standing.checkin_id, actor="seat")
+    return True
+
+
+async def stand_up(conn: Conn, standing: CheckIn) -> bool:
+    """Notes that the passenger of an uncompleted check-in has no seat any more, as it was seen (its version)."""
+    lost = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET seat_number = NULL, hold_id = NULL, version = version + 1, update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND version = $2 AND state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT')
+        RETURNING checkin_id
+        """,
+        standing.checkin_id,
+        standing.version,
+    )
+    return lost is not None
+
+
+async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str) -> bool:
+    """Any state → CANCELLED, before departure; the seat is freed and the fee settled by timers.
+
+    False where it was cancelled before, or the flight has departed.
+    """
+    row = await conn.fetchrow(
+        """
+        UPDATE check_ins
+        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $2,
+            version = check_ins.version + 1, update_time = statement_timestamp()
+        FROM (SELECT checkin_id, state FROM check_ins WHERE checkin_id = $1 FOR NO KEY UPDATE) AS standing, flights
+        WHERE check_ins.checkin_id = standing.checkin_id
+          AND check_ins.state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
+          AND flights.flight_id = check_ins.flight_id AND statement_timestamp() < flights.departure_time
+        RETURNING standing.state::text AS from_state
+        """,
+        checkin_id,
+        reason,
+    )
+    if row is None:
+        return False
+    await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
+    await _after_cancellation(conn, checkin_id, row["from_state"], actor=actor)
+    return True
+
+
+async def cancel_for(conn: Conn, checkin_id: UUID, *, pnr: str | None, reason: str, actor: str) -> CheckIn:
+    """Cancels a check-in, of this locator only where one is given; a repeat returns it as it was cancelled.
+
+    Raises CHECK_IN_NOT_FOUND or FLIGHT_DEPARTED.
+    """
+    standing = await records.find(conn, checkin_id, pnr=pnr)
+    done = await cancel(conn, standing.checkin_id, reason=reason, actor=actor)
+    standing = await records.find(conn, checkin_id, pnr=pnr)
+    if not done and standing.state != "CANCELLED":
+        departure_time = await conn.fetchval(
+            "SELECT departure_time FROM flights WHERE flight_id = $1", standing.flight_id
+        )
+        raise refusals.flight_departed(departure_time)
+    return standing
+
+
+async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
+    """WAITING_FOR_PAYMENT → CANCELLED, unpaid, once the deadline of this intent has passed."""
+    cancelled = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $3, version = version + 1,
+            update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND payment_intent_id = $2
+          AND fee_pay_time IS NULL AND payment_deadline <= statement_timestamp()
+        RETURNING checkin_id
+        """,
+        checkin_id,
+        intent_id,
+        PAYMENT_TIMEOUT,
+    )
+    if cancelled is None:
+        return False
+    await _after_cancellation(conn, checkin_id, "WAITING_FOR_PAYMENT", actor="deadline")
+    return True
+
+
+async def lose_seat(conn: Conn, standing: CheckIn) -> bool:
+    """COMPLETED → CANCELLED, because the passenger has no seat any more, as it was seen (its version)."""
+    cancelled = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $3, version = version + 1,
+            update_time = statement_timestamp()
+        WHERE checkin_id = $1 AND version = $2 AND state = 'COMPLETED'
+        RETURNING checkin_id
+        """,
+        standing.checkin_id,
+        standing.version,
+        SEAT_RELEASED,
+    )
+    if cancelled is None:
+        return False
+    await _after_cancellation(conn, standing.checkin_id, "COMPLETED", actor="seat")
+    return True
+
+
+async def _after_cancellation(conn: Conn, checkin_id: UUID, from_state: str, *, actor: str) -> None:
+    """Writes the history and what has to follow; cancels the check-in of the infant on the passenger's lap too."""
+    cancelled = await records.find(conn, checkin_id)
+    assert cancelled.cancel_reason is not None
+    assert cancelled.cancel_time is not None
+    await _record(
+        conn, checkin_id, cancelled.version, from_state, "CANCELLED", actor=actor, reason=cancelled.cancel_reason
+    )
+    if cancelled.seat_number != INFANT_SEAT:
+        await timers.set_timer(conn, RELEASE_SEAT, str(checkin_id))
+    if cancelled.payment_intent_id is not None:
+        await timers.set_timer(conn, SETTLE_FEE, str(checkin_id))
+    event = events_pb2.CheckInCancelled(
+        checkin_id=str(checkin_id),
+        flight_id=cancelled.flight_id,
+        passenger_id=cancelled.passenger_id,
+        reason=cancelled.cancel_reason,
+        cancel_time=timestamp(cancelled.cancel_time),
+    )
+    await outbox.enqueue(conn, [Event(uuid4(), "checkin.cancelled.v1", event)])
+    infant = await conn.fetchval(
+        """
+        SELECT check_ins.checkin_id FROM passengers JOIN check_ins USING (flight_id, passenger_id)
+        WHERE flight_id = $1 AND passengers.accompanying_passenger_id = $2 AND check_ins.state <> 'CANCELLED'
+        """,
+        cancelled.flight_id,
+        cancelled.passenger_id,
+    )
+    if infant is not None:
+        await cancel(conn, infant, reason=cancelled.cancel_reason, actor=actor)
+
+
+async def _record(
+    conn: Conn, checkin_id: UUID, version: int, from_state: str | None, to_state: str, *, actor: str, reason: str
+) -> None:
+    await conn.execute(
+        """
+        INSERT INTO check_in_events (checkin_id, version, from_state, to_state, actor, reason)
+        VALUES ($1, $2, $3::text::check_in_state, $4::text::check_in_state, $5, $6)
+        """,
+        checkin_id,
+        version,
+        from_state,
+        to_state,
+        actor,
+        reason,
+    )

@@ -1,0 +1,121 @@
+"""How often somebody may try to log in: for a locator and for an address, within a sliding window (CHK-2).
+
+A key's row holds its latest tries, as many as are allowed; one more is allowed while there are fewer, or when the
+oldest of them is out of the window. So the window is exact, and a row never grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from checkin_service import refusals
+from services import db
+from services.db import Conn, Pool
+
+FORGET_SECONDS: Final = 60
+# A home or a phone has a whole /64 of addresses to choose from.
+IPV6_PREFIX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A try that counts until it is given back: when it was noted, by key."""
+
+    times: Mapping[str, datetime]
+
+
+class LoginLimits:
+    """Counts the tries of all processes, in the database."""
+
+    def __init__(self, pool: Pool, *, per_pnr: int, per_address: int, window: timedelta) -> None:
+        self._pool = pool
+        self._per_pnr = per_pnr
+        self._per_address = per_address
+        self._window = window
+
+    async def take(self, *, pnr: str, address: str) -> Try:
+        """Notes a try for both keys, or for none. Raises TOO_MANY_TRIES with the time to wait."""
+        most = {f"address:{network_of(address)}": self._per_address, f"pnr:{pnr}": self._per_pnr}
+        async with db.transaction(self._pool) as conn:
+            # Whoever is beyond the limit anyway waits for nobody's lock and writes nothing.
+            await self._refuse_if_full(conn, most)
+            rows = await conn.fetch(
+                """
+                INSERT INTO login_tries (key, most, tries)
+                SELECT key, most, ARRAY[clock_timestamp()]
+                FROM unnest($1::text[], $2::smallint[]) AS asked (key, most) ORDER BY key
+                ON CONFLICT (key) DO UPDATE
+                SET most = excluded.most,
+                    tries = (login_tries.tries || clock_timestamp())
+                            [cardinality(login_tries.tries) + 2 - excluded.most:]
+                WHERE coalesce(
+                    login_tries.tries[cardinality(login_tries.tries) + 1 - excluded.most]
+                        <= clock_timestamp() - $3::interval,
+                    true)
+                RETURNING key, tries[cardinality(tries)] AS try_time
+                """,
+                list(most),
+                list(most.values()),
+                self._window,
+            )
+            if len(rows) < len(most):
+                await self._refuse_if_full(conn, most)
+                # The try that was in the way was given back this moment.
+                raise db.GuardMissed
+        return Try({row["key"]: row["try_time"] for row in rows})
+
+    async def give_back(self, noted: Try) -> None:
+        """Forgets a try that was right."""
+        async with db.transaction(self._pool) as conn:
+            for key, try_time in sorted(noted.times.items()):
+                await conn.execute(
+                    "UPDATE login_tries SET tries = array_remove(tries, $2) WHERE key = $1", key, try_time
+                )
+
+    async def forget(self) -> None:
+        """Deletes rows whose tries are all out of the window, again and again until cancelled."""
+        while True:
+            with contextlib.suppress(*db.AWAY):
+                async with db.transaction(self._pool) as conn:
+                    await conn.execute(
+                        """
+                        DELETE FROM login_tries
+                        WHERE coalesce(tries[cardinality(tries)] <= statement_timestamp() - $1::interval, true)
+                        """,
+                        self._window,
+                    )
+            await asyncio.sleep(FORGET_SECONDS)
+
+    async def _refuse_if_full(self, conn: Conn, most: Mapping[str, int]) -> None:
+        wait_seconds = await conn.fetchval(
+            """
+            SELECT extract(epoch FROM
+                max(tries[cardinality(tries) + 1 - asked.most]) + $3::interval - clock_timestamp())::float8
+            FROM unnest($1::text[], $2::smallint[]) AS asked (key, most) JOIN login_tries USING (key)
+            WHERE tries[cardinality(tries) + 1 - asked.most] > clock_timestamp() - $3::interval
+            """,
+            list(most),
+            list(most.values()),
+            self._window,
+        )
+        if wait_seconds is not None:
+            raise refusals.too_many_tries(max(wait_seconds, 0))
+
+
+def network_of(address: str) -> str:
+    """Returns what is counted as one address: an IPv4 address, or an IPv6 network of 64 bits."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((parsed, IPV6_PREFIX), strict=False))

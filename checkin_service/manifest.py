@@ -1,0 +1,246 @@
+"""Manifests: who is on a flight, and the flight's own facts, as they are imported (CHK-1).
+
+An import is judged whole, against what it would make of the flight, and written whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import names, refusals
+from services.db import Conn
+from services.errors import FieldViolation, InvalidArgument
+
+OPENS_BEFORE: Final = timedelta(hours=24)
+CLOSES_BEFORE: Final = timedelta(minutes=60)
+BOARDING_BEFORE: Final = timedelta(minutes=40)
+DEFAULT_FARE: Final = "STANDARD"
+# What a check-in was judged by, and can't follow once it has begun. Names, needs and addresses it follows.
+FIXED_BY_CHECK_IN: Final = ("pnr", "type", "cabin", "fare", "accompanying_passenger_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Passenger:
+    """A row of `passengers` without its flight."""
+
+    passenger_id: str
+    pnr: str
+    given_name: str
+    last_name: str
+    type: str
+    cabin: str
+    fare: str
+    special_services: Sequence[str]
+    accompanying_passenger_id: str | None
+    contact_email: str
+
+    @classmethod
+    def of(cls, asked: pb.ManifestPassenger) -> Passenger:
+        """Returns what the message says, with its defaults."""
+        return cls(
+            passenger_id=asked.passenger_id,
+            pnr=asked.pnr,
+            given_name=asked.given_name,
+            last_name=asked.last_name,
+            type=pb.PassengerType.Name(asked.type or pb.ADULT),
+            cabin=pb.Cabin.Name(asked.cabin or pb.ECONOMY),
+            fare=asked.fare or DEFAULT_FARE,
+            special_services=sorted(asked.special_services),
+            accompanying_passenger_id=asked.accompanying_passenger_id or None,
+            contact_email=asked.contact_email,
+        )
+
+    def message(self) -> pb.ManifestPassenger:
+        """Returns it as callers see it."""
+        return pb.ManifestPassenger(
+            passenger_id=self.passenger_id,
+            pnr=self.pnr,
+            given_name=self.given_name,
+            last_name=self.last_name,
+            type=pb.PassengerType.Value(self.type),
+            cabin=pb.Cabin.Value(self.cabin),
+            fare=self.fare,
+            special_services=self.special_services,
+            accompanying_passenger_id=self.accompanying_passenger_id or "",
+            contact_email=self.contact_email,
+        )
+
+
+async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb.ImportManifestResponse:
+    """Writes a flight's facts and passengers, all or none; what is so already is left alone.
+
+    Raises INVALID_FIELD or PASSENGER_CHECKED_IN, naming each wrong passenger by its index.
+    """
+    flight_id = request.flight_id
+    if request.HasField("flight"):
+        await _write_flight(conn, flight_id, request.flight)
+    # One import of a flight at a time: each is judged by what the one before made of it.
+    if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1 FOR NO KEY UPDATE", flight_id) is None:
+        raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
+    known = await _known(conn, flight_id)
+    asked = [Passenger.of(each) for each in request.passengers]
+    violations = list(_violations(known, asked))
+    if violations:
+        raise InvalidArgument.of(*violations)
+    changed = [each for each in asked if known.get(each.passenger_id) != each]
+    await _refuse_what_check_ins_cannot_follow(conn, flight_id, known, asked)
+    await _write(conn, flight_id, changed)
+    added = sum(each.passenger_id not in known for each in changed)
+    return pb.ImportManifestResponse(
+        flight_id=flight_id,
+        added=added,
+        changed=len(changed) - added,
+        unchanged=len(asked) - len(changed),
+    )
+
+
+async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPassenger:
+    """Returns a passenger of a flight, with what it needs. Raises PASSENGER_NOT_FOUND."""
+    row = await conn.fetchrow(
+        """
+        SELECT passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
+               needs_of(passengers) AS special_services, accompanying_passenger_id, contact_email
+        FROM passengers WHERE flight_id = $1 AND passenger_id = $2
+        """,
+        flight_id,
+        passenger_id,
+    )
+    if row is None:
+        raise refusals.passenger_not_found()
+    return Passenger(**row).message()
+
+
+def _violations(known: Mapping[str, Passenger], asked: Sequence[Passenger]) -> Iterator[FieldViolation]:
+    """Yields what would be wrong with the flight after the import, at the passenger that makes it so."""
+    index = {each.passenger_id: n for n, each in enumerate(asked)}
+    after = {**known, **{each.passenger_id: each for each in asked}}
+    infants: dict[str, str] = {}
+    for each in after.values():
+        if each.type != "INFANT":
+            if each.accompanying_passenger_id is not None:
+                yield _at(index, each, "accompanying_passenger_id", "only an infant travels on somebody's lap")
+            continue
+        adult = after.get(each.accompanying_passenger_id or "")
+        if each.accompanying_passenger_id is None:
+            yield _at(index, each, "accompanying_passenger_id", "an infant needs the adult on whose lap it travels")
+        elif adult is None:
+            yield _at(index, each, "accompanying_passenger_id", "there is no such passenger on this flight")
+        elif adult.type != "ADULT":
+            at = each if each.passenger_id in index else adult
+            field = "accompanying_passenger_id" if at is each else "type"
+            yield _at(index, at, field, "an infant travels with an adult")
+        elif adult.pnr != each.pnr:
+            at = each if each.passenger_id in index else adult
+            yield _at(index, at, "pnr", "an infant and its adult have the same record locator")
+        elif infants.setdefault(adult.passenger_id, each.passenger_id) != each.passenger_id:
+            other = after[infants[adult.passenger_id]]
+            at = each if each.passenger_id in index else other
+            yield _at(index, at, "accompanying_passenger_id", "an adult has one infant on the lap, not two")
+
+
+def _at(index: Mapping[str, int], passenger: Passenger, field: str, description: str) -> FieldViolation:
+    return FieldViolation(f"passengers[{index[passenger.passenger_id]}].{field}", description)
+
+
+async def _refuse_what_check_ins_cannot_follow(
+    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Sequence[Passenger]
+) -> None:
+    unfit = {
+        each.passenger_id: [
+            FieldViolation(f"passengers[{n}].{field}", "can't change while the passenger is checked in")
+            for field in FIXED_BY_CHECK_IN
+            if getattr(known[each.passenger_id], field) != getattr(each, field)
+        ]
+        for n, each in enumerate(asked)
+        if each.passenger_id in known
+    }
+    rows = await conn.fetch(
+        """
+        SELECT passenger_id FROM check_ins
+        WHERE flight_id = $1 AND passenger_id = ANY($2::text[]) AND state <> 'CANCELLED'
+        """,
+        flight_id,
+        [passenger_id for passenger_id, fields in unfit.items() if fields],
+    )
+    checked_in = {row["passenger_id"] for row in rows}
+    wrong = {passenger_id: fields for passenger_id, fields in unfit.items() if passenger_id in checked_in}
+    if wrong:
+        raise refusals.passengers_checked_in(
+            next(iter(wrong)), [field for fields in wrong.values() for field in fields]
+        )
+
+
+async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:
+    """Returns the flight's passengers as they are; nobody begins a check-in of them until the transaction ends."""
+    rows = await conn.fetch(
+        """
+        SELECT passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare, special_services,
+               accompanying_passenger_id, contact_email
+        FROM passengers WHERE flight_id = $1 ORDER BY passenger_id FOR NO KEY UPDATE
+        """,
+        flight_id,
+    )
+    return {row["passenger_id"]: Passenger(**row) for row in rows}
+
+
+async def _write_flight(conn: Conn, flight_id: str, facts: pb.FlightFacts) -> None:
+    departure = facts.departure_time.ToDatetime(UTC)
+    opens_before = facts.check_in_opens_before.ToTimedelta() or OPENS_BEFORE
+    has_close = facts.HasField("check_in_closes_before")
+    closes_before = facts.check_in_closes_before.ToTimedelta() if has_close else CLOSES_BEFORE
+    if closes_before >= opens_before:
+        raise InvalidArgument.of(FieldViolation("flight.check_in_closes_before", "check-in must open before it closes"))
+    await conn.execute(
+        """
+        INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time,
+                             departure_date, opens_before, closes_before, boarding_before, gate)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        ON CONFLICT (flight_id) DO UPDATE
+        SET flight_number = excluded.flight_number, origin = excluded.origin, destination = excluded.destination,
+            departure_time = excluded.departure_time, arrival_time = excluded.arrival_time,
+            departure_date = excluded.departure_date, opens_before = excluded.opens_before,
+            closes_before = excluded.closes_before, boarding_before = excluded.boarding_before, gate = excluded.gate
+        """,
+        flight_id,
+        facts.flight_number,
+        facts.origin,
+        facts.destination,
+        departure,
+        facts.arrival_time.ToDatetime(UTC),
+        _departure_date(facts, departure),
+        opens_before,
+        closes_before,
+        facts.boarding_before.ToTimedelta() or BOARDING_BEFORE,
+        facts.gate,
+    )
+
+
+def _departure_date(facts: pb.FlightFacts, departure: datetime) -> date:
+    if not facts.departure_date:
+        return departure.date()
+    try:
+        return date.fromisoformat(facts.departure_date)
+    except ValueError as error:
+        raise InvalidArgument.of(FieldViolation("flight.departure_date", "is no day of the calendar")) from error
+
+
+async def _write(conn: Conn, flight_id: str, passengers: Sequence[Passenger]) -> None:
+    await conn.executemany(
+        """
+        INSERT INTO passengers (flight_id, passenger_id, pnr, given_name, last_name, type, cabin, fare,
+                                special_services, accompanying_passenger_id, contact_email, login_key)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        ON CONFLICT (flight_id, passenger_id) DO UPDATE
+        SET pnr = excluded.pnr, given_name = excluded.given_name, last_name = excluded.last_name,
+            type = excluded.type, cabin = excluded.cabin, fare = excluded.fare,
+            special_services = excluded.special_services,
+            accompanying_passenger_id = excluded.accompanying_passenger_id, contact_email = excluded.contact_email,
+            login_key = excluded.login_key
+        """,
+        [(flight_id, *astuple(each), names.login_key(each.pnr, each.last_name)) for each in passengers],
+    )

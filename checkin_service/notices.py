@@ -1,0 +1,77 @@
+"""What passengers are told by mail, where the manifest has an address of theirs."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Final
+
+from checkin_service.records import CheckIn
+from services import outbox
+from services.db import Conn
+from services.mail import mail
+
+SERVICE: Final = "checkin"
+
+
+async def payment_timed_out(conn: Conn, check_in: CheckIn) -> None:
+    """Tells that a check-in was cancelled because its fee was not paid in time."""
+    await _tell(
+        conn,
+        check_in,
+        "Your check-in was cancelled",
+        f"The baggage fee of {_amount(check_in.fee_cents, check_in.fee_currency)} was not paid in time, so your "
+        "check-in was cancelled and your seat was given back. You can check in again while check-in is open.",
+    )
+
+
+async def payment_refunded(conn: Conn, check_in: CheckIn, *, cents: int, currency: str) -> None:
+    """Tells that a payment that nothing waits for any more is given back."""
+    await _tell(
+        conn,
+        check_in,
+        "Your payment is refunded",
+        f"Your payment of {_amount(cents, currency)} came too late or was no longer due. We are giving it back by the "
+        "way it came; you need not do anything.",
+    )
+
+
+async def seat_released(conn: Conn, check_in: CheckIn) -> None:
+    """Tells that a completed check-in was cancelled because the airline gave its seat away."""
+    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
+    await _tell(
+        conn,
+        check_in,
+        "Your check-in was cancelled",
+        f"Seat {check_in.seat_number} is no longer yours, so your check-in was cancelled and your boarding pass is not "
+        f"valid any more.{refund} Please choose another seat and check in again, or come to our desk at the airport.",
+    )
+
+
+async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
+    row = await conn.fetchrow(
+        """
+        SELECT contact_email, given_name, flight_number, origin, destination, departure_date
+        FROM passengers JOIN flights USING (flight_id) WHERE flight_id = $1 AND passenger_id = $2
+        """,
+        check_in.flight_id,
+        check_in.passenger_id,
+    )
+    if row is None or not row["contact_email"]:
+        return
+    departure_date: date = row["departure_date"]
+    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']} on {departure_date.isoformat()}"
+    await outbox.enqueue(
+        conn,
+        [
+            mail(
+                SERVICE,
+                to=row["contact_email"],
+                subject=f"{subject}: {row['flight_number']} on {departure_date.isoformat()}",
+                text=f"Dear {row['given_name']},\n\nthis is about your flight {journey}.\n\n{text}\n\nSkyHigh\n",
+            )
+        ],
+    )
+
+
+def _amount(cents: int, currency: str) -> str:
+    return f"{cents // 100}.{cents % 100:02d} {currency}"

@@ -1,0 +1,212 @@
+"""What check-in asks other services, and what their refusals mean here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Any, Final
+from uuid import UUID
+
+from skyhigh.payment.v1 import payment_service_pb2 as payment
+from skyhigh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from skyhigh.seat.v1 import seat_service_pb2 as seat
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+from skyhigh.weight.v1 import weight_service_pb2 as weight
+from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
+
+from checkin_service import refusals
+from checkin_service.records import money
+from checkin_service.settings import CheckInSettings
+from services.call import running
+from services.clients import PeerRefusal, ask, channel
+from services.errors import Refusal, Unavailable
+from services.tokens import OwnToken
+
+# A declaration asks three times, and has to answer within five seconds whatever the others do.
+TIMEOUT_SECONDS: Final = 1.4
+# gRPC counts a channel's own timeout from a start that it misjudges by up to a second or two, by processor ticks; the
+# calls' timeouts are exact and count first.
+CHANNEL_TIMEOUT_SECONDS: Final = 30
+PASSENGERS_PER_CALL: Final = 200
+
+# A passenger of a flight: (flight_id, passenger_id).
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a passenger sits, as the seat service says. `confirm_time` is None while it is only held."""
+
+    seat_number: str
+    hold_id: UUID
+    confirm_time: datetime | None
+
+
+class Withdrawal(Enum):
+    """What became of an intent that was to be withdrawn."""
+
+    WITHDRAWN = auto()
+    """Nobody can pay it any more, or what was paid is given back."""
+    RUNNING = auto()
+    """An attempt to pay it runs, whose outcome decides."""
+    PAID = auto()
+    """It is paid; the event that says so comes, or came."""
+
+
+class Peers:
+    """Calls to the seat and payment services and to the scales. All raise Unavailable where they are away."""
+
+    def __init__(self, settings: CheckInSettings) -> None:
+        token = OwnToken(settings.token_file)
+        seat_service, payment_service = "skyhigh.seat.v1.SeatService", "skyhigh.payment.v1.PaymentService"
+        ours = channel(
+            settings.seat_address, service=seat_service, token=token, timeout_seconds=CHANNEL_TIMEOUT_SECONDS
+        )
+        callers = channel(settings.seat_address, service=seat_service, timeout_seconds=CHANNEL_TIMEOUT_SECONDS)
+        payments = channel(
+            settings.payment_address, service=payment_service, token=token, timeout_seconds=CHANNEL_TIMEOUT_SECONDS
+        )
+        # The scales are not ours and get no token of ours.
+        scales = channel(
+            settings.weight_address, service="skyhigh.weight.v1.WeightService", timeout_seconds=CHANNEL_TIMEOUT_SECONDS
+        )
+        self._channels = (ours, callers, payments, scales)
+        self._seats = SeatServiceStub(ours)
+        self._seats_as_caller = SeatServiceStub(callers)
+        self._payments = PaymentServiceStub(payments)
+        self._scales = WeightServiceStub(scales)
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        await asyncio.gather(*(each.close() for each in self._channels))
+
+    async def seats_of(
+        self, passengers: Sequence[Place], *, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> Mapping[Place, list[Seat]]:
+        """Returns the seats that passengers hold or have confirmed: at most one of each."""
+        found: dict[Place, list[Seat]] = {place: [] for place in passengers}
+        for first in range(0, len(passengers), PASSENGERS_PER_CALL):
+            request = seat.FindPassengerSeatsRequest()
+            for flight_id, passenger_id in passengers[first : first + PASSENGERS_PER_CALL]:
+                request.passengers.add(flight_id=flight_id, passenger_id=passenger_id)
+            answer = await ask(self._seats.FindPassengerSeats(request, timeout=timeout_seconds))
+            for each in answer.seats:
+                confirm_time = each.confirm_time.ToDatetime(UTC) if each.state == seat.Seat.CONFIRMED else None
+                found[(each.flight_id, each.passenger_id)].append(
+                    Seat(each.seat_number, UUID(each.hold_id), confirm_time)
+                )
+        return found
+
+    async def confirmed_seat(self, flight_id: str, passenger_id: str) -> Seat | None:
+        """Returns the passenger's confirmed seat."""
+        seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
+        return next((each for each in seats if each.confirm_time is not None), None)
+
+    async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
+        """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
+
+        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or HOLD_MISMATCH; then nothing was confirmed.
+        """
+        seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
+        meant = next((each for each in seats if each.hold_id == hold_id), None)
+        named, as_caller = str(hold_id), _as_caller()
+        try:
+            if meant is None:
+                hold = await ask(self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller))
+                raise _unusable(hold.state)
+            if meant.confirm_time is None:
+                await ask(self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller))
+        except PeerRefusal as refusal:
+            raise _HOLD_REFUSALS[refusal.reason]() from refusal
+        return meant
+
+    async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:
+        """Frees the passenger's seat of this hold, and no other. A repeat succeeds."""
+        try:
+            await ask(
+                self._seats.ReleasePassengerSeat(
+                    seat.ReleasePassengerSeatRequest(
+                        hold_id=str(hold_id), flight_id=flight_id, passenger_id=passenger_id, reason=reason
+                    ),
+                    timeout=TIMEOUT_SECONDS,
+                )
+            )
+        except PeerRefusal as refusal:
+            if refusal.reason != "HOLD_NOT_FOUND":
+                raise
+
+    async def weigh(self, checkin_id: UUID, declared_grams: Collection[int]) -> list[int]:
+        """Returns what the scales say of each bag, in grams."""
+        if not declared_grams:
+            return []
+        answer = await ask(
+            self._scales.WeighBags(
+                weight.WeighBagsRequest(reference=f"checkin/{checkin_id}", declared_grams=declared_grams),
+                timeout=TIMEOUT_SECONDS,
+            )
+        )
+        measured = list(answer.measured_grams)
+        if len(measured) != len(declared_grams) or any(grams <= 0 for grams in measured):
+            raise Unavailable("the scales answer nonsense, try again")
+        return measured
+
+    async def create_intent(self, reference: str, *, pnr: str, cents: int, currency: str) -> UUID:
+        """Creates an intent that the locator's passengers can pay; a repeat returns the same."""
+        intent = await ask(
+            self._payments.CreatePaymentIntent(
+                payment.CreatePaymentIntentRequest(
+                    reference=reference, amount=money(cents, currency), owner=f"passenger:{pnr}"
+                ),
+                timeout=TIMEOUT_SECONDS,
+            )
+        )
+        return UUID(intent.intent_id)
+
+    async def withdraw_intent(self, intent_id: UUID, *, reason: str) -> Withdrawal:
+        """Ends an intent unless it is paid or being paid. A repeat succeeds."""
+        try:
+            await ask(
+                self._payments.CancelPaymentIntent(
+                    payment.CancelPaymentIntentRequest(intent_id=str(intent_id), reason=reason),
+                    timeout=TIMEOUT_SECONDS,
+                )
+            )
+        except PeerRefusal as refusal:
+            match refusal.reason:
+                case "PAYMENT_IN_PROGRESS":
+                    return Withdrawal.RUNNING
+                case "INTENT_PAID":
+                    given_back = refusal.metadata.get("state") in ("REFUNDING", "REFUNDED")
+                    return Withdrawal.WITHDRAWN if given_back else Withdrawal.PAID
+            raise
+        return Withdrawal.WITHDRAWN
+
+    async def refund(self, intent_id: UUID, *, reason: str) -> None:
+        """Gives a paid fee back. A repeat succeeds."""
+        request = payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason)
+        await ask(self._payments.RefundPayment(request, timeout=TIMEOUT_SECONDS))
+
+
+def _as_caller() -> Any:
+    """How a call is made with the caller's own token, so that the seat service alone judges whose hold it is."""
+    token = running().header("authorization") or ""
+    return {"metadata": (("authorization", token),), "timeout": TIMEOUT_SECONDS}
+
+
+def _unusable(state: seat.Hold.State.ValueType) -> Refusal:
+    match state:
+        case seat.Hold.EXPIRED:
+            return refusals.hold_expired()
+        case seat.Hold.CANCELLED:
+            return refusals.hold_cancelled()
+    return refusals.hold_mismatch()
+
+
+_HOLD_REFUSALS: Final = {
+    "HOLD_NOT_FOUND": refusals.hold_not_found,
+    "HOLD_EXPIRED": refusals.hold_expired,
+    "HOLD_CANCELLED": refusals.hold_cancelled,
+}

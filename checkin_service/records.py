@@ -1,0 +1,162 @@
+"""Check-ins as their rows have them, and how they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from google.type import money_pb2
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import refusals
+from services.auth import Principal, Role
+from services.db import Conn
+from services.proto import timestamp
+
+INFANT_SEAT: Final = "INF"
+_CENT_NANOS: Final = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """A row of `check_ins`."""
+
+    checkin_id: UUID
+    flight_id: str
+    passenger_id: str
+    pnr: str
+    state: str
+    version: int
+    seat_number: str | None
+    hold_id: UUID | None
+    allowance_grams: int
+    bags_grams: list[int]
+    excess_grams: int
+    fee_cents: int
+    fee_currency: str
+    payment_intent_id: UUID | None
+    payment_deadline: datetime | None
+    payment_error: str
+    fee_pay_time: datetime | None
+    fee_refund_time: datetime | None
+    sequence_number: int | None
+    create_time: datetime
+    update_time: datetime
+    cancel_time: datetime | None
+    cancel_reason: str | None
+
+    def message(self) -> pb.CheckIn:
+        """Returns it as callers see it, without its history."""
+        cancelled = self.state == "CANCELLED"
+        return pb.CheckIn(
+            checkin_id=str(self.checkin_id),
+            flight_id=self.flight_id,
+            passenger_id=self.passenger_id,
+            state=pb.CheckIn.State.Value(self.state),
+            # What a cancelled one had is being freed, and may be somebody else's by now.
+            seat_number="" if cancelled else self.seat_number or "",
+            bags=[pb.CheckIn.Bag(weight_grams=grams) for grams in self.bags_grams],
+            excess_grams=self.excess_grams,
+            fee=money(self.fee_cents, self.fee_currency) if self.fee_cents else None,
+            payment_intent_id=str(self.payment_intent_id or ""),
+            payment_deadline=timestamp(self.payment_deadline) if self.payment_deadline else None,
+            last_payment_error=self.payment_error,
+            sequence_number=self.sequence_number or 0,
+            create_time=timestamp(self.create_time),
+            update_time=timestamp(self.update_time),
+            cancel_reason=self.cancel_reason or "",
+            allowance_grams=self.allowance_grams,
+        )
+
+
+def money(cents: int, currency: str) -> money_pb2.Money:
+    """Returns an amount of whole cents."""
+    return money_pb2.Money(currency_code=currency, units=cents // 100, nanos=cents % 100 * _CENT_NANOS)
+
+
+def cents_of(amount: money_pb2.Money) -> int:
+    """Returns an amount in cents; what is less than a cent makes it no amount of ours, -1."""
+    whole, rest = divmod(amount.nanos, _CENT_NANOS)
+    return amount.units * 100 + whole if rest == 0 else -1
+
+
+def pnr_of(principal: Principal) -> str | None:
+    """Returns whose rows the caller reaches: a passenger session's own locator, None for all."""
+    return principal.name.partition(":")[2] if principal.role is Role.PASSENGER else None
+
+
+async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> CheckIn:
+    """Returns a check-in, of this locator only where one is given. Raises CHECK_IN_NOT_FOUND."""
+    row = await conn.fetchrow(
+        """
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, allowance_grams,
+               bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline, payment_error,
+               fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time, cancel_reason
+        FROM check_ins WHERE checkin_id = $1 AND ($2::text IS NULL OR pnr = $2)
+        """,
+        checkin_id,
+        pnr,
+    )
+    if row is None:
+        raise refusals.check_in_not_found()
+    return CheckIn(**row)
+
+
+async def newer(conn: Conn, known_versions: dict[UUID, int]) -> list[CheckIn]:
+    """Returns those of the check-ins that have a higher version than is known of them."""
+    rows = await conn.fetch(
+        """
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, check_ins.version, seat_number, hold_id,
+               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
+               payment_error, fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time,
+               cancel_reason
+        FROM unnest($1::uuid[], $2::bigint[]) AS known (checkin_id, version)
+        JOIN check_ins USING (checkin_id) WHERE check_ins.version > known.version
+        """,
+        list(known_versions),
+        list(known_versions.values()),
+    )
+    return [CheckIn(**row) for row in rows]
+
+
+async def of_flight(conn: Conn, flight_id: str, *, after: tuple[datetime, UUID] | None, limit: int) -> list[CheckIn]:
+    """Returns check-ins of a flight that began after this one, oldest first."""
+    after_time, after_id = after or (None, None)
+    rows = await conn.fetch(
+        """
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, allowance_grams,
+               bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline, payment_error,
+               fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time, cancel_reason
+        FROM check_ins
+        WHERE flight_id = $1 AND ($2::timestamptz IS NULL OR (create_time, checkin_id) > ($2, $3::uuid))
+        ORDER BY create_time, checkin_id LIMIT $4
+        """,
+        flight_id,
+        after_time,
+        after_id,
+        limit,
+    )
+    return [CheckIn(**row) for row in rows]
+
+
+async def history(conn: Conn, checkin_id: UUID) -> list[pb.CheckIn.Transition]:
+    """Returns all transitions of a check-in, oldest first."""
+    rows = await conn.fetch(
+        """
+        SELECT from_state::text, to_state::text, actor, reason, event_time
+        FROM check_in_events WHERE checkin_id = $1 ORDER BY version
+        """,
+        checkin_id,
+    )
+    return [
+        pb.CheckIn.Transition(
+            from_state=pb.CheckIn.State.Value(row["from_state"] or "STATE_UNSPECIFIED"),
+            to_state=pb.CheckIn.State.Value(row["to_state"]),
+            actor=row["actor"],
+            reason=row["reason"],
+            time=timestamp(row["event_time"]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,178 @@
+"""The check-in service's refusals, each with its reason of the contract and the metadata that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from skyhigh.checkin.v1.error_reason_pb2 import ErrorReason
+
+from services.errors import Aborted, FailedPrecondition, FieldViolation, NotFound, ResourceExhausted
+from services.proto import rfc3339
+
+
+def _name(reason: ErrorReason.ValueType) -> str:
+    return ErrorReason.Name(reason)
+
+
+def trip_not_found() -> NotFound:
+    """There is no such trip, or it is somebody else's, or the name is wrong; not even the text says which."""
+    return NotFound(_name(ErrorReason.TRIP_NOT_FOUND), "no trip was found for this locator and name")
+
+
+def passenger_not_found() -> NotFound:
+    """The flight has no such passenger, or it is somebody else."""
+    return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
+
+
+def check_in_not_found() -> NotFound:
+    """There is no such check-in, or it is somebody else's; not even the text says which."""
+    return NotFound(_name(ErrorReason.CHECK_IN_NOT_FOUND), "check-in not found")
+
+
+def hold_not_found() -> NotFound:
+    """There is no such hold, or it is somebody else's."""
+    return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), "hold not found")
+
+
+def check_in_not_open(open_time: datetime) -> FailedPrecondition:
+    """Check-in opens later."""
+    return FailedPrecondition(
+        _name(ErrorReason.CHECK_IN_NOT_OPEN),
+        "check-in is not open yet",
+        metadata={"open_time": rfc3339(open_time)},
+    )
+
+
+def check_in_closed(close_time: datetime) -> FailedPrecondition:
+    """Check-in has closed."""
+    return FailedPrecondition(
+        _name(ErrorReason.CHECK_IN_CLOSED), "check-in has closed", metadata={"close_time": rfc3339(close_time)}
+    )
+
+
+def flight_cancelled() -> FailedPrecondition:
+    """The flight does not fly."""
+    return FailedPrecondition(_name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled")
+
+
+def flight_departed(departure_time: datetime) -> FailedPrecondition:
+    """The flight has left."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_DEPARTED),
+        "the flight has departed",
+        metadata={"departure_time": rfc3339(departure_time)},
+    )
+
+
+def already_checked_in(checkin_id: UUID, state: str) -> FailedPrecondition:
+    """The passenger has a check-in on this flight."""
+    return FailedPrecondition(
+        _name(ErrorReason.ALREADY_CHECKED_IN),
+        "the passenger has a check-in on this flight",
+        metadata={"checkin_id": str(checkin_id), "state": state},
+    )
+
+
+def agent_required(special_service: str) -> FailedPrecondition:
+    """Somebody at the airport has to see the passenger first."""
+    return FailedPrecondition(
+        _name(ErrorReason.AGENT_REQUIRED),
+        "this passenger is checked in at the airport, by an agent",
+        metadata={"special_service": special_service},
+    )
+
+
+def adult_required(passenger_id: str) -> FailedPrecondition:
+    """An infant checks in after the adult on whose lap it travels."""
+    return FailedPrecondition(
+        _name(ErrorReason.ADULT_REQUIRED),
+        "an infant checks in after the adult it travels with",
+        metadata={"passenger_id": passenger_id},
+    )
+
+
+def seat_required() -> FailedPrecondition:
+    """The passenger has no confirmed seat."""
+    return FailedPrecondition(
+        _name(ErrorReason.SEAT_REQUIRED), "the passenger has no confirmed seat on this flight; hold one first"
+    )
+
+
+def passengers_checked_in(passenger_id: str, fields: Sequence[FieldViolation]) -> FailedPrecondition:
+    """The manifest says of passengers what their check-ins can't follow; `passenger_id` is the first of them."""
+    return FailedPrecondition(
+        _name(ErrorReason.PASSENGER_CHECKED_IN),
+        f"passenger {passenger_id} is checked in; cancel that first",
+        metadata={"passenger_id": passenger_id},
+        fields=fields,
+    )
+
+
+def hold_expired() -> Aborted:
+    """The hold lapsed before the call."""
+    return Aborted(_name(ErrorReason.HOLD_EXPIRED), "the hold has ended")
+
+
+def hold_cancelled() -> FailedPrecondition:
+    """The hold was cancelled."""
+    return FailedPrecondition(_name(ErrorReason.HOLD_CANCELLED), "the hold was cancelled")
+
+
+def hold_mismatch() -> FailedPrecondition:
+    """The hold has no seat for this passenger on this flight."""
+    return FailedPrecondition(
+        _name(ErrorReason.HOLD_MISMATCH), "the hold has no seat for this passenger on this flight"
+    )
+
+
+def check_in_completed() -> FailedPrecondition:
+    """The check-in is completed."""
+    return FailedPrecondition(
+        _name(ErrorReason.CHECK_IN_COMPLETED), "the check-in is completed; it can only be cancelled"
+    )
+
+
+def check_in_cancelled(reason: str) -> FailedPrecondition:
+    """The check-in was cancelled."""
+    return FailedPrecondition(
+        _name(ErrorReason.CHECK_IN_CANCELLED), "the check-in was cancelled", metadata={"reason": reason}
+    )
+
+
+def check_in_not_completed(state: str) -> FailedPrecondition:
+    """There is no boarding pass yet, or no more."""
+    return FailedPrecondition(
+        _name(ErrorReason.CHECK_IN_NOT_COMPLETED), "the check-in is not completed", metadata={"state": state}
+    )
+
+
+def bag_too_heavy(index: int, weight_grams: int, limit_grams: int) -> FailedPrecondition:
+    """A piece is heavier than anybody may be asked to lift."""
+    return FailedPrecondition(
+        _name(ErrorReason.BAG_TOO_HEAVY),
+        f"bag {index + 1} weighs {weight_grams} g, more than {limit_grams} g; it has to be repacked",
+        metadata={"index": str(index), "weight_grams": str(weight_grams), "limit_grams": str(limit_grams)},
+    )
+
+
+def payment_in_progress() -> FailedPrecondition:
+    """A payment of the present fee runs."""
+    return FailedPrecondition(
+        _name(ErrorReason.PAYMENT_IN_PROGRESS), "a payment of the present fee runs; its outcome decides"
+    )
+
+
+def fee_paid() -> FailedPrecondition:
+    """The present fee is paid."""
+    return FailedPrecondition(_name(ErrorReason.FEE_PAID), "the present fee is paid; the check-in completes by itself")
+
+
+def too_many_tries(retry_after_seconds: float) -> ResourceExhausted:
+    """Too many wrong logins for this locator or from this address."""
+    return ResourceExhausted(
+        _name(ErrorReason.TOO_MANY_TRIES),
+        "too many tries to log in, wait before the next",
+        retry_after_seconds=retry_after_seconds,
+    )

@@ -1,0 +1,107 @@
+"""The check-in service put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from skyhigh.checkin.v1 import checkin_service_pb2
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServicer_to_server
+
+from checkin_service.authorization import POLICY
+from checkin_service.baggage import Baggage
+from checkin_service.fares import load_fares
+from checkin_service.handlers import SUBSCRIPTIONS
+from checkin_service.login_limits import LoginLimits
+from checkin_service.notices import SERVICE
+from checkin_service.peers import Peers
+from checkin_service.servicer import CheckInServicer
+from checkin_service.sessions import Sessions
+from checkin_service.settings import CheckInSettings
+from checkin_service.starting import Starting
+from checkin_service.steps import Steps
+from checkin_service.trips import Trips
+from checkin_service.watch import Watches
+from services.app import Parts, Service
+from services.db import Pool
+from services.inbox import Consumer
+from services.mail import Postman
+from services.mutations import Mutations
+from services.outbox import Relay
+from services.paging import PageTokens
+from services.timers import Timers
+from services.tokens import TokenSigner
+
+
+@asynccontextmanager
+async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
+    """Wires the parts of one process, for as long as the block lasts."""
+
+    def tell() -> None:
+        relay.wake()
+        timers.wake()
+
+    peers = Peers(settings)
+    relay = Relay(pool, settings.amqp_url, source="skyhigh/checkin")
+    timers = Timers(pool, Steps(pool, peers, tell=tell).handlers())
+    mutations = Mutations(pool, tell=tell)
+    fares = load_fares(
+        standard_allowance_grams=settings.free_baggage_grams, fee_minor_units_per_kg=settings.excess_fee_cents
+    )
+    trips = Trips(pool, peers)
+    limits = LoginLimits(
+        pool,
+        per_pnr=settings.login_tries_per_pnr,
+        per_address=settings.login_tries_per_address,
+        window=settings.login_window,
+    )
+    watches = Watches(
+        pool, interval_seconds=settings.watch_interval_seconds, heartbeat_seconds=settings.heartbeat_seconds
+    )
+    servicer = CheckInServicer(
+        pool=pool,
+        mutations=mutations,
+        sessions=Sessions(
+            pool,
+            trips,
+            limits,
+            TokenSigner(settings.session_key, issuer=settings.token_issuer, audience=settings.token_audience),
+            ttl=settings.session_ttl,
+            answer_seconds=settings.login_answer_seconds,
+        ),
+        trips=trips,
+        starting=Starting(pool, peers, mutations, fares=fares),
+        baggage=Baggage(pool, peers, mutations, fares=fares, patience=settings.payment_deadline),
+        watches=watches,
+        page_tokens=PageTokens(settings.page_token_key),
+        proxies=settings.proxies,
+    )
+    consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
+    events = consume(name="events", subscriptions=SUBSCRIPTIONS)
+    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)])
+    try:
+        yield Parts(
+            register=partial(add_CheckInServiceServicer_to_server, servicer),
+            background={
+                "relay": relay.run,
+                "timers": timers.run,
+                "events": events.run,
+                "mails": mails.run,
+                "watches": watches.look,
+                "login-limits": limits.forget,
+            },
+        )
+    finally:
+        await peers.close()
+
+
+CHECKIN_SERVICE: Final = Service(
+    name="checkin",
+    package="checkin_service",
+    settings=CheckInSettings,
+    descriptor=checkin_service_pb2.DESCRIPTOR.services_by_name["CheckInService"],
+    policy=POLICY,
+    build=build,
+)

@@ -1,0 +1,74 @@
+"""Passenger sessions: a locator and a last name for a token (CHK-2)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import timedelta
+
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import names, refusals, trips
+from checkin_service.login_limits import LoginLimits
+from checkin_service.trips import Traveller, Trips
+from services import db
+from services.auth import Role
+from services.db import Pool
+from services.proto import timestamp
+from services.tokens import TokenSigner
+
+
+class Sessions:
+    """Opens sessions. Every answer comes a multiple of `answer_seconds` after its request: the time tells nothing."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        all_trips: Trips,
+        limits: LoginLimits,
+        signer: TokenSigner,
+        *,
+        ttl: timedelta,
+        answer_seconds: float,
+    ) -> None:
+        self._pool = pool
+        self._trips = all_trips
+        self._limits = limits
+        self._signer = signer
+        self._ttl = ttl
+        self._answer_seconds = answer_seconds
+
+    async def open(self, *, pnr: str, last_name: str, address: str) -> pb.Session:
+        """Returns a session for the locator's passengers. Raises TRIP_NOT_FOUND or TOO_MANY_TRIES."""
+        clock = asyncio.get_running_loop().time
+        arrival = clock()
+        try:
+            return await self._open(pnr.strip().upper(), last_name, address)
+        finally:
+            if self._answer_seconds:
+                beats = math.ceil((clock() - arrival) / self._answer_seconds)
+                await asyncio.sleep(arrival + beats * self._answer_seconds - clock())
+
+    async def _open(self, pnr: str, last_name: str, address: str) -> pb.Session:
+        noted = await self._limits.take(pnr=pnr, address=address)
+        found = await self._matching(pnr, last_name)
+        if not found:
+            raise refusals.trip_not_found()
+        await self._limits.give_back(noted)
+        token, end = self._signer.sign(
+            Role.PASSENGER, pnr, ttl=self._ttl, passengers=[traveller.claims() for traveller in found]
+        )
+        return pb.Session(token=token, expire_time=timestamp(end), trip=await self._trips.described(pnr, found))
+
+    async def _matching(self, pnr: str, last_name: str) -> list[Traveller]:
+        """Returns the trip's travellers, none where the pair is wrong: one look-up, whichever half of it is wrong."""
+        async with db.transaction(self._pool) as conn:
+            right = await conn.fetchval(
+                """
+                SELECT EXISTS (
+                    SELECT FROM passengers JOIN flights USING (flight_id)
+                    WHERE login_key = $1 AND departure_time > statement_timestamp() - interval '1 day')
+                """,
+                names.login_key(pnr, last_name),
+            )
+            return await trips.travellers(conn, pnr) if right else []

@@ -1,0 +1,64 @@
+"""What the check-in service can be told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.call import Network
+from services.mail import MailSettings
+from services.settings import CallerSettings
+
+
+class CheckInSettings(CallerSettings, MailSettings):
+    """Variables with the prefix `SKYHIGH_CHECKIN_`, and those that SPEC section 14 names for all."""
+
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_CHECKIN_", extra="ignore", frozen=True)
+
+    listen: str = "127.0.0.1:50052"
+    session_key: Path = Field(validation_alias="SKYHIGH_SESSION_KEY")
+    """A file with the private JWK that signs passenger sessions."""
+    session_ttl_seconds: float = Field(default=1800, gt=0)
+    payment_deadline_seconds: float = Field(default=1800, gt=0, validation_alias="SKYHIGH_PAYMENT_DEADLINE_SECONDS")
+    """An unpaid check-in is cancelled this long after its bags were declared."""
+    free_baggage_grams: int | None = Field(default=None, ge=0)
+    """What a STANDARD fare carries free of charge; what `fares.json` says where left out."""
+    excess_fee_cents: int | None = Field(default=None, gt=0)
+    """The price of each started kilogram beyond that; what `fares.json` says where left out."""
+    seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
+    payment_address: str = Field(default="127.0.0.1:50054", validation_alias="SKYHIGH_PAYMENT_ADDRESS")
+    weight_address: str = Field(default="127.0.0.1:50061", validation_alias="SKYHIGH_WEIGHT_ADDRESS")
+    trusted_proxies: str = Field(default="127.0.0.0/8,::1/128", validation_alias="SKYHIGH_TRUSTED_PROXIES")
+    """Networks of gateways whose word about a caller's address is believed, by commas."""
+    login_tries_per_pnr: int = Field(default=5, ge=1)
+    login_tries_per_address: int = Field(default=20, ge=1)
+    login_window_seconds: float = Field(default=600, gt=0)
+    login_answer_seconds: float = Field(default=0.1, ge=0)
+    """A login is answered this long after it came, or a multiple of it, so that the time tells nothing."""
+    watch_interval_seconds: float = Field(default=0.2, gt=0)
+    """How often watched check-ins are looked at."""
+    heartbeat_seconds: float = Field(default=10, gt=0, le=15)
+
+    @property
+    def session_ttl(self) -> timedelta:
+        """How long a passenger session lasts."""
+        return timedelta(seconds=self.session_ttl_seconds)
+
+    @property
+    def payment_deadline(self) -> timedelta:
+        """How long a fee may stay unpaid."""
+        return timedelta(seconds=self.payment_deadline_seconds)
+
+    @property
+    def login_window(self) -> timedelta:
+        """How long a try to log in counts."""
+        return timedelta(seconds=self.login_window_seconds)
+
+    @property
+    def proxies(self) -> list[Network]:
+        """The networks of `trusted_proxies`."""
+        return [ip_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip()]

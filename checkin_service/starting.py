@@ -1,0 +1,132 @@
+"""How a check-in begins: judged, seated by the seat service, and only then written (CHK-4, docs/decisions/0015)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import checkins, eligibility, records, refusals
+from checkin_service.fares import Fare
+from checkin_service.peers import Peers, Seat
+from services import db
+from services.auth import Role
+from services.db import Conn, GuardMissed, Pool
+from services.errors import Refusal
+from services.idempotency import RequestKey
+from services.mutations import Mutations
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """Asks to check a passenger in. `pnr` is whose passengers the caller reaches, None for all."""
+
+    flight_id: str
+    passenger_id: str
+    hold_id: UUID | None
+    pnr: str | None
+    role: Role
+    actor: str
+    request_key: RequestKey | None
+
+
+class Starting:
+    """Begins check-ins."""
+
+    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, fares: Mapping[str, Fare]) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._mutations = mutations
+        self._fares = fares
+
+    async def start(self, request: StartRequest) -> pb.CheckIn:
+        """(nothing) → INITIATED. Raises the refusals of StartCheckIn.
+
+        The seat is confirmed before the check-in is written: who dies in between leaves a passenger with a confirmed
+        seat, which is right as it is, and a repeat goes on from there.
+        """
+        known = await self._mutations.known(request.request_key, pb.CheckIn)
+        if known is not None:
+            return known
+        try:
+            async with db.transaction(self._pool) as conn:
+                infant = (await self._judge(conn, request)).adult is not None
+        except Refusal:
+            # What refuses it may have been its own first attempt, a moment ago.
+            known = await self._mutations.known(request.request_key, pb.CheckIn)
+            if known is None:
+                raise
+            return known
+        seat = None if infant else await self._seat(request)
+        return await self._mutations.run(request.request_key, pb.CheckIn, partial(self._write, request, seat))
+
+    async def _judge(self, conn: Conn, request: StartRequest) -> eligibility.Situation:
+        situation = await eligibility.situation(
+            conn, request.flight_id, request.passenger_id, pnr=request.pnr, role=request.role
+        )
+        for refusal in eligibility.refusals_of(situation):
+            raise refusal
+        return situation
+
+    async def _seat(self, request: StartRequest) -> Seat:
+        if request.hold_id is not None:
+            return await self._peers.confirm_hold(request.hold_id, request.flight_id, request.passenger_id)
+        seat = await self._peers.confirmed_seat(request.flight_id, request.passenger_id)
+        if seat is None:
+            raise refusals.seat_required()
+        return seat
+
+    async def _write(self, request: StartRequest, seat: Seat | None, conn: Conn) -> pb.CheckIn:
+        await _lock(conn, request)
+        situation = await self._judge(conn, request)
+        checkin_id = await checkins.start(
+            conn,
+            flight_id=request.flight_id,
+            passenger_id=request.passenger_id,
+            pnr=situation.pnr,
+            allowance_grams=self._fares[situation.fare].allowance_grams,
+            seat=seat,
+            actor=request.actor,
+        )
+        if checkin_id is None:
+            if seat is not None and await _given_up(conn, request, seat):
+                raise refusals.seat_required()
+            # Somebody else began it, or the window closed, since it was judged a moment ago.
+            raise GuardMissed
+        return (await records.find(conn, checkin_id)).message()
+
+
+async def _lock(conn: Conn, request: StartRequest) -> None:
+    """Keeps the manifest's entry as it is, and an infant's adult checked in, until the check-in is written."""
+    await conn.execute(
+        "SELECT FROM passengers WHERE flight_id = $1 AND passenger_id = $2 FOR SHARE",
+        request.flight_id,
+        request.passenger_id,
+    )
+    await conn.execute(
+        """
+        SELECT FROM passengers JOIN check_ins AS adult
+            ON adult.flight_id = passengers.flight_id AND adult.passenger_id = accompanying_passenger_id
+        WHERE passengers.flight_id = $1 AND passengers.passenger_id = $2 AND adult.state = 'COMPLETED'
+        FOR SHARE OF adult
+        """,
+        request.flight_id,
+        request.passenger_id,
+    )
+
+
+async def _given_up(conn: Conn, request: StartRequest, seat: Seat) -> bool:
+    """Whether an earlier check-in gave this seat up: it is being freed, and nobody can check in with it again."""
+    given_up: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT FROM check_ins
+                       WHERE flight_id = $1 AND passenger_id = $2 AND hold_id = $3 AND state = 'CANCELLED')
+        """,
+        request.flight_id,
+        request.passenger_id,
+        seat.hold_id,
+    )
+    return given_up

@@ -1,0 +1,136 @@
+"""What a check-in has others do, or does by the clock: the handlers of its timers.
+
+Each asks first, in no transaction, and writes last, under the guard of what it saw. So each may run twice, or die
+anywhere; it runs again until it has ended well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from checkin_service import checkins, notices, records
+from checkin_service.peers import Peers, Seat, Withdrawal
+from checkin_service.records import CheckIn
+from services import db, timers
+from services.db import GuardMissed, Pool
+from services.timers import Handler
+
+# A payment's attempts end within half a minute; then its outcome is known.
+ASK_AGAIN: Final = timedelta(seconds=2)
+
+
+class Steps:
+    """The handlers. `tell` wakes whoever looks for what a transaction left to be done."""
+
+    def __init__(self, pool: Pool, peers: Peers, *, tell: Callable[[], None]) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._tell = tell
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Returns the handlers by the names of their timers."""
+        return {
+            checkins.PAYMENT_DEADLINE: Handler(self.end_unpaid),
+            checkins.RELEASE_SEAT: Handler(self.release_seat),
+            checkins.SETTLE_FEE: Handler(self.settle_fee),
+            checkins.REFUND: Handler(self.refund),
+            checkins.LOOK_AT_SEAT: Handler(self.look_at_seat),
+        }
+
+    async def end_unpaid(self, subject: str) -> None:
+        """Cancels a check-in whose deadline passed unpaid. A fee that was paid in time is told by its event."""
+        checkin_id = UUID(subject)
+        intent_id = await self._overdue_intent(checkin_id)
+        if intent_id is None:
+            return
+        if await self._peers.withdraw_intent(intent_id, reason=checkins.PAYMENT_TIMEOUT) is Withdrawal.PAID:
+            return await self._again(checkins.PAYMENT_DEADLINE, subject)
+        async with db.transaction(self._pool) as conn:
+            if await checkins.time_out(conn, checkin_id, intent_id=intent_id):
+                await notices.payment_timed_out(conn, await records.find(conn, checkin_id))
+        self._tell()
+
+    async def release_seat(self, subject: str) -> None:
+        """Frees the seat that a cancelled check-in had; not one that the passenger confirmed afterwards."""
+        check_in = await self._find(subject)
+        seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
+        if seat is not None and await self._was_given_up(check_in, seat):
+            await self._peers.release_seat(
+                check_in.flight_id, check_in.passenger_id, seat.hold_id, reason=check_in.cancel_reason or ""
+            )
+
+    async def settle_fee(self, subject: str) -> None:
+        """Ends the unpaid intent of a cancelled check-in, or gives the paid fee back."""
+        check_in = await self._find(subject)
+        if check_in.payment_intent_id is None or check_in.cancel_reason is None:
+            return
+        match await self._peers.withdraw_intent(check_in.payment_intent_id, reason=check_in.cancel_reason):
+            case Withdrawal.RUNNING:
+                await self._again(checkins.SETTLE_FEE, subject)
+            case Withdrawal.PAID:
+                await self._peers.refund(check_in.payment_intent_id, reason=check_in.cancel_reason)
+
+    async def refund(self, subject: str) -> None:
+        """Gives back what was paid for an intent that no check-in waits for."""
+        await self._peers.refund(UUID(subject), reason="NOT_DUE")
+
+    async def look_at_seat(self, subject: str) -> None:
+        """Writes where the passenger sits now; a completed check-in without a seat is cancelled."""
+        check_in = await self._find(subject)
+        if check_in.state == "CANCELLED":
+            return
+        seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
+        known = (check_in.seat_number, check_in.hold_id)
+        if known == ((None, None) if seat is None else (seat.seat_number, seat.hold_id)):
+            return
+        async with db.transaction(self._pool) as conn:
+            if seat is not None:
+                done = await checkins.sit(conn, check_in, seat)
+            elif check_in.state == "COMPLETED":
+                done = await checkins.lose_seat(conn, check_in)
+                await notices.seat_released(conn, check_in)
+            else:
+                done = await checkins.stand_up(conn, check_in)
+            if not done:
+                # The check-in changed meanwhile, and so may have the seat.
+                raise GuardMissed
+        self._tell()
+
+    async def _find(self, subject: str) -> CheckIn:
+        async with db.transaction(self._pool) as conn:
+            return await records.find(conn, UUID(subject))
+
+    async def _again(self, name: str, subject: str) -> None:
+        async with db.transaction(self._pool) as conn:
+            await timers.set_timer(conn, name, subject, after=ASK_AGAIN)
+
+    async def _overdue_intent(self, checkin_id: UUID) -> UUID | None:
+        async with db.transaction(self._pool) as conn:
+            intent_id: UUID | None = await conn.fetchval(
+                """
+                SELECT payment_intent_id FROM check_ins
+                WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NULL
+                  AND payment_deadline <= statement_timestamp()
+                """,
+                checkin_id,
+            )
+            return intent_id
+
+    async def _was_given_up(self, check_in: CheckIn, seat: Seat) -> bool:
+        """Whether a seat is the one that a cancelled check-in left, known to it or moved to just before."""
+        assert check_in.cancel_time is not None
+        assert seat.confirm_time is not None
+        async with db.transaction(self._pool) as conn:
+            in_use = await conn.fetchval(
+                """
+                SELECT hold_id FROM check_ins
+                WHERE flight_id = $1 AND passenger_id = $2 AND state <> 'CANCELLED'
+                """,
+                check_in.flight_id,
+                check_in.passenger_id,
+            )
+        mine = seat.hold_id == check_in.hold_id or seat.confirm_time <= check_in.cancel_time
+        return mine and seat.hold_id != in_use

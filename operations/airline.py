@@ -1,0 +1,300 @@
+"""The demo airline: its timetable, and who flies.
+
+Everything follows from the flight: whoever generates a flight again gets the same passengers, on any machine and day.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache, lru_cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.seat.v1.seat_service_pb2 import Seat
+
+from checkin_service.names import fold
+from seat_service.cabin_layouts import load_layouts
+from services.proto import timestamp
+
+Thing = TypeVar("Thing")
+
+DAYS: Final = 5
+CHECK_IN_OPENS_BEFORE: Final = timedelta(hours=24)
+CHECK_IN_CLOSES_BEFORE: Final = timedelta(minutes=60)
+BOARDING_BEFORE: Final = timedelta(minutes=40)
+
+STANDARD: Final = "STANDARD"
+# Fares and how often each is bought.
+FARES: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
+    {
+        "BUSINESS": {"BUSINESS": 1},
+        "PREMIUM_ECONOMY": {"FLEX": 1},
+        "ECONOMY": {"BASIC": 2, STANDARD: 6, "FLEX": 2},
+    }
+)
+# Special services and how many of a thousand adults need each: wheelchair on the ramp, on the stairs, in the cabin;
+# sight; hearing; meet and assist.
+ASSISTANCE: Final = {"": 955, "WCHR": 20, "WCHS": 8, "WCHC": 3, "BLND": 5, "DEAF": 4, "MAAS": 5}
+# Adults, children and infants on the lap, and how many of a hundred bookings in economy are so.
+PARTIES: Final = {
+    (1, 0, 0): 60,
+    (2, 0, 0): 18,
+    (3, 0, 0): 2,
+    (4, 0, 0): 1,
+    (2, 1, 0): 4,
+    (2, 2, 0): 4,
+    (2, 0, 1): 3,
+    (2, 1, 1): 2,
+    (2, 2, 2): 1,
+    (1, 1, 0): 2,
+    (1, 0, 1): 2,
+    # A child alone.
+    (0, 1, 0): 1,
+}
+GROWN_UP_PARTIES: Final = {(1, 0, 0): 70, (2, 0, 0): 30}
+# As a record locator: first a letter; no 0, 1, I, L and O.
+LOCATOR_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+LOCATOR_CHARACTERS: Final = "23456789" + LOCATOR_LETTERS
+LOCATORS: Final = len(LOCATOR_LETTERS) * len(LOCATOR_CHARACTERS) ** 5
+# A prime, which therefore shares no factor with their number: it scatters them, and no two become one.
+SCATTER: Final = 414_507_281
+PARTIES_PER_FLIGHT: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A line of the timetable. It flies every day."""
+
+    flight_number: str
+    layout_id: str
+    origin: str
+    destination: str
+    departs: time
+    """UTC; at the origin it is the same date."""
+    block_time: timedelta
+    gate: str
+    onward: str
+    """The flight number of the next flight that some of its passengers take from there."""
+
+
+# A departure every four hours: with a check-in of 23 hours, five or six are always open.
+TIMETABLE: Final = {
+    service.flight_number: service
+    for service in (
+        Service("SH101", "A320-180Y", "FRA", "LIS", time(18, 30), timedelta(minutes=190), "A24", onward="SH202"),
+        Service("SH202", "B738-189Y", "LIS", "ATH", time(6, 30), timedelta(minutes=245), "41", onward="SH404"),
+        Service("SH303", "A321-16C", "JFK", "LIS", time(22, 30), timedelta(minutes=400), "B32", onward="SH202"),
+        Service("SH404", "E190-100Y", "ATH", "VIE", time(14, 30), timedelta(minutes=140), "B7", onward="SH505"),
+        Service("SH505", "AT72-70Y", "VIE", "LJU", time(10, 30), timedelta(minutes=55), "F12", onward=""),
+        Service("SH606", "B789-3C", "SIN", "FRA", time(2, 30), timedelta(minutes=800), "C21", onward="SH101"),
+    )
+}
+ONE_OF_SO_MANY_CONNECTS: Final = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A dated departure."""
+
+    service: Service
+    day: date
+
+    @property
+    def flight_id(self) -> str:
+        """Such as `SH101-2026-12-01`."""
+        return f"{self.service.flight_number}-{self.day}"
+
+    @property
+    def departure_time(self) -> datetime:
+        """Scheduled."""
+        return datetime.combine(self.day, self.service.departs, UTC)
+
+    @property
+    def arrival_time(self) -> datetime:
+        """Scheduled."""
+        return self.departure_time + self.service.block_time
+
+    @property
+    def onward(self) -> Flight | None:
+        """The next flight of its connecting passengers: the first that leaves after it has arrived."""
+        service = TIMETABLE.get(self.service.onward)
+        if service is None:
+            return None
+        same_day = Flight(service, self.arrival_time.date())
+        if same_day.departure_time > self.arrival_time:
+            return same_day
+        return Flight(service, same_day.day + timedelta(days=1))
+
+    def check_in_is_open(self, now: datetime, *, for_another: timedelta = timedelta(0)) -> bool:
+        """True where it opened before now and closes later than that long from now."""
+        opens = self.departure_time - CHECK_IN_OPENS_BEFORE
+        closes = self.departure_time - CHECK_IN_CLOSES_BEFORE
+        return opens <= now and now + for_another < closes
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A booking: the passengers of a record locator, on one flight or on a connection."""
+
+    passengers: Sequence[pb.ManifestPassenger]
+    connects: bool
+
+
+def flights(first_day: date, days: int = DAYS) -> list[Flight]:
+    """Returns all flights from this UTC date on."""
+    return [Flight(service, first_day + timedelta(days=day)) for day in range(days) for service in TIMETABLE.values()]
+
+
+def manifest(flight: Flight) -> pb.ImportManifestRequest:
+    """Returns the flight's facts and passengers."""
+    service = flight.service
+    request = pb.ImportManifestRequest(
+        flight_id=flight.flight_id,
+        flight=pb.FlightFacts(
+            flight_number=service.flight_number,
+            origin=service.origin,
+            destination=service.destination,
+            departure_time=timestamp(flight.departure_time),
+            arrival_time=timestamp(flight.arrival_time),
+            departure_date=str(flight.day),
+            gate=service.gate,
+        ),
+        passengers=[passenger for party in parties(flight) for passenger in party.passengers],
+    )
+    request.flight.check_in_opens_before.FromTimedelta(CHECK_IN_OPENS_BEFORE)
+    request.flight.check_in_closes_before.FromTimedelta(CHECK_IN_CLOSES_BEFORE)
+    request.flight.boarding_before.FromTimedelta(BOARDING_BEFORE)
+    return request
+
+
+def parties(flight: Flight) -> list[Party]:
+    """Returns who flies: those who begin their trip here, and those who come from other flights."""
+    return [*_beginning(flight), *_connecting(flight)]
+
+
+def alone(flight: Flight) -> list[pb.ManifestPassenger]:
+    """Returns the adults in economy who fly by themselves, on this flight only, on the STANDARD fare, without needs."""
+    return [
+        passenger
+        for party in parties(flight)
+        for passenger in party.passengers
+        if len(party.passengers) == 1
+        and not party.connects
+        and passenger.type == pb.ADULT
+        and passenger.cabin == pb.ECONOMY
+        and passenger.fare == STANDARD
+        and not passenger.special_services
+    ]
+
+
+def seats(layout_id: str) -> dict[str, int]:
+    """Returns how many seats each cabin of a layout has, by the cabin's name."""
+    layout = load_layouts()[layout_id]
+    counts: dict[str, int] = {}
+    for seat in layout.seats:
+        cabin = Seat.Cabin.Name(seat.cabin)
+        counts[cabin] = counts.get(cabin, 0) + 1
+    return counts
+
+
+@lru_cache(maxsize=len(TIMETABLE) * (DAYS + 2))
+def _beginning(flight: Flight) -> tuple[Party, ...]:
+    """The parties that begin their trip here: they take 55 to 63 % of each cabin's seats."""
+    # Not for secrets: whoever asks again must get the same people. A string is hashed alike by every interpreter.
+    dice = random.Random(flight.flight_id)  # noqa: S311
+    found: list[Party] = []
+    for cabin, capacity in seats(flight.service.layout_id).items():
+        wanted = round(capacity * dice.uniform(0.55, 0.63))
+        while wanted > 0:
+            shape = _drawn(dice, PARTIES if cabin == "ECONOMY" else GROWN_UP_PARTIES)
+            adults, children, _ = shape
+            if adults + children > wanted:
+                shape = (1, 0, 0)
+            party = _party(dice, _locator(flight, len(found)), cabin, shape)
+            found.append(party if flight.onward else replace(party, connects=False))
+            wanted -= shape[0] + shape[1]
+    return tuple(found)
+
+
+def _connecting(flight: Flight) -> Iterator[Party]:
+    """The parties that come from another flight; in economy, which every aircraft has."""
+    for service in TIMETABLE.values():
+        if service.onward != flight.service.flight_number:
+            continue
+        # A flight arrives on its day or on the next, and the next one leaves within a day.
+        for days in range(3):
+            feeder = Flight(service, flight.day - timedelta(days=days))
+            if feeder.onward == flight:
+                yield from (party for party in _beginning(feeder) if party.connects)
+
+
+def _party(dice: random.Random, pnr: str, cabin: str, shape: tuple[int, int, int]) -> Party:
+    adults, children, infants = shape
+    names = dice.choice(_names())
+    last_name = dice.choice(names["last"])
+    given_names = dice.sample(names["given"], adults + children + infants)
+    fare = _drawn(dice, FARES[cabin])
+    types = [pb.ADULT] * adults + [pb.CHILD] * children + [pb.INFANT] * infants
+    passengers = [
+        pb.ManifestPassenger(
+            passenger_id=f"{pnr}-{number}",
+            pnr=pnr,
+            given_name=given_name,
+            # Friends who fly together have names of their own.
+            last_name=dice.choice(names["last"]) if adults > 2 else last_name,
+            type=kind,
+            cabin=pb.Cabin.Value(cabin),
+            fare=fare,
+            special_services=_needs(dice, kind, is_alone=sum(shape) == 1),
+        )
+        for number, (kind, given_name) in enumerate(zip(types, given_names, strict=True), start=1)
+    ]
+    for adult, infant in zip(passengers, passengers[adults + children :], strict=False):
+        adult.special_services.append("INFT")
+        infant.accompanying_passenger_id = adult.passenger_id
+    for passenger in passengers:
+        passenger.contact_email = _email(passenger if passenger.type == pb.ADULT else passengers[0])
+    connects = adults > 0 and cabin == "ECONOMY" and dice.randrange(ONE_OF_SO_MANY_CONNECTS) == 0
+    return Party(passengers, connects)
+
+
+@cache
+def _names() -> list[dict[str, list[str]]]:
+    """Given names and last names that go together."""
+    found: list[dict[str, list[str]]] = json.loads(
+        files("operations").joinpath("passenger_names.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _needs(dice: random.Random, kind: pb.PassengerType.ValueType, *, is_alone: bool) -> list[str]:
+    if kind == pb.CHILD and is_alone:
+        return ["UMNR"]
+    need = _drawn(dice, ASSISTANCE) if kind == pb.ADULT else ""
+    return [need] if need else []
+
+
+def _email(passenger: pb.ManifestPassenger) -> str:
+    return f"{fold(passenger.given_name)}.{fold(passenger.last_name)}@passengers.example".lower()
+
+
+def _drawn(dice: random.Random, weights: Mapping[Thing, int]) -> Thing:
+    return dice.choices(list(weights), list(weights.values()))[0]
+
+
+def _locator(flight: Flight, number: int) -> str:
+    """A record locator of its own for each party of each flight: random to look at, and no two alike."""
+    place = list(TIMETABLE).index(flight.service.flight_number)
+    serial = (flight.day.toordinal() * len(TIMETABLE) + place) * PARTIES_PER_FLIGHT + number
+    scattered = serial * SCATTER % LOCATORS
+    characters = []
+    for _ in range(5):
+        scattered, index = divmod(scattered, len(LOCATOR_CHARACTERS))
+        characters.append(LOCATOR_CHARACTERS[index])
+    return LOCATOR_LETTERS[scattered] + "".join(reversed(characters))

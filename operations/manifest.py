@@ -1,0 +1,325 @@
+"""`skyhigh manifest`: passengers of flights from a file. docs/manifest.md describes its columns."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+
+from operations.stack import address_of, fail
+from operations.token import mint
+
+if TYPE_CHECKING:
+    import grpc
+    from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+    from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+
+CALL_TIMEOUT_SECONDS: Final = 30
+FLIGHT_ID: Final = "flight_id"
+FLIGHT_TEXTS: Final = ("flight_number", "origin", "destination", "departure_date", "gate")
+FLIGHT_TIMES: Final = ("departure_time", "arrival_time")
+# Each is a duration of the contract with its unit behind.
+FLIGHT_MINUTES: Final = ("check_in_opens_before_minutes", "check_in_closes_before_minutes", "boarding_before_minutes")
+FLIGHT_FACTS: Final = (*FLIGHT_TEXTS, *FLIGHT_TIMES, *FLIGHT_MINUTES)
+PASSENGER_TEXTS: Final = (
+    "passenger_id",
+    "pnr",
+    "given_name",
+    "last_name",
+    "fare",
+    "accompanying_passenger_id",
+    "contact_email",
+)
+SPECIAL_SERVICES: Final = "special_services"
+COLUMNS: Final = frozenset({FLIGHT_ID, *FLIGHT_FACTS, *PASSENGER_TEXTS, "type", "cabin", SPECIAL_SERVICES})
+_PASSENGER: Final = re.compile(r"passengers\[(\d+)\]\.?(.*)")
+_MINUTES: Final = re.compile(r"\d{1,6}")
+
+manifest = typer.Typer(help="Passengers of flights.", no_args_is_help=True)
+
+Row: TypeAlias = Mapping[str, str]
+
+
+class FileError(Exception):
+    """A file that can't be read as what it claims to be; nothing of it is imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and in which line of the file."""
+
+    line: int
+    column: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.description}" if self.column else self.description
+
+
+@dataclass(slots=True)
+class Flight:
+    """What a file says about one flight: the call to make, the line of each passenger, and what can't be read."""
+
+    request: pb.ImportManifestRequest
+    first_line: int
+    lines: list[int] = field(default_factory=list)
+    line_of: dict[str, int] = field(default_factory=dict)
+    """By passenger id."""
+    facts: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(manifest, name="manifest")
+
+
+@manifest.callback()
+def _group() -> None:
+    """Passengers of flights."""
+
+
+@manifest.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A .csv or .json file.")],
+    flight: Annotated[
+        str | None,
+        typer.Option(metavar="FLIGHT", help="Only this flight; rows that name none are of this one too."),
+    ] = None,
+) -> None:
+    """Import manifests, each flight whole or not at all. A repeat changes nothing.
+
+    FILE has a row for each passenger: CSV with a header, or a JSON array of objects. Its columns are flight_id,
+    passenger_id, pnr, given_name, last_name; type (ADULT, CHILD, INFANT), cabin (FIRST, BUSINESS, PREMIUM_ECONOMY,
+    ECONOMY), fare (BASIC, STANDARD, FLEX, BUSINESS), special_services (WCHR+BLND), accompanying_passenger_id,
+    contact_email.
+
+    A flight that is new needs flight_number, origin, destination, departure_time, arrival_time (2026-12-01T09:30:00Z)
+    in one row at least, and may have departure_date, gate, check_in_opens_before_minutes,
+    check_in_closes_before_minutes, boarding_before_minutes.
+
+    What is wrong is listed by line. Ends with 1 where a flight was not imported.
+    """
+    try:
+        flights = read(file, flight)
+    except FileError as error:
+        fail(f"{file}: {error}; nothing was imported")
+    if not flights:
+        fail(f"{file} has no passenger of {flight or 'any flight'}")
+    if not asyncio.run(_import(file, flights)):
+        raise typer.Exit(1)
+
+
+def read(file: Path, flight_id: str | None = None) -> list[Flight]:
+    """Returns the flights of a file in the order of their first rows; only this one where it is given.
+
+    What is wrong with a row is in its flight's `faults`. Raises FileError where there are no rows to be found.
+    """
+    readers = {".csv": _csv_rows, ".json": _json_rows}
+    if file.suffix.lower() not in readers:
+        raise FileError("is neither .csv nor .json")
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"is no UTF-8, from byte {error.start} on") from error
+    flights: dict[str, Flight] = {}
+    for line, row in readers[file.suffix.lower()](content):
+        of_flight = row.get(FLIGHT_ID, "") or flight_id or ""
+        if flight_id in (None, of_flight):
+            flights.setdefault(of_flight, _flight(of_flight, line))
+            _add(flights[of_flight], line, row)
+    return list(flights.values())
+
+
+def _csv_rows(content: str) -> Iterator[tuple[int, Row]]:
+    """Yields each row with the line that it begins in."""
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_columns(header, 1)
+        begins = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                if len(cells) != len(header):
+                    raise FileError(f"line {begins}: {len(cells)} cells instead of {len(header)}")
+                yield begins, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise FileError(f"line {reader.line_num}: {error}") from error
+
+
+def _json_rows(content: str) -> Iterator[tuple[int, Row]]:
+    """Yields each object of the array with the line that it begins in."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    place = _skip(content, 0)
+    if content[place : place + 1] != "[":
+        raise FileError("is no JSON array")
+    place, line, counted = _skip(content, place + 1), 1, 0
+    while content[place : place + 1] != "]":
+        line, counted = line + content.count("\n", counted, place), place
+        try:
+            value, place = decoder.raw_decode(content, place)
+        # What is nested too deeply, or has a number too long, is no ValueError of the decoder's own.
+        except (ValueError, RecursionError) as error:
+            raise FileError(f"line {line}, in the object that begins there: {error}") from error
+        if not isinstance(value, dict):
+            raise FileError(f"line {line}: is no object")
+        _check_columns(list(value), line)
+        yield line, {name: _text(name, each, line) for name, each in value.items()}
+        place = _skip(content, place)
+        if content[place : place + 1] == ",":
+            place = _skip(content, place + 1)
+        elif content[place : place + 1] != "]":
+            raise FileError(f"line {line}: the object that begins there has neither a comma nor the array's end behind")
+    if _skip(content, place + 1) != len(content):
+        raise FileError("has something behind the array")
+
+
+def _skip(content: str, place: int) -> int:
+    """The next place that is no white space."""
+    while place < len(content) and content[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses a key that comes twice, where JSON would silently keep the last."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a column comes twice")
+    return dict(pairs)
+
+
+def _text(name: str, value: Any, line: int) -> str:
+    """A value of a JSON row as CSV would have it."""
+    if value is None:
+        return ""
+    if name == SPECIAL_SERVICES and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "+".join(value)
+    if name in FLIGHT_MINUTES and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    # Half of a surrogate pair is a string in JSON, and in no encoding.
+    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+        raise FileError(f"line {line}: {name} must be text")
+    return value.strip()
+
+
+def _check_columns(names: list[str], line: int) -> None:
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown:
+        raise FileError(f"line {line}: {unknown[0]!r} is no column of a manifest")
+    if len(set(names)) != len(names):
+        raise FileError(f"line {line}: a column comes twice")
+
+
+def _flight(flight_id: str, line: int) -> Flight:
+    from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+    return Flight(pb.ImportManifestRequest(flight_id=flight_id), first_line=line)
+
+
+def _add(flight: Flight, line: int, row: Row) -> None:
+    """Adds a row's passenger to its flight, and the flight's facts where it has any."""
+    for name in FLIGHT_FACTS:
+        value = row.get(name, "")
+        if not value:
+            continue
+        if flight.facts.setdefault(name, value) != value:
+            flight.faults.append(Fault(line, name, f"{value!r} contradicts {flight.facts[name]!r} of a row above"))
+        else:
+            _set_fact(flight, line, name, value)
+    _add_passenger(flight, line, row)
+
+
+def _set_fact(flight: Flight, line: int, name: str, value: str) -> None:
+    facts = flight.request.flight
+    if name in FLIGHT_TEXTS:
+        setattr(facts, name, value)
+    elif name in FLIGHT_TIMES:
+        try:
+            getattr(facts, name).FromJsonString(value)
+        except ValueError:
+            flight.faults.append(Fault(line, name, f"{value!r} is no time such as 2026-12-01T09:30:00Z"))
+    elif _MINUTES.fullmatch(value):
+        getattr(facts, name.removesuffix("_minutes")).FromSeconds(60 * int(value))
+    else:
+        flight.faults.append(Fault(line, name, f"{value!r} is no number of minutes"))
+
+
+def _add_passenger(flight: Flight, line: int, row: Row) -> None:
+    from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+    passenger = flight.request.passengers.add()
+    for name in PASSENGER_TEXTS:
+        setattr(passenger, name, row.get(name, ""))
+    for name, values in (("type", pb.PassengerType), ("cabin", pb.Cabin)):
+        value = row.get(name, "").upper()
+        if value in values.keys()[1:]:
+            setattr(passenger, name, values.Value(value))
+        elif value:
+            flight.faults.append(Fault(line, name, f"{value!r} is none of {', '.join(values.keys()[1:])}"))
+    services = row.get(SPECIAL_SERVICES, "")
+    passenger.special_services.extend(code.strip() for code in services.split("+") if code.strip())
+    first = flight.line_of.setdefault(passenger.passenger_id, line)
+    if first != line and passenger.passenger_id:
+        flight.faults.append(Fault(line, "passenger_id", f"is the passenger of line {first} again"))
+    flight.lines.append(line)
+
+
+async def _import(file: Path, flights: Iterable[Flight]) -> bool:
+    """Imports each flight and prints what came of it; returns True where all were imported."""
+    import grpc
+    from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+
+    all_imported = True
+    async with grpc.aio.insecure_channel(address_of("SKYHIGH_CHECKIN_ADDRESS")) as channel:
+        stub = CheckInServiceStub(channel)
+        for flight in flights:
+            faults = flight.faults or await _import_one(stub, flight)
+            name = flight.request.flight_id or "rows without a flight_id"
+            if faults:
+                all_imported = False
+                for fault in sorted(faults, key=lambda fault: fault.line):
+                    print(f"{file}:{fault.line}: {fault}", file=sys.stderr)
+                print(f"{name}: nothing was imported", file=sys.stderr)
+    return all_imported
+
+
+async def _import_one(stub: CheckInServiceStub, flight: Flight) -> list[Fault]:
+    """Imports a flight and prints what that did; returns what is wrong with it where it is refused."""
+    import grpc
+
+    metadata = (("authorization", f"Bearer {mint('operations', 'manifest')}"),)
+    try:
+        answer = await stub.ImportManifest(flight.request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return list(_faults(flight, error))
+    print(f"{answer.flight_id}: {answer.added} added, {answer.changed} changed, {answer.unchanged} unchanged")
+    return []
+
+
+def _faults(flight: Flight, error: grpc.aio.AioRpcError) -> Iterator[Fault]:
+    """Yields what a refusal says of the request's fields, as faults of the file's lines."""
+    from google.rpc import error_details_pb2, status_pb2
+
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    bad_request = error_details_pb2.BadRequest()
+    for detail in status_pb2.Status.FromString(bytes(details)).details:
+        if detail.Is(bad_request.DESCRIPTOR):
+            detail.Unpack(bad_request)
+    for violation in bad_request.field_violations:
+        match = _PASSENGER.fullmatch(violation.field)
+        if match and int(match[1]) < len(flight.lines):
+            yield Fault(flight.lines[int(match[1])], match[2], violation.description)
+        else:
+            yield Fault(flight.first_line, violation.field.removeprefix("flight."), violation.description)
+    if not bad_request.field_violations:
+        yield Fault(flight.first_line, "", f"the check-in service answered {error.code().name}: {error.details()}")

@@ -1,0 +1,155 @@
+"""`skyhigh payments`: what happened to an intent, what is in quarantine, and whose outcome is open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from uuid import UUID
+
+import typer
+
+from operations.stack import address_of, fail
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Conn: TypeAlias = asyncpg.Connection[asyncpg.Record]
+
+CONNECT_TIMEOUT_SECONDS: Final = 5
+LARGEST_LOOK: Final = 1000
+
+INTENT: Final = """
+    SELECT intent_id, reference, owner, state::text, minor_units, currency, attempts, max_attempts, last_error,
+           create_time, update_time
+    FROM payment.intents WHERE intent_id = $1
+"""
+# The parts of an intent's story, each with its statement. A code is never shown.
+STORY: Final = {
+    "history": """
+        SELECT version, event_time, from_state::text, to_state::text, reason, actor
+        FROM payment.intent_events WHERE intent_id = $1 ORDER BY version
+    """,
+    "charges": """
+        SELECT number, key, state::text, tries, error, provider_charge_id, create_time, decide_time
+        FROM payment.charges WHERE intent_id = $1 ORDER BY number
+    """,
+    "refunds": """
+        SELECT charge_key, state::text, reason, provider_refund_id, create_time, finish_time
+        FROM payment.refunds WHERE intent_id = $1 ORDER BY create_time
+    """,
+    "webhooks": """
+        SELECT receive_time, event_id, type, outcome::text, reason
+        FROM payment.webhook_events
+        WHERE charge_key IN (SELECT key FROM payment.charges WHERE intent_id = $1) ORDER BY receive_time
+    """,
+    "timers": """
+        SELECT name, due_time, try_time, tries, last_error
+        FROM payment.timers
+        WHERE fire_time IS NULL AND subject IN (
+            SELECT $1::text UNION ALL SELECT key::text FROM payment.charges WHERE intent_id = $1::uuid)
+        ORDER BY due_time
+    """,
+}
+QUARANTINE: Final = """
+    SELECT receive_time, event_id, type, reason, minor_units, currency, charge_key
+    FROM payment.webhook_events WHERE outcome = 'QUARANTINED' ORDER BY receive_time LIMIT $1
+"""
+# Payments that wait for a verdict, and money that waits to go back.
+UNSETTLED: Final = """
+    SELECT 'payment' AS what, intents.intent_id, intents.minor_units, intents.currency, charges.create_time AS since,
+           intents.attempts, coalesce(timers.last_error, intents.last_error) AS last_error
+    FROM payment.charges JOIN payment.intents USING (intent_id)
+    LEFT JOIN payment.timers ON timers.name = 'reconcile' AND timers.subject = charges.key::text
+    WHERE charges.state = 'PENDING'
+    UNION ALL
+    SELECT 'refund', intents.intent_id, intents.minor_units, intents.currency, refunds.create_time,
+           timers.tries, timers.last_error
+    FROM payment.refunds JOIN payment.intents USING (intent_id)
+    LEFT JOIN payment.timers ON timers.name = 'refund' AND timers.subject = refunds.charge_key::text
+    WHERE refunds.state = 'REQUESTED'
+    ORDER BY since LIMIT $1
+"""
+
+payments = typer.Typer(help="Payment intents, quarantined webhooks and open outcomes.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(payments, name="payments")
+
+
+@payments.command()
+def show(intent_id: Annotated[str, typer.Argument(metavar="INTENT", help="Its UUID.")]) -> None:
+    """Print an intent, its history, charges, refunds and webhooks, and the timers that wait for it."""
+    try:
+        wanted = UUID(intent_id)
+    except ValueError:
+        fail(f"{intent_id!r} is no UUID")
+    asyncio.run(_ask(lambda connection: _show(connection, wanted)))
+
+
+@payments.command()
+def quarantine() -> None:
+    """List the webhooks that were signed by the provider and say what can't be right."""
+    asyncio.run(_ask(lambda connection: _list(connection, QUARANTINE, nothing="Nothing is in quarantine.")))
+
+
+@payments.command()
+def unsettled() -> None:
+    """List the payments without a verdict and the refunds that the provider has not done, oldest first."""
+    asyncio.run(_ask(lambda connection: _list(connection, UNSETTLED, nothing="All is settled.")))
+
+
+async def _ask(question: Callable[[Conn], Awaitable[None]]) -> None:
+    import asyncpg
+
+    try:
+        connection = await asyncpg.connect(address_of("SKYHIGH_DATABASE_URL"), timeout=CONNECT_TIMEOUT_SECONDS)
+        try:
+            await question(connection)
+        finally:
+            await connection.close()
+    except asyncpg.UndefinedTableError:
+        fail("the payment service has not run on this database yet")
+    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        fail(f"the database is away: {error or repr(error)}")
+
+
+async def _show(connection: Conn, intent_id: UUID) -> None:
+    intent = await connection.fetchrow(INTENT, intent_id)
+    if intent is None:
+        fail(f"there is no intent {intent_id}")
+    width = max(map(len, intent.keys()))
+    for name, value in intent.items():
+        print(f"{name:<{width}}  {_text(value)}")
+    for part, statement in STORY.items():
+        rows = await connection.fetch(statement, intent_id if part != "timers" else str(intent_id))
+        if rows:
+            print(f"\n{part}")
+            _print_table(rows)
+
+
+async def _list(connection: Conn, statement: str, *, nothing: str) -> None:
+    rows = await connection.fetch(statement, LARGEST_LOOK)
+    if rows:
+        _print_table(rows)
+    else:
+        print(nothing)
+
+
+def _print_table(rows: Sequence[asyncpg.Record]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0].keys():  # noqa: SIM118
+        table.add_column(name.upper().replace("_", " "), no_wrap=True, overflow="fold")
+    for row in rows:
+        table.add_row(*map(_text, row.values()))
+    # For reading and for grep: one line each, however narrow the terminal.
+    Console(highlight=False, markup=False, width=max(Console().width, 220)).print(table)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,0 +1,59 @@
+"""PAY-6: what holds a card number is refused, neither kept nor logged."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+from payment_service import refusals
+
+# ISO/IEC 7812: 12 to 19 digits; no scheme in use has fewer than 13.
+LENGTHS: Final = range(13, 20)
+# The networks' numbers begin with 2 to 6. Those of the airlines' own, UATP, begin with 1 and have 15 digits. So neither
+# the milliseconds since 1970 nor an amount looks like a card.
+NETWORKS: Final = "23456"
+UATP_DIGITS: Final = 15
+
+_UUID: Final = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
+# Groups of digits with single spaces or dashes between. Those that touch letters are parts of an id.
+_GROUPS: Final = re.compile(r"(?<![A-Za-z0-9_])[0-9]+(?:[ -][0-9]+)*(?![A-Za-z0-9_])")
+
+
+def refuse(*texts: str) -> None:
+    """Raises CARD_DATA_REFUSED where one of the texts holds what looks like a card number."""
+    if any(found(text) for text in texts):
+        raise refusals.card_data_refused()
+
+
+def found(text: str) -> bool:
+    """Whether whole neighbouring groups of digits make a number of a card's length, beginning and check digit."""
+    # Digits of other widths and scripts look the same to people.
+    text = _UUID.sub("", unicodedata.normalize("NFKC", text))
+    return any(_holds_card(re.split("[ -]", run)) for run in _GROUPS.findall(text))
+
+
+def _holds_card(groups: list[str]) -> bool:
+    for first in range(len(groups)):
+        number = ""
+        for group in groups[first:]:
+            number += group
+            if len(number) >= LENGTHS.stop:
+                break
+            if _is_card(number):
+                return True
+    return False
+
+
+def _is_card(number: str) -> bool:
+    if len(number) not in LENGTHS:
+        return False
+    network = number[0] in NETWORKS or (number[0] == "1" and len(number) == UATP_DIGITS)
+    return network and _luhn(number)
+
+
+def _luhn(number: str) -> bool:
+    """ISO/IEC 7812-1 annex B: every second digit from the right counts twice."""
+    digits = [int(digit) for digit in reversed(number)]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -1,0 +1,51 @@
+"""Money: integer minor units of a currency here and in SQL, units and nanos in the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from google.type import money_pb2
+
+from services.errors import FieldViolation, InvalidArgument
+
+NANOS: Final = 1_000_000_000
+# ISO 4217: digits of the minor unit. A currency that is not here is refused, because to guess its digits would be to
+# charge a hundred times too much.
+MINOR_DIGITS: Final = {
+    currency: digits
+    for digits, currencies in {
+        0: "CLP ISK JPY KRW PYG UGX VND XAF XOF XPF",
+        2: "AED ARS AUD BGN BRL CAD CHF CNY COP CZK DKK EGP EUR GBP HKD HUF IDR ILS INR KES MAD MXN MYR NGN NOK NZD "
+        "PEN PHP PKR PLN QAR RON RSD SAR SEK SGD THB TRY TWD UAH USD ZAR",
+        3: "BHD IQD JOD KWD LYD OMR TND",
+    }.items()
+    for currency in currencies.split()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many minor units of a currency."""
+
+    currency: str
+    minor_units: int
+
+
+def amount_of(money: money_pb2.Money) -> Amount:
+    """Returns a contract's money exactly. Raises InvalidArgument where it is no whole number of minor units."""
+    digits = MINOR_DIGITS.get(money.currency_code)
+    if digits is None:
+        raise InvalidArgument.of(FieldViolation("amount.currency_code", "is no currency that is taken"))
+    per_unit: int = 10**digits
+    minor_of_nanos, left = divmod(money.nanos, NANOS // per_unit)
+    if left:
+        raise InvalidArgument.of(FieldViolation("amount.nanos", f"{money.currency_code} has {digits} decimal digits"))
+    return Amount(money.currency_code, money.units * per_unit + minor_of_nanos)
+
+
+def money_of(amount: Amount) -> money_pb2.Money:
+    """Returns the amount as the contract has it."""
+    per_unit: int = 10 ** MINOR_DIGITS[amount.currency]
+    units, minor = divmod(amount.minor_units, per_unit)
+    return money_pb2.Money(currency_code=amount.currency, units=units, nanos=minor * (NANOS // per_unit))

@@ -1,0 +1,161 @@
+"""The payment provider's API (deploy/mocks/README.md): JSON over HTTP, where our keys make repeats safe."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Final, Self, TypeAlias, TypeVar
+from uuid import UUID
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from payment_service.money import Amount
+
+NOT_FOUND: Final = 404
+
+
+# A name of the provider's, and a text of its own: what can be kept and shown.
+ProviderId: TypeAlias = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")]
+ProviderText: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
+
+
+class Status(StrEnum):
+    """What the provider says of a charge or a refund."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    VOIDED = "voided"
+
+
+class ProviderAmount(BaseModel):
+    """Money as the provider writes it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    currency: str = Field(pattern="^[A-Z]{3}$")
+    minor_units: int = Field(ge=0, lt=2**63)
+
+
+class Metadata(BaseModel):
+    """What we gave the provider along with a charge."""
+
+    model_config = ConfigDict(frozen=True)
+
+    intent_id: UUID
+
+
+class ProviderCharge(BaseModel):
+    """A charge as the provider has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: UUID
+    """Our idempotency key."""
+    charge_id: ProviderId | None = None
+    """The provider's own name; None for a key that was voided before it was ever used."""
+    status: Status
+    amount: ProviderAmount | None = None
+    error: ProviderText | None = None
+    metadata: Metadata | None = None
+
+    @field_validator("amount", "metadata", mode="before")
+    @classmethod
+    def _nothing(cls, value: object) -> object:
+        return value or None
+
+    @model_validator(mode="after")
+    def _taken_money_is_named(self) -> Self:
+        if self.status is Status.SUCCEEDED and not (self.charge_id and self.amount):
+            raise ValueError("a success has its charge_id and its amount")
+        return self
+
+
+class ProviderRefund(BaseModel):
+    """A refund as the provider has it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    refund_id: ProviderId
+    status: Status
+
+
+class Unanswered(Exception):
+    """The provider gave no answer that counts: whether it did something is unknown. `error` is a code for the owner."""
+
+    def __init__(self, error: str, detail: str) -> None:
+        super().__init__(f"{error}: {detail}")
+        self.error = error
+
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Provider:
+    """Calls the provider, each time for at most `timeout_seconds`. Every call raises Unanswered."""
+
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
+        # The steps that may run at once are the limit; to wait here for a connection would eat their time.
+        self._session = aiohttp.ClientSession(
+            base_url=url.rstrip("/") + "/",
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._session.close()
+
+    async def charge(self, key: UUID, *, amount: Amount, payment_code: str, intent_id: UUID) -> ProviderCharge:
+        """Takes money; the verdict may come later. A repeat of the key answers the same charge."""
+        body = {
+            "amount": {"currency": amount.currency, "minor_units": amount.minor_units},
+            "payment_code": payment_code,
+            "metadata": {"intent_id": str(intent_id)},
+        }
+        return _known(await self._ask("POST", "charges", ProviderCharge, key=key, body=body))
+
+    async def find(self, key: UUID) -> ProviderCharge | None:
+        """Asks for the charge of a key; None where the provider never heard of it."""
+        return await self._ask("GET", f"charges/{key}", ProviderCharge)
+
+    async def void(self, key: UUID) -> ProviderCharge:
+        """Ends a charge that is not decided, and the key with it; a decided one is answered as it is."""
+        return _known(await self._ask("DELETE", f"charges/{key}", ProviderCharge))
+
+    async def refund(self, refund_key: UUID, *, provider_charge_id: str) -> ProviderRefund:
+        """Gives a whole charge back. A repeat of the key answers the same refund."""
+        body = {"charge_id": provider_charge_id}
+        return _known(await self._ask("POST", "refunds", ProviderRefund, key=refund_key, body=body))
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        answer_type: type[Answer],
+        *,
+        key: UUID | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> Answer | None:
+        headers = {"Idempotency-Key": str(key)} if key is not None else {}
+        try:
+            async with self._session.request(method, path, json=body, headers=headers) as response:
+                if response.status == NOT_FOUND:
+                    return None
+                # Neither a refusal nor a failure says what became of an earlier try with this key.
+                if not response.ok:
+                    raise Unanswered("PROVIDER_ERROR", f"{method} answered {response.status}")
+                return answer_type.model_validate_json(await response.read())
+        except TimeoutError as error:
+            raise Unanswered("TIMEOUT", f"{method} was not answered in time") from error
+        except aiohttp.ClientError as error:
+            raise Unanswered("PROVIDER_UNAVAILABLE", f"{method}: {type(error).__name__}") from error
+        except ValidationError as error:
+            # Its text would hold the answer.
+            raise Unanswered("PROVIDER_ERROR", f"{method} answered {error.error_count()} wrong fields") from None
+
+
+def _known(answer: Answer | None) -> Answer:
+    if answer is None:
+        raise Unanswered("PROVIDER_ERROR", "what must be there was not found")
+    return answer

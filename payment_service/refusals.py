@@ -1,0 +1,74 @@
+"""The payment service's refusals, each with its reason of the contract and the metadata that it carries."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from skyhigh.payment.v1.error_reason_pb2 import ErrorReason
+
+from services.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
+
+
+def _name(reason: ErrorReason.ValueType) -> str:
+    return ErrorReason.Name(reason)
+
+
+def intent_not_found() -> NotFound:
+    """There is no such intent, or it is somebody else's; not even the text says which."""
+    return NotFound(_name(ErrorReason.INTENT_NOT_FOUND), "payment intent not found")
+
+
+def intent_exists(intent_id: UUID, state: str) -> AlreadyExists:
+    """The reference has an intent of another amount or owner."""
+    return AlreadyExists(
+        _name(ErrorReason.INTENT_EXISTS),
+        "the reference has an intent of another amount or owner",
+        metadata={"intent_id": str(intent_id), "state": state},
+    )
+
+
+def payment_in_progress(state: str) -> FailedPrecondition:
+    """An attempt runs; its outcome decides."""
+    return FailedPrecondition(
+        _name(ErrorReason.PAYMENT_IN_PROGRESS), "a payment is being processed", metadata={"state": state}
+    )
+
+
+def intent_paid(state: str) -> FailedPrecondition:
+    """The intent is paid, or was, and was given back."""
+    return FailedPrecondition(_name(ErrorReason.INTENT_PAID), "the intent was paid", metadata={"state": state})
+
+
+def intent_cancelled() -> FailedPrecondition:
+    """The intent was cancelled."""
+    return FailedPrecondition(_name(ErrorReason.INTENT_CANCELLED), "the intent was cancelled")
+
+
+def intent_not_paid(state: str) -> FailedPrecondition:
+    """There is nothing to give back."""
+    return FailedPrecondition(_name(ErrorReason.INTENT_NOT_PAID), "the intent is not paid", metadata={"state": state})
+
+
+def webhook_unsigned() -> Unauthenticated:
+    """A header of the signature is missing."""
+    return Unauthenticated(_name(ErrorReason.WEBHOOK_UNSIGNED), "a header of the signature is missing")
+
+
+def webhook_forged() -> Unauthenticated:
+    """No key of ours made this signature for this body."""
+    return Unauthenticated(_name(ErrorReason.WEBHOOK_FORGED), "the signature is not valid")
+
+
+def webhook_stale() -> InvalidArgument:
+    """The signature is right and too old, or of the future."""
+    return InvalidArgument(_name(ErrorReason.WEBHOOK_STALE), "the timestamp is too far from now")
+
+
+def webhook_malformed() -> InvalidArgument:
+    """The body is signed and is no event that we know how to read."""
+    return InvalidArgument(_name(ErrorReason.WEBHOOK_MALFORMED), "the body is no event that is known here")
+
+
+def card_data_refused() -> InvalidArgument:
+    """The body holds what looks like a card number; it was neither kept nor logged."""
+    return InvalidArgument(_name(ErrorReason.CARD_DATA_REFUSED), "card numbers are not taken here, in no field")

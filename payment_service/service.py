@@ -1,0 +1,83 @@
+"""The payment service put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from skyhigh.payment.v1 import payment_service_pb2
+from skyhigh.payment.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
+
+from payment_service import webhooks
+from payment_service.authorization import POLICY
+from payment_service.charging import Charging
+from payment_service.provider import Provider
+from payment_service.refunds import REFUND, Refunding
+from payment_service.servicer import PaymentServicer
+from payment_service.settings import PaymentSettings
+from payment_service.verdicts import CHARGE, RECONCILE
+from payment_service.webhooks import Signatures
+from services.app import Parts, Service
+from services.db import Pool
+from services.mutations import Mutations
+from services.outbox import Relay
+from services.timers import Handler, Timers
+
+# A step's share of a lease that is not the provider's: its transactions.
+MARGIN_SECONDS: Final = 10
+# A step does nothing but wait for the provider. With a slow one, ten seconds each, a few would be a queue.
+STEPS_AT_ONCE: Final = 256
+
+
+@asynccontextmanager
+async def build(settings: PaymentSettings, pool: Pool) -> AsyncIterator[Parts]:
+    """Wires the parts of one process, for as long as the block lasts."""
+    relay = Relay(pool, settings.amqp_url, source="skyhigh/payment")
+    provider = Provider(settings.provider_url, timeout_seconds=settings.attempt_seconds)
+
+    def tell() -> None:
+        relay.wake()
+        timers.wake()
+
+    charging = Charging(pool, provider, settings.attempts, tell=tell)
+    refunding = Refunding(pool, provider, tell=tell)
+    one_call = settings.attempt_seconds + MARGIN_SECONDS
+    timers = Timers(
+        pool,
+        {
+            CHARGE: Handler(charging.charge, lease_seconds=one_call),
+            # It may ask, and then void.
+            RECONCILE: Handler(charging.reconcile, lease_seconds=one_call + settings.attempt_seconds),
+            REFUND: Handler(refunding.refund, lease_seconds=one_call),
+        },
+        at_once=STEPS_AT_ONCE,
+    )
+    servicer = PaymentServicer(
+        pool=pool,
+        mutations=Mutations(pool, tell=tell),
+        signatures=Signatures(settings.webhook_secrets),
+        attempts=settings.attempts,
+    )
+    try:
+        yield Parts(
+            register=partial(add_PaymentServiceServicer_to_server, servicer),
+            background={
+                "relay": relay.run,
+                "timers": timers.run,
+                "forgetting": partial(webhooks.forget_old, pool),
+            },
+        )
+    finally:
+        await provider.close()
+
+
+PAYMENT_SERVICE: Final = Service(
+    name="payment",
+    package="payment_service",
+    settings=PaymentSettings,
+    descriptor=payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"],
+    policy=POLICY,
+    build=build,
+)

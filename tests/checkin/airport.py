@@ -1,0 +1,308 @@
+"""What the tests of check-in share: a flight, its passengers, and the ways of a check-in."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import grpc
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.mail.v1 import mail_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from checkin_service import records
+from services import db
+from services.db import Pool
+from tests.callers import Caller, Callers, eventually, read
+from tests.checkin.fakes import Others
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+HOUR: Final = 3600
+_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+AT_REST_SECONDS: Final = 8
+
+
+def new_pnr() -> str:
+    """A record locator that nobody has."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(6))
+
+
+def facts(*, departs_in_seconds: float = 6 * HOUR, **more: Any) -> pb.FlightFacts:
+    """A flight's facts, whose check-in is open unless told otherwise."""
+    departure = int(time.time() + departs_in_seconds)
+    flight = pb.FlightFacts(flight_number="SH101", origin="FRA", destination="LIS", gate="A12", **more)
+    flight.departure_time.FromSeconds(departure)
+    flight.arrival_time.FromSeconds(departure + 2 * HOUR)
+    return flight
+
+
+def outcomes(results: Sequence[Any]) -> Counter[str]:
+    """What came of calls that were made at once: `OK`, or the reasons of refusals."""
+    return Counter(
+        read(each).reason
+        if isinstance(each, grpc.aio.AioRpcError)
+        else type(each).__name__
+        if isinstance(each, BaseException)
+        else "OK"
+        for each in results
+    )
+
+
+def seconds(count: float) -> duration_pb2.Duration:
+    """A duration."""
+    duration = duration_pb2.Duration()
+    duration.FromMilliseconds(int(count * 1000))
+    return duration
+
+
+@dataclass
+class Traveller:
+    """A passenger of the flight, and itself as a caller of check-in and of the seat service."""
+
+    airport: Airport
+    passenger_id: str
+    pnr: str
+    last_name: str
+    desk: Caller
+    seats: Caller
+    checkin_id: str = ""
+
+    async def hold(self, seat_number: str = "") -> seat_pb.Hold:
+        """Holds a seat for itself, the next free one where none is named."""
+        return await self.seats.hold(self.airport.flight_id, seat_number or self.airport.next_seat(), self.passenger_id)
+
+    async def start(self, *, hold_id: str | None = None, seat_number: str = "", **more: Any) -> pb.CheckIn:
+        """Begins its check-in, with a seat that it holds first unless a hold is named ("" for none)."""
+        if hold_id is None:
+            hold_id = (await self.hold(seat_number)).hold_id
+        started: pb.CheckIn = await self.desk.StartCheckIn(
+            pb.StartCheckInRequest(
+                flight_id=self.airport.flight_id, passenger_id=self.passenger_id, hold_id=hold_id, **more
+            )
+        )
+        self.checkin_id = started.checkin_id
+        return started
+
+    async def declare(self, *kilograms: float, **more: Any) -> pb.CheckIn:
+        """Declares bags."""
+        bags = [pb.CheckIn.Bag(weight_grams=round(each * 1000)) for each in kilograms]
+        declared: pb.CheckIn = await self.desk.DeclareBaggage(
+            pb.DeclareBaggageRequest(checkin_id=self.checkin_id, bags=bags, **more)
+        )
+        return declared
+
+    async def cancel(self, **more: Any) -> pb.CheckIn:
+        """Takes its check-in back."""
+        cancelled: pb.CheckIn = await self.desk.CancelCheckIn(
+            pb.CancelCheckInRequest(checkin_id=self.checkin_id, **more)
+        )
+        return cancelled
+
+    async def get(self) -> pb.CheckIn:
+        """Reads its check-in."""
+        found: pb.CheckIn = await self.desk.GetCheckIn(pb.GetCheckInRequest(checkin_id=self.checkin_id))
+        return found
+
+    async def completed(self, *kilograms: float) -> pb.CheckIn:
+        """Checks in from beginning to end; pays where it has to."""
+        await self.start()
+        declared = await self.declare(*kilograms)
+        if declared.state == pb.CheckIn.WAITING_FOR_PAYMENT:
+            await self.pay()
+            await self.becomes(pb.CheckIn.COMPLETED)
+        return await self.get()
+
+    async def waiting(self, kilograms: float = 30) -> pb.CheckIn:
+        """Checks in as far as the payment."""
+        await self.start()
+        return await self.declare(kilograms)
+
+    async def pay(self) -> None:
+        """Pays its fee, which the payment service tells."""
+        intent_id = (await self.get()).payment_intent_id
+        self.airport.payments.begin(intent_id)
+        await self.airport.tell("payment.succeeded.v1", self.airport.payments.succeed(intent_id))
+
+    async def fail_to_pay(self) -> None:
+        """Tries to pay its fee in vain, which the payment service tells."""
+        intent_id = (await self.get()).payment_intent_id
+        self.airport.payments.begin(intent_id)
+        await self.airport.tell("payment.failed.v1", self.airport.payments.fail(intent_id))
+
+    async def becomes(self, state: int, *, within_seconds: float = AT_REST_SECONDS) -> pb.CheckIn:
+        """Waits for a state of its check-in."""
+
+        async def reached() -> bool:
+            return (await self.get()).state == state
+
+        await eventually(reached, within_seconds=within_seconds)
+        return await self.get()
+
+    async def has_seat(self, seat_number: str) -> None:
+        """Waits until its check-in knows this seat; "" for none."""
+
+        async def known() -> bool:
+            return (await self.get()).seat_number == seat_number
+
+        await eventually(known, within_seconds=AT_REST_SECONDS)
+
+    async def seat(self) -> str:
+        """The passenger's confirmed seat as the seat service says; empty where there is none."""
+        return next((each.seat_number for each in await self._confirmed()), "")
+
+    async def lose_seat(self) -> None:
+        """Has the airline free the passenger's confirmed seat."""
+        for each in await self._confirmed():
+            await self.airport.booking.ReleasePassengerSeat(
+                seat_pb.ReleasePassengerSeatRequest(
+                    hold_id=each.hold_id, flight_id=each.flight_id, passenger_id=each.passenger_id
+                )
+            )
+
+    async def _confirmed(self) -> list[seat_pb.FindPassengerSeatsResponse.PassengerSeat]:
+        asked = seat_pb.FindPassengerSeatsRequest()
+        asked.passengers.add(flight_id=self.airport.flight_id, passenger_id=self.passenger_id)
+        answer = await self.airport.booking.FindPassengerSeats(asked)
+        return [each for each in answer.seats if each.state == seat_pb.Seat.CONFIRMED]
+
+
+class Airport:
+    """A flight and everything that check-in works with."""
+
+    def __init__(self, seats: Callers, checkin: Callers, others: Others, pool: Pool) -> None:
+        self.seats = seats
+        self.checkin = checkin
+        self.payments = others.payments
+        self.scales = others.scales
+        self.pool = pool
+        self.flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+        self.operations = checkin.operations()
+        self.agent = checkin.agent("desk")
+        self.booking = seats.service("booking")
+        self._broker = others.broker
+        self._given = 0
+
+    async def open(self) -> None:
+        """Makes a flight whose check-in is open."""
+        await self.seats.operations().provision(self.flight_id)
+        await self.set_flight()
+
+    def next_seat(self) -> str:
+        """Another seat, that no passenger was given."""
+        row, letter = divmod(self._given, 6)
+        self._given += 1
+        return f"{row + 1}{'ABCDEF'[letter]}"
+
+    def address_of(self, passenger_id: str) -> str:
+        """A passenger's mail address, which no other flight's passenger has."""
+        return f"{passenger_id}@{self.flight_id}.example".lower()
+
+    async def set_flight(self, **more: Any) -> None:
+        """Writes the flight's facts, as `facts` makes them."""
+        await self.operations.ImportManifest(pb.ImportManifestRequest(flight_id=self.flight_id, flight=facts(**more)))
+
+    async def imported(self, *passengers: pb.ManifestPassenger) -> pb.ImportManifestResponse:
+        """Writes passengers."""
+        answer: pb.ImportManifestResponse = await self.operations.ImportManifest(
+            pb.ImportManifestRequest(flight_id=self.flight_id, passengers=passengers)
+        )
+        return answer
+
+    async def traveller(self, passenger_id: str = "P1", *, pnr: str = "", **more: Any) -> Traveller:
+        """Puts a passenger on the flight."""
+        (traveller,) = await self.travellers(passenger_id, pnr=pnr, **more)
+        return traveller
+
+    async def travellers(self, *passenger_ids: str, pnr: str = "", **more: Any) -> list[Traveller]:
+        """Puts passengers with one locator on the flight."""
+        pnr = pnr or new_pnr()
+        passengers = [
+            pb.ManifestPassenger(
+                **{
+                    "passenger_id": passenger_id,
+                    "pnr": pnr,
+                    "given_name": "Zoë",
+                    "last_name": "Müller",
+                    "contact_email": self.address_of(passenger_id),
+                    **more,
+                }
+            )
+            for passenger_id in passenger_ids
+        ]
+        await self.imported(*passengers)
+        return [self.as_caller(each) for each in passengers]
+
+    def as_caller(self, passenger: pb.ManifestPassenger) -> Traveller:
+        """A passenger as a caller."""
+        entry = f"{passenger.passenger_id}:{self.flight_id}"
+        return Traveller(
+            airport=self,
+            passenger_id=passenger.passenger_id,
+            pnr=passenger.pnr,
+            last_name=passenger.last_name,
+            desk=self.checkin.passenger(entry, pnr=passenger.pnr),
+            seats=self.seats.passenger(entry, pnr=passenger.pnr),
+        )
+
+    async def publish(self, routing_key: str, event: Message, *, event_id: UUID | None = None) -> UUID:
+        """Publishes an event as another service does; returns its id."""
+        return await self._broker.publish(routing_key, event, event_id=event_id)
+
+    async def tell(self, routing_key: str, event: Message | None) -> None:
+        """Publishes an event, where there is one, and waits until check-in has applied it."""
+        if event is None:
+            return
+        event_id = await self.publish(routing_key, event)
+
+        async def applied() -> bool:
+            async with db.transaction(self.pool) as conn:
+                return bool(await conn.fetchval("SELECT true FROM inbox WHERE event_id = $1", event_id))
+
+        await eventually(applied, within_seconds=AT_REST_SECONDS)
+
+    async def at_rest(self, traveller: Traveller) -> None:
+        """Waits until nothing is left to be done for a traveller's check-in, but what is due later."""
+
+        async def done() -> bool:
+            async with db.transaction(self.pool) as conn:
+                intents = [str(each.intent_id) for each in self.payments.of(traveller.checkin_id)]
+                return not await conn.fetchval(
+                    """
+                    SELECT EXISTS (SELECT FROM timers
+                                   WHERE subject = ANY($1::text[]) AND fire_time IS NULL
+                                     AND due_time < now() + interval '5 seconds')
+                    """,
+                    [traveller.checkin_id, *intents],
+                )
+
+        await eventually(done, within_seconds=AT_REST_SECONDS)
+
+    async def row(self, traveller: Traveller) -> records.CheckIn:
+        """The check-in as its row has it."""
+        async with db.transaction(self.pool) as conn:
+            return await records.find(conn, UUID(traveller.checkin_id))
+
+    async def mails(self, traveller: Traveller) -> list[str]:
+        """The subjects of the mails to a traveller without their dates, oldest first."""
+        async with db.transaction(self.pool) as conn:
+            rows = await conn.fetch(
+                "SELECT body FROM outbox WHERE routing_key = 'checkin.mail.v1' ORDER BY create_time"
+            )
+        mails = [mail_pb2.Mail.FromString(row["body"]) for row in rows]
+        return [
+            each.subject.partition(" on ")[0] for each in mails if each.to == self.address_of(traveller.passenger_id)
+        ]
+
+    async def told(self, traveller: Traveller, routing_key: str, message: type[AnyMessage]) -> list[AnyMessage]:
+        """The events of one type about a traveller's check-in."""
+        async with db.transaction(self.pool) as conn:
+            rows = await conn.fetch("SELECT body FROM outbox WHERE routing_key = $1", routing_key)
+        events: list[Any] = [message.FromString(row["body"]) for row in rows]
+        return [event for event in events if event.checkin_id == traveller.checkin_id]

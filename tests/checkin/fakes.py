@@ -1,0 +1,197 @@
+"""The payment service and the scales as check-in sees them: they keep the contract of their protos, and do what a test
+tells them, so that any order of things can be had.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import aio_pika
+import grpc
+from google.protobuf.message import Message
+from google.type import money_pb2
+from skyhigh.payment.v1 import events_pb2
+from skyhigh.payment.v1 import payment_service_pb2 as pb
+from skyhigh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer, add_PaymentServiceServicer_to_server
+from skyhigh.weight.v1 import weight_service_pb2
+from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceServicer, add_WeightServiceServicer_to_server
+
+from services import amqp
+from services.errors import FailedPrecondition, NotFound, Refusal, Unavailable
+
+State: Final = pb.PaymentIntent
+
+
+class Fake:
+    """Something that can be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.calls: list[str] = []
+
+    async def _arrive(self, name: str, context: Any) -> None:
+        self.calls.append(name)
+        if self.away:
+            await refuse(context, Unavailable())
+
+
+async def refuse(context: Any, refusal: Refusal) -> None:
+    """Ends a call as a service of ours does."""
+    details = refusal.status().SerializeToString()
+    await context.abort(refusal.code, refusal.message, trailing_metadata=(("grpc-status-details-bin", details),))
+
+
+@dataclass
+class Intent:
+    """An intent of the payment service."""
+
+    intent_id: UUID
+    reference: str
+    amount: money_pb2.Money
+    owner: str
+    state: int = State.REQUIRES_PAYMENT
+
+    def message(self) -> pb.PaymentIntent:
+        """Returns it as others see it."""
+        return pb.PaymentIntent(
+            intent_id=str(self.intent_id),
+            reference=self.reference,
+            state=pb.PaymentIntent.State.ValueType(self.state),
+            amount=self.amount,
+        )
+
+
+class Payments(Fake, PaymentServiceServicer):
+    """The payment service. `succeed` and `fail` are the provider's verdicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intents: dict[UUID, Intent] = {}
+
+    def of(self, checkin_id: str) -> list[Intent]:
+        """The intents that were made for a check-in, oldest first."""
+        return [each for each in self.intents.values() if each.reference.startswith(f"checkin/{checkin_id}/")]
+
+    def money_kept(self, checkin_id: str) -> int:
+        """How many of a check-in's intents are paid and not given back."""
+        return sum(each.state == State.SUCCEEDED for each in self.of(checkin_id))
+
+    def begin(self, intent_id: str) -> bool:
+        """REQUIRES_PAYMENT or FAILED → PROCESSING; False where it can't be paid."""
+        intent = self.intents[UUID(intent_id)]
+        if intent.state not in (State.REQUIRES_PAYMENT, State.FAILED):
+            return False
+        intent.state = State.PROCESSING
+        return True
+
+    def succeed(self, intent_id: str) -> events_pb2.PaymentSucceeded | None:
+        """PROCESSING or FAILED → SUCCEEDED, with the event; the money of a cancelled intent goes back by itself."""
+        intent = self.intents[UUID(intent_id)]
+        if intent.state not in (State.PROCESSING, State.FAILED):
+            return None
+        intent.state = State.SUCCEEDED
+        return events_pb2.PaymentSucceeded(intent_id=intent_id, reference=intent.reference, amount=intent.amount)
+
+    def fail(self, intent_id: str) -> events_pb2.PaymentFailed | None:
+        """PROCESSING → FAILED, with the event."""
+        intent = self.intents[UUID(intent_id)]
+        if intent.state != State.PROCESSING:
+            return None
+        intent.state = State.FAILED
+        return events_pb2.PaymentFailed(intent_id=intent_id, reference=intent.reference, error="DECLINED", attempts=3)
+
+    async def CreatePaymentIntent(self, request: pb.CreatePaymentIntentRequest, context: Any) -> pb.PaymentIntent:
+        await self._arrive("CreatePaymentIntent", context)
+        intent = Intent(uuid4(), request.reference, request.amount, request.owner)
+        self.intents[intent.intent_id] = intent
+        return intent.message()
+
+    async def CancelPaymentIntent(self, request: pb.CancelPaymentIntentRequest, context: Any) -> pb.PaymentIntent:
+        await self._arrive("CancelPaymentIntent", context)
+        intent = await self._found(request.intent_id, context)
+        metadata = {"state": pb.PaymentIntent.State.Name(pb.PaymentIntent.State.ValueType(intent.state))}
+        if intent.state == State.PROCESSING:
+            await refuse(context, FailedPrecondition("PAYMENT_IN_PROGRESS", "an attempt runs", metadata=metadata))
+        if intent.state in (State.SUCCEEDED, State.REFUNDING, State.REFUNDED):
+            await refuse(context, FailedPrecondition("INTENT_PAID", "paid", metadata=metadata))
+        intent.state = State.CANCELLED
+        return intent.message()
+
+    async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Any) -> pb.PaymentIntent:
+        await self._arrive("RefundPayment", context)
+        intent = await self._found(request.intent_id, context)
+        if intent.state not in (State.SUCCEEDED, State.REFUNDING, State.REFUNDED):
+            await refuse(context, FailedPrecondition("INTENT_NOT_PAID", "nothing to give back"))
+        intent.state = State.REFUNDED
+        return intent.message()
+
+    async def _found(self, intent_id: str, context: Any) -> Intent:
+        if UUID(intent_id) not in self.intents:
+            await refuse(context, NotFound("INTENT_NOT_FOUND", "intent not found"))
+        return self.intents[UUID(intent_id)]
+
+
+class Scales(Fake, WeightServiceServicer):
+    """The scales: what a passenger says is what they say, unless a test puts something on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: dict[int, int] = {}
+
+    async def WeighBags(
+        self, request: weight_service_pb2.WeighBagsRequest, context: Any
+    ) -> weight_service_pb2.WeighBagsResponse:
+        await self._arrive("WeighBags", context)
+        return weight_service_pb2.WeighBagsResponse(
+            measured_grams=[self.measured.get(grams, grams) for grams in request.declared_grams]
+        )
+
+
+@asynccontextmanager
+async def serving(payments: Payments, scales: Scales) -> AsyncIterator[str]:
+    """Serves both on one address within the block."""
+    server = grpc.aio.server()
+    add_PaymentServiceServicer_to_server(payments, server)
+    add_WeightServiceServicer_to_server(scales, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+class Broker:
+    """Publishes events as another service does."""
+
+    def __init__(self, exchange: aio_pika.abc.AbstractExchange) -> None:
+        self._exchange = exchange
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, amqp_url: str) -> AsyncIterator[Broker]:
+        """Connects within the block."""
+        async with await amqp.connect(amqp_url, name=f"tests {secrets.token_hex(4)}") as connection:
+            channel = await connection.channel()
+            yield cls(await channel.get_exchange(amqp.EVENTS, ensure=False))
+
+    async def publish(self, routing_key: str, message: Message, *, event_id: UUID | None = None) -> UUID:
+        """Publishes an event; returns its id."""
+        event_id = event_id or uuid4()
+        await self._exchange.publish(
+            aio_pika.Message(message.SerializeToString(), message_id=str(event_id)), routing_key=routing_key
+        )
+        return event_id
+
+
+@dataclass(frozen=True)
+class Others:
+    """What check-in works with but the seat service."""
+
+    payments: Payments
+    scales: Scales
+    broker: Broker
+    address: str

@@ -1,0 +1,235 @@
+"""CreateSession: a locator and a last name for a token, a few tries for each, and answers that tell nothing (CHK-2)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import statistics
+import time
+from datetime import timedelta
+
+import grpc
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import sessions
+from checkin_service.login_limits import LoginLimits, network_of
+from services import db
+from services.auth import Role
+from services.call import CLIENT_HEADER
+from services.errors import Refusal
+from tests.callers import Caller, read, refused
+from tests.checkin.airport import HOUR, Airport, new_pnr, outcomes
+from tests.conftest import World
+
+
+@pytest.fixture(autouse=True)
+async def no_tries_before(airport: Airport) -> None:
+    """Each test comes from an address that nobody tried from."""
+    async with db.transaction(airport.pool) as conn:
+        await conn.execute("DELETE FROM login_tries")
+
+
+async def login(airport: Airport, pnr: str, last_name: str = "Müller", *, address: str = "") -> pb.Session:
+    nobody: Caller = airport.checkin.anybody("")
+    address = address or f"198.51.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
+    session: pb.Session = await nobody.CreateSession(
+        pb.CreateSessionRequest(pnr=pnr, last_name=last_name), metadata=((CLIENT_HEADER, address),)
+    )
+    return session
+
+
+async def tries(airport: Airport) -> dict[str, int]:
+    async with db.transaction(airport.pool) as conn:
+        return {row["key"]: len(row["tries"]) for row in await conn.fetch("SELECT key, tries FROM login_tries")}
+
+
+def claims(world: World, session: pb.Session) -> dict[str, object]:
+    keys = KeySet.import_key_set(json.loads(world.keys.jwks.read_text()))
+    return dict(jwt.decode(session.token, keys, algorithms=["ES256"]).claims)
+
+
+async def test_the_token_names_the_trips_passengers(airport: Airport, world: World) -> None:
+    adult = await airport.traveller("P1", special_services=["VGML"])
+    await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
+    await airport.traveller("P3", pnr=adult.pnr, type=pb.CHILD, cabin=pb.BUSINESS, last_name="Nuñez")
+    session = await login(airport, adult.pnr)
+    told = claims(world, session)
+    assert (told["role"], told["sub"]) == (Role.PASSENGER, adult.pnr)
+    flight = airport.flight_id
+    assert told["passengers"] == [
+        {"id": "P1", "flight": flight, "cabin": "ECONOMY", "type": "ADULT", "ssr": ["VGML", "INFT"]},
+        {"id": "P3", "flight": flight, "cabin": "BUSINESS", "type": "CHILD", "ssr": []},
+        {"id": "P2", "flight": flight, "cabin": "ECONOMY", "type": "INFANT", "ssr": []},
+    ]
+    assert session.expire_time.seconds - int(str(told["iat"])) == 1800
+    assert [each.passenger_id for each in session.trip.passengers] == ["P1", "P3", "P2"]
+
+
+async def test_the_token_opens_the_journey_and_no_other(airport: Airport) -> None:
+    traveller, other = await airport.traveller("P1"), await airport.traveller("P2")
+    token = (await login(airport, traveller.pnr)).token
+    traveller.desk, traveller.seats = airport.checkin.anybody(token), airport.seats.anybody(token)
+    assert (await traveller.completed(10)).state == pb.CheckIn.COMPLETED
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await traveller.desk.GetTrip(pb.GetTripRequest(pnr=other.pnr))
+
+
+@pytest.mark.parametrize("last_name", ["Müller", "MÜLLER", " müller ", "Mu\u0308ller", "Mueller", "M'üller"])
+async def test_case_spaces_and_accents_do_not_matter(airport: Airport, last_name: str) -> None:
+    traveller = await airport.traveller()
+    assert (await login(airport, f" {traveller.pnr.lower()} ", last_name)).trip.pnr == traveller.pnr
+
+
+async def test_a_trip_that_is_over_opens_no_session(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await airport.set_flight(departs_in_seconds=-25 * HOUR)
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await login(airport, traveller.pnr)
+
+
+async def test_both_wrong_halves_get_one_answer(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND") as wrong_name:
+        await login(airport, traveller.pnr, "Meier")
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND") as wrong_pnr:
+        await login(airport, new_pnr())
+    assert wrong_name.status == wrong_pnr.status
+
+
+async def test_right_and_wrong_answers_take_the_same_time(airport: Airport) -> None:
+    traveller = await airport.traveller()
+
+    async def seconds(pnr: str, last_name: str) -> float:
+        began = time.perf_counter()
+        try:
+            await login(airport, pnr, last_name)
+        except grpc.aio.AioRpcError as error:
+            assert read(error).reason == "TRIP_NOT_FOUND"
+        return time.perf_counter() - began
+
+    right = [await seconds(traveller.pnr, "Müller") for _ in range(5)]
+    wrong_name = [await seconds(traveller.pnr, "Meier") for _ in range(4)]
+    wrong_pnr = [await seconds(new_pnr(), "Müller") for _ in range(5)]
+    medians = [statistics.median(each) for each in (right, wrong_name, wrong_pnr)]
+    assert min(map(min, (right, wrong_name, wrong_pnr))) >= 0.1
+    assert max(medians) - min(medians) < 0.05
+
+
+async def test_the_sixth_wrong_name_is_not_even_looked_up(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+    traveller = await airport.traveller()
+    looked_up = []
+
+    def count(pnr: str, last_name: str) -> bytes:
+        looked_up.append(last_name)
+        return b""
+
+    monkeypatch.setattr(sessions.names, "login_key", count)
+    for n in range(5):
+        with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+            await login(airport, traveller.pnr, f"Wrong {'ABCDE'[n]}")
+    monkeypatch.undo()
+    for name in ("Wrong", "Müller"):
+        with refused("RESOURCE_EXHAUSTED", "TOO_MANY_TRIES") as refusal:
+            await login(airport, traveller.pnr, name)
+    assert len(looked_up) == 5
+    assert refusal.retry_after_seconds is not None
+    assert 595 < refusal.retry_after_seconds <= 600
+
+
+async def test_an_address_has_twenty_tries(airport: Airport) -> None:
+    address = "203.0.113.7"
+    results = await asyncio.gather(
+        *(login(airport, new_pnr(), address=address) for _ in range(25)), return_exceptions=True
+    )
+    assert outcomes(results) == {"TRIP_NOT_FOUND": 20, "TOO_MANY_TRIES": 5}
+    traveller = await airport.traveller()
+    with refused("RESOURCE_EXHAUSTED", "TOO_MANY_TRIES"):
+        await login(airport, traveller.pnr, address=address)
+    assert await login(airport, traveller.pnr, address="203.0.113.8")
+
+
+async def test_an_ipv6_network_is_one_address(airport: Airport) -> None:
+    results = await asyncio.gather(
+        *(login(airport, new_pnr(), address=f"2001:db8:7:7::{n:x}") for n in range(1, 26)), return_exceptions=True
+    )
+    assert outcomes(results) == {"TRIP_NOT_FOUND": 20, "TOO_MANY_TRIES": 5}
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await login(airport, new_pnr(), address="2001:db8:7:8::1")
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1:2:3:4", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_what_counts_as_one_address(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+async def test_of_a_thousand_wrong_tries_at_once_five_are_looked_up(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    results = await asyncio.gather(
+        *(login(airport, traveller.pnr, "Meier") for _ in range(1000)), return_exceptions=True
+    )
+    assert outcomes(results) == {"TRIP_NOT_FOUND": 5, "TOO_MANY_TRIES": 995}
+
+
+async def test_a_right_login_gives_its_try_back(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    for _ in range(12):
+        await login(airport, traveller.pnr, address="203.0.113.9")
+    assert set((await tries(airport)).values()) == {0}
+    for _ in range(4):
+        with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+            await login(airport, traveller.pnr, "Meier", address="203.0.113.9")
+    await login(airport, traveller.pnr, address="203.0.113.9")
+    assert await tries(airport) == {"address:203.0.113.9": 4, f"pnr:{traveller.pnr}": 4}
+
+
+async def test_a_refused_try_counts_for_neither_key(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    for _ in range(5):
+        with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+            await login(airport, traveller.pnr, "Meier", address="203.0.113.10")
+    for _ in range(3):
+        with refused("RESOURCE_EXHAUSTED", "TOO_MANY_TRIES"):
+            await login(airport, traveller.pnr, "Meier", address="203.0.113.11")
+    assert "address:203.0.113.11" not in await tries(airport)
+
+
+async def test_the_window_slides(airport: Airport) -> None:
+    limits = LoginLimits(airport.pool, per_pnr=2, per_address=9, window=timedelta(seconds=0.5))
+
+    async def take() -> str:
+        try:
+            await limits.take(pnr="ABCDEF", address="192.0.2.1")
+        except Refusal as refusal:
+            return refusal.reason
+        return "OK"
+
+    assert await take() == "OK"
+    await asyncio.sleep(0.3)
+    assert [await take(), await take()] == ["OK", "TOO_MANY_TRIES"]
+    await asyncio.sleep(0.25)
+    assert [await take(), await take()] == ["OK", "TOO_MANY_TRIES"]
+    await asyncio.sleep(0.55)
+    forgetting = asyncio.create_task(limits.forget())
+    while await tries(airport):
+        await asyncio.sleep(0.02)
+    forgetting.cancel()
+
+
+@pytest.mark.parametrize("request_", [{"pnr": "12345", "last_name": "Müller"}, {"pnr": "XK4T7Q", "last_name": "<b>"}])
+async def test_what_can_be_no_pair_is_refused_and_counts_nothing(airport: Airport, request_: dict[str, str]) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await login(airport, request_["pnr"], request_["last_name"])
+    assert await tries(airport) == {}

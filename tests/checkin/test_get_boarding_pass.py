@@ -1,0 +1,132 @@
+"""GetBoardingPass and its barcodes: what a completed check-in shows at the gate (CHK-8)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import xml.etree.ElementTree as ET
+from datetime import UTC, date, datetime
+from uuid import uuid4
+
+import pytest
+import zxingcpp
+from PIL import Image
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import bcbp
+from tests.callers import refused
+from tests.checkin.airport import Airport, Traveller
+
+Asked = pb.GetBoardingPassBarcodeRequest
+
+
+async def boarding_pass(traveller: Traveller) -> pb.BoardingPass:
+    shown: pb.BoardingPass = await traveller.desk.GetBoardingPass(
+        pb.GetBoardingPassRequest(checkin_id=traveller.checkin_id)
+    )
+    return shown
+
+
+async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
+    await airport.set_flight(departure_date="2026-12-01")
+    traveller = await airport.traveller(cabin=pb.BUSINESS)
+    hold = await airport.seats.agent().hold(airport.flight_id, "1A", "P1")
+    await airport.seats.agent().confirm(hold)
+    await traveller.start(hold_id="")
+    await traveller.declare(10)
+    shown = await boarding_pass(traveller)
+    assert (shown.seat_number, shown.sequence_number, shown.gate, shown.cabin) == ("1A", 1, "A12", pb.BUSINESS)
+    assert (shown.flight_number, shown.origin, shown.destination) == ("SH101", "FRA", "LIS")
+    assert (shown.pnr, shown.given_name, shown.last_name) == (traveller.pnr, "Zoë", "Müller")
+    assert shown.departure_time.seconds - shown.boarding_time.seconds == 40 * 60
+    assert len(shown.bcbp) == 60
+    assert bcbp.decode(shown.bcbp) == bcbp.Pass(
+        last_name="MULLER",
+        given_name="ZOE",
+        pnr=traveller.pnr,
+        origin="FRA",
+        destination="LIS",
+        flight_number="SH101",
+        day_of_year=date(2026, 12, 1).timetuple().tm_yday,
+        cabin="BUSINESS",
+        seat_number="1A",
+        sequence_number=1,
+        bags_checked=True,
+    )
+
+
+async def test_the_day_is_the_departures_where_none_was_told(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.completed()
+    shown = await boarding_pass(traveller)
+    day = datetime.fromtimestamp(shown.departure_time.seconds, UTC).timetuple().tm_yday
+    assert (bcbp.decode(shown.bcbp).day_of_year, bcbp.decode(shown.bcbp).bags_checked) == (day, False)
+
+
+async def test_an_infant_boards_on_the_lap(airport: Airport) -> None:
+    adult = await airport.traveller("P1")
+    infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
+    await adult.completed()
+    await infant.start(hold_id="")
+    await infant.declare()
+    assert bcbp.decode((await boarding_pass(infant)).bcbp).seat_number == "INF"
+
+
+async def test_sequence_numbers_are_unique_and_without_gap_however_many_complete_at_once(airport: Airport) -> None:
+    travellers = await airport.travellers(*(f"P{n}" for n in range(12)))
+    for traveller in travellers:
+        await traveller.start()
+    declared = await asyncio.gather(*(traveller.declare(10) for traveller in travellers))
+    assert sorted(each.sequence_number for each in declared) == list(range(1, 13))
+
+
+async def test_a_moved_passenger_has_the_new_seat_on_it(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.start(seat_number="12A")
+    await traveller.declare(10)
+    await traveller.seats.confirm(await traveller.hold("14C"))
+    await traveller.has_seat("14C")
+    shown = await boarding_pass(traveller)
+    assert (shown.seat_number, shown.sequence_number) == ("14C", 1)
+
+
+@pytest.mark.parametrize("symbology", [0, Asked.AZTEC, Asked.PDF417, Asked.QR])
+async def test_a_scanner_reads_the_same_from_every_picture(
+    airport: Airport, symbology: Asked.Symbology.ValueType
+) -> None:
+    traveller = await airport.traveller()
+    await traveller.completed()
+    expected = (await boarding_pass(traveller)).bcbp
+    asked = Asked(checkin_id=traveller.checkin_id, symbology=symbology)
+    png = await traveller.desk.GetBoardingPassPng(asked)
+    assert png.content_type == "image/png"
+    (read,) = zxingcpp.read_barcodes(Image.open(io.BytesIO(png.data)).convert("L"))
+    assert read.text == expected
+    assert read.format.name.upper().removesuffix("CODE") == Asked.Symbology.Name(symbology or Asked.AZTEC)
+    svg = await traveller.desk.GetBoardingPassSvg(asked)
+    assert svg.content_type == "image/svg+xml"
+    assert ET.fromstring(svg.data).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.mark.parametrize("method", ["GetBoardingPass", "GetBoardingPassSvg", "GetBoardingPassPng"])
+async def test_before_completion_and_after_cancellation_there_is_none(airport: Airport, method: str) -> None:
+    request = pb.GetBoardingPassRequest if method == "GetBoardingPass" else Asked
+    traveller, stranger = await airport.traveller("P1"), await airport.traveller("P2")
+    await traveller.start()
+
+    async def ask(caller: Traveller, checkin_id: str) -> None:
+        await getattr(caller.desk, method)(request(checkin_id=checkin_id))
+
+    with refused("FAILED_PRECONDITION", "CHECK_IN_NOT_COMPLETED") as refusal:
+        await ask(traveller, traveller.checkin_id)
+    assert dict(refusal.info.metadata) == {"state": "INITIATED"}
+    await traveller.declare()
+    await ask(traveller, traveller.checkin_id)
+    with refused("NOT_FOUND", "CHECK_IN_NOT_FOUND") as foreign:
+        await ask(stranger, traveller.checkin_id)
+    with refused("NOT_FOUND", "CHECK_IN_NOT_FOUND") as missing:
+        await ask(stranger, str(uuid4()))
+    assert foreign.status == missing.status
+    await traveller.cancel()
+    with refused("FAILED_PRECONDITION", "CHECK_IN_NOT_COMPLETED"):
+        await ask(traveller, traveller.checkin_id)

@@ -1,0 +1,219 @@
+"""ImportManifest: passengers of a flight and its facts, all or none, each wrong one named by its index (CHK-1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from tests.callers import refused
+from tests.checkin.airport import HOUR, Airport, facts, new_pnr, outcomes, seconds
+
+
+def passenger(passenger_id: str, pnr: str, **more: Any) -> pb.ManifestPassenger:
+    return pb.ManifestPassenger(
+        **{"passenger_id": passenger_id, "pnr": pnr, "given_name": "Ada", "last_name": "Nuñez", **more}
+    )
+
+
+def infant(passenger_id: str, pnr: str, adult: str, **more: Any) -> pb.ManifestPassenger:
+    return passenger(passenger_id, pnr, type=pb.INFANT, accompanying_passenger_id=adult, **more)
+
+
+def counts(answer: pb.ImportManifestResponse) -> tuple[int, int, int]:
+    return answer.added, answer.changed, answer.unchanged
+
+
+async def test_it_says_what_is_new_what_changed_and_what_was_so(airport: Airport) -> None:
+    pnr = new_pnr()
+    first = [passenger(f"P{n}", pnr) for n in range(5)]
+    assert counts(await airport.imported(*first)) == (5, 0, 0)
+    assert counts(await airport.imported(*first)) == (0, 0, 5)
+    second = [first[0], passenger("P1", pnr, contact_email="ada@example.org"), passenger("P9", pnr)]
+    assert counts(await airport.imported(*second)) == (1, 1, 1)
+    trip = await airport.agent.GetTrip(pb.GetTripRequest(pnr=pnr))
+    assert [each.passenger_id for each in trip.passengers] == ["P0", "P1", "P2", "P3", "P4", "P9"]
+
+
+async def test_what_is_left_out_has_its_default(airport: Airport) -> None:
+    await airport.imported(passenger("P1", new_pnr()))
+    found = await airport.checkin.service().GetPassenger(
+        pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id="P1")
+    )
+    assert (found.type, found.cabin, found.fare) == (pb.ADULT, pb.ECONOMY, "STANDARD")
+
+
+async def test_five_hundred_passengers_in_one_call(airport: Airport) -> None:
+    everybody = [passenger(f"P{n}", new_pnr(), contact_email=f"p{n}@example.org") for n in range(500)]
+    assert counts(await airport.imported(*everybody)) == (500, 0, 0)
+
+
+async def test_a_repeat_gets_the_first_answer(airport: Airport, request_id: str) -> None:
+    asked = pb.ImportManifestRequest(
+        flight_id=airport.flight_id, passengers=[passenger("P1", new_pnr())], request_id=request_id
+    )
+    first = await airport.operations.ImportManifest(asked)
+    assert await airport.operations.ImportManifest(asked) == first
+    assert counts(first) == (1, 0, 0)
+
+
+async def test_many_imports_at_once_add_each_passenger_once(airport: Airport) -> None:
+    everybody = [passenger(f"P{n}", new_pnr()) for n in range(20)]
+    answers = await asyncio.gather(*(airport.imported(*everybody) for _ in range(6)))
+    assert sorted(counts(answer) for answer in answers) == [(0, 0, 20)] * 5 + [(20, 0, 0)]
+
+
+async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.operations.ImportManifest(
+            pb.ImportManifestRequest(flight_id="SH-NONE-1", passengers=[passenger("P1", new_pnr())])
+        )
+    assert refusal.fields == ["flight"]
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"departure_date": "2026-02-30"}, "flight.departure_date"),
+        ({"check_in_opens_before": seconds(60)}, "flight.check_in_closes_before"),
+        (
+            {"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)},
+            "flight.check_in_closes_before",
+        ),
+    ],
+)
+async def test_facts_that_fit_no_flight_are_refused(airport: Airport, more: dict[str, Any], field: str) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.set_flight(**more)
+    assert refusal.fields == [field]
+
+
+async def test_a_flight_that_lands_before_it_leaves_is_refused(airport: Airport) -> None:
+    flight = facts()
+    flight.arrival_time.seconds = flight.departure_time.seconds
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+
+
+async def test_new_facts_move_the_window(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await airport.set_flight(departs_in_seconds=30 * HOUR)
+    asked = pb.GetEligibilityRequest(flight_id=airport.flight_id, passenger_id="P1")
+    (reason,) = (await traveller.desk.GetEligibility(asked)).reasons
+    assert reason.reason == "CHECK_IN_NOT_OPEN"
+    await airport.set_flight(departs_in_seconds=30 * HOUR, check_in_opens_before=seconds(36 * HOUR))
+    assert (await traveller.desk.GetEligibility(asked)).eligible
+
+
+async def test_every_wrong_passenger_is_named_and_nothing_is_imported(airport: Airport) -> None:
+    pnr, other = new_pnr(), new_pnr()
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(
+            passenger("A1", pnr),
+            passenger("C1", pnr, type=pb.CHILD),
+            infant("I1", pnr, "A1"),
+            infant("I2", pnr, "A1"),
+            infant("I3", pnr, "C1"),
+            infant("I4", pnr, "NOBODY"),
+            infant("I5", other, "A2"),
+            passenger("A2", pnr),
+            passenger("I6", pnr, type=pb.INFANT),
+            passenger("A3", pnr, accompanying_passenger_id="A1"),
+            infant("I7", pnr, "I7"),
+        )
+    assert sorted(refusal.fields) == sorted(
+        [
+            "passengers[3].accompanying_passenger_id",
+            "passengers[4].accompanying_passenger_id",
+            "passengers[5].accompanying_passenger_id",
+            "passengers[6].pnr",
+            "passengers[8].accompanying_passenger_id",
+            "passengers[9].accompanying_passenger_id",
+            "passengers[10].accompanying_passenger_id",
+        ]
+    )
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await airport.agent.GetTrip(pb.GetTripRequest(pnr=pnr))
+
+
+async def test_the_contracts_rules_name_the_passenger_too(airport: Airport) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(
+            passenger("P1", new_pnr()),
+            passenger("P2", "1BCDEF", contact_email="nobody"),
+            passenger("P3", new_pnr(), fare="GOLD", special_services=["wchr"]),
+        )
+    assert set(refusal.fields) == {
+        "passengers[1].pnr",
+        "passengers[1].contact_email",
+        "passengers[2].fare",
+        "passengers[2].special_services[0]",
+    }
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(passenger("P1", new_pnr()), passenger("P1", new_pnr()))
+    assert refusal.fields == ["passengers"]
+
+
+async def test_an_adult_of_a_known_infant_stays_its_adult(airport: Airport) -> None:
+    pnr = new_pnr()
+    await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(passenger("A1", pnr, type=pb.CHILD))
+    assert refusal.fields == ["passengers[0].type"]
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(passenger("A1", new_pnr()))
+    assert refusal.fields == ["passengers[0].pnr"]
+
+
+async def test_two_infants_change_laps_in_one_import(airport: Airport) -> None:
+    pnr = new_pnr()
+    await airport.imported(passenger("A1", pnr), passenger("A2", pnr), infant("I1", pnr, "A1"), infant("I2", pnr, "A2"))
+    assert counts(await airport.imported(infant("I1", pnr, "A2"), infant("I2", pnr, "A1"))) == (0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"pnr": "ZZZZZZ"}, "pnr"),
+        ({"type": pb.CHILD}, "type"),
+        ({"cabin": pb.BUSINESS}, "cabin"),
+        ({"fare": "FLEX"}, "fare"),
+    ],
+)
+async def test_who_is_checked_in_stays_what_the_check_in_was_judged_by(
+    airport: Airport, change: dict[str, Any], field: str
+) -> None:
+    traveller = await airport.traveller()
+    await traveller.start()
+    changed = passenger("P1", traveller.pnr)
+    changed.MergeFrom(pb.ManifestPassenger(**change))
+    with refused("FAILED_PRECONDITION", "PASSENGER_CHECKED_IN") as refusal:
+        await airport.imported(passenger("P2", traveller.pnr), changed)
+    assert dict(refusal.info.metadata) == {"passenger_id": "P1"}
+    assert refusal.fields == [f"passengers[1].{field}"]
+    await traveller.cancel()
+    assert counts(await airport.imported(passenger("P2", traveller.pnr), changed)) == (1, 1, 0)
+
+
+async def test_names_and_addresses_of_who_is_checked_in_may_change(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.completed(10)
+    assert counts(await airport.imported(passenger("P1", traveller.pnr, last_name="Ibáñez"))) == (0, 1, 0)
+    asked = pb.GetBoardingPassRequest(checkin_id=traveller.checkin_id)
+    assert (await traveller.desk.GetBoardingPass(asked)).last_name == "Ibáñez"
+
+
+async def test_an_import_and_a_start_at_once_agree(airport: Airport) -> None:
+    for n in range(4):
+        traveller = await airport.traveller(f"P{n}")
+        hold = await traveller.hold()
+        results = await asyncio.gather(
+            airport.imported(passenger(f"P{n}", traveller.pnr, fare="FLEX")),
+            traveller.start(hold_id=hold.hold_id),
+            return_exceptions=True,
+        )
+        assert outcomes(results[1:]) == {"OK": 1}
+        allowance = (await airport.row(traveller)).allowance_grams
+        assert outcomes(results[:1]) == ({"OK": 1} if allowance == 32_000 else {"PASSENGER_CHECKED_IN": 1})

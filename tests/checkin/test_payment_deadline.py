@@ -1,0 +1,145 @@
+"""The deadline of a fee: cancelled in time and not before, the seat freed, late money given back (CHK-7)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.payment.v1 import payment_service_pb2
+
+from checkin_service import checkins
+from services import db
+from tests.callers import eventually
+from tests.checkin.airport import AT_REST_SECONDS, Airport
+
+VARIABLES: Final = {"SKYHIGH_PAYMENT_DEADLINE_SECONDS": "0.7"}
+Intent = payment_service_pb2.PaymentIntent
+
+
+async def test_unpaid_it_is_cancelled_in_time_and_the_passenger_told(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    cancelled = await traveller.becomes(pb.CheckIn.CANCELLED)
+    assert cancelled.cancel_reason == "PAYMENT_TIMEOUT"
+    lateness = cancelled.update_time.ToDatetime() - waiting.payment_deadline.ToDatetime()
+    assert 0 <= lateness.total_seconds() < 5
+    await airport.at_rest(traveller)
+    assert await traveller.seat() == ""
+    assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]
+    assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101"]
+    assert cancelled.history[-1].actor == "deadline"
+
+
+async def test_paid_in_time_it_is_left_alone(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.waiting()
+    await traveller.pay()
+    await asyncio.sleep(1)
+    assert (await traveller.get()).state == pb.CheckIn.COMPLETED
+
+
+async def test_declared_again_it_has_the_time_anew(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    first = await traveller.waiting()
+    await asyncio.sleep(0.4)
+    second = await traveller.declare(31)
+    await asyncio.sleep(0.4)
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    cancelled = await traveller.becomes(pb.CheckIn.CANCELLED)
+    assert cancelled.update_time.ToDatetime() >= second.payment_deadline.ToDatetime()
+    assert second.payment_deadline.ToDatetime() > first.payment_deadline.ToDatetime()
+
+
+async def test_paid_but_not_yet_told_it_waits_for_the_event(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    airport.payments.begin(waiting.payment_intent_id)
+    succeeded = airport.payments.succeed(waiting.payment_intent_id)
+
+    async def asked() -> bool:
+        return "CancelPaymentIntent" in airport.payments.calls
+
+    airport.payments.calls.clear()
+    await eventually(asked, within_seconds=AT_REST_SECONDS)
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    await airport.tell("payment.succeeded.v1", succeeded)
+    assert (await traveller.becomes(pb.CheckIn.COMPLETED)).state == pb.CheckIn.COMPLETED
+
+
+async def test_success_after_the_deadline_is_refunded_told_and_mailed(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    airport.payments.begin(waiting.payment_intent_id)
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+    await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
+    await airport.at_rest(traveller)
+    assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
+    assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101", "Your payment is refunded: SH101"]
+    assert await traveller.seat() == ""
+
+
+async def test_while_payments_are_down_the_deadline_waits(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.waiting()
+    airport.payments.away = True
+    await asyncio.sleep(1.2)
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    airport.payments.away = False
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+
+
+async def test_a_deadline_that_dies_before_its_commit_ends_the_check_in_the_next_time(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traveller = await airport.traveller()
+    real, deaths = checkins.time_out, 0
+
+    async def die_once(*args: object, **more: object) -> bool:
+        nonlocal deaths
+        deaths += 1
+        if deaths == 1:
+            raise RuntimeError("killed")
+        return await real(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkins, "time_out", die_once)
+    await traveller.waiting()
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+    assert deaths == 2
+    await airport.at_rest(traveller)
+    assert await traveller.seat() == ""
+
+
+async def test_a_deadline_and_a_payment_at_once_end_in_one_of_both(airport: Airport) -> None:
+    travellers = await airport.travellers(*(f"P{n}" for n in range(8)))
+
+    async def race(n: int) -> None:
+        traveller = travellers[n]
+        waiting = await traveller.waiting()
+        left = waiting.payment_deadline.ToDatetime() - waiting.update_time.ToDatetime()
+        await asyncio.sleep(left.total_seconds() - 0.02 + n * 0.04)
+        if airport.payments.begin(waiting.payment_intent_id):
+            await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
+        await airport.at_rest(traveller)
+        found = await traveller.get()
+        assert found.state in (pb.CheckIn.COMPLETED, pb.CheckIn.CANCELLED)
+        completed = found.state == pb.CheckIn.COMPLETED
+        assert airport.payments.money_kept(traveller.checkin_id) == completed
+        assert bool(await traveller.seat()) == completed
+
+    await asyncio.gather(*(race(n) for n in range(8)))
+
+
+async def test_a_timer_fires_once_never_early_and_hardly_late(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.waiting()
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+    await airport.at_rest(traveller)
+    async with db.transaction(airport.pool) as conn:
+        rows = await conn.fetch(
+            "SELECT name, tries, fire_time - due_time AS late FROM timers WHERE subject = $1", traveller.checkin_id
+        )
+    fired = {row["name"]: row for row in rows}
+    assert {"payment-deadline", "release-seat", "settle-fee"} <= set(fired)
+    assert all(row["tries"] == 1 and 0 <= row["late"].total_seconds() < 5 for row in rows)

@@ -1,0 +1,105 @@
+"""Stand-ins for what `skyhigh demo` and `skyhigh manifest` call: they judge by the contract, and remember."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import (
+    CheckInServiceServicer,
+    add_CheckInServiceServicer_to_server,
+)
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer, add_SeatServiceServicer_to_server
+
+from services.errors import FieldViolation, InvalidArgument, NotFound, Refusal
+from services.validation import validate
+
+Context = Any
+
+
+class FakeCheckIn(CheckInServiceServicer):
+    """Keeps manifests, and says that everybody in them can check in who is not in `checked_in`."""
+
+    def __init__(self) -> None:
+        self.imports: list[pb.ImportManifestRequest] = []
+        self.manifests: dict[str, dict[str, pb.ManifestPassenger]] = {}
+        self.checked_in: set[str] = set()
+        self.violations: dict[str, list[FieldViolation]] = {}
+        """What is wrong with a flight, beyond the contract."""
+        self.tokens: set[str] = set()
+        self.calls_at_once = 0
+        self.most_calls_at_once = 0
+
+    async def ImportManifest(self, request: pb.ImportManifestRequest, context: Context) -> pb.ImportManifestResponse:
+        async with self._call(context):
+            validate(request)
+            if request.flight_id in self.violations:
+                raise InvalidArgument.of(*self.violations[request.flight_id])
+            self.imports.append(request)
+            known = self.manifests.setdefault(request.flight_id, {})
+            added = sum(each.passenger_id not in known for each in request.passengers)
+            unchanged = sum(known.get(each.passenger_id) == each for each in request.passengers)
+            known.update({each.passenger_id: each for each in request.passengers})
+            return pb.ImportManifestResponse(
+                flight_id=request.flight_id,
+                added=added,
+                changed=len(request.passengers) - added - unchanged,
+                unchanged=unchanged,
+            )
+        raise AssertionError("a refusal ends the call")
+
+    async def GetEligibility(self, request: pb.GetEligibilityRequest, context: Context) -> pb.Eligibility:
+        async with self._call(context):
+            if request.passenger_id not in self.manifests.get(request.flight_id, {}):
+                raise NotFound("PASSENGER_NOT_FOUND", "passenger not found on this flight")
+            return pb.Eligibility(eligible=request.passenger_id not in self.checked_in)
+        raise AssertionError("a refusal ends the call")
+
+    @asynccontextmanager
+    async def _call(self, context: Context) -> AsyncIterator[None]:
+        self.tokens.add(dict(context.invocation_metadata())["authorization"])
+        self.calls_at_once += 1
+        self.most_calls_at_once = max(self.most_calls_at_once, self.calls_at_once)
+        try:
+            # Whoever else is calling arrives.
+            await asyncio.sleep(0.005)
+            yield
+        except Refusal as refusal:
+            details = ("grpc-status-details-bin", refusal.status().SerializeToString())
+            await context.abort(refusal.code, refusal.message, (details,))
+        finally:
+            self.calls_at_once -= 1
+
+
+class FakeSeats(SeatServiceServicer):
+    """Remembers the layout of each flight."""
+
+    def __init__(self) -> None:
+        self.layouts: dict[str, str] = {}
+
+    async def ProvisionSeats(
+        self, request: seat_pb.ProvisionSeatsRequest, context: Context
+    ) -> seat_pb.ProvisionSeatsResponse:
+        self.layouts[request.flight_id] = request.layout_id
+        return seat_pb.ProvisionSeatsResponse(flight_id=request.flight_id, total_seats=100)
+
+
+@asynccontextmanager
+async def serving(check_in: FakeCheckIn, seats: FakeSeats) -> AsyncIterator[str]:
+    """Serves both within the block; yields the address."""
+    server = grpc.aio.server()
+    add_CheckInServiceServicer_to_server(check_in, server)
+    add_SeatServiceServicer_to_server(seats, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.stop(0)

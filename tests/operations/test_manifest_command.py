@@ -1,0 +1,255 @@
+"""`skyhigh manifest import`: what is sent for which rows, and which line is named for what is wrong (CHK-1)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import typer
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from typer.testing import CliRunner, Result
+
+from operations import manifest
+from operations.manifest import COLUMNS, FileError, read
+from services.errors import FieldViolation
+from tests.operations.fake_services import FakeCheckIn, FakeSeats, serving
+
+FLIGHT: Final = "SH101-2026-12-01"
+OTHER: Final = "SH202-2026-12-01"
+HEADER: Final = "flight_id,passenger_id,pnr,given_name,last_name\n"
+FACTS: Final = {
+    "flight_number": "SH101",
+    "origin": "FRA",
+    "destination": "LIS",
+    "departure_time": "2026-12-01T18:30:00Z",
+    "arrival_time": "2026-12-01T21:40:00Z",
+}
+ADA: Final = {"passenger_id": "P1", "pnr": "XK4T7Q", "given_name": "Ada", "last_name": "Lovelace"}
+
+app = typer.Typer()
+manifest.register(app)
+
+
+@pytest.fixture
+async def check_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCheckIn]:
+    """What the command calls."""
+    fake = FakeCheckIn()
+    async with serving(fake, FakeSeats()) as address:
+        monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("SKYHIGH_CHECKIN_ADDRESS", address)
+        yield fake
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a CSV file."""
+
+    def write(content: str) -> Path:
+        file = tmp_path / "manifest.csv"
+        file.write_text(content, encoding="utf-8")
+        return file
+
+    return write
+
+
+async def import_(file: Path, *arguments: str) -> Result:
+    """Runs the command beside the service."""
+    return await asyncio.to_thread(CliRunner().invoke, app, ["manifest", "import", str(file), *arguments])
+
+
+async def test_a_csv_file_is_imported_flight_by_flight(check_in: FakeCheckIn, write: Callable[[str], Path]) -> None:
+    file = write(
+        "\N{ZERO WIDTH NO-BREAK SPACE}flight_id,flight_number,origin,destination,departure_time,arrival_time,gate,"
+        "check_in_closes_before_minutes,passenger_id,pnr,given_name,last_name,type,cabin,fare,special_services,"
+        "accompanying_passenger_id,contact_email\n"
+        f"{FLIGHT},SH101,FRA,LIS,2026-12-01T18:30:00Z,2026-12-01T21:40:00+00:00,A24,45,"
+        "P1,XK4T7Q,Zoë,Müller-Lüdenscheidt,adult,BUSINESS,BUSINESS,INFT+WCHR,,zoe@passengers.example\n"
+        f"{OTHER},,,,,,,,P9,R7WQ2C,Seán,O'Brien,,,,,,\n"
+        f"{FLIGHT},,,,,,,,P2,XK4T7Q, Björn ,Müller-Lüdenscheidt,INFANT,BUSINESS,BUSINESS,,P1,\n"
+    )
+    result = await import_(file)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        f"{FLIGHT}: 2 added, 0 changed, 0 unchanged",
+        f"{OTHER}: 1 added, 0 changed, 0 unchanged",
+    ]
+    first, second = check_in.imports
+    expected = pb.FlightFacts(flight_number="SH101", origin="FRA", destination="LIS", gate="A24")
+    expected.departure_time.FromJsonString(FACTS["departure_time"])
+    expected.arrival_time.FromJsonString(FACTS["arrival_time"])
+    expected.check_in_closes_before.FromSeconds(45 * 60)
+    assert first.flight == expected
+    mother, infant = first.passengers
+    assert mother == pb.ManifestPassenger(
+        passenger_id="P1",
+        pnr="XK4T7Q",
+        given_name="Zoë",
+        last_name="Müller-Lüdenscheidt",
+        type=pb.ADULT,
+        cabin=pb.BUSINESS,
+        fare="BUSINESS",
+        special_services=["INFT", "WCHR"],
+        contact_email="zoe@passengers.example",
+    )
+    assert (infant.type, infant.given_name, infant.accompanying_passenger_id) == (pb.INFANT, "Björn", "P1")
+    assert (second.flight_id, second.HasField("flight")) == (OTHER, False)
+    assert "2 unchanged" in (await import_(file)).stdout
+
+
+async def test_json_says_the_same_as_csv(check_in: FakeCheckIn, tmp_path: Path) -> None:
+    row: dict[str, Any] = {"flight_id": FLIGHT, **FACTS, **ADA, "special_services": ["WCHR", "BLND"], "gate": None}
+    (tmp_path / "a.json").write_text(json.dumps([{**row, "boarding_before_minutes": 30}]))
+    cells = {**row, "special_services": "WCHR+BLND", "gate": "", "boarding_before_minutes": "30"}
+    (tmp_path / "a.csv").write_text(f"{','.join(cells)}\n{','.join(cells.values())}\n")
+    for name in ("a.json", "a.csv"):
+        assert (await import_(tmp_path / name)).exit_code == 0
+    from_json, from_csv = check_in.imports
+    assert from_json == from_csv
+    assert from_json.flight.boarding_before.seconds == 1800
+
+
+async def test_one_flight_of_a_file_is_imported_alone(check_in: FakeCheckIn, write: Callable[[str], Path]) -> None:
+    file = write(f"{HEADER}{FLIGHT},P1,XK4T7Q,Ada,Lovelace\n{OTHER},P2,XK4T7Q,Ada,Lovelace\n,P3,XK4T7Q,Alan,Turing\n")
+    assert (await import_(file, "--flight", FLIGHT)).exit_code == 0
+    assert [(each.flight_id, [p.passenger_id for p in each.passengers]) for each in check_in.imports] == [
+        (FLIGHT, ["P1", "P3"])
+    ]
+    other = await import_(write(f"{HEADER}{OTHER},P2,XK4T7Q,Ada,Lovelace\n"), "--flight", FLIGHT)
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert f"has no passenger of {FLIGHT}" in other.stderr
+
+
+async def test_what_the_service_refuses_is_named_by_its_line(
+    check_in: FakeCheckIn, write: Callable[[str], Path]
+) -> None:
+    """Another flight of the file is imported all the same; a cell over two lines moves those below."""
+    check_in.violations[OTHER] = [
+        FieldViolation("passengers[1].accompanying_passenger_id", "there is no such passenger on this flight"),
+        FieldViolation("flight.check_in_closes_before", "check-in must open before it closes"),
+    ]
+    file = write(
+        f"{HEADER}"
+        f'{FLIGHT},P1,XK4T7Q,"Ada\n Augusta",Lovelace\n'
+        "\n"
+        f"{FLIGHT},P2,XK4T70,Alan,Turing\n"
+        f"{OTHER},P3,R7WQ2C,Grace,Hopper\n"
+        f"{OTHER},P4,R7WQ2C,Edsger,Dijkstra\n"
+        "SH303-2026-12-01,P5,R7WQ2D,Barbara,Liskov\n"
+    )
+    result = await import_(file)
+    assert result.exit_code == 1
+    told = result.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in told if line.startswith(str(file))] == [
+        f"{file}:2",
+        f"{file}:5",
+        f"{file}:6",
+        f"{file}:7",
+    ]
+    assert f"{file}:2: given_name: " in told[0]
+    assert f"{file}:5: pnr: " in told[1]
+    assert told[2] == f"{FLIGHT}: nothing was imported"
+    assert told[3] == f"{file}:6: check_in_closes_before: check-in must open before it closes"
+    assert told[4] == f"{file}:7: accompanying_passenger_id: there is no such passenger on this flight"
+    assert told[5] == f"{OTHER}: nothing was imported"
+    assert result.stdout == "SH303-2026-12-01: 1 added, 0 changed, 0 unchanged\n"
+    assert list(check_in.manifests) == ["SH303-2026-12-01"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"type": "PILOT"}, "type: 'PILOT' is none of ADULT, CHILD, INFANT"),
+        ({"cabin": "COACH"}, "cabin: 'COACH' is none of"),
+        ({"cabin": "CABIN_UNSPECIFIED"}, "cabin: 'CABIN_UNSPECIFIED' is none of"),
+        ({"departure_time": "noon"}, "departure_time: 'noon' is no time"),
+        ({"boarding_before_minutes": "-5"}, "boarding_before_minutes: '-5' is no number of minutes"),
+        ({"origin": "MUC"}, "origin: 'MUC' contradicts 'FRA' of a row above"),
+        ({"passenger_id": "P1"}, "passenger_id: is the passenger of line 2 again"),
+    ],
+)
+async def test_a_row_that_can_not_be_read_is_named_and_nothing_sent(
+    check_in: FakeCheckIn, tmp_path: Path, change: dict[str, str], told: str
+) -> None:
+    file = tmp_path / "manifest.json"
+    rows = [{"flight_id": FLIGHT, **ADA, "origin": "FRA"}, {"flight_id": FLIGHT, **ADA, "passenger_id": "P2", **change}]
+    file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    result = await import_(file)
+    assert result.exit_code == 1
+    assert f"{file}:3: {told}" in result.stderr
+    assert not check_in.imports
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.xlsx", b"", "is neither .csv nor .json"),
+        ("a.csv", b"flight_id\xff", "is no UTF-8, from byte 9 on"),
+        ("a.csv", b"flight_id,surname\n", "line 1: 'surname' is no column of a manifest"),
+        ("a.csv", b"pnr,pnr\n", "line 1: a column comes twice"),
+        ("a.csv", HEADER.encode() + b"\nSH1,P1\n", "line 3: 2 cells instead of 5"),
+        ("a.csv", HEADER.encode() + b'SH1,"P1"x,XK4T7Q,A,B\n', "line 2: "),
+        ("a.json", b"", "is no JSON array"),
+        ("a.json", b"{}", "is no JSON array"),
+        ("a.json", b"[\n{},\n7]", "line 3: is no object"),
+        ("a.json", b'[\n{"pnr": "A" "B"}]', "line 2"),
+        ("a.json", b'[{"pnr": "A"} {"pnr": "B"}]', "neither a comma nor the array's end"),
+        ("a.json", b"[{}", "neither a comma nor the array's end"),
+        ("a.json", b"[{}] 7", "has something behind the array"),
+        ("a.json", b'[{"pnr": 7}]', "pnr must be text"),
+        ("a.json", b'[{"pnr": "\\ud800"}]', "pnr must be text"),
+        ("a.json", b'[{"pnr": "A", "pnr": "B"}]', "a column comes twice"),
+        ("a.json", b'[{"surname": "A"}]', "'surname' is no column of a manifest"),
+        ("a.json", b'[{"pnr": ' + b"[" * 100_000, "line 1"),
+        ("a.json", b'[{"boarding_before_minutes": ' + b"9" * 5000 + b"}]", "line 1"),
+    ],
+)
+def test_a_file_that_is_no_manifest_imports_nothing(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(FileError, match=told):
+        read(file)
+    result = CliRunner().invoke(app, ["manifest", "import", str(file)])
+    assert result.exit_code == 1
+    assert "nothing was imported" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", ""), ("a.csv", HEADER), ("a.json", "[ ]")])
+def test_a_file_without_passengers_is_told(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    result = CliRunner().invoke(app, ["manifest", "import", str(tmp_path / name)])
+    assert (result.exit_code, "has no passenger" in result.stderr) == (1, True)
+
+
+async def test_a_service_that_is_away_is_told(
+    check_in: FakeCheckIn, write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYHIGH_CHECKIN_ADDRESS", "127.0.0.1:1")
+    result = await import_(write(f"{HEADER}{FLIGHT},P1,XK4T7Q,Ada,Lovelace\n"))
+    assert result.exit_code == 1
+    assert "the check-in service answered UNAVAILABLE" in result.stderr
+
+
+async def test_the_examples_of_the_documentation_work(check_in: FakeCheckIn, tmp_path: Path) -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text()
+    for kind in ("csv", "json"):
+        example = documentation.split(f"```{kind}\n")[1].split("```")[0]
+        (tmp_path / f"example.{kind}").write_text(example)
+        result = await import_(tmp_path / f"example.{kind}")
+        assert result.exit_code == 0, result.output
+
+
+def test_every_column_is_documented() -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text()
+    told = CliRunner().invoke(app, ["manifest", "import", "--help"], env={"TERMINAL_WIDTH": "200"}).output
+    for column in COLUMNS:
+        assert f"`{column}`" in documentation
+        assert column in told
+
+
+def test_every_field_of_the_contract_has_a_column() -> None:
+    fields = {name for message in (pb.FlightFacts, pb.ManifestPassenger) for name in message.DESCRIPTOR.fields_by_name}
+    assert fields | {"flight_id"} == {column.removesuffix("_minutes") for column in COLUMNS}

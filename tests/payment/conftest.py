@@ -1,0 +1,118 @@
+"""Payment services in this process: one whose provider is the mock, and one whose provider does not answer."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import pytest
+from skyhigh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+
+from deploy.mocks.payment_provider import PaymentProvider, ProviderBehaviour, ProviderSettings, serving
+from payment_service.service import PAYMENT_SERVICE
+from services import db
+from tests.callers import Caller
+from tests.instances import database_with, running
+from tests.payment.bridge import bridge
+from tests.payment.rules import NEXT_SECRET, SECRET, Payments
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+# An hour: nothing happens by itself within a test.
+NEVER: Final = "3600"
+# PAY-3's times, twenty times as fast.
+QUICK: Final = {
+    "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "0.5",
+    "SKYHIGH_PAYMENT_BACKOFF_SECONDS": "0.05",
+    "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": "0.25",
+    "SKYHIGH_PAYMENT_PATIENCE_SECONDS": "4",
+}
+PROMPT: Final = ProviderBehaviour(decision_delay_seconds=0.02)
+
+
+@asynccontextmanager
+async def payments(world: World, *, database_url: str = "", **variables: str) -> AsyncIterator[Payments]:
+    """Serves within the block, on a database of its own where none is given; `variables` are environment variables."""
+    url = database_url or (await database_with(world, "payment"))["SKYHIGH_PAYMENT_DATABASE_URL"]
+    variables = {
+        "SKYHIGH_PAYMENT_DATABASE_URL": url,
+        "SKYHIGH_PAYMENT_WEBHOOK_SECRETS": f"{SECRET},{NEXT_SECRET}",
+        **variables,
+    }
+    async with running(world, PAYMENT_SERVICE, PaymentServiceStub, **variables) as callers:
+        database = await asyncpg.connect(url, server_settings={"search_path": "payment"})
+        pool = await db.connect(url, schema="payment", size=4)
+        try:
+            yield Payments(callers, database, url, pool)
+        finally:
+            await pool.close()
+            await database.close()
+
+
+def nobodys_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def paying(world: World, provider: PaymentProvider, *, database_url: str = "") -> AsyncIterator[Payments]:
+    """A service with this provider, whose webhooks reach it within the block."""
+    variables = {"SKYHIGH_PAYMENT_PROVIDER_URL": provider.url, **QUICK}
+    async with (
+        payments(world, database_url=database_url, **variables) as service,
+        bridge(service.callers) as provider.webhook_url,
+    ):
+        yield service
+
+
+@pytest.fixture(scope="session")
+async def any_provider() -> AsyncIterator[PaymentProvider]:
+    """The provider of the session."""
+    settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, failure_rate=0.5, seed=1)
+    async with serving(settings) as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(any_provider: PaymentProvider) -> PaymentProvider:
+    """The provider, well-behaved and prompt at the beginning of each test."""
+    any_provider.behaviour.now = PROMPT
+    return any_provider
+
+
+@pytest.fixture(scope="session")
+async def prompt(world: World, any_provider: PaymentProvider) -> AsyncIterator[Payments]:
+    """A service with a provider that answers."""
+    async with paying(world, any_provider) as service:
+        yield service
+
+
+@pytest.fixture
+def payer(prompt: Payments) -> Caller:
+    """Who has something to pay, at the prompt service; another for each test."""
+    return prompt.callers.passenger()
+
+
+@pytest.fixture(scope="session")
+async def silent(world: World) -> AsyncIterator[Payments]:
+    """A service that no provider answers: a payment begins, its first charge is unknown, and nothing goes on."""
+    async with payments(
+        world,
+        SKYHIGH_PAYMENT_PROVIDER_URL=f"http://127.0.0.1:{nobodys_port()}",
+        SKYHIGH_PAYMENT_BACKOFF_SECONDS=NEVER,
+        SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS=NEVER,
+    ) as serving:
+        yield serving
+
+
+@pytest.fixture
+def passenger(silent: Payments) -> Caller:
+    """Who has something to pay, at the silent service; another for each test."""
+    return silent.callers.passenger()

@@ -1,0 +1,325 @@
+"""A payment's attempts against a provider that works, declines, is slow, loses answers or is down (PAY-2, PAY-3)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from uuid import UUID
+
+import pytest
+
+from deploy.mocks.payment_provider import PaymentProvider
+from payment_service import verdicts
+from payment_service.charging import charge_key_of
+from payment_service.settings import Attempts, PaymentSettings
+from tests.callers import Caller, eventually
+from tests.conftest import World
+from tests.instances import database_with
+from tests.payment.conftest import paying
+from tests.payment.rules import FAILS, PRICE, SECRET, Payments, state_of
+
+
+def switch(provider: PaymentProvider, **switches: object) -> None:
+    provider.behaviour.now = provider.behaviour.now.model_copy(update=switches)
+
+
+def charged(provider: PaymentProvider, intent_id: str) -> Counter[str]:
+    """How often each status occurs among the provider's charges for an intent."""
+    return Counter(
+        charge.status for charge in provider.charges.values() if charge.metadata.get("intent_id") == intent_id
+    )
+
+
+@pytest.fixture
+def attempts(world: World) -> Attempts:
+    """PAY-3 with its defaults."""
+    return world.settings_of(PaymentSettings, SKYHIGH_PAYMENT_WEBHOOK_SECRETS=SECRET).attempts
+
+
+async def test_00000_succeeds(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+    paid = await prompt.becomes(intent, "SUCCEEDED")
+    assert (paid.attempts, paid.last_error) == (1, "")
+    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+    assert provider.charges[str(charge_key_of(UUID(intent.intent_id), 1))].amount["minor_units"] == PRICE
+
+
+async def test_99999_fails_after_three_visible_attempts_and_may_be_tried_again(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent, FAILS)
+    seen = set()
+
+    async def failed() -> bool:
+        shown = await prompt.get(intent)
+        seen.add((state_of(shown), shown.attempts, shown.last_error))
+        return state_of(shown) == "FAILED"
+
+    await eventually(failed, within_seconds=10)
+    assert seen >= {("PROCESSING", 1, "DECLINED"), ("PROCESSING", 2, "DECLINED"), ("FAILED", 3, "DECLINED")}
+    ((key, message),) = await prompt.told(intent)
+    assert (key, message.error, message.attempts) == ("payment.failed.v1", "DECLINED", 3)
+    assert charged(provider, intent.intent_id) == {"failed": 3}
+
+    again = await prompt.pay(payer, intent)
+    assert (again.attempts, again.last_error) == (0, "")
+    await prompt.becomes(intent, "SUCCEEDED")
+    assert [charge["number"] for charge in await prompt.charges(intent)] == [1, 2, 3, 4]
+    assert [key for key, _ in await prompt.told(intent)] == ["payment.failed.v1", "payment.succeeded.v1"]
+    assert await prompt.violations() == []
+
+
+async def test_other_codes_succeed_within_three_attempts_or_fail(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, failure_rate=0.5)
+    intents = [await prompt.intent(payer) for _ in range(12)]
+    for intent in intents:
+        await prompt.pay(payer, intent, "12345")
+    for intent in intents:
+
+        async def ended(intent_id: str = intent.intent_id) -> bool:
+            state = await prompt.database.fetchval(
+                "SELECT state::text FROM intents WHERE intent_id = $1", UUID(intent_id)
+            )
+            return state in ("SUCCEEDED", "FAILED")
+
+        await eventually(ended, within_seconds=10)
+        end = await prompt.get(intent)
+        expected = Counter(failed=3) if state_of(end) == "FAILED" else Counter(failed=end.attempts - 1, succeeded=1)
+        assert charged(provider, intent.intent_id) == expected
+    assert await prompt.violations() == []
+
+
+async def test_a_lost_answer_never_charges_twice(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+    switch(provider, lose_answers=1, drop_webhooks=True)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+    paid = await prompt.becomes(intent, "SUCCEEDED")
+    assert paid.attempts == 2
+    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+    ((_, state, tries),) = [(row["key"], row["state"], row["tries"]) for row in await prompt.charges(intent)]
+    assert (state, tries) == ("SUCCEEDED", 2)
+
+
+async def test_a_provider_that_is_slower_than_an_attempt_charges_once(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, answer_delay_seconds=0.55, drop_webhooks=True)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+
+    async def late() -> bool:
+        shown = await prompt.get(intent)
+        return (state_of(shown), shown.last_error) == ("PROCESSING", "TIMEOUT")
+
+    await eventually(late)
+    paid = await prompt.becomes(intent, "SUCCEEDED", within_seconds=15)
+    assert paid.attempts == 3
+    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+
+
+async def test_while_the_provider_is_down_the_payment_goes_on_and_ends_uncharged(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, down=True)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+
+    async def given_up() -> bool:
+        shown = await prompt.get(intent)
+        return (state_of(shown), shown.attempts, shown.last_error) == ("PROCESSING", 3, "PROVIDER_ERROR")
+
+    await eventually(given_up, within_seconds=5)
+    switch(provider, down=False)
+    # It never heard of the key: voided, so that a charge that is still under way will not be made.
+    failed = await prompt.becomes(intent, "FAILED", within_seconds=20)
+    assert failed.last_error == "VOIDED"
+    (charge,) = await prompt.charges(intent)
+    assert (charge["state"], charge["tries"]) == ("VOIDED", 3)
+    assert provider.charges[str(charge["key"])].status == "voided"
+    assert [key for key, _ in await prompt.told(intent)] == ["payment.failed.v1"]
+    await prompt.pay(payer, intent)
+    await prompt.becomes(intent, "SUCCEEDED")
+
+
+async def test_a_provider_that_comes_back_within_the_attempts_is_paid(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, down=True)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+
+    async def tried() -> bool:
+        return (await prompt.get(intent)).last_error == "PROVIDER_ERROR"
+
+    await eventually(tried)
+    switch(provider, down=False)
+    await prompt.becomes(intent, "SUCCEEDED")
+    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+
+
+async def test_lost_webhooks_are_asked_for_at_the_attempts_end(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, drop_webhooks=True)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+    assert (await prompt.becomes(intent, "SUCCEEDED")).attempts == 1
+    declined = await prompt.intent(payer)
+    await prompt.pay(payer, declined, FAILS)
+    await prompt.becomes(declined, "FAILED")
+    assert charged(provider, declined.intent_id) == {"failed": 3}
+
+
+async def test_an_unknown_outcome_is_asked_for_until_it_is_known(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, drop_webhooks=True, decision_delay_seconds=3)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+
+    async def unknown() -> bool:
+        shown = await prompt.get(intent)
+        return (state_of(shown), shown.attempts, shown.last_error) == ("PROCESSING", 3, "TIMEOUT")
+
+    await eventually(unknown, within_seconds=5)
+    await prompt.becomes(intent, "SUCCEEDED", within_seconds=10)
+    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+
+
+async def test_what_the_provider_never_decides_is_voided(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, decision_delay_seconds=600)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+    assert (await prompt.becomes(intent, "FAILED", within_seconds=20)).last_error == "VOIDED"
+    assert charged(provider, intent.intent_id) == {"voided": 1}
+
+
+async def test_duplicated_reordered_and_forged_webhooks_are_harmless(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    for forge in ("unsigned", "wrong_key", "altered_body", "stale"):
+        switch(provider, duplicate=5, reorder=2, forge=forge)
+        intents = [await prompt.intent(payer) for _ in range(2)]
+        for intent in intents:
+            await prompt.pay(payer, intent)
+        for intent in intents:
+            await prompt.becomes(intent, "SUCCEEDED")
+            assert [key for key, _ in await prompt.told(intent)] == ["payment.succeeded.v1"]
+            assert charged(provider, intent.intent_id) == {"succeeded": 1}
+    assert await prompt.violations() == []
+
+
+async def test_a_webhook_of_another_amount_is_quarantined_and_the_provider_is_asked(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, wrong_amount=True)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+    await prompt.becomes(intent, "SUCCEEDED")
+    key = charge_key_of(UUID(intent.intent_id), 1)
+
+    async def reported() -> bool:
+        outcome = await prompt.database.fetchval("SELECT reason FROM webhook_events WHERE charge_key = $1", key)
+        return bool(outcome == "AMOUNT_DIFFERS")
+
+    await eventually(reported)
+
+
+async def test_an_answer_of_another_amount_pays_nothing(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    switch(provider, drop_webhooks=True, decision_delay_seconds=0.2)
+    intent = await prompt.begun(payer)
+    key = str(charge_key_of(UUID(intent.intent_id), 1))
+
+    async def arrived() -> bool:
+        return key in provider.charges
+
+    await eventually(arrived)
+    provider.charges[key].amount["minor_units"] += 1
+
+    async def doubted() -> bool:
+        shown = await prompt.get(intent)
+        return (state_of(shown), shown.last_error) == ("PROCESSING", "AMOUNT_DIFFERS")
+
+    await eventually(doubted, within_seconds=5)
+    provider.charges[key].amount["minor_units"] -= 1
+    await prompt.becomes(intent, "SUCCEEDED", within_seconds=20)
+
+
+async def test_killed_between_the_answer_and_the_commit_it_recovers_to_one_charge(
+    prompt: Payments, provider: PaymentProvider, payer: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The charge is decided before it is answered, so that the answer holds the verdict.
+    switch(provider, decision_delay_seconds=0, answer_delay_seconds=0.1, drop_webhooks=True)
+    died = []
+
+    async def fail(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        died.append(True)
+        raise RuntimeError("the commit is never reached")
+
+    monkeypatch.setattr(verdicts, "apply", fail)
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent)
+    paid = await prompt.becomes(intent, "SUCCEEDED")
+    assert died == [True]
+    assert paid.attempts == 1
+    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+    assert await prompt.history(intent) == ["REQUIRES_PAYMENT", "PROCESSING", "SUCCEEDED"]
+
+
+async def test_stopped_in_the_middle_of_the_call_another_process_goes_on(
+    world: World, provider: PaymentProvider
+) -> None:
+    url = (await database_with(world, "payment"))["SKYHIGH_PAYMENT_DATABASE_URL"]
+    former_url = provider.webhook_url
+    switch(provider, answer_delay_seconds=60, drop_webhooks=True)
+    try:
+        async with paying(world, provider, database_url=url) as first:
+            payer = first.callers.passenger()
+            intent = await first.begun(payer)
+
+            async def arrived() -> bool:
+                return bool(charged(provider, intent.intent_id))
+
+            await eventually(arrived)
+        switch(provider, answer_delay_seconds=0)
+        async with paying(world, provider, database_url=url) as second:
+            await second.becomes(intent, "SUCCEEDED")
+            assert charged(provider, intent.intent_id) == {"succeeded": 1}
+            assert await second.violations() == []
+    finally:
+        provider.webhook_url = former_url
+
+
+async def test_two_processes_charge_each_intent_once(world: World, provider: PaymentProvider) -> None:
+    url = (await database_with(world, "payment"))["SKYHIGH_PAYMENT_DATABASE_URL"]
+    former_url = provider.webhook_url
+    switch(provider, lose_answers=5)
+    try:
+        async with paying(world, provider, database_url=url), paying(world, provider, database_url=url) as service:
+            payer = service.callers.passenger()
+            intents = [await service.intent(payer) for _ in range(25)]
+            for intent in intents:
+                await service.pay(payer, intent)
+            for intent in intents:
+                await service.becomes(intent, "SUCCEEDED")
+                assert charged(provider, intent.intent_id) == {"succeeded": 1}
+            assert await service.violations() == []
+    finally:
+        provider.webhook_url = former_url
+
+
+def test_the_pauses_are_the_contracts(attempts: Attempts) -> None:
+    assert [attempts.pause_after(n).total_seconds() for n in range(1, 7)] == [1, 1.5, 2.25, 3.375, 5, 5]
+    assert (attempts.most, attempts.length.total_seconds()) == (3, 10)
+
+
+async def test_timers_fire_once_and_never_early(prompt: Payments) -> None:
+    assert await prompt.database.fetch("SELECT * FROM timers WHERE fire_time < due_time") == []

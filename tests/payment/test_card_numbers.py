@@ -1,0 +1,73 @@
+"""What looks like a card number, and what only has many digits (PAY-6)."""
+
+from __future__ import annotations
+
+import random
+from uuid import UUID
+
+import pytest
+
+from payment_service import card_numbers
+
+# From a digit to the same digit as wide as a Chinese character.
+FULL_WIDTH = 0xFEE0
+# The networks' published test numbers.
+CARDS = [
+    "4111111111111111",
+    "5555555555554444",
+    "2223003122003222",
+    "378282246310005",
+    "6011111111111117",
+    "3530111333300000",
+    "30569309025904",
+    "6205500000000000004",
+    "4222222222222",
+    "135412345678911",
+]
+
+
+@pytest.mark.parametrize("number", CARDS)
+@pytest.mark.parametrize(
+    "text", ["{}", '{{"pan":"{}"}}', '{{"pan":{}}}', "with {} please", "pan={},cvv=123", "{} 12/28"]
+)
+def test_a_card_number_is_found(number: str, text: str) -> None:
+    assert card_numbers.found(text.format(number))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "3782 822463 10005",
+        "".join(chr(ord(digit) + FULL_WIDTH) for digit in CARDS[0]),
+        "1 4111 1111 1111 1111 2",
+    ],
+)
+def test_however_it_is_written(text: str) -> None:
+    assert card_numbers.found(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111111111111112",
+        "411111111111",
+        "41111111111111111111",
+        "1795240000123",
+        "1795240000123456789",
+        "2026-11-21T05:58:56.123456Z",
+        "ch_4111111111111111",
+        "9000",
+        "0000000000000000",
+    ],
+)
+def test_other_digits_are_no_card(text: str) -> None:
+    assert not card_numbers.found(text)
+
+
+def test_no_uuid_is_a_card() -> None:
+    chance = random.Random(6)
+    # Such as 41111111-1111-4111-…: digits and dashes only.
+    digits = ["".join(chance.choice("0123456789") for _ in range(32)) for _ in range(20_000)]
+    assert not any(card_numbers.found(f'{{"key":"{UUID(each)}"}}') for each in digits)

@@ -1,0 +1,80 @@
+"""`skyhigh payments`: what an operator sees of an intent, of quarantine and of open outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from operations import payments
+from tests.callers import Caller, eventually
+from tests.payment.rules import SUCCEEDS, Payments, event, signed
+
+
+@pytest.fixture(autouse=True)
+def stack(silent: Payments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The silent service's database as the command's."""
+    monkeypatch.setenv("SKYHIGH_DATABASE_URL", silent.database_url)
+
+
+async def skyhigh(*arguments: str, code: int = 0) -> str:
+    """Runs the command beside the service; returns what it printed."""
+    app = typer.Typer()
+    payments.register(app)
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["payments", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+async def test_show_tells_the_whole_story_but_no_code(silent: Payments, passenger: Caller) -> None:
+    intent = await silent.unanswered(passenger)
+    told = await skyhigh("show", intent.intent_id)
+    assert intent.reference in told
+    assert "PROVIDER_UNAVAILABLE" in told
+    assert SUCCEEDS not in told.split()
+    assert [word for word in ("history", "charges", "timers") if f"\n{word}\n" not in told] == []
+    await silent.deliver(event(intent))
+    await silent.refund(intent)
+    told = await skyhigh("show", intent.intent_id)
+    assert [word for word in ("history", "charges", "refunds", "webhooks", "timers") if f"\n{word}\n" not in told] == []
+
+
+async def test_unsettled_lists_payments_and_refunds_until_they_are_settled(silent: Payments, passenger: Caller) -> None:
+    intent = await silent.unanswered(passenger)
+    told = await skyhigh("unsettled")
+    assert [line.split()[0] for line in told.splitlines() if intent.intent_id in line] == ["payment"]
+    await silent.deliver(event(intent))
+    assert intent.intent_id not in await skyhigh("unsettled")
+    await silent.refund(intent)
+    told = await skyhigh("unsettled")
+    assert [line.split()[0] for line in told.splitlines() if intent.intent_id in line] == ["refund"]
+    await silent.deliver(event(intent, "refund.succeeded"))
+    assert intent.intent_id not in await skyhigh("unsettled")
+
+
+async def test_quarantine_says_what_is_wrong(silent: Payments, passenger: Caller) -> None:
+    body = event(await silent.unanswered(passenger), amount={"currency": "USD", "minor_units": 1})
+    headers = signed(body)
+    await silent.deliver(body, headers)
+    told = await skyhigh("quarantine")
+    (line,) = [line for line in told.splitlines() if headers["webhook-id"] in line]
+    assert "AMOUNT_DIFFERS" in line
+
+
+async def test_what_is_not_there_ends_with_a_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no UUID" in await skyhigh("show", "1", code=1)
+    assert "there is no intent" in await skyhigh("show", str(uuid4()), code=1)
+    monkeypatch.setenv("SKYHIGH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    assert "the database is away" in await skyhigh("unsettled", code=1)
+
+
+async def test_with_nothing_open_it_says_so(prompt: Payments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYHIGH_DATABASE_URL", prompt.database_url)
+
+    async def settled() -> bool:
+        return "All is settled." in await skyhigh("unsettled")
+
+    await eventually(settled, within_seconds=10)

@@ -1,0 +1,208 @@
+"""RefundPayment: a paid amount goes back once; money that nobody wants goes back by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+from skyhigh.payment.v1 import payment_service_pb2 as pb
+
+from deploy.mocks.payment_provider import PaymentProvider, Refund
+from payment_service.charging import charge_key_of
+from tests.callers import Caller, eventually, refused
+from tests.payment.rules import FAILS, Payments, event, signed, state_of
+from tests.payment.test_attempts import charged, switch
+from tests.seat.rules import at_once, outcomes
+
+
+async def paid(payments: Payments, payer: Caller) -> pb.PaymentIntent:
+    intent = await payments.intent(payer)
+    await payments.pay(payer, intent)
+    return await payments.becomes(intent, "SUCCEEDED")
+
+
+def refunds(provider: PaymentProvider, intent: pb.PaymentIntent, number: int = 1) -> int:
+    """The provider's refunds of a charge."""
+    charge = provider.charges[str(charge_key_of(UUID(intent.intent_id), number))]
+    return sum(refund.charge_id == charge.charge_id for refund in provider.refunds.values())
+
+
+async def test_the_money_goes_back_and_others_are_told(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await paid(prompt, payer)
+    refunding = await prompt.refund(intent, reason="CHECK_IN_CANCELLED")
+    assert state_of(refunding) == "REFUNDING"
+    await prompt.becomes(intent, "REFUNDED")
+    assert refunds(provider, intent) == 1
+    key, message = (await prompt.told(intent))[-1]
+    assert (key, message.reason, message.amount) == ("payment.refunded.v1", "CHECK_IN_CANCELLED", intent.amount)
+    assert (await prompt.history(intent))[-2:] == ["REFUNDING", "REFUNDED"]
+    assert await prompt.violations() == []
+
+
+async def test_an_agent_may_and_a_passenger_may_not(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+    intent = await paid(prompt, payer)
+    request = pb.RefundPaymentRequest(intent_id=intent.intent_id)
+    for other in (payer, prompt.callers.customer(), prompt.callers.operations()):
+        with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
+            await other.RefundPayment(request)
+    await prompt.callers.agent().RefundPayment(request)
+    await prompt.becomes(intent, "REFUNDED")
+
+
+async def test_many_refunds_at_once_are_one_at_the_provider(
+    prompt: Payments, provider: PaymentProvider, payer: Caller, request_id: str
+) -> None:
+    intent = await paid(prompt, payer)
+    calls = [prompt.refund(intent, request_id=request_id) for _ in range(10)]
+    results = await at_once(*calls, *(prompt.refund(intent) for _ in range(20)))
+    assert outcomes(results) == {"OK": 30}
+    await prompt.becomes(intent, "REFUNDED")
+    assert state_of(await prompt.refund(intent)) == "REFUNDED"
+    assert refunds(provider, intent) == 1
+    assert [key for key, _ in await prompt.told(intent)] == ["payment.succeeded.v1", "payment.refunded.v1"]
+
+
+async def test_a_provider_that_is_down_is_asked_again(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await paid(prompt, payer)
+    switch(provider, down=True)
+    await prompt.refund(intent)
+
+    async def tried() -> bool:
+        error = await prompt.database.fetchval(
+            "SELECT last_error FROM timers WHERE name = 'refund' AND subject = $1",
+            str(charge_key_of(UUID(intent.intent_id), 1)),
+        )
+        return "PROVIDER_ERROR" in (error or "")
+
+    await eventually(tried)
+    assert state_of(await prompt.get(intent)) == "REFUNDING"
+    switch(provider, down=False)
+    await prompt.becomes(intent, "REFUNDED")
+    assert refunds(provider, intent) == 1
+
+
+async def test_a_refund_that_the_provider_has_not_done_yet_waits_for_its_webhook(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await paid(prompt, payer)
+    charge = provider.charges[str(charge_key_of(UUID(intent.intent_id), 1))]
+    provider.refunds[charge.charge_id] = Refund("re_slow", charge.charge_id, charge.key, "pending", charge.amount)
+    await prompt.refund(intent)
+
+    async def asked() -> bool:
+        due = await prompt.database.fetchval(
+            "SELECT due_time > now() FROM timers WHERE name = 'refund' AND subject = $1", charge.key
+        )
+        return bool(due)
+
+    await eventually(asked)
+    assert state_of(await prompt.get(intent)) == "REFUNDING"
+    await prompt.deliver(event(intent, "refund.succeeded", charge_id=charge.charge_id, refund_id="re_slow"))
+    assert state_of(await prompt.get(intent)) == "REFUNDED"
+
+
+async def test_what_is_not_paid_is_not_given_back(silent: Payments, passenger: Caller) -> None:
+    intent = await silent.intent(passenger)
+    with refused("FAILED_PRECONDITION", "INTENT_NOT_PAID") as refusal:
+        await silent.refund(intent)
+    assert dict(refusal.info.metadata) == {"state": "REQUIRES_PAYMENT"}
+    begun = await silent.unanswered(passenger)
+    with refused("FAILED_PRECONDITION", "INTENT_NOT_PAID"):
+        await silent.refund(begun)
+    await silent.cancel(intent)
+    with refused("FAILED_PRECONDITION", "INTENT_NOT_PAID"):
+        await silent.refund(intent)
+    with refused("NOT_FOUND", "INTENT_NOT_FOUND"):
+        await silent.refund(pb.PaymentIntent(intent_id=str(uuid4())))
+
+
+async def test_the_webhook_alone_ends_a_refund(silent: Payments, passenger: Caller) -> None:
+    intent = await silent.unanswered(passenger)
+    await silent.deliver(event(intent))
+    await silent.refund(intent)
+    body = event(intent, "refund.succeeded")
+    for _ in range(3):
+        await silent.deliver(body, signed(body))
+    assert state_of(await silent.get(intent)) == "REFUNDED"
+    assert [key for key, _ in await silent.told(intent)] == ["payment.succeeded.v1", "payment.refunded.v1"]
+    assert await silent.violations() == []
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_late_money_is_taken_or_goes_back_by_itself(
+    prompt: Payments, provider: PaymentProvider, payer: Caller, cancelled: bool
+) -> None:
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent, FAILS)
+    await prompt.becomes(intent, "FAILED")
+    if cancelled:
+        await prompt.cancel(intent)
+    # The bank changes its mind about the second charge.
+    key = str(charge_key_of(UUID(intent.intent_id), 2))
+    charge = provider.charges[key] = replace(provider.charges[key], status="succeeded", error=None)
+    await prompt.deliver(event(intent, number=2, charge_id=charge.charge_id))
+    if not cancelled:
+        assert state_of(await prompt.get(intent)) == "SUCCEEDED"
+        assert [key for key, _ in await prompt.told(intent)] == ["payment.failed.v1", "payment.succeeded.v1"]
+        return
+
+    async def given_back() -> bool:
+        return refunds(provider, intent, 2) == 1 and len(await prompt.told(intent)) == 2
+
+    await eventually(given_back)
+    key, message = (await prompt.told(intent))[-1]
+    assert (key, message.reason) == ("payment.refunded.v1", "INTENT_CANCELLED")
+    assert state_of(await prompt.get(intent)) == "CANCELLED"
+    assert await prompt.violations() == []
+
+
+async def test_a_second_success_goes_back_and_the_intent_stays_paid(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent, FAILS)
+    await prompt.becomes(intent, "FAILED")
+    for number in (1, 3):
+        key = str(charge_key_of(UUID(intent.intent_id), number))
+        charge = provider.charges[key] = replace(provider.charges[key], status="succeeded", error=None)
+        await prompt.deliver(event(intent, number=number, charge_id=charge.charge_id))
+
+    async def given_back() -> bool:
+        return refunds(provider, intent, 3) == 1
+
+    await eventually(given_back)
+    assert refunds(provider, intent, 1) == 0
+    assert state_of(await prompt.get(intent)) == "SUCCEEDED"
+    assert [key for key, _ in await prompt.told(intent)] == ["payment.failed.v1", "payment.succeeded.v1"]
+    assert await prompt.violations() == []
+
+
+async def test_a_charge_that_still_runs_when_another_paid_is_ended(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await prompt.intent(payer)
+    await prompt.pay(payer, intent, FAILS)
+    await prompt.becomes(intent, "FAILED")
+    switch(provider, decision_delay_seconds=600)
+    await prompt.pay(payer, intent)
+
+    async def runs() -> bool:
+        return charged(provider, intent.intent_id)["pending"] == 1
+
+    await eventually(runs)
+    await prompt.deliver(event(intent, number=1))
+    assert state_of(await prompt.get(intent)) == "SUCCEEDED"
+
+    async def ended() -> bool:
+        return (
+            charged(provider, intent.intent_id)["voided"] == 1
+            and (await prompt.charges(intent))[-1]["state"] == "VOIDED"
+        )
+
+    await eventually(ended)
+    assert await prompt.violations() == []

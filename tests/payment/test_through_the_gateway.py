@@ -1,0 +1,88 @@
+"""A payment as a phone sees it: JSON at a real Envoy, and the provider's webhooks through the same door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from deploy.local.process import free_ports
+from deploy.local.servers import envoy
+from deploy.local.supervisor import Supervisor
+from deploy.mocks.payment_provider import PaymentProvider
+from gateway.render import GatewaySettings, write
+from tests.callers import ISSUER, Caller, eventually
+from tests.conftest import World
+from tests.payment.rules import FOREIGN_SECRET, Payments, event, signed
+from tests.payment.test_attempts import switch
+
+
+@pytest.fixture(scope="module")
+async def gateway_url(world: World, prompt: Payments) -> AsyncIterator[str]:
+    """An Envoy in front of the prompt service."""
+    port, admin_port = free_ports(2)
+    settings = GatewaySettings(
+        gateway_port=port,
+        gateway_admin_port=admin_port,
+        payment_address=(prompt.callers.address,),
+        jwks=world.keys.jwks,
+        token_issuer=ISSUER,
+    )
+    process = envoy(write(settings, world.folder / "payment gateway"), port=port)
+    # It says that it is well once all services are; here it has one.
+    alone = replace(process, ready=answers_http(port, "/v1/payments/webhook", expect=405))
+    async with Supervisor([process], logs=world.folder / "payment gateway logs", restart=False):
+        yield f"http://127.0.0.1:{port}"
+
+
+async def test_a_code_is_paid_by_a_webhook_through_the_gateway(
+    prompt: Payments, provider: PaymentProvider, payer: Caller, gateway_url: str
+) -> None:
+    former_url, provider.webhook_url = provider.webhook_url, f"{gateway_url}/v1/payments/webhook"
+    # Beyond the attempt's end: only the webhook can pay it in time.
+    switch(provider, forge="altered_body", duplicate=2)
+    provider.deliveries.clear()
+    intent = await prompt.intent(payer)
+    try:
+        async with httpx.AsyncClient(base_url=gateway_url, headers={"authorization": f"Bearer {payer.token}"}) as phone:
+            path = f"/v1/payments/{intent.intent_id}"
+            answer = await phone.post(f"{path}/pay", json={"paymentCode": "00000"})
+            assert (answer.status_code, answer.json()["state"]) == (200, "PROCESSING")
+
+            async def paid() -> bool:
+                return bool((await phone.get(path)).json()["state"] == "SUCCEEDED")
+
+            await eventually(paid)
+
+            async def delivered() -> bool:
+                return sorted(provider.deliveries) == [200, 200, 200, 401]
+
+            await eventually(delivered)
+    finally:
+        provider.webhook_url = former_url
+
+
+async def test_what_is_wrong_is_told_by_its_status(prompt: Payments, payer: Caller, gateway_url: str) -> None:
+    body = event(await prompt.intent(payer))
+    card = event(await prompt.intent(payer), pan="4111 1111 1111 1111")
+    async with httpx.AsyncClient(base_url=gateway_url) as somebody:
+        answers = await asyncio.gather(
+            somebody.post("/v1/payments/webhook", content=body),
+            somebody.post("/v1/payments/webhook", content=body, headers=signed(body, secret=FOREIGN_SECRET)),
+            somebody.post("/v1/payments/webhook", content=body, headers=signed(body, age_seconds=400)),
+            somebody.post("/v1/payments/webhook", content=card, headers=signed(card)),
+            somebody.post("/v1/payments/webhook", content=body, headers=signed(body)),
+        )
+    assert [(answer.status_code, _reason(answer)) for answer in answers] == [
+        (401, "WEBHOOK_UNSIGNED"),
+        (401, "WEBHOOK_FORGED"),
+        (400, "WEBHOOK_STALE"),
+        (400, "CARD_DATA_REFUSED"),
+        (200, ""),
+    ]
+
+
+def _reason(answer: httpx.Response) -> str:
+    return next((detail["reason"] for detail in answer.json().get("details", ()) if "reason" in detail), "")
