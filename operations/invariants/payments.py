@@ -22,7 +22,7 @@ PAYMENT_INVARIANTS: Final = (
         9,
         "an intent that is paid has exactly one charge that was taken for it",
         """
-        SELECT intent_id, intents.state, paid_charge
+        SELECT intents.intent_id, intents.state, paid_charge
         FROM payment.intents
         LEFT JOIN payment.charges ON charges.key = intents.paid_charge AND charges.intent_id = intents.intent_id
                                  AND charges.state = 'SUCCEEDED'
@@ -34,7 +34,7 @@ PAYMENT_INVARIANTS: Final = (
         9,
         "what an intent says of its refund is what its charge's refund says",
         """
-        SELECT intent_id, intents.state, refunds.state AS refund_state
+        SELECT intents.intent_id, intents.state, refunds.state AS refund_state
         FROM payment.intents LEFT JOIN payment.refunds ON refunds.charge_key = intents.paid_charge
         WHERE intents.paid_charge IS NOT NULL AND refunds.state::text IS DISTINCT FROM
             CASE intents.state WHEN 'REFUNDING' THEN 'REQUESTED' WHEN 'REFUNDED' THEN 'SUCCEEDED' END

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Final
 
 import httpx
 import pytest
 
-from deploy.local.process import free_ports
+from deploy.local.process import answers, free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
@@ -17,6 +19,11 @@ from tests.callers import ISSUER, Caller, eventually
 from tests.conftest import World
 from tests.payment.rules import FOREIGN_SECRET, Payments, event, signed
 from tests.payment.test_attempts import switch
+
+UNSIGNED: Final = (
+    b"POST /v1/payments/webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +38,9 @@ async def gateway_url(world: World, prompt: Payments) -> AsyncIterator[str]:
         token_issuer=ISSUER,
     )
     process = envoy(write(settings, world.folder / "payment gateway"), port=port)
-    # It says that it is well once all services are; here it has one.
-    alone = replace(process, ready=answers_http(port, "/v1/payments/webhook", expect=405))
-    async with Supervisor([process], logs=world.folder / "payment gateway logs", restart=False):
+    # It says that it is well once all services are; here it has one, which is there once it refuses us.
+    alone = replace(process, ready=answers(port, ask=UNSIGNED, expect=[b"HTTP/1.1 401"]))
+    async with Supervisor([alone], logs=world.folder / "payment gateway logs", restart=False):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -41,7 +48,6 @@ async def test_a_code_is_paid_by_a_webhook_through_the_gateway(
     prompt: Payments, provider: PaymentProvider, payer: Caller, gateway_url: str
 ) -> None:
     former_url, provider.webhook_url = provider.webhook_url, f"{gateway_url}/v1/payments/webhook"
-    # Beyond the attempt's end: only the webhook can pay it in time.
     switch(provider, forge="altered_body", duplicate=2)
     provider.deliveries.clear()
     intent = await prompt.intent(payer)
@@ -68,14 +74,14 @@ async def test_what_is_wrong_is_told_by_its_status(prompt: Payments, payer: Call
     body = event(await prompt.intent(payer))
     card = event(await prompt.intent(payer), pan="4111 1111 1111 1111")
     async with httpx.AsyncClient(base_url=gateway_url) as somebody:
-        answers = await asyncio.gather(
+        told = await asyncio.gather(
             somebody.post("/v1/payments/webhook", content=body),
             somebody.post("/v1/payments/webhook", content=body, headers=signed(body, secret=FOREIGN_SECRET)),
             somebody.post("/v1/payments/webhook", content=body, headers=signed(body, age_seconds=400)),
             somebody.post("/v1/payments/webhook", content=card, headers=signed(card)),
             somebody.post("/v1/payments/webhook", content=body, headers=signed(body)),
         )
-    assert [(answer.status_code, _reason(answer)) for answer in answers] == [
+    assert [(answer.status_code, _reason(answer)) for answer in told] == [
         (401, "WEBHOOK_UNSIGNED"),
         (401, "WEBHOOK_FORGED"),
         (400, "WEBHOOK_STALE"),

@@ -1,0 +1,153 @@
+"""Two waitlist processes, one of them killed every two seconds: first come, first served, without exception (WL-4)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import asyncpg
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as seats
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
+
+from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
+from deploy.local.supervisor import Supervisor
+from operations.invariants.waitlists import WAITLIST_INVARIANTS
+from services import migrate
+from tests.callers import Caller, Callers, eventually
+from tests.conftest import World
+
+FLIGHTS = 3
+SEATS_PER_FLIGHT = 180
+WAITING_PER_FLIGHT = 340
+KILL_EVERY_SECONDS = 2
+# From the last freed seat on.
+REST_SECONDS = 10
+LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
+
+
+class Pair:
+    """Two waitlist processes of one worker each, on one database and one queue."""
+
+    def __init__(self, supervisor: Supervisor, callers: list[Callers]) -> None:
+        self._supervisor = supervisor
+        self.callers = callers
+        self.killed = 0
+
+    async def kill_now_and_then(self) -> None:
+        """Kills one after the other, which its parent starts again, until cancelled."""
+        while True:
+            await asyncio.sleep(KILL_EVERY_SECONDS)
+            parent = self._supervisor.statuses[self.killed % 2].pid
+            assert parent is not None
+            with suppress(ProcessLookupError):
+                for child in children_of(parent):
+                    os.kill(child, signal.SIGKILL)
+            self.killed += 1
+
+
+def children_of(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+async def pair(world: World, callers: Callers) -> AsyncIterator[Pair]:
+    """The two, ready."""
+    await migrate.migrate(world.servers.database_url("waitlist"), schema="waitlist", package="waitlist_service")
+    ports = free_ports(2)
+    (nobody,) = free_ports(1)
+    processes = [
+        Process(
+            name=f"waitlist-{port}",
+            command=[sys.executable, "-m", "waitlist_service"],
+            ready=serves_grpc(port, "skyhigh.waitlist.v1.WaitlistService"),
+            port=port,
+            environment=world.environment(
+                SKYHIGH_WAITLIST_LISTEN=f"{LOOPBACK}:{port}",
+                SKYHIGH_WAITLIST_PROCESSES="1",
+                SKYHIGH_SEAT_ADDRESS=callers.address,
+                # No manifest, no mails: those are tried again, and hold nothing up.
+                SKYHIGH_CHECKIN_ADDRESS=f"{LOOPBACK}:{nobody}",
+                SKYHIGH_LOG_LEVEL="error",
+            ),
+        )
+        for port in ports
+    ]
+    async with Supervisor(processes, logs=world.folder / "logs", restart=False) as supervisor:
+        both = [Callers(f"{LOOPBACK}:{port}", world.keys, WaitlistServiceStub) for port in ports]
+        yield Pair(supervisor, both)
+        for each in both:
+            await each.close()
+
+
+async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
+    """A flight whose seats are all taken, with their holds."""
+    flight_id = f"KW{secrets.token_hex(4)}-2026-12-01"
+    await callers.operations().provision(flight_id)
+    agent = callers.agent("full")
+    numbers = sorted(await agent.states(flight_id))
+    holds = await asyncio.gather(*(agent.hold(flight_id, number, f"X-{number}") for number in numbers))
+    return flight_id, dict(zip(numbers, await asyncio.gather(*map(agent.confirm, holds)), strict=True))
+
+
+async def join(waitlist: Callers, flight_id: str) -> str:
+    """Somebody new waits for any seat."""
+    pnr = "".join(secrets.choice(LETTERS) for _ in range(6))
+    passenger: Caller = waitlist.passenger(f"{pnr}-1:{flight_id}", pnr=pnr)
+    entry: pb.WaitlistEntry = await passenger.JoinWaitlist(
+        pb.JoinWaitlistRequest(flight_id=flight_id, passenger_id=f"{pnr}-1")
+    )
+    return entry.entry_id
+
+
+@pytest.mark.timeout(180)
+async def test_first_come_first_served_while_processes_die(
+    world: World, callers: Callers, pair: Pair, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    flights = dict(await asyncio.gather(*(full_flight(callers) for _ in range(FLIGHTS))))
+    for _ in range(WAITING_PER_FLIGHT // 20):
+        await asyncio.gather(*(join(pair.callers[n % 2], flight_id) for flight_id in flights for n in range(20)))
+
+    killing = asyncio.create_task(pair.kill_now_and_then())
+    agent = callers.agent("full")
+    for number in next(iter(flights.values())):
+        await asyncio.gather(*(agent.cancel(holds[number]) for holds in flights.values()))
+        await asyncio.sleep(0.02)
+
+    async def at_rest() -> bool:
+        left: int = await database.fetchval(
+            "SELECT count(*) FROM seats WHERE flight_id = ANY($1) AND state <> 'CONFIRMED'", list(flights)
+        )
+        return left == 0
+
+    await eventually(at_rest, within_seconds=REST_SECONDS)
+    killing.cancel()
+    assert pair.killed >= 2, "too fast to have been in danger"
+
+    owner = await asyncpg.connect(world.servers.database_url())
+    try:
+        for invariant in WAITLIST_INVARIANTS:
+            if not invariant.needs_service:
+                assert await owner.fetch(invariant.offenders) == [], invariant.name
+        rows = await owner.fetch(
+            """
+            SELECT flight_id, state::text, count(*) AS entries, count(DISTINCT seat_number) AS seats,
+                   min(number) AS first, max(number) AS last
+            FROM waitlist.entries WHERE flight_id = ANY($1) GROUP BY flight_id, state
+            """,
+            list(flights),
+        )
+    finally:
+        await owner.close()
+    for flight_id in flights:
+        (assigned,) = [row for row in rows if row["flight_id"] == flight_id and row["state"] == "ASSIGNED"]
+        assert assigned["entries"] == assigned["seats"] == SEATS_PER_FLIGHT
+        assert (assigned["first"], assigned["last"]) == (1, SEATS_PER_FLIGHT)
