@@ -57,8 +57,7 @@ class Admission:
         Raises PermissionDenied for a foreign owner; PASSENGER_NOT_FOUND, FLIGHT_NOT_FOUND, SEAT_NOT_FOUND; and the
         rules of eligibility.
         """
-        if owner and owner != call.principal.name and not call.principal.acts_for_others:
-            raise PermissionDenied
+        check_owner(call.principal, owner)
         purpose = purpose or pb.Hold.CHECK_IN
         return HoldRequest(
             seats=await self.seats(call.principal, assignments),
@@ -94,6 +93,12 @@ class Admission:
     def limits(self, principal: Principal) -> Limits | None:
         """Returns what SEAT-16 allows the principal; None for those who act for others."""
         return None if principal.acts_for_others else self._limits
+
+
+def check_owner(principal: Principal, owner: str) -> None:
+    """Raises PermissionDenied where a principal names another owner than itself without acting for others."""
+    if owner and owner != principal.name and not principal.acts_for_others:
+        raise PermissionDenied
 
 
 def _person(principal: Principal, assignment: pb.SeatAssignment) -> Person:

@@ -67,7 +67,7 @@ class Inventory:
         self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(seats.cancel, pb.Hold))
         self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
         release = self._batch(seats.release_passenger, pb.Hold)
-        self._release_passenger: Batcher[OnPassenger, pb.Hold] = Batcher("release_passenger", release, largest=1)
+        self._release_passenger: Batcher[OnPassenger, pb.Hold] = Batcher("release_passenger", release)
         # Changes lock holds and seats in turn, which only a transaction of its own does in order.
         change = partial(self._past_lapsed_holds, transition=seats.change)
         self._change: Batcher[ChangeRequest, pb.Hold] = Batcher("change", change, largest=1)
@@ -94,7 +94,7 @@ class Inventory:
         return await self._cancel.submit(request)
 
     async def release_passenger(self, request: OnPassenger) -> pb.Hold:
-        """CONFIRMED → AVAILABLE or OFFERED, one passenger's seat of a hold."""
+        """HELD or CONFIRMED → AVAILABLE or OFFERED, one passenger's seat of a hold."""
         return await self._release_passenger.submit(request)
 
     async def extend(self, request: OnHold) -> pb.Hold:

@@ -26,6 +26,11 @@ class StandingHold:
     create_time: datetime
     expire_time: datetime
 
+    @property
+    def present_state(self) -> str:
+        """Its state as others see it: one that lapsed is EXPIRED, whether it was swept or not."""
+        return "EXPIRED" if self.state == "HELD" and self.lapsed else self.state
+
 
 @dataclass(frozen=True, slots=True)
 class HeldSeat:

@@ -13,12 +13,15 @@ from services.proto import timestamp
 async def find(
     conn: Conn, passengers: Sequence[pb.FindPassengerSeatsRequest.FlightPassenger]
 ) -> list[pb.FindPassengerSeatsResponse.PassengerSeat]:
-    """Returns the seats that the passengers hold or have confirmed; a lapsed hold is none."""
+    """Returns the seats that the passengers hold or have confirmed, each once; a lapsed hold is none."""
     # Two look-ups by the partial unique indexes for each passenger, whatever the planner believes of the table.
     rows = await conn.fetch(
         """
         SELECT seat.flight_id, seat.passenger_id, seat.seat_number, seat.state, seat.hold_id, hold.confirm_time
-        FROM unnest($1::text[], $2::text[]) AS asked (flight_id, passenger_id)
+        FROM (
+            SELECT DISTINCT flight_id, passenger_id
+            FROM unnest($1::text[], $2::text[]) AS passenger (flight_id, passenger_id)
+        ) AS asked
         CROSS JOIN LATERAL (
             (SELECT flight_id, passenger_id, seat_number, state, hold_id FROM hold_seats
              WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id

@@ -58,17 +58,12 @@ class OnHold:
     request_key: RequestKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OnPassenger:
-    """Asks something of one passenger's seat in a hold; `passenger` is a flight id and a passenger id."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnPassenger(OnHold):
+    """Asks something of one passenger's seat in a hold."""
 
-    on: OnHold
-    passenger: tuple[str, str]
-
-    @property
-    def request_key(self) -> RequestKey | None:
-        """The key of the request."""
-        return self.on.request_key
+    flight_id: str
+    passenger_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
         await _confirm_seats(conn, by_hold, former, now=rows[0]["confirm_time"], effects=effects)
     seats = await seats_of(conn, standing)
     return [
-        _answer(standing[request.hold_id], seats, state=pb.Hold.CONFIRMED)
+        _answer(standing[request.hold_id], seats, state="CONFIRMED")
         if request.hold_id in confirmed
         else _explain(standing.get(request.hold_id), request, seats, repeats="CONFIRMED")
         for request in requests
@@ -166,17 +166,19 @@ async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[Held
     ]
 
 
-async def _end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> None:
-    """CONFIRMED → CANCELLED for holds whose last seat was freed by another confirmation."""
-    await conn.execute(
+async def _end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> set[UUID]:
+    """HELD or CONFIRMED → CANCELLED for those of the holds whose last seat was freed; returns which."""
+    rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
-        WHERE hold_id = ANY($1::uuid[]) AND state = 'CONFIRMED'
+        WHERE hold_id = ANY($1::uuid[]) AND state IN ('HELD', 'CONFIRMED')
           AND NOT EXISTS (SELECT FROM hold_seats
-                          WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.state = 'CONFIRMED')
+                          WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.state <> 'RELEASED')
+        RETURNING hold_id
         """,
         list(hold_ids),
     )
+    return {row["hold_id"] for row in rows}
 
 
 async def cancel(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
@@ -213,7 +215,7 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
         effects=effects,
     )
     return [
-        _answer(standing[request.hold_id], seats, state=pb.Hold.CANCELLED)
+        _answer(standing[request.hold_id], seats, state="CANCELLED")
         if request.hold_id in cancelled
         else _explain(standing.get(request.hold_id), request, seats, repeats="CANCELLED")
         for request in requests
@@ -223,32 +225,47 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 async def release_passenger(
     conn: Conn, requests: Sequence[OnPassenger], *, effects: Effects
 ) -> list[pb.Hold | Refusal]:
-    """CONFIRMED → AVAILABLE, or OFFERED where passengers wait, for one passenger's seat of a hold.
+    """HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait, for one passenger's seat of each hold.
 
-    A hold whose last seat goes is CANCELLED. Where the passenger has no confirmed seat in it by now, nothing changes: a
-    repeat answers as before, and whoever has moved on keeps the new seat. Answers the hold; HOLD_NOT_FOUND.
+    A hold whose last seat goes is CANCELLED. Where the passenger has no seat in it by now nothing changes: a repeat
+    succeeds, whoever sits elsewhere keeps that, and a lapsed hold is left to its expiry. Answers the hold as all the
+    requests leave it; HOLD_NOT_FOUND.
     """
-    return [await _release_passenger(conn, request, effects) for request in requests]
+    standing = await lock_holds(conn, [request.hold_id for request in requests])
+    seats = await seats_of(conn, standing)
+    # Of two requests for one seat the first has it. All seats are locked in one go: rounds would break the order.
+    releases = {
+        seat.place: Release(seat, request.actor, request.reason, request_id(request.request_key))
+        for request in reversed(requests)
+        for seat in seats.get(request.hold_id, ())
+        if (seat.flight_id, seat.passenger_id) == (request.flight_id, request.passenger_id)
+        and seat.state != "RELEASED"
+        and standing[request.hold_id].present_state != "EXPIRED"
+    }
+    ended: set[UUID] = set()
+    if releases:
+        await free(conn, list(releases.values()), effects=effects)
+        ended = await _end_empty_holds(conn, standing)
+        await _forget_given_back(conn, standing)
+        seats = await seats_of(conn, standing)
+    return [
+        refusals.hold_not_found()
+        if (hold := standing.get(request.hold_id)) is None
+        else _answer(hold, seats, state="CANCELLED" if hold.hold_id in ended else hold.present_state)
+        for request in requests
+    ]
 
 
-async def _release_passenger(conn: Conn, request: OnPassenger, effects: Effects) -> pb.Hold | Refusal:
-    on = request.on
-    standing = (await lock_holds(conn, [on.hold_id])).get(on.hold_id)
-    if standing is None:
-        return refusals.hold_not_found()
-    seats = await seats_of(conn, [on.hold_id])
-    theirs = [seat for seat in seats[on.hold_id] if (seat.flight_id, seat.passenger_id) == request.passenger]
-    await free(
-        conn,
-        [
-            Release(seat, on.actor, on.reason, request_id(on.request_key))
-            for seat in theirs
-            if seat.state == "CONFIRMED"
-        ],
-        effects=effects,
+async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
+    """Takes a seat that was given back out of a hold that goes on HELD, as `change` does: what it has is all HELD."""
+    await conn.execute(
+        """
+        DELETE FROM hold_seats USING holds
+        WHERE holds.hold_id = ANY($1::uuid[]) AND holds.state = 'HELD'
+          AND hold_seats.hold_id = holds.hold_id AND hold_seats.state = 'RELEASED'
+        """,
+        list(hold_ids),
     )
-    await _end_empty_holds(conn, [on.hold_id])
-    return await find(conn, on.hold_id, owner=None)
 
 
 async def expire(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: Effects) -> int:
@@ -306,7 +323,7 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     extended = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)
     return [
-        _answer(standing[request.hold_id], seats, state=pb.Hold.HELD)
+        _answer(standing[request.hold_id], seats, state="HELD")
         if request.hold_id in extended
         else _explain(standing.get(request.hold_id), request, seats)
         for request in requests
@@ -467,11 +484,11 @@ async def _in_rounds(
     return [answers[n] for n in range(len(requests))]
 
 
-def _answer(hold: StandingHold, seats: Mapping[UUID, Sequence[HeldSeat]], *, state: pb.Hold.State.ValueType) -> pb.Hold:
-    ended = state in (pb.Hold.CANCELLED, pb.Hold.EXPIRED)
+def _answer(hold: StandingHold, seats: Mapping[UUID, Sequence[HeldSeat]], *, state: str) -> pb.Hold:
+    ended = state in ("CANCELLED", "EXPIRED")
     return pb.Hold(
         hold_id=str(hold.hold_id),
-        state=state,
+        state=pb.Hold.State.Value(state),
         purpose=pb.Hold.Purpose.Value(hold.purpose),
         seats=[
             pb.SeatAssignment(flight_id=seat.flight_id, seat_number=seat.seat_number, passenger_id=seat.passenger_id)
@@ -495,7 +512,7 @@ def _explain(
     if hold is None or (request.owner is not None and hold.owner != request.owner):
         return refusals.hold_not_found()
     if hold.state == repeats:
-        return _answer(hold, seats, state=pb.Hold.State.Value(hold.state))
+        return _answer(hold, seats, state=hold.state)
     match hold.state:
         case "CANCELLED":
             return refusals.hold_cancelled()
@@ -520,8 +537,7 @@ async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
     if row is None:
         raise refusals.hold_not_found()
     hold = StandingHold(**row)
-    state = "EXPIRED" if hold.state == "HELD" and hold.lapsed else hold.state
-    return _answer(hold, await seats_of(conn, [hold_id]), state=pb.Hold.State.Value(state))
+    return _answer(hold, await seats_of(conn, [hold_id]), state=hold.present_state)
 
 
 def _ids_and_owners(requests: Sequence[OnHold]) -> tuple[list[UUID], list[str | None]]:

@@ -13,7 +13,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
 from seat_service import ledger, passenger_seats, seats
-from seat_service.admission import Admission
+from seat_service.admission import Admission, check_owner
 from seat_service.flights import FlightLayouts, ProvisionRequest, WaitlistRequest
 from seat_service.inventory import Inventory
 from seat_service.requests import ChangeRequest, OnHold, OnPassenger, OnSeat
@@ -24,7 +24,6 @@ from services import db, paging
 from services.auth import Role
 from services.call import running
 from services.db import Pool
-from services.errors import PermissionDenied
 from services.paging import PageTokens
 
 Context = Any
@@ -89,17 +88,11 @@ class SeatServicer(SeatServiceServicer):
         )
 
     async def HoldSeat(self, request: pb.HoldSeatRequest, context: Context) -> pb.Hold:
-        assignment = pb.SeatAssignment(
-            flight_id=request.flight_id,
-            seat_number=request.seat_number,
-            passenger_id=request.passenger_id,
-            profile=request.profile,
-        )
         call = running()
         return await self._inventory.hold(
             await self._admission.hold(
                 call,
-                [assignment],
+                [_assignment(request)],
                 purpose=request.purpose,
                 owner=request.owner,
                 request_key=call.request_key(request),
@@ -119,17 +112,11 @@ class SeatServicer(SeatServiceServicer):
         )
 
     async def ClaimSeat(self, request: pb.ClaimSeatRequest, context: Context) -> pb.Hold:
-        assignment = pb.SeatAssignment(
-            flight_id=request.flight_id,
-            seat_number=request.seat_number,
-            passenger_id=request.passenger_id,
-            profile=request.profile,
-        )
         call = running()
         return await self._inventory.hold(
             await self._admission.hold(
                 call,
-                [assignment],
+                [_assignment(request)],
                 purpose=request.purpose,
                 owner=request.owner,
                 request_key=call.request_key(request),
@@ -164,8 +151,18 @@ class SeatServicer(SeatServiceServicer):
         return await self._inventory.cancel(_on_hold(request, request.hold_id, reason=request.reason or "CANCELLED"))
 
     async def ReleasePassengerSeat(self, request: pb.ReleasePassengerSeatRequest, context: Context) -> pb.Hold:
-        on = _on_hold(request, request.hold_id, reason=request.reason or "RELEASED")
-        return await self._inventory.release_passenger(OnPassenger(on, (request.flight_id, request.passenger_id)))
+        call = running()
+        return await self._inventory.release_passenger(
+            OnPassenger(
+                hold_id=UUID(request.hold_id),
+                owner=None,
+                actor=call.principal.name,
+                reason=request.reason or "RELEASED",
+                request_key=call.request_key(request),
+                flight_id=request.flight_id,
+                passenger_id=request.passenger_id,
+            )
+        )
 
     async def FindPassengerSeats(
         self, request: pb.FindPassengerSeatsRequest, context: Context
@@ -227,11 +224,19 @@ class SeatServicer(SeatServiceServicer):
         )
 
 
+def _assignment(request: pb.HoldSeatRequest | pb.ClaimSeatRequest) -> pb.SeatAssignment:
+    return pb.SeatAssignment(
+        flight_id=request.flight_id,
+        seat_number=request.seat_number,
+        passenger_id=request.passenger_id,
+        profile=request.profile,
+    )
+
+
 def _on_hold(request: Message, hold_id: str, *, reason: str = "", owner: str = "") -> OnHold:
-    """Raises PermissionDenied where somebody names another owner than itself without acting for others."""
+    """Raises PermissionDenied for a foreign owner."""
     call = running()
-    if owner and owner != call.principal.name and not call.principal.acts_for_others:
-        raise PermissionDenied
+    check_owner(call.principal, owner)
     return OnHold(
         hold_id=UUID(hold_id),
         owner=(owner or None) if call.principal.acts_for_others else call.principal.name,

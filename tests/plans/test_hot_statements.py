@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import holding, seat_map, seats
+from seat_service import holding, passenger_seats, seat_map, seats
 from seat_service.hoarding import Limits
-from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold
+from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold, OnPassenger
 from services import db
 from services.db import Conn
 from tests.callers import Caller
@@ -89,6 +89,44 @@ async def test_hold_confirm_and_cancel_read_no_table_whole(explaining: Explainin
         assert "Bitmap Heap Scan on seats" not in plan, plan
     assert sum("seats_pkey" in plan for plan in explaining.plans) >= 4
     assert any("one_held_seat_per_passenger" in plan for plan in explaining.plans)
+
+
+async def test_one_passengers_release_reads_no_table_whole(explaining: Explaining, flight: str) -> None:
+    conn = cast("Conn", explaining)
+    requests = [wants(flight, f"{row}A") for row in range(1, 21)]
+    held = [answer for answer in await holding.hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
+    explaining.plans.clear()
+    released = await seats.release_passenger(
+        conn,
+        [
+            OnPassenger(
+                UUID(hold.hold_id),
+                None,
+                "service:plans",
+                reason="PLANS",
+                flight_id=flight,
+                passenger_id=hold.seats[0].passenger_id,
+            )
+            for hold in held
+        ],
+        effects=Effects(),
+    )
+    assert {hold.state for hold in released if isinstance(hold, pb.Hold)} == {pb.Hold.CANCELLED}
+    # However many there are: a batch is as many statements as a single one.
+    assert len(explaining.plans) <= 9
+    for plan in explaining.plans:
+        assert "Seq Scan" not in plan, plan
+        assert "Bitmap Heap Scan on seats" not in plan, plan
+
+
+async def test_passengers_seats_are_looked_up_by_the_partial_indexes(explaining: Explaining, flight: str) -> None:
+    asked = [pb.FindPassengerSeatsRequest.FlightPassenger(flight_id=flight, passenger_id=f"P{n}") for n in range(200)]
+    await passenger_seats.find(cast("Conn", explaining), asked)
+    (plan,) = explaining.plans
+    for index in ("one_held_seat_per_passenger", "one_confirmed_seat_per_passenger", "holds_pkey"):
+        assert index in plan, plan
+    assert "Seq Scan" not in plan, plan
+    assert "Bitmap" not in plan, plan
 
 
 async def test_a_map_is_read_by_its_flight(explaining: Explaining, flight: str) -> None:

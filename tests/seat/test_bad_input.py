@@ -96,7 +96,7 @@ GOOD: Final[dict[str, Any]] = {
     "GetHold": pb.GetHoldRequest(hold_id=UUID),
     "ExtendHold": pb.ExtendHoldRequest(hold_id=UUID, request_id=UUID),
     "ChangeHoldSeats": pb.ChangeHoldSeatsRequest(hold_id=UUID, seats=[seat(FLIGHT, "20A", "P1")], request_id=UUID),
-    "ConfirmHold": pb.ConfirmHoldRequest(hold_id=UUID, request_id=UUID),
+    "ConfirmHold": pb.ConfirmHoldRequest(hold_id=UUID, request_id=UUID, owner="customer:c"),
     "CancelHold": pb.CancelHoldRequest(hold_id=UUID, reason="R", request_id=UUID),
     "BlockSeat": pb.BlockSeatRequest(flight_id=FLIGHT, seat_number="20A", reason="R", request_id=UUID),
     "UnblockSeat": pb.UnblockSeatRequest(flight_id=FLIGHT, seat_number="20A", reason="R", request_id=UUID),
@@ -105,12 +105,30 @@ GOOD: Final[dict[str, Any]] = {
         flight_id=FLIGHT, seat_number="20A", passenger_id="P1", owner="customer:c", request_id=UUID
     ),
     "ReturnSeat": pb.ReturnSeatRequest(flight_id=FLIGHT, seat_number="20A", request_id=UUID),
+    "ReleasePassengerSeat": pb.ReleasePassengerSeatRequest(
+        hold_id=UUID, flight_id=FLIGHT, passenger_id="P1", reason="R", request_id=UUID
+    ),
+    "FindPassengerSeats": pb.FindPassengerSeatsRequest(
+        passengers=[pb.FindPassengerSeatsRequest.FlightPassenger(flight_id=FLIGHT, passenger_id="P1")]
+    ),
     "SetWaitlistOpen": pb.SetWaitlistOpenRequest(flight_id=FLIGHT, open=True, request_id=UUID),
 }
 ROLE: Final = {"ProvisionSeats": "operations"} | dict.fromkeys(
-    ("ClaimSeat", "ReturnSeat", "SetWaitlistOpen"), "service"
+    ("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"), "service"
 )
-OPTIONAL: Final = {("HoldSeat", "owner"), ("HoldSeats", "owner"), ("CancelHold", "reason"), ("UnblockSeat", "reason")}
+OPTIONAL: Final = {
+    ("HoldSeat", "owner"),
+    ("HoldSeats", "owner"),
+    ("ConfirmHold", "owner"),
+    ("CancelHold", "reason"),
+    ("UnblockSeat", "reason"),
+    ("ReleasePassengerSeat", "reason"),
+}
+# The fields of what a request lists.
+LISTED: Final = {
+    "seats": ("flight_id", "seat_number", "passenger_id"),
+    "passengers": ("flight_id", "passenger_id"),
+}
 
 
 def spoilt(method: str) -> list[tuple[str, Any, str]]:
@@ -123,13 +141,12 @@ def spoilt(method: str) -> list[tuple[str, Any, str]]:
                 request.CopyFrom(GOOD[method])
                 setattr(request, name, value)
                 requests.append((name, request, value))
-        if name == "seats":
-            for inner in ("flight_id", "seat_number", "passenger_id"):
-                for value in BAD[inner]:
-                    request = type(GOOD[method])()
-                    request.CopyFrom(GOOD[method])
-                    setattr(request.seats[0], inner, value)
-                    requests.append((f"seats[0].{inner}", request, value))
+        for inner in LISTED.get(name, ()):
+            for value in BAD[inner]:
+                request = type(GOOD[method])()
+                request.CopyFrom(GOOD[method])
+                setattr(getattr(request, name)[0], inner, value)
+                requests.append((f"{name}[0].{inner}", request, value))
     return requests
 
 
@@ -185,6 +202,8 @@ async def test_a_malformed_field_is_named(callers: Callers, method: str) -> None
             "seats[0].profile.special_services",
         ),
         ("ChangeHoldSeats", pb.ChangeHoldSeatsRequest(hold_id=UUID), "seats"),
+        ("FindPassengerSeats", pb.FindPassengerSeatsRequest(), "passengers"),
+        ("SetWaitlistOpen", pb.SetWaitlistOpenRequest(flight_id=FLIGHT, revision=-1), "revision"),
         ("SuggestSeats", pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=0), "party_size"),
         ("SuggestSeats", pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=10), "party_size"),
         ("SuggestSeats", pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=9, children=9), "children"),
@@ -203,7 +222,7 @@ async def test_a_malformed_field_is_named(callers: Callers, method: str) -> None
 @pytest.mark.usefixtures("nothing_changed")
 async def test_a_value_out_of_range_is_named(callers: Callers, method: str, request_: Any, field: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
-        await getattr(callers.agent(), method)(request_)
+        await getattr(getattr(callers, ROLE.get(method, "agent"))(), method)(request_)
     assert refusal.fields == [field]
 
 

@@ -185,3 +185,39 @@ async def test_a_stranger_finds_no_confirmed_hold_either(callers: Callers, fligh
     owner = callers.passenger(f"P1:{flight}")
     hold = await owner.confirm(await owner.hold(flight, "20A", "P1"))
     await a_foreign_hold_is_as_a_missing_one(database, callers.customer(), "ConfirmHold", confirm, hold)
+
+
+@pytest.mark.parametrize("role", ["agent", "service"])
+async def test_who_names_an_owner_means_only_its_hold(
+    callers: Callers, flight: str, database: Database, role: str
+) -> None:
+    acting: Caller = getattr(callers, role)()
+    hold = await callers.passenger(f"P1:{flight}", pnr="XK4T7Q").hold(flight, "20A", "P1")
+
+    def of_owner(owner: str) -> pb.ConfirmHoldRequest:
+        return pb.ConfirmHoldRequest(hold_id=hold.hold_id, owner=owner)
+
+    await a_foreign_hold_is_as_a_missing_one(
+        database,
+        acting,
+        "ConfirmHold",
+        lambda hold_id: pb.ConfirmHoldRequest(hold_id=hold_id, owner="passenger:AAAAAA"),
+        hold,
+    )
+    confirmed = await acting.ConfirmHold(of_owner("passenger:XK4T7Q"))
+    assert confirmed.state == pb.Hold.CONFIRMED
+    assert await acting.ConfirmHold(of_owner("passenger:XK4T7Q")) == confirmed
+    with refused("NOT_FOUND", "HOLD_NOT_FOUND"):
+        await acting.ConfirmHold(of_owner("passenger:AAAAAA"))
+
+
+async def test_nobody_else_names_another_owner_than_itself(callers: Callers, flight: str, database: Database) -> None:
+    owner = callers.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
+    before = await rows(database, flight)
+    for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
+        with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
+            await stranger.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, owner=owner.name))
+    assert await rows(database, flight) == before
+    itself = await owner.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, owner=owner.name))
+    assert itself.state == pb.Hold.CONFIRMED

@@ -200,7 +200,7 @@ async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
         }
 
         async def move(name: str) -> None:
-            await asyncio.sleep(max(0.0, end - time.time() + dice.uniform(-0.06, 0.03)))
+            await asyncio.sleep(max(0.0, end - time.time() + dice.uniform(-0.15, 0.03)))
             (result,) = await at_once(moves[name]())
             (reason,) = outcomes([result])
             of_move = counted.setdefault(name, {})

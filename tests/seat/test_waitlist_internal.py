@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -22,9 +24,15 @@ def give_back(flight: str, seat_number: str = "20A") -> pb.ReturnSeatRequest:
     return pb.ReturnSeatRequest(flight_id=flight, seat_number=seat_number)
 
 
+async def set_open(caller: Caller, flight: str, *, is_open: bool, revision: int = 0) -> bool:
+    answer = await caller.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=is_open, revision=revision))
+    assert answer.flight_id == flight
+    standing: bool = answer.open
+    return standing
+
+
 async def open_waitlist(caller: Caller, flight: str, *, is_open: bool = True) -> None:
-    answer = await caller.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=is_open))
-    assert (answer.flight_id, answer.open) == (flight, is_open)
+    assert await set_open(caller, flight, is_open=is_open) == is_open
 
 
 @pytest.fixture
@@ -225,9 +233,87 @@ async def test_a_lapsed_seat_can_be_claimed_in_one_call(unswept: Instance) -> No
     assert await violations(unswept.database, flight) == []
 
 
-async def test_an_unknown_flight_has_no_waitlist(service: Caller) -> None:
+@pytest.mark.parametrize("revision", [0, 1])
+async def test_an_unknown_flight_has_no_waitlist(service: Caller, revision: int) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
-        await service.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id="SH000-2026-12-01", open=True))
+        await set_open(service, "SH000-2026-12-01", is_open=True, revision=revision)
+
+
+async def test_a_newer_word_is_not_overtaken(service: Caller, flight: str, database: Database) -> None:
+    assert await set_open(service, flight, is_open=True, revision=5)
+    before = await rows(database, flight)
+    assert await set_open(service, flight, is_open=False, revision=4), "an older word that comes late"
+    assert await set_open(service, flight, is_open=False, revision=5), "another word of the same revision"
+    assert await rows(database, flight) == before
+    assert not await set_open(service, flight, is_open=False, revision=6)
+    assert not await set_open(service, flight, is_open=True, revision=5)
+
+
+async def test_a_word_without_revision_always_counts_and_hides_none(service: Caller, flight: str) -> None:
+    assert await set_open(service, flight, is_open=True, revision=5)
+    assert not await set_open(service, flight, is_open=False)
+    assert not await set_open(service, flight, is_open=True, revision=5)
+    assert await set_open(service, flight, is_open=True, revision=6)
+
+
+async def test_in_whatever_order_they_come_the_newest_word_stands(
+    callers: Callers, second: Callers, flight: str, database: Database
+) -> None:
+    newest = 60
+    revisions = random.Random(20261201).sample(range(1, newest + 1), k=newest)
+    # The odd ones open, so that the newest closes.
+    results = await at_once(
+        *(
+            set_open((callers, second)[n % 2].service(), flight, is_open=revision % 2 == 1, revision=revision)
+            for n, revision in enumerate(revisions)
+        )
+    )
+    assert all(isinstance(result, bool) for result in results), results
+    (row,) = (await rows(database, flight))["flight"]
+    assert (row["waitlist_open"], row["waitlist_revision"]) == (False, newest)
+
+
+async def test_a_claim_lasts_as_long_as_it_asks(service: Caller, offered: str) -> None:
+    hold = await service.ClaimSeat(claim(offered, ttl=timedelta(seconds=300)))
+    assert hold.expire_time.ToMicroseconds() - hold.create_time.ToMicroseconds() == 300_000_000
+    extended = await service.ExtendHold(pb.ExtendHoldRequest(hold_id=hold.hold_id))
+    assert extended.expire_time.ToMicroseconds() >= hold.expire_time.ToMicroseconds(), "its own time again"
+
+
+async def test_a_claim_that_says_nothing_lasts_as_its_purpose(service: Caller, flight: str) -> None:
+    for number, purpose, seconds in (("20A", pb.Hold.CHECK_IN, 120), ("21A", pb.Hold.BOOKING, 900)):
+        hold = await service.ClaimSeat(claim(flight, number, passenger_id=f"P{number}", purpose=purpose))
+        assert hold.expire_time.ToSeconds() - hold.create_time.ToSeconds() == seconds
+
+
+async def test_a_claim_ends_when_it_said(callers: Callers, service: Caller, offered: str, database: Database) -> None:
+    hold = await service.ClaimSeat(claim(offered, ttl=timedelta(seconds=0.3)))
+    await lapse(hold)
+    with refused("ABORTED", "HOLD_EXPIRED"):
+        await callers.passenger(f"W1:{offered}", pnr="XK4T7Q").confirm(hold)
+    following = await service.ClaimSeat(claim(offered, passenger_id="W2"))
+    assert following.state == pb.Hold.HELD
+    assert await violations(database, offered) == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 86_401])
+async def test_a_claim_lasts_up_to_a_day(service: Caller, offered: str, seconds: int) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await service.ClaimSeat(claim(offered, ttl=timedelta(seconds=seconds)))
+    assert refusal.fields == ["ttl"]
+
+
+async def test_who_holds_a_seat_is_told_so_about_an_offered_one(
+    agent: Caller, service: Caller, offered: str, database: Database
+) -> None:
+    """The offered seat is free for the waitlist: what is in the way is the passenger's other seat."""
+    await agent.hold(offered, "21A", "W1")
+    before = await rows(database, offered)
+    with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):
+        await service.ClaimSeat(claim(offered))
+    assert await rows(database, offered) == before
+    with refused("ABORTED", "SEAT_TAKEN"):
+        await agent.hold(offered, "20A", "W1")
 
 
 async def test_a_repeated_claim_is_one_hold(service: Caller, offered: str, database: Database) -> None:
