@@ -15,7 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import expiry, holds, maps, report, scale
+from bench import expiry, holds, maps, report, scale, waitlist
 from bench.plan import Plan
 from bench.report import Measure
 from bench.stack import BenchStack, running
@@ -25,11 +25,14 @@ MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure
     "P2": holds.many_seats_per_call,
     "P3": maps.reads,
     "P4": maps.reads_through_gateway,
+    "P5": waitlist.release_to_assigned,
     "P6": expiry.mass_expiry,
     "P8": maps.reads_without_redis,
     "P9": scale.many_flights,
 }
-THROUGH_GATEWAY: Final = {"P4"}
+# What a measure needs beside the servers and the seat service; whatever else runs takes its share of two cores.
+EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "gateway"})
+NEEDS: Final = {"P4": EVERYTHING, "P5": frozenset({"waitlist", "checkin"})}
 # Of the table where there is no terminal to ask.
 PAGE_WIDTH: Final = 150
 DOCUMENT: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
@@ -81,12 +84,10 @@ async def _run(arguments: argparse.Namespace, command: str) -> int:
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
     taken: list[Measure] = []
     failed = False
-    for through_gateway in (False, True):
-        ids = [name for name in arguments.only if (name in THROUGH_GATEWAY) is through_gateway]
-        if not ids:
-            continue
+    for needed in dict.fromkeys(NEEDS.get(name, frozenset()) for name in arguments.only):
+        ids = [name for name in arguments.only if NEEDS.get(name, frozenset()) == needed]
         with console.status("starting private servers") as status:
-            async with running(gateway=through_gateway) as stack:
+            async with running(needed) as stack:
                 for name in ids:
                     status.update(f"measuring {name}: {plan.rounds} rounds")
                     try:

@@ -9,7 +9,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ PROCESSES: Final = 2
 # Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
 HOLD_TTL_SECONDS: Final = 6 * 3600
 START_SECONDS: Final = 60
+ALWAYS: Final = ("postgres", "redis", "epmd", "rabbitmq", "seat")
 FLIGHT_TABLES: Final = ("flights", "seats", "availability", "offers")
 HOLD_TABLES: Final = ("holds", "hold_seats", "seat_events", "outbox", "inbox", "idempotency")
 
@@ -168,10 +169,10 @@ class EchoServer:
 
 
 @asynccontextmanager
-async def running(*, gateway: bool) -> AsyncIterator[BenchStack]:
-    """Starts everything in a new folder, and forgets everything at the end.
+async def running(needed: Collection[str]) -> AsyncIterator[BenchStack]:
+    """Starts the servers, the seat service and what else is needed in a new folder; forgets everything at the end.
 
-    The gateway is left out where nothing is measured through it, because it takes its share of two cores.
+    What nothing is measured with is left out, because it takes its share of two cores.
     """
     folder = Path(tempfile.mkdtemp(prefix="skyhigh-bench-"))
     signer = Signer()
@@ -180,10 +181,12 @@ async def running(*, gateway: bool) -> AsyncIterator[BenchStack]:
             {
                 "SKYHIGH_HOME": str(folder),
                 "SKYHIGH_PORT_BASE": str(_free_port_base()),
-                "SKYHIGH_JWKS": str(signer.write_jwks(folder / "jwks.json")),
+                "SKYHIGH_JWKS": str(folder / "jwks.json"),
             }
         )
-        processes = [_as_measured(process) for process in local.processes() if gateway or process.name != "gateway"]
+        local.signing_keys.ensure()
+        signer.write_jwks(folder / "jwks.json", others=local.signing_keys.jwks)
+        processes = [_as_measured(process) for process in local.processes() if process.name in {*ALWAYS, *needed}]
         load = LoadClient(folder)
         try:
             with (folder / "supervisor.log").open("w") as log, contextlib.redirect_stderr(log):

@@ -24,10 +24,10 @@ class Signer:
     def __init__(self) -> None:
         self._key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
 
-    def write_jwks(self, file: Path) -> Path:
-        """Writes the public key in the form that services read."""
-        file.write_text(json.dumps({"keys": [self._key.as_dict(private=False)]}))
-        return file
+    def write_jwks(self, file: Path, *, others: Path) -> None:
+        """Writes the public key in the form that services read, with those of another such file."""
+        keys = json.loads(others.read_text())["keys"]
+        file.write_text(json.dumps({"keys": [self._key.as_dict(private=False), *keys]}))
 
     def agent(self, name: str) -> str:
         """A token of an agent."""

@@ -94,6 +94,19 @@ async def transaction(pool: Pool) -> AsyncIterator[Conn]:
         raise Unavailable("the database does not answer, try again") from error
 
 
+@asynccontextmanager
+async def session(pool: Pool) -> AsyncIterator[Conn]:
+    """A connection of the pool in no transaction: for one statement, which is one by itself, without two round trips.
+
+    Raises Unavailable where there is no connection in time.
+    """
+    try:
+        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection:
+            yield connection
+    except TimeoutError as error:
+        raise Unavailable("the database does not answer, try again") from error
+
+
 async def wait_until_there(url: str, *, patience_seconds: float) -> None:
     """Waits for a database that is still starting; raises its last error when patience is out."""
     deadline = asyncio.get_running_loop().time() + patience_seconds

@@ -15,11 +15,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services import db, telemetry
+from services.batch import Batcher
 from services.db import Conn, Pool
 
 NOW: Final = timedelta()
 # The wake-up after a commit is the rule; this finds what falls due later and what a killed process left behind.
 POLL_SECONDS: Final = 0.25
+LOOK_PAUSE_SECONDS: Final = 0.003
 RETRY_SECONDS: Final = 0.25
 LONGEST_RETRY_SECONDS: Final = 30.0
 KEPT_HOURS: Final = 72
@@ -45,6 +47,13 @@ class _Taken:
     subject: str
     try_time: datetime
     tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    timer: _Taken
+    error: str | None
+    pause: timedelta
 
 
 async def set_timer(conn: Conn, name: str, subject: str, *, after: timedelta = NOW) -> None:
@@ -87,6 +96,7 @@ class Timers:
         self._at_once = at_once
         self._woken = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+        self._settled: Batcher[_Settled, None] = Batcher("timers", self._settle_batch)
 
     def wake(self) -> None:
         """Says that a transaction with a timer for now has committed."""
@@ -97,6 +107,8 @@ class Timers:
         try:
             while True:
                 self._woken.clear()
+                # Whoever wakes us meanwhile is served by the same look.
+                await asyncio.sleep(LOOK_PAUSE_SECONDS)
                 room = self._at_once - len(self._running)
                 try:
                     taken = await self._take(room) if room else []
@@ -123,7 +135,7 @@ class Timers:
             self.wake()
 
     async def _take(self, room: int) -> list[_Taken]:
-        async with db.transaction(self._pool) as conn:
+        async with db.session(self._pool) as conn:
             rows = await conn.fetch(
                 """
                 UPDATE timers SET try_time = clock_timestamp() + due.lease, tries = timers.tries + 1
@@ -149,29 +161,37 @@ class Timers:
                 await handler.fire(timer.subject)
         except Exception as error:
             _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
-            await self._settle(timer, error)
+            await self._settle(timer, f"{type(error).__name__}: {error}"[:500])
         else:
             await self._settle(timer, None)
 
-    async def _settle(self, timer: _Taken, error: Exception | None) -> None:
+    async def _settle(self, timer: _Taken, error: str | None) -> None:
         """Marks the timer as fired or lets it wait; one that was set again, or taken by another, is left alone."""
         pause = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(timer.tries - 1, 16))
         try:
-            async with db.transaction(self._pool) as conn:
-                await conn.execute(
-                    """
-                    UPDATE timers
-                    SET fire_time = CASE WHEN $4::text IS NULL THEN clock_timestamp() END,
-                        try_time = CASE WHEN $4 IS NULL THEN try_time ELSE clock_timestamp() + $5 END,
-                        last_error = $4
-                    WHERE name = $1 AND subject = $2 AND try_time = $3 AND fire_time IS NULL
-                    """,
-                    timer.name,
-                    timer.subject,
-                    timer.try_time,
-                    None if error is None else f"{type(error).__name__}: {error}"[:500],
-                    timedelta(seconds=pause),
-                )
+            await self._settled.submit(_Settled(timer, error, timedelta(seconds=pause)))
         except Exception as unsettled:
             # The lease lapses by itself; the handler will find that there is nothing left to do.
             _log.warning("timer not settled", name=timer.name, subject=timer.subject, error=repr(unsettled))
+
+    async def _settle_batch(self, settled: Sequence[_Settled]) -> list[None]:
+        async with db.session(self._pool) as conn:
+            await conn.execute(
+                """
+                UPDATE timers
+                SET fire_time = CASE WHEN ended.error IS NULL THEN clock_timestamp() END,
+                    try_time = CASE WHEN ended.error IS NULL THEN timers.try_time
+                                    ELSE clock_timestamp() + ended.pause END,
+                    last_error = ended.error
+                FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::interval[])
+                    AS ended (name, subject, try_time, error, pause)
+                WHERE timers.name = ended.name AND timers.subject = ended.subject
+                  AND timers.try_time = ended.try_time AND timers.fire_time IS NULL
+                """,
+                [each.timer.name for each in settled],
+                [each.timer.subject for each in settled],
+                [each.timer.try_time for each in settled],
+                [each.error for each in settled],
+                [each.pause for each in settled],
+            )
+        return [None] * len(settled)

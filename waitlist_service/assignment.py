@@ -6,18 +6,20 @@ die anywhere; it runs again until it has ended well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
 from services import db, timers
+from services.batch import Batcher
 from services.db import Conn, Pool
+from services.errors import Refusal
 from services.timers import Handler
 from waitlist_service import entries, notices, peers, refusals, serving
-from waitlist_service.entries import Entry
+from waitlist_service.entries import Claimed, Entry
 from waitlist_service.openness import Openness
-from waitlist_service.peers import NotForPassenger, Peers, SeatGone
+from waitlist_service.peers import Hold, NotForPassenger, Peers, SeatGone
 from waitlist_service.settings import WaitlistSettings
 
 # Whoever dies with a claim leaves it to another after so long.
@@ -40,6 +42,9 @@ class Assignment:
         self._openness = openness
         self._settings = settings
         self._tell = tell
+        # A release is worth little by itself; under load what many share is paid once.
+        self._matched: Batcher[UUID, tuple[Entry, str] | None] = Batcher("matched", self._matched_batch)
+        self._assigned: Batcher[Claimed, Entry | None] = Batcher("assigned", self._assigned_batch)
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns the handlers by the names of their timers."""
@@ -55,9 +60,10 @@ class Assignment:
 
     async def assign(self, subject: str) -> None:
         """Claims the seat that an entry is matched with, and confirms or offers it, as the flight's mode says."""
-        entry, mode = await self._matched(UUID(subject))
-        if entry.state != "WAITING" or entry.claim_id is None:
+        found = await self._matched.submit(UUID(subject))
+        if found is None:
             return
+        entry, mode = found
         at_once = mode == "AUTO_CONFIRM"
         try:
             hold = await self._peers.claim(entry, ttl=CLAIM_TTL if at_once else self._settings.offer_ttl)
@@ -67,19 +73,10 @@ class Assignment:
             return await self._back_in_line(entry)
         except NotForPassenger as refusal:
             return await self._next_in_line(entry, refusal)
-        async with db.transaction(self._pool) as conn:
-            if at_once:
-                await entries.assign(
-                    conn, entry.entry_id, claim_id=entry.claim_id, hold_id=hold.hold_id, actor="waitlist"
-                )
-            else:
-                await entries.offer(
-                    conn,
-                    entry.entry_id,
-                    claim_id=entry.claim_id,
-                    hold_id=hold.hold_id,
-                    expire_time=hold.expire_time,
-                )
+        if at_once:
+            await self._assigned.submit(Claimed(entry, hold.hold_id, "waitlist"))
+        else:
+            await self._offer(entry, hold)
         self._tell()
 
     async def accept(self, subject: str) -> None:
@@ -94,10 +91,7 @@ class Assignment:
             async with db.transaction(self._pool) as conn:
                 await entries.lapse(conn, entry.entry_id, hold_id=entry.hold_id)
         else:
-            async with db.transaction(self._pool) as conn:
-                await entries.assign(
-                    conn, entry.entry_id, claim_id=entry.claim_id, hold_id=entry.hold_id, actor=entry.owner
-                )
+            await self._assigned.submit(Claimed(entry, entry.hold_id, entry.owner))
         self._tell()
 
     async def lapse(self, subject: str) -> None:
@@ -112,10 +106,7 @@ class Assignment:
                 await timers.set_timer(conn, entries.LAPSE, subject, after=timedelta(seconds=1))
             elif hold.state == "CONFIRMED":
                 # By the passenger itself, at the seat service.
-                assert entry.claim_id is not None
-                await entries.assign(
-                    conn, entry.entry_id, claim_id=entry.claim_id, hold_id=entry.hold_id, actor=entry.owner
-                )
+                await entries.assign(conn, [Claimed(entry, entry.hold_id, entry.owner)])
             else:
                 await entries.lapse(conn, entry.entry_id, hold_id=entry.hold_id)
         self._tell()
@@ -157,15 +148,21 @@ class Assignment:
         flight_id, _, seat_number = subject.rpartition("/")
         await self._peers.hand_back(flight_id, seat_number)
 
-    async def _matched(self, entry_id: UUID) -> tuple[Entry, str]:
+    async def _offer(self, entry: Entry, hold: Hold) -> None:
+        assert entry.claim_id is not None
         async with db.transaction(self._pool) as conn:
-            entry = await entries.find(conn, entry_id, owner=None)
-            mode = await conn.fetchval(
-                "SELECT coalesce(mode::text, $2) FROM flights WHERE flight_id = $1",
-                entry.flight_id,
-                self._settings.mode,
+            await entries.offer(
+                conn, entry.entry_id, claim_id=entry.claim_id, hold_id=hold.hold_id, expire_time=hold.expire_time
             )
-        return entry, mode
+
+    async def _matched_batch(self, entry_ids: Sequence[UUID]) -> list[tuple[Entry, str] | Refusal | None]:
+        async with db.session(self._pool) as conn:
+            found = await entries.matched(conn, entry_ids, mode=self._settings.mode)
+        return [found.get(entry_id) for entry_id in entry_ids]
+
+    async def _assigned_batch(self, claims: Sequence[Claimed]) -> Sequence[Entry | Refusal | None]:
+        async with db.transaction(self._pool) as conn:
+            return await entries.assign(conn, claims)
 
     async def _back_in_line(self, entry: Entry) -> None:
         """The seat is gone: the entry is back in its place, and a look at the map finds what else is free."""

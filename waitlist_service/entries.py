@@ -97,6 +97,15 @@ class NewEntry:
     seat_numbers: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An entry as it was when its seat was claimed, and the hold that was confirmed for it."""
+
+    entry: Entry
+    hold_id: UUID
+    actor: str
+
+
 async def find(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
     """Returns an entry; `owner` None sees all. Raises ENTRY_NOT_FOUND."""
     row = await conn.fetchrow(
@@ -107,6 +116,24 @@ async def find(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
     if row is None:
         raise refusals.entry_not_found()
     return Entry(**row)
+
+
+async def matched(conn: Conn, entry_ids: Sequence[UUID], *, mode: str) -> dict[UUID, tuple[Entry, str]]:
+    """Returns those of the entries that are matched with a seat, each with its flight's mode, or this one."""
+    rows = await conn.fetch(
+        f"""
+        SELECT coalesce(mode::text, $2) AS mode, {_COLUMNS} FROM entries JOIN flights USING (flight_id)
+        WHERE entry_id = ANY($1::uuid[]) AND state = 'WAITING' AND claim_id IS NOT NULL
+        """,  # noqa: S608
+        list(entry_ids),
+        mode,
+    )
+    found = {}
+    for row in rows:
+        columns = dict(row)
+        of_flight = columns.pop("mode")
+        found[row["entry_id"]] = (Entry(**columns), of_flight)
+    return found
 
 
 async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
@@ -174,42 +201,53 @@ async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
     return entry
 
 
-async def assign(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, actor: str) -> Entry | None:
-    """WAITING or OFFERED → ASSIGNED, with the confirmed hold of this claim. Tells others, and the passenger.
+async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
+    """WAITING or OFFERED → ASSIGNED, each with the confirmed hold of its claim. Tells others, and the passengers.
 
-    None where the claim was given up meanwhile.
+    None for an entry whose claim was given up meanwhile.
     """
-    row = await conn.fetchrow(
+    rows = await conn.fetch(
         f"""
         UPDATE entries
-        SET state = 'ASSIGNED', hold_id = $3, version = entries.version + 1, update_time = statement_timestamp(),
-            end_time = statement_timestamp()
-        FROM (SELECT entry_id AS id, state AS from_state FROM entries WHERE entry_id = $1 FOR NO KEY UPDATE) AS standing
-        WHERE entry_id = standing.id AND claim_id = $2
-          AND (state = 'WAITING' OR state = 'OFFERED' AND hold_id = $3)
-        RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
+        SET state = 'ASSIGNED', hold_id = claimed.confirmed_hold, version = entries.version + 1,
+            update_time = statement_timestamp(), end_time = statement_timestamp()
+        FROM (
+            SELECT of_entry.entry_id AS id, entries.state AS from_state, of_entry.claim, of_entry.confirmed_hold
+            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS of_entry (entry_id, claim, confirmed_hold)
+            JOIN entries USING (entry_id) ORDER BY of_entry.entry_id FOR NO KEY UPDATE OF entries
+        ) AS claimed
+        WHERE entry_id = claimed.id AND claim_id = claimed.claim
+          AND (state = 'WAITING' OR state = 'OFFERED' AND hold_id = claimed.confirmed_hold)
+        RETURNING claimed.from_state::text AS from_state, end_time, {_COLUMNS}
         """,  # noqa: S608
-        entry_id,
-        claim_id,
-        hold_id,
+        [claimed.entry.entry_id for claimed in claims],
+        [claimed.entry.claim_id for claimed in claims],
+        [claimed.hold_id for claimed in claims],
     )
-    if row is None:
-        return None
-    entry, from_state = _moved(row)
-    await _record(conn, entry, from_state, actor=actor, reason="ASSIGNED")
-    await timers.cancel_timer(conn, LAPSE, str(entry_id))
-    await timers.cancel_timer(conn, ACCEPT, str(entry_id))
-    await timers.set_timer(conn, NOTIFY, str(entry_id))
+    moved = {row["entry_id"]: _moved(row) for row in rows}
+    actors = {claimed.entry.entry_id: claimed.actor for claimed in claims}
+    await _record_all(
+        conn, [(entry, from_state, actors[entry.entry_id], "ASSIGNED") for entry, from_state in moved.values()]
+    )
+    for entry, from_state in moved.values():
+        if from_state == "OFFERED":
+            await timers.cancel_timer(conn, LAPSE, str(entry.entry_id))
+            await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
+    await timers.set_timers(conn, NOTIFY, [str(entry_id) for entry_id in moved])
+    await outbox.enqueue(conn, [_assigned(entry) for entry, _ in moved.values()])
+    return [moved[claimed.entry.entry_id][0] if claimed.entry.entry_id in moved else None for claimed in claims]
+
+
+def _assigned(entry: Entry) -> Event:
     event = events_pb2.WaitlistAssigned(
-        entry_id=str(entry_id),
+        entry_id=str(entry.entry_id),
         flight_id=entry.flight_id,
         passenger_id=entry.passenger_id,
         seat_number=entry.seat_number or "",
-        hold_id=str(hold_id),
-        assign_time=timestamp(row["end_time"]),
+        hold_id=str(entry.hold_id),
+        assign_time=timestamp(entry.update_time),
     )
-    await outbox.enqueue(conn, [Event(uuid4(), "waitlist.assigned.v1", event)])
-    return entry
+    return Event(uuid4(), "waitlist.assigned.v1", event)
 
 
 async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, expire_time: datetime) -> Entry | None:
@@ -344,16 +382,23 @@ def _moved(row: Any) -> tuple[Entry, str]:
 
 
 async def _record(conn: Conn, entry: Entry, from_state: str | None, *, actor: str, reason: str) -> None:
+    await _record_all(conn, [(entry, from_state, actor, reason)])
+
+
+async def _record_all(conn: Conn, transitions: Sequence[tuple[Entry, str | None, str, str]]) -> None:
+    """Writes the history of entries as they are now: what each was before, who moved it, and why."""
     await conn.execute(
         """
         INSERT INTO entry_events (entry_id, version, from_state, to_state, seat_number, actor, reason)
-        VALUES ($1, $2, $3::entry_state, $4::entry_state, $5, $6, $7)
+        SELECT entry_id, version, from_state::entry_state, to_state::entry_state, seat_number, actor, reason
+        FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+            AS moved (entry_id, version, from_state, to_state, seat_number, actor, reason)
         """,
-        entry.entry_id,
-        entry.version,
-        from_state,
-        entry.state,
-        entry.seat_number,
-        actor,
-        reason,
+        [entry.entry_id for entry, _, _, _ in transitions],
+        [entry.version for entry, _, _, _ in transitions],
+        [from_state for _, from_state, _, _ in transitions],
+        [entry.state for entry, _, _, _ in transitions],
+        [entry.seat_number for entry, _, _, _ in transitions],
+        [actor for _, _, actor, _ in transitions],
+        [reason for _, _, _, reason in transitions],
     )
