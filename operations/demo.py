@@ -54,9 +54,7 @@ def _group() -> None:
 @demo.command()
 def load() -> None:
     """Provision the seats and import the manifests of the flights of the next days. A repeat changes nothing."""
-    from operations import airline
-
-    asyncio.run(_load(airline.flights(_now().date())))
+    asyncio.run(load_all())
 
 
 @demo.command()
@@ -96,6 +94,13 @@ async def candidates(number: int, *, flight_id: str | None = None) -> list[Candi
         f"no {number} people of {flight_id or 'a flight'} can check in now; "
         "was the airline loaded by `skyhigh demo load`?"
     )
+
+
+async def load_all() -> None:
+    """Loads the demo airline, and prints a line for each flight."""
+    from operations import airline
+
+    await _load(airline.flights(_now().date()))
 
 
 async def _load(flights: Sequence[Flight]) -> None:

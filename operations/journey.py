@@ -93,7 +93,7 @@ def journey(
     """
     gateway_url = _gateway_url()
     try:
-        asyncio.run(_travel(gateway_url, flight))
+        asyncio.run(travel(gateway_url, flight))
     except (JourneyFailed, GatewayAway) as error:
         fail(f"the journey ended: {error}")
 
@@ -103,7 +103,23 @@ def _gateway_url() -> str:
     return url if url.startswith(("http://", "https://")) else fail(f"SKYHIGH_GATEWAY_URL: {url!r} is no HTTP address")
 
 
-async def _travel(gateway_url: str, flight_id: str | None) -> None:
+async def travel(
+    gateway_url: str,
+    flight_id: str | None = None,
+    *,
+    after: Callable[[str], Awaitable[None]] | None = None,
+    patience: float = 1,
+) -> None:
+    """Walks both ways. Raises JourneyFailed or GatewayAway at the first answer that is not as it must be.
+
+    `after` is called with a step's name behind each step that others go on with; `patience` multiplies how long their
+    part may take.
+    """
+
+    async def passed(step: str) -> None:
+        if after is not None:
+            await after(step)
+
     async with AsyncExitStack() as undo:
         first_person, second_person = await demo.candidates(2, flight_id=flight_id)
         first = await Traveller.log_in(gateway_url, first_person)
@@ -111,17 +127,22 @@ async def _travel(gateway_url: str, flight_id: str | None) -> None:
         hold_id, seat = await _hold(first)
         await _refuse_second_caller(second, seat)
         checkin_id = await undo.enter_async_context(_checked_in(first, hold_id))
+        await passed("start check-in")
         intent_id = await _declare_heavy_bags(first, checkin_id)
+        await passed("31 kg")
         await _pay(first, intent_id)
-        await _completed(first, checkin_id, seat)
+        await passed("pay")
+        await _completed(first, checkin_id, seat, patience)
         await _show_boarding_pass(first, checkin_id, seat)
         entry_id = await undo.enter_async_context(_waiting(second, seat))
+        await passed("join waitlist")
         await _cancel(first, checkin_id)
-        await _assigned(second, entry_id, seat)
-        await _mailed(second, seat)
-        await _refunded(first, intent_id)
+        await passed("cancel")
+        await _assigned(second, entry_id, seat, patience)
+        await _mailed(second, seat, patience)
+        await _refunded(first, intent_id, patience)
         await _check_in_at_once(second, seat, undo)
-    await _see(first, seat, "AVAILABLE")
+    await _see(first, seat, "AVAILABLE", patience)
 
 
 async def _hold(traveller: Traveller) -> tuple[str, str]:
@@ -192,11 +213,11 @@ async def _pay(traveller: Traveller, intent_id: str) -> None:
     _step("pay", answer, f"intent {answer.body['state']}, attempt {answer.body['attempts']}")
 
 
-async def _completed(traveller: Traveller, checkin_id: str, seat: str) -> None:
+async def _completed(traveller: Traveller, checkin_id: str, seat: str, patience: float) -> None:
     answer = await _until(
         lambda: traveller.gateway.get(f"/v1/checkins/{checkin_id}"),
         lambda body: body.get("state") == "COMPLETED",
-        PAYMENT_SECONDS,
+        PAYMENT_SECONDS * patience,
         "the webhook's payment did not complete the check-in",
     )
     _expect("webhook", answer, seatNumber=seat)
@@ -244,12 +265,12 @@ async def _cancel(traveller: Traveller, checkin_id: str) -> None:
     _step("cancel", answer, f"the check-in of {traveller.person.last_name} is {answer.body['state']}")
 
 
-async def _assigned(traveller: Traveller, entry_id: str, seat: str) -> None:
+async def _assigned(traveller: Traveller, entry_id: str, seat: str, patience: float) -> None:
     began = time.perf_counter()
     answer = await _until(
         lambda: traveller.gateway.get(f"/v1/waitlist/{entry_id}"),
         lambda body: body.get("state") == "ASSIGNED",
-        WAITLIST_SECONDS,
+        WAITLIST_SECONDS * patience,
         "the freed seat did not reach the waitlist",
     )
     _expect("assigned", answer, seatNumber=seat)
@@ -257,7 +278,7 @@ async def _assigned(traveller: Traveller, entry_id: str, seat: str) -> None:
     _print("assigned", str(answer.status), f"{seat} is {traveller.person.last_name}'s now", took)
 
 
-async def _mailed(traveller: Traveller, seat: str) -> None:
+async def _mailed(traveller: Traveller, seat: str, patience: float) -> None:
     """Looks for the mail that tells of the seat."""
     email = traveller.person.contact_email
     url = f"{address_of('SKYHIGH_MOCK_MAIL_URL')}/mails?to={quote(email)}"
@@ -268,21 +289,21 @@ async def _mailed(traveller: Traveller, seat: str) -> None:
             return mails
 
     began = time.perf_counter()
-    deadline = time.monotonic() + MAIL_SECONDS
+    deadline = time.monotonic() + MAIL_SECONDS * patience
     while time.monotonic() < deadline:
         mails = [mail for mail in await asyncio.to_thread(read) if seat in mail["text"]]
         if mails:
             _print("mail", "smtp", f"to {email}: {mails[-1]['subject']}", (time.perf_counter() - began) * 1000)
             return
         await asyncio.sleep(POLL_SECONDS)
-    raise JourneyFailed(f"no mail to {email} within {MAIL_SECONDS} s")
+    raise JourneyFailed(f"no mail to {email} within {MAIL_SECONDS * patience} s")
 
 
-async def _refunded(traveller: Traveller, intent_id: str) -> None:
+async def _refunded(traveller: Traveller, intent_id: str, patience: float) -> None:
     answer = await _until(
         lambda: traveller.gateway.get(f"/v1/payments/{intent_id}"),
         lambda body: body.get("state") == "REFUNDED",
-        PAYMENT_SECONDS,
+        PAYMENT_SECONDS * patience,
         "the fee of the cancelled check-in was not refunded",
     )
     amount = answer.body["amount"]
@@ -298,13 +319,13 @@ async def _check_in_at_once(traveller: Traveller, seat: str, undo: AsyncExitStac
     _step("9.5 kg", answer, f"{answer.body['state']} at once, boarding sequence {answer.body['sequenceNumber']}")
 
 
-async def _see(traveller: Traveller, seat: str, state: str) -> None:
+async def _see(traveller: Traveller, seat: str, state: str, patience: float) -> None:
     """Waits until the map shows the seat so."""
 
     def shown(body: dict[str, Any]) -> bool:
         return {s["seatNumber"]: s["state"] for s in body.get("seats", [])}.get(seat) == state
 
-    answer = await _until(traveller.seat_map, shown, MAP_SECONDS, f"the map does not show {seat} as {state}")
+    answer = await _until(traveller.seat_map, shown, MAP_SECONDS * patience, f"the map does not show {seat} as {state}")
     _step("map", answer, f"{seat} is {state}, version {answer.body['version']}")
 
 

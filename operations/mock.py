@@ -6,7 +6,9 @@ import json
 import urllib.error
 import urllib.request
 from enum import StrEnum
+from http.client import HTTPException
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -24,6 +26,26 @@ mail = typer.Typer(help="The mail server.", no_args_is_help=True)
 
 Count = Annotated[int, typer.Argument(min=0, metavar="N")]
 Seconds = Annotated[float, typer.Argument(min=0, metavar="SECONDS")]
+
+
+def _switch(text: str) -> tuple[str, object]:
+    """Reads NAME=VALUE; a value that is no JSON is a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _count_or_all(text: str) -> int | bool:
+    """Reads a count; True for all."""
+    if text == "all":
+        return True
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is neither a count nor `all`")
+    return int(text)
 
 
 class Forgery(StrEnum):
@@ -107,6 +129,14 @@ def provider_charges() -> None:
         print(json.dumps(entry))
 
 
+@provider.command("set")
+def provider_set(
+    switches: Annotated[list[Any], typer.Argument(parser=_switch, metavar="NAME=VALUE…", show_default=False)],
+) -> None:
+    """Turn any switches of `show`, several at once: `set reorder=3 forge=stale`."""
+    _turn(PROVIDER, **dict(switches))
+
+
 @provider.command("down")
 def provider_down() -> None:
     """Answer 503 to everything."""
@@ -137,14 +167,14 @@ def provider_decide_late(seconds: Seconds) -> None:
     _turn(PROVIDER, decision_delay_seconds=seconds)
 
 
-@provider.command("tell-late")
-def provider_tell_late(seconds: Seconds) -> None:
+@provider.command("delay")
+def provider_delay(seconds: Seconds) -> None:
     """Send webhooks late."""
     _turn(PROVIDER, webhook_delay_seconds=seconds)
 
 
-@provider.command("tell-nothing")
-def provider_tell_nothing() -> None:
+@provider.command("drop")
+def provider_drop() -> None:
     """Send no webhooks."""
     _turn(PROVIDER, drop_webhooks=True)
 
@@ -176,9 +206,8 @@ def provider_wrong_amount() -> None:
 @mail.command("list")
 def mail_list(to: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only to this receiver.")] = None) -> None:
     """Print the mails that were taken, oldest first."""
-    for letter in _ask(MAIL, "GET", "/mails"):
-        if to is None or to in letter["to"]:
-            print(f"{letter['id']:>5}  {letter['time']}  {', '.join(letter['to'])}  {letter['subject']}")
+    for letter in _ask(MAIL, "GET", "/mails" if to is None else f"/mails?to={quote(to)}"):
+        print(f"{letter['id']:>5}  {letter['time']}  {', '.join(letter['to'])}  {letter['subject']}")
 
 
 @mail.command("show")
@@ -187,7 +216,7 @@ def mail_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     letter = next((letter for letter in _ask(MAIL, "GET", "/mails") if letter["id"] == number), None)
     if letter is None:
         fail(f"there is no mail {number}")
-    print(f"From: {letter['sender']}\nTo: {', '.join(letter['to'])}\nSubject: {letter['subject']}\n\n{letter['text']}")
+    print(f"From: {letter['from']}\nTo: {', '.join(letter['to'])}\nSubject: {letter['subject']}\n\n{letter['text']}")
 
 
 @mail.command("clear")
@@ -197,8 +226,8 @@ def mail_clear() -> None:
 
 
 @mail.command("refuse")
-def mail_refuse(count: Count) -> None:
-    """Refuse the next N mails for the time being."""
+def mail_refuse(count: Annotated[Any, typer.Argument(parser=_count_or_all, metavar="N|all")]) -> None:
+    """Refuse the next N mails, or all of them, for the time being."""
     _turn(MAIL, refuse=count)
 
 
@@ -219,12 +248,21 @@ def _print(behaviour: dict[str, Any]) -> None:
 def _ask(variable: str, method: str, path: str, body: dict[str, object] | None = None) -> Any:
     url = address_of(variable).rstrip("/") + path
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, method=method, data=data)  # noqa: S310
     try:
+        request = urllib.request.Request(url, method=method, data=data)  # noqa: S310
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
-            fail(f"{method} {path}: {error.read().decode(errors='replace')}")
-    except (OSError, TimeoutError) as error:
+            fail(f"the mock refused: {_reason(error)}")
+    except (OSError, HTTPException) as error:
         fail(f"the mock at {url} is away: {error}")
+    except ValueError as error:
+        fail(f"{variable}: no mock is at {url}: {error}")
+
+
+def _reason(refusal: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(refusal)["error"])
+    except (ValueError, TypeError, KeyError):
+        return str(refusal)

@@ -50,6 +50,7 @@ class Admission:
         owner: str,
         request_key: RequestKey | None,
         takes_offers: bool = False,
+        confirm: bool = False,
         ttl: timedelta | None = None,
     ) -> HoldRequest:
         """Returns the request for a hold.
@@ -68,6 +69,7 @@ class Admission:
             extensions=self._extensions,
             limits=self.limits(call.principal),
             takes_offers=takes_offers,
+            confirm=confirm,
             request_key=request_key,
         )
 

@@ -11,7 +11,7 @@ import asyncpg
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import blocks, flights, holding, seats
+from seat_service import blocks, claiming, flights, holding, seats
 from seat_service.availability import Availability
 from seat_service.cabin_layouts import Layout
 from seat_service.flights import ProvisionRequest, WaitlistRequest
@@ -63,6 +63,8 @@ class Inventory:
         self._relay = relay
         hold = partial(self._past_lapsed_holds, transition=holding.hold)
         self._hold: Batcher[HoldRequest, pb.Hold] = Batcher("hold", hold)
+        claim = partial(self._past_lapsed_holds, transition=claiming.claim)
+        self._claim: Batcher[HoldRequest, pb.Hold] = Batcher("claim", claim)
         self._confirm: Batcher[OnHold, pb.Hold] = Batcher("confirm", self._batch(seats.confirm, pb.Hold))
         self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(seats.cancel, pb.Hold))
         self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
@@ -82,8 +84,12 @@ class Inventory:
         )
 
     async def hold(self, request: HoldRequest) -> pb.Hold:
-        """AVAILABLE (for the waitlist also OFFERED) → HELD, all seats or none."""
+        """AVAILABLE → HELD, all seats or none."""
         return await self._hold.submit(request)
+
+    async def claim(self, request: HoldRequest) -> pb.Hold:
+        """AVAILABLE or OFFERED → HELD, or → CONFIRMED at once."""
+        return await self._claim.submit(request)
 
     async def confirm(self, request: OnHold) -> pb.Hold:
         """HELD → CONFIRMED."""

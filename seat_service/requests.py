@@ -33,7 +33,8 @@ class AskedSeat:
 class HoldRequest:
     """Asks to hold seats for `owner`; `actor` is who asks.
 
-    `limits` is None for owners whom SEAT-16 does not bind. `takes_offers` is the waitlist's right to OFFERED seats.
+    `limits` is None for owners whom SEAT-16 does not bind. `takes_offers` is the waitlist's right to OFFERED seats;
+    `confirm` has them confirmed in the same transaction.
     """
 
     seats: tuple[AskedSeat, ...]
@@ -44,6 +45,7 @@ class HoldRequest:
     extensions: int
     limits: hoarding.Limits | None
     takes_offers: bool = False
+    confirm: bool = False
     request_key: RequestKey | None = None
 
 

@@ -113,7 +113,7 @@ class SeatServicer(SeatServiceServicer):
 
     async def ClaimSeat(self, request: pb.ClaimSeatRequest, context: Context) -> pb.Hold:
         call = running()
-        return await self._inventory.hold(
+        return await self._inventory.claim(
             await self._admission.hold(
                 call,
                 [_assignment(request)],
@@ -121,6 +121,7 @@ class SeatServicer(SeatServiceServicer):
                 owner=request.owner,
                 request_key=call.request_key(request),
                 takes_offers=True,
+                confirm=request.confirm,
                 ttl=request.ttl.ToTimedelta() if request.HasField("ttl") else None,
             )
         )

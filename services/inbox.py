@@ -19,6 +19,7 @@ from aio_pika.exceptions import AMQPError
 from google.protobuf.message import DecodeError, Message
 
 from services import amqp, db, telemetry
+from services.batch import Batcher
 from services.db import Conn, Pool
 from services.errors import Unavailable
 
@@ -47,10 +48,19 @@ class Subscription:
     handle: Handler
 
 
+@dataclass(frozen=True, slots=True)
+class _Received:
+    event_id: UUID
+    body: bytes
+    subscription: Subscription
+    event: Message
+
+
 class Consumer:
     """Consumes one queue `<service>.<name>`, and routes each event to its handler.
 
-    `tell` is called after each commit: it wakes whoever looks for what a handler left to be done.
+    `tell` is called after each commit: it wakes whoever looks for what a handler left to be done. Events that come
+    together share a transaction, unless a handler does what no rollback undoes: then not `together`.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class Consumer:
         name: str,
         subscriptions: Sequence[Subscription],
         tell: Callable[[], None] = lambda: None,
+        together: bool = True,
     ) -> None:
         self._pool = pool
         self._amqp_url = amqp_url
@@ -69,6 +80,8 @@ class Consumer:
         self._queue = f"{service}.{name}"
         self._subscriptions = {subscription.routing_key: subscription for subscription in subscriptions}
         self._tell = tell
+        self._together = together
+        self._batch: Batcher[_Received, bool] = Batcher(f"inbox {self._queue}", self._apply_batch, largest=PREFETCH)
 
     async def run(self) -> None:
         """Consumes until cancelled. A broker that is away is waited for."""
@@ -109,17 +122,26 @@ class Consumer:
     async def _apply(self, message: AbstractIncomingMessage) -> bool:
         if len(message.body) > LARGEST_BODY_BYTES:
             raise DecodeError(f"body of {len(message.body)} bytes")
-        event_id = UUID(str(message.message_id))
         # A message that comes back from a delay queue carries its own key in a header.
         routing_key = str(message.headers.get("x-routing-key") or message.routing_key)
         subscription = self._subscriptions[routing_key]
         event = subscription.message.FromString(message.body)
+        received = _Received(UUID(str(message.message_id)), message.body, subscription, event)
+        if self._together:
+            return await self._batch.submit(received)
+        return (await self._apply_batch([received]))[0]
+
+    async def _apply_batch(self, received: Sequence[_Received]) -> list[bool]:
+        """Applies events that came together in one transaction; where it fails, each is applied in one of its own."""
         async with db.transaction(self._pool) as conn:
-            if not await note(conn, consumer=self._queue, event_id=event_id):
-                return False
-            await subscription.handle(conn, event)
-        self._tell()
-        return True
+            fresh = await note(conn, consumer=self._queue, event_ids=[each.event_id for each in received])
+            once = {each.event_id: each for each in received if each.event_id in fresh}
+            # What an event is about leads its body: all processes take its locks in the same order.
+            for each in sorted(once.values(), key=lambda each: each.body):
+                await each.subscription.handle(conn, each.event)
+        if fresh:
+            self._tell()
+        return [each.event_id in fresh for each in received]
 
     async def _retry_or_bury(
         self, channel: AbstractChannel, message: AbstractIncomingMessage, error: Exception
@@ -152,12 +174,17 @@ class Consumer:
         telemetry.EVENTS_CONSUMED.labels(self._queue, "failed").inc()
 
 
-async def note(conn: Conn, *, consumer: str, event_id: UUID) -> bool:
-    """Notes that a consumer applies an event, in the transaction of the effect. False where it did before."""
-    status = await conn.execute(
-        "INSERT INTO inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING", consumer, event_id
+async def note(conn: Conn, *, consumer: str, event_ids: Sequence[UUID]) -> set[UUID]:
+    """Notes that a consumer applies events, in the transaction of the effect; returns those that it did not before."""
+    rows = await conn.fetch(
+        """
+        INSERT INTO inbox (consumer, event_id) SELECT $1, event_id FROM unnest($2::uuid[]) AS event_id ORDER BY event_id
+        ON CONFLICT DO NOTHING RETURNING event_id
+        """,
+        consumer,
+        list(event_ids),
     )
-    return status == "INSERT 0 1"
+    return {row["event_id"] for row in rows}
 
 
 async def forget_old(conn: Conn) -> int:

@@ -24,8 +24,6 @@ from waitlist_service.settings import WaitlistSettings
 
 # Whoever dies with a claim leaves it to another after so long.
 CLAIM_LEASE_SECONDS: Final = 3
-# A claim that is confirmed at once needs its hold for a moment; one that nobody goes on with is free again soon.
-CLAIM_TTL: Final = timedelta(seconds=10)
 # A passenger who holds another seat at this moment may be free of it soon.
 SKIP: Final = timedelta(seconds=3)
 HAND_BACK: Final = "hand-back"
@@ -66,9 +64,7 @@ class Assignment:
         entry, mode = found
         at_once = mode == "AUTO_CONFIRM"
         try:
-            hold = await self._peers.claim(entry, ttl=CLAIM_TTL if at_once else self._settings.offer_ttl)
-            if at_once:
-                await self._peers.confirm(hold.hold_id)
+            hold = await self._peers.claim(entry, offer_ttl=None if at_once else self._settings.offer_ttl)
         except SeatGone:
             return await self._back_in_line(entry)
         except NotForPassenger as refusal:

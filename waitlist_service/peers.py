@@ -82,10 +82,10 @@ class Peers:
         for each in self._channels:
             await each.close()
 
-    async def claim(self, entry: Entry, *, ttl: timedelta) -> Hold:
-        """Holds the seat that an entry is matched with; a repeat answers the same hold.
+    async def claim(self, entry: Entry, *, offer_ttl: timedelta | None) -> Hold:
+        """Holds the seat that an entry is matched with, as long as its offer lasts; without an offer it is confirmed.
 
-        Raises SeatGone or NotForPassenger.
+        A repeat answers the same hold. Raises SeatGone or NotForPassenger.
         """
         request = seat.ClaimSeatRequest(
             flight_id=entry.flight_id,
@@ -99,8 +99,10 @@ class Peers:
                 special_services=entry.special_services,
             ),
             request_id=str(entry.claim_id),
+            confirm=offer_ttl is None,
         )
-        request.ttl.FromTimedelta(ttl)
+        if offer_ttl is not None:
+            request.ttl.FromTimedelta(offer_ttl)
         try:
             return _hold(await ask(self._seats.ClaimSeat(request, timeout=TIMEOUT_SECONDS)))
         except PeerRefusal as refusal:

@@ -53,7 +53,7 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     events = consume(name="events", subscriptions=SUBSCRIPTIONS)
-    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)])
+    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
     try:
         yield Parts(
             register=partial(add_WaitlistServiceServicer_to_server, servicer),

@@ -320,3 +320,29 @@ async def test_a_repeated_claim_is_one_hold(service: Caller, offered: str, datab
     request = claim(offered, request_id=str(uuid4()))
     assert await service.ClaimSeat(request) == await service.ClaimSeat(request)
     assert await violations(database, offered) == []
+
+
+async def test_a_claim_confirms_at_once_where_it_is_told_to(
+    agent: Caller, service: Caller, offered: str, database: Database
+) -> None:
+    former = await agent.confirm(await agent.hold(offered, "21A", "W1"))
+    key = str(uuid4())
+    hold = await service.ClaimSeat(claim(offered, confirm=True, request_id=key))
+    assert (hold.state, hold.seats[0].seat_number) == (pb.Hold.CONFIRMED, "20A")
+    assert (await service.get(former)).state == pb.Hold.CANCELLED
+    assert await service.ClaimSeat(claim(offered, confirm=True, request_id=key)) == hold
+    assert await violations(database, offered) == []
+
+
+async def test_claims_that_confirm_and_claims_that_do_not_share_a_batch(
+    service: Caller, offered: str, database: Database
+) -> None:
+    results = await at_once(
+        *(
+            service.ClaimSeat(claim(offered, f"{row}A", passenger_id=f"W{row}", confirm=row % 2 == 0))
+            for row in range(13, 30)
+        ),
+        *(service.ClaimSeat(claim(offered, "20A", passenger_id=f"V{n}", confirm=True)) for n in range(10)),
+    )
+    assert outcomes(results) == {"OK": 17, "SEAT_TAKEN": 10}
+    assert await violations(database, offered) == []

@@ -1,0 +1,53 @@
+"""The whole local stack as `make up` starts it, servers, services, mocks and gateway, in a home of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from deploy.local.process import port_is_free
+from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.supervisor import Supervisor
+from operations import demo
+
+
+@dataclass(frozen=True, slots=True)
+class Airline:
+    """A running stack with the demo airline loaded."""
+
+    stack: Stack
+    supervisor: Supervisor
+
+    @property
+    def gateway_url(self) -> str:
+        """Where phones come in."""
+        return self.stack.addresses["SKYHIGH_GATEWAY_URL"]
+
+
+@pytest.fixture(scope="session")
+async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Airline]:
+    """The airline. The commands of operations find it by the environment."""
+    home = tmp_path_factory.mktemp("airline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKYHIGH_HOME", str(home))
+        patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
+        stack = Stack.from_environment()
+        stack.signing_keys.ensure()
+        async with Supervisor(stack.processes(), logs=home / "logs") as supervisor:
+            for name, value in stack.addresses.items():
+                patch.setenv(name, value)
+            await demo.load_all()
+            yield Airline(stack, supervisor)
+        stack.servers.remove()
+
+
+def free_port_base() -> int:
+    """A base from which on none of a stack's ports is taken, below those that the kernel gives away."""
+    for _ in range(50):
+        base = random.randrange(20_000, 32_000 - PORT_SPAN)
+        if all(map(port_is_free, Stack.from_environment({"SKYHIGH_PORT_BASE": str(base)}).ports.values())):
+            return base
+    raise AssertionError("no free ports between 20000 and 32000")
