@@ -80,7 +80,7 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     events = consume(name="events", subscriptions=SUBSCRIPTIONS)
-    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)])
+    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
     try:
         yield Parts(
             register=partial(add_CheckInServiceServicer_to_server, servicer),

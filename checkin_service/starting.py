@@ -67,8 +67,8 @@ class Starting:
         situation = await eligibility.situation(
             conn, request.flight_id, request.passenger_id, pnr=request.pnr, role=request.role
         )
-        for refusal in eligibility.refusals_of(situation):
-            raise refusal
+        if in_the_way := eligibility.refusals_of(situation):
+            raise in_the_way[0]
         return situation
 
     async def _seat(self, request: StartRequest) -> Seat:

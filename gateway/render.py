@@ -37,6 +37,8 @@ DESCRIPTORS = Path(seat_service_pb2.__file__).parents[3] / "skyhigh.binpb"
 NATIVE_GRPC = (
     "request.headers['content-type'].startsWith('application/grpc') && !('x-envoy-original-path' in request.headers)"
 )
+# A path's variable as a regex.
+ONE_SEGMENT = "[^/]+"
 # Calls on one connection, where processes share a port and where each has its own (the reason is in the template).
 STREAMS_ON_SHARED_PORT = 8
 STREAMS_ON_OWN_PORT = 100
@@ -160,7 +162,7 @@ def path_regex(template: str) -> str:
     parts = re.split(r"\{\w+\}", template)
     if any(set(part) & set("{}*=") for part in parts):
         raise ExposureError(f"{template}: only whole segments are variables here")
-    return "[^/]+".join(map(re.escape, parts))
+    return ONE_SEGMENT.join(map(re.escape, parts))
 
 
 def _rpcs(api: FileDescriptorSet) -> Iterator[tuple[ServiceExposure, MethodDescriptorProto, Call]]:
@@ -187,11 +189,12 @@ def _same(what: str, in_protos: set[str], in_table: set[str]) -> None:
 
 
 def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[str]]:
+    """The verbs of each path, by its regex: `/v1/payments/webhook` before `/v1/payments/{intent_id}`."""
     verbs: dict[str, set[str]] = {}
     for method in methods:
         for verb, template in json_bindings(method):
             verbs.setdefault(path_regex(template), set()).add(verb)
-    return verbs
+    return dict(sorted(verbs.items(), key=lambda found: found[0].count(ONE_SEGMENT)))
 
 
 def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:

@@ -216,7 +216,8 @@ def mail_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     letter = next((letter for letter in _ask(MAIL, "GET", "/mails") if letter["id"] == number), None)
     if letter is None:
         fail(f"there is no mail {number}")
-    print(f"From: {letter['from']}\nTo: {', '.join(letter['to'])}\nSubject: {letter['subject']}\n\n{letter['text']}")
+    print(f"From: {letter['from']}\nTo: {', '.join(letter['to'])}\nSubject: {letter['subject']}\n")
+    print(letter["text"].rstrip())
 
 
 @mail.command("clear")

@@ -81,7 +81,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     world = World(tmp_path_factory.mktemp("world"))
     telemetry.configure_logging("seat", "error")
     async with world.supervisor:
-        await migrate.migrate(world.servers.database_url("seat"), schema="seat", package="seat_service")
+        for service in SERVICES:
+            await migrate.migrate(world.servers.database_url(service), schema=service, package=f"{service}_service")
         yield world
     world.servers.remove()
 

@@ -43,15 +43,18 @@ class SigningKeys:
         self._folder = folder
 
     def ensure(self) -> None:
-        """Makes the pairs where there are none."""
+        """Makes the pairs that are missing."""
         if self._private.exists() and self.session_key.exists() and self.jwks.exists():
             return
         from joserfc.jwk import ECKey
 
         public = []
         for file, more in ((self._private, {}), (self.session_key, {"skyhigh_roles": ["passenger", "customer"]})):
-            key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
-            write_private(file, json.dumps(key.as_dict(private=True)).encode())
+            if file.exists():
+                key = ECKey.import_key(json.loads(file.read_text()))
+            else:
+                key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
+                write_private(file, json.dumps(key.as_dict(private=True)).encode())
             public.append({**key.as_dict(private=False), **more})
         self.jwks.write_text(json.dumps({"keys": public}))
 
@@ -64,11 +67,15 @@ class SigningKeys:
         key = ECKey.import_key(json.loads(self._private.read_text()))
         return jwt.encode({"alg": ALGORITHM, "kid": key.kid}, claims, key)
 
+    def token_file(self, service: str) -> Path:
+        """Returns where the token stands that a service shows to others."""
+        return self._folder / f"{service}.token"
+
     def write_service_token(self, service: str, *, issuer: str, audience: str) -> Path:
         """Writes the token that a service shows to others, and returns its file."""
         now = int(time.time())
         claims = {"iss": issuer, "aud": audience, "sub": service, "role": "service", "iat": now}
-        file = self._folder / f"{service}.token"
+        file = self.token_file(service)
         write_private(file, self.sign(claims | {"exp": now + SERVICE_TOKEN_SECONDS}).encode())
         return file
 

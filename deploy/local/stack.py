@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from deploy.local.process import LOOPBACK, Probe, Process, answers_http, serves_grpc
+from deploy.local.process import LOOPBACK, Process, answers_http, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
 
@@ -39,14 +39,16 @@ class Service:
     module: str
     health: str
     """What grpc.health.v1 is asked about before the gateway starts."""
-    calls: tuple[str, ...] = ()
-    """The services that it calls, with a token of its own."""
     processes: int = 1
-    """Workers; SKYHIGH_<NAME>_PROCESSES sets another number."""
+    """How many it has where SKYHIGH_<NAME>_PROCESSES does not say."""
+    calls: tuple[str, ...] = ()
+    """Services that it calls. It is told where they are, and gets a token to show them."""
+    settings: tuple[str, ...] = ()
+    """What it is told besides, of `Stack.values`."""
 
 
 SERVICES: Final = (
-    # Nine of ten calls are for seats; one worker for each of two cores.
+    # The one that a rush meets: one process for each of two cores. Of the others one does, and starts sooner.
     Service("seat", number=1, module="seat_service", health="skyhigh.seat.v1.SeatService", processes=2),
     Service(
         "checkin",
@@ -54,6 +56,7 @@ SERVICES: Final = (
         module="checkin_service",
         health="skyhigh.checkin.v1.CheckInService",
         calls=("seat", "payment"),
+        settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_WEIGHT_ADDRESS", "SKYHIGH_SMTP_ADDRESS"),
     ),
     Service(
         "waitlist",
@@ -61,41 +64,93 @@ SERVICES: Final = (
         module="waitlist_service",
         health="skyhigh.waitlist.v1.WaitlistService",
         calls=("seat", "checkin"),
+        settings=("SKYHIGH_SMTP_ADDRESS",),
     ),
-    Service("payment", number=4, module="payment_service", health="skyhigh.payment.v1.PaymentService"),
+    Service(
+        "payment",
+        number=4,
+        module="payment_service",
+        health="skyhigh.payment.v1.PaymentService",
+        settings=("SKYHIGH_PAYMENT_PROVIDER_URL", "SKYHIGH_PAYMENT_WEBHOOK_SECRETS"),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mock:
+    """Stands in for what others own. Left out where the real one is given."""
+
+    name: str
+    number: int
+    """Its place among the mocks, which its port follows from."""
+    module: str
+    real: str
+    """The setting that says where the real one is."""
+    control_number: int
+    """The place of the port where it is watched and told how to behave, over HTTP."""
+    control_url: str
+    """What `skyhigh env` calls that port's URL."""
+    settings: tuple[str, ...] = ()
+    """What it is told besides, of `Stack.values`."""
+
+
+MOCKS: Final = (
+    Mock(
+        "weight",
+        number=1,
+        module="deploy.mocks.weight",
+        real="SKYHIGH_WEIGHT_ADDRESS",
+        control_number=5,
+        control_url="SKYHIGH_MOCK_WEIGHT_CONTROL_URL",
+    ),
+    Mock(
+        "provider",
+        number=2,
+        module="deploy.mocks.payment_provider",
+        real="SKYHIGH_PAYMENT_PROVIDER_URL",
+        control_number=2,
+        control_url="SKYHIGH_MOCK_PROVIDER_URL",
+        settings=("SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL", "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET"),
+    ),
+    Mock(
+        "mail",
+        number=3,
+        module="deploy.mocks.mail",
+        real="SKYHIGH_SMTP_ADDRESS",
+        control_number=4,
+        control_url="SKYHIGH_MOCK_MAIL_URL",
+    ),
 )
 
 # Name: (default, offset from SKYHIGH_PORT_BASE). SKYHIGH_<NAME>_PORT sets one alone. Our own servers keep away from
 # the standard ports, which may be the machine's, and from the range that the kernel gives to outgoing connections.
-PORTS: Final[Mapping[str, tuple[int, int]]] = {
-    "gateway": (8080, 0),
-    "gateway_admin": (9901, 1),
-    "postgres": (17432, 10),
-    "redis": (17379, 11),
-    "amqp": (17672, 12),
-    "amqp_distribution": (17673, 13),
-    "epmd": (17369, 14),
-    "mock_weight": (50061, 61),
-    "mock_provider": (50062, 62),
-    "mock_mail": (50063, 63),
-    "mock_mail_control": (50064, 64),
-    "mock_weight_control": (50065, 65),
-} | {
-    name: port
-    for service in SERVICES
-    for name, port in {
-        service.name: (50050 + service.number, 50 + service.number),
-        # Each process of a service takes the next: twenty of each.
-        f"{service.name}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
-        f"{service.name}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
-    }.items()
-}
-# Where the mocks are told how to behave: the variable that says so, and the port.
-MOCK_URLS: Final[Mapping[str, str]] = {
-    "SKYHIGH_MOCK_WEIGHT_CONTROL_URL": "mock_weight_control",
-    "SKYHIGH_MOCK_PROVIDER_URL": "mock_provider",
-    "SKYHIGH_MOCK_MAIL_URL": "mock_mail_control",
-}
+PORTS: Final[Mapping[str, tuple[int, int]]] = (
+    {
+        "gateway": (8080, 0),
+        "gateway_admin": (9901, 1),
+        "postgres": (17432, 10),
+        "redis": (17379, 11),
+        "amqp": (17672, 12),
+        "amqp_distribution": (17673, 13),
+        "epmd": (17369, 14),
+    }
+    | {
+        name: port
+        for service in SERVICES
+        for name, port in {
+            service.name: (50050 + service.number, 50 + service.number),
+            # Each process of a service takes the next: twenty of each.
+            f"{service.name}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
+            f"{service.name}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
+        }.items()
+    }
+    | {
+        name: (50060 + number, 60 + number)
+        for mock in MOCKS
+        # Where both are one port, the mock's own name stays.
+        for number, name in {mock.control_number: f"mock_{mock.name}_control", mock.number: f"mock_{mock.name}"}.items()
+    }
+)
 # What a stack's ports span, from its base on.
 PORT_SPAN: Final = 500
 
@@ -150,15 +205,15 @@ class Stack:
     @property
     def addresses(self) -> dict[str, str]:
         """What `skyhigh env` prints."""
-        values = [
-            f"http://{LOOPBACK}:{self.ports['gateway']}",
-            self.given.get("SKYHIGH_DATABASE_URL") or self.servers.database_url(),
-            self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(),
-            self.given.get("SKYHIGH_REDIS_URL") or self.servers.redis_url,
-            *(f"{LOOPBACK}:{self.ports[service.name]}" for service in SERVICES),
-            *(f"http://{LOOPBACK}:{self.ports[port]}" for port in MOCK_URLS.values()),
-        ]
-        return dict(zip(address_names(), values, strict=True))
+        known = {
+            "SKYHIGH_GATEWAY_URL": f"http://{LOOPBACK}:{self.ports['gateway']}",
+            "SKYHIGH_DATABASE_URL": self.given.get("SKYHIGH_DATABASE_URL") or self.servers.database_url(),
+            "SKYHIGH_AMQP_URL": self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(),
+            "SKYHIGH_REDIS_URL": self.given.get("SKYHIGH_REDIS_URL") or self.servers.redis_url,
+            **{_address(service.name): f"{LOOPBACK}:{self.ports[service.name]}" for service in SERVICES},
+            **{mock.control_url: f"http://{LOOPBACK}:{self._control_port(mock)}" for mock in self._mocks},
+        }
+        return {name: known[name] for name in address_names() if name in known}
 
     @property
     def tokens(self) -> dict[str, str]:
@@ -167,6 +222,21 @@ class Stack:
             "SKYHIGH_JWKS": self.given.get("SKYHIGH_JWKS") or str(self.signing_keys.jwks),
             "SKYHIGH_TOKEN_ISSUER": self.given.get("SKYHIGH_TOKEN_ISSUER") or ISSUER,
             "SKYHIGH_TOKEN_AUDIENCE": self.given.get("SKYHIGH_TOKEN_AUDIENCE") or AUDIENCE,
+        }
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What only some services and mocks are told."""
+        webhook_key = base64.b64encode(bytes.fromhex(self.secrets["webhooks"])).decode()
+        webhook_secrets = self.given.get("SKYHIGH_PAYMENT_WEBHOOK_SECRETS") or f"whsec_{webhook_key}"
+        return {
+            "SKYHIGH_SESSION_KEY": str(self.signing_keys.session_key),
+            "SKYHIGH_WEIGHT_ADDRESS": f"{LOOPBACK}:{self.ports['mock_weight']}",
+            "SKYHIGH_SMTP_ADDRESS": f"{LOOPBACK}:{self.ports['mock_mail']}",
+            "SKYHIGH_PAYMENT_PROVIDER_URL": f"http://{LOOPBACK}:{self.ports['mock_provider']}",
+            "SKYHIGH_PAYMENT_WEBHOOK_SECRETS": webhook_secrets,
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL": f"{self.addresses['SKYHIGH_GATEWAY_URL']}/v1/payments/webhook",
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET": webhook_secrets.split(",")[0].strip(),
         }
 
     def processes(self) -> list[Process]:
@@ -180,8 +250,8 @@ class Stack:
             own += [self.servers.epmd(), self.servers.rabbitmq()]
         servers = tuple(process.name for process in own)
         services = [self._service(service, after=servers) for service in SERVICES]
-        gateway = self._gateway(after=tuple(process.name for process in services))
-        return [*own, *self._mocks(), *services, gateway]
+        mocks = [self._mock(mock) for mock in self._mocks]
+        return [*own, *mocks, *services, self._gateway(after=tuple(process.name for process in services))]
 
     async def provision_given_servers(self) -> None:
         """Prepares servers that were given by URL as we prepare our own.
@@ -231,6 +301,7 @@ class Stack:
     def _service(self, service: Service, *, after: tuple[str, ...]) -> Process:
         prefix = f"SKYHIGH_{service.name.upper()}_"
         port = self.ports[service.name]
+        keys = self.signing_keys
         settings = {
             f"{prefix}DATABASE_URL": self._database_url_of(service),
             # Broker users are made over RabbitMQ's management port, which a given URL does not name.
@@ -239,92 +310,63 @@ class Stack:
             f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
             f"{prefix}WORKER_PORT": str(self.ports[f"{service.name}_worker"]),
             f"{prefix}METRICS_PORT": str(self.ports[f"{service.name}_metrics"]),
-            f"{prefix}PROCESSES": str(self._processes(service)),
+            f"{prefix}PROCESSES": str(service.processes),
             "SKYHIGH_PAGE_TOKEN_KEY": self.secrets["page tokens"],
             **self.tokens,
-            **self._peers(service),
-            **self._own_settings(service),
+            **({f"{prefix}TOKEN_FILE": str(keys.token_file(service.name))} if service.calls else {}),
+            **{name: self.values[name] for name in service.settings},
         }
+
+        async def prepare() -> None:
+            keys.ensure()
+            if service.calls:
+                trusted = self.tokens
+                keys.write_service_token(
+                    service.name,
+                    issuer=trusted["SKYHIGH_TOKEN_ISSUER"],
+                    audience=trusted["SKYHIGH_TOKEN_AUDIENCE"],
+                )
+
         return Process(
             name=service.name,
             command=[sys.executable, "-m", service.module],
             ready=serves_grpc(port, service.health),
             port=port,
-            environment=settings | {name: self.given[name] for name in settings if name in self.given},
+            # An address of a service that is given is another stack's, such as one of `skyhigh env`: these are ours.
+            environment=self._given_or(settings) | self._addresses_of(*service.calls),
             hidden=OWNERS_VARIABLES,
             after=after,
             stop_seconds=30,
+            prepare=prepare,
         )
 
-    def _peers(self, service: Service) -> dict[str, str]:
-        """Where the services that it calls are, and what it shows them."""
-        if not service.calls:
-            return {}
-        token_file = self.signing_keys.write_service_token(
-            service.name, issuer=self.tokens["SKYHIGH_TOKEN_ISSUER"], audience=self.tokens["SKYHIGH_TOKEN_AUDIENCE"]
-        )
-        addresses = {
-            f"SKYHIGH_{peer.name.upper()}_ADDRESS": self._worker_addresses(peer)
-            for peer in SERVICES
-            if peer.name in service.calls
-        }
-        return addresses | {f"SKYHIGH_{service.name.upper()}_TOKEN_FILE": str(token_file)}
-
-    def _own_settings(self, service: Service) -> dict[str, str]:
-        """What one service alone has to know."""
-        smtp = {"SKYHIGH_SMTP_ADDRESS": f"{LOOPBACK}:{self.ports['mock_mail']}"}
-        match service.name:
-            case "checkin":
-                return smtp | {
-                    "SKYHIGH_SESSION_KEY": str(self.signing_keys.session_key),
-                    "SKYHIGH_WEIGHT_ADDRESS": f"{LOOPBACK}:{self.ports['mock_weight']}",
-                }
-            case "waitlist":
-                return smtp
-            case "payment":
-                return {
-                    "SKYHIGH_PAYMENT_PROVIDER_URL": f"http://{LOOPBACK}:{self.ports['mock_provider']}",
-                    "SKYHIGH_PAYMENT_WEBHOOK_SECRETS": self._webhook_secret,
-                }
-        return {}
+    def _given_or(self, settings: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.given.get(name, value) for name, value in settings.items()}
 
     @property
-    def _webhook_secret(self) -> str:
-        return "whsec_" + base64.b64encode(self.secrets["webhooks"].encode()).decode()
+    def _mocks(self) -> list[Mock]:
+        return [mock for mock in MOCKS if mock.real not in self.given]
 
-    def _mocks(self) -> list[Process]:
-        """What others own: nothing waits for it, because a service must bear that it is away."""
-        ports = self.ports
-        webhook_url = f"http://{LOOPBACK}:{ports['gateway']}/v1/payments/webhook"
-        weight = {
-            "SKYHIGH_MOCK_WEIGHT_LISTEN": f"{LOOPBACK}:{ports['mock_weight']}",
-            "SKYHIGH_MOCK_WEIGHT_CONTROL": f"{LOOPBACK}:{ports['mock_weight_control']}",
+    def _mock(self, mock: Mock) -> Process:
+        """Waits for nothing, and nothing waits for it: a service must bear that it is away."""
+        prefix = f"SKYHIGH_MOCK_{mock.name.upper()}_"
+        port, control_port = self.ports[f"mock_{mock.name}"], self._control_port(mock)
+        settings = {
+            f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
+            **({f"{prefix}CONTROL": f"{LOOPBACK}:{control_port}"} if control_port != port else {}),
+            **{name: self.values[name] for name in mock.settings},
         }
-        provider = {
-            "SKYHIGH_MOCK_PROVIDER_LISTEN": f"{LOOPBACK}:{ports['mock_provider']}",
-            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL": webhook_url,
-            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET": self._webhook_secret,
-        }
-        mail = {
-            "SKYHIGH_MOCK_MAIL_LISTEN": f"{LOOPBACK}:{ports['mock_mail']}",
-            "SKYHIGH_MOCK_MAIL_CONTROL": f"{LOOPBACK}:{ports['mock_mail_control']}",
-        }
-        weight_ready = serves_grpc(ports["mock_weight"], "skyhigh.weight.v1.WeightService")
-        return [
-            self._mock("weight", "weight", weight_ready, weight),
-            self._mock("provider", "payment_provider", answers_http(ports["mock_provider"], "/behaviour"), provider),
-            self._mock("mail", "mail", answers_http(ports["mock_mail_control"], "/behaviour"), mail),
-        ]
-
-    def _mock(self, name: str, module: str, ready: Probe, settings: Mapping[str, str]) -> Process:
         return Process(
-            name=f"mock-{name}",
-            command=[sys.executable, "-m", f"deploy.mocks.{module}"],
-            ready=ready,
-            port=self.ports[f"mock_{name}"],
-            environment=settings,
+            name=f"mock-{mock.name}",
+            command=[sys.executable, "-m", mock.module],
+            ready=answers_http(control_port, "/behaviour"),
+            port=port,
+            environment=self._given_or(settings),
             hidden=OWNERS_VARIABLES,
         )
+
+    def _control_port(self, mock: Mock) -> int:
+        return self.ports.get(f"mock_{mock.name}_control", self.ports[f"mock_{mock.name}"])
 
     def _database_url_of(self, service: Service) -> str:
         url = self.given.get("SKYHIGH_DATABASE_URL")
@@ -335,21 +377,26 @@ class Stack:
         password = self.secrets[f"postgres/{service.name}"]
         return parts._replace(netloc=f"{service.name}:{password}@{host}").geturl()
 
+    def _addresses_of(self, *services: str) -> dict[str, str]:
+        """Where each process of these services listens alone: behind one address a caller would keep to one of them."""
+        return {
+            _address(service.name): ",".join(
+                f"{LOOPBACK}:{self.ports[f'{service.name}_worker'] + index}"
+                for index in range(self._processes(service))
+            )
+            for service in SERVICES
+            if service.name in services
+        }
+
     def _processes(self, service: Service) -> int:
         return int(self.given.get(f"SKYHIGH_{service.name.upper()}_PROCESSES", service.processes))
-
-    def _worker_addresses(self, service: Service) -> str:
-        """Where each process of a service listens alone: behind one address Envoy would keep to one of them."""
-        processes = self._processes(service)
-        first = self.ports[f"{service.name}_worker"]
-        return ",".join(f"{LOOPBACK}:{first + index}" for index in range(processes))
 
     def _gateway(self, *, after: tuple[str, ...]) -> Process:
         folder = self.home / "gateway"
         environment = self.tokens | {
             "SKYHIGH_GATEWAY_PORT": str(self.ports["gateway"]),
             "SKYHIGH_GATEWAY_ADMIN_PORT": str(self.ports["gateway_admin"]),
-            **{f"SKYHIGH_{service.name.upper()}_ADDRESS": self._worker_addresses(service) for service in SERVICES},
+            **self._addresses_of(*(service.name for service in SERVICES)),
         }
 
         async def prepare() -> None:
@@ -379,9 +426,13 @@ def address_names() -> list[str]:
         "SKYHIGH_DATABASE_URL",
         "SKYHIGH_AMQP_URL",
         "SKYHIGH_REDIS_URL",
-        *(f"SKYHIGH_{service.name.upper()}_ADDRESS" for service in SERVICES),
-        *MOCK_URLS,
+        *(_address(service.name) for service in SERVICES),
+        *(mock.control_url for mock in MOCKS),
     ]
+
+
+def _address(service: str) -> str:
+    return f"SKYHIGH_{service.upper()}_ADDRESS"
 
 
 def home_of(environment: Mapping[str, str] = os.environ) -> Path:

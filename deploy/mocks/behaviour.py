@@ -8,22 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from services import telemetry
+
 Switches = TypeVar("Switches", bound=BaseModel)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = telemetry.log("behaviour")
 
 
 class Behaviour(Generic[Switches]):
-    """The switches of one mock."""
+    """The switches of one mock. `turned` is called after some were turned over HTTP."""
 
-    def __init__(self, normal: Switches) -> None:
+    def __init__(self, normal: Switches, *, turned: Callable[[], None] = lambda: None) -> None:
         self._normal = normal
+        self._turned = turned
         self.now = normal.model_copy()
 
     def routes(self) -> list[web.RouteDef]:
@@ -39,15 +43,33 @@ class Behaviour(Generic[Switches]):
 
     async def _turn(self, request: web.Request) -> web.Response:
         try:
-            turned = self._normal.__class__.model_validate(self.now.model_dump() | await request.json())
-        except (ValueError, TypeError, ValidationError) as error:
-            return web.json_response({"error": str(error)}, status=400)
-        self.now = turned
-        return await self._show(request)
+            switches = await request.json()
+            # Read after the body came: what counts down meanwhile must not be undone.
+            wanted = self._normal.__class__.model_validate(self.now.model_dump() | switches)
+        except ValidationError as error:
+            return problem(400, problems_of(error))
+        except (ValueError, TypeError):
+            return problem(400, "the body must be a JSON object of switches")
+        return await self._become(wanted, request)
 
     async def _reset(self, request: web.Request) -> web.Response:
-        self.now = self._normal.model_copy()
+        return await self._become(self._normal.model_copy(), request)
+
+    async def _become(self, wanted: Switches, request: web.Request) -> web.Response:
+        self.now = wanted
+        _log.info("behaviour", **wanted.model_dump())
+        self._turned()
         return await self._show(request)
+
+
+def problem(status: int, message: str) -> web.Response:
+    """Returns a refusal as all mocks write it."""
+    return web.json_response({"error": message}, status=status)
+
+
+def problems_of(error: ValidationError) -> str:
+    """Returns one line that names each wrong field and says why."""
+    return "; ".join(": ".join((*filter(None, [".".join(map(str, e["loc"]))]), e["msg"])) for e in error.errors())
 
 
 @asynccontextmanager
@@ -55,7 +77,8 @@ async def serving_http(address: str, routes: list[web.RouteDef]) -> AsyncIterato
     """Serves routes at `host:port` within the block; port 0 takes a free one. Yields the URL."""
     application = web.Application(client_max_size=1 << 20)
     application.add_routes(routes)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
+    # It is waited for twice: for requests, then for their connections.
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
     await runner.setup()
     host, _, port = address.rpartition(":")
     await web.TCPSite(runner, host, int(port)).start()

@@ -6,11 +6,11 @@ import asyncio
 import html
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 from aiohttp import web
 from aiosmtpd.smtp import SMTP, Envelope
@@ -23,11 +23,13 @@ from services.settings import load
 
 KEPT_MAILS: Final = 1000
 
+_log = telemetry.log("mail")
+
 
 class MailSettings(BaseSettings):
     """Where mails are taken, and where they are shown."""
 
-    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_MAIL_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_MAIL_", extra="ignore", frozen=True)
 
     listen: str = "127.0.0.1:50063"
     control: str = "127.0.0.1:50064"
@@ -36,8 +38,8 @@ class MailSettings(BaseSettings):
 class MailBehaviour(BaseModel, extra="forbid"):
     """What the mail server does."""
 
-    refuse: int = Field(default=0, ge=0)
-    """So many of the next mails are refused for the time being (451)."""
+    refuse: bool | Annotated[int, Field(ge=0)] = 0
+    """So many of the next mails, or all of them, are refused for the time being (451)."""
     slow_seconds: float = Field(default=0, ge=0, le=600)
 
 
@@ -53,6 +55,18 @@ class Mail:
     subject: str
     text: str
 
+    def shown(self) -> dict[str, Any]:
+        """Returns it as JSON has it."""
+        return {
+            "id": self.id,
+            "time": self.time,
+            "message_id": self.message_id,
+            "from": self.sender,
+            "to": self.to,
+            "subject": self.subject,
+            "text": self.text,
+        }
+
 
 class MailSink:
     """A running mail server."""
@@ -67,9 +81,10 @@ class MailSink:
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:
         """Takes a mail: what aiosmtpd calls after DATA."""
         now = self.behaviour.now
+        if now.refuse and now.refuse is not True:
+            self.behaviour.now = now.model_copy(update={"refuse": now.refuse - 1})
         await asyncio.sleep(now.slow_seconds)
         if now.refuse:
-            self.behaviour.now = now.model_copy(update={"refuse": now.refuse - 1})
             return "451 try again later"
         message = message_from_bytes(cast("bytes", envelope.content), policy=policy.default)
         body = message.get_body(("plain",))
@@ -78,11 +93,11 @@ class MailSink:
             Mail(
                 id=self._taken,
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                message_id=str(message["Message-ID"]),
-                sender=str(message["From"]),
+                message_id=str(message.get("Message-ID", "")),
+                sender=str(message.get("From", "")),
                 to=[str(address) for address in envelope.rcpt_tos],
-                subject=str(message["Subject"]),
-                text=body.get_content() if body is not None else "",
+                subject=str(message.get("Subject", "")),
+                text=body.get_content().replace("\r\n", "\n") if body is not None else "",
             )
         )
         return "250 taken"
@@ -98,7 +113,7 @@ class MailSink:
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = request.query.get("to")
-        return web.json_response([asdict(mail) for mail in self.mails if wanted is None or wanted in mail.to])
+        return web.json_response([mail.shown() for mail in self.mails if wanted is None or wanted in mail.to])
 
     async def _forget(self, request: web.Request) -> web.Response:
         self.mails.clear()
@@ -107,7 +122,8 @@ class MailSink:
     async def _page(self, request: web.Request) -> web.Response:
         rows = "".join(
             f"<details><summary>{html.escape(mail.time)} · {html.escape(', '.join(mail.to))} · "
-            f"<b>{html.escape(mail.subject)}</b></summary><pre>{html.escape(mail.text)}</pre></details>"
+            f"<b>{html.escape(mail.subject)}</b></summary><p>From {html.escape(mail.sender)}</p>"
+            f"<pre>{html.escape(mail.text)}</pre></details>"
             for mail in reversed(self.mails)
         )
         page = f"<!doctype html><meta charset=utf-8><title>Mails</title><h1>{len(self.mails)} mails</h1>{rows}"
@@ -120,11 +136,17 @@ async def serving(settings: MailSettings) -> AsyncIterator[MailSink]:
     sink = MailSink()
     host, _, port = settings.listen.rpartition(":")
     server = await asyncio.get_running_loop().create_server(
-        lambda: SMTP(sink, enable_SMTPUTF8=True, data_size_limit=1 << 20), host, int(port)
+        # Without a name it asks DNS for one, and waits.
+        lambda: SMTP(sink, hostname="localhost", enable_SMTPUTF8=True, data_size_limit=1 << 20),
+        host,
+        int(port),
     )
-    async with server, serving_http(settings.control, sink.routes()) as sink.url:
+    # Closed without waiting: clients may keep their connections open.
+    with closing(server):
         sink.address = f"{host}:{server.sockets[0].getsockname()[1]}"
-        yield sink
+        async with serving_http(settings.control, sink.routes()) as sink.url:
+            _log.info("serving", address=sink.address, url=sink.url)
+            yield sink
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import random
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,11 +18,11 @@ from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
-from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
+from deploy.mocks.behaviour import Behaviour, problem, problems_of, run_until_told, serving_http
 from services import telemetry
 from services.settings import load
 
@@ -33,6 +33,7 @@ DELIVERY_TRIES: Final = 8
 FIRST_RETRY_SECONDS: Final = 0.5
 # Whoever replays what is older is refused by a receiver that keeps to the standard.
 STALE: Final = timedelta(minutes=20)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Forgery = Literal["unsigned", "wrong_key", "altered_body", "stale"]
 
 _log = telemetry.log("payment_provider")
@@ -41,23 +42,40 @@ _log = telemetry.log("payment_provider")
 class ProviderSettings(BaseSettings):
     """Where the provider is reached, and whom it tells."""
 
-    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_PROVIDER_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SKYHIGH_MOCK_PROVIDER_", extra="ignore", frozen=True, populate_by_name=True
+    )
 
     listen: str = "127.0.0.1:50062"
     webhook_url: str = "http://127.0.0.1:8080/v1/payments/webhook"
     webhook_secret: str
-    """`whsec_` and base64; the receiver knows it too."""
+    """`whsec_` and base64; the receiver knows it too. Of several, with commas between, each signs."""
     failure_rate: float = Field(default=0.15, ge=0, le=1, validation_alias="SKYHIGH_PAYMENT_FAILURE_RATE")
     """Of codes that are neither 00000 nor 99999."""
     seed: int | None = None
     """Makes the same decisions in the same order."""
+
+    @property
+    def signers(self) -> list[Webhook]:
+        """What signs, one for each secret."""
+        return [Webhook(secret.strip()) for secret in self.webhook_secret.split(",")]
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _can_sign(cls, secrets_given: str) -> str:
+        for secret in secrets_given.split(","):
+            try:
+                Webhook(secret.strip())
+            except (ValueError, EmptyWebhookSecretError):
+                raise ValueError("each secret must be whsec_ and base64") from None
+        return secrets_given
 
 
 class ProviderBehaviour(BaseModel, extra="forbid"):
     """What the provider does."""
 
     down: bool = False
-    """503 to all that is asked."""
+    """503 to all that is asked of it, except for the list of what it made."""
     failure_rate: float = Field(default=0.15, ge=0, le=1)
     decision_delay_seconds: float = Field(default=0.2, ge=0, le=600)
     answer_delay_seconds: float = Field(default=0, ge=0, le=600)
@@ -76,7 +94,7 @@ class ProviderBehaviour(BaseModel, extra="forbid"):
     """Webhooks tell another amount."""
 
 
-class Amount(BaseModel, extra="forbid"):
+class Amount(BaseModel, extra="forbid", strict=True):
     """Money."""
 
     currency: str = Field(pattern="^[A-Z]{3}$")
@@ -131,7 +149,7 @@ class PaymentProvider:
 
     def __init__(self, settings: ProviderSettings) -> None:
         normal = ProviderBehaviour(failure_rate=settings.failure_rate)
-        self.behaviour = Behaviour(normal)
+        self.behaviour = Behaviour(normal, turned=self._send_held_back)
         self.webhook_url = settings.webhook_url
         self.url = ""
         self.charges: dict[str, Charge] = {}
@@ -142,7 +160,7 @@ class PaymentProvider:
         """The HTTP status of each webhook that was answered."""
         self._requests: dict[str, ChargeRequest] = {}
         self._random = random.Random(settings.seed)  # noqa: S311
-        self._signer = Webhook(settings.webhook_secret)
+        self._signers = settings.signers
         self._held_back: list[_Event] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -161,41 +179,48 @@ class PaymentProvider:
     def routes(self) -> list[web.RouteDef]:
         """Returns what serves its API."""
         return [
-            web.post("/charges", self._charge),
+            web.post("/charges", self._unless_down(self._charge)),
             web.get("/charges", self._list),
-            web.get("/charges/{key}", self._show),
-            web.delete("/charges/{key}", self._void),
-            web.post("/refunds", self._refund),
+            web.get("/charges/{key}", self._unless_down(self._show)),
+            web.delete("/charges/{key}", self._unless_down(self._void)),
+            web.post("/refunds", self._unless_down(self._refund)),
             *self.behaviour.routes(),
         ]
 
+    def _unless_down(self, handler: Handler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if self.behaviour.now.down:
+                return problem(503, "the provider is down")
+            return await handler(request)
+
+        return handle
+
     async def _charge(self, request: web.Request) -> web.StreamResponse:
-        now = self.behaviour.now
-        if now.down:
-            return _problem(503, "the provider is down")
         key = request.headers.get("Idempotency-Key", "")
         if not key:
-            return _problem(400, "the header Idempotency-Key is missing")
+            return problem(400, "the header Idempotency-Key is missing")
         try:
             asked = ChargeRequest.model_validate_json(await request.read())
         except ValidationError as error:
-            return _problem(400, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+            return problem(400, problems_of(error))
         known = self._requests.get(key)
         if known is not None and known != asked:
-            return _problem(409, "the key was used with another request")
+            return problem(409, "the key was used with another request")
         if key not in self.charges:
             self._keep(
                 Charge(f"ch_{secrets.token_hex(8)}", key, "pending", asked.amount.model_dump(), None, asked.metadata)
             )
             self._requests[key] = asked
             self._soon(self._decide(key, asked.payment_code))
+        now = self.behaviour.now
         if now.lose_answers:
             self.behaviour.now = now.model_copy(update={"lose_answers": now.lose_answers - 1})
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
+        made = self.charges[key]
         await asyncio.sleep(now.answer_delay_seconds)
-        return web.json_response(asdict(self.charges[key]), status=202)
+        return web.json_response(asdict(self.charges.get(key, made)), status=202)
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -206,14 +231,10 @@ class PaymentProvider:
         )
 
     async def _show(self, request: web.Request) -> web.Response:
-        if self.behaviour.now.down:
-            return _problem(503, "the provider is down")
         charge = self.charges.get(request.match_info["key"])
-        return _problem(404, "no such charge") if charge is None else web.json_response(asdict(charge))
+        return problem(404, "no such charge") if charge is None else web.json_response(asdict(charge))
 
     async def _void(self, request: web.Request) -> web.Response:
-        if self.behaviour.now.down:
-            return _problem(503, "the provider is down")
         key = request.match_info["key"]
         charge = self.charges.get(key) or Charge(f"ch_{secrets.token_hex(8)}", key, "pending", {})
         if charge.status == "pending":
@@ -222,20 +243,20 @@ class PaymentProvider:
         return web.json_response(asdict(charge))
 
     async def _refund(self, request: web.Request) -> web.Response:
-        if self.behaviour.now.down:
-            return _problem(503, "the provider is down")
         key = request.headers.get("Idempotency-Key", "")
         if not key:
-            return _problem(400, "the header Idempotency-Key is missing")
+            return problem(400, "the header Idempotency-Key is missing")
         try:
             charge_id = RefundRequest.model_validate_json(await request.read()).charge_id
         except ValidationError as error:
-            return _problem(400, str(error.errors()[0]["msg"]))
+            return problem(400, problems_of(error))
+        if any(refund.key == key and refund.charge_id != charge_id for refund in self.refunds.values()):
+            return problem(409, "the key was used with another request")
         charge = next((charge for charge in self.charges.values() if charge.charge_id == charge_id), None)
         if charge is None:
-            return _problem(404, "no such charge")
+            return problem(404, "no such charge")
         if charge.status != "succeeded":
-            return _problem(409, f"the charge is {charge.status}")
+            return problem(409, f"the charge is {charge.status}")
         refund = self.refunds.get(charge_id)
         if refund is None:
             refund = Refund(f"re_{secrets.token_hex(8)}", charge_id, key, "succeeded", charge.amount)
@@ -246,15 +267,15 @@ class PaymentProvider:
     def _keep(self, charge: Charge) -> None:
         self.charges[charge.key] = charge
         while len(self.charges) > KEPT_CHARGES:
-            oldest = next(iter(self.charges))
-            del self.charges[oldest]
-            self._requests.pop(oldest, None)
+            oldest = self.charges.pop(next(iter(self.charges)))
+            self._requests.pop(oldest.key, None)
+            self.refunds.pop(oldest.charge_id, None)
 
     async def _decide(self, key: str, code: str) -> None:
         now = self.behaviour.now
         await asyncio.sleep(now.decision_delay_seconds)
-        charge = self.charges[key]
-        if charge.status != "pending":
+        charge = self.charges.get(key)
+        if charge is None or charge.status != "pending":
             return
         fails = code == ALWAYS_FAILS or (code != ALWAYS_SUCCEEDS and self._random.random() < now.failure_rate)
         charge = replace(charge, status="failed" if fails else "succeeded", error="DECLINED" if fails else None)
@@ -268,9 +289,13 @@ class PaymentProvider:
             data["amount"] = {**charge.amount, "minor_units": charge.amount["minor_units"] + 1}
         body = json.dumps({"type": kind, "timestamp": datetime.now(UTC).isoformat(), "data": data}).encode()
         self._held_back.append(_Event(f"evt_{secrets.token_hex(8)}", body))
+        self._send_held_back()
+
+    def _send_held_back(self) -> None:
+        now = self.behaviour.now
         if now.drop_webhooks:
             self._held_back.clear()
-        elif len(self._held_back) >= now.reorder:
+        elif self._held_back and len(self._held_back) >= now.reorder:
             events, self._held_back = self._held_back[::-1], []
             self._soon(self._deliver_all(events))
 
@@ -279,64 +304,64 @@ class PaymentProvider:
         await asyncio.sleep(now.webhook_delay_seconds)
         for event in events:
             if now.forge is not None:
-                await self._post(event.body, forged_headers(self._signer, event.event_id, event.body, now.forge))
+                await self._post(*forged(self._signers, event, now.forge))
             for _ in range(1 + now.duplicate):
                 await self._deliver(event)
 
     async def _deliver(self, event: _Event) -> None:
         """Repeats until it is taken; the id stays, the time and with it the signature change."""
-        pause = FIRST_RETRY_SECONDS
-        for _ in range(DELIVERY_TRIES):
-            status = await self._post(event.body, signed_headers(self._signer, event.event_id, event.body))
+        for number in range(DELIVERY_TRIES):
+            if number:
+                await asyncio.sleep(FIRST_RETRY_SECONDS * 2 ** (number - 1))
+            status = await self._post(event.body, signed_headers(self._signers, event.event_id, event.body))
             if 200 <= status < 300:
                 return
-            await asyncio.sleep(pause)
-            pause *= 2
         _log.warning("webhook given up", event_id=event.event_id)
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> int:
         assert self._session is not None
-        if headers.pop("alter", None):
-            body = body.replace(b"charge.", b"charge. ", 1)
         with suppress(aiohttp.ClientError, TimeoutError):
             async with self._session.post(self.webhook_url, data=body, headers=headers) as answer:
                 self.deliveries.append(answer.status)
                 return answer.status
         return 0
 
-    def _soon(self, work: Any) -> None:
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-def signed_headers(signer: Webhook, event_id: str, body: bytes, *, time: datetime | None = None) -> dict[str, str]:
+def signed_headers(
+    signers: Sequence[Webhook], event_id: str, body: bytes, *, time: datetime | None = None
+) -> dict[str, str]:
     """Returns the headers of a webhook as Standard Webhooks 1.0.0 has them."""
     moment = time or datetime.now(UTC)
     return {
         "content-type": "application/json",
         "webhook-id": event_id,
         "webhook-timestamp": str(int(moment.timestamp())),
-        "webhook-signature": signer.sign(event_id, moment, body.decode()),
+        "webhook-signature": " ".join(signer.sign(event_id, moment, body.decode()) for signer in signers),
     }
 
 
-def forged_headers(signer: Webhook, event_id: str, body: bytes, how: Forgery) -> dict[str, str]:
-    """Returns the headers of a webhook that must be refused; `alter` asks for another body than was signed."""
-    forged_id = f"{event_id}_forged"
+def forged(signers: Sequence[Webhook], event: _Event, how: Forgery) -> tuple[bytes, dict[str, str]]:
+    """Returns body and headers of a webhook that must be refused."""
+    # An id of its own: one that is taken by mistake has its effect and is seen, instead of being dropped as a repeat.
+    event_id = f"{event.event_id}_forged"
+    headers = signed_headers(signers, event_id, event.body)
     match how:
         case "unsigned":
-            return {"content-type": "application/json"}
+            del headers["webhook-signature"]
         case "wrong_key":
-            return signed_headers(Webhook("whsec_" + "d3Jvbmcga2V5IHdyb25nIGtleSB3cm9uZyBrZXk="), forged_id, body)
+            headers = signed_headers([Webhook(secrets.token_bytes(32))], event_id, event.body)
         case "altered_body":
-            return signed_headers(signer, forged_id, body) | {"alter": "yes"}
+            altered = json.loads(event.body)
+            altered["data"]["amount"]["minor_units"] += 1
+            return json.dumps(altered).encode(), headers
         case "stale":
-            return signed_headers(signer, forged_id, body, time=datetime.now(UTC) - STALE)
-
-
-def _problem(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)
+            headers = signed_headers(signers, event_id, event.body, time=datetime.now(UTC) - STALE)
+    return event.body, headers
 
 
 @asynccontextmanager
@@ -344,6 +369,7 @@ async def serving(settings: ProviderSettings) -> AsyncIterator[PaymentProvider]:
     """Runs the provider within the block."""
     provider = PaymentProvider(settings)
     async with provider.working(), serving_http(settings.listen, provider.routes()) as provider.url:
+        _log.info("serving", url=provider.url, webhook_url=provider.webhook_url)
         yield provider
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,13 +19,15 @@ from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
 from services import telemetry
 from services.settings import load
 
-SERVICE = pb.DESCRIPTOR.services_by_name["WeightService"].full_name
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["WeightService"].full_name
+
+_log = telemetry.log("weight")
 
 
 class WeightSettings(BaseSettings):
     """Where the scales are reached, and where they are told how to behave."""
 
-    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_WEIGHT_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_WEIGHT_", extra="ignore", frozen=True)
 
     listen: str = "127.0.0.1:50061"
     control: str = "127.0.0.1:50065"
@@ -70,7 +72,8 @@ class _Servicer(WeightServiceServicer):
 async def serving(settings: WeightSettings) -> AsyncIterator[Scales]:
     """Runs the scales within the block."""
     behaviour = Behaviour(WeightBehaviour())
-    server = grpc.aio.server()
+    # Two mocks that share a port would each be asked now and then.
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_WeightServiceServicer_to_server(_Servicer(behaviour), server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -78,8 +81,10 @@ async def serving(settings: WeightSettings) -> AsyncIterator[Scales]:
     async with serving_http(settings.control, behaviour.routes()) as control_url:
         await server.start()
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        _log.info("serving", address=address, control_url=control_url)
         try:
-            yield Scales(f"{settings.listen.rpartition(':')[0]}:{port}", control_url, behaviour)
+            yield Scales(address, control_url, behaviour)
         finally:
             await server.stop(None)
 

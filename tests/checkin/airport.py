@@ -125,16 +125,16 @@ class Traveller:
         return await self.declare(kilograms)
 
     async def pay(self) -> None:
-        """Pays its fee, which the payment service tells."""
-        intent_id = (await self.get()).payment_intent_id
-        self.airport.payments.begin(intent_id)
-        await self.airport.tell("payment.succeeded.v1", self.airport.payments.succeed(intent_id))
+        """Pays its fee, where there is one, which the payment service tells."""
+        if intent_id := (await self.get()).payment_intent_id:
+            self.airport.payments.begin(intent_id)
+            await self.airport.tell("payment.succeeded.v1", self.airport.payments.succeed(intent_id))
 
     async def fail_to_pay(self) -> None:
-        """Tries to pay its fee in vain, which the payment service tells."""
-        intent_id = (await self.get()).payment_intent_id
-        self.airport.payments.begin(intent_id)
-        await self.airport.tell("payment.failed.v1", self.airport.payments.fail(intent_id))
+        """Tries to pay its fee in vain, where there is one, which the payment service tells."""
+        if intent_id := (await self.get()).payment_intent_id:
+            self.airport.payments.begin(intent_id)
+            await self.airport.tell("payment.failed.v1", self.airport.payments.fail(intent_id))
 
     async def becomes(self, state: int, *, within_seconds: float = AT_REST_SECONDS) -> pb.CheckIn:
         """Waits for a state of its check-in."""
@@ -215,27 +215,33 @@ class Airport:
         )
         return answer
 
-    async def traveller(self, passenger_id: str = "P1", *, pnr: str = "", **more: Any) -> Traveller:
+    async def traveller(self, passenger_id: str = "P1", **more: Any) -> Traveller:
         """Puts a passenger on the flight."""
-        (traveller,) = await self.travellers(passenger_id, pnr=pnr, **more)
+        (traveller,) = await self.travellers(passenger_id, **more)
         return traveller
 
     async def travellers(self, *passenger_ids: str, pnr: str = "", **more: Any) -> list[Traveller]:
         """Puts passengers with one locator on the flight."""
         pnr = pnr or new_pnr()
-        passengers = [
-            pb.ManifestPassenger(
-                **{
-                    "passenger_id": passenger_id,
-                    "pnr": pnr,
-                    "given_name": "Zoë",
-                    "last_name": "Müller",
-                    "contact_email": self.address_of(passenger_id),
-                    **more,
-                }
-            )
-            for passenger_id in passenger_ids
-        ]
+        return await self._board([self._passenger(each, pnr, **more) for each in passenger_ids])
+
+    async def strangers(self, count: int) -> list[Traveller]:
+        """Puts passengers on the flight, each with a locator of its own."""
+        return await self._board([self._passenger(f"P{n}", new_pnr()) for n in range(count)])
+
+    def _passenger(self, passenger_id: str, pnr: str, **more: Any) -> pb.ManifestPassenger:
+        return pb.ManifestPassenger(
+            **{
+                "passenger_id": passenger_id,
+                "pnr": pnr,
+                "given_name": "Zoë",
+                "last_name": "Müller",
+                "contact_email": self.address_of(passenger_id),
+                **more,
+            }
+        )
+
+    async def _board(self, passengers: list[pb.ManifestPassenger]) -> list[Traveller]:
         await self.imported(*passengers)
         return [self.as_caller(each) for each in passengers]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from google.type import money_pb2
@@ -11,7 +11,7 @@ from skyhigh.checkin.v1 import events_pb2
 from skyhigh.payment.v1 import events_pb2 as payment_events
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import handlers, records
+from checkin_service import handlers
 from services import db
 from tests.callers import eventually
 from tests.checkin.airport import AT_REST_SECONDS, Airport
@@ -84,9 +84,9 @@ async def test_a_success_after_the_cancellation_is_given_back_and_told(airport: 
 async def test_money_for_an_intent_that_no_check_in_names_is_given_back(airport: Airport) -> None:
     traveller = await airport.traveller()
     first = await traveller.waiting(30)
-    await traveller.declare(31)
+    await traveller.declare(30)
     # As if the provider had taken the money of the intent that we had withdrawn.
-    airport.payments.intents[records.UUID(first.payment_intent_id)].state = Intent.PROCESSING
+    airport.payments.intents[UUID(first.payment_intent_id)].state = Intent.PROCESSING
     await airport.tell("payment.succeeded.v1", airport.payments.succeed(first.payment_intent_id))
     await airport.at_rest(traveller)
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [

@@ -1,97 +1,206 @@
-"""Who may call what: the table of SPEC section 3, written out a second time and held against the running service."""
+"""Who may call what: the table of SPEC section 3, written out once more and held against the guard of each method."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
 
 import grpc
 import pytest
 from google.protobuf import message_factory
-from skyhigh.seat.v1 import seat_service_pb2 as pb
+from google.protobuf.descriptor import MethodDescriptor
+from skyhigh.checkin.v1 import checkin_service_pb2, checkin_service_pb2_grpc
+from skyhigh.payment.v1 import payment_service_pb2, payment_service_pb2_grpc
+from skyhigh.seat.v1 import seat_service_pb2, seat_service_pb2_grpc
+from skyhigh.waitlist.v1 import waitlist_service_pb2, waitlist_service_pb2_grpc
 
-from seat_service.authorization import POLICY
-from services.auth import Role
-from tests.callers import Caller, Callers, read, refused
+from checkin_service.service import CHECKIN_SERVICE
+from payment_service.service import PAYMENT_SERVICE
+from seat_service.service import SEAT_SERVICE
+from services.app import Service
+from services.auth import Access, Keys, Role, TokenVerifier
+from services.interceptors import GuardedServer
+from tests.callers import AUDIENCE, ISSUER, Caller, Callers, read, refused
 from tests.conftest import World
-from tests.instances import instance
+from waitlist_service.service import WAITLIST_SERVICE
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["SeatService"]
-# Passenger, customer, agent, operations, service.
-MAY_CALL: Final = {
-    "ProvisionSeats": "OS",
-    "GetSeatMap": "PCAOS",
-    "GetSeatMapJson": "PCAOS",
-    "WatchSeatMap": "PCAOS",
-    "SuggestSeats": "PCAS",
-    "HoldSeat": "PCAS",
-    "HoldSeats": "PCAS",
-    "GetHold": "PCAOS",
-    "ExtendHold": "PCAS",
-    "ChangeHoldSeats": "PCAS",
-    "ConfirmHold": "PCAS",
-    "CancelHold": "PCAS",
-    "BlockSeat": "AO",
-    "UnblockSeat": "AO",
-    "ListSeatEvents": "AO",
-    "ClaimSeat": "S",
-    "ReturnSeat": "S",
-    "SetWaitlistOpen": "S",
+# Passenger, customer, agent, operations, service; - for whoever shows no token.
+MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
+    "SeatService": {
+        "ProvisionSeats": "OS",
+        "GetSeatMap": "PCAOS",
+        "GetSeatMapJson": "PCAOS",
+        "WatchSeatMap": "PCAOS",
+        "SuggestSeats": "PCAS",
+        "HoldSeat": "PCAS",
+        "HoldSeats": "PCAS",
+        "GetHold": "PCAOS",
+        "ExtendHold": "PCAS",
+        "ChangeHoldSeats": "PCAS",
+        "ConfirmHold": "PCAS",
+        "CancelHold": "PCAS",
+        "BlockSeat": "AO",
+        "UnblockSeat": "AO",
+        "ListSeatEvents": "AO",
+        "ClaimSeat": "S",
+        "ReturnSeat": "S",
+        "ReleasePassengerSeat": "S",
+        "FindPassengerSeats": "S",
+        "SetWaitlistOpen": "S",
+    },
+    "CheckInService": {
+        "ImportManifest": "OS",
+        "CreateSession": "-",
+        "GetTrip": "PA",
+        "GetEligibility": "PAS",
+        "StartCheckIn": "PA",
+        "GetCheckIn": "PAO",
+        "WatchCheckIn": "PAO",
+        "DeclareBaggage": "PA",
+        "CancelCheckIn": "PA",
+        "GetBoardingPass": "PA",
+        "GetBoardingPassSvg": "PA",
+        "GetBoardingPassPng": "PA",
+        "ListCheckIns": "AO",
+        "GetPassenger": "S",
+    },
+    "WaitlistService": {
+        "JoinWaitlist": "PA",
+        "GetWaitlistEntry": "PA",
+        "AcceptOffer": "PA",
+        "DeclineOffer": "PA",
+        "LeaveWaitlist": "PA",
+        "ListWaitlist": "AO",
+        "SetWaitlistMode": "AO",
+    },
+    "PaymentService": {
+        "CreatePaymentIntent": "S",
+        "CancelPaymentIntent": "S",
+        "RefundPayment": "SA",
+        "GetPaymentIntent": "PCAS",
+        "SubmitPaymentCode": "PC",
+        "ReceiveWebhook": "-",
+    },
+}
+SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
+    "SeatService": (SEAT_SERVICE, seat_service_pb2, seat_service_pb2_grpc),
+    "CheckInService": (CHECKIN_SERVICE, checkin_service_pb2, checkin_service_pb2_grpc),
+    "WaitlistService": (WAITLIST_SERVICE, waitlist_service_pb2, waitlist_service_pb2_grpc),
+    "PaymentService": (PAYMENT_SERVICE, payment_service_pb2, payment_service_pb2_grpc),
 }
 LETTERS: Final = {letter: Role[name] for letter, name in zip("PCAOS-", Role.__members__, strict=True)}
 ROLES: Final = [role for role in Role if role is not Role.ANYBODY]
+METHODS: Final = [(service, method) for service, methods in MAY_CALL.items() for method in methods]
+# What the guard lets through ends in the contract's own rules, or in a method that nobody wrote.
+LET_IN: Final = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED}
 
 
-async def call(caller: Caller, method: str) -> None:
-    """Calls with an empty request, which each method refuses once the caller may call it."""
-    descriptor = SERVICE.methods_by_name[method]
+@asynccontextmanager
+async def guarding(world: World, name: str, policy: Mapping[str, Access] | None = None) -> AsyncIterator[Callers]:
+    """Serves a service's methods behind its guard, and nothing behind them."""
+    service, _, generated = SERVICES[name]
+    verifier = TokenVerifier(keys=Keys(str(world.keys.jwks)), issuer=ISSUER, audience=AUDIENCE)
+    server = grpc.aio.server()
+    guarded = GuardedServer(server, policy=service.policy if policy is None else policy, verifier=verifier)
+    register = getattr(generated, f"add_{name}Servicer_to_server")
+    register(getattr(generated, f"{name}Servicer")(), cast("grpc.aio.Server", guarded))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    callers = Callers(f"127.0.0.1:{port}", world.keys, getattr(generated, f"{name}Stub"))
+    try:
+        yield callers
+    finally:
+        await callers.close()
+        await server.stop(None)
+
+
+@pytest.fixture(scope="module")
+async def guards(world: World) -> AsyncIterator[dict[str, Callers]]:
+    """Callers of each service's guard."""
+    async with (
+        guarding(world, "SeatService") as seat,
+        guarding(world, "CheckInService") as checkin,
+        guarding(world, "WaitlistService") as waitlist,
+        guarding(world, "PaymentService") as payment,
+    ):
+        yield {
+            "SeatService": seat,
+            "CheckInService": checkin,
+            "WaitlistService": waitlist,
+            "PaymentService": payment,
+        }
+
+
+def descriptor_of(service: str, method: str) -> MethodDescriptor:
+    _, module, _ = SERVICES[service]
+    found: MethodDescriptor = module.DESCRIPTOR.services_by_name[service].methods_by_name[method]
+    return found
+
+
+async def call(caller: Caller, service: str, method: str) -> grpc.aio.AioRpcError:
+    """Calls with an empty request; returns how that ended."""
+    descriptor = descriptor_of(service, method)
     request = message_factory.GetMessageClass(descriptor.input_type)()
     answer = getattr(caller, method)(request)
-    if descriptor.server_streaming:
-        await answer.read()
-    else:
-        await answer
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await (answer.read() if descriptor.server_streaming else answer)
+    return ended.value
 
 
 def caller_of(callers: Callers, role: Role) -> Caller:
-    opened: dict[Role, Any] = {
+    opened: dict[Role, Callable[[], Caller]] = {
         Role.PASSENGER: callers.passenger,
         Role.CUSTOMER: callers.customer,
         Role.AGENT: callers.agent,
         Role.OPERATIONS: callers.operations,
         Role.SERVICE: callers.service,
     }
-    caller: Caller = opened[role]()
-    return caller
+    return opened[role]()
 
 
-def test_every_method_has_a_row_and_every_row_a_method() -> None:
-    assert set(POLICY) == set(SERVICE.methods_by_name) == set(MAY_CALL)
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_method_has_a_row_and_every_row_a_method(service: str) -> None:
+    described, module, _ = SERVICES[service]
+    methods = set(module.DESCRIPTOR.services_by_name[service].methods_by_name)
+    assert set(described.policy) == methods == set(MAY_CALL[service])
 
 
-def test_the_table_is_the_contracts() -> None:
-    assert {method: access.roles for method, access in POLICY.items()} == {
-        method: frozenset(LETTERS[letter] for letter in letters) for method, letters in MAY_CALL.items()
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_table_is_the_contracts(service: str) -> None:
+    assert {method: access.roles for method, access in SERVICES[service][0].policy.items()} == {
+        method: frozenset(LETTERS[letter] for letter in letters) for method, letters in MAY_CALL[service].items()
     }
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("method", MAY_CALL)
-async def test_a_role_reaches_what_it_may_and_nothing_else(callers: Callers, method: str, role: Role) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as answer:
-        await call(caller_of(callers, role), method)
-    allowed = any(LETTERS[letter] is role for letter in MAY_CALL[method])
-    assert read(answer.value).reason == ("INVALID_FIELD" if allowed else "PERMISSION_DENIED")
+@pytest.mark.parametrize(("service", "method"), METHODS)
+async def test_a_role_reaches_what_it_may_and_nothing_else(
+    guards: dict[str, Callers], service: str, method: str, role: Role
+) -> None:
+    ended = await call(caller_of(guards[service], role), service, method)
+    letters = MAY_CALL[service][method]
+    if "-" in letters or any(LETTERS[letter] is role for letter in letters):
+        assert ended.code() in LET_IN or read(ended).reason == "INTERNAL"
+    else:
+        assert read(ended).reason == "PERMISSION_DENIED"
 
 
-@pytest.mark.parametrize("method", MAY_CALL)
-async def test_nobody_comes_in_without_a_token(callers: Callers, method: str) -> None:
-    with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
-        await call(callers.anybody("nonsense"), method)
+@pytest.mark.parametrize(("service", "method"), METHODS)
+async def test_nobody_comes_in_without_a_token_where_one_is_needed(
+    guards: dict[str, Callers], service: str, method: str
+) -> None:
+    ended = await call(guards[service].anybody("nonsense"), service, method)
+    if "-" in MAY_CALL[service][method]:
+        assert ended.code() in LET_IN or read(ended).reason == "INTERNAL"
+    else:
+        assert read(ended).reason == "UNAUTHENTICATED"
 
 
 async def test_a_method_without_a_row_is_refused_to_everybody(world: World) -> None:
-    forgotten = {method: access for method, access in POLICY.items() if method != "GetSeatMap"}
-    async with instance(world, policy=forgotten) as served:
+    forgotten = {method: access for method, access in SEAT_SERVICE.policy.items() if method != "GetSeatMap"}
+    async with guarding(world, "SeatService", forgotten) as callers:
         for role in ROLES:
             with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
-                await call(caller_of(served.callers, role), "GetSeatMap")
+                request = seat_service_pb2.GetSeatMapRequest(flight_id="SH101-2026-12-01")
+                await caller_of(callers, role).GetSeatMap(request)

@@ -58,16 +58,18 @@ class Echo(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.heard: list[tuple[str, bytes, dict[str, str | bytes]]] = []
         """Method, body, and headers of each call."""
+        self.answer = b""
+        """What it answers: an empty message, which each of our answers may be."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Answers with an empty message, which each of our answers may be."""
+        """Answers every method of ours."""
         method = str(handler_call_details.method)
         if not method.startswith("/skyhigh."):
             return None
 
         async def answer(request: bytes, context: Any) -> bytes:
             self.heard.append((method, request, dict(context.invocation_metadata())))
-            return b""
+            return self.answer
 
         async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
             yield await answer(request, context)

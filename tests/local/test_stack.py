@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
 
+from checkin_service.settings import CheckInSettings
 from deploy.local.process import Process
-from deploy.local.servers import broker_permissions
-from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.secrets import SigningKeys
+from deploy.local.servers import POSTGRES_SETTINGS, broker_permissions
+from deploy.local.stack import AUDIENCE, ISSUER, PORT_SPAN, SERVICES, Stack
+from payment_service.settings import PaymentSettings
+from seat_service.settings import SeatSettings
+from services.settings import ServiceSettings
+from waitlist_service.settings import WaitlistSettings
+
+SETTINGS: Final[dict[str, type[ServiceSettings]]] = {
+    "seat": SeatSettings,
+    "checkin": CheckInSettings,
+    "waitlist": WaitlistSettings,
+    "payment": PaymentSettings,
+}
+NAMES: Final = [service.name for service in SERVICES]
 
 
 def stack(home: Path, **given: str) -> Stack:
@@ -21,9 +40,24 @@ def process(stack: Stack, name: str) -> Process:
     return next(process for process in stack.processes() if process.name == name)
 
 
+def settings_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a service reads of the environment that its process gets."""
+    for name, value in process.environment.items():
+        monkeypatch.setenv(name, value)
+    return SETTINGS[process.name]()  # type: ignore[call-arg]
+
+
 def test_the_default_ports_are_the_documented_ones(tmp_path: Path) -> None:
     ports = stack(tmp_path).ports
-    assert (ports["gateway"], ports["gateway_admin"], ports["seat"]) == (8080, 9901, 50051)
+    assert (ports["gateway"], ports["gateway_admin"]) == (8080, 9901)
+    assert [ports[name] for name in ("seat", "checkin", "waitlist", "payment")] == [50051, 50052, 50053, 50054]
+    mocks = ("mock_weight", "mock_provider", "mock_mail", "mock_mail_control", "mock_weight_control")
+    assert [ports[name] for name in mocks] == [50061, 50062, 50063, 50064, 50065]
+
+
+def test_no_port_is_used_twice(tmp_path: Path) -> None:
+    for ports in (stack(tmp_path).ports, stack(tmp_path, SKYHIGH_PORT_BASE="20000").ports):
+        assert len(set(ports.values())) == len(ports)
 
 
 def test_two_bases_never_meet(tmp_path: Path) -> None:
@@ -51,7 +85,8 @@ def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
         SKYHIGH_AMQP_URL="amqp://me:secret@mq.example/air",
         SKYHIGH_REDIS_URL="redis://cache.example/3",
     )
-    assert [process.name for process in given.processes()] == ["seat", "gateway"]
+    mocks = ["mock-weight", "mock-provider", "mock-mail"]
+    assert [process.name for process in given.processes()] == [*mocks, *NAMES, "gateway"]
     seat = process(given, "seat")
     assert seat.after == ()
     assert seat.environment["SKYHIGH_REDIS_URL"] == "redis://cache.example/3"
@@ -60,11 +95,114 @@ def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
     assert url == f"postgresql://seat:{given.secrets['postgres/seat']}@db.example:5432/air?sslmode=require"
 
 
-def test_a_service_sees_no_owners_url_but_its_own(tmp_path: Path) -> None:
-    seat = process(stack(tmp_path), "seat")
-    assert {"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"} <= seat.hidden
-    assert seat.environment["SKYHIGH_SEAT_DATABASE_URL"].startswith("postgresql://seat:")
-    assert seat.environment["SKYHIGH_SEAT_AMQP_URL"].startswith("amqp://seat:")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_service_sees_no_owners_url_but_its_own(tmp_path: Path, name: str) -> None:
+    service = process(stack(tmp_path), name)
+    assert {"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"} <= service.hidden
+    assert service.environment[f"SKYHIGH_{name.upper()}_DATABASE_URL"].startswith(f"postgresql://{name}:")
+    assert service.environment[f"SKYHIGH_{name.upper()}_AMQP_URL"].startswith(f"amqp://{name}:")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_service_can_start_with_what_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    own = stack(tmp_path)
+    settings = settings_of(process(own, name), monkeypatch)
+    assert settings.listen == f"127.0.0.1:{own.ports[name]}"
+    assert settings.processes == (2 if name == "seat" else 1)
+
+
+def test_all_pools_fit_into_postgres() -> None:
+    pool_size = ServiceSettings.model_fields["pool_size"].default
+    most_processes = 20
+    assert len(SERVICES) * most_processes * pool_size < int(POSTGRES_SETTINGS["max_connections"])
+
+
+def test_a_service_is_told_where_each_process_of_those_is_that_it_calls(tmp_path: Path) -> None:
+    own = stack(tmp_path, SKYHIGH_PORT_BASE="20000", SKYHIGH_PAYMENT_PROCESSES="3")
+    checkin = process(own, "checkin").environment
+    assert checkin["SKYHIGH_SEAT_ADDRESS"] == "127.0.0.1:20120,127.0.0.1:20121"
+    assert checkin["SKYHIGH_PAYMENT_ADDRESS"] == "127.0.0.1:20180,127.0.0.1:20181,127.0.0.1:20182"
+    assert process(own, "payment").environment["SKYHIGH_PAYMENT_PROCESSES"] == "3"
+
+
+def test_addresses_of_another_stack_mislead_nobody(tmp_path: Path) -> None:
+    own = stack(tmp_path, SKYHIGH_PORT_BASE="20000", SKYHIGH_SEAT_ADDRESS="127.0.0.1:50051")
+    assert process(own, "checkin").environment["SKYHIGH_SEAT_ADDRESS"].startswith("127.0.0.1:20120")
+    assert own.addresses["SKYHIGH_SEAT_ADDRESS"] == "127.0.0.1:20051"
+
+
+def prepared(process: Process) -> Process:
+    """The process as it is before it starts."""
+
+    async def prepare() -> None:
+        assert process.prepare is not None
+        await process.prepare()
+
+    asyncio.run(prepare())
+    return process
+
+
+def test_exactly_those_who_call_get_a_token_to_show(tmp_path: Path) -> None:
+    own = stack(tmp_path)
+    keys = SigningKeys(tmp_path / "keys")
+    for name in NAMES:
+        service = prepared(process(own, name))
+        variable = f"SKYHIGH_{name.upper()}_TOKEN_FILE"
+        assert (variable in service.environment) == (name in {"checkin", "waitlist"}), name
+        if variable in service.environment:
+            file = Path(service.environment[variable])
+            public = KeySet.import_key_set(json.loads(keys.jwks.read_text()))
+            claims = jwt.decode(file.read_text(), public, algorithms=["ES256"]).claims
+            shown = (claims["iss"], claims["aud"], claims["sub"], claims["role"])
+            assert shown == (ISSUER, AUDIENCE, name, "service")
+            assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_home_from_before_there_was_a_session_key_gets_one_and_keeps_its_tokens(tmp_path: Path) -> None:
+    own = stack(tmp_path)
+    token = own.signing_keys.sign({"sub": "AA1"})
+    own.signing_keys.session_key.unlink()
+    checkin = prepared(process(own, "checkin"))
+    assert Path(checkin.environment["SKYHIGH_SESSION_KEY"]).exists()
+    public = KeySet.import_key_set(json.loads(own.signing_keys.jwks.read_text()))
+    assert len(public.keys) == 2
+    assert jwt.decode(token, public, algorithms=["ES256"]).claims == {"sub": "AA1"}
+
+
+def test_only_check_in_can_open_passenger_sessions(tmp_path: Path) -> None:
+    told = {name for name in NAMES if "SKYHIGH_SESSION_KEY" in process(stack(tmp_path), name).environment}
+    assert told == {"checkin"}
+
+
+def test_the_provider_signs_with_what_the_payment_service_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = stack(tmp_path, SKYHIGH_PORT_BASE="20000")
+    provider = process(own, "mock-provider").environment
+    trusted = settings_of(process(own, "payment"), monkeypatch).webhook_secrets
+    assert trusted == (provider["SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET"],)
+    assert provider["SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL"] == "http://127.0.0.1:20000/v1/payments/webhook"
+
+
+def test_while_the_webhook_key_is_rotated_the_provider_signs_with_the_first(tmp_path: Path) -> None:
+    own = stack(tmp_path, SKYHIGH_PAYMENT_WEBHOOK_SECRETS="whsec_new, whsec_old")
+    assert process(own, "mock-provider").environment["SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET"] == "whsec_new"
+    assert process(own, "payment").environment["SKYHIGH_PAYMENT_WEBHOOK_SECRETS"] == "whsec_new, whsec_old"
+
+
+def test_the_services_use_the_mocks(tmp_path: Path) -> None:
+    own = stack(tmp_path, SKYHIGH_PORT_BASE="20000")
+    assert process(own, "checkin").environment["SKYHIGH_WEIGHT_ADDRESS"] == "127.0.0.1:20061"
+    assert process(own, "payment").environment["SKYHIGH_PAYMENT_PROVIDER_URL"] == "http://127.0.0.1:20062"
+    for name in ("checkin", "waitlist"):
+        assert process(own, name).environment["SKYHIGH_SMTP_ADDRESS"] == "127.0.0.1:20063"
+
+
+def test_what_is_given_needs_no_mock(tmp_path: Path) -> None:
+    given = stack(tmp_path, SKYHIGH_SMTP_ADDRESS="mail.example:25")
+    assert "mock-mail" not in [process.name for process in given.processes()]
+    assert "SKYHIGH_MOCK_MAIL_URL" not in given.addresses
+    assert process(given, "checkin").environment["SKYHIGH_SMTP_ADDRESS"] == "mail.example:25"
 
 
 def test_a_service_setting_that_is_given_wins(tmp_path: Path) -> None:
@@ -80,9 +218,18 @@ def test_the_addresses_are_the_documented_variables(tmp_path: Path) -> None:
         "SKYHIGH_AMQP_URL",
         "SKYHIGH_REDIS_URL",
         "SKYHIGH_SEAT_ADDRESS",
+        "SKYHIGH_CHECKIN_ADDRESS",
+        "SKYHIGH_WAITLIST_ADDRESS",
+        "SKYHIGH_PAYMENT_ADDRESS",
+        "SKYHIGH_MOCK_WEIGHT_CONTROL_URL",
+        "SKYHIGH_MOCK_PROVIDER_URL",
+        "SKYHIGH_MOCK_MAIL_URL",
     ]
     assert addresses["SKYHIGH_GATEWAY_URL"] == "http://127.0.0.1:20000"
     assert addresses["SKYHIGH_SEAT_ADDRESS"] == "127.0.0.1:20051"
+    assert addresses["SKYHIGH_MOCK_WEIGHT_CONTROL_URL"] == "http://127.0.0.1:20065"
+    assert addresses["SKYHIGH_MOCK_PROVIDER_URL"] == "http://127.0.0.1:20062"
+    assert addresses["SKYHIGH_MOCK_MAIL_URL"] == "http://127.0.0.1:20064"
 
 
 def test_secrets_stay_and_are_their_owners_alone(tmp_path: Path) -> None:

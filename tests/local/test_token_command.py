@@ -56,11 +56,15 @@ def test_a_passenger_session_names_its_passengers(home: Path) -> None:
     ]
 
 
-def test_the_private_key_is_its_owners_alone_and_not_in_the_jwks(home: Path) -> None:
+def test_the_private_keys_are_their_owners_alone_and_not_in_the_jwks(home: Path) -> None:
     claims_of(home, "--role", "agent")
-    assert (home / "keys" / "token_key.json").stat().st_mode & 0o777 == 0o600
-    (key,) = json.loads((home / "keys" / "jwks.json").read_text())["keys"]
-    assert "d" not in key
+    for name in ("token_key.json", "session_key.json"):
+        assert (home / "keys" / name).stat().st_mode & 0o777 == 0o600
+    for_all, for_sessions = json.loads((home / "keys" / "jwks.json").read_text())["keys"]
+    assert "d" not in for_all
+    assert "d" not in for_sessions
+    assert "skyhigh_roles" not in for_all
+    assert for_sessions["skyhigh_roles"] == ["passenger", "customer"]
 
 
 @pytest.mark.parametrize(
