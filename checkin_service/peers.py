@@ -27,9 +27,6 @@ from services.tokens import OwnToken
 
 # A declaration asks three times, and has to answer within five seconds whatever the others do.
 TIMEOUT_SECONDS: Final = 1.4
-# gRPC counts a channel's own timeout from a start that it misjudges by up to a second or two, by processor ticks; the
-# calls' timeouts are exact and count first.
-CHANNEL_TIMEOUT_SECONDS: Final = 30
 PASSENGERS_PER_CALL: Final = 200
 
 # A passenger of a flight: (flight_id, passenger_id).
@@ -62,16 +59,14 @@ class Peers:
     def __init__(self, settings: CheckInSettings) -> None:
         token = OwnToken(settings.token_file)
         seat_service, payment_service = "skyhigh.seat.v1.SeatService", "skyhigh.payment.v1.PaymentService"
-        ours = channel(
-            settings.seat_address, service=seat_service, token=token, timeout_seconds=CHANNEL_TIMEOUT_SECONDS
-        )
-        callers = channel(settings.seat_address, service=seat_service, timeout_seconds=CHANNEL_TIMEOUT_SECONDS)
+        ours = channel(settings.seat_address, service=seat_service, token=token, timeout_seconds=TIMEOUT_SECONDS)
+        callers = channel(settings.seat_address, service=seat_service, timeout_seconds=TIMEOUT_SECONDS)
         payments = channel(
-            settings.payment_address, service=payment_service, token=token, timeout_seconds=CHANNEL_TIMEOUT_SECONDS
+            settings.payment_address, service=payment_service, token=token, timeout_seconds=TIMEOUT_SECONDS
         )
         # The scales are not ours and get no token of ours.
         scales = channel(
-            settings.weight_address, service="skyhigh.weight.v1.WeightService", timeout_seconds=CHANNEL_TIMEOUT_SECONDS
+            settings.weight_address, service="skyhigh.weight.v1.WeightService", timeout_seconds=TIMEOUT_SECONDS
         )
         self._channels = (ours, callers, payments, scales)
         self._seats = SeatServiceStub(ours)
@@ -187,7 +182,7 @@ class Peers:
     async def refund(self, intent_id: UUID, *, reason: str) -> None:
         """Gives a paid fee back. A repeat succeeds."""
         request = payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason)
-        await ask(self._payments.RefundPayment(request, timeout=TIMEOUT_SECONDS))
+        await ask(self._payments.RefundPayment(request))
 
 
 def _as_caller() -> Any:

@@ -63,11 +63,14 @@ def _refusal(error: grpc.aio.AioRpcError) -> PeerRefusal:
     return PeerRefusal(error.code(), info.reason, dict(info.metadata))
 
 
-def service_config(service: str, *, timeout_seconds: float) -> str:
-    """Returns the gRPC service config for calls of one proto service."""
+def service_config(service: str) -> str:
+    """Returns the gRPC service config for calls of one proto service.
+
+    It has no timeout: gRPC counts that one by processor ticks, from a start that it may misjudge by seconds.
+    """
     return json.dumps(
         {
-            "methodConfig": [{"name": [{"service": service}], "timeout": f"{timeout_seconds}s", "retryPolicy": _RETRY}],
+            "methodConfig": [{"name": [{"service": service}], "retryPolicy": _RETRY}],
             "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
             "loadBalancingConfig": [{"round_robin": {}}],
         }
@@ -86,19 +89,20 @@ def channel(
     return grpc.aio.insecure_channel(
         address if len(addresses) == 1 else f"ipv4:{address}",
         options=[
-            ("grpc.service_config", service_config(service, timeout_seconds=timeout_seconds)),
+            ("grpc.service_config", service_config(service)),
             ("grpc.enable_retries", 1),
             ("grpc.keepalive_time_ms", 30_000),
         ],
-        interceptors=[_Introduction(token)],
+        interceptors=[_Introduction(token, timeout_seconds)],
     )
 
 
 class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
-    """Says who calls, and in which trace."""
+    """Says who calls, in which trace, and until when."""
 
-    def __init__(self, token: OwnToken | None) -> None:
+    def __init__(self, token: OwnToken | None, timeout_seconds: float) -> None:
         self._token = token
+        self._timeout_seconds = timeout_seconds
 
     async def intercept_unary_unary(
         self,
@@ -112,7 +116,7 @@ class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
             metadata.append(("authorization", f"Bearer {self._token}"))
         details = grpc.aio.ClientCallDetails(
             method=client_call_details.method,
-            timeout=client_call_details.timeout,
+            timeout=client_call_details.timeout or self._timeout_seconds,
             metadata=grpc.aio.Metadata(*(client_call_details.metadata or ()), *metadata),
             credentials=client_call_details.credentials,
             wait_for_ready=client_call_details.wait_for_ready,

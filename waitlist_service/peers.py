@@ -23,7 +23,6 @@ from waitlist_service.settings import WaitlistSettings
 
 # A lease of a claim is three seconds, and a claim and its confirmation are two calls.
 TIMEOUT_SECONDS: Final = 1.2
-CHANNEL_TIMEOUT_SECONDS: Final = 30
 # Somebody was faster, or the seat was blocked: it is not to be had.
 GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGHT_NOT_FOUND"})
 # The passenger may never sit there.
@@ -67,7 +66,7 @@ class Peers:
     def __init__(self, settings: WaitlistSettings) -> None:
         token = OwnToken(settings.token_file)
         self._channels = [
-            channel(address, service=f"skyhigh.{service}", token=token, timeout_seconds=CHANNEL_TIMEOUT_SECONDS)
+            channel(address, service=f"skyhigh.{service}", token=token, timeout_seconds=TIMEOUT_SECONDS)
             for address, service in (
                 (settings.seat_address, "seat.v1.SeatService"),
                 (settings.checkin_address, "checkin.v1.CheckInService"),
@@ -104,7 +103,7 @@ class Peers:
         if offer_ttl is not None:
             request.ttl.FromTimedelta(offer_ttl)
         try:
-            return _hold(await ask(self._seats.ClaimSeat(request, timeout=TIMEOUT_SECONDS)))
+            return _hold(await ask(self._seats.ClaimSeat(request)))
         except PeerRefusal as refusal:
             if refusal.reason in GONE:
                 raise SeatGone from refusal
@@ -116,7 +115,7 @@ class Peers:
         """Confirms a claimed hold; the passenger's former seat is freed. A repeat succeeds. Raises SeatGone."""
         request = seat.ConfirmHoldRequest(hold_id=str(hold_id), request_id=str(_request_id(hold_id, "confirm")))
         try:
-            await ask(self._seats.ConfirmHold(request, timeout=TIMEOUT_SECONDS))
+            await ask(self._seats.ConfirmHold(request))
         except PeerRefusal as refusal:
             if refusal.reason in ENDED:
                 raise SeatGone from refusal
@@ -128,7 +127,7 @@ class Peers:
             hold_id=str(hold_id), reason=reason, request_id=str(_request_id(hold_id, "cancel"))
         )
         try:
-            await ask(self._seats.CancelHold(request, timeout=TIMEOUT_SECONDS))
+            await ask(self._seats.CancelHold(request))
         except PeerRefusal as refusal:
             if refusal.reason not in ENDED:
                 raise
@@ -136,13 +135,13 @@ class Peers:
     async def hold(self, hold_id: UUID) -> Hold:
         """Returns a hold as it is now."""
         request = seat.GetHoldRequest(hold_id=str(hold_id))
-        return _hold(await ask(self._seats.GetHold(request, timeout=TIMEOUT_SECONDS)))
+        return _hold(await ask(self._seats.GetHold(request)))
 
     async def seat_map(self, flight_id: str) -> list[MapSeat]:
         """Returns a flight's seats, at most a second old. Raises FLIGHT_NOT_FOUND."""
         request = seat.GetSeatMapRequest(flight_id=flight_id)
         try:
-            answer = await ask(self._seats.GetSeatMap(request, timeout=TIMEOUT_SECONDS))
+            answer = await ask(self._seats.GetSeatMap(request))
         except PeerRefusal as refusal:
             if refusal.reason == "FLIGHT_NOT_FOUND":
                 raise refusals.flight_not_found(flight_id) from refusal
@@ -164,7 +163,7 @@ class Peers:
         """Says whether anybody waits. A repeat, or one that was overtaken, changes nothing. Raises FLIGHT_NOT_FOUND."""
         request = seat.SetWaitlistOpenRequest(flight_id=flight_id, open=is_open, revision=revision)
         try:
-            await ask(self._seats.SetWaitlistOpen(request, timeout=TIMEOUT_SECONDS))
+            await ask(self._seats.SetWaitlistOpen(request))
         except PeerRefusal as refusal:
             if refusal.reason == "FLIGHT_NOT_FOUND":
                 raise refusals.flight_not_found(flight_id) from refusal
@@ -174,7 +173,7 @@ class Peers:
         """Hands back an offered seat that nobody wants; one that is no longer offered needs no handing back."""
         request = seat.ReturnSeatRequest(flight_id=flight_id, seat_number=seat_number)
         try:
-            await ask(self._seats.ReturnSeat(request, timeout=TIMEOUT_SECONDS))
+            await ask(self._seats.ReturnSeat(request))
         except PeerRefusal as refusal:
             if refusal.reason not in GONE:
                 raise
@@ -183,7 +182,7 @@ class Peers:
         """Returns a passenger as the manifest has it; None where it has none."""
         request = checkin.GetPassengerRequest(flight_id=flight_id, passenger_id=passenger_id)
         try:
-            found: checkin.ManifestPassenger = await ask(self._checkin.GetPassenger(request, timeout=TIMEOUT_SECONDS))
+            found: checkin.ManifestPassenger = await ask(self._checkin.GetPassenger(request))
         except PeerRefusal as refusal:
             if refusal.code is grpc.StatusCode.NOT_FOUND:
                 return None

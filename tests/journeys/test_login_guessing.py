@@ -1,4 +1,4 @@
-"""Guessing PNR and name through the gateway: the limits hold, and neither time nor body tells what was right (CHK-2)."""
+"""Guessing PNR and name through the gateway: the limits hold, and neither time nor body tells what was right."""
 
 from __future__ import annotations
 
