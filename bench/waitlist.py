@@ -63,8 +63,9 @@ WITH opened AS (
     SELECT flight_id, seat_number, ordinal, 'ECONOMY', 'AISLE' FROM seat.seats WHERE flight_id = ANY($1)
 ), joined AS (
     INSERT INTO waitlist.entries
-        (entry_id, flight_id, number, passenger_id, owner, type, cabin, special_services, positions, seat_numbers)
-    SELECT gen_random_uuid(), flight_id, n, 'W' || n, 'passenger:BENCHX', 'ADULT', 'ECONOMY', '{}', '{}', '{}'
+        (entry_id, flight_id, number, passenger_id, owner, type, cabin, special_services, positions, seat_numbers,
+         contact_email)
+    SELECT gen_random_uuid(), flight_id, n, 'W' || n, 'passenger:BENCHX', 'ADULT', 'ECONOMY', '{}', '{}', '{}', ''
     FROM opened CROSS JOIN generate_series(1, $2) AS n
     RETURNING entry_id
 ), recorded AS (

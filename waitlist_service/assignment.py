@@ -7,11 +7,12 @@ die anywhere; it runs again until it has ended well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from services import db, timers
+from services import db, outbox, timers
 from services.batch import Batcher
 from services.db import Conn, Pool
 from services.errors import Refusal
@@ -126,13 +127,17 @@ class Assignment:
         self._tell()
 
     async def notify(self, subject: str) -> None:
-        """Has the passenger told by mail, where the manifest has an address."""
-        async with db.transaction(self._pool) as conn:
+        """Has a passenger told by mail for whom the manifest could not be asked before."""
+        async with db.session(self._pool) as conn:
             entry = await entries.find(conn, UUID(subject), owner=None)
         passenger = await self._peers.passenger(entry.flight_id, entry.passenger_id)
-        if passenger is not None and passenger.contact_email:
+        if passenger is None:
+            return
+        reached = replace(entry, contact_email=passenger.contact_email, contact_name=passenger.given_name)
+        mail = notices.mail_of(reached)
+        if mail is not None:
             async with db.transaction(self._pool) as conn:
-                await notices.tell(conn, entry, passenger)
+                await outbox.enqueue(conn, [mail])
             self._tell()
 
     async def cancel_hold(self, subject: str) -> None:

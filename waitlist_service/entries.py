@@ -22,7 +22,7 @@ from services import outbox, timers
 from services.db import Conn
 from services.outbox import Event
 from services.proto import timestamp
-from waitlist_service import refusals
+from waitlist_service import notices, refusals
 
 # Timers, each about an entry but the first, which is about a flight, and the last, which is about a hold.
 SWEEP: Final = "sweep"
@@ -34,7 +34,7 @@ CANCEL_HOLD: Final = "cancel-hold"
 
 _COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::text, cabin::text, special_services,
     positions::text[], seat_numbers, state::text, version, claim_id, seat_number, hold_id, offer_expire_time,
-    accept_time, create_time, update_time"""
+    accept_time, contact_email, contact_name, create_time, update_time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Entry:
     hold_id: UUID | None
     offer_expire_time: datetime | None
     accept_time: datetime | None
+    contact_email: str | None
+    contact_name: str
     create_time: datetime
     update_time: datetime
 
@@ -95,6 +97,8 @@ class NewEntry:
     special_services: Sequence[str]
     positions: Sequence[str]
     seat_numbers: Sequence[str]
+    contact_email: str | None
+    contact_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +174,9 @@ async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
             UPDATE flights SET last_number = last_number + 1 WHERE flight_id = $2 RETURNING last_number
         )
         INSERT INTO entries (entry_id, flight_id, number, passenger_id, owner, type, cabin, special_services, positions,
-                             seat_numbers)
-        SELECT $1, $2, last_number, $3, $4, $5::passenger_type, $6::cabin, $7, $8::text[]::seat_position[], $9
+                             seat_numbers, contact_email, contact_name)
+        SELECT $1, $2, last_number, $3, $4, $5::passenger_type, $6::cabin, $7, $8::text[]::seat_position[], $9,
+               $10, $11
         FROM numbered
         ON CONFLICT (flight_id, passenger_id) WHERE state IN ('WAITING', 'OFFERED') DO NOTHING
         RETURNING {_COLUMNS}
@@ -185,6 +190,8 @@ async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
         list(new.special_services),
         list(new.positions),
         list(new.seat_numbers),
+        new.contact_email,
+        new.contact_name,
     )
     if row is None:
         standing = await conn.fetchval(
@@ -233,8 +240,8 @@ async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
         if from_state == "OFFERED":
             await timers.cancel_timer(conn, LAPSE, str(entry.entry_id))
             await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
-    await timers.set_timers(conn, NOTIFY, [str(entry_id) for entry_id in moved])
     await outbox.enqueue(conn, [_assigned(entry) for entry, _ in moved.values()])
+    await _tell_passengers(conn, [entry for entry, _ in moved.values()])
     return [moved[claimed.entry.entry_id][0] if claimed.entry.entry_id in moved else None for claimed in claims]
 
 
@@ -272,7 +279,7 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
     entry = Entry(**columns)
     await _record(conn, entry, "WAITING", actor="waitlist", reason="OFFERED")
     await timers.set_timer(conn, LAPSE, str(entry_id), after=patience)
-    await timers.set_timer(conn, NOTIFY, str(entry_id))
+    await _tell_passengers(conn, [entry])
     return entry
 
 
@@ -367,6 +374,14 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
         entry.claim_id,
     )
     return status == "UPDATE 1"
+
+
+async def _tell_passengers(conn: Conn, told: Sequence[Entry]) -> None:
+    """Writes the mails; for whom the manifest could not be asked, a timer asks it first."""
+    await outbox.enqueue(conn, [mail for entry in told if (mail := notices.mail_of(entry)) is not None])
+    unknown = [str(entry.entry_id) for entry in told if entry.contact_email is None]
+    if unknown:
+        await timers.set_timers(conn, NOTIFY, unknown)
 
 
 async def _give_back(conn: Conn, entry: Entry) -> None:

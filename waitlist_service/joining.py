@@ -33,6 +33,8 @@ class Person:
     type: str
     cabin: str
     special_services: Sequence[str]
+    contact_email: str | None
+    contact_name: str
 
 
 class _Closed(Exception):
@@ -67,6 +69,8 @@ class Joining:
             special_services=person.special_services,
             positions=[pb.SeatPreferences.Position.Name(position) for position in wished.positions],
             seat_numbers=list(wished.seat_numbers),
+            contact_email=person.contact_email,
+            contact_name=person.contact_name,
         )
         for _ in range(OPENINGS):
             await self._openness.open(request.flight_id)
@@ -83,7 +87,8 @@ class Joining:
             named = principal.passengers.get((request.flight_id, request.passenger_id))
             if named is None:
                 raise refusals.passenger_not_found()
-            return Person(principal.name, named.type, named.cabin, named.special_services)
+            email, name = await self._contact(request)
+            return Person(principal.name, named.type, named.cabin, named.special_services, email, name)
         found = await self._peers.passenger(request.flight_id, request.passenger_id)
         if found is None:
             raise refusals.passenger_not_found()
@@ -92,7 +97,17 @@ class Joining:
             checkin.PassengerType.Name(found.type or checkin.ADULT),
             checkin.Cabin.Name(found.cabin or checkin.ECONOMY),
             list(found.special_services),
+            found.contact_email,
+            found.given_name,
         )
+
+    async def _contact(self, request: pb.JoinWaitlistRequest) -> tuple[str | None, str]:
+        """Whom a mail reaches, and its name; None while the manifest can't be asked: that keeps nobody from waiting."""
+        try:
+            found = await self._peers.passenger(request.flight_id, request.passenger_id)
+        except Unavailable:
+            return None, ""
+        return (found.contact_email, found.given_name) if found is not None else ("", "")
 
 
 async def _write(new: NewEntry, conn: Conn, *, actor: str) -> pb.WaitlistEntry:

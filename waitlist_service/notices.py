@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import datetime
+from typing import Final, Protocol
 
-from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
-
-from services import outbox
-from services.db import Conn
 from services.mail import mail
+from services.outbox import Event
 from services.proto import rfc3339
-from waitlist_service.entries import Entry
 
 SERVICE: Final = "waitlist"
 
 
-async def tell(conn: Conn, entry: Entry, passenger: checkin.ManifestPassenger) -> None:
-    """Writes the mail that fits what became of the entry; nothing for one that ended otherwise."""
+class Told(Protocol):
+    """An entry, as far as a mail speaks of it."""
+
+    @property
+    def flight_id(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def seat_number(self) -> str | None: ...
+    @property
+    def offer_expire_time(self) -> datetime | None: ...
+    @property
+    def contact_email(self) -> str | None: ...
+    @property
+    def contact_name(self) -> str: ...
+
+
+def mail_of(entry: Told) -> Event | None:
+    """Returns the mail that fits what became of the entry; None where nobody is to be told, or has no address."""
+    if not entry.contact_email:
+        return None
     match entry.state:
         case "ASSIGNED":
             subject = f"Seat {entry.seat_number} is yours: {entry.flight_id}"
@@ -27,12 +45,13 @@ async def tell(conn: Conn, entry: Entry, passenger: checkin.ManifestPassenger) -
             subject = f"Seat {entry.seat_number} is offered to you: {entry.flight_id}"
             text = (
                 f"Seat {entry.seat_number}, which you were waiting for, is free. It is kept for you until "
-                f"{rfc3339(entry.offer_expire_time)}; accept or decline it there before."
+                f"{rfc3339(entry.offer_expire_time)}; accept or decline it before."
             )
         case _:
-            return
+            return None
+    pnr = entry.owner.partition(":")[2]
     letter = (
-        f"Dear {passenger.given_name},\n\nthis is about your flight {entry.flight_id}, booking {passenger.pnr}.\n\n"
+        f"Dear {entry.contact_name},\n\nthis is about your flight {entry.flight_id}, booking {pnr}.\n\n"
         f"{text}\n\nSkyHigh\n"
     )
-    await outbox.enqueue(conn, [mail(SERVICE, to=passenger.contact_email, subject=subject, text=letter)])
+    return mail(SERVICE, to=entry.contact_email, subject=subject, text=letter)

@@ -52,7 +52,8 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
-    events = consume(name="events", subscriptions=SUBSCRIPTIONS)
+    # Flights have nothing to wait for from each other.
+    events = consume(name="events", subscriptions=SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
     try:
         yield Parts(

@@ -15,8 +15,9 @@ from services.db import Conn, GuardMissed
 from waitlist_service.entries import ASSIGN
 from waitlist_service.matching import FreedSeat, Wishes, match
 
-# Most releases are served by the first few who wait.
-PAGE: Final = 100
+# Most releases are served by the first few who wait; who looks further looks far.
+FIRST_PAGE: Final = 8
+PAGE: Final = 200
 
 
 async def serve(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> set[str]:
@@ -31,7 +32,7 @@ async def serve(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> se
     matched: dict[UUID, FreedSeat] = {}
     after = 0
     while left:
-        numbers, page = await _page(conn, flight_id, after)
+        numbers, page = await _page(conn, flight_id, after, PAGE if after else max(FIRST_PAGE, len(left)))
         if not page:
             break
         unwanted -= {number for number, seat in left.items() if any(entry.wants(seat) for entry in page)}
@@ -65,7 +66,7 @@ async def _unmatched(conn: Conn, flight_id: str, seat_numbers: Collection[str]) 
     return {row["seat_number"]: FreedSeat(**row) for row in rows}
 
 
-async def _page(conn: Conn, flight_id: str, after: int) -> tuple[list[int], list[Wishes]]:
+async def _page(conn: Conn, flight_id: str, after: int, limit: int) -> tuple[list[int], list[Wishes]]:
     rows = await conn.fetch(
         """
         SELECT number, entry_id, cabin::text, positions::text[], seat_numbers,
@@ -77,7 +78,7 @@ async def _page(conn: Conn, flight_id: str, after: int) -> tuple[list[int], list
         """,
         flight_id,
         after,
-        PAGE,
+        limit,
     )
     return [row["number"] for row in rows], [
         Wishes(row["entry_id"], row["cabin"], row["positions"], row["seat_numbers"], row["skipped"]) for row in rows

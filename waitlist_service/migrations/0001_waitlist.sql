@@ -40,6 +40,9 @@ CREATE TABLE entries (
     type              passenger_type NOT NULL,
     cabin             cabin NOT NULL,
     special_services  text[] NOT NULL,
+    -- Whom a mail reaches, as the manifest said when the passenger joined; NULL where it could not be asked then.
+    contact_email     text,
+    contact_name      text NOT NULL DEFAULT '',
     -- Wishes, the dearest first; an empty list wishes nothing.
     positions         seat_position[] NOT NULL,
     seat_numbers      text[] NOT NULL,
