@@ -95,12 +95,17 @@ class SeatMaps:
         self._reads: Batcher[str, Snapshot] = Batcher(
             "seat_maps", self._read_batch, interval_seconds=READ_INTERVAL_SECONDS
         )
+        self._truth: Batcher[str, Snapshot] = Batcher("seat_maps_truth", self._truth_batch)
         self._changed: set[str] = set()
         self._woken = asyncio.Event()
 
-    async def read(self, flight_id: str) -> Snapshot:
-        """Returns a snapshot that is not older than any that this service showed before. Raises FLIGHT_NOT_FOUND."""
-        return await self._reads.submit(flight_id)
+    async def read(self, flight_id: str, *, known_version: int = 0) -> Snapshot:
+        """Returns a snapshot that is not older than any that this service showed before. Raises FLIGHT_NOT_FOUND.
+
+        While the cache comes and goes, two processes may see it differently: what the caller knows is the least it gets.
+        """
+        snapshot = await self._reads.submit(flight_id)
+        return snapshot if snapshot.version >= known_version else await self._truth.submit(flight_id)
 
     def changed(self, flight_ids: set[str]) -> None:
         """Hears that transactions which changed these flights have committed."""
@@ -128,6 +133,10 @@ class SeatMaps:
         if missing:
             found.update(await self._loaded(missing))
         return [found.get(flight_id) or refusals.flight_not_found(flight_id) for flight_id in flight_ids]
+
+    async def _truth_batch(self, flight_ids: Sequence[str]) -> list[Snapshot | Refusal]:
+        loaded = await self._loaded(list(dict.fromkeys(flight_ids)))
+        return [loaded.get(flight_id) or refusals.flight_not_found(flight_id) for flight_id in flight_ids]
 
     async def _cached(self, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
         if time.monotonic() < self._cache_away_until:

@@ -60,12 +60,12 @@ class SeatServicer(SeatServiceServicer):
         return await self._inventory.provision(ProvisionRequest(request.flight_id, request.layout_id, key))
 
     async def GetSeatMap(self, request: pb.GetSeatMapRequest, context: Context) -> pb.SeatMap:
-        snapshot = await self._maps.read(request.flight_id)
+        snapshot = await self._maps.read(request.flight_id, known_version=request.known_version)
         # Ready bytes, which the chassis sends as they are.
         return self._renderer.protobuf(snapshot, known_version=request.known_version)  # type: ignore[return-value]
 
     async def GetSeatMapJson(self, request: pb.GetSeatMapJsonRequest, context: Context) -> httpbody_pb2.HttpBody:
-        snapshot = await self._maps.read(request.flight_id)
+        snapshot = await self._maps.read(request.flight_id, known_version=request.known_version)
         body = self._renderer.json(snapshot, known_version=request.known_version)
         return httpbody_pb2.HttpBody(content_type="application/json", data=body)
 

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 # A cache that doesn't answer within this is treated as away: the truth is hardly slower.
-TIMEOUT_SECONDS: Final = 0.25
+TIMEOUT_SECONDS: Final = 0.5
 VALUE_SECONDS: Final = 600
 # Longer than any reader of the truth takes.
 GENERATION_SECONDS: Final = 120

@@ -32,7 +32,7 @@ def seat(flight_id: str, seat_number: str, passenger_id: str = "", **profile: An
     )
 
 
-async def eventually(holds: Callable[[], Awaitable[Any]], *, within_seconds: float = 2) -> None:
+async def eventually(holds: Callable[[], Awaitable[Any]], *, within_seconds: float = 5) -> None:
     """Waits until the condition holds; fails when it does not in time."""
     deadline = time.monotonic() + within_seconds
     while not await holds():

@@ -431,7 +431,7 @@ async def test_under_load_every_snapshot_is_clean(world: World) -> None:
             await asyncio.sleep(0.2)
         held = await asyncio.gather(*users)
     await redis.aclose()
-    assert sum(held) > 50
+    assert sum(held) > 20
 
 
 async def _use(service: Instance, chance: random.Random, seats: list[str]) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from datetime import UTC
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import seat_map, sweeper
-from seat_service.seat_map import CACHE_PREFIX, Snapshot
+from seat_service.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
 from services.cache import Versioned, VersionedCache
 from tests.callers import Caller, Callers, eventually, refused, seat
 from tests.instances import Database, pooled
@@ -200,3 +201,23 @@ async def test_a_value_of_yesterday_is_found_and_dropped(agent: Caller, flight: 
     assert found.version == 2
     assert {each.seat_number for each in found.seats if each.state == pb.Seat.HELD} == {"20A"}
     assert sweeper.DRIFT._value.get() >= before + 1
+
+
+async def test_who_knows_a_newer_map_gets_no_older_one(
+    agent: Caller, flight: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that came back with yesterday's map, as another process may see it."""
+    before = await agent.GetSeatMap(ask(flight))
+    await agent.hold(flight, "20A")
+
+    async def yesterday(self: SeatMaps, flight_ids: list[str]) -> dict[str, Snapshot]:
+        return {
+            flight: Snapshot(
+                flight, before.layout_id, before.version, before.last_updated.ToDatetime(tzinfo=UTC), "A" * 180
+            )
+        }
+
+    monkeypatch.setattr(SeatMaps, "_cached", yesterday)
+    assert (await agent.GetSeatMap(ask(flight))).version == before.version
+    newer = await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight, known_version=before.version + 1))
+    assert (newer.version, newer.unchanged) == (before.version + 1, True)

@@ -184,5 +184,5 @@ async def test_no_more_handlers_run_at_once_than_allowed(pool: Pool, name: str) 
         async def all_done() -> bool:
             return done == 30
 
-        await eventually(all_done, within_seconds=5)
+        await eventually(all_done, within_seconds=20)
     assert most == 4

@@ -140,6 +140,11 @@ class Flight:
             self._waitlist.passenger(passenger, pnr=pnr),
         )
 
+    @property
+    def seat_numbers(self) -> list[str]:
+        """The seats that are still taken as they were at first."""
+        return list(self._held)
+
     async def free(self, *seat_numbers: str) -> None:
         """Has seats given back by whoever has them, all at once."""
         agent = self._callers.agent()
