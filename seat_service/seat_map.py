@@ -102,7 +102,7 @@ class SeatMaps:
     async def read(self, flight_id: str, *, known_version: int = 0) -> Snapshot:
         """Returns a snapshot that is not older than any that this service showed before. Raises FLIGHT_NOT_FOUND.
 
-        While the cache comes and goes, two processes may see it differently: what the caller knows is the least it gets.
+        While the cache comes and goes, processes may see it differently: what the caller knows is the least it gets.
         """
         snapshot = await self._reads.submit(flight_id)
         return snapshot if snapshot.version >= known_version else await self._truth.submit(flight_id)

@@ -42,7 +42,7 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
     openness = Openness(pool, peers)
     assignment = Assignment(pool, peers, openness, settings, tell=tell)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
-    timers = Timers(pool, assignment.handlers(), at_once=64)
+    timers = Timers(pool, assignment.handlers(), at_once=128)
     mutations = Mutations(pool, tell=tell)
     servicer = WaitlistServicer(
         pool=pool,
