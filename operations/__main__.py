@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from operations import demo, dlq, events, journey, manifest, mock, payments, seats, stack, token, verify
+from operations import demo, dlq, events, journey, manifest, mock, payments, seats, stack, token, verify, waitlist
 
 app = typer.Typer(
     name="skyhigh",
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (stack, demo, journey, token, seats, manifest, payments, events, dlq, mock, verify):
+for module in (stack, demo, journey, token, seats, manifest, waitlist, payments, events, dlq, mock, verify):
     module.register(app)
 
 

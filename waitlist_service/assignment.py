@@ -6,7 +6,7 @@ die anywhere; it runs again until it has ended well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -51,7 +51,8 @@ class Assignment:
             entries.ASSIGN: Handler(self.assign, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.ACCEPT: Handler(self.accept, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.LAPSE: Handler(self.lapse),
-            entries.SWEEP: Handler(self.sweep),
+            # A flight is looked at again soon after who looked has died.
+            entries.SWEEP: Handler(self.sweep, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.NOTIFY: Handler(self.notify),
             entries.CANCEL_HOLD: Handler(self.cancel_hold),
             HAND_BACK: Handler(self.hand_back),
@@ -121,8 +122,13 @@ class Assignment:
         await self._openness.tell(flight_id)
         seats = await self._peers.seat_map(flight_id)
         async with db.transaction(self._pool) as conn:
-            unwanted = await serving.serve(conn, flight_id, peers.free(seats))
-            await hand_back(conn, flight_id, unwanted & peers.offered(seats))
+            await serving.lock(conn, flight_id)
+            free, as_of = await serving.settled(conn, flight_id, peers.free(seats))
+            offered = peers.offered(seats)
+            unwanted = await serving.serve(
+                conn, flight_id, {number: as_of if number in offered else None for number in free}
+            )
+            await hand_back(conn, flight_id, unwanted & offered)
             await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
         self._tell()
 
@@ -152,9 +158,12 @@ class Assignment:
     async def _offer(self, entry: Entry, hold: Hold) -> None:
         assert entry.claim_id is not None
         async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, entry.flight_id)
             await entries.offer(
                 conn, entry.entry_id, claim_id=entry.claim_id, hold_id=hold.hold_id, expire_time=hold.expire_time
             )
+            await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
+            await _serve_kept(conn, [entry.flight_id])
 
     async def _matched_batch(self, entry_ids: Sequence[UUID]) -> list[tuple[Entry, str] | Refusal | None]:
         async with db.session(self._pool) as conn:
@@ -162,13 +171,23 @@ class Assignment:
         return [found.get(entry_id) for entry_id in entry_ids]
 
     async def _assigned_batch(self, claims: Sequence[Claimed]) -> Sequence[Entry | Refusal | None]:
+        flights = {claimed.entry.flight_id for claimed in claims if claimed.entry.uncertain}
         async with db.transaction(self._pool) as conn:
-            return await entries.assign(conn, claims)
+            if flights:
+                await serving.lock_all(conn, flights)
+            assigned = await entries.assign(conn, claims)
+            await serving.touch(conn, [seat for claimed in claims if (seat := claimed.entry.seat) is not None])
+            if flights:
+                await _serve_kept(conn, flights)
+        return assigned
 
     async def _back_in_line(self, entry: Entry) -> None:
         """The seat is gone: the entry is back in its place, and a look at the map finds what else is free."""
         async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, entry.flight_id)
             if await entries.give_up_claim(conn, entry):
+                await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
+                await _serve_kept(conn, [entry.flight_id])
                 await timers.set_timer(conn, entries.SWEEP, entry.flight_id)
         self._tell()
 
@@ -192,9 +211,15 @@ class Assignment:
                 refusal.for_ever,
                 SKIP,
             )
-            unwanted = await serving.serve(conn, entry.flight_id, [entry.seat_number])
+            unwanted = await serving.serve(conn, entry.flight_id, {entry.seat_number: None})
             await hand_back(conn, entry.flight_id, unwanted)
         self._tell()
+
+
+async def _serve_kept(conn: Conn, flight_ids: Collection[str]) -> None:
+    """Serves what was kept until a claim was judged; the flights are locked."""
+    for flight_id in await serving.keeping(conn, flight_ids):
+        await hand_back(conn, flight_id, await serving.serve(conn, flight_id, {}))
 
 
 async def hand_back(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:

@@ -33,8 +33,8 @@ NOTIFY: Final = "notify"
 CANCEL_HOLD: Final = "cancel-hold"
 
 _COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::text, cabin::text, special_services,
-    positions::text[], seat_numbers, state::text, version, claim_id, seat_number, hold_id, offer_expire_time,
-    accept_time, contact_email, contact_name, create_time, update_time"""
+    positions::text[], seat_numbers, state::text, version, claim_id, seat_number, uncertain, hold_id,
+    offer_expire_time, accept_time, contact_email, contact_name, create_time, update_time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class Entry:
     version: int
     claim_id: UUID | None
     seat_number: str | None
+    uncertain: bool
     hold_id: UUID | None
     offer_expire_time: datetime | None
     accept_time: datetime | None
@@ -62,6 +63,11 @@ class Entry:
     contact_name: str
     create_time: datetime
     update_time: datetime
+
+    @property
+    def seat(self) -> tuple[str, str] | None:
+        """The seat that it is matched with, or was: flight and number."""
+        return None if self.seat_number is None else (self.flight_id, self.seat_number)
 
     def message(self, *, position: int) -> pb.WaitlistEntry:
         """Returns it as callers see it. A seat that it is only matched with is not its own yet."""
@@ -367,7 +373,8 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     """Undoes a match whose seat could not be had, within WAITING: the entry is back in its place."""
     status = await conn.execute(
         """
-        UPDATE entries SET claim_id = NULL, seat_number = NULL, match_time = NULL, update_time = statement_timestamp()
+        UPDATE entries SET claim_id = NULL, seat_number = NULL, match_time = NULL, uncertain = false,
+                           update_time = statement_timestamp()
         WHERE entry_id = $1 AND claim_id = $2 AND state = 'WAITING'
         """,
         entry.entry_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Final
 
 from skyhigh.seat.v1 import events_pb2 as seat
@@ -18,9 +19,10 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
 
     An event that comes late or twice matches a seat that is gone, which its claim finds out.
     """
-    freed = {each.seat_number: each.state for each in event.seats}
+    release_time = event.release_time.ToDatetime(tzinfo=UTC)
+    freed = {each.seat_number: release_time if each.state == Seat.OFFERED else None for each in event.seats}
     unwanted = await serving.serve(conn, event.flight_id, freed)
-    await hand_back(conn, event.flight_id, {number for number in unwanted if freed[number] == Seat.OFFERED})
+    await hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, release_time)})
 
 
 SUBSCRIPTIONS: Final = (Subscription("seat.released.v1", seat.SeatReleased, on_seat_released),)

@@ -8,6 +8,8 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from services import db, timers
 from services.db import Conn, GuardMissed, Pool
+from services.idempotency import RequestKey
+from services.mutations import Mutations
 from waitlist_service import assignment, entries, refusals
 from waitlist_service.assignment import Assignment
 
@@ -15,22 +17,28 @@ from waitlist_service.assignment import Assignment
 class Offers:
     """Accepting, which asks the seat service."""
 
-    def __init__(self, pool: Pool, assigning: Assignment) -> None:
+    def __init__(self, pool: Pool, assigning: Assignment, mutations: Mutations) -> None:
         self._pool = pool
         self._assigning = assigning
+        self._mutations = mutations
 
-    async def accept(self, entry_id: UUID, *, owner: str | None) -> pb.WaitlistEntry:
+    async def accept(self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None) -> pb.WaitlistEntry:
         """OFFERED → ASSIGNED, before the offer ends. A repeat answers the assigned entry.
 
         Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED; Unavailable where the seat service is away: then the offer
         stays accepted, and is confirmed as soon as it is back.
         """
+        known = await self._mutations.known(request_key, pb.WaitlistEntry)
+        if known is not None:
+            return known
         async with db.transaction(self._pool) as conn:
             await assignment.accepted(conn, entry_id, owner=owner)
         await self._assigning.accept(str(entry_id))
-        async with db.transaction(self._pool) as conn:
-            entry = await assignment.accepted(conn, entry_id, owner=owner)
-            return await entries.shown(conn, entry)
+
+        async def answer(conn: Conn) -> pb.WaitlistEntry:
+            return await entries.shown(conn, await assignment.accepted(conn, entry_id, owner=owner))
+
+        return await self._mutations.run(request_key, pb.WaitlistEntry, answer)
 
 
 async def decline(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> pb.WaitlistEntry:

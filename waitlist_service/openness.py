@@ -30,10 +30,10 @@ class Openness:
             await conn.execute("INSERT INTO flights (flight_id) VALUES ($1) ON CONFLICT DO NOTHING", flight_id)
             await conn.execute(
                 """
-                INSERT INTO seats (flight_id, seat_number, ordinal, cabin, position)
-                SELECT $1, seat_number, ordinal, cabin::cabin, position::seat_position
-                FROM unnest($2::text[], $3::smallint[], $4::text[], $5::text[])
-                    AS seat (seat_number, ordinal, cabin, position)
+                INSERT INTO seats (flight_id, seat_number, ordinal, cabin, position, exit_row, infant_allowed)
+                SELECT $1, seat_number, ordinal, cabin::cabin, position::seat_position, exit_row, infant_allowed
+                FROM unnest($2::text[], $3::smallint[], $4::text[], $5::text[], $6::boolean[], $7::boolean[])
+                    AS seat (seat_number, ordinal, cabin, position, exit_row, infant_allowed)
                 ON CONFLICT DO NOTHING
                 """,
                 flight_id,
@@ -41,6 +41,8 @@ class Openness:
                 [each.seat.ordinal for each in seats],
                 [each.seat.cabin for each in seats],
                 [each.seat.position for each in seats],
+                [each.seat.exit_row for each in seats],
+                [each.seat.infant_allowed for each in seats],
             )
             await conn.execute(
                 "UPDATE flights SET open = true, revision = revision + 1 WHERE flight_id = $1 AND NOT open", flight_id

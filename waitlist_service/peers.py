@@ -17,6 +17,7 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 from services.clients import PeerRefusal, ask, channel
 from services.tokens import OwnToken
 from waitlist_service import refusals
+from waitlist_service.eligibility import EXIT_ROW, NOT_FOR_INFANTS
 from waitlist_service.entries import Entry
 from waitlist_service.matching import FreedSeat
 from waitlist_service.settings import WaitlistSettings
@@ -153,6 +154,8 @@ class Peers:
                     ordinal=ordinal,
                     cabin=seat.Seat.Cabin.Name(each.cabin),
                     position=seat.Seat.Position.Name(each.position),
+                    exit_row=EXIT_ROW in each.characteristics,
+                    infant_allowed=NOT_FOR_INFANTS not in each.characteristics,
                 ),
                 seat.Seat.State.Name(each.state),
             )

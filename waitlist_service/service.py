@@ -48,7 +48,7 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool=pool,
         mutations=mutations,
         joining=Joining(peers, openness, mutations),
-        offers=Offers(pool, assignment),
+        offers=Offers(pool, assignment, mutations),
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)

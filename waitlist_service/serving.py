@@ -1,12 +1,15 @@
 """Giving freed seats to who waits: decided and written down under the flight's lock, before anything is claimed.
 
 So two processes never give one seat to two entries, and no younger entry is served before an older one that wants the
-same seat, whatever dies in between (docs/decisions/0017).
+same seat, whatever dies in between (docs/decisions/0017). What a late event or a look at the map
+tells may be gone: until the claim of such a seat is judged, others that its entry wants are kept from whoever is
+younger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -18,30 +21,45 @@ from waitlist_service.matching import FreedSeat, Wishes, match
 # Most releases are served by the first few who wait; who looks further looks far.
 FIRST_PAGE: Final = 8
 PAGE: Final = 200
+# What is told this soon tells of an offer that has not ended: half the window in which others can't take it.
+FRESH: Final = timedelta(seconds=5)
+# A seat map is older than this only where its cache is in trouble.
+MAP_AGE: Final = timedelta(seconds=2)
+# Between the clocks of the seat service's database and ours.
+CLOCK_SKEW: Final = timedelta(seconds=1)
 
 
-async def serve(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> set[str]:
+async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
     """Matches freed seats with the entries that wait, in order of joining, in the caller's transaction.
 
-    Each match is claimed by its timer. Returns the seats that nobody who waits wants.
+    `freed` has the time at which each was known to be offered to the waitlist alone; None where others may take it.
+    Seats that were kept before are served with them. Each match is claimed by its timer. Returns the seats that nobody
+    who waits wants.
     """
     if not await lock(conn, flight_id):
-        return set(seat_numbers)
-    left = await _unmatched(conn, flight_id, seat_numbers)
-    unwanted = set(left)
+        return set(freed)
+    unmatched, certain, kept_before = await _unmatched(conn, flight_id, freed)
+    unwanted = {seat.seat_number for seat in unmatched}
+    left: Sequence[FreedSeat] = unmatched
     matched: dict[UUID, FreedSeat] = {}
+    kept: set[str] = set()
+    forbidden: list[tuple[UUID, str, str]] = []
     after = 0
     while left:
         numbers, page = await _page(conn, flight_id, after, PAGE if after else max(FIRST_PAGE, len(left)))
         if not page:
             break
-        unwanted -= {number for number, seat in left.items() if any(entry.wants(seat) for entry in page)}
-        found = match(page, list(left.values()))
-        for seat in found.values():
-            del left[seat.seat_number]
-        matched |= found
+        unwanted -= {seat.seat_number for seat in left if any(entry.wants(seat) for entry in page)}
+        forbidden += _forbidden(page, left)
+        found = match(page, left, certain=certain)
+        matched |= found.seats
+        kept |= found.kept
+        left = found.left
         after = numbers[-1]
-    await _write_down(conn, matched)
+    if kept or kept_before:
+        await _keep(conn, flight_id, kept, freed)
+    await _pass_over(conn, forbidden)
+    await _write_down(conn, flight_id, matched, certain)
     return unwanted
 
 
@@ -51,29 +69,98 @@ async def lock(conn: Conn, flight_id: str) -> bool:
     return row is not None
 
 
-async def _unmatched(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> dict[str, FreedSeat]:
-    rows = await conn.fetch(
+async def lock_all(conn: Conn, flight_ids: Collection[str]) -> None:
+    """Locks flights in the order in which events lock theirs: by the bytes of their body, which the id leads."""
+    await conn.execute(
         """
-        SELECT seat_number, ordinal, cabin::text, position::text FROM seats
-        WHERE flight_id = $1 AND seat_number = ANY($2::text[]) AND NOT EXISTS (
-            SELECT FROM entries
-            WHERE entries.flight_id = $1 AND entries.seat_number = seats.seat_number
-              AND entries.state = 'WAITING' AND entries.claim_id IS NOT NULL)
+        SELECT flight_id FROM flights WHERE flight_id = ANY($1::text[])
+        ORDER BY length(flight_id), flight_id COLLATE "C" FOR NO KEY UPDATE
+        """,
+        list(set(flight_ids)),
+    )
+
+
+async def keeping(conn: Conn, flight_ids: Collection[str]) -> list[str]:
+    """Returns those of the flights where seats are kept until a claim is judged."""
+    rows = await conn.fetch(
+        "SELECT DISTINCT flight_id FROM seats WHERE kept AND flight_id = ANY($1::text[]) ORDER BY flight_id",
+        list(set(flight_ids)),
+    )
+    return [row["flight_id"] for row in rows]
+
+
+async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> tuple[set[str], datetime]:
+    """Returns those of the seats of which an old map can be right, and the time for which it is."""
+    row = await conn.fetchrow(
+        """
+        SELECT statement_timestamp() - $3::interval AS as_of, array(
+            SELECT seat_number FROM seats
+            WHERE flight_id = $1 AND seat_number = ANY($2::text[])
+              AND coalesce(touch_time < statement_timestamp() - $3::interval - $4::interval, true)) AS settled
         """,
         flight_id,
         list(seat_numbers),
+        MAP_AGE,
+        CLOCK_SKEW,
     )
-    return {row["seat_number"]: FreedSeat(**row) for row in rows}
+    assert row is not None
+    return set(row["settled"]), row["as_of"]
+
+
+async def touch(conn: Conn, seats: Collection[tuple[str, str]]) -> None:
+    """Notes that seats, each of a flight, were given, or found gone, at this moment."""
+    await conn.execute(
+        """
+        UPDATE seats SET touch_time = statement_timestamp()
+        FROM (SELECT * FROM unnest($1::text[], $2::text[]) AS each (flight, number) ORDER BY flight, number) AS touched
+        WHERE flight_id = touched.flight AND seat_number = touched.number
+        """,
+        [flight_id for flight_id, _ in seats],
+        [seat_number for _, seat_number in seats],
+    )
+
+
+async def _unmatched(
+    conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]
+) -> tuple[list[FreedSeat], set[str], bool]:
+    """Returns the seats that can be given, those of them that can't be gone, and whether some were kept before."""
+    rows = await conn.fetch(
+        """
+        SELECT seats.seat_number, ordinal, cabin::text, position::text, exit_row, infant_allowed, kept,
+               coalesce(since.offer_time > statement_timestamp() - $4::interval
+                        AND coalesce(touch_time < since.offer_time - $5::interval, true), false) AS certain,
+               EXISTS (SELECT FROM entries
+                       WHERE entries.flight_id = $1 AND entries.seat_number = seats.seat_number
+                         AND entries.state = 'WAITING' AND entries.claim_id IS NOT NULL) AS matched
+        FROM seats
+        LEFT JOIN unnest($2::text[], $3::timestamptz[]) AS freed (seat_number, offer_time) USING (seat_number)
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN freed.seat_number IS NULL THEN seats.offer_time ELSE freed.offer_time END AS offer_time
+        ) AS since
+        WHERE flight_id = $1 AND (seats.seat_number = ANY($2::text[]) OR kept)
+        """,
+        flight_id,
+        list(freed),
+        list(freed.values()),
+        FRESH,
+        CLOCK_SKEW,
+    )
+    facts = ("seat_number", "ordinal", "cabin", "position", "exit_row", "infant_allowed")
+    unmatched = [FreedSeat(**{name: row[name] for name in facts}) for row in rows if not row["matched"]]
+    return unmatched, {row["seat_number"] for row in rows if row["certain"]}, any(row["kept"] for row in rows)
 
 
 async def _page(conn: Conn, flight_id: str, after: int, limit: int) -> tuple[list[int], list[Wishes]]:
     rows = await conn.fetch(
         """
-        SELECT number, entry_id, cabin::text, positions::text[], seat_numbers,
+        SELECT number, entry_id, cabin::text, positions::text[], seat_numbers, type::text, special_services,
+               claim_id IS NOT NULL AS claiming,
                ARRAY(SELECT skips.seat_number FROM skips
-                     WHERE skips.entry_id = entries.entry_id AND skips.end_time > statement_timestamp()) AS skipped
+                     WHERE skips.entry_id = entries.entry_id AND skips.end_time > statement_timestamp()) AS skipped,
+               ARRAY(SELECT skips.seat_number FROM skips
+                     WHERE skips.entry_id = entries.entry_id AND skips.end_time = 'infinity') AS refused
         FROM entries
-        WHERE flight_id = $1 AND state = 'WAITING' AND claim_id IS NULL AND number > $2
+        WHERE flight_id = $1 AND state = 'WAITING' AND (claim_id IS NULL OR uncertain) AND number > $2
         ORDER BY number LIMIT $3
         """,
         flight_id,
@@ -81,26 +168,79 @@ async def _page(conn: Conn, flight_id: str, after: int, limit: int) -> tuple[lis
         limit,
     )
     return [row["number"] for row in rows], [
-        Wishes(row["entry_id"], row["cabin"], row["positions"], row["seat_numbers"], row["skipped"]) for row in rows
+        Wishes(**{name: value for name, value in row.items() if name != "number"}) for row in rows
     ]
 
 
-async def _write_down(conn: Conn, matched: Mapping[UUID, FreedSeat]) -> None:
+def _forbidden(page: Sequence[Wishes], seats: Sequence[FreedSeat]) -> list[tuple[UUID, str, str]]:
+    """Returns entry, seat and reason where one wishes for a seat that the rules for people keep it off."""
+    return [
+        (entry.entry_id, seat.seat_number, reason)
+        for entry in page
+        for seat in seats
+        if seat.seat_number not in entry.refused and entry.wishes(seat) and (reason := entry.forbidden(seat))
+    ]
+
+
+async def _pass_over(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> None:
+    """Writes down why seats went past entries, as a refusal of the seat service would be."""
+    if forbidden:
+        await conn.execute(
+            """
+            INSERT INTO skips (entry_id, seat_number, reason, end_time)
+            SELECT entry_id, seat_number, reason, 'infinity'
+            FROM unnest($1::uuid[], $2::text[], $3::text[]) AS forbidden (entry_id, seat_number, reason)
+            ON CONFLICT (entry_id, seat_number) DO UPDATE
+            SET reason = excluded.reason, end_time = excluded.end_time, skip_time = statement_timestamp()
+            """,
+            *zip(*forbidden, strict=True),
+        )
+
+
+async def _keep(conn: Conn, flight_id: str, kept: Collection[str], freed: Mapping[str, datetime | None]) -> None:
+    """Keeps these seats of the flight, and no others. What was kept before keeps its time."""
+    await conn.execute(
+        """
+        UPDATE seats SET kept = seats.seat_number = ANY($2::text[]),
+                         offer_time = CASE WHEN told.seat_number IS NULL THEN seats.offer_time ELSE told.offer_time END
+        FROM seats AS before
+        LEFT JOIN unnest($3::text[], $4::timestamptz[]) AS told (seat_number, offer_time) USING (seat_number)
+        WHERE seats.flight_id = $1 AND (seats.kept OR seats.seat_number = ANY($2::text[]))
+          AND before.flight_id = seats.flight_id AND before.seat_number = seats.seat_number
+        """,
+        flight_id,
+        list(kept),
+        list(freed),
+        list(freed.values()),
+    )
+
+
+async def _write_down(conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSeat], certain: Collection[str]) -> None:
     """WAITING → WAITING, with a seat and the id of its claim, and a timer that claims it."""
     if not matched:
         return
     entry_ids: Sequence[UUID] = list(matched)
+    seat_numbers = [matched[entry_id].seat_number for entry_id in entry_ids]
     written = await conn.fetch(
         """
+        WITH found AS (
+            SELECT * FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::boolean[])
+                AS found (entry_id, claim_id, seat_number, uncertain)
+        ), touched AS (
+            UPDATE seats SET touch_time = statement_timestamp()
+            WHERE flight_id = $1 AND seat_number = ANY($4::text[])
+        )
         UPDATE entries SET claim_id = found.claim_id, seat_number = found.seat_number,
-                           match_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS found (entry_id, claim_id, seat_number)
+                           match_time = statement_timestamp(), uncertain = found.uncertain
+        FROM found
         WHERE entries.entry_id = found.entry_id AND entries.state = 'WAITING' AND entries.claim_id IS NULL
         RETURNING entries.entry_id
         """,
+        flight_id,
         entry_ids,
         [uuid4() for _ in entry_ids],
-        [matched[entry_id].seat_number for entry_id in entry_ids],
+        seat_numbers,
+        [seat_number not in certain for seat_number in seat_numbers],
     )
     if len(written) != len(matched):
         raise GuardMissed

@@ -19,7 +19,7 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
 from deploy.mocks import mail
 from deploy.mocks.mail import MailSettings, MailSink
-from tests.callers import Caller, Callers, eventually
+from tests.callers import Caller, Callers, eventually, seat
 from tests.instances import running
 from waitlist_service.service import WAITLIST_SERVICE
 
@@ -149,6 +149,13 @@ class Flight:
         """Has seats given back by whoever has them, all at once."""
         agent = self._callers.agent()
         await asyncio.gather(*(agent.cancel(self._held.pop(number)) for number in seat_numbers))
+
+    async def give_to_one_hold(self, *seat_numbers: str) -> None:
+        """Has seats change hands, so that they are freed in one transaction, as a family's are: one event names all."""
+        await self.free(*seat_numbers)
+        agent = self._callers.agent()
+        hold = await agent.hold_seats(*(seat(self.flight_id, number, f"F-{number}") for number in seat_numbers))
+        self._held[seat_numbers[0]] = await agent.confirm(hold)
 
     async def state(self, seat_number: str) -> str:
         """A seat's state, as the map has it: at most a second late."""

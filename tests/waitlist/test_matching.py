@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from hypothesis import given
@@ -33,7 +34,7 @@ lines = st.lists(wishes, max_size=10).map(
 
 @given(lines, seats)
 def test_nobody_older_who_wants_a_seat_is_overtaken(line: list[Wishes], freed: list[FreedSeat]) -> None:
-    matched = match(line, freed)
+    matched = match(line, freed, certain=NUMBERS).seats
     for place, younger in enumerate(line):
         seat = matched.get(younger.entry_id)
         if seat is None:
@@ -44,7 +45,7 @@ def test_nobody_older_who_wants_a_seat_is_overtaken(line: list[Wishes], freed: l
 
 @given(lines, seats)
 def test_each_seat_serves_one_entry_that_wants_it(line: list[Wishes], freed: list[FreedSeat]) -> None:
-    matched = match(line, freed)
+    matched = match(line, freed, certain=NUMBERS).seats
     assert len({seat.seat_number for seat in matched.values()}) == len(matched)
     by_id = {entry.entry_id: entry for entry in line}
     for entry_id, seat in matched.items():
@@ -54,7 +55,7 @@ def test_each_seat_serves_one_entry_that_wants_it(line: list[Wishes], freed: lis
 
 @given(lines, seats)
 def test_no_seat_is_left_that_somebody_left_wants(line: list[Wishes], freed: list[FreedSeat]) -> None:
-    matched = match(line, freed)
+    matched = match(line, freed, certain=NUMBERS).seats
     left = [seat for seat in freed if seat not in matched.values()]
     for entry in line:
         assert entry.entry_id in matched or not any(entry.can_get(seat) for seat in left)
@@ -62,7 +63,7 @@ def test_no_seat_is_left_that_somebody_left_wants(line: list[Wishes], freed: lis
 
 @given(lines, seats)
 def test_each_gets_its_dearest_of_what_the_older_left(line: list[Wishes], freed: list[FreedSeat]) -> None:
-    matched, left = match(line, freed), list(freed)
+    matched, left = match(line, freed, certain=NUMBERS).seats, list(freed)
     for entry in line:
         dearest = entry.best_of(left)
         assert matched.get(entry.entry_id) == dearest
@@ -70,9 +71,41 @@ def test_each_gets_its_dearest_of_what_the_older_left(line: list[Wishes], freed:
             left.remove(dearest)
 
 
+@given(lines, seats, st.frozensets(st.integers(1, 10)), st.frozensets(st.sampled_from(NUMBERS)))
+def test_nobody_younger_gets_what_an_entry_that_is_being_judged_could_want(
+    line: list[Wishes], freed: list[FreedSeat], judged: frozenset[int], certain: frozenset[str]
+) -> None:
+    line = [replace(entry, claiming=entry.entry_id.int in judged) for entry in line]
+    found = match(line, freed, certain=certain)
+    numbers = sorted([seat.seat_number for seat in (*found.seats.values(), *found.left)] + list(found.kept))
+    assert numbers == sorted(seat.seat_number for seat in freed), "each seat is given, kept or left"
+    for place, entry in enumerate(line):
+        seat = found.seats.get(entry.entry_id)
+        if seat is not None:
+            assert not entry.claiming
+            for older in line[:place]:
+                its_own = found.seats.get(older.entry_id)
+                uncertain = its_own is not None and its_own.seat_number not in certain
+                assert not (older.claiming or uncertain) or not older.can_get(seat)
+
+
+@given(st.sampled_from(["ADULT", "CHILD", "INFANT"]), st.frozensets(st.sampled_from(["INFT", "WCHR", "VGML"])), seats)
+def test_nobody_is_matched_with_a_seat_that_the_rules_forbid(
+    kind: str, special_services: frozenset[str], freed: list[FreedSeat]
+) -> None:
+    freed = [
+        replace(seat, exit_row=seat.ordinal % 2 == 0, infant_allowed=seat.ordinal % 3 != 0, cabin="ECONOMY")
+        for seat in freed
+    ]
+    entry = Wishes(UUID(int=1), "ECONOMY", [], [], type=kind, special_services=special_services)
+    for seat in match([entry], freed, certain=NUMBERS).seats.values():
+        assert not seat.exit_row or (kind == "ADULT" and not special_services & {"INFT", "WCHR"})
+        assert seat.infant_allowed or (kind != "INFANT" and "INFT" not in special_services)
+
+
 def test_wishes_are_ranked_in_the_order_in_which_they_are_named() -> None:
     freed = [FreedSeat("20A", 0, "ECONOMY", "WINDOW"), FreedSeat("20C", 2, "ECONOMY", "AISLE")]
     aisle_first = Wishes(UUID(int=1), "ECONOMY", ["AISLE", "WINDOW"], [])
-    assert match([aisle_first], freed)[UUID(int=1)].seat_number == "20C"
+    assert match([aisle_first], freed, certain=NUMBERS).seats[UUID(int=1)].seat_number == "20C"
     exact = Wishes(UUID(int=2), "ECONOMY", [], ["20C", "20A"])
-    assert match([exact], freed)[UUID(int=2)].seat_number == "20C"
+    assert match([exact], freed, certain=NUMBERS).seats[UUID(int=2)].seat_number == "20C"

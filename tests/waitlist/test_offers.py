@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
@@ -54,6 +55,15 @@ async def test_who_accepts_has_the_seat(full: Flight, offered: Offered) -> None:
         await waiter.waitlist.DeclineOffer(decline(entry))
     with refused("FAILED_PRECONDITION", "ENTRY_ENDED"):
         await waiter.waitlist.LeaveWaitlist(leave(entry))
+
+
+async def test_a_key_accepts_one_offer(full: Flight, offered: Offered) -> None:
+    waiter, entry = offered
+    request_id = str(uuid4())
+    request = pb.AcceptOfferRequest(entry_id=entry.entry_id, request_id=request_id)
+    assert await waiter.waitlist.AcceptOffer(request) == await waiter.waitlist.AcceptOffer(request)
+    with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
+        await waiter.waitlist.AcceptOffer(pb.AcceptOfferRequest(entry_id=str(uuid4()), request_id=request_id))
 
 
 @pytest.mark.parametrize("how", ["decline", "leave", "lapse"])

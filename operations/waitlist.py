@@ -1,0 +1,122 @@
+"""`skyhigh waitlist`: who waits for seats of a flight, and how freed seats are given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+
+import typer
+
+from operations.stack import address_of, fail
+from operations.token import mint
+
+if TYPE_CHECKING:
+    from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+    from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+FlightId = Annotated[str, typer.Argument(metavar="FLIGHT", help="Such as SH101-2026-12-01.")]
+
+CALL_TIMEOUT_SECONDS: Final = 10
+PAGE_SIZE: Final = 100
+STYLES: Final = {"WAITING": "yellow", "OFFERED": "bold magenta", "ASSIGNED": "green"}
+
+
+class Mode(StrEnum):
+    """How freed seats are given."""
+
+    AUTO = "auto"
+    OFFER = "offer"
+
+
+waitlist = typer.Typer(help="Waitlists: who waits for seats of a flight.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(waitlist, name="waitlist")
+
+
+@waitlist.command()
+def show(flight_id: FlightId) -> None:
+    """Print a flight's waitlist in order of joining, the ended entries too."""
+    asyncio.run(_ask(lambda stub, metadata: _show(stub, metadata, flight_id)))
+
+
+@waitlist.command()
+def mode(
+    flight_id: FlightId,
+    how: Annotated[Mode, typer.Argument(metavar="auto|offer", help="At once, or as an offer to accept.")],
+) -> None:
+    """Decide how a flight's freed seats are given from now on; offers that were made stay."""
+    asyncio.run(_ask(lambda stub, metadata: _set_mode(stub, metadata, flight_id, how)))
+
+
+async def _ask(question: Callable[[WaitlistServiceStub, Metadata], Awaitable[None]]) -> None:
+    import grpc
+    from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
+
+    metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
+    try:
+        async with grpc.aio.insecure_channel(address_of("SKYHIGH_WAITLIST_ADDRESS")) as channel:
+            await question(WaitlistServiceStub(channel), metadata)
+    except grpc.aio.AioRpcError as error:
+        fail(f"the waitlist service answered {error.code().name}: {error.details()}")
+
+
+async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("POSITION", justify="right")
+    for column in ("PASSENGER", "STATE", "SEAT", "WISHES", "JOINED", "ENTRY"):
+        table.add_column(column, no_wrap=True, overflow="fold")
+    request = pb.ListWaitlistRequest(flight_id=flight_id, page_size=PAGE_SIZE)
+    while True:
+        page = await stub.ListWaitlist(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        for entry in page.entries:
+            state = pb.WaitlistEntry.State.Name(entry.state)
+            table.add_row(
+                str(entry.position) if entry.position else "-",
+                entry.passenger_id,
+                f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
+                entry.seat_number or "-",
+                wishes(entry.preferences),
+                entry.create_time.ToJsonString(),
+                entry.entry_id,
+            )
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    if not table.row_count:
+        print(f"Nobody ever waited for a seat of {flight_id}.")
+        return
+    # A list is for reading and for grep: one line each, however narrow the terminal.
+    Console(highlight=False, width=max(Console().width, 220)).print(table)
+
+
+def wishes(preferences: pb.SeatPreferences) -> str:
+    """What an entry waits for, in one line."""
+    from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+    positions = [pb.SeatPreferences.Position.Name(each).lower() for each in preferences.positions]
+    parts = [" or ".join(positions), ", ".join(preferences.seat_numbers)]
+    return "; ".join(part for part in parts if part) or "any seat"
+
+
+async def _set_mode(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str, how: Mode) -> None:
+    from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+    wanted = {Mode.AUTO: pb.AUTO_CONFIRM, Mode.OFFER: pb.OFFER}[how]
+    answer = await stub.SetWaitlistMode(
+        pb.SetWaitlistModeRequest(flight_id=flight_id, mode=wanted), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
+    )
+    text = {
+        pb.AUTO_CONFIRM: "assigned at once to who waits for them",
+        pb.OFFER: "offered to who waits for them, to be accepted",
+    }
+    print(f"Freed seats of {answer.flight_id} are {text[answer.mode]}.")

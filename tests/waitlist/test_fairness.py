@@ -1,0 +1,127 @@
+"""No older entry that could have had a seat is overtaken (WL-2), also where its own match comes to nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from skyhigh.seat.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as seats
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+from operations.invariants.waitlists import WAITLIST_INVARIANTS
+from seat_service import cabin_layouts
+from seat_service import eligibility as seat_rules
+from tests.callers import eventually
+from tests.instances import Database
+from tests.waitlist.conftest import Flight
+from waitlist_service import eligibility, entries, serving
+from waitlist_service.handlers import on_seat_released
+
+EXIT_SEAT, PLAIN_SEAT = "12A", "20A"
+
+
+async def nobody_was_overtaken(database: Database, flight: Flight) -> None:
+    """`skyhigh verify` finds nobody of this flight who was."""
+    (invariant,) = [each for each in WAITLIST_INVARIANTS if "overtaken" in each.name]
+    numbers = {
+        row["entry_id"]
+        for row in await database.fetch("SELECT entry_id FROM entries WHERE flight_id = $1", flight.flight_id)
+    }
+    assert [row for row in await database.fetch(invariant.offenders) if row["entry_id"] in numbers] == []
+
+
+async def test_who_may_not_sit_in_an_exit_row_gets_the_seat_that_is_freed_with_it(
+    full: Flight, waitlist_database: Database
+) -> None:
+    await full.give_to_one_hold(EXIT_SEAT, PLAIN_SEAT)
+    with_infant, able = full.waiter("ECONOMY:ADULT+INFT"), full.waiter()
+    first, second = await with_infant.join(), await able.join()
+    await full.free(EXIT_SEAT)
+    assert (await with_infant.becomes(first, "ASSIGNED")).seat_number == PLAIN_SEAT
+    assert (await able.becomes(second, "ASSIGNED")).seat_number == EXIT_SEAT
+    await nobody_was_overtaken(waitlist_database, full)
+
+
+async def test_a_seat_that_nobody_who_wants_it_may_have_is_everybodys_at_once(full: Flight) -> None:
+    waiter = full.waiter("ECONOMY:ADULT+INFT")
+    entry = await waiter.join(EXIT_SEAT, PLAIN_SEAT)
+    await full.free(EXIT_SEAT)
+    await full.shows(EXIT_SEAT, "AVAILABLE")
+    assert (await waiter.entry(entry)).position == 1
+
+
+@pytest.mark.parametrize("age", [timedelta(milliseconds=300), timedelta(seconds=30)])
+async def test_a_late_event_costs_nobody_the_next_seat(
+    full: Flight, waitlist_database: Database, age: timedelta
+) -> None:
+    waiters = [full.waiter() for _ in range(3)]
+    joined = [await waiter.join() for waiter in waiters]
+    await full.free("20A")
+    await waiters[0].becomes(joined[0], "ASSIGNED")
+    # As if the look at the map had served 20A, and its event came only now.
+    late = events_pb2.SeatReleased(flight_id=full.flight_id)
+    late.seats.add(seat_number="20A", version=3, state=seats.Seat.OFFERED)
+    late.release_time.FromDatetime(datetime.now(UTC) - age)
+    async with waitlist_database.transaction():
+        await on_seat_released(waitlist_database, late)
+    await full.free("20B")
+    assert (await waiters[1].becomes(joined[1], "ASSIGNED")).seat_number == "20B"
+    assert (await waiters[2].entry(joined[2])).state == pb.WaitlistEntry.WAITING
+    await nobody_was_overtaken(waitlist_database, full)
+
+
+async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_database: Database) -> None:
+    """Else one look at the map would make each match of a busy flight wait for the one before."""
+    joined = [await full.waiter().join() for _ in range(3)]
+    ids = [UUID(entry.entry_id) for entry in joined]
+    line = "SELECT seat_number, uncertain FROM entries WHERE entry_id = ANY($1) ORDER BY number"
+    kept = "SELECT count(*) FROM seats WHERE flight_id = $1 AND kept"
+    # Nothing of this is committed, so that nobody claims anything.
+    transaction = waitlist_database.transaction()
+    await transaction.start()
+    await serving.serve(waitlist_database, full.flight_id, {"20A": None})
+    assert list(map(tuple, await waitlist_database.fetch(line, ids))) == [("20A", True), (None, False), (None, False)]
+    now = await waitlist_database.fetchval("SELECT clock_timestamp()")
+    await serving.serve(waitlist_database, full.flight_id, {"20B": now, "20C": now})
+    assert await waitlist_database.fetchval(kept, full.flight_id) == 2
+    await entries.give_up_claim(waitlist_database, await entries.find(waitlist_database, ids[0], owner=None))
+    await serving.serve(waitlist_database, full.flight_id, {})
+    assert list(map(tuple, await waitlist_database.fetch(line, ids))) == [("20B", False), ("20C", False), (None, False)]
+    assert await waitlist_database.fetchval(kept, full.flight_id) == 0
+    await transaction.rollback()
+
+
+async def test_what_is_kept_for_an_older_entry_is_given_once_its_match_has_come_to_something(
+    full: Flight, waitlist_database: Database
+) -> None:
+    """Looks at the map match those who join; what is freed meanwhile may have to wait for that."""
+    await full.free("20A", "20B")
+    waiters = [full.waiter() for _ in range(3)]
+    joined = [await waiter.join() for waiter in waiters]
+    got = {
+        (await waiter.becomes(entry, "ASSIGNED")).seat_number
+        for waiter, entry in zip(waiters[:2], joined, strict=False)
+    }
+    assert got == {"20A", "20B"}
+    await full.free("20C")
+    assert (await waiters[2].becomes(joined[2], "ASSIGNED")).seat_number == "20C"
+
+    async def nothing_kept() -> bool:
+        kept = await waitlist_database.fetchval(
+            "SELECT count(*) FROM seats WHERE flight_id = $1 AND kept", full.flight_id
+        )
+        return bool(kept == 0)
+
+    await eventually(nothing_kept)
+    await nobody_was_overtaken(waitlist_database, full)
+
+
+def test_the_rules_for_people_are_those_of_the_seat_service() -> None:
+    assert eligibility.NO_EXIT_ROW_SERVICES == seat_rules.NO_EXIT_ROW_SERVICES
+    assert eligibility.INFANT_ON_LAP == seat_rules.INFANT_ON_LAP
+    assert (eligibility.EXIT_ROW, eligibility.NOT_FOR_INFANTS) == (
+        cabin_layouts.EXIT_ROW,
+        cabin_layouts.NOT_FOR_INFANTS,
+    )

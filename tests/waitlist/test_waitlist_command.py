@@ -1,0 +1,69 @@
+"""`skyhigh waitlist`: against the session's real service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+import typer
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+from typer.testing import CliRunner
+
+from operations import waitlist as command
+from tests.callers import ISSUER, Callers
+from tests.waitlist.conftest import Flight
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+app = typer.Typer()
+command.register(app)
+
+
+@pytest.fixture(autouse=True)
+def stack(world: World, waitlist: Callers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's service as the command's stack."""
+    monkeypatch.setenv("SKYHIGH_HOME", str(world.folder))
+    monkeypatch.setenv("SKYHIGH_TOKEN_ISSUER", ISSUER)
+    monkeypatch.setenv("SKYHIGH_WAITLIST_ADDRESS", waitlist.address)
+
+
+async def skyhigh(*arguments: str, code: int = 0) -> str:
+    """Runs the command beside the service; returns what it printed."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["waitlist", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+async def test_a_waitlist_is_printed_in_order_of_joining(full: Flight) -> None:
+    first, second = full.waiter(), full.waiter()
+    served = await first.join("20A")
+    await second.join("30F", positions=("WINDOW", "AISLE"))
+    await full.free("20A")
+    await first.becomes(served, "ASSIGNED")
+
+    header, *lines = (await skyhigh("show", full.flight_id)).splitlines()
+    assert header.split() == ["POSITION", "PASSENGER", "STATE", "SEAT", "WISHES", "JOINED", "ENTRY"]
+    assert lines[0].split()[:5] == ["-", first.passenger_id, "ASSIGNED", "20A", "20A"]
+    assert lines[1].split()[:4] == ["1", second.passenger_id, "WAITING", "-"]
+    assert "window or aisle; 30F" in lines[1]
+    assert len(lines) == 2
+
+
+async def test_a_flight_without_a_waitlist_says_so(waitlist: Callers) -> None:
+    assert await skyhigh("show", "SH000-2026-12-01") == "Nobody ever waited for a seat of SH000-2026-12-01.\n"
+
+
+async def test_a_mode_is_set(full: Flight) -> None:
+    assert "offered to who waits" in await skyhigh("mode", full.flight_id, "offer")
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    assert (await waiter.becomes(entry, "OFFERED")).state == pb.WaitlistEntry.OFFERED
+    assert "assigned at once" in await skyhigh("mode", full.flight_id, "auto")
+
+
+async def test_what_is_refused_ends_the_command(waitlist: Callers) -> None:
+    assert await skyhigh("show", "?", code=1) is not None
+    await skyhigh("mode", "SH000-2026-12-01", "sometimes", code=2)
