@@ -106,7 +106,8 @@ class _Guard:
             request = await self._admit(body, context)
             async for message in self._stream(request, context):
                 try:
-                    await asyncio.wait_for(context.write(message), SLOW_READER_SECONDS)
+                    async with asyncio.timeout(SLOW_READER_SECONDS):
+                        await context.write(message)
                 except TimeoutError as error:
                     raise ResourceExhausted(
                         "SLOW_READER", "the stream was not read in time", retry_after_seconds=1

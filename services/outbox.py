@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 
 from services import amqp, db, telemetry
 from services.db import Conn, Pool
+from services.errors import Unavailable
 
 RELAY_BATCH: Final = 500
 # The wake-up after a commit is the rule; this finds what a killed process left behind.
@@ -85,12 +86,14 @@ class Relay:
                     while await self.publish_batch() == RELAY_BATCH:
                         pass
                     await self._measure()
-                except (AMQPError, *db.AWAY) as error:
+                except (AMQPError, Unavailable, *db.AWAY) as error:
                     _log.warning("relay waits", error=repr(error))
                     await self._disconnect()
                     await asyncio.sleep(RETRY_SECONDS)
+                # Not wait_for, which may swallow a cancellation that comes together with the wake-up.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._woken.wait()
         finally:
             await self._disconnect()
 

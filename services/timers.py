@@ -17,6 +17,7 @@ from typing import Final
 from services import db, telemetry
 from services.batch import Batcher
 from services.db import Conn, Pool
+from services.errors import Unavailable
 
 NOW: Final = timedelta()
 # The wake-up after a commit is the rule; this finds what falls due later and what a killed process left behind.
@@ -112,7 +113,7 @@ class Timers:
                 room = self._at_once - len(self._running)
                 try:
                     taken = await self._take(room) if room else []
-                except db.AWAY as error:
+                except (Unavailable, *db.AWAY) as error:
                     _log.warning("timers wait", error=repr(error))
                     await asyncio.sleep(1)
                     continue
@@ -121,8 +122,10 @@ class Timers:
                     self._running.add(task)
                     task.add_done_callback(self._done)
                 if not taken or len(taken) < room:
+                    # Not wait_for, which may swallow a cancellation that comes together with the wake-up.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
+                        async with asyncio.timeout(POLL_SECONDS):
+                            await self._woken.wait()
         finally:
             for task in self._running:
                 task.cancel()
@@ -138,13 +141,14 @@ class Timers:
         async with db.session(self._pool) as conn:
             rows = await conn.fetch(
                 """
-                UPDATE timers SET try_time = clock_timestamp() + due.lease, tries = timers.tries + 1
-                FROM (
+                WITH due AS MATERIALIZED (
                     SELECT timers.name, timers.subject, known.lease
                     FROM timers JOIN unnest($1::text[], $2::interval[]) AS known (name, lease) USING (name)
                     WHERE timers.fire_time IS NULL AND timers.try_time <= statement_timestamp()
                     ORDER BY timers.try_time LIMIT $3 FOR NO KEY UPDATE OF timers SKIP LOCKED
-                ) AS due
+                )
+                UPDATE timers SET try_time = clock_timestamp() + due.lease, tries = timers.tries + 1
+                FROM due
                 WHERE timers.name = due.name AND timers.subject = due.subject AND timers.fire_time IS NULL
                 RETURNING timers.name, timers.subject, timers.try_time, timers.tries
                 """,

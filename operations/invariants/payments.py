@@ -56,10 +56,10 @@ PAYMENT_INVARIANTS: Final = (
         "an intent is what its history adds up to",
         """
         SELECT intent_id, intents.state, intents.version, last.to_state, last.version AS last_version
-        FROM payment.intents LEFT JOIN LATERAL (
-            SELECT to_state, version FROM payment.intent_events
-            WHERE intent_events.intent_id = intents.intent_id ORDER BY version DESC LIMIT 1
-        ) AS last ON true
+        FROM payment.intents FULL JOIN (
+            SELECT DISTINCT ON (intent_id) intent_id, to_state, version
+            FROM payment.intent_events ORDER BY intent_id, version DESC
+        ) AS last USING (intent_id)
         WHERE (intents.state, intents.version) IS DISTINCT FROM (last.to_state, last.version)
         UNION ALL
         SELECT intent_id, from_state, version, state_before, version_before

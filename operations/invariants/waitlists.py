@@ -81,10 +81,10 @@ WAITLIST_INVARIANTS: Final = (
         "an entry is what its history adds up to",
         """
         SELECT entry_id, entries.state, entries.version, last.to_state, last.version AS last_version
-        FROM waitlist.entries LEFT JOIN LATERAL (
-            SELECT to_state, version FROM waitlist.entry_events
-            WHERE entry_events.entry_id = entries.entry_id ORDER BY version DESC LIMIT 1
-        ) AS last ON true
+        FROM waitlist.entries FULL JOIN (
+            SELECT DISTINCT ON (entry_id) entry_id, to_state, version
+            FROM waitlist.entry_events ORDER BY entry_id, version DESC
+        ) AS last USING (entry_id)
         WHERE (entries.state, entries.version) IS DISTINCT FROM (last.to_state, last.version)
         UNION ALL
         SELECT entry_id, from_state, version, state_before, version_before
