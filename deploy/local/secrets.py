@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -19,14 +20,17 @@ class Secrets:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Servers are prepared in threads, side by side.
+        self._lock = threading.Lock()
         self._values: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
 
     def __getitem__(self, name: str) -> str:
         """Returns the secret; makes and keeps one where there is none. Safe in URLs, SQL and configuration files."""
-        if name not in self._values:
-            self._values[name] = secrets.token_hex(24)
-            write_private(self._path, json.dumps(self._values, indent=1).encode())
-        return self._values[name]
+        with self._lock:
+            if name not in self._values:
+                self._values[name] = secrets.token_hex(24)
+                write_private(self._path, json.dumps(self._values, indent=1).encode())
+            return self._values[name]
 
 
 class SigningKeys:
@@ -83,7 +87,7 @@ class SigningKeys:
 def write_private(path: Path, content: bytes) -> None:
     """Replaces a file in one step; only its owner may read it, at every instant."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
     part.replace(path)
