@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -46,6 +47,11 @@ class CheckIn:
     update_time: datetime
     cancel_time: datetime | None
     cancel_reason: str | None
+
+    @property
+    def key(self) -> UUID:
+        """What a watcher knows it by."""
+        return self.checkin_id
 
     def message(self) -> pb.CheckIn:
         """Returns it as callers see it, without its history."""
@@ -104,7 +110,7 @@ async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> Check
     return CheckIn(**row)
 
 
-async def newer(conn: Conn, known_versions: dict[UUID, int]) -> list[CheckIn]:
+async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]:
     """Returns those of the check-ins that have a higher version than is known of them."""
     rows = await conn.fetch(
         """

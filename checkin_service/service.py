@@ -10,6 +10,7 @@ from typing import Final
 from skyhigh.checkin.v1 import checkin_service_pb2
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServicer_to_server
 
+from checkin_service import records
 from checkin_service.authorization import POLICY
 from checkin_service.baggage import Baggage
 from checkin_service.fares import load_fares
@@ -23,7 +24,6 @@ from checkin_service.settings import CheckInSettings
 from checkin_service.starting import Starting
 from checkin_service.steps import Steps
 from checkin_service.trips import Trips
-from checkin_service.watch import Watches
 from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
@@ -33,6 +33,7 @@ from services.outbox import Relay
 from services.paging import PageTokens
 from services.timers import Timers
 from services.tokens import TokenSigner
+from services.watch import Watches
 
 
 @asynccontextmanager
@@ -58,7 +59,10 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
         window=settings.login_window,
     )
     watches = Watches(
-        pool, interval_seconds=settings.watch_interval_seconds, heartbeat_seconds=settings.heartbeat_seconds
+        pool,
+        records.newer,
+        interval_seconds=settings.watch_interval_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
     )
     servicer = CheckInServicer(
         pool=pool,

@@ -17,12 +17,12 @@ from checkin_service.records import CheckIn, pnr_of
 from checkin_service.sessions import Sessions
 from checkin_service.starting import Starting, StartRequest
 from checkin_service.trips import Trips
-from checkin_service.watch import Watches
 from services import db, paging
 from services.call import Network, running
 from services.db import Conn, Pool
 from services.mutations import Mutations
 from services.paging import PageTokens
+from services.watch import Watches
 
 Context = Any
 
@@ -39,7 +39,7 @@ class CheckInServicer(CheckInServiceServicer):
         trips: Trips,
         starting: Starting,
         baggage: Baggage,
-        watches: Watches,
+        watches: Watches[CheckIn],
         page_tokens: PageTokens,
         proxies: Sequence[Network],
     ) -> None:
@@ -101,8 +101,13 @@ class CheckInServicer(CheckInServiceServicer):
         return answer
 
     async def WatchCheckIn(self, request: pb.WatchCheckInRequest, context: Context) -> AsyncIterator[pb.CheckInUpdate]:
-        async for update in self._watches.watch(UUID(request.checkin_id), pnr=pnr_of(running().principal)):
-            yield update
+        async with db.transaction(self._pool) as conn:
+            first = await _own(conn, request.checkin_id)
+        async for check_in in self._watches.follow(first):
+            if check_in is None:
+                yield pb.CheckInUpdate(heartbeat=pb.CheckInUpdate.Heartbeat())
+            else:
+                yield pb.CheckInUpdate(checkin=check_in.message())
 
     async def DeclareBaggage(self, request: pb.DeclareBaggageRequest, context: Context) -> pb.CheckIn:
         call = running()

@@ -14,8 +14,8 @@ POLICY: Final[Mapping[str, Access]] = {
     "CancelPaymentIntent": allow(S, effect=Effect.WRITE),
     "RefundPayment": allow(A, S, effect=Effect.WRITE),
     "GetPaymentIntent": allow(P, C, A, S, effect=Effect.READ, owned=True),
-    # An agent never types a passenger's code.
-    "SubmitPaymentCode": allow(P, C, effect=Effect.WRITE, owned=True),
+    # A service passes a customer's code on. An agent never types one.
+    "SubmitPaymentCode": allow(P, C, S, effect=Effect.WRITE, owned=True),
     # The provider has no token of ours; its signature is looked at instead.
     "ReceiveWebhook": allow(ANYBODY, effect=Effect.WRITE),
 }

@@ -16,12 +16,12 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from payment_service import intents, verdicts
-from payment_service.money import Amount
 from payment_service.provider import Provider, ProviderCharge, Status, Unanswered
 from payment_service.settings import Attempts
 from payment_service.verdicts import CHARGE, RECONCILE
 from services import db, telemetry
 from services.db import Conn, Pool
+from services.money import Amount
 from services.timers import NOW, set_timer
 
 ACTOR: Final = "payment"

@@ -17,10 +17,10 @@ from skyhigh.payment.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from payment_service import refusals
-from payment_service.money import Amount, money_of
 from services.call import RUNNING
 from services.db import Conn, GuardMissed
 from services.errors import Refusal
+from services.money import Amount, money_of
 from services.outbox import Event, enqueue
 from services.proto import timestamp
 from services.telemetry import traceparent_or_new
@@ -260,6 +260,7 @@ async def succeed(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause
         reference=row["reference"],
         amount=money_of(_amount(row)),
         succeed_time=timestamp(row["succeed_time"]),
+        attempts=row["attempts"],
     )
     await _tell(conn, "payment.succeeded.v1", succeeded)
     return True

@@ -9,7 +9,7 @@ from uuid import UUID
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from payment_service.money import Amount
+from services.money import Amount
 
 NOT_FOUND: Final = 404
 

@@ -9,12 +9,12 @@ from google.api import httpbody_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 from skyhigh.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 
-from payment_service import card_numbers, intents, money, refunds, webhooks
+from payment_service import card_numbers, intents, refunds, webhooks
 from payment_service.intents import Cause, OnIntent
 from payment_service.settings import Attempts
 from payment_service.verdicts import CHARGE
 from payment_service.webhooks import Delivery, Signatures
-from services import db
+from services import db, money
 from services.call import running
 from services.db import Conn, Pool
 from services.mutations import Mutations

@@ -94,7 +94,13 @@ class _Grid:
     cabins: dict[int, int]
     positions: dict[int, int]
     exits: int
+    maskless: int
+    """Where no infant may be on a lap."""
     drawbacks: tuple[tuple[int, int, str], ...]
+
+    def named(self, numbers: Collection[str]) -> int:
+        """Returns the seats with these numbers."""
+        return sum(1 << bit for bit, seat in enumerate(self.seats) if seat is not None and seat.seat_number in numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +156,16 @@ def suggest(
     cabin: seat_service_pb2.Seat.Cabin.ValueType = Seat.CABIN_UNSPECIFIED,
     positions: Collection[seat_service_pb2.Seat.Position.ValueType] = (),
     children: int = 0,
+    infants: int = 0,
+    excluded: Collection[str] = (),
 ) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
     """Returns at most five proposals, the best first; none where the party finds no room.
 
     `states` has one letter for each seat by ordinal; only `A` is free. A party never straddles two classes, and
     `cabin` limits it to one. Of `positions` each should occur in the party; who gets it is the party's affair.
     `seat_numbers` are row by row; with children the adults' seats come first. Children travelling without an adult
-    are only kept out of exit rows. Raises `ValueError` where `states` is not of this layout or a number is absurd.
+    are only kept out of exit rows; with infants on laps the whole party is, and out of rows without masks for them.
+    Nothing `excluded` is proposed. Raises `ValueError` where `states` is not of this layout or a number is absurd.
     """
     if len(states) != len(layout.seats):
         raise ValueError(f"{len(states)} states for the {len(layout.seats)} seats of {layout.layout_id}")
@@ -170,8 +179,12 @@ def suggest(
     grid = _grid(layout)
     free = sum(bit for bit, state in zip(grid.bits, states, strict=True) if state == FREE)
     usable = free & (grid.cabins.get(cabin, 0) if cabin else -1)
-    if party.children:
+    if party.children or infants:
         usable &= ~grid.exits
+    if infants:
+        usable &= ~grid.maskless
+    if excluded:
+        usable &= ~grid.named(excluded)
 
     search = _Search(grid, party, free, usable, _lone(grid, free))
     for band, candidates in _by_kind(search):
@@ -352,6 +365,7 @@ def _grid(layout: Layout) -> _Grid:
             Seat.AISLE: having({AISLE_SEAT}),
         },
         exits=having({EXIT_ROW}),
+        maskless=sum(1 << bit for bit, seat in present if not seat.infant_allowed),
         drawbacks=tuple((having(codes), cost, words) for codes, cost, words in _DRAWBACKS),
     )
 

@@ -99,7 +99,8 @@ async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.E
             with contextlib.suppress(ProcessLookupError):
                 worker.terminate()
             try:
-                await asyncio.wait_for(worker.wait(), DRAIN_SECONDS + 5)
+                async with asyncio.timeout(DRAIN_SECONDS + 5):
+                    await worker.wait()
             except TimeoutError:
                 worker.kill()
             return
@@ -229,6 +230,7 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 async def _close(pool: Pool) -> None:
     try:
-        await asyncio.wait_for(pool.close(), 5)
+        async with asyncio.timeout(5):
+            await pool.close()
     except TimeoutError:
         pool.terminate()

@@ -30,18 +30,27 @@ _AWAY: Final = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,
 )
+_AWAY_REASONS: Final = ("", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 Answer = TypeVar("Answer")
 
 
 class PeerRefusal(Exception):
-    """Another service's refusal: its gRPC code, and its reason and metadata of the contract."""
+    """Another service's refusal: its gRPC code, its reason and metadata of the contract, and how long to wait."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, metadata: dict[str, str]) -> None:
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        metadata: dict[str, str],
+        *,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(f"{code.name} {reason}")
         self.code = code
         self.reason = reason
         self.metadata = metadata
+        self.retry_after_seconds = retry_after_seconds
 
 
 async def ask(answer: Awaitable[Answer]) -> Answer:
@@ -49,18 +58,22 @@ async def ask(answer: Awaitable[Answer]) -> Answer:
     try:
         return await answer
     except grpc.aio.AioRpcError as error:
-        if error.code() in _AWAY:
+        refusal = _refusal(error)
+        # The contract's own RESOURCE_EXHAUSTED has a reason; one without is gRPC's, of a callee that is overrun.
+        if error.code() in _AWAY and refusal.reason in _AWAY_REASONS:
             raise Unavailable from error
-        raise _refusal(error) from error
+        raise refusal from error
 
 
 def _refusal(error: grpc.aio.AioRpcError) -> PeerRefusal:
     trailers = dict(error.trailing_metadata() or ())
-    info = error_details_pb2.ErrorInfo()
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status_pb2.Status.FromString(bytes(trailers.get("grpc-status-details-bin", b""))).details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-    return PeerRefusal(error.code(), info.reason, dict(info.metadata))
+        for known in (info, retry):
+            if detail.Is(known.DESCRIPTOR):
+                detail.Unpack(known)
+    wait = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    return PeerRefusal(error.code(), info.reason, dict(info.metadata), retry_after_seconds=wait)
 
 
 def service_config(service: str) -> str:

@@ -139,6 +139,11 @@ async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
     )
 
 
+async def forget(conn: Conn, principal: str, key: UUID) -> None:
+    """Forgets an answer that came to nothing, so that a repeat is judged anew."""
+    await conn.execute("DELETE FROM idempotency WHERE principal = $1 AND key = $2", principal, key)
+
+
 async def _recall(
     conn: Conn, requests: Sequence[AnyRequest], answer_type: type[Answer]
 ) -> list[Answer | Refusal | None]:

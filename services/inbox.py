@@ -81,6 +81,7 @@ class Consumer:
         self._subscriptions = {subscription.routing_key: subscription for subscription in subscriptions}
         self._tell = tell
         self._together = together
+        self._in_hand: set[asyncio.Task[Any]] = set()
         self._batch: Batcher[_Received, bool] = Batcher(f"inbox {self._queue}", self._apply_batch, largest=PREFETCH)
 
     async def run(self) -> None:
@@ -99,9 +100,22 @@ class Consumer:
                     channel, service=self._service, queue=self._queue, routing_keys=list(self._subscriptions)
                 )
                 await queue.consume(partial(self._receive, channel))
-                await asyncio.Future()
+                try:
+                    await asyncio.Future()
+                finally:
+                    await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Lets go of the messages in hand, which return to their queue; one might wait for a database for ever."""
+        for task in self._in_hand:
+            task.cancel()
+        await asyncio.gather(*self._in_hand, return_exceptions=True)
 
     async def _receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_hand.add(task)
+        task.add_done_callback(self._in_hand.discard)
         try:
             fresh = await self._apply_patiently(message)
         except Exception as error:

@@ -169,7 +169,8 @@ class Relay:
         connection, self._connection, self._exchange = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(AMQPError, OSError, TimeoutError):
-                await asyncio.wait_for(connection.close(), 2)
+                async with asyncio.timeout(2):
+                    await connection.close()
 
     async def _measure(self) -> None:
         async with db.transaction(self._pool) as conn:

@@ -398,3 +398,19 @@ def test_a_gap_in_a_row_separates() -> None:
 def test_absurd_questions_are_refused(states: str, size: int, children: int) -> None:
     with pytest.raises(ValueError, match=r"states for the 180 seats|a party of"):
         suggest(A320, states, party_size=size, children=children)
+
+
+def test_a_party_with_an_infant_sits_where_an_infant_may() -> None:
+    exits = {seat.seat_number for seat in A320.seats if seat.exit_row}
+    maskless = {seat.seat_number for seat in A320.seats if not seat.infant_allowed}
+    forbidden = sorted(exits | maskless)
+    assert forbidden
+    assert suggest(A320, with_free(A320, *forbidden), party_size=1)
+    assert suggest(A320, with_free(A320, *forbidden), party_size=1, infants=1) == []
+
+
+def test_excluded_seats_are_not_proposed() -> None:
+    states = with_free(A320, "14A", "14B", "20A", "20B")
+    (_, _) = suggest(A320, states, party_size=2)
+    (left,) = suggest(A320, states, party_size=2, excluded={"14A"})
+    assert set(left.seat_numbers) == {"20A", "20B"}

@@ -1,4 +1,4 @@
-"""Money: integer minor units of a currency here and in SQL, units and nanos in the contract."""
+"""Money: integer minor units of a currency in Python and in SQL, units and nanos in the contract. Never a float."""
 
 from __future__ import annotations
 

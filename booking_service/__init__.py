@@ -1,0 +1,1 @@
+"""Bookings: seats for a party, held for a while, and theirs once they are paid."""

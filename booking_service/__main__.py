@@ -1,0 +1,6 @@
+"""`python -m booking_service`: see services.app."""
+
+from booking_service.service import BOOKING_SERVICE
+from services import app
+
+app.run(BOOKING_SERVICE)

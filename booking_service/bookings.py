@@ -1,0 +1,558 @@
+"""The state machine of bookings: one function per transition, each deciding by one guarded write.
+
+    CREATED → SEATS_RESERVED → PAYMENT_PENDING → PAYMENT_PROCESSING → CONFIRMED → CANCELLED
+    CREATED or a payment → FAILED        SEATS_RESERVED or a payment → EXPIRED        SEATS_RESERVED → CANCELLED
+    FAILED or EXPIRED → CONFIRMED, where money came late and the same seats were still free
+
+Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
+others, and timers for the steps that other services have to take (steps.py). A write that missed its guard changed
+nothing and answers False or None; what was in the way is looked at by who called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.booking.v1 import events_pb2
+
+from booking_service import records
+from booking_service.records import Booking, Leg, SeatOf, Traveller
+from services import idempotency, outbox, timers
+from services.db import Conn
+from services.idempotency import RequestKey
+from services.money import Amount
+from services.outbox import Event
+from services.proto import timestamp
+
+# Timers, each about a booking but the last two: a hold that nobody wants, and a flight that will not leave.
+RESERVE: Final = "reserve"
+EXPIRE: Final = "expire"
+LOOK_AT_HOLD: Final = "look-at-hold"
+PAY: Final = "pay"
+LOOK_AT_PAYMENT: Final = "look-at-payment"
+CONFIRM: Final = "confirm"
+RELEASE: Final = "release"
+REFUND: Final = "refund"
+DROP_HOLD: Final = "drop-hold"
+CANCEL_FLIGHT: Final = "cancel-flight"
+
+ITSELF: Final = "booking"
+FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+# A call that makes or changes a booking ends before; then its process has died.
+CALL_IS_OVER: Final = timedelta(seconds=6)
+
+
+@dataclass(frozen=True, slots=True)
+class NewBooking:
+    """What is to be booked; `seats` are the first plan."""
+
+    booking_id: UUID
+    owner: str
+    cabin: str
+    contact_email: str
+    total: Amount
+    legs: Sequence[Leg]
+    travellers: Sequence[Traveller]
+    seats: Sequence[SeatOf]
+    request_key: RequestKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Seats as the seat service holds or has confirmed them, until `expire_time`."""
+
+    hold_id: UUID
+    state: str
+    expire_time: datetime
+    seats: Sequence[SeatOf]
+
+
+async def create(conn: Conn, new: NewBooking) -> bool:
+    """(nothing) → CREATED, while seats of the first flight are sold. Whoever dies now, the timer goes on."""
+    first = new.legs[0]
+    created = await conn.fetchval(
+        """
+        INSERT INTO bookings
+            (booking_id, owner, cabin, contact_email, currency, total_minor_units, sale_close_time, departure_time,
+             request_key)
+        SELECT $1, $2, $3::text::cabin, $4, $5, $6, $7, $8, $9
+        WHERE statement_timestamp() < $7
+        RETURNING true
+        """,
+        new.booking_id,
+        new.owner,
+        new.cabin,
+        new.contact_email,
+        new.total.currency,
+        new.total.minor_units,
+        first.sale_close_time,
+        first.departure_time,
+        new.request_key.key if new.request_key is not None else None,
+    )
+    if not created:
+        return False
+    await _write_legs(conn, new.booking_id, new.legs)
+    await _write_travellers(conn, new.booking_id, new.travellers)
+    await _write_seats(conn, new.booking_id, new.seats)
+    await _record(conn, new.booking_id, actor=new.owner, reason="CREATED")
+    await timers.set_timer(conn, RESERVE, str(new.booking_id), after=CALL_IS_OVER)
+    return True
+
+
+async def plan_anew(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> bool:
+    """Within CREATED: other seats are asked for, under another request id. Only as the booking was seen."""
+    planned = await conn.fetchval(
+        """
+        UPDATE bookings SET plan = plan + 1, version = version + 1, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND state = 'CREATED' AND plan = $2 RETURNING true
+        """,
+        standing.booking_id,
+        standing.plan,
+    )
+    if planned:
+        await _write_seats(conn, standing.booking_id, seats)
+    return bool(planned)
+
+
+async def reserve(conn: Conn, standing: Booking, hold: Hold) -> pb.Booking | None:
+    """CREATED → SEATS_RESERVED: the seats of its plan are held. What it looks like now is its request's answer."""
+    now: datetime = await conn.fetchval("SELECT statement_timestamp()")
+    answer = replace(
+        standing,
+        state="SEATS_RESERVED",
+        hold_id=hold.hold_id,
+        expire_time=hold.expire_time,
+        seats=_in_order(standing, hold.seats),
+        update_time=now,
+    ).message()
+    time_left = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = 'SEATS_RESERVED', version = version + 1, hold_id = $3, expire_time = $4, first_answer = $5,
+            update_time = $6
+        WHERE booking_id = $1 AND state = 'CREATED' AND plan = $2
+        RETURNING expire_time - statement_timestamp()
+        """,
+        standing.booking_id,
+        standing.plan,
+        hold.hold_id,
+        hold.expire_time,
+        answer.SerializeToString(),
+        now,
+    )
+    if time_left is None:
+        return None
+    await _write_seats(conn, standing.booking_id, hold.seats)
+    await _record(conn, standing.booking_id, actor=ITSELF, reason="SEATS_HELD")
+    await timers.set_timer(conn, EXPIRE, str(standing.booking_id), after=max(time_left, timers.NOW))
+    await timers.cancel_timer(conn, RESERVE, str(standing.booking_id))
+    return answer
+
+
+async def refuse(
+    conn: Conn, standing: Booking, *, reason: str, metadata: Mapping[str, str], retry_after_seconds: float | None
+) -> bool:
+    """CREATED → FAILED: its seats can't be had. Its request's key is forgotten, so that a repeat is judged anew."""
+    row = await conn.fetchrow(
+        """
+        UPDATE bookings
+        SET state = 'FAILED', version = version + 1, last_error = $3, refusal = $4, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND state = 'CREATED' AND plan = $2
+        RETURNING owner, request_key
+        """,
+        standing.booking_id,
+        standing.plan,
+        reason,
+        json.dumps({"reason": reason, "metadata": dict(metadata), "retry_after_seconds": retry_after_seconds}),
+    )
+    if row is None:
+        return False
+    await _record(conn, standing.booking_id, actor=ITSELF, reason=reason)
+    await timers.cancel_timer(conn, RESERVE, str(standing.booking_id))
+    if row["request_key"] is not None:
+        await idempotency.forget(conn, row["owner"], row["request_key"])
+    return True
+
+
+async def adopt(conn: Conn, booking_id: UUID, hold: Hold) -> bool:
+    """Within SEATS_RESERVED and a payment: the seats and their end are what the seat service says they are."""
+    time_left = await conn.fetchval(
+        """
+        UPDATE bookings SET expire_time = $3, version = version + 1, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND hold_id = $2
+          AND state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
+        RETURNING expire_time - statement_timestamp()
+        """,
+        booking_id,
+        hold.hold_id,
+        hold.expire_time,
+    )
+    if time_left is None:
+        return False
+    await _write_seats(conn, booking_id, hold.seats)
+    await timers.set_timer(conn, EXPIRE, str(booking_id), after=max(time_left, timers.NOW))
+    return True
+
+
+async def begin_payment(conn: Conn, booking_id: UUID, *, owner: str, payment_code: str) -> bool:
+    """SEATS_RESERVED → PAYMENT_PENDING, before its time is over. Of many that pay one begins."""
+    begun = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = 'PAYMENT_PENDING', version = version + 1, payment_code = $3, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND owner = $2 AND state = 'SEATS_RESERVED' AND expire_time > statement_timestamp()
+        RETURNING true
+        """,
+        booking_id,
+        owner,
+        payment_code,
+    )
+    if begun:
+        await _record(conn, booking_id, actor=owner, reason="SUBMITTED")
+        await timers.set_timer(conn, PAY, str(booking_id))
+    return bool(begun)
+
+
+async def process_payment(
+    conn: Conn, booking_id: UUID, *, intent_id: UUID, max_attempts: int, look_after: timedelta
+) -> bool:
+    """PAYMENT_PENDING → PAYMENT_PROCESSING: the payment service has the code, and makes its attempts."""
+    processing = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = 'PAYMENT_PROCESSING', version = version + 1, payment_code = NULL, payment_intent_id = $2,
+            max_payment_attempts = $3, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND state = 'PAYMENT_PENDING'
+        RETURNING true
+        """,
+        booking_id,
+        intent_id,
+        max_attempts,
+    )
+    if processing:
+        await _record(conn, booking_id, actor=ITSELF, reason="PROCESSING")
+        await timers.set_timer(conn, LOOK_AT_PAYMENT, str(booking_id), after=look_after)
+    return bool(processing)
+
+
+async def note_attempts(conn: Conn, booking_id: UUID, *, intent_id: UUID, attempts: int, last_error: str) -> bool:
+    """Within PAYMENT_PROCESSING: shows how far the payment is. False where that is known, or the payment has ended."""
+    return bool(
+        await conn.fetchval(
+            """
+            UPDATE bookings
+            SET payment_attempts = $3, last_error = $4, version = version + 1, update_time = statement_timestamp()
+            WHERE booking_id = $1 AND payment_intent_id = $2 AND state = 'PAYMENT_PROCESSING' AND pay_time IS NULL
+              AND (payment_attempts, last_error) <> ($3, $4)
+            RETURNING true
+            """,
+            booking_id,
+            intent_id,
+            attempts,
+            last_error,
+        )
+    )
+
+
+async def fail_payment(conn: Conn, booking_id: UUID, *, intent_id: UUID | None, attempts: int, error: str) -> bool:
+    """PAYMENT_PENDING or PAYMENT_PROCESSING → FAILED: no attempt is left, or none is worth it. The seats are freed."""
+    failed = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = 'FAILED', version = version + 1, payment_code = NULL, payment_attempts = $3,
+            payment_intent_id = coalesce($2, payment_intent_id), last_error = $4, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND pay_time IS NULL AND state IN ('PAYMENT_PENDING', 'PAYMENT_PROCESSING')
+        RETURNING true
+        """,
+        booking_id,
+        intent_id,
+        attempts,
+        error,
+    )
+    if failed:
+        await _record(conn, booking_id, actor=ITSELF, reason=error)
+        await timers.set_timer(conn, RELEASE, str(booking_id))
+    return bool(failed)
+
+
+async def receive_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, amount: Amount, attempts: int) -> bool:
+    """The money has come: in time, or late to a booking that FAILED or EXPIRED. What it buys is decided by CONFIRM.
+
+    A booking that still was PAYMENT_PENDING becomes PAYMENT_PROCESSING. False for what is known, or is not this
+    booking's price.
+    """
+    received = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = CASE state WHEN 'PAYMENT_PENDING' THEN 'PAYMENT_PROCESSING' ELSE state END,
+            payment_code = NULL, payment_intent_id = $2, payment_attempts = $5, pay_time = statement_timestamp(),
+            version = version + 1, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND pay_time IS NULL AND hold_id IS NOT NULL
+          AND currency = $3 AND total_minor_units = $4
+          AND state IN ('PAYMENT_PENDING', 'PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')
+        RETURNING true
+        """,
+        booking_id,
+        intent_id,
+        amount.currency,
+        amount.minor_units,
+        attempts,
+    )
+    if received:
+        await _record(conn, booking_id, actor=ITSELF, reason="PAID")
+        await timers.set_timer(conn, CONFIRM, str(booking_id))
+    return bool(received)
+
+
+async def confirm(conn: Conn, standing: Booking, hold: Hold, *, pnr: str) -> bool:
+    """PAYMENT_PROCESSING, FAILED or EXPIRED → CONFIRMED: paid, and its seats are the passengers' own.
+
+    Not where one of its flights was cancelled. Tells `booking.confirmed.v1`.
+    """
+    confirm_time = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = 'CONFIRMED', version = version + 1, hold_id = $2, pnr = $3, last_error = '',
+            confirm_time = statement_timestamp(), update_time = statement_timestamp()
+        WHERE booking_id = $1 AND state IN ('PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')
+          AND pay_time IS NOT NULL AND refund_reason IS NULL
+          AND NOT EXISTS (
+              SELECT FROM booking_flights JOIN cancelled_flights USING (flight_id)
+              WHERE booking_flights.booking_id = bookings.booking_id)
+        RETURNING confirm_time
+        """,
+        standing.booking_id,
+        hold.hold_id,
+        pnr,
+    )
+    if confirm_time is None:
+        return False
+    await _write_seats(conn, standing.booking_id, hold.seats)
+    await _record(conn, standing.booking_id, actor=ITSELF, reason="PAID")
+    await timers.cancel_timer(conn, EXPIRE, str(standing.booking_id))
+    confirmed = events_pb2.BookingConfirmed(
+        booking_id=str(standing.booking_id),
+        pnr=pnr,
+        flights=[_booked_flight(leg) for leg in standing.legs],
+        passengers=standing.passengers(),
+        cabin=pb.Cabin.Value(standing.cabin),
+        contact_email=standing.contact_email,
+        confirm_time=timestamp(confirm_time),
+    )
+    await outbox.enqueue(conn, [Event(uuid4(), "booking.confirmed.v1", confirmed)])
+    return True
+
+
+async def give_back(conn: Conn, standing: Booking, *, reason: str) -> bool:
+    """Decides that what was paid is given back: PAYMENT_PROCESSING → EXPIRED, or CANCELLED where its flight was.
+
+    FAILED and EXPIRED stay what they are.
+    """
+    decided = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = CASE WHEN state <> 'PAYMENT_PROCESSING' THEN state WHEN $3 THEN 'CANCELLED' ELSE 'EXPIRED' END,
+            cancel_time = CASE WHEN state = 'PAYMENT_PROCESSING' AND $3 THEN statement_timestamp() END,
+            cancel_reason = CASE WHEN state = 'PAYMENT_PROCESSING' AND $3 THEN $2 END,
+            refund_reason = $2, last_error = $2, version = version + 1, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND pay_time IS NOT NULL AND refund_reason IS NULL
+          AND state IN ('PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')
+        RETURNING true
+        """,
+        standing.booking_id,
+        reason,
+        reason == FLIGHT_CANCELLED,
+    )
+    if decided:
+        await _record(conn, standing.booking_id, actor=ITSELF, reason=reason)
+        await timers.set_timer(conn, REFUND, str(standing.booking_id))
+        await timers.set_timer(conn, RELEASE, str(standing.booking_id))
+    return bool(decided)
+
+
+async def expire(conn: Conn, booking_id: UUID) -> bool:
+    """SEATS_RESERVED, PAYMENT_PENDING or PAYMENT_PROCESSING → EXPIRED, after its end and unpaid."""
+    expired = await conn.fetchval(
+        """
+        UPDATE bookings
+        SET state = 'EXPIRED', version = version + 1, payment_code = NULL, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND pay_time IS NULL AND expire_time <= statement_timestamp()
+          AND state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
+        RETURNING true
+        """,
+        booking_id,
+    )
+    if expired:
+        await _record(conn, booking_id, actor=ITSELF, reason="EXPIRED")
+    return bool(expired)
+
+
+async def cancel(
+    conn: Conn, booking_id: UUID, *, owner: str | None, actor: str, reason: str, departed_too: bool = False
+) -> bool:
+    """SEATS_RESERVED or CONFIRMED → CANCELLED, before departure. What was paid is given back.
+
+    `owner` None reaches all. A confirmed one tells `booking.cancelled.v1`.
+    """
+    row = await conn.fetchrow(
+        """
+        UPDATE bookings
+        SET state = 'CANCELLED', version = version + 1, cancel_time = statement_timestamp(), cancel_reason = $3,
+            refund_reason = CASE WHEN pay_time IS NOT NULL THEN $3 END, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND owner = coalesce($2, owner) AND state IN ('SEATS_RESERVED', 'CONFIRMED')
+          AND ($4 OR departure_time > statement_timestamp())
+        RETURNING pnr, cancel_time
+        """,
+        booking_id,
+        owner,
+        reason,
+        departed_too,
+    )
+    if row is None:
+        return False
+    await _record(conn, booking_id, actor=actor, reason=reason)
+    await timers.cancel_timer(conn, EXPIRE, str(booking_id))
+    await timers.set_timer(conn, RELEASE, str(booking_id))
+    if row["pnr"] is not None:
+        await timers.set_timer(conn, REFUND, str(booking_id))
+        standing = await records.find(conn, booking_id)
+        cancelled = events_pb2.BookingCancelled(
+            booking_id=str(booking_id),
+            pnr=row["pnr"],
+            flight_ids=[leg.flight_id for leg in standing.legs],
+            passenger_ids=[traveller.passenger_id for traveller in standing.travellers],
+            reason=reason,
+            cancel_time=timestamp(row["cancel_time"]),
+        )
+        await outbox.enqueue(conn, [Event(uuid4(), "booking.cancelled.v1", cancelled)])
+    return True
+
+
+async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID) -> bool:
+    """Notes that what was paid has been given back."""
+    return bool(
+        await conn.fetchval(
+            """
+            UPDATE bookings
+            SET refund_time = statement_timestamp(), version = version + 1, update_time = statement_timestamp()
+            WHERE booking_id = $1 AND payment_intent_id = $2 AND refund_reason IS NOT NULL AND refund_time IS NULL
+              AND state IN ('FAILED', 'EXPIRED', 'CANCELLED')
+            RETURNING true
+            """,
+            booking_id,
+            intent_id,
+        )
+    )
+
+
+async def _write_legs(conn: Conn, booking_id: UUID, legs: Sequence[Leg]) -> None:
+    await conn.executemany(
+        """
+        INSERT INTO booking_flights
+            (booking_id, leg, flight_id, flight_number, origin, destination, departure_time, arrival_time,
+             departure_date, check_in_opens_before, check_in_closes_before, boarding_before, gate, price_minor_units)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        """,
+        [
+            (
+                booking_id,
+                number,
+                leg.flight_id,
+                leg.flight_number,
+                leg.origin,
+                leg.destination,
+                leg.departure_time,
+                leg.arrival_time,
+                leg.departure_date,
+                leg.check_in_opens_before,
+                leg.check_in_closes_before,
+                leg.boarding_before,
+                leg.gate,
+                leg.price_minor_units,
+            )
+            for number, leg in enumerate(legs, start=1)
+        ],
+    )
+
+
+async def _write_travellers(conn: Conn, booking_id: UUID, travellers: Sequence[Traveller]) -> None:
+    await conn.execute(
+        """
+        INSERT INTO booking_passengers
+            (booking_id, number, passenger_id, given_name, last_name, type, accompanying_passenger_id)
+        SELECT $1, number, passenger_id, given_name, last_name, type::passenger_type, accompanying_passenger_id
+        FROM unnest($2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+            AS new (number, passenger_id, given_name, last_name, type, accompanying_passenger_id)
+        """,
+        booking_id,
+        range(1, len(travellers) + 1),
+        [each.passenger_id for each in travellers],
+        [each.given_name for each in travellers],
+        [each.last_name for each in travellers],
+        [each.type for each in travellers],
+        [each.accompanying_passenger_id for each in travellers],
+    )
+
+
+async def _write_seats(conn: Conn, booking_id: UUID, seats: Sequence[SeatOf]) -> None:
+    """Makes these the booking's seats."""
+    await conn.execute("DELETE FROM booking_seats WHERE booking_id = $1", booking_id)
+    await conn.execute(
+        """
+        INSERT INTO booking_seats (booking_id, flight_id, passenger_id, seat_number, named)
+        SELECT $1, flight_id, passenger_id, seat_number, named
+        FROM unnest($2::text[], $3::text[], $4::text[], $5::bool[]) AS new (flight_id, passenger_id, seat_number, named)
+        """,
+        booking_id,
+        [seat.flight_id for seat in seats],
+        [seat.passenger_id for seat in seats],
+        [seat.seat_number for seat in seats],
+        [seat.named for seat in seats],
+    )
+
+
+async def _record(conn: Conn, booking_id: UUID, *, actor: str, reason: str) -> None:
+    """Writes the line of history of what this transaction has just made of the booking; none where its state stayed."""
+    await conn.execute(
+        """
+        INSERT INTO booking_events (booking_id, version, from_state, to_state, actor, reason)
+        SELECT bookings.booking_id, bookings.version, last.to_state, bookings.state, $2, $3
+        FROM bookings LEFT JOIN LATERAL (
+            SELECT to_state FROM booking_events
+            WHERE booking_events.booking_id = bookings.booking_id ORDER BY version DESC LIMIT 1
+        ) AS last ON true
+        WHERE bookings.booking_id = $1 AND last.to_state IS DISTINCT FROM bookings.state
+        """,
+        booking_id,
+        actor,
+        reason,
+    )
+
+
+def _in_order(standing: Booking, seats: Sequence[SeatOf]) -> list[SeatOf]:
+    """Seats as `records.find` has them: by leg, then by passenger."""
+    legs = [leg.flight_id for leg in standing.legs]
+    return sorted(seats, key=lambda seat: (legs.index(seat.flight_id), seat.passenger_id))
+
+
+def _booked_flight(leg: Leg) -> events_pb2.BookingConfirmed.BookedFlight:
+    flight = events_pb2.BookingConfirmed.BookedFlight(
+        flight_id=leg.flight_id,
+        flight_number=leg.flight_number,
+        origin=leg.origin,
+        destination=leg.destination,
+        departure_time=timestamp(leg.departure_time),
+        arrival_time=timestamp(leg.arrival_time),
+        departure_date=leg.departure_date,
+        gate=leg.gate,
+    )
+    flight.check_in_opens_before.FromTimedelta(leg.check_in_opens_before)
+    flight.check_in_closes_before.FromTimedelta(leg.check_in_closes_before)
+    flight.boarding_before.FromTimedelta(leg.boarding_before)
+    return flight

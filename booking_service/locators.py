@@ -1,0 +1,15 @@
+"""Record locators: six characters that nobody can guess, without those that people take for each other."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+CHARACTERS: Final = "23456789" + LETTERS
+LENGTH: Final = 6
+
+
+def mint() -> str:
+    """Returns one of 658 million locators that begin with a letter; a unique index refuses twins."""
+    return secrets.choice(LETTERS) + "".join(secrets.choice(CHARACTERS) for _ in range(LENGTH - 1))

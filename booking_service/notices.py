@@ -1,0 +1,65 @@
+"""Mails to those who booked, each in the transaction of what it tells."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from booking_service.records import Booking
+from services import outbox
+from services.db import Conn
+from services.mail import mail
+
+SERVICE: Final = "booking"
+
+
+async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
+    """Tells the record locator and the seats."""
+    seats = "\n".join(
+        f"  {leg.flight_number} {leg.origin} to {leg.destination}, {leg.departure_time:%Y-%m-%d %H:%M} UTC: "
+        + ", ".join(seat.seat_number for seat in booking.seats if seat.flight_id == leg.flight_id)
+        for leg in booking.legs
+    )
+    await _tell(
+        conn,
+        booking,
+        f"Your booking {pnr} is confirmed",
+        f"Thank you. Your record locator is {pnr}; with your last name it opens the check-in.\n\n{seats}\n\n"
+        f"Paid: {_amount(booking)}",
+    )
+
+
+async def refunded(conn: Conn, booking: Booking) -> None:
+    """Tells that the payment came too late for the seats."""
+    await _tell(
+        conn,
+        booking,
+        "Your payment is given back",
+        f"Your payment of {_amount(booking)} came when your seats were no longer to be had. We are giving it back by "
+        "the way it came; you need not do anything. We would be glad to find you other seats.",
+    )
+
+
+async def cancelled(conn: Conn, booking: Booking) -> None:
+    """Tells that a confirmed booking was cancelled; one that was never paid was no more than an intention."""
+    if booking.pnr is None:
+        return
+    why = "because a flight was cancelled" if booking.cancel_reason == "FLIGHT_CANCELLED" else "as you asked"
+    await _tell(
+        conn,
+        booking,
+        f"Your booking {booking.pnr} was cancelled",
+        f"Your booking {booking.pnr} was cancelled, {why}. What you paid, {_amount(booking)}, is given back by the way "
+        "it came.",
+    )
+
+
+async def _tell(conn: Conn, booking: Booking, subject: str, text: str) -> None:
+    if booking.contact_email:
+        name = booking.travellers[0].given_name
+        body = f"Dear {name},\n\n{text}\n\nSkyHigh\n"
+        await outbox.enqueue(conn, [mail(SERVICE, to=booking.contact_email, subject=subject, text=body)])
+
+
+def _amount(booking: Booking) -> str:
+    units, cents = divmod(booking.total_minor_units, 100)
+    return f"{units}.{cents:02d} {booking.currency}"

@@ -1,0 +1,260 @@
+"""What booking asks the flight, seat and payment services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Final
+from uuid import UUID
+
+from skyhigh.flight.v1 import flight_service_pb2 as flight
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
+from skyhigh.payment.v1 import payment_service_pb2 as payment
+from skyhigh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
+from skyhigh.seat.v1 import seat_service_pb2 as seat
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from booking_service import refusals
+from booking_service.bookings import Hold
+from booking_service.records import Booking, Leg, SeatOf
+from booking_service.settings import BookingSettings
+from services.clients import PeerRefusal, ask, channel
+from services.money import amount_of, money_of
+from services.tokens import OwnToken
+
+# A booking asks three or four times, and has to answer within five seconds whatever the others do.
+TIMEOUT_SECONDS: Final = 1.4
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """The flights that are to be booked, with their fares for one adult in the cabin that is asked for."""
+
+    legs: Sequence[Leg]
+    currency: str
+
+
+class Peers:
+    """Calls to the other services. All raise Unavailable where they are away, and PeerRefusal unless said otherwise."""
+
+    def __init__(self, settings: BookingSettings) -> None:
+        token = OwnToken(settings.token_file)
+        # Everybody may read the schedule.
+        flights = channel(
+            settings.flight_address, service="skyhigh.flight.v1.FlightService", timeout_seconds=TIMEOUT_SECONDS
+        )
+        seats = channel(
+            settings.seat_address, service="skyhigh.seat.v1.SeatService", token=token, timeout_seconds=TIMEOUT_SECONDS
+        )
+        payments = channel(
+            settings.payment_address,
+            service="skyhigh.payment.v1.PaymentService",
+            token=token,
+            timeout_seconds=TIMEOUT_SECONDS,
+        )
+        self._channels = (flights, seats, payments)
+        self._flights = FlightServiceStub(flights)
+        self._seats = SeatServiceStub(seats)
+        self._payments = PaymentServiceStub(payments)
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        await asyncio.gather(*(each.close() for each in self._channels))
+
+    async def flight(self, flight_id: str, *, cabin: str) -> Journey:
+        """Returns the journey of one flight. Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE."""
+        try:
+            found = await ask(self._flights.GetFlight(flight.GetFlightRequest(flight_id=flight_id)))
+        except PeerRefusal as refusal:
+            raise refusals.flight_not_found(flight_id) from refusal
+        return _journey([found], cabin)
+
+    async def itinerary(self, itinerary_id: str, *, cabin: str) -> Journey:
+        """Returns the journey of an itinerary. Raises ITINERARY_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE."""
+        request = flight.GetItineraryRequest(itinerary_id=itinerary_id, cabin=flight.Cabin.Value(cabin))
+        try:
+            found = await ask(self._flights.GetItinerary(request))
+        except PeerRefusal as refusal:
+            raise refusals.itinerary_not_found() from refusal
+        return _journey(list(found.flights), cabin)
+
+    async def suggestions(
+        self,
+        flight_id: str,
+        *,
+        party_size: int,
+        children: int,
+        infants: int,
+        cabin: str,
+        excluded: Collection[str],
+    ) -> list[list[str]]:
+        """Returns the best free seats for a party, the best first, adults' before children's; none where no room is."""
+        answer = await ask(
+            self._seats.SuggestSeats(
+                seat.SuggestSeatsRequest(
+                    flight_id=flight_id,
+                    party_size=party_size,
+                    children=children,
+                    infants=infants,
+                    cabin=seat.Seat.Cabin.Value(cabin),
+                    excluded_seats=sorted(excluded),
+                )
+            )
+        )
+        return [list(each.seat_numbers) for each in answer.suggestions]
+
+    async def hold(self, booking: Booking, seats: Sequence[SeatOf], *, owner: str, request_id: UUID) -> Hold:
+        """Holds seats on all flights or on none, for the booking alone to confirm. A repeat returns the same hold."""
+        answer = await ask(
+            self._seats.HoldSeats(
+                seat.HoldSeatsRequest(
+                    seats=_assignments(booking, seats),
+                    purpose=seat.Hold.BOOKING,
+                    owner=owner,
+                    managed=True,
+                    request_id=str(request_id),
+                )
+            )
+        )
+        return _hold(answer, seats)
+
+    async def change(self, booking: Booking, seats: Sequence[SeatOf], *, request_id: UUID) -> Hold:
+        """Exchanges all seats of the booking's hold, which gets its full time again. A repeat changes nothing."""
+        answer = await ask(
+            self._seats.ChangeHoldSeats(
+                seat.ChangeHoldSeatsRequest(
+                    hold_id=str(booking.hold_id), seats=_assignments(booking, seats), request_id=str(request_id)
+                )
+            )
+        )
+        return _hold(answer, seats)
+
+    async def extend(self, booking: Booking, *, request_id: UUID) -> Hold:
+        """Gives the booking's hold its full time again. A repeat changes nothing."""
+        request = seat.ExtendHoldRequest(hold_id=str(booking.hold_id), request_id=str(request_id))
+        return _hold(await ask(self._seats.ExtendHold(request)), booking.seats)
+
+    async def confirm(self, hold_id: UUID, seats: Sequence[SeatOf]) -> Hold:
+        """Makes the seats of a hold the passengers' own. A repeat succeeds."""
+        return _hold(await ask(self._seats.ConfirmHold(seat.ConfirmHoldRequest(hold_id=str(hold_id)))), seats)
+
+    async def look(self, booking: Booking) -> Hold:
+        """Returns the booking's hold as it is now: HELD, CONFIRMED, CANCELLED or EXPIRED."""
+        return _hold(await ask(self._seats.GetHold(seat.GetHoldRequest(hold_id=str(booking.hold_id)))), booking.seats)
+
+    async def drop(self, hold_id: UUID, *, reason: str) -> None:
+        """Gives back what a hold still has. A repeat succeeds, and so does one whose hold has lapsed."""
+        try:
+            await ask(self._seats.CancelHold(seat.CancelHoldRequest(hold_id=str(hold_id), reason=reason)))
+        except PeerRefusal as refusal:
+            if refusal.reason not in ("HOLD_EXPIRED", "HOLD_NOT_FOUND"):
+                raise
+
+    async def release_passengers(self, booking: Booking, *, reason: str) -> None:
+        """Frees the seats that the booking's passengers have by other holds, such as those they chose at check-in."""
+        request = seat.FindPassengerSeatsRequest()
+        for leg in booking.legs:
+            for traveller in booking.seated:
+                request.passengers.add(flight_id=leg.flight_id, passenger_id=traveller.passenger_id)
+        for found in (await ask(self._seats.FindPassengerSeats(request))).seats:
+            release = seat.ReleasePassengerSeatRequest(
+                hold_id=found.hold_id, flight_id=found.flight_id, passenger_id=found.passenger_id, reason=reason
+            )
+            await ask(self._seats.ReleasePassengerSeat(release))
+
+    async def intent(self, booking: Booking) -> payment.PaymentIntent:
+        """Creates the booking's payment intent, which its owner can pay; a repeat returns the same."""
+        return await ask(
+            self._payments.CreatePaymentIntent(
+                payment.CreatePaymentIntentRequest(
+                    reference=f"booking/{booking.booking_id}", amount=money_of(booking.total), owner=booking.owner
+                )
+            )
+        )
+
+    async def submit(self, intent_id: UUID, *, payment_code: str, request_id: UUID) -> None:
+        """Has the intent paid with this code. A repeat changes nothing; so does one that is paid or being paid."""
+        request = payment.SubmitPaymentCodeRequest(
+            intent_id=str(intent_id), payment_code=payment_code, request_id=str(request_id)
+        )
+        try:
+            await ask(self._payments.SubmitPaymentCode(request))
+        except PeerRefusal as refusal:
+            if refusal.reason not in ("PAYMENT_IN_PROGRESS", "INTENT_PAID"):
+                raise
+
+    async def payment(self, intent_id: UUID) -> payment.PaymentIntent:
+        """Returns an intent as it is now."""
+        return await ask(self._payments.GetPaymentIntent(payment.GetPaymentIntentRequest(intent_id=str(intent_id))))
+
+    async def refund(self, intent_id: UUID, *, reason: str) -> None:
+        """Gives a paid amount back. A repeat succeeds."""
+        await ask(self._payments.RefundPayment(payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason)))
+
+
+def _journey(flights: Sequence[flight.Flight], cabin: str) -> Journey:
+    prices = []
+    for each in flights:
+        if each.status == flight.Flight.CANCELLED:
+            raise refusals.flight_cancelled(each.flight_id)
+        fare = next((fare for fare in each.cabins if flight.Cabin.Name(fare.cabin) == cabin), None)
+        if fare is None:
+            raise refusals.of_seats("SEATS_UNAVAILABLE", {"flight_id": each.flight_id})
+        prices.append(amount_of(fare.price))
+    legs = [_leg(each, price.minor_units) for each, price in zip(flights, prices, strict=True)]
+    return Journey(legs, prices[0].currency)
+
+
+def _leg(one: flight.Flight, price_minor_units: int) -> Leg:
+    return Leg(
+        flight_id=one.flight_id,
+        flight_number=one.flight_number,
+        origin=one.origin,
+        destination=one.destination,
+        departure_time=one.departure_time.ToDatetime(UTC),
+        arrival_time=one.arrival_time.ToDatetime(UTC),
+        departure_date=one.departure_date,
+        check_in_opens_before=one.check_in_opens_before.ToTimedelta(),
+        check_in_closes_before=one.check_in_closes_before.ToTimedelta(),
+        boarding_before=one.boarding_before.ToTimedelta(),
+        gate=one.gate,
+        price_minor_units=price_minor_units,
+    )
+
+
+def _assignments(booking: Booking, seats: Sequence[SeatOf]) -> list[seat.SeatAssignment]:
+    """What the seat service has to know of who sits there."""
+    types = {traveller.passenger_id: traveller.type for traveller in booking.travellers}
+    return [
+        seat.SeatAssignment(
+            flight_id=each.flight_id,
+            seat_number=each.seat_number,
+            passenger_id=each.passenger_id,
+            profile=seat.PassengerProfile(
+                type=seat.PassengerProfile.Type.Value(types[each.passenger_id]),
+                special_services=["INFT"] if each.passenger_id in booking.with_infant else [],
+                cabin=seat.Seat.Cabin.Value(booking.cabin),
+            ),
+        )
+        for each in seats
+    ]
+
+
+def _hold(answer: seat.Hold, asked: Sequence[SeatOf]) -> Hold:
+    named = {(each.flight_id, each.seat_number) for each in asked if each.named}
+    return Hold(
+        hold_id=UUID(answer.hold_id),
+        state=seat.Hold.State.Name(answer.state),
+        expire_time=answer.expire_time.ToDatetime(UTC),
+        seats=[
+            SeatOf(
+                flight_id=each.flight_id,
+                passenger_id=each.passenger_id,
+                seat_number=each.seat_number,
+                named=(each.flight_id, each.seat_number) in named,
+            )
+            for each in answer.seats
+        ],
+    )

@@ -1,0 +1,273 @@
+"""Bookings as their rows have them, and how they are shown."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+from booking_service import refusals
+from services.db import Conn
+from services.money import Amount, money_of
+from services.proto import timestamp
+
+INFANT: Final = "INFANT"
+
+_COLUMNS: Final = """booking_id, owner, state::text, bookings.version, cabin::text, contact_email, currency,
+    total_minor_units, sale_close_time, departure_time, plan, hold_id, expire_time, payment_code, payment_intent_id,
+    payment_attempts, max_payment_attempts, last_error, pay_time, refund_reason, refund_time, pnr, create_time,
+    update_time, cancel_reason, first_answer, refusal"""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A flight of a journey, as it was when it was booked. The price is one adult's."""
+
+    flight_id: str
+    flight_number: str
+    origin: str
+    destination: str
+    departure_time: datetime
+    arrival_time: datetime
+    departure_date: str
+    check_in_opens_before: timedelta
+    check_in_closes_before: timedelta
+    boarding_before: timedelta
+    gate: str
+    price_minor_units: int
+
+    @property
+    def sale_close_time(self) -> datetime:
+        """When nobody could check in any more who books then."""
+        return self.departure_time - self.check_in_closes_before
+
+
+@dataclass(frozen=True, slots=True)
+class Traveller:
+    """Somebody who travels; `type` is ADULT, CHILD or INFANT."""
+
+    passenger_id: str
+    given_name: str
+    last_name: str
+    type: str
+    accompanying_passenger_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeatOf:
+    """A passenger's seat on a flight; `named` where the customer asked for this very one."""
+
+    flight_id: str
+    passenger_id: str
+    seat_number: str
+    named: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A row of `bookings` with what belongs to it."""
+
+    booking_id: UUID
+    owner: str
+    state: str
+    version: int
+    cabin: str
+    contact_email: str
+    currency: str
+    total_minor_units: int
+    sale_close_time: datetime
+    departure_time: datetime
+    plan: int
+    hold_id: UUID | None
+    expire_time: datetime | None
+    payment_code: str | None
+    payment_intent_id: UUID | None
+    payment_attempts: int
+    max_payment_attempts: int
+    last_error: str
+    pay_time: datetime | None
+    refund_reason: str | None
+    refund_time: datetime | None
+    pnr: str | None
+    create_time: datetime
+    update_time: datetime
+    cancel_reason: str | None
+    first_answer: bytes | None
+    refusal: str | None
+    legs: Sequence[Leg]
+    travellers: Sequence[Traveller]
+    seats: Sequence[SeatOf]
+    """Those of its hold; before there is one, those that it asks for."""
+
+    @property
+    def key(self) -> UUID:
+        """What a watcher knows it by."""
+        return self.booking_id
+
+    @property
+    def total(self) -> Amount:
+        """What the party pays."""
+        return Amount(self.currency, self.total_minor_units)
+
+    @property
+    def seated(self) -> list[Traveller]:
+        """Those who need a seat."""
+        return [traveller for traveller in self.travellers if traveller.type != INFANT]
+
+    @property
+    def with_infant(self) -> frozenset[str]:
+        """The adults who have an infant on their lap."""
+        return frozenset(each.accompanying_passenger_id for each in self.travellers if each.accompanying_passenger_id)
+
+    def passengers(self) -> list[pb.Passenger]:
+        """Returns the travellers as the contract has them."""
+        return [
+            pb.Passenger(
+                passenger_id=traveller.passenger_id,
+                given_name=traveller.given_name,
+                last_name=traveller.last_name,
+                type=pb.PassengerType.Value(traveller.type),
+                accompanying_passenger_id=traveller.accompanying_passenger_id or "",
+            )
+            for traveller in self.travellers
+        ]
+
+    def message(self) -> pb.Booking:
+        """Returns it as callers see it, without its history."""
+        return pb.Booking(
+            booking_id=str(self.booking_id),
+            state=pb.Booking.State.Value(self.state),
+            passengers=self.passengers(),
+            # A plan is no promise.
+            seats=[
+                pb.BookedSeat(flight_id=seat.flight_id, seat_number=seat.seat_number, passenger_id=seat.passenger_id)
+                for seat in (self.seats if self.hold_id else ())
+            ],
+            total=money_of(self.total),
+            expire_time=timestamp(self.expire_time) if self.expire_time else None,
+            payment_attempts=self.payment_attempts,
+            last_error=self.last_error,
+            pnr=self.pnr or "",
+            flights=[
+                pb.Booking.Flight(
+                    flight_id=leg.flight_id,
+                    flight_number=leg.flight_number,
+                    origin=leg.origin,
+                    destination=leg.destination,
+                    departure_time=timestamp(leg.departure_time),
+                    arrival_time=timestamp(leg.arrival_time),
+                    price=money_of(Amount(self.currency, leg.price_minor_units)),
+                )
+                for leg in self.legs
+            ],
+            cabin=pb.Cabin.Value(self.cabin),
+            contact_email=self.contact_email,
+            payment_intent_id=str(self.payment_intent_id or ""),
+            max_payment_attempts=self.max_payment_attempts,
+            hold_id=str(self.hold_id or ""),
+            create_time=timestamp(self.create_time),
+            update_time=timestamp(self.update_time),
+            cancel_reason=self.cancel_reason or "",
+            refund_time=timestamp(self.refund_time) if self.refund_time else None,
+        )
+
+
+async def find(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> Booking:
+    """Returns a booking, of this owner only where one is given. Raises BOOKING_NOT_FOUND."""
+    row = await conn.fetchrow(
+        f"SELECT {_COLUMNS} FROM bookings WHERE booking_id = $1 AND owner = coalesce($2, owner)",  # noqa: S608
+        booking_id,
+        owner,
+    )
+    if row is None:
+        raise refusals.booking_not_found()
+    return (await _complete(conn, [row]))[0]
+
+
+async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[Booking]:
+    """Returns those of the bookings that have a higher version than is known of them."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {_COLUMNS} FROM unnest($1::uuid[], $2::bigint[]) AS known (booking_id, version)
+        JOIN bookings USING (booking_id) WHERE bookings.version > known.version
+        """,  # noqa: S608
+        list(known_versions),
+        list(known_versions.values()),
+    )
+    return await _complete(conn, rows)
+
+
+async def history(conn: Conn, booking_id: UUID) -> list[pb.Booking.Transition]:
+    """Returns all transitions of a booking, oldest first."""
+    rows = await conn.fetch(
+        """
+        SELECT from_state::text, to_state::text, actor, reason, event_time
+        FROM booking_events WHERE booking_id = $1 ORDER BY version
+        """,
+        booking_id,
+    )
+    return [
+        pb.Booking.Transition(
+            from_state=pb.Booking.State.Value(row["from_state"] or "STATE_UNSPECIFIED"),
+            to_state=pb.Booking.State.Value(row["to_state"]),
+            actor=row["actor"],
+            reason=row["reason"],
+            time=timestamp(row["event_time"]),
+        )
+        for row in rows
+    ]
+
+
+async def _complete(conn: Conn, rows: Sequence[asyncpg.Record]) -> list[Booking]:
+    if not rows:
+        return []
+    booking_ids = [row["booking_id"] for row in rows]
+    legs = await _by_booking(
+        conn,
+        """
+        SELECT booking_id, flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
+               check_in_opens_before, check_in_closes_before, boarding_before, gate, price_minor_units
+        FROM booking_flights WHERE booking_id = ANY($1::uuid[]) ORDER BY booking_id, leg
+        """,
+        booking_ids,
+    )
+    travellers = await _by_booking(
+        conn,
+        """
+        SELECT booking_id, passenger_id, given_name, last_name, type::text, accompanying_passenger_id
+        FROM booking_passengers WHERE booking_id = ANY($1::uuid[]) ORDER BY booking_id, number
+        """,
+        booking_ids,
+    )
+    seats = await _by_booking(
+        conn,
+        """
+        SELECT booking_id, flight_id, passenger_id, seat_number, named
+        FROM booking_seats JOIN booking_flights USING (booking_id, flight_id)
+        WHERE booking_id = ANY($1::uuid[]) ORDER BY booking_id, leg, passenger_id
+        """,
+        booking_ids,
+    )
+    return [
+        Booking(
+            **row,
+            legs=[Leg(**each) for each in legs[row["booking_id"]]],
+            travellers=[Traveller(**each) for each in travellers[row["booking_id"]]],
+            seats=[SeatOf(**each) for each in seats[row["booking_id"]]],
+        )
+        for row in rows
+    ]
+
+
+async def _by_booking(conn: Conn, query: str, booking_ids: Sequence[UUID]) -> dict[UUID, list[dict[str, Any]]]:
+    found: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
+    for row in await conn.fetch(query, booking_ids):
+        columns = dict(row)
+        found[columns.pop("booking_id")].append(columns)
+    return found

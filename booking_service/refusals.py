@@ -1,0 +1,150 @@
+"""The booking service's refusals, each with its reason of the contract and the metadata that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from skyhigh.booking.v1.error_reason_pb2 import ErrorReason
+
+from services.errors import Aborted, FailedPrecondition, NotFound, Refusal, ResourceExhausted
+from services.proto import rfc3339
+
+
+def _name(reason: ErrorReason.ValueType) -> str:
+    return ErrorReason.Name(reason)
+
+
+def booking_not_found() -> NotFound:
+    """There is no such booking, or it is somebody else's; not even the text says which."""
+    return NotFound(_name(ErrorReason.BOOKING_NOT_FOUND), "booking not found")
+
+
+def flight_not_found(flight_id: str) -> NotFound:
+    """The schedule has no such flight, or it is none of the booking's."""
+    return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
+
+
+def itinerary_not_found() -> NotFound:
+    """There is no such itinerary, or no longer."""
+    return NotFound(_name(ErrorReason.ITINERARY_NOT_FOUND), "itinerary not found")
+
+
+def flight_cancelled(flight_id: str) -> FailedPrecondition:
+    """The flight will not leave."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
+    )
+
+
+def sale_closed(flight_id: str, close_time: datetime) -> FailedPrecondition:
+    """Nobody who books now could still check in."""
+    return FailedPrecondition(
+        _name(ErrorReason.SALE_CLOSED),
+        "seats of the flight are not sold any more",
+        metadata={"flight_id": flight_id, "close_time": rfc3339(close_time)},
+    )
+
+
+def flight_departed(departure_time: datetime) -> FailedPrecondition:
+    """The first flight has left."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_DEPARTED),
+        "the first flight has departed",
+        metadata={"departure_time": rfc3339(departure_time)},
+    )
+
+
+def adult_required() -> FailedPrecondition:
+    """Children need an adult in the booking, and each infant one of its own."""
+    return FailedPrecondition(
+        _name(ErrorReason.ADULT_REQUIRED), "children need an adult in the booking, and each infant one of its own"
+    )
+
+
+def booking_expired(expire_time: datetime) -> Aborted:
+    """The time to pay is over."""
+    return Aborted(
+        _name(ErrorReason.BOOKING_EXPIRED),
+        "the time to pay is over, the seats are free again",
+        metadata={"expire_time": rfc3339(expire_time)},
+    )
+
+
+def booking_failed(error: str) -> FailedPrecondition:
+    """The payment failed and the seats are free again."""
+    return FailedPrecondition(
+        _name(ErrorReason.BOOKING_FAILED), "the booking failed, book again", metadata={"last_error": error}
+    )
+
+
+def booking_cancelled(reason: str) -> FailedPrecondition:
+    """The booking was cancelled."""
+    return FailedPrecondition(
+        _name(ErrorReason.BOOKING_CANCELLED), "the booking was cancelled", metadata={"reason": reason}
+    )
+
+
+def booking_confirmed() -> FailedPrecondition:
+    """The booking is paid and confirmed."""
+    return FailedPrecondition(_name(ErrorReason.BOOKING_CONFIRMED), "the booking is paid and confirmed")
+
+
+def payment_in_progress() -> FailedPrecondition:
+    """A payment runs; its outcome decides."""
+    return FailedPrecondition(
+        _name(ErrorReason.PAYMENT_IN_PROGRESS), "a payment of this booking runs; its outcome decides"
+    )
+
+
+def seats_required() -> FailedPrecondition:
+    """The booking has no seats yet."""
+    return FailedPrecondition(_name(ErrorReason.SEATS_REQUIRED), "the booking has no seats yet, try again")
+
+
+# Why seats can't be had, by reason: mostly the seat service's own, which are called the same here.
+_OF_SEATS: Final[Mapping[str, tuple[type[Refusal], ErrorReason.ValueType, str]]] = {
+    "SEATS_UNAVAILABLE": (Aborted, ErrorReason.SEATS_UNAVAILABLE, "the flight has not enough seats for the party"),
+    "FLIGHT_NOT_FOUND": (NotFound, ErrorReason.FLIGHT_NOT_FOUND, "flight not found"),
+    "SEAT_NOT_FOUND": (NotFound, ErrorReason.SEAT_NOT_FOUND, "the flight has no such seat"),
+    "FLIGHT_CANCELLED": (FailedPrecondition, ErrorReason.FLIGHT_CANCELLED, "the flight was cancelled"),
+    "SEAT_TAKEN": (Aborted, ErrorReason.SEAT_TAKEN, "the seat is taken"),
+    "CABIN_NOT_ALLOWED": (FailedPrecondition, ErrorReason.CABIN_NOT_ALLOWED, "the seat is in another cabin"),
+    "EXIT_ROW_NOT_ALLOWED": (
+        FailedPrecondition,
+        ErrorReason.EXIT_ROW_NOT_ALLOWED,
+        "an exit row takes only adults without infant or duty of care",
+    ),
+    "INFANT_NOT_ALLOWED": (
+        FailedPrecondition,
+        ErrorReason.INFANT_NOT_ALLOWED,
+        "the row has no oxygen mask for an infant",
+    ),
+    "TOO_MANY_HELD_SEATS": (
+        ResourceExhausted,
+        ErrorReason.TOO_MANY_HELD_SEATS,
+        "your open bookings hold as many seats on the flight as they may",
+    ),
+    "COOLING_DOWN": (
+        ResourceExhausted,
+        ErrorReason.COOLING_DOWN,
+        "too many of your bookings lapsed unpaid, wait before the next",
+    ),
+    "HOLD_LIMIT_REACHED": (
+        FailedPrecondition,
+        ErrorReason.HOLD_LIMIT_REACHED,
+        "the time to pay can't be renewed any more",
+    ),
+}
+
+
+def is_of_seats(reason: str) -> bool:
+    """Whether a customer may be told this reason of the seat service."""
+    return reason in _OF_SEATS
+
+
+def of_seats(reason: str, metadata: Mapping[str, str], *, retry_after_seconds: float | None = None) -> Refusal:
+    """Returns the refusal for a reason of the seat service, or for SEATS_UNAVAILABLE."""
+    kind, own, message = _OF_SEATS[reason]
+    return kind(_name(own), message, metadata=metadata, retry_after_seconds=retry_after_seconds)

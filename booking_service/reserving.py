@@ -1,0 +1,194 @@
+"""A new booking, from the request to its seats: CREATED is written first, and then seen through by whoever is alive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid4, uuid5
+
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+from booking_service import bookings, fares, records, refusals, seating
+from booking_service.bookings import NewBooking
+from booking_service.peers import Journey, Peers
+from booking_service.records import INFANT, Booking, SeatOf, Traveller
+from booking_service.seating import Place
+from services import db, timers
+from services.clients import PeerRefusal
+from services.db import Conn, Pool
+from services.errors import FieldViolation, InvalidArgument, Refusal
+from services.idempotency import RequestKey
+from services.mutations import Mutations
+
+ADULT: Final = "ADULT"
+# A party that loses its seats as often as this meets a flight that sells out under its hands.
+PLANS: Final = 10
+# What is wrong with a seat, and not with the booking: another one may do.
+_ABOUT_A_SEAT: Final = frozenset({"SEAT_TAKEN", "EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request for a booking, of one flight or of an itinerary."""
+
+    request: pb.CreateBookingRequest
+    owner: str
+    request_key: RequestKey | None
+
+    @property
+    def cabin(self) -> str:
+        """The cabin that is asked for."""
+        return pb.Cabin.Name(self.request.cabin or pb.ECONOMY)
+
+
+class Reserving:
+    """Makes bookings. `tell` wakes whoever looks for what a transaction left to be done."""
+
+    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, tell: Callable[[], None]) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._mutations = mutations
+        self._tell = tell
+
+    async def book(self, order: Order) -> pb.Booking:
+        """Returns the booking with its seats held. A repeat gets the same, also while the first one still runs.
+
+        Raises what the contract says; then nothing is held, and a repeat is judged anew.
+        """
+        opened = await self._mutations.known(order.request_key, pb.Booking)
+        if opened is None:
+            opened = await self._open(order)
+        return await self.reserve(UUID(opened.booking_id))
+
+    async def _open(self, order: Order) -> pb.Booking:
+        travellers = _travellers(order.request, booking_id := uuid4())
+        journey = await self._journey(order)
+        named = _named_seats(order.request, journey, travellers)
+        new = NewBooking(
+            booking_id=booking_id,
+            owner=order.owner,
+            cabin=order.cabin,
+            contact_email=order.request.contact_email,
+            total=fares.total(journey.legs, [each.type for each in travellers], currency=journey.currency),
+            legs=journey.legs,
+            travellers=travellers,
+            seats=await seating.plan(self._peers, journey.legs, travellers, cabin=order.cabin, named=named),
+            request_key=order.request_key,
+        )
+
+        async def open_(conn: Conn) -> pb.Booking:
+            if not await bookings.create(conn, new):
+                raise refusals.sale_closed(new.legs[0].flight_id, new.legs[0].sale_close_time)
+            return pb.Booking(booking_id=str(booking_id))
+
+        return await self._mutations.run(order.request_key, pb.Booking, open_)
+
+    async def _journey(self, order: Order) -> Journey:
+        if order.request.flight_id:
+            return await self._peers.flight(order.request.flight_id, cabin=order.cabin)
+        return await self._peers.itinerary(order.request.itinerary_id, cabin=order.cabin)
+
+    async def reserve(self, booking_id: UUID) -> pb.Booking:
+        """CREATED → SEATS_RESERVED, or FAILED with the refusal raised; what is beyond CREATED answers as it did then.
+
+        Any number may do it at once and again: the plan that is written down decides which seats are asked for, and its
+        request id makes the hold one. Raises Unavailable where the seat service is away: then the timer goes on.
+        """
+        lost: set[Place] = set()
+        while True:
+            async with db.transaction(self._pool) as conn:
+                booking = await records.find(conn, booking_id)
+            if booking.first_answer is not None:
+                return pb.Booking.FromString(booking.first_answer)
+            if booking.state != "CREATED":
+                raise _refusal_of(booking)
+            try:
+                hold = await self._peers.hold(
+                    booking, booking.seats, owner=booking.owner, request_id=uuid5(booking_id, f"hold/{booking.plan}")
+                )
+            except PeerRefusal as refusal:
+                await self._plan_anew(booking, refusal, lost)
+                continue
+            async with db.transaction(self._pool) as conn:
+                answer = await bookings.reserve(conn, booking, hold)
+                if answer is None:
+                    # Somebody else saw it through, with this hold or by giving up; what is nobody's is given back.
+                    await self._drop_unless_ours(conn, booking_id, hold.hold_id)
+            self._tell()
+            if answer is not None:
+                return answer
+
+    async def _plan_anew(self, booking: Booking, refusal: PeerRefusal, lost: set[Place]) -> None:
+        """Writes another plan after a refused one, or gives the booking up where no other seats would do."""
+        if not refusals.is_of_seats(refusal.reason):
+            raise refusal
+        place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))
+        named = [seat for seat in booking.seats if seat.named]
+        meant = any((seat.flight_id, seat.seat_number) == place for seat in named)
+        told: Refusal = refusals.of_seats(
+            refusal.reason, refusal.metadata, retry_after_seconds=refusal.retry_after_seconds
+        )
+        if refusal.reason in _ABOUT_A_SEAT and not meant and booking.plan < PLANS:
+            lost |= {place} if all(place) else {(seat.flight_id, seat.seat_number) for seat in booking.seats}
+            try:
+                seats = await seating.plan(
+                    self._peers, booking.legs, booking.travellers, cabin=booking.cabin, named=named, lost=lost
+                )
+            except Refusal as no_room:
+                told = no_room
+            else:
+                async with db.transaction(self._pool) as conn:
+                    await bookings.plan_anew(conn, booking, seats)
+                return
+        await self._give_up(booking, told)
+
+    async def _give_up(self, booking: Booking, told: Refusal) -> None:
+        async with db.transaction(self._pool) as conn:
+            await bookings.refuse(
+                conn, booking, reason=told.reason, metadata=told.metadata, retry_after_seconds=told.retry_after_seconds
+            )
+
+    async def _drop_unless_ours(self, conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
+        if (await records.find(conn, booking_id)).hold_id != hold_id:
+            await timers.set_timer(conn, bookings.DROP_HOLD, str(hold_id))
+
+
+def _travellers(request: pb.CreateBookingRequest, booking_id: UUID) -> list[Traveller]:
+    """Numbers the party, and gives each infant the lap of an adult of its own. Raises ADULT_REQUIRED."""
+    types = [pb.PassengerType.Name(passenger.type or pb.ADULT) for passenger in request.passengers]
+    names = [f"{booking_id.hex[:16]}-{number}" for number in range(1, len(types) + 1)]
+    laps = iter([name for name, kind in zip(names, types, strict=True) if kind == ADULT])
+    if types.count(INFANT) > types.count(ADULT) or ADULT not in types:
+        raise refusals.adult_required()
+    return [
+        Traveller(
+            passenger_id=name,
+            given_name=passenger.given_name,
+            last_name=passenger.last_name,
+            type=kind,
+            accompanying_passenger_id=next(laps) if kind == INFANT else None,
+        )
+        for name, kind, passenger in zip(names, types, request.passengers, strict=True)
+    ]
+
+
+def _named_seats(request: pb.CreateBookingRequest, journey: Journey, travellers: Sequence[Traveller]) -> list[SeatOf]:
+    """Returns the seats that were asked for by number. Raises INVALID_FIELD for a foreign flight or an infant."""
+    flights = {leg.flight_id for leg in journey.legs}
+    for index, seat in enumerate(request.seats):
+        if seat.flight_id not in flights:
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}].flight_id", "is no flight of this journey"))
+        if travellers[seat.passenger_index].type == INFANT:
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}].passenger_index", "is an infant, on a lap"))
+    return [
+        SeatOf(seat.flight_id, travellers[seat.passenger_index].passenger_id, seat.seat_number, named=True)
+        for seat in request.seats
+    ]
+
+
+def _refusal_of(booking: Booking) -> Refusal:
+    assert booking.refusal is not None, "only a refusal leads elsewhere from CREATED"
+    told = json.loads(booking.refusal)
+    return refusals.of_seats(told["reason"], told["metadata"], retry_after_seconds=told["retry_after_seconds"])

@@ -1,0 +1,89 @@
+"""The booking service put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from skyhigh.booking.v1 import booking_service_pb2
+from skyhigh.booking.v1.booking_service_pb2_grpc import add_BookingServiceServicer_to_server
+
+from booking_service import records
+from booking_service.authorization import POLICY
+from booking_service.changing import Changing
+from booking_service.handlers import SUBSCRIPTIONS
+from booking_service.notices import SERVICE
+from booking_service.peers import Peers
+from booking_service.reserving import Reserving
+from booking_service.servicer import BookingServicer
+from booking_service.sessions import GuestSessions
+from booking_service.settings import BookingSettings
+from booking_service.steps import Steps
+from services.app import Parts, Service
+from services.db import Pool
+from services.inbox import Consumer
+from services.mail import Postman
+from services.mutations import Mutations
+from services.outbox import Relay
+from services.timers import Timers
+from services.tokens import TokenSigner
+from services.watch import Watches
+
+
+@asynccontextmanager
+async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
+    """Wires the parts of one process, for as long as the block lasts."""
+
+    def tell() -> None:
+        relay.wake()
+        timers.wake()
+
+    peers = Peers(settings)
+    relay = Relay(pool, settings.amqp_url, source="skyhigh/booking")
+    mutations = Mutations(pool, tell=tell)
+    reserving = Reserving(pool, peers, mutations, tell=tell)
+    timers = Timers(pool, Steps(pool, peers, reserving, payment_look=settings.payment_look, tell=tell).handlers())
+    watches = Watches(
+        pool,
+        records.newer,
+        interval_seconds=settings.watch_interval_seconds,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
+    servicer = BookingServicer(
+        pool=pool,
+        sessions=GuestSessions(
+            TokenSigner(settings.session_key, issuer=settings.token_issuer, audience=settings.token_audience),
+            ttl=settings.session_ttl,
+        ),
+        reserving=reserving,
+        changing=Changing(pool, peers, mutations, tell=tell),
+        watches=watches,
+    )
+    consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
+    events = consume(name="events", subscriptions=SUBSCRIPTIONS)
+    mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
+    try:
+        yield Parts(
+            register=partial(add_BookingServiceServicer_to_server, servicer),
+            background={
+                "relay": relay.run,
+                "timers": timers.run,
+                "events": events.run,
+                "mails": mails.run,
+                "watches": watches.look,
+            },
+        )
+    finally:
+        await peers.close()
+
+
+BOOKING_SERVICE: Final = Service(
+    name="booking",
+    package="booking_service",
+    settings=BookingSettings,
+    descriptor=booking_service_pb2.DESCRIPTOR.services_by_name["BookingService"],
+    policy=POLICY,
+    build=build,
+)

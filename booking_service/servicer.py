@@ -1,0 +1,90 @@
+"""Proto in, domain call, proto out; no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceServicer
+
+from booking_service import records
+from booking_service.changing import Changing, OnBooking
+from booking_service.records import Booking
+from booking_service.reserving import Order, Reserving
+from booking_service.sessions import GuestSessions
+from services import db
+from services.call import running
+from services.db import Pool
+from services.watch import Watches
+
+Context = Any
+
+
+class BookingServicer(BookingServiceServicer):
+    """BookingService. What an RPC does and refuses stands in its proto."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        sessions: GuestSessions,
+        reserving: Reserving,
+        changing: Changing,
+        watches: Watches[Booking],
+    ) -> None:
+        self._pool = pool
+        self._sessions = sessions
+        self._reserving = reserving
+        self._changing = changing
+        self._watches = watches
+
+    async def CreateGuestSession(self, request: pb.CreateGuestSessionRequest, context: Context) -> pb.GuestSession:
+        return self._sessions.open()
+
+    async def CreateBooking(self, request: pb.CreateBookingRequest, context: Context) -> pb.Booking:
+        call = running()
+        return await self._reserving.book(Order(request, call.principal.name, call.request_key(request)))
+
+    async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
+        async with db.transaction(self._pool) as conn:
+            booking = await records.find(conn, UUID(request.booking_id), owner=_reachable())
+            answer = booking.message()
+            answer.history.extend(await records.history(conn, booking.booking_id))
+        return answer
+
+    async def WatchBooking(self, request: pb.WatchBookingRequest, context: Context) -> AsyncIterator[pb.BookingUpdate]:
+        async with db.transaction(self._pool) as conn:
+            first = await records.find(conn, UUID(request.booking_id), owner=_reachable())
+        async for booking in self._watches.follow(first):
+            if booking is None:
+                yield pb.BookingUpdate(heartbeat=pb.BookingUpdate.Heartbeat())
+            else:
+                yield pb.BookingUpdate(booking=booking.message())
+
+    async def ChangeBookingSeats(self, request: pb.ChangeBookingSeatsRequest, context: Context) -> pb.Booking:
+        return await self._changing.seats(_on_booking(request, owner=_self()), request.seats)
+
+    async def PayBooking(self, request: pb.PayBookingRequest, context: Context) -> pb.Booking:
+        return await self._changing.pay(_on_booking(request, owner=_self()), request.payment_code)
+
+    async def CancelBooking(self, request: pb.CancelBookingRequest, context: Context) -> pb.Booking:
+        return await self._changing.cancel(_on_booking(request, owner=_reachable()), request.reason or "CANCELLED")
+
+
+def _self() -> str:
+    """Who calls."""
+    return running().principal.name
+
+
+def _reachable() -> str | None:
+    """Whose bookings the caller reaches; None for all."""
+    principal = running().principal
+    return None if principal.acts_for_others else principal.name
+
+
+def _on_booking(request: Any, *, owner: str | None) -> OnBooking:
+    return OnBooking(
+        booking_id=UUID(request.booking_id), owner=owner, actor=_self(), request_key=running().request_key(request)
+    )

@@ -1,0 +1,289 @@
+"""What a booking has others do, or does by the clock: the handlers of its timers.
+
+Each asks first, in no transaction, and writes last, under the guard of what it saw. So each may run twice, or die
+anywhere; it runs again until it has ended well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid5
+
+from skyhigh.payment.v1 import payment_service_pb2 as payment
+
+from booking_service import bookings, locators, notices, records, refusals
+from booking_service.bookings import FLIGHT_CANCELLED, ITSELF, Hold
+from booking_service.peers import Peers
+from booking_service.records import Booking
+from booking_service.reserving import Reserving
+from services import db, timers
+from services.clients import PeerRefusal
+from services.db import Pool
+from services.errors import Refusal, Unavailable
+from services.money import amount_of
+from services.timers import Handler
+
+# Seats that are taken again for late money are held in the booking service's name: no limit of a customer's binds them.
+OWN_NAME: Final = "service:booking"
+# A hold that was taken for late money lapses only where a process died with it, and then another is taken.
+LATE_HOLDS: Final = 3
+# A transaction that did not see the cancellation of its flight has ended by then.
+LAST_LOOK: Final = timedelta(seconds=10)
+NO_RETURN: Final = timedelta(seconds=15)
+
+_HOLD_IS_OVER: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND"})
+
+
+class Steps:
+    """The handlers. `tell` wakes whoever looks for what a transaction left to be done."""
+
+    def __init__(
+        self, pool: Pool, peers: Peers, reserving: Reserving, *, payment_look: timedelta, tell: Callable[[], None]
+    ) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._reserving = reserving
+        self._payment_look = payment_look
+        self._tell = tell
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Returns the handlers by the names of their timers."""
+        return {
+            bookings.RESERVE: Handler(self.reserve),
+            bookings.EXPIRE: Handler(self.look_at_hold),
+            bookings.LOOK_AT_HOLD: Handler(self.look_at_hold),
+            bookings.PAY: Handler(self.pay),
+            bookings.LOOK_AT_PAYMENT: Handler(self.look_at_payment),
+            bookings.CONFIRM: Handler(self.confirm),
+            bookings.RELEASE: Handler(self.release),
+            bookings.REFUND: Handler(self.refund),
+            bookings.DROP_HOLD: Handler(self.drop_hold),
+            bookings.CANCEL_FLIGHT: Handler(self.cancel_flight),
+        }
+
+    async def reserve(self, subject: str) -> None:
+        """Goes on with a booking whose caller's process died."""
+        try:
+            await self._reserving.reserve(UUID(subject))
+        except Unavailable:
+            raise
+        except Refusal:
+            # It is FAILED, and who asks will be told why.
+            return
+
+    async def look_at_hold(self, subject: str) -> None:
+        """Writes what the seat service says of the hold; an unpaid booking whose hold is over EXPIRES."""
+        booking = await self._find(subject)
+        if booking.hold_id is None or booking.pay_time is not None:
+            return
+        if booking.state not in ("SEATS_RESERVED", "PAYMENT_PENDING", "PAYMENT_PROCESSING"):
+            return
+        hold = await self._peers.look(booking)
+        async with db.transaction(self._pool) as conn:
+            if hold.state == "HELD":
+                await bookings.adopt(conn, booking.booking_id, hold)
+            else:
+                await bookings.expire(conn, booking.booking_id)
+        self._tell()
+
+    async def pay(self, subject: str) -> None:
+        """PAYMENT_PENDING → PAYMENT_PROCESSING: the seats stay for as long as the attempts last, the code goes on."""
+        booking = await self._find(subject)
+        if booking.state != "PAYMENT_PENDING" or booking.payment_code is None:
+            return
+        if not await self._outlast_attempts(booking):
+            return
+        intent = await self._peers.intent(booking)
+        intent_id = UUID(intent.intent_id)
+        await self._peers.submit(
+            intent_id, payment_code=booking.payment_code, request_id=uuid5(booking.booking_id, "pay")
+        )
+        async with db.transaction(self._pool) as conn:
+            await bookings.process_payment(
+                conn,
+                booking.booking_id,
+                intent_id=intent_id,
+                max_attempts=intent.max_attempts,
+                look_after=self._payment_look,
+            )
+        self._tell()
+
+    async def _outlast_attempts(self, booking: Booking) -> bool:
+        """Gives the hold its full time again. False where it is over, and the booking with it."""
+        try:
+            hold = await self._peers.extend(booking, request_id=uuid5(booking.booking_id, "extend"))
+        except PeerRefusal as refusal:
+            if refusal.reason == "HOLD_LIMIT_REACHED":
+                # It was given the most that there is; money that comes after its end is late money.
+                return True
+            if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED}:
+                raise
+            async with db.transaction(self._pool) as conn:
+                if not await bookings.expire(conn, booking.booking_id):
+                    await bookings.fail_payment(
+                        conn, booking.booking_id, intent_id=None, attempts=0, error=refusal.reason
+                    )
+            self._tell()
+            return False
+        async with db.transaction(self._pool) as conn:
+            await bookings.adopt(conn, booking.booking_id, hold)
+        return True
+
+    async def look_at_payment(self, subject: str) -> None:
+        """Shows how far the payment is; catches its end, should the event that tells it be late."""
+        booking = await self._find(subject)
+        if booking.state != "PAYMENT_PROCESSING" or booking.pay_time is not None or booking.payment_intent_id is None:
+            return
+        intent = await self._peers.payment(booking.payment_intent_id)
+        async with db.transaction(self._pool) as conn:
+            if intent.state == payment.PaymentIntent.SUCCEEDED:
+                await bookings.receive_money(
+                    conn,
+                    booking.booking_id,
+                    intent_id=booking.payment_intent_id,
+                    amount=amount_of(intent.amount),
+                    attempts=intent.attempts,
+                )
+            elif intent.state == payment.PaymentIntent.FAILED:
+                await bookings.fail_payment(
+                    conn,
+                    booking.booking_id,
+                    intent_id=booking.payment_intent_id,
+                    attempts=intent.attempts,
+                    error=intent.last_error,
+                )
+            else:
+                await bookings.note_attempts(
+                    conn,
+                    booking.booking_id,
+                    intent_id=booking.payment_intent_id,
+                    attempts=intent.attempts,
+                    last_error=intent.last_error,
+                )
+                await timers.set_timer(conn, bookings.LOOK_AT_PAYMENT, subject, after=self._payment_look)
+        self._tell()
+
+    async def confirm(self, subject: str) -> None:
+        """A paid booking gets its seats: those that it holds, or the same ones again; else the money goes back."""
+        booking = await self._find(subject)
+        if booking.pay_time is None or booking.refund_reason is not None or booking.state == "CONFIRMED":
+            return
+        if booking.state != "PAYMENT_PROCESSING" and await self._sale_is_closed(booking):
+            return await self._give_back(booking, "SALE_CLOSED")
+        try:
+            hold = await self._seats_of(booking)
+        except PeerRefusal as refusal:
+            if not (refusals.is_of_seats(refusal.reason) or refusal.reason in _HOLD_IS_OVER):
+                raise
+            return await self._give_back(booking, refusal.reason)
+        await self._write_confirmed(booking, hold)
+
+    async def _seats_of(self, booking: Booking) -> Hold:
+        """Confirms the booking's hold; where its time was over before the money came, the same seats again."""
+        if booking.state == "PAYMENT_PROCESSING":
+            try:
+                return await self._peers.confirm(_hold_id(booking), booking.seats)
+            except PeerRefusal as refusal:
+                if refusal.reason not in _HOLD_IS_OVER:
+                    raise
+        return await self._take_again(booking)
+
+    async def _take_again(self, booking: Booking) -> Hold:
+        """Holds and confirms the same seats anew, all or none. Raises PeerRefusal.
+
+        The former hold is given back first, and never confirmed: whoever still wants to free it frees nothing else.
+        """
+        await self._peers.drop(_hold_id(booking), reason="PAID_LATE")
+        last: PeerRefusal | None = None
+        for number in range(1, LATE_HOLDS + 1):
+            request_id = uuid5(booking.booking_id, f"late/{number}")
+            hold = await self._peers.hold(booking, booking.seats, owner=OWN_NAME, request_id=request_id)
+            try:
+                return await self._peers.confirm(hold.hold_id, hold.seats)
+            except PeerRefusal as refusal:
+                if refusal.reason not in _HOLD_IS_OVER:
+                    raise
+                last = refusal
+        assert last is not None
+        raise last
+
+    async def _sale_is_closed(self, booking: Booking) -> bool:
+        async with db.transaction(self._pool) as conn:
+            closed: bool = await conn.fetchval("SELECT statement_timestamp() >= $1", booking.sale_close_time)
+            return closed
+
+    async def _write_confirmed(self, booking: Booking, hold: Hold) -> None:
+        pnr = locators.mint()
+        async with db.transaction(self._pool) as conn:
+            if await bookings.confirm(conn, booking, hold, pnr=pnr):
+                await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)
+            elif await bookings.give_back(conn, booking, reason=FLIGHT_CANCELLED):
+                await timers.set_timer(conn, bookings.DROP_HOLD, str(hold.hold_id))
+                await notices.refunded(conn, booking)
+        self._tell()
+
+    async def _give_back(self, booking: Booking, reason: str) -> None:
+        async with db.transaction(self._pool) as conn:
+            if await bookings.give_back(conn, booking, reason=reason):
+                await notices.refunded(conn, booking)
+        self._tell()
+
+    async def release(self, subject: str) -> None:
+        """Frees the seats of a booking that came to nothing; of one that was confirmed, wherever its passengers sit."""
+        booking = await self._find(subject)
+        undecided = booking.pay_time is not None and booking.refund_reason is None
+        if booking.hold_id is None or undecided:
+            return
+        reason = booking.cancel_reason or booking.refund_reason or "PAYMENT_FAILED"
+        await self._peers.drop(booking.hold_id, reason=reason)
+        if booking.pnr is not None:
+            await self._peers.release_passengers(booking, reason=reason)
+
+    async def refund(self, subject: str) -> None:
+        """Gives back what was paid."""
+        booking = await self._find(subject)
+        if booking.payment_intent_id is not None and booking.refund_reason is not None:
+            await self._peers.refund(booking.payment_intent_id, reason=booking.refund_reason)
+
+    async def drop_hold(self, subject: str) -> None:
+        """Gives back a hold that no booking knows."""
+        await self._peers.drop(UUID(subject), reason="NOT_NEEDED")
+
+    async def cancel_flight(self, subject: str) -> None:
+        """Cancels the bookings of a flight that will not leave, and looks again when nobody can have missed it."""
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                SELECT bookings.booking_id FROM booking_flights JOIN bookings USING (booking_id)
+                WHERE flight_id = $1 AND state IN ('SEATS_RESERVED', 'CONFIRMED')
+                """,
+                subject,
+            )
+        for row in rows:
+            async with db.transaction(self._pool) as conn:
+                done = await bookings.cancel(
+                    conn, row["booking_id"], owner=None, actor=ITSELF, reason=FLIGHT_CANCELLED, departed_too=True
+                )
+                if done:
+                    await notices.cancelled(conn, await records.find(conn, row["booking_id"]))
+        self._tell()
+        async with db.transaction(self._pool) as conn:
+            fresh = await conn.fetchval(
+                "SELECT learn_time > statement_timestamp() - $2::interval FROM cancelled_flights WHERE flight_id = $1",
+                subject,
+                NO_RETURN,
+            )
+            if fresh:
+                await timers.set_timer(conn, bookings.CANCEL_FLIGHT, subject, after=LAST_LOOK)
+
+    async def _find(self, subject: str) -> Booking:
+        async with db.transaction(self._pool) as conn:
+            return await records.find(conn, UUID(subject))
+
+
+def _hold_id(booking: Booking) -> UUID:
+    assert booking.hold_id is not None, "money is taken only for seats that were held"
+    return booking.hold_id
