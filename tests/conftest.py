@@ -20,7 +20,7 @@ from services import app, migrate, telemetry
 from services.settings import ServiceSettings, load
 from tests.callers import AUDIENCE, ISSUER, Caller, Callers
 
-SERVICES: Final = ("seat", "checkin", "waitlist", "payment")
+SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking")
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 

@@ -11,11 +11,13 @@ import pytest
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from skyhigh.checkin.v1 import checkin_service_pb2, checkin_service_pb2_grpc
+from skyhigh.flight.v1 import flight_service_pb2, flight_service_pb2_grpc
 from skyhigh.payment.v1 import payment_service_pb2, payment_service_pb2_grpc
 from skyhigh.seat.v1 import seat_service_pb2, seat_service_pb2_grpc
 from skyhigh.waitlist.v1 import waitlist_service_pb2, waitlist_service_pb2_grpc
 
 from checkin_service.service import CHECKIN_SERVICE
+from flight_service.service import FLIGHT_SERVICE
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services.app import Service
@@ -38,7 +40,7 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "GetHold": "PCAOS",
         "ExtendHold": "PCAS",
         "ChangeHoldSeats": "PCAS",
-        "ConfirmHold": "PCAS",
+        "ConfirmHold": "PAS",
         "CancelHold": "PCAS",
         "BlockSeat": "AO",
         "UnblockSeat": "AO",
@@ -79,8 +81,16 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "CancelPaymentIntent": "S",
         "RefundPayment": "SA",
         "GetPaymentIntent": "PCAS",
-        "SubmitPaymentCode": "PC",
+        "SubmitPaymentCode": "PCS",
         "ReceiveWebhook": "-",
+    },
+    "FlightService": {
+        "CreateFlight": "O",
+        "CancelFlight": "O",
+        "ListFlights": "-",
+        "GetFlight": "-",
+        "SearchFlights": "-",
+        "GetItinerary": "-",
     },
 }
 SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
@@ -88,6 +98,7 @@ SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
     "CheckInService": (CHECKIN_SERVICE, checkin_service_pb2, checkin_service_pb2_grpc),
     "WaitlistService": (WAITLIST_SERVICE, waitlist_service_pb2, waitlist_service_pb2_grpc),
     "PaymentService": (PAYMENT_SERVICE, payment_service_pb2, payment_service_pb2_grpc),
+    "FlightService": (FLIGHT_SERVICE, flight_service_pb2, flight_service_pb2_grpc),
 }
 LETTERS: Final = {letter: Role[name] for letter, name in zip("PCAOS-", Role.__members__, strict=True)}
 ROLES: Final = [role for role in Role if role is not Role.ANYBODY]
@@ -123,12 +134,14 @@ async def guards(world: World) -> AsyncIterator[dict[str, Callers]]:
         guarding(world, "CheckInService") as checkin,
         guarding(world, "WaitlistService") as waitlist,
         guarding(world, "PaymentService") as payment,
+        guarding(world, "FlightService") as flight,
     ):
         yield {
             "SeatService": seat,
             "CheckInService": checkin,
             "WaitlistService": waitlist,
             "PaymentService": payment,
+            "FlightService": flight,
         }
 
 

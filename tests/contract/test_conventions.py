@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from google.protobuf.descriptor import EnumDescriptor, ServiceDescriptor
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.flight.v1 import flight_service_pb2 as flight
 from skyhigh.gateway.v1 import error_reason_pb2 as gateway_reasons
 from skyhigh.payment.v1 import payment_service_pb2 as payment
 from skyhigh.seat.v1 import seat_service_pb2 as seat
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as waitlist
 
 from checkin_service.servicer import CheckInServicer
+from flight_service.servicer import FlightServicer
 from payment_service.servicer import PaymentServicer
 from seat_service.servicer import SeatServicer
 from services import errors, migrate
@@ -113,6 +115,13 @@ SERVICES: Final = {
                 "passenger_type": checkin.PassengerType.DESCRIPTOR,
             },
             stateful=("entries",),
+        ),
+        Convention(
+            "flight",
+            flight.DESCRIPTOR.services_by_name["FlightService"],
+            FlightServicer,
+            enums={"flight_status": flight.Flight.Status.DESCRIPTOR, "cabin": flight.Cabin.DESCRIPTOR},
+            stateful=("flights",),
         ),
     )
 }

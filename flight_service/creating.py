@@ -1,0 +1,126 @@
+"""CreateFlight: seats first, the flight after them, so that no flight is seen without its seats.
+
+A process that dies in between leaves seats of a flight that nobody sees; the repeat goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from skyhigh.flight.v1 import flight_service_pb2 as pb
+
+from flight_service import airports, counts, flights, refusals
+from flight_service.aircraft import AIRCRAFT, fares
+from flight_service.flights import NewFlight
+from flight_service.peers import Peers
+from flight_service.records import Flight
+from services import db
+from services.db import Conn, Pool
+from services.errors import FieldViolation, InvalidArgument
+from services.idempotency import RequestKey
+from services.money import amount_of
+from services.mutations import Mutations
+
+
+class Creating:
+    """Adds flights one by one, as operations ask for them."""
+
+    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._mutations = mutations
+
+    async def create(self, request: pb.CreateFlightRequest, key: RequestKey | None) -> pb.Flight:
+        """(nothing) → SCHEDULED. A repeat with the same facts answers the flight that is there.
+
+        Raises INVALID_FIELD, FLIGHT_EXISTS.
+        """
+        known = await self._mutations.known(key, pb.Flight)
+        if known is not None:
+            return known
+        new = new_flight(request)
+        await self._provide(new)
+
+        async def insert(conn: Conn) -> pb.Flight:
+            await flights.insert(conn, [new])
+            standing = await flights.find(conn, new.flight_id)
+            if not _same(standing, new):
+                raise refusals.flight_exists(new.flight_id)
+            (shown,) = await counts.shown(conn, [standing])
+            return shown
+
+        return await self._mutations.run(key, pb.Flight, insert)
+
+    async def _provide(self, new: NewFlight) -> None:
+        """Provides the seats, unless the flight is there already and has them."""
+        async with db.session(self._pool) as conn:
+            standing = (await flights.find_all(conn, [new.flight_id])).get(new.flight_id)
+            to_come: bool = await conn.fetchval("SELECT $1 > statement_timestamp()", new.departure_time)
+        if standing is not None:
+            return
+        if not to_come:
+            raise InvalidArgument.of(FieldViolation("departure_time", "is in the past"))
+        await self._peers.provision(new.flight_id, new.layout_id)
+
+
+def new_flight(request: pb.CreateFlightRequest) -> NewFlight:
+    """Returns the flight that is asked for. Raises INVALID_FIELD."""
+    violations = list(_violations(request))
+    if violations:
+        raise InvalidArgument.of(*violations)
+    departure_time = _moment("departure_time", request.departure_time)
+    departure_date = departure_time.astimezone(airports.zone(request.origin)).date()
+    return NewFlight(
+        flight_id=request.flight_id or f"{request.flight_number}-{departure_date}",
+        flight_number=request.flight_number,
+        origin=request.origin,
+        destination=request.destination,
+        departure_time=departure_time,
+        arrival_time=_moment("arrival_time", request.arrival_time),
+        departure_date=departure_date,
+        aircraft_type=request.aircraft_type,
+        layout_id=AIRCRAFT[request.aircraft_type].layout_id,
+        fares=fares(request.aircraft_type, amount_of(request.price).minor_units),
+        seats=AIRCRAFT[request.aircraft_type].cabins,
+        gate=request.gate,
+        check_in_opens_before=_opens_before(request),
+        check_in_closes_before=_closes_before(request),
+    )
+
+
+def _violations(request: pb.CreateFlightRequest) -> Iterator[FieldViolation]:
+    if airports.zone(request.origin) is None:
+        yield FieldViolation("origin", "is no airport that is known")
+    if airports.zone(request.destination) is None:
+        yield FieldViolation("destination", "is no airport that is known")
+    if request.aircraft_type not in AIRCRAFT:
+        yield FieldViolation("aircraft_type", f"must be one of {', '.join(sorted(AIRCRAFT))}")
+    if _opens_before(request) <= _closes_before(request):
+        yield FieldViolation("check_in_opens_before", "must be longer than check_in_closes_before")
+
+
+def _moment(field: str, given: Timestamp) -> datetime:
+    try:
+        moment = given.ToDatetime(UTC)
+        # Wherever it is told, it has a date.
+        moment - timedelta(days=1), moment + timedelta(days=1)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error
+    return moment
+
+
+def _opens_before(request: pb.CreateFlightRequest) -> timedelta:
+    given = request.HasField("check_in_opens_before")
+    return request.check_in_opens_before.ToTimedelta() if given else flights.CHECK_IN_OPENS_BEFORE
+
+
+def _closes_before(request: pb.CreateFlightRequest) -> timedelta:
+    given = request.HasField("check_in_closes_before")
+    return request.check_in_closes_before.ToTimedelta() if given else flights.CHECK_IN_CLOSES_BEFORE
+
+
+def _same(standing: Flight, new: NewFlight) -> bool:
+    return all(getattr(standing, fact.name) == getattr(new, fact.name) for fact in fields(new))

@@ -1,0 +1,47 @@
+"""What the flight service asks the seat service."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from skyhigh.seat.v1 import seat_service_pb2 as seat
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from flight_service import refusals
+from flight_service.settings import FlightSettings
+from services.clients import PeerRefusal, ask, channel
+from services.tokens import OwnToken
+
+TIMEOUT_SECONDS: Final = 3
+
+
+class Peers:
+    """Calls to the seat service. All raise Unavailable where it is away."""
+
+    def __init__(self, settings: FlightSettings) -> None:
+        self._channel = channel(
+            settings.seat_address,
+            service="skyhigh.seat.v1.SeatService",
+            token=OwnToken(settings.token_file),
+            timeout_seconds=TIMEOUT_SECONDS,
+        )
+        # Generated stubs of an aio channel are typed for the other kind.
+        self._seats: Any = SeatServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    async def provision(self, flight_id: str, layout_id: str) -> int:
+        """Creates the seats of a flight; returns how many there are. A repeat with the same layout changes nothing.
+
+        Raises FLIGHT_EXISTS where the flight has seats of another layout.
+        """
+        request = seat.ProvisionSeatsRequest(flight_id=flight_id, layout_id=layout_id)
+        try:
+            answer: seat.ProvisionSeatsResponse = await ask(self._seats.ProvisionSeats(request))
+        except PeerRefusal as refusal:
+            if refusal.reason == "FLIGHT_EXISTS":
+                raise refusals.flight_exists(flight_id) from refusal
+            raise
+        return answer.total_seats

@@ -1,0 +1,40 @@
+"""The flight service's refusals, each with its reason of the contract and the metadata that it carries."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from skyhigh.flight.v1.error_reason_pb2 import ErrorReason
+
+from services.errors import AlreadyExists, FailedPrecondition, NotFound
+from services.proto import rfc3339
+
+
+def _name(reason: ErrorReason.ValueType) -> str:
+    return ErrorReason.Name(reason)
+
+
+def flight_not_found(flight_id: str) -> NotFound:
+    """There is no such flight."""
+    return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
+
+
+def itinerary_not_found() -> NotFound:
+    """One of its flights is not there, or they are no journey."""
+    return NotFound(_name(ErrorReason.ITINERARY_NOT_FOUND), "itinerary not found")
+
+
+def flight_exists(flight_id: str) -> AlreadyExists:
+    """There is a flight with this id and other facts, or seats of another layout."""
+    return AlreadyExists(
+        _name(ErrorReason.FLIGHT_EXISTS),
+        "there is a flight with this id and other facts",
+        metadata={"flight_id": flight_id},
+    )
+
+
+def flight_departed(departure_time: datetime) -> FailedPrecondition:
+    """It has left; nobody can cancel that."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_DEPARTED), "the flight has left", metadata={"departure_time": rfc3339(departure_time)}
+    )

@@ -1,0 +1,190 @@
+"""Rolls the schedule forward: the flights of the coming days, each with its seats, the nearest days first.
+
+A day is filled by one process at a time, which has it on lease; who dies with it lets the lease lapse, and another goes
+on. A flight is provisioned with seats first and inserted after, and both may happen again: so nothing is lost and
+nothing is done twice, whatever dies in between. A flight that is there already is left alone, cancelled ones too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from itertools import islice
+from typing import Final
+
+from flight_service import flights, schedule
+from flight_service.flights import NewFlight
+from flight_service.peers import Peers
+from services import db, telemetry
+from services.db import Conn, Pool
+from services.errors import AlreadyExists, Unavailable
+
+# So many are provisioned side by side, and then inserted in one transaction.
+AT_ONCE: Final = 8
+# Longer than such a group ever takes.
+LEASE: Final = timedelta(seconds=15)
+# What is flown tomorrow is sold today. Later days can wait: whoever buys has the machine first.
+URGENT_DAYS: Final = 1
+# After each group of a later day there is a pause of so many times its length.
+PAUSE_RATIO: Final = 3
+LONGEST_PAUSE_SECONDS: Final = 5.0
+# How soon a new day is seen, and a lease that lapsed.
+LOOK_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 1.0
+
+_log = telemetry.log("rolling")
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """A day that this process fills. Its end tells it from the lease of whoever comes after."""
+
+    day: date
+    urgent: bool
+    end: datetime
+
+
+class Rolling:
+    """Keeps flights in the schedule for so many days, today included, wherever on earth it is today."""
+
+    def __init__(self, pool: Pool, peers: Peers, *, horizon_days: int, tell: Callable[[], None]) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._horizon_days = horizon_days
+        self._tell = tell
+
+    async def run(self) -> None:
+        """Rolls until cancelled. A seat service or a database that is away is waited for."""
+        while True:
+            try:
+                while lease := await self._take():
+                    await self._fill(lease)
+            except (Unavailable, *db.AWAY) as error:
+                _log.warning("rolling waits", error=repr(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _take(self) -> _Lease | None:
+        """Takes the nearest day that lacks flights and that nobody works on."""
+        async with db.transaction(self._pool) as conn:
+            # From what is still yesterday in Honolulu to what is tomorrow already in Auckland.
+            await conn.execute(
+                """
+                INSERT INTO schedule_rolls (day, edition)
+                SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date + n, $1 FROM generate_series(-1, $2) AS n
+                ON CONFLICT DO NOTHING
+                """,
+                schedule.edition(),
+                self._horizon_days,
+            )
+            row = await conn.fetchrow(
+                """
+                WITH free AS MATERIALIZED (
+                    SELECT day FROM schedule_rolls
+                    WHERE edition = $1 AND complete_time IS NULL AND lease_end <= statement_timestamp()
+                      AND day >= (statement_timestamp() AT TIME ZONE 'UTC')::date - 1
+                    ORDER BY day LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+                )
+                UPDATE schedule_rolls AS rolls SET lease_end = clock_timestamp() + $2
+                FROM free
+                WHERE rolls.edition = $1 AND rolls.day = free.day AND rolls.complete_time IS NULL
+                RETURNING rolls.day, rolls.lease_end,
+                    rolls.day - (statement_timestamp() AT TIME ZONE 'UTC')::date <= $3 AS urgent
+                """,
+                schedule.edition(),
+                LEASE,
+                URGENT_DAYS,
+            )
+        return _Lease(row["day"], row["urgent"], row["lease_end"]) if row else None
+
+    async def _fill(self, lease: _Lease) -> None:
+        """Adds the flights that a day lacks. Where that fails, the day is given back."""
+        held: _Lease | None = lease
+        try:
+            missing = iter(await self._missing(schedule.departures(lease.day)))
+            while held and (group := list(islice(missing, AT_ONCE))):
+                began = time.monotonic()
+                held = await self._add(held, group)
+                if not lease.urgent:
+                    await asyncio.sleep(min(PAUSE_RATIO * (time.monotonic() - began), LONGEST_PAUSE_SECONDS))
+            if held and await self._complete(held):
+                held = None
+                _log.info("day rolled", day=str(lease.day))
+        finally:
+            if held:
+                await self._give_back(held)
+
+    async def _missing(self, planned: Sequence[NewFlight]) -> list[NewFlight]:
+        """Returns the flights that are not there yet and have not left."""
+        async with db.session(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                SELECT planned.flight_id
+                FROM unnest($1::text[], $2::timestamptz[]) AS planned (flight_id, departure_time)
+                WHERE planned.departure_time > statement_timestamp()
+                  AND NOT EXISTS (SELECT FROM flights WHERE flights.flight_id = planned.flight_id)
+                """,
+                [flight.flight_id for flight in planned],
+                [flight.departure_time for flight in planned],
+            )
+        missing = {row["flight_id"] for row in rows}
+        return [flight for flight in planned if flight.flight_id in missing]
+
+    async def _add(self, lease: _Lease, group: Sequence[NewFlight]) -> _Lease | None:
+        """Provisions and inserts flights; returns the lease moved on, or None where another has the day by now."""
+        have_seats = await asyncio.gather(*(self._provision(flight) for flight in group))
+        async with db.transaction(self._pool) as conn:
+            await flights.insert(conn, [flight for flight, has in zip(group, have_seats, strict=True) if has])
+            end = await _move(conn, lease, by=LEASE)
+        self._tell()
+        return replace(lease, end=end) if end else None
+
+    async def _provision(self, flight: NewFlight) -> bool:
+        """Gives a flight its seats; returns whether it has them."""
+        try:
+            await self._peers.provision(flight.flight_id, flight.layout_id)
+        except AlreadyExists as refusal:
+            # Somebody provisioned this very flight otherwise, and may have sold seats already. Only people can tell.
+            _log.error("flight left out", flight_id=flight.flight_id, error=str(refusal))
+            return False
+        return True
+
+    async def _complete(self, lease: _Lease) -> bool:
+        async with db.session(self._pool) as conn:
+            return bool(
+                await conn.fetchval(
+                    """
+                    UPDATE schedule_rolls SET complete_time = statement_timestamp()
+                    WHERE edition = $1 AND day = $2 AND lease_end = $3 AND complete_time IS NULL RETURNING true
+                    """,
+                    schedule.edition(),
+                    lease.day,
+                    lease.end,
+                )
+            )
+
+    async def _give_back(self, lease: _Lease) -> None:
+        """Lets somebody else go on at once, which a lapse of the lease would do later."""
+        with contextlib.suppress(Unavailable, *db.AWAY):
+            async with db.session(self._pool) as conn:
+                await _move(conn, lease, by=timedelta())
+
+
+async def _move(conn: Conn, lease: _Lease, *, by: timedelta) -> datetime | None:
+    """Has a lease end so long from now; returns when that is, or None where another has the day by now."""
+    end: datetime | None = await conn.fetchval(
+        """
+        UPDATE schedule_rolls SET lease_end = clock_timestamp() + $4
+        WHERE edition = $1 AND day = $2 AND lease_end = $3 AND complete_time IS NULL RETURNING lease_end
+        """,
+        schedule.edition(),
+        lease.day,
+        lease.end,
+        by,
+    )
+    return end

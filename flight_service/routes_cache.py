@@ -1,0 +1,139 @@
+"""Routes that were found before: in this process, and in Redis for all of them (FLT-3).
+
+What is remembered carries the version of the schedule that it was found in, and is used for that version only. Redis
+may vanish: then routes are found anew, which is hardly slower. Those who ask the same at once share one look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from flight_service import itineraries
+from flight_service.itineraries import Connections, Market, Route
+from flight_service.ranking import Ranked, Sort, rank
+from flight_service.timetable import Timetable
+from services import cache, telemetry
+from services.cache import Versioned, VersionedCache
+
+CACHE_PREFIX: Final = "routes"
+# While Redis is away, it is asked again no more often than this.
+CACHE_RETRY_SECONDS: Final = 1.0
+# Of all markets together; about half a kilobyte each.
+ROUTES_KEPT: Final = 100_000
+
+_log = telemetry.log("routes_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """All ways of a market, and the orders in which they were asked for."""
+
+    version: int
+    found: Sequence[Route]
+    _ranked: dict[tuple[str, Sort], Sequence[Ranked]] = field(default_factory=dict)
+
+    def ranked(self, *, cabin: str, sort: Sort) -> Sequence[Ranked]:
+        """Returns those that have the cabin, the first one first."""
+        known = self._ranked.get((cabin, sort))
+        if known is None:
+            known = self._ranked[(cabin, sort)] = rank(self.found, cabin=cabin, sort=sort)
+        return known
+
+    @property
+    def weight(self) -> int:
+        """What it counts for where room is short; that there are none is remembered, too."""
+        return len(self.found) + 1
+
+
+class RoutesCache:
+    """Finds the ways of a market, or remembers them."""
+
+    def __init__(self, versioned_cache: VersionedCache, connections: Connections) -> None:
+        self._cache = versioned_cache
+        self._cache_away_until = 0.0
+        self._connections = connections
+        self._kept: OrderedDict[Market, Routes] = OrderedDict()
+        self._weight = 0
+        self._looking: dict[tuple[Market, int], asyncio.Task[Routes]] = {}
+
+    async def of(self, market: Market, timetable: Timetable) -> Routes:
+        """Returns the market's routes in this timetable."""
+        kept = self._kept.get(market)
+        if kept is not None and kept.version == timetable.version:
+            self._kept.move_to_end(market)
+            return kept
+        key = (market, timetable.version)
+        looking = self._looking.get(key)
+        if looking is None:
+            looking = self._looking[key] = asyncio.create_task(self._look(market, timetable))
+            looking.add_done_callback(lambda _: self._looking.pop(key))
+        # Whoever asked first may give up; the others still want it.
+        return await asyncio.shield(looking)
+
+    async def _look(self, market: Market, timetable: Timetable) -> Routes:
+        if not (timetable.serves(market.source) and timetable.serves(market.destination)):
+            # There are many more airports than ours, and nobody needs to remember them.
+            return Routes(timetable.version, ())
+        found = await self._remembered(market, timetable)
+        if found is None:
+            found = itineraries.routes(timetable, market, self._connections)
+            await self._remember(market, timetable, found)
+        routes = Routes(timetable.version, found)
+        self._keep(market, routes)
+        return routes
+
+    def _keep(self, market: Market, routes: Routes) -> None:
+        before = self._kept.pop(market, None)
+        self._kept[market] = routes
+        self._weight += routes.weight - (before.weight if before else 0)
+        while self._weight > ROUTES_KEPT:
+            _, oldest = self._kept.popitem(last=False)
+            self._weight -= oldest.weight
+
+    async def _remembered(self, market: Market, timetable: Timetable) -> list[Route] | None:
+        if time.monotonic() < self._cache_away_until:
+            return None
+        try:
+            (value,) = await self._cache.get([self._name(market)])
+        except cache.AWAY as error:
+            _log.warning("cache is away", error=repr(error))
+            self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS
+            return None
+        if value is None or value.version != timetable.version:
+            return None
+        return _read(value.body, timetable)
+
+    async def _remember(self, market: Market, timetable: Timetable, found: Sequence[Route]) -> None:
+        if time.monotonic() < self._cache_away_until:
+            return
+        with contextlib.suppress(*cache.AWAY):
+            name = self._name(market)
+            # Nobody invalidates: the version of the schedule says what is old.
+            await self._cache.set_if_newer(name, Versioned(timetable.version, _write(found)), generation="0")
+
+    def _name(self, market: Market) -> str:
+        limits = f"{self._connections.shortest}-{self._connections.longest}"
+        return f"{market.source}-{market.destination}-{market.day}-{limits}"
+
+
+def _write(found: Sequence[Route]) -> bytes:
+    """Each flight is named once: most of them are part of many routes."""
+    numbers: dict[str, int] = {}
+    numbered = [[numbers.setdefault(flight.flight_id, len(numbers)) for flight in route] for route in found]
+    return json.dumps([list(numbers), numbered], separators=(",", ":")).encode()
+
+
+def _read(body: bytes, timetable: Timetable) -> list[Route] | None:
+    """Returns the routes; None where a flight is not in the timetable, because it was cancelled since."""
+    flight_ids, numbered = json.loads(body)
+    flights = [flight for flight_id in flight_ids if (flight := timetable.flight(flight_id)) is not None]
+    if len(flights) < len(flight_ids):
+        return None
+    return [tuple(flights[number] for number in route) for route in numbered]

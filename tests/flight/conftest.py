@@ -1,0 +1,63 @@
+"""A flight service in process, on a database of its own, beside the session's seat service.
+
+Each file has an instance of its own, because all instances share one queue of events: none must be left behind that
+would take another file's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import pytest
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
+
+from flight_service.service import FLIGHT_SERVICE
+from services import db
+from tests.callers import Callers
+from tests.flight.airline import Airline
+from tests.instances import Database, database_with, running
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+# A search looks six days ahead and one back: days of tests lie further apart.
+_DAYS: Final = itertools.count(20, 10)
+
+
+@pytest.fixture(scope="session")
+async def variables(world: World, callers: Callers) -> dict[str, str]:
+    """The variables of a flight service of these tests: nothing is in its schedule but what a test puts there."""
+    return {
+        **await database_with(world, "flight"),
+        "SKYHIGH_SEAT_ADDRESS": callers.address,
+        "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+async def airline(world: World, callers: Callers, variables: dict[str, str]) -> AsyncIterator[Airline]:
+    """The flight service of a file."""
+    url = variables["SKYHIGH_FLIGHT_DATABASE_URL"]
+    async with running(world, FLIGHT_SERVICE, FlightServiceStub, **variables) as opened:
+        pool = await db.connect(url, schema="flight", size=4)
+        yield Airline(opened, pool, callers)
+        await pool.close()
+
+
+@pytest.fixture
+async def flight_database(airline: Airline, variables: dict[str, str]) -> AsyncIterator[Database]:
+    """A connection as the flight service's role, to look behind the contract."""
+    url = variables["SKYHIGH_FLIGHT_DATABASE_URL"]
+    database = await asyncpg.connect(url, server_settings={"search_path": "flight"})
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def day() -> date:
+    """A day to come that no other test uses."""
+    return datetime.now(UTC).date() + timedelta(days=next(_DAYS))

@@ -1,0 +1,51 @@
+"""Airports by their code, with their time zones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import airportsdata
+import pytest
+
+from flight_service import airports
+
+
+@pytest.mark.parametrize(
+    ("iata", "zone", "city", "country"),
+    [
+        ("LIS", "Europe/Lisbon", "Lisbon", "PT"),
+        ("SIN", "Asia/Singapore", "Singapore", "SG"),
+        ("AKL", "Pacific/Auckland", "Auckland", "NZ"),
+        ("HNL", "Pacific/Honolulu", "Honolulu", "US"),
+    ],
+)
+def test_an_airport_is_found_by_its_code(iata: str, zone: str, city: str, country: str) -> None:
+    airport = airports.find(iata)
+    assert airport is not None
+    assert (airport.iata, airport.zone.key, airport.city, airport.country) == (iata, zone, city, country)
+    assert airport.name
+    assert airports.zone(iata) is airport.zone
+
+
+@pytest.mark.parametrize("iata", ["", "XXX", "lis", "LPPT", "LIS "])
+def test_what_is_no_code_of_iata_is_no_airport(iata: str) -> None:
+    assert airports.find(iata) is None
+    assert airports.zone(iata) is None
+
+
+def test_this_machine_knows_the_time_everywhere() -> None:
+    """A service that lacks a zone would find out when the first passenger asks for it."""
+    moment = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    for iata in airportsdata.load("IATA"):
+        zone = airports.zone(iata)
+        assert zone is not None
+        offset = moment.astimezone(zone).utcoffset()
+        assert offset is not None
+        assert timedelta(hours=-12) <= offset <= timedelta(hours=14)
+
+
+def test_no_start_of_a_process_reads_the_list() -> None:
+    never = "import airportsdata; airportsdata.load = None; import flight_service.service"
+    subprocess.run([sys.executable, "-c", never], check=True, timeout=60)

@@ -1,0 +1,109 @@
+"""CancelFlight: once and for all, told to everybody, before the departure."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, time, timedelta
+from uuid import uuid4
+
+import pytest
+from skyhigh.flight.v1 import events_pb2
+from skyhigh.flight.v1 import flight_service_pb2 as pb
+
+from flight_service.flights import NewFlight
+from tests.callers import eventually, refused
+from tests.flight.airline import Airline, flight
+from tests.instances import Database
+
+
+@pytest.fixture
+async def new(airline: Airline, day: date) -> NewFlight:
+    """A scheduled flight."""
+    new = flight("LHR", "CDG", datetime.combine(day, time(9)), 75)
+    await airline.add(new)
+    return new
+
+
+async def events_of(database: Database, flight_id: str) -> list[events_pb2.FlightCancelled]:
+    rows = await database.fetch("SELECT body FROM outbox WHERE routing_key = 'flight.cancelled.v1'")
+    events = [events_pb2.FlightCancelled.FromString(row["body"]) for row in rows]
+    return [event for event in events if event.flight_id == flight_id]
+
+
+async def test_a_cancelled_flight_is_told_of_and_not_found_any_more(
+    airline: Airline, new: NewFlight, day: date, flight_database: Database
+) -> None:
+    assert len(await airline.found("LHR", "CDG", day)) == 1
+    cancelled = await airline.cancel(new.flight_id, reason="STRIKE")
+    assert (cancelled.status, cancelled.cancel_reason) == (pb.Flight.CANCELLED, "STRIKE")
+    assert (cancelled.available_seats, cancelled.total_seats) == (0, 180), "nobody may hold one any more"
+    assert await airline.get(new.flight_id) == cancelled
+    assert await airline.found("LHR", "CDG", day) == set()
+    (event,) = await events_of(flight_database, new.flight_id)
+    assert event.reason == "STRIKE"
+    assert abs(event.cancel_time.ToDatetime(UTC) - datetime.now(UTC)) < timedelta(seconds=30)
+
+    async def told() -> bool:
+        return not await flight_database.fetchval("SELECT count(*) FROM outbox WHERE publish_time IS NULL")
+
+    await eventually(told)
+
+
+async def test_a_repeat_changes_nothing(airline: Airline, new: NewFlight, flight_database: Database) -> None:
+    first = await airline.cancel(new.flight_id, reason="STRIKE")
+    assert await airline.cancel(new.flight_id, reason="FOG") == first
+    assert len(await events_of(flight_database, new.flight_id)) == 1
+
+
+async def test_many_at_once_cancel_once(airline: Airline, new: NewFlight, flight_database: Database) -> None:
+    answers = await asyncio.gather(*(airline.cancel(new.flight_id, reason=f"R{n}") for n in range(20)))
+    assert all(each == answers[0] for each in answers)
+    assert len(await events_of(flight_database, new.flight_id)) == 1
+
+
+async def test_a_key_is_for_one_cancellation(airline: Airline, new: NewFlight) -> None:
+    key = str(uuid4())
+    first = await airline.cancel(new.flight_id, request_id=key)
+    assert first.cancel_reason == "CANCELLED"
+    assert await airline.cancel(new.flight_id, request_id=key) == first
+    with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
+        await airline.cancel(new.flight_id, request_id=key, reason="FOG")
+
+
+async def test_what_has_left_is_not_cancelled(airline: Airline, flight_database: Database) -> None:
+    departed = flight("LHR", "CDG", datetime.now(UTC) - timedelta(minutes=1))
+    await airline.add(departed)
+    with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:
+        await airline.cancel(departed.flight_id)
+    told = datetime.fromisoformat(refusal.info.metadata["departure_time"])
+    assert told == departed.departure_time
+    assert (await airline.get(departed.flight_id)).status == pb.Flight.SCHEDULED
+    assert await events_of(flight_database, departed.flight_id) == []
+
+
+async def test_what_was_cancelled_and_should_have_left_since_stays_cancelled(
+    airline: Airline, flight_database: Database
+) -> None:
+    departed = flight("LHR", "CDG", datetime.now(UTC) - timedelta(minutes=1))
+    await airline.add(departed)
+    await flight_database.execute(
+        "UPDATE flights SET state = 'CANCELLED', cancel_time = now(), cancel_reason = 'FOG' WHERE flight_id = $1",
+        departed.flight_id,
+    )
+    assert (await airline.cancel(departed.flight_id)).cancel_reason == "FOG"
+
+
+async def test_what_is_not_there_is_not_found(airline: Airline) -> None:
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
+        await airline.cancel("SH999-2026-12-01")
+    assert refusal.info.metadata == {"flight_id": "SH999-2026-12-01"}
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [({"flight_id": "SH_1"}, "flight_id"), ({"reason": "a\nb"}, "reason"), ({"reason": "x" * 121}, "reason")],
+)
+async def test_bad_input_is_named(airline: Airline, new: NewFlight, more: dict[str, str], field: str) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airline.operations.CancelFlight(pb.CancelFlightRequest(**{"flight_id": new.flight_id} | more))
+    assert refusal.fields == [field]

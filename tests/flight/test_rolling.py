@@ -1,0 +1,399 @@
+"""The schedule is rolled forward: on a fresh database, after deaths and absences, and by several processes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from deploy.local.process import free_ports
+from flight_service import airports, flights, rolling, schedule
+from flight_service.flights import NewFlight
+from flight_service.peers import Peers
+from flight_service.rolling import Rolling
+from flight_service.schedule import Leg
+from flight_service.settings import FlightSettings
+from seat_service.service import SEAT_SERVICE
+from services import app, db, migrate
+from services.db import Pool
+from tests.callers import Callers, eventually
+from tests.flight.airline import Airline
+from tests.instances import database_with
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
+MANY: Final = 1_000_000
+
+
+class WatchedPeers(Peers):
+    """Asks the real seat service; remembers for which flights, and can be stopped after some."""
+
+    def __init__(self, settings: FlightSettings) -> None:
+        super().__init__(settings)
+        self.asked: list[str] = []
+        self.answers = MANY
+
+    async def provision(self, flight_id: str, layout_id: str) -> int:
+        self.asked.append(flight_id)
+        if len(self.asked) > self.answers:
+            await asyncio.Event().wait()
+        return await super().provision(flight_id, layout_id)
+
+    async def are_stuck(self) -> bool:
+        """Whether somebody waits for an answer that never comes."""
+        return len(self.asked) > self.answers
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """A database of the flight service, and who rolls the schedule there."""
+
+    pool: Pool
+    peers: WatchedPeers
+
+    @asynccontextmanager
+    async def rolling(self, *, horizon_days: int, peers: Peers | None = None) -> AsyncIterator[asyncio.Task[None]]:
+        """Rolls within the block, as a process does that is stopped in the end."""
+        roller = Rolling(self.pool, peers or self.peers, horizon_days=horizon_days, tell=lambda: None)
+        task = asyncio.create_task(roller.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def roll(self, *, horizon_days: int) -> None:
+        """Rolls until there is nothing left to do."""
+        async with self.rolling(horizon_days=horizon_days):
+            await eventually(lambda: self.is_complete(horizon_days=horizon_days), within_seconds=20)
+
+    async def is_complete(self, *, horizon_days: int) -> bool:
+        """Whether all days are filled, and no others."""
+        today = await self.today()
+        wanted = {today + timedelta(days=n) for n in range(-1, horizon_days + 1)}
+        rows = await self.pool.fetch(
+            "SELECT day FROM schedule_rolls WHERE edition = $1 AND complete_time IS NOT NULL", schedule.edition()
+        )
+        return {row["day"] for row in rows} >= wanted
+
+    async def completed(self) -> dict[date, datetime]:
+        """When each day was filled."""
+        rows = await self.pool.fetch("SELECT day, complete_time FROM schedule_rolls WHERE complete_time IS NOT NULL")
+        return {row["day"]: row["complete_time"] for row in rows}
+
+    async def today(self) -> date:
+        """The database's day."""
+        today: date = await self.pool.fetchval("SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date")
+        return today
+
+    async def planned(self, *, horizon_days: int) -> list[NewFlight]:
+        """What is to be there: all flights to come."""
+        today, now = await self.today(), datetime.now(UTC)
+        days = (today + timedelta(days=n) for n in range(-1, horizon_days + 1))
+        return [flight for day in days for flight in schedule.departures(day) if flight.departure_time > now]
+
+    async def flights(self) -> dict[str, str]:
+        """What is there: state by flight."""
+        rows = await self.pool.fetch("SELECT flight_id, state::text FROM flights")
+        return {row["flight_id"]: row["state"] for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks and retries that a test can wait for."""
+    monkeypatch.setattr(rolling, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(rolling, "RETRY_SECONDS", 0.1)
+
+
+@pytest.fixture
+def legs(monkeypatch: pytest.MonkeyPatch) -> list[Leg]:
+    """A small schedule of its own for each test, that resembles no other; none of its flights leaves just now."""
+    airline = "".join(secrets.choice(LETTERS) for _ in range(2))
+    now = datetime.now(UTC)
+    small = [
+        Leg(
+            flight_number=f"{airline}{secrets.randbelow(900) + 100}{letter}",
+            # There the time is UTC all the year.
+            origin="KEF",
+            destination="LIS",
+            departs=(now + timedelta(hours=hours)).time().replace(second=0, microsecond=0),
+            block_time=timedelta(hours=4),
+            aircraft_type="AT72",
+            gate="",
+            economy_cents=9900,
+        )
+        for hours, letter in zip((2, 4, 7, 10, 13, 16, 18, 19, 20, 21, 22), LETTERS, strict=False)
+    ]
+    monkeypatch.setattr(schedule, "legs", lambda: small)
+    own_edition = secrets.token_hex(8)
+    monkeypatch.setattr(schedule, "edition", lambda: own_edition)
+    return small
+
+
+@pytest.fixture
+def settings(world: World, callers: Callers) -> Callable[..., FlightSettings]:
+    """Settings of a flight service; `more` are variables."""
+
+    def settings(**more: str) -> FlightSettings:
+        return world.settings_of(FlightSettings, **{"SKYHIGH_SEAT_ADDRESS": callers.address, **more})
+
+    return settings
+
+
+@pytest.fixture
+async def rolled(world: World, settings: Callable[..., FlightSettings]) -> AsyncIterator[Rolled]:
+    """A database without flights."""
+    url = (await database_with(world, "flight"))["SKYHIGH_FLIGHT_DATABASE_URL"]
+    await migrate.migrate(url, schema="flight", package="flight_service")
+    pool = await db.connect(url, schema="flight", size=8)
+    peers = WatchedPeers(settings())
+    yield Rolled(pool, peers)
+    await peers.close()
+    await pool.close()
+
+
+async def test_a_fresh_database_is_filled(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
+    planned = await rolled.planned(horizon_days=2)
+    await rolled.roll(horizon_days=2)
+    # Each once, those that have left not at all.
+    assert await rolled.flights() == {flight.flight_id: "SCHEDULED" for flight in planned}
+    assert Counter(rolled.peers.asked) == Counter(flight.flight_id for flight in planned)
+    # Every flight has its seats, and what the file says of it.
+    airline = Airline(callers, rolled.pool, callers)
+    for flight in planned[:3]:
+        assert await airline.provisioned(flight.flight_id) == sum(flight.seats.values())
+    async with db.session(rolled.pool) as conn:
+        found = await flights.find_all(conn, [flight.flight_id for flight in planned])
+    for flight in planned:
+        facts = {name: getattr(found[flight.flight_id], name) for name in NewFlight.__slots__}
+        assert NewFlight(**facts) == flight
+
+
+async def test_the_nearest_days_come_first(rolled: Rolled, legs: list[Leg]) -> None:
+    await rolled.roll(horizon_days=3)
+    days = [flight_id[-10:] for flight_id in rolled.peers.asked]
+    assert days == sorted(days)
+    assert len(set(days)) >= 4
+
+
+async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: Rolled, legs: list[Leg]) -> None:
+    """West of Greenwich it is still yesterday for a while, east of it tomorrow already."""
+    far_off = [replace(leg, origin=origin) for leg, origin in zip(legs, ("HNL", "AKL", "APW"), strict=False)]
+    legs[:] = [replace(leg, block_time=timedelta(hours=20)) for leg in far_off]
+    await rolled.roll(horizon_days=1)
+    there = await rolled.flights()
+    now = datetime.now(UTC)
+    for leg in legs:
+        for hours in range(24):
+            # Whatever leaves within this day at the origin, and within a day from now.
+            flight = leg.flight_on((now + timedelta(hours=hours)).astimezone(airports.zone(leg.origin)).date())
+            if now < flight.departure_time < now + timedelta(hours=24):
+                assert flight.flight_id in there
+
+
+async def test_nothing_is_done_twice(rolled: Rolled, legs: list[Leg]) -> None:
+    await rolled.roll(horizon_days=1)
+    before = await rolled.pool.fetch("SELECT * FROM schedule_rolls ORDER BY day")
+    async with rolled.rolling(horizon_days=1):
+        await asyncio.sleep(0.3)
+    assert await rolled.pool.fetch("SELECT * FROM schedule_rolls ORDER BY day") == before
+    assert max(Counter(rolled.peers.asked).values()) == 1
+
+
+async def test_a_day_later_a_day_is_added(rolled: Rolled, legs: list[Leg]) -> None:
+    await rolled.roll(horizon_days=1)
+    first = await rolled.flights()
+    # As it looks to tomorrow's process: what is rolled is a day older.
+    await rolled.pool.execute("UPDATE schedule_rolls SET day = day - 1")
+    rolled.peers.asked.clear()
+    # What tomorrow's horizon is today, the next one is tomorrow.
+    await rolled.roll(horizon_days=2)
+    second = await rolled.flights()
+    added = set(second) - set(first)
+    last_day = await rolled.today() + timedelta(days=2)
+    assert added == {f"{leg.flight_number}-{last_day}" for leg in legs} == set(rolled.peers.asked)
+    assert set(first) < set(second)
+
+
+async def test_a_running_process_adds_the_next_day_by_itself(rolled: Rolled, legs: list[Leg]) -> None:
+    async with rolled.rolling(horizon_days=1):
+        await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=20)
+        last_day = await rolled.today() + timedelta(days=1)
+        await rolled.pool.execute("DELETE FROM flight_cabins")
+        await rolled.pool.execute("DELETE FROM flights")
+        # The day begins: nobody has heard of it so far.
+        await rolled.pool.execute("DELETE FROM schedule_rolls WHERE day = $1", last_day)
+        await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=20)
+    assert set(await rolled.flights()) == {f"{leg.flight_number}-{last_day}" for leg in legs}
+
+
+async def test_two_processes_share_the_days(
+    rolled: Rolled, legs: list[Leg], settings: Callable[..., FlightSettings]
+) -> None:
+    others = WatchedPeers(settings())
+    async with rolled.rolling(horizon_days=6), rolled.rolling(horizon_days=6, peers=others):
+        await eventually(lambda: rolled.is_complete(horizon_days=6), within_seconds=20)
+    await others.close()
+    planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=6)}
+    assert await rolled.flights() == planned
+    # Each flight was provisioned by one of them, and both had their share.
+    assert Counter(rolled.peers.asked + others.asked) == Counter(planned.keys())
+    assert rolled.peers.asked
+    assert others.asked
+
+
+async def test_who_is_stopped_in_the_middle_is_followed_at_once(
+    rolled: Rolled, legs: list[Leg], settings: Callable[..., FlightSettings]
+) -> None:
+    rolled.peers.answers = 12
+    async with rolled.rolling(horizon_days=1):
+        await eventually(rolled.peers.are_stuck)
+    seen = await rolled.flights()
+    assert 0 < len(seen) <= 12
+    successor = WatchedPeers(settings())
+    # The lease was given back: nobody waits for its end.
+    soon = rolling.LEASE.total_seconds() / 2
+    async with rolled.rolling(horizon_days=1, peers=successor):
+        await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=soon)
+    await successor.close()
+    planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=1)}
+    assert await rolled.flights() == planned
+    # What was inserted is not asked for again; what only had its seats is.
+    assert not set(seen) & set(successor.asked)
+    assert set(seen) | set(successor.asked) == set(planned)
+
+
+async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolled: Rolled, legs: list[Leg]) -> None:
+    today = await rolled.today()
+    lapses = await rolled.pool.fetchval(
+        """
+        INSERT INTO schedule_rolls (day, edition, lease_end)
+        VALUES ($1, $2, clock_timestamp() + interval '1 second') RETURNING lease_end
+        """,
+        today,
+        schedule.edition(),
+    )
+    await rolled.roll(horizon_days=1)
+    completed = await rolled.completed()
+    tomorrow = today + timedelta(days=1)
+    assert completed[tomorrow] < lapses <= completed[today]
+    assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
+
+
+async def test_who_is_overtaken_leaves_the_day_to_the_other(rolled: Rolled, legs: list[Leg]) -> None:
+    """A process that slept through its lease finds the day taken, and neither moves nor ends the other's lease."""
+    rolled.peers.answers = 12
+    tomorrow = await rolled.today() + timedelta(days=1)
+    async with rolled.rolling(horizon_days=1):
+        await eventually(rolled.peers.are_stuck)
+        await rolled.pool.execute(
+            "UPDATE schedule_rolls SET lease_end = '2100-01-01Z' WHERE complete_time IS NULL AND edition = $1",
+            schedule.edition(),
+        )
+    rows = await rolled.pool.fetch("SELECT lease_end, complete_time FROM schedule_rolls WHERE day = $1", tomorrow)
+    assert [tuple(row) for row in rows] == [(datetime(2100, 1, 1, tzinfo=UTC), None)]
+
+
+async def test_a_seat_service_that_is_away_is_waited_for(
+    world: World, rolled: Rolled, legs: list[Leg], settings: Callable[..., FlightSettings]
+) -> None:
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    peers = Peers(settings(SKYHIGH_SEAT_ADDRESS=address))
+    async with rolled.rolling(horizon_days=1, peers=peers) as task:
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        # No flight is seen without its seats.
+        assert await rolled.flights() == {}
+        async with app.serving(SEAT_SERVICE, world.settings(), [address]):
+            await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=30)
+    await peers.close()
+    assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
+
+
+async def test_a_database_that_cuts_its_sessions_is_waited_for(rolled: Rolled, legs: list[Leg]) -> None:
+    async with rolled.rolling(horizon_days=4) as task:
+        for _ in range(5):
+            await rolled.pool.fetch(
+                """
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()
+                """
+            )
+            await asyncio.sleep(0.05)
+        assert not task.done()
+        await eventually(lambda: rolled.is_complete(horizon_days=4), within_seconds=30)
+    assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=4)}
+
+
+async def test_a_cancelled_flight_is_not_brought_back(rolled: Rolled, legs: list[Leg]) -> None:
+    await rolled.roll(horizon_days=1)
+    planned = await rolled.planned(horizon_days=1)
+    await rolled.pool.execute(
+        """
+        UPDATE flights SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = 'STRIKE'
+        WHERE flight_id = $1
+        """,
+        planned[-1].flight_id,
+    )
+    await rolled.pool.execute("DELETE FROM schedule_rolls")
+    await rolled.roll(horizon_days=1)
+    states = await rolled.flights()
+    assert states.pop(planned[-1].flight_id) == "CANCELLED"
+    assert set(states.values()) == {"SCHEDULED"}
+
+
+async def test_a_new_edition_adds_to_days_that_are_rolled(
+    rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = legs.pop()
+    await rolled.roll(horizon_days=1)
+    rolled.peers.asked.clear()
+    legs.append(late)
+    monkeypatch.setattr(schedule, "edition", lambda: "0123456789abcdef")
+    await rolled.roll(horizon_days=1)
+    there = set(await rolled.flights())
+    assert there == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
+    # Nothing but the new line was looked at.
+    assert {flight_id.partition("-")[0] for flight_id in rolled.peers.asked} == {late.flight_number}
+
+
+async def test_a_flight_with_other_seats_is_left_out(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
+    planned = [flight.flight_id for flight in await rolled.planned(horizon_days=1)]
+    await callers.operations().provision(planned[-2], "E190-100Y")
+    await rolled.roll(horizon_days=1)
+    assert set(await rolled.flights()) == set(planned) - {planned[-2]}
+
+
+async def test_what_operations_added_by_hand_stays_as_it_is(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
+    by_hand = replace((await rolled.planned(horizon_days=1))[-1], gate="Z99")
+    await Airline(callers, rolled.pool, callers).add(by_hand)
+    await rolled.roll(horizon_days=1)
+    assert by_hand.flight_id not in rolled.peers.asked
+    async with db.session(rolled.pool) as conn:
+        assert (await flights.find(conn, by_hand.flight_id)).gate == "Z99"
+
+
+async def test_later_days_are_rolled_gently(rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who buys a seat has the machine first: only today and tomorrow are rolled as fast as it can go."""
+    monkeypatch.setattr(rolling, "PAUSE_RATIO", 1000)
+    monkeypatch.setattr(rolling, "LONGEST_PAUSE_SECONDS", 1.0)
+    began = await rolled.pool.fetchval("SELECT clock_timestamp()")
+    await rolled.roll(horizon_days=2)
+    completed = await rolled.completed()
+    *_, tomorrow, later = sorted(completed)
+    pauses = timedelta(seconds=-(-len(legs) // rolling.AT_ONCE))
+    assert completed[later] - completed[tomorrow] >= pauses
+    # Today and tomorrow have as many groups, or nearly so.
+    assert completed[tomorrow] - began < pauses

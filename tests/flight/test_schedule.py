@@ -1,0 +1,320 @@
+"""The schedule: what the file says, and what becomes of it on any day."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from math import acos, cos, radians, sin
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flight_service import airports, schedule
+from flight_service.aircraft import AIRCRAFT
+from flight_service.airports import Airport
+from flight_service.flights import NewFlight
+from flight_service.schedule import Leg
+from operations.airline import TIMETABLE
+
+FIRST_DAY: Final = date(2026, 11, 1)
+YEAR: Final = [FIRST_DAY + timedelta(days=n) for n in range(366)]
+EARTH_RADIUS_KM: Final = 6371
+# How far each type flies, and how fast while it does; winds help and hinder.
+RANGE_KM: Final = {"AT72": 1_100, "E190": 2_700, "A320": 4_600, "B738": 4_800, "A321": 6_300, "B789": 14_000}
+SPEED_KMH: Final = {"AT72": (380, 560), "B789": (780, 1000)}
+JET_SPEED_KMH: Final = (580, 1000)
+# Start, climb, approach and taxiing, in which nobody gets far.
+GROUND_TIME: Final = timedelta(minutes=20)
+# From the seat service's view of a map: a passenger who books now must still be able to check in.
+SOONEST: Final = timedelta(minutes=70)
+DAY: Final = timedelta(hours=24)
+SHORTEST_CONNECTION, LONGEST_CONNECTION = timedelta(minutes=45), timedelta(hours=8)
+
+
+def leg(origin: str, departs: str, *, destination: str = "LIS") -> Leg:
+    """A daily flight number."""
+    block_time = timedelta(hours=3)
+    return Leg("SH9999", origin, destination, time.fromisoformat(departs), block_time, "A320", "1", economy_cents=9900)
+
+
+def airport(iata: str) -> Airport:
+    """An airport that is there."""
+    found = airports.find(iata)
+    assert found is not None, iata
+    return found
+
+
+@cache
+def distance_km(origin: str, destination: str) -> float:
+    """The way along a great circle."""
+    here, there = airport(origin), airport(destination)
+    a, b = radians(here.latitude), radians(there.latitude)
+    between = radians(there.longitude - here.longitude)
+    return EARTH_RADIUS_KM * acos(sin(a) * sin(b) + cos(a) * cos(b) * cos(between))
+
+
+def local(moment: datetime, iata: str) -> datetime:
+    """What the clocks of an airport show, without a zone."""
+    return moment.astimezone(airport(iata).zone).replace(tzinfo=None)
+
+
+def flight_of(flight_number: str, day: date) -> NewFlight:
+    """One flight of a day."""
+    (found,) = (flight for flight in schedule.departures(day) if flight.flight_number == flight_number)
+    return found
+
+
+# The file.
+
+
+def test_every_leg_can_be_flown() -> None:
+    for each in schedule.legs():
+        assert each.aircraft_type in AIRCRAFT
+        assert airport(each.origin) != airport(each.destination)
+        assert re.fullmatch("SH[1-9][0-9]{3}", each.flight_number)
+        # As CreateFlight takes gates.
+        assert re.fullmatch("[A-Z]{0,2}[0-9]{0,3}[A-Z]?", each.gate)
+        assert each.weekdays
+        assert each.weekdays == "".join(sorted(set(each.weekdays) & set(schedule.EVERY_DAY)))
+
+
+def test_no_number_is_given_twice_nor_one_of_the_demo_airline() -> None:
+    numbers = Counter(each.flight_number for each in schedule.legs())
+    assert set(numbers.values()) == {1}
+    assert not set(numbers) & set(TIMETABLE)
+
+
+def test_a_file_has_a_line_for_each_rotation() -> None:
+    text = files("flight_service").joinpath("schedule.json").read_text(encoding="utf-8")
+    assert len([line for line in text.splitlines() if '"route"' in line]) == len(schedule.legs()) / 2
+    for rotation in json.loads(text)["rotations"]:
+        known = {"flights", "route", "aircraft", "departs", "minutes", "gates", "economy_cents", "days"}
+        assert set(rotation) | {"days"} == known
+        for pair in known - {"aircraft", "economy_cents", "days"}:
+            assert len(rotation[pair]) == 2
+        assert len(rotation.get("days", ("", ""))) == 2
+
+
+def test_the_airline_flies_all_over_the_world() -> None:
+    touched = {each.origin for each in schedule.legs()}
+    assert len(touched) >= 40
+    regions = {airport(iata).zone.key.partition("/")[0] for iata in touched}
+    assert regions >= {"Africa", "America", "Asia", "Australia", "Europe", "Indian", "Pacific"}
+    # Hubs: from where one gets to many places.
+    places = Counter(origin for origin, _ in {(each.origin, each.destination) for each in schedule.legs()})
+    assert len([iata for iata, count in places.items() if count >= 12]) >= 3
+
+
+def test_who_flies_out_flies_back() -> None:
+    ways = Counter((each.origin, each.destination) for each in schedule.legs())
+    assert all(count == ways[(destination, origin)] for (origin, destination), count in ways.items())
+
+
+def test_block_times_are_plausible() -> None:
+    for each in schedule.legs():
+        km = distance_km(each.origin, each.destination)
+        assert km <= RANGE_KM[each.aircraft_type], each
+        slowest, fastest = SPEED_KMH.get(each.aircraft_type, JET_SPEED_KMH)
+        hours = (each.block_time - GROUND_TIME).total_seconds() / 3600
+        # Below that a flight is climb and approach, and its speed says nothing.
+        assert km < 500 or slowest <= km / hours <= fastest, (each, km / hours)
+        assert hours > 0.3
+        assert each.block_time < DAY
+
+
+def test_fares_follow_the_distance() -> None:
+    for each in schedule.legs():
+        km = distance_km(each.origin, each.destination)
+        assert each.economy_cents % 100 == 0
+        assert 5 <= each.economy_cents / km <= 25 or km < 500, each
+        assert 2_900 <= each.economy_cents <= 150_000
+
+
+def test_an_aircraft_can_fly_the_way_back_after_every_flight() -> None:
+    """The next departure back leaves time to turn round, all the year, whatever clocks do at both ends."""
+    legs = schedule.legs()
+    for there, back in zip(legs[::2], legs[1::2], strict=True):
+        assert (back.origin, back.destination) == (there.destination, there.origin)
+        for day in (each for each in YEAR[::5] if there.flies_on(each)):
+            arrival = there.flight_on(day).arrival_time
+            days = (day + timedelta(days=n) for n in range(-1, 5))
+            returns = [back.flight_on(each).departure_time for each in days if back.flies_on(each)]
+            ready = min(departure for departure in returns if departure >= arrival + timedelta(minutes=20))
+            assert ready - arrival < timedelta(days=4)
+
+
+# The days.
+
+
+def test_every_day_of_a_year() -> None:
+    seen: set[str] = set()
+    by_number = {each.flight_number: each for each in schedule.legs()}
+    for day in YEAR:
+        flights = schedule.departures(day)
+        assert len(flights) >= 300
+        assert all(before.departure_time <= after.departure_time for before, after in pairwise(flights))
+        for flight in flights:
+            planned = by_number[flight.flight_number]
+            assert flight.flight_id == f"{planned.flight_number}-{day.isoformat()}"
+            assert flight.flight_id not in seen
+            seen.add(flight.flight_id)
+            assert day.isoweekday() in map(int, planned.weekdays)
+            assert flight.departure_date == day
+            assert flight.departure_time.tzinfo is UTC
+            assert timedelta(0) < flight.arrival_time - flight.departure_time == planned.block_time <= DAY
+            shown = local(flight.departure_time, flight.origin)
+            assert shown.date() == day
+            assert shown.time() == planned.departs or not exists(day, planned)
+            assert flight.seats == AIRCRAFT[flight.aircraft_type].cabins
+            assert flight.fares["ECONOMY"] == planned.economy_cents
+
+
+def exists(day: date, planned: Leg) -> bool:
+    """Whether the clocks of the origin show the time of departure on that day."""
+    asked = datetime.combine(day, planned.departs)
+    through_utc = asked.replace(tzinfo=airport(planned.origin).zone).astimezone(UTC)
+    return local(through_utc, planned.origin) == asked
+
+
+def test_the_same_day_is_the_same_for_ever() -> None:
+    assert schedule.departures(FIRST_DAY) == schedule.departures(FIRST_DAY)
+    assert re.fullmatch("[0-9a-f]{16}", schedule.edition())
+
+
+def test_some_flights_leave_on_some_days_of_the_week_only() -> None:
+    some = [each for each in schedule.legs() if each.weekdays != schedule.EVERY_DAY]
+    assert some
+    for each in some:
+        flown = [day for day in YEAR if each.flies_on(day)]
+        assert {str(day.isoweekday()) for day in flown} == set(each.weekdays)
+        for day in YEAR[:14]:
+            numbers = {flight.flight_number for flight in schedule.departures(day)}
+            assert (each.flight_number in numbers) == each.flies_on(day)
+
+
+def test_a_flight_over_midnight_arrives_tomorrow() -> None:
+    overnight = flight_of("SH1042", date(2026, 12, 1))
+    assert (overnight.origin, overnight.destination) == ("LIS", "DSS")
+    assert str(local(overnight.departure_time, "LIS")) == "2026-12-01 22:50:00"
+    assert str(local(overnight.arrival_time, "DSS")) == "2026-12-02 02:50:00"
+
+
+@pytest.mark.parametrize(
+    ("flight_number", "ends", "departs", "arrives"),
+    [
+        # Eastward over the date line one arrives before one has left, or even on the day before.
+        ("SH5018", ("SYD", "LAX"), "2026-12-01T11:20", "2026-12-01T05:55"),
+        ("SH5030", ("AKL", "HNL"), "2026-12-01T23:30", "2026-12-01T08:55"),
+        ("SH5028", ("AKL", "RAR"), "2026-12-01T08:30", "2026-11-30T13:35"),
+        # Westward a day is missing.
+        ("SH5019", ("LAX", "SYD"), "2026-12-01T11:05", "2026-12-02T20:50"),
+        ("SH6030", ("LAX", "NRT"), "2026-12-01T12:05", "2026-12-02T15:55"),
+    ],
+)
+def test_a_flight_over_the_date_line(flight_number: str, ends: tuple[str, str], departs: str, arrives: str) -> None:
+    flight = flight_of(flight_number, date(2026, 12, 1))
+    assert (flight.origin, flight.destination) == ends
+    assert local(flight.departure_time, flight.origin).isoformat(timespec="minutes") == departs
+    assert local(flight.arrival_time, flight.destination).isoformat(timespec="minutes") == arrives
+
+
+@pytest.mark.parametrize(
+    ("origin", "day", "departs", "expected"),
+    [
+        # New York, 8 March 2026: 02:00 becomes 03:00.
+        ("JFK", "2026-03-08", "01:59", "2026-03-08T01:59-05:00"),
+        ("JFK", "2026-03-08", "02:00", "2026-03-08T03:00-04:00"),
+        ("JFK", "2026-03-08", "02:30", "2026-03-08T03:30-04:00"),
+        ("JFK", "2026-03-08", "03:00", "2026-03-08T03:00-04:00"),
+        # 1 November 2026: 02:00 becomes 01:00 again.
+        ("JFK", "2026-11-01", "00:59", "2026-11-01T00:59-04:00"),
+        ("JFK", "2026-11-01", "01:30", "2026-11-01T01:30-04:00"),
+        ("JFK", "2026-11-01", "02:00", "2026-11-01T02:00-05:00"),
+        # In the south it is the other way round, and on Lord Howe Island it is half an hour.
+        ("SYD", "2026-10-04", "02:30", "2026-10-04T03:30+11:00"),
+        ("SYD", "2026-04-05", "02:30", "2026-04-05T02:30+11:00"),
+        ("LDH", "2026-10-04", "02:10", "2026-10-04T02:40+11:00"),
+        # In Cairo it is the first hour of a day that is missing, and the last one that comes twice.
+        ("CAI", "2026-04-24", "00:35", "2026-04-24T01:35+03:00"),
+        ("CAI", "2026-10-29", "23:50", "2026-10-29T23:50+03:00"),
+        # In Greenland the last hour of a day is missing: who was to leave then leaves tomorrow.
+        ("GOH", "2026-03-28", "23:30", "2026-03-29T00:30-01:00"),
+    ],
+)
+def test_when_clocks_jump(origin: str, day: str, departs: str, expected: str) -> None:
+    flight = leg(origin, departs).flight_on(date.fromisoformat(day))
+    shown = flight.departure_time.astimezone(airport(origin).zone)
+    assert shown.isoformat(timespec="minutes") == expected
+    assert flight.departure_date == shown.date()
+    assert flight.flight_id == f"SH9999-{day}"
+
+
+def test_the_airline_itself_flies_when_clocks_jump() -> None:
+    forward, back = flight_of("SH7026", date(2026, 4, 24)), flight_of("SH3003", date(2026, 10, 29))
+    assert forward.origin == back.origin == "CAI"
+    assert str(local(forward.departure_time, "CAI")) == "2026-04-24 01:35:00"
+    assert back.departure_time == datetime(2026, 10, 29, 20, 50, tzinfo=UTC)
+
+
+@given(
+    st.sampled_from(["LIS", "JFK", "SYD", "LDH", "CAI", "GOH", "SCL", "KTM", "APW", "BEY", "HNL"]),
+    st.dates(date(2026, 1, 1), date(2036, 12, 31)),
+    st.times().map(lambda moment: moment.replace(second=0, microsecond=0)),
+)
+def test_any_time_of_any_day_anywhere(origin: str, day: date, departs: time) -> None:
+    asked = datetime.combine(day, departs)
+    departure = leg(origin, departs.isoformat()).flight_on(day).departure_time
+    # All moments at which clocks there show this time, whatever their distance to UTC may be just then.
+    away = (timedelta(minutes=15 * quarters) for quarters in range(-12 * 4, 14 * 4 + 1))
+    moments = [moment for each in away if local(moment := asked.replace(tzinfo=UTC) - each, origin) == asked]
+    if moments:
+        assert departure == min(moments)
+    else:
+        # Never back, and by no more than clocks ever jump.
+        assert timedelta(0) < local(departure, origin) - asked <= timedelta(hours=1)
+
+
+def test_an_airport_that_nobody_knows_is_an_error_in_the_file() -> None:
+    with pytest.raises(ValueError, match="SH9999: XXX is no airport"):
+        leg("XXX", "10:00").flight_on(FIRST_DAY)
+
+
+# What passengers can make of it.
+
+# Before, on and after days on which clocks change in Europe, America, Australia and Egypt, and two on which none do.
+LOOKED_AT: Final = [
+    *("2026-03-07", "2026-03-08", "2026-03-28", "2026-03-29", "2026-04-04", "2026-04-05", "2026-04-23"),
+    *("2026-10-04", "2026-10-24", "2026-10-25", "2026-11-01", "2026-12-01", "2026-12-25", "2027-02-28"),
+]
+
+
+@pytest.mark.parametrize("day", LOOKED_AT)
+def test_at_every_hour_one_can_still_book_a_connection_of_the_next_24_hours(day: str) -> None:
+    midnight = datetime.combine(date.fromisoformat(day), time(), UTC)
+    near = [each for n in range(-1, 3) for each in schedule.departures(midnight.date() + timedelta(days=n))]
+    for hour in range(24):
+        now = midnight + timedelta(hours=hour)
+        soon = [each for each in near if now + SOONEST < each.departure_time < now + DAY]
+        found = {(first.origin, second.destination) for first, second in connections(soon)}
+        assert len(found) >= 50, now
+
+
+def connections(flights: list[NewFlight]) -> Iterator[tuple[NewFlight, NewFlight]]:
+    """Every two flights of these with which one gets somewhere else."""
+    for first in flights:
+        for second in flights:
+            wait = second.departure_time - first.arrival_time
+            if (
+                second.origin == first.destination
+                and second.destination != first.origin
+                and SHORTEST_CONNECTION <= wait <= LONGEST_CONNECTION
+            ):
+                yield first, second
