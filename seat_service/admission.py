@@ -12,7 +12,7 @@ from seat_service import eligibility, refusals
 from seat_service.cabin_layouts import LayoutSeat
 from seat_service.eligibility import Person
 from seat_service.flights import FlightLayouts
-from seat_service.hoarding import Limits
+from seat_service.hoarding import Limits, binds
 from seat_service.requests import AskedSeat, HoldRequest
 from seat_service.settings import SeatSettings
 from services.auth import Principal, Role, SessionPassenger
@@ -34,7 +34,7 @@ class Admission:
             pb.Hold.BOOKING: settings.booking_hold_ttl,
         }
         self._extensions = settings.hold_life_ttls - 1
-        self._limits = Limits(
+        self.limits = Limits(
             held_seats=settings.held_seats_limit,
             lapses_allowed=settings.lapses_allowed,
             lapses_window=timedelta(seconds=settings.lapses_window_seconds),
@@ -51,15 +51,20 @@ class Admission:
         request_key: RequestKey | None,
         takes_offers: bool = False,
         confirm: bool = False,
+        managed: bool = False,
         ttl: timedelta | None = None,
     ) -> HoldRequest:
         """Returns the request for a hold.
 
-        Raises PermissionDenied for a foreign owner; PASSENGER_NOT_FOUND, FLIGHT_NOT_FOUND, SEAT_NOT_FOUND; and the
-        rules of eligibility.
+        Raises PermissionDenied for a foreign owner, and where somebody else than a service wants to manage it;
+        PASSENGER_NOT_FOUND, FLIGHT_NOT_FOUND, SEAT_NOT_FOUND; and the rules of eligibility.
         """
         check_owner(call.principal, owner)
+        if managed and not manages(call.principal):
+            raise PermissionDenied
         purpose = purpose or pb.Hold.CHECK_IN
+        # A managed hold is what its owner wanted.
+        bound = binds(owner) if managed else not call.principal.acts_for_others
         return HoldRequest(
             seats=await self.seats(call.principal, assignments),
             owner=owner or call.principal.name,
@@ -67,9 +72,10 @@ class Admission:
             purpose=purpose,
             ttl=ttl or self._ttl[purpose],
             extensions=self._extensions,
-            limits=self.limits(call.principal),
+            limits=self.limits if bound else None,
             takes_offers=takes_offers,
             confirm=confirm,
+            managed=managed,
             request_key=request_key,
         )
 
@@ -92,9 +98,10 @@ class Admission:
             raise refusals.seat_not_found(flight_id, seat_number)
         return seat
 
-    def limits(self, principal: Principal) -> Limits | None:
-        """Returns what SEAT-16 allows the principal; None for those who act for others."""
-        return None if principal.acts_for_others else self._limits
+
+def manages(principal: Principal) -> bool:
+    """Whether managed holds are the principal's to go on with."""
+    return principal.role is Role.SERVICE
 
 
 def check_owner(principal: Principal, owner: str) -> None:

@@ -40,7 +40,13 @@ async def unblock(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -
     """
     answers: list[pb.Seat | Refusal] = []
     for request in requests:
-        waiting = await conn.fetchval("SELECT waitlist_open FROM flights WHERE flight_id = $1", request.flight_id)
+        waiting = await conn.fetchval(
+            """
+            SELECT waitlist_open AND NOT EXISTS (SELECT FROM cancelled_flights WHERE flight_id = $1)
+            FROM flights WHERE flight_id = $1
+            """,
+            request.flight_id,
+        )
         target = "OFFERED" if waiting else "AVAILABLE"
         answers.append(await _move(conn, request, legal=("BLOCKED",), target=target, effects=effects))
     return answers

@@ -1,8 +1,9 @@
 """SEAT-16: how many seats one principal may hold, and the cool-down of one whose holds keep lapsing.
 
-It binds passenger sessions and customers. Agents and services act for many people, and answer for what they do. The
-rule itself is the function `hoarding` of the schema, so that taking a seat judges it in the same statement; it is
-judged under `lock_seats(owners=…)`, without which two calls would each see room for the last seat.
+It binds passenger sessions and customers, also where a service manages a hold for them. Agents and services act for
+many people, and answer for what they do. The rule itself is the function `hoarding` of the schema, so that taking a
+seat judges it in the same statement; it is judged under `lock_seats(owners=…)`, without which two calls would each see
+room for the last seat.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ class Limits:
     lapses_allowed: int
     lapses_window: timedelta
     cool_down: timedelta
+
+
+def binds(owner: str) -> bool:
+    """Whether a principal is one whose held seats are counted, whoever holds them for it."""
+    return owner.startswith(("customer:", "passenger:"))
 
 
 def explain(limits: Limits, *, no_room_seconds: float | None, cooling_seconds: float | None) -> Refusal | None:

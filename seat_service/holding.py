@@ -26,17 +26,18 @@ _PURPOSES: Final = {value.number: value.name for value in pb.Hold.Purpose.DESCRI
 _HOLD: Final = """
 WITH asked AS (
     SELECT n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
-           request_id, takes_offers, bound, count(*) OVER (PARTITION BY n, flight_id) AS seats_of_flight
+           request_id, takes_offers, bound, managed, count(*) OVER (PARTITION BY n, flight_id) AS seats_of_flight
     FROM unnest($1::int[], $2::bool[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[],
-                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[], $14::bool[])
+                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[], $14::bool[], $20::bool[])
         AS asked (n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
-                  request_id, takes_offers, bound)
+                  request_id, takes_offers, bound, managed)
 ), standing AS (
     SELECT asked.n, asked.leads, asked.flight_id, asked.seat_number, asked.passenger_id, asked.hold_id, asked.owner,
-           asked.purpose, asked.ttl, asked.extensions, asked.actor, asked.request_id, asked.takes_offers,
+           asked.purpose, asked.ttl, asked.extensions, asked.actor, asked.request_id, asked.takes_offers, asked.managed,
            seat.state, seat.hold_id AS seat_hold, own.hold_id AS own_hold,
-           hoarding.no_room_seconds, hoarding.cooling_seconds,
+           hoarding.no_room_seconds, hoarding.cooling_seconds, cancelled.flight_id IS NOT NULL AS flight_cancelled,
            bool_and(own.hold_id IS NULL AND hoarding.no_room_seconds IS NULL AND hoarding.cooling_seconds IS NULL
+                    AND cancelled.flight_id IS NULL
                     AND coalesce(seat.state = 'AVAILABLE' OR seat.state = 'OFFERED' AND asked.takes_offers, false))
                OVER (PARTITION BY asked.n) AS granted
     FROM asked
@@ -49,6 +50,10 @@ WITH asked AS (
         WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
           AND hold_seats.state = 'HELD' LIMIT 1
     ) AS own ON true
+    LEFT JOIN LATERAL (
+        SELECT cancelled_flights.flight_id FROM cancelled_flights
+        WHERE cancelled_flights.flight_id = asked.flight_id LIMIT 1
+    ) AS cancelled ON true
     LEFT JOIN LATERAL hoarding(asked.owner, asked.flight_id, asked.seats_of_flight::int, NULL, $16, $17, $18, $19)
         ON asked.bound
 ), taken AS (
@@ -61,8 +66,9 @@ WITH asked AS (
     RETURNING seats.flight_id, seats.seat_number, seats.version, standing.passenger_id,
               standing.state AS from_state, standing.hold_id, standing.actor, standing.request_id
 ), held AS (
-    INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
-    SELECT hold_id, owner, purpose::hold_purpose, ttl, extensions, $15, $15 + ttl FROM standing WHERE granted AND leads
+    INSERT INTO holds (hold_id, owner, purpose, managed, ttl, extensions_left, create_time, expire_time)
+    SELECT hold_id, owner, purpose::hold_purpose, managed, ttl, extensions, $15, $15 + ttl
+    FROM standing WHERE granted AND leads
 ), seated AS (
     INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
     SELECT hold_id, flight_id, seat_number, passenger_id FROM taken
@@ -77,7 +83,7 @@ WITH asked AS (
     FROM taken
 )
 SELECT n, flight_id, seat_number, passenger_id, state::text, takes_offers, own_hold,
-       no_room_seconds, cooling_seconds, granted,
+       no_room_seconds, cooling_seconds, flight_cancelled, granted,
        (SELECT count(*) FROM taken) AS taken,
        CASE WHEN granted THEN '{}' ELSE ARRAY(
            SELECT hold.hold_id FROM unnest(ARRAY[seat_hold, own_hold]) AS way (hold_id)
@@ -93,8 +99,8 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
     """AVAILABLE (for the waitlist also OFFERED) → HELD, for each request all of its seats or none.
 
     Requests for one seat are judged in their order: the first that gets all it asks for has it, the others lose.
-    Answers a new hold; SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN;
-    LapsedInTheWay where only lapsed holds stand in the way, which the caller ends before it tries again.
+    Answers a new hold; FLIGHT_CANCELLED, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or
+    COOLING_DOWN; LapsedInTheWay where only lapsed holds stand in the way, which the caller ends before it tries again.
     """
     now = await lock_seats(
         conn,
@@ -165,6 +171,7 @@ async def _hold_contenders(
         limits.lapses_allowed,
         limits.lapses_window,
         limits.cool_down,
+        [request.managed for _, _, request in asked],
     )
     if rows[0]["taken"] != sum(row["granted"] for row in rows):
         raise GuardMissed
@@ -180,21 +187,26 @@ async def _hold_contenders(
             answers[n] = _new_hold(hold_ids[n], request, now)
             lost.update((seat.place, "HELD") for seat in request.seats)
         else:
-            answers[n] = refusal = _explain_hoarding(by_request[n], limits) or explain_taken(by_request[n])
+            answers[n] = refusal = _explain(by_request[n], limits)
             if isinstance(refusal, Aborted) and not isinstance(refusal, refusals.LapsedInTheWay):
                 lost[(refusal.metadata["flight_id"], refusal.metadata["seat_number"])] = refusal.metadata["state"]
     return answers, lost
 
 
-def _explain_hoarding(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal | None:
+def _explain(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal:
     verdicts = (
         explain(limits, no_room_seconds=row["no_room_seconds"], cooling_seconds=row["cooling_seconds"]) for row in rows
     )
-    return next((verdict for verdict in verdicts if verdict is not None), None)
+    hoarding = next((verdict for verdict in verdicts if verdict is not None), None)
+    flies = not any(row["flight_cancelled"] for row in rows)
+    return hoarding if flies and hoarding is not None else explain_taken(rows)
 
 
 def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
     """Why none of these locked seats was given; a lapsed hold is the reason only where there is no other."""
+    cancelled = next((row["flight_id"] for row in rows if row["flight_cancelled"]), None)
+    if cancelled is not None:
+        return refusals.flight_cancelled(cancelled)
     lapsed: list[UUID] = []
     for row in rows:
         flight_id, seat_number, state = row["flight_id"], row["seat_number"], row["state"]
@@ -224,4 +236,5 @@ def _new_hold(hold_id: UUID, request: HoldRequest, now: datetime) -> pb.Hold:
         create_time=timestamp(now),
         expire_time=timestamp(now + request.ttl),
         extensions_left=request.extensions,
+        managed=request.managed,
     )

@@ -20,6 +20,7 @@ class StandingHold:
     hold_id: UUID
     owner: str
     purpose: str
+    managed: bool
     state: str
     lapsed: bool
     extensions_left: int
@@ -52,7 +53,7 @@ async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, Standin
     """Locks holds in the order of their ids, and returns them as they are now."""
     rows = await conn.fetch(
         """
-        SELECT hold_id, owner, purpose::text, state::text, extensions_left, create_time, expire_time,
+        SELECT hold_id, owner, purpose::text, managed, state::text, extensions_left, create_time, expire_time,
                expire_time <= clock_timestamp() AS lapsed
         FROM holds WHERE hold_id = ANY($1::uuid[]) ORDER BY hold_id FOR NO KEY UPDATE
         """,
@@ -63,6 +64,7 @@ async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, Standin
             hold_id=row["hold_id"],
             owner=row["owner"],
             purpose=row["purpose"],
+            managed=row["managed"],
             state=row["state"],
             lapsed=row["lapsed"],
             extensions_left=row["extensions_left"],
@@ -104,6 +106,18 @@ async def lock_seats(conn: Conn, places: Iterable[Place], *, owners: Iterable[tu
         [flight_id for _, flight_id in judged],
     )
     return now
+
+
+async def lock_flight(conn: Conn, flight_id: str) -> None:
+    """Locks all seats of a flight, in the same order."""
+    await conn.execute(
+        """
+        SELECT count(*) FROM (
+            SELECT FROM seats WHERE flight_id = $1 ORDER BY flight_id, seat_number FOR NO KEY UPDATE
+        ) AS locked
+        """,
+        flight_id,
+    )
 
 
 async def seats_of(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, list[HeldSeat]]:

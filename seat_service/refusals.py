@@ -21,6 +21,13 @@ def flight_not_found(flight_id: str) -> NotFound:
     return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
 
 
+def flight_cancelled(flight_id: str) -> FailedPrecondition:
+    """The flight will not leave."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
+    )
+
+
 def layout_not_found(layout_id: str) -> NotFound:
     """There is no such cabin layout."""
     return NotFound(_name(ErrorReason.LAYOUT_NOT_FOUND), "cabin layout not found", metadata={"layout_id": layout_id})
@@ -123,6 +130,11 @@ def hold_cancelled() -> FailedPrecondition:
 def hold_confirmed() -> FailedPrecondition:
     """The hold is confirmed, which ends its time and its changes."""
     return FailedPrecondition(_name(ErrorReason.HOLD_CONFIRMED), "the hold is confirmed already")
+
+
+def hold_managed() -> FailedPrecondition:
+    """The hold belongs to an order, which decides what becomes of it."""
+    return FailedPrecondition(_name(ErrorReason.HOLD_MANAGED), "the hold belongs to an order, which alone changes it")
 
 
 def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:

@@ -34,7 +34,7 @@ class HoldRequest:
     """Asks to hold seats for `owner`; `actor` is who asks.
 
     `limits` is None for owners whom SEAT-16 does not bind. `takes_offers` is the waitlist's right to OFFERED seats;
-    `confirm` has them confirmed in the same transaction.
+    `confirm` has them confirmed in the same transaction. A `managed` hold is for services alone to go on with.
     """
 
     seats: tuple[AskedSeat, ...]
@@ -46,17 +46,22 @@ class HoldRequest:
     limits: hoarding.Limits | None
     takes_offers: bool = False
     confirm: bool = False
+    managed: bool = False
     request_key: RequestKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OnHold:
-    """Asks something of one hold. `owner` is None for who acts for others, else only the owner's hold is meant."""
+    """Asks something of one hold. `owner` is None for who acts for others, else only the owner's hold is meant.
+
+    `manages` is the right of services, and of this one itself, to managed holds.
+    """
 
     hold_id: UUID
     owner: str | None
     actor: str
     reason: str = ""
+    manages: bool = False
     request_key: RequestKey | None = None
 
 
@@ -74,7 +79,7 @@ class ChangeRequest:
 
     on: OnHold
     seats: tuple[AskedSeat, ...]
-    limits: hoarding.Limits | None
+    limits: hoarding.Limits
 
     @property
     def request_key(self) -> RequestKey | None:

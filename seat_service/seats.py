@@ -4,14 +4,14 @@
 
 A transition takes a list of requests and a connection inside a transaction, and returns an answer or a refusal for
 each. The locks only order the waiting: what may happen is in the WHERE of the UPDATE, judged after the locks by the
-database's clock of that statement. A refusal is explained from rows that are locked. `Effects` collects what has to be
-told after the commit.
+database's clock of that statement. A refusal is explained from rows that are locked. A managed hold is not to be moved
+by its owner or an agent (HOLD_MANAGED). `Effects` collects what has to be told after the commit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -39,8 +39,8 @@ Transition = Callable[[Conn, Sequence[OnHold], Effects], Awaitable[list[pb.Hold 
 async def confirm(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """HELD → CONFIRMED, only before the hold's end; seats that the passengers had on these flights are freed.
 
-    A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED or HOLD_CANCELLED. Who cancels
-    or expires the same hold at the same time either was first, or finds it CONFIRMED.
+    A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or
+    FLIGHT_CANCELLED. Who cancels or expires the same hold at the same time either was first, or finds it CONFIRMED.
     """
     return await _in_rounds(conn, requests, _confirm, effects)
 
@@ -52,12 +52,17 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CONFIRMED', confirm_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
-        WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
+          AND (request.owner IS NULL OR holds.owner = request.owner)
+          AND NOT EXISTS (
+              SELECT FROM hold_seats
+              WHERE hold_seats.hold_id = holds.hold_id
+                AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL)
           AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp()
         RETURNING holds.hold_id, holds.confirm_time
         """,
-        *_ids_and_owners(requests),
+        *_named(requests),
     )
     confirmed = {row["hold_id"] for row in rows}
     if confirmed:
@@ -66,10 +71,11 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
         former = await _former_seats(conn, list(by_hold)) if former else []
         await _confirm_seats(conn, by_hold, former, now=rows[0]["confirm_time"], effects=effects)
     seats = await seats_of(conn, standing)
+    cancelled = await _cancelled_flights(conn, [hold_id for hold_id in hold_ids if hold_id not in confirmed])
     return [
         _answer(standing[request.hold_id], seats, state="CONFIRMED")
         if request.hold_id in confirmed
-        else _explain(standing.get(request.hold_id), request, seats, repeats="CONFIRMED")
+        else _explain(standing.get(request.hold_id), request, seats, cancelled, repeats="CONFIRMED")
         for request in requests
     ]
 
@@ -102,6 +108,7 @@ async def _confirm_seats(
                 AS request (hold_id, flight_id, seat_number, actor, request_id, event_id)
             WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
               AND seats.hold_id = request.hold_id AND seats.state = 'HELD'
+              AND (SELECT reason FROM cancelled_flights WHERE flight_id = request.flight_id) IS NULL
             RETURNING seats.flight_id, seats.seat_number, seats.version, seats.hold_id,
                       request.actor, request.request_id, request.event_id
         ), marked AS (
@@ -126,6 +133,7 @@ async def _confirm_seats(
         now,
     )
     if len(rows) != len(seats):
+        # Also where a flight was cancelled since its hold was looked at: judged anew, that is what it is told.
         raise GuardMissed
     versions = {(row["flight_id"], row["seat_number"]): row["version"] for row in rows}
     messages = {
@@ -195,12 +203,13 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
-        WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
+          AND (request.owner IS NULL OR holds.owner = request.owner)
           AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
         RETURNING holds.hold_id
         """,
-        *_ids_and_owners(requests),
+        *_named(requests),
     )
     cancelled = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)
@@ -217,7 +226,7 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     return [
         _answer(standing[request.hold_id], seats, state="CANCELLED")
         if request.hold_id in cancelled
-        else _explain(standing.get(request.hold_id), request, seats, repeats="CANCELLED")
+        else _explain(standing.get(request.hold_id), request, seats, {}, repeats="CANCELLED")
         for request in requests
     ]
 
@@ -299,7 +308,8 @@ async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, eff
 async def extend(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """HELD → HELD with its full time again, while extensions are left and the hold has not ended (SEAT-9).
 
-    Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_CONFIRMED or HOLD_LIMIT_REACHED.
+    Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_CONFIRMED, HOLD_LIMIT_REACHED or
+    FLIGHT_CANCELLED.
     """
     return await _in_rounds(conn, requests, _extend, effects)
 
@@ -309,12 +319,17 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     rows = await conn.fetch(
         """
         UPDATE holds SET expire_time = statement_timestamp() + ttl, extensions_left = extensions_left - 1
-        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, owner)
-        WHERE holds.hold_id = request.hold_id AND (request.owner IS NULL OR holds.owner = request.owner)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
+          AND (request.owner IS NULL OR holds.owner = request.owner)
+          AND NOT EXISTS (
+              SELECT FROM hold_seats
+              WHERE hold_seats.hold_id = holds.hold_id
+                AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL)
           AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp() AND holds.extensions_left > 0
         RETURNING holds.hold_id, holds.expire_time, holds.extensions_left
         """,
-        *_ids_and_owners(requests),
+        *_named(requests),
     )
     for row in rows:
         standing[row["hold_id"]] = replace(
@@ -322,10 +337,11 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
         )
     extended = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)
+    cancelled = await _cancelled_flights(conn, standing.keys() - extended)
     return [
         _answer(standing[request.hold_id], seats, state="HELD")
         if request.hold_id in extended
-        else _explain(standing.get(request.hold_id), request, seats)
+        else _explain(standing.get(request.hold_id), request, seats, cancelled)
         for request in requests
     ]
 
@@ -379,16 +395,24 @@ async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Ho
 
 async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[Place]) -> datetime:
     """Locks the seats; raises what SEAT-16 says against the change, where it binds the owner."""
-    owner, limits = request.on.owner, request.limits
-    if owner is None or limits is None:
+    owner = await _bound_owner(conn, request.on)
+    if owner is None:
         return await lock_seats(conn, places)
     flights = Counter(seat.flight_id for seat in request.seats)
     now = await lock_seats(conn, places, owners=[(owner, flight_id) for flight_id in flights])
     for flight_id, seats in flights.items():
         await hoarding.refuse(
-            conn, limits, owner=owner, flight_id=flight_id, seats=seats, other_than=request.on.hold_id
+            conn, request.limits, owner=owner, flight_id=flight_id, seats=seats, other_than=request.on.hold_id
         )
     return now
+
+
+async def _bound_owner(conn: Conn, on: OnHold) -> str | None:
+    """Whose held seats SEAT-16 counts: the caller's own, or a managed hold's owner's; None where it binds nobody."""
+    if on.owner is not None or not on.manages:
+        return on.owner
+    owner: str | None = await conn.fetchval("SELECT owner FROM holds WHERE hold_id = $1 AND managed", on.hold_id)
+    return owner if owner is not None and hoarding.binds(owner) else None
 
 
 async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:
@@ -404,6 +428,7 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
             FROM asked
             WHERE seats.flight_id = asked.flight_id AND seats.seat_number = asked.seat_number
               AND seats.state = 'AVAILABLE'
+              AND (SELECT reason FROM cancelled_flights WHERE flight_id = asked.flight_id) IS NULL
             RETURNING seats.flight_id, seats.seat_number, seats.version
         ), ledger AS (
             INSERT INTO seat_events
@@ -412,6 +437,7 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
         )
         SELECT asked.flight_id, asked.seat_number, seats.state::text, taken.version IS NOT NULL AS taken,
                NULL::text AS passenger_id, NULL::uuid AS own_hold, false AS takes_offers,
+               (SELECT reason FROM cancelled_flights WHERE flight_id = asked.flight_id) IS NOT NULL AS flight_cancelled,
                ARRAY(SELECT holds.hold_id FROM holds
                      WHERE holds.hold_id = seats.hold_id AND holds.state = 'HELD'
                        AND holds.expire_time <= statement_timestamp()) AS lapsed_holds
@@ -498,6 +524,7 @@ def _answer(hold: StandingHold, seats: Mapping[UUID, Sequence[HeldSeat]], *, sta
         create_time=timestamp(hold.create_time),
         expire_time=timestamp(hold.expire_time),
         extensions_left=hold.extensions_left,
+        managed=hold.managed,
     )
 
 
@@ -505,14 +532,22 @@ def _explain(
     hold: StandingHold | None,
     request: OnHold,
     seats: Mapping[UUID, Sequence[HeldSeat]],
+    cancelled_flights: Mapping[UUID, str],
     *,
     repeats: str | None = None,
 ) -> pb.Hold | Refusal:
     """Why a locked hold did not change; where it is already what was asked for (`repeats`), the hold itself."""
     if hold is None or (request.owner is not None and hold.owner != request.owner):
         return refusals.hold_not_found()
+    if hold.managed and not request.manages:
+        return refusals.hold_managed()
     if hold.state == repeats:
         return _answer(hold, seats, state=hold.state)
+    cancelled = cancelled_flights.get(hold.hold_id)
+    return _explain_state(hold) if cancelled is None else refusals.flight_cancelled(cancelled)
+
+
+def _explain_state(hold: StandingHold) -> Refusal:
     match hold.state:
         case "CANCELLED":
             return refusals.hold_cancelled()
@@ -523,11 +558,27 @@ def _explain(
     return refusals.hold_expired(hold.expire_time)
 
 
+async def _cancelled_flights(conn: Conn, hold_ids: Collection[UUID]) -> dict[UUID, str]:
+    """Of those of the holds that have a seat of a cancelled flight, that flight; also of holds that ended by it."""
+    if not hold_ids:
+        return {}
+    rows = await conn.fetch(
+        """
+        SELECT hold_id, min(flight_id) AS flight_id FROM hold_seats
+        WHERE hold_id = ANY($1::uuid[])
+          AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL
+        GROUP BY hold_id
+        """,
+        list(hold_ids),
+    )
+    return {row["hold_id"]: row["flight_id"] for row in rows}
+
+
 async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
     """Returns a hold as it is now; one that lapsed is EXPIRED, whether it was swept or not. Raises HOLD_NOT_FOUND."""
     row = await conn.fetchrow(
         """
-        SELECT hold_id, owner, purpose::text, state::text, extensions_left, create_time, expire_time,
+        SELECT hold_id, owner, purpose::text, managed, state::text, extensions_left, create_time, expire_time,
                expire_time <= statement_timestamp() AS lapsed
         FROM holds WHERE hold_id = $1 AND ($2::text IS NULL OR owner = $2)
         """,
@@ -540,5 +591,9 @@ async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
     return _answer(hold, await seats_of(conn, [hold_id]), state=hold.present_state)
 
 
-def _ids_and_owners(requests: Sequence[OnHold]) -> tuple[list[UUID], list[str | None]]:
-    return [request.hold_id for request in requests], [request.owner for request in requests]
+def _named(requests: Sequence[OnHold]) -> tuple[list[UUID], list[str | None], list[bool]]:
+    return (
+        [request.hold_id for request in requests],
+        [request.owner for request in requests],
+        [request.manages for request in requests],
+    )

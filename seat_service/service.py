@@ -11,12 +11,14 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2
 from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_server
 
-from seat_service import sweeper
+from seat_service import cancellations, sweeper
 from seat_service.admission import Admission
 from seat_service.authorization import POLICY
 from seat_service.availability import Availability
 from seat_service.cabin_layouts import load_layouts
+from seat_service.cancellations import Emptying
 from seat_service.flights import FlightLayouts
+from seat_service.handlers import SUBSCRIPTIONS
 from seat_service.inventory import Inventory
 from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
 from seat_service.servicer import SeatServicer
@@ -25,8 +27,10 @@ from seat_service.watch import Watches
 from services.app import Parts, Service
 from services.cache import VersionedCache
 from services.db import Pool
+from services.inbox import Consumer
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.timers import Handler, Timers
 
 
 @asynccontextmanager
@@ -39,6 +43,17 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
     maps = SeatMaps(pool, cache)
     availability = Availability(pool, layouts, relay)
     inventory = Inventory(pool, layouts=layouts, maps=maps, availability=availability, relay=relay)
+    timers = Timers(pool, {cancellations.CANCEL_HOLDS: Handler(Emptying(pool, inventory).cancel_holds)})
+    # Each locks all seats of a flight: two in one transaction would take them in another order than holds do.
+    events = Consumer(
+        pool,
+        settings.amqp_url,
+        service="seat",
+        name="events",
+        subscriptions=SUBSCRIPTIONS,
+        tell=timers.wake,
+        together=False,
+    )
     renderer = MapRenderer(layouts)
     servicer = SeatServicer(
         pool=pool,
@@ -63,6 +78,8 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
             background={
                 "sweeper": partial(sweeper.sweep, pool, inventory, interval_seconds=settings.sweep_interval_seconds),
                 "relay": relay.run,
+                "events": events.run,
+                "timers": timers.run,
                 "invalidation": maps.invalidate_changed,
                 "availability": availability.run,
                 "reconciler": partial(sweeper.reconcile, pool, cache),

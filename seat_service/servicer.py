@@ -13,7 +13,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
 from seat_service import ledger, passenger_seats, seats
-from seat_service.admission import Admission, check_owner
+from seat_service.admission import Admission, check_owner, manages
 from seat_service.flights import FlightLayouts, ProvisionRequest, WaitlistRequest
 from seat_service.inventory import Inventory
 from seat_service.requests import ChangeRequest, OnHold, OnPassenger, OnSeat
@@ -84,6 +84,8 @@ class SeatServicer(SeatServiceServicer):
                 cabin=request.cabin,
                 positions=list(request.positions),
                 children=request.children,
+                infants=request.infants,
+                excluded=frozenset(request.excluded_seats),
             )
         )
 
@@ -108,6 +110,7 @@ class SeatServicer(SeatServiceServicer):
                 purpose=request.purpose,
                 owner=request.owner,
                 request_key=call.request_key(request),
+                managed=request.managed,
             )
         )
 
@@ -141,7 +144,7 @@ class SeatServicer(SeatServiceServicer):
             ChangeRequest(
                 on=_on_hold(request, request.hold_id),
                 seats=await self._admission.seats(principal, request.seats),
-                limits=self._admission.limits(principal),
+                limits=self._admission.limits,
             )
         )
 
@@ -243,5 +246,6 @@ def _on_hold(request: Message, hold_id: str, *, reason: str = "", owner: str = "
         owner=(owner or None) if call.principal.acts_for_others else call.principal.name,
         actor=call.principal.name,
         reason=reason,
+        manages=manages(call.principal),
         request_key=call.request_key(request),
     )

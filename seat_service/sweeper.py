@@ -7,6 +7,7 @@ Any number of processes sweep side by side, each taking other rows (SKIP LOCKED)
 from __future__ import annotations
 
 import asyncio
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import Counter
@@ -21,8 +22,9 @@ from services.db import Pool
 
 ACTOR: Final = "sweeper"
 # Wide, because a sweep sends one event for each flight that it touches; less than a second of work, because whoever
-# wants one of these seats waits for it.
+# wants one of these seats waits for it. A hold has up to 36.
 HOLDS_PER_SWEEP: Final = 4000
+SEATS_PER_SWEEP: Final = 12_000
 OFFERS_PER_SWEEP: Final = 500
 # Flights looked at in one pass, and the pause after it: a day of a small airline in a minute, at one percent of a core.
 FLIGHTS_PER_PASS: Final = 200
@@ -43,36 +45,39 @@ async def sweep(pool: Pool, inventory: Inventory, *, interval_seconds: float) ->
             offers = await sweep_offers(pool, inventory)
         except db.OVERTAKEN:
             continue
-        if holds < HOLDS_PER_SWEEP and offers < OFFERS_PER_SWEEP:
+        if not (holds or offers):
             await asyncio.sleep(interval_seconds)
 
 
-async def sweep_holds(pool: Pool, inventory: Inventory) -> int:
-    """Ends the holds that lapsed longest ago; returns how many."""
+async def sweep_holds(pool: Pool, inventory: Inventory) -> bool:
+    """Ends the holds that lapsed longest ago; returns whether more of them may be due."""
     effects = Effects()
     async with db.transaction(pool) as conn:
         due = await conn.fetch(
             """
-            SELECT hold_id FROM holds WHERE state = 'HELD' AND expire_time <= statement_timestamp()
+            SELECT hold_id, (SELECT count(*) FROM hold_seats WHERE hold_seats.hold_id = holds.hold_id) AS seats
+            FROM holds WHERE state = 'HELD' AND expire_time <= statement_timestamp()
             ORDER BY expire_time LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
             """,
             HOLDS_PER_SWEEP,
         )
-        if due:
-            await seats.expire_locked(conn, [row["hold_id"] for row in due], actor=ACTOR, effects=effects)
+        seats_so_far = accumulate(row["seats"] for row in due)
+        swept = [row["hold_id"] for row, total in zip(due, seats_so_far, strict=True) if total <= SEATS_PER_SWEEP]
+        if swept:
+            await seats.expire_locked(conn, swept, actor=ACTOR, effects=effects)
     inventory.tell(effects)
-    SWEPT.labels("hold").inc(len(due))
-    return len(due)
+    SWEPT.labels("hold").inc(len(swept))
+    return len(due) == HOLDS_PER_SWEEP or len(swept) < len(due)
 
 
-async def sweep_offers(pool: Pool, inventory: Inventory) -> int:
-    """Ends the offers whose window ended longest ago; returns how many."""
+async def sweep_offers(pool: Pool, inventory: Inventory) -> bool:
+    """Ends the offers whose window ended longest ago; returns whether more of them may be due."""
     effects = Effects()
     async with db.transaction(pool) as conn:
         lapsed = await blocks.lapse_offers(conn, limit=OFFERS_PER_SWEEP, actor=ACTOR, effects=effects)
     inventory.tell(effects)
     SWEPT.labels("offer").inc(lapsed)
-    return lapsed
+    return lapsed == OFFERS_PER_SWEEP
 
 
 async def reconcile(pool: Pool, versioned_cache: VersionedCache) -> None:

@@ -60,7 +60,9 @@ class Watches:
                     sent, before = feed.latest, sent
                     yield _update(layout, before, sent)
                 try:
-                    await asyncio.wait_for(feed.moved_beyond(sent.version), self._heartbeat_seconds)
+                    # Not wait_for, which may swallow a cancellation that comes together with a change.
+                    async with asyncio.timeout(self._heartbeat_seconds):
+                        await feed.moved_beyond(sent.version)
                 except TimeoutError:
                     yield pb.SeatMapUpdate(version=sent.version, heartbeat=pb.SeatMapUpdate.Heartbeat())
 

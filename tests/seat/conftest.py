@@ -1,4 +1,8 @@
-"""More instances of the seat service: a second one, one whose holds are brief, one that nobody sweeps."""
+"""More instances of the seat service: a second one, one whose holds are brief, one that nobody sweeps.
+
+Those with a database of their own are each file's own: all instances share one queue of events, and none must be left
+behind that would take another file's.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ async def brief(world: World) -> AsyncIterator[Callers]:
         yield other.callers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def unswept(world: World) -> AsyncIterator[Instance]:
     """A service with a database of its own, brief holds, and a sweeper that sleeps."""
     async with instance(
@@ -48,7 +52,7 @@ async def unswept(world: World) -> AsyncIterator[Instance]:
         yield alone
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def brief_offers(world: World) -> AsyncIterator[Instance]:
     """A service with a database of its own, where the waitlist has 0.3 s to claim a seat."""
     async with instance(world, database_url=await own_database(world), SKYHIGH_OFFER_WINDOW_SECONDS="0.3") as alone:

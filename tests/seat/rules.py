@@ -94,6 +94,11 @@ VIOLATIONS: Final[Mapping[str, str]] = {
         WHERE flight_id = ANY($1) AND request_id IS NOT NULL
         GROUP BY actor, request_id HAVING count(DISTINCT transaction) > 1
     """,
+    "nothing is taken on a flight after it was closed": """
+        SELECT flight_id, seat_number, to_state, event_time, close_time
+        FROM seat_events JOIN cancelled_flights USING (flight_id)
+        WHERE flight_id = ANY($1) AND to_state IN ('HELD', 'CONFIRMED', 'OFFERED') AND event_time > close_time
+    """,
     "what others need to know is in the outbox": """
         SELECT seat_events.* FROM seat_events LEFT JOIN outbox USING (event_id)
         WHERE flight_id = ANY($1) AND outbox.event_id IS NULL
@@ -257,10 +262,10 @@ async def a_repeat_has_one_effect(
 
 async def a_lapsed_hold_gives_way(callers: Callers, database: Database, flight: str) -> None:
     """SEAT-3: once a hold has ended, the next taker has the seat, and nothing that the first one tries touches it."""
-    first, taker = callers.customer(), callers.customer()
-    lapsed = await first.hold(flight, "20A")
+    first, taker = callers.passenger(f"P1:{flight}"), callers.passenger(f"P2:{flight}")
+    lapsed = await first.hold(flight, "20A", "P1")
     await lapse(lapsed)
-    taken = await taker.hold(flight, "20A", purpose=pb.Hold.BOOKING)
+    taken = await taker.hold(flight, "20A", "P2", purpose=pb.Hold.BOOKING)
     for method, request in CHANGES_OF_A_HOLD.items():
         with refused("ABORTED", "HOLD_EXPIRED"):
             await getattr(first, method)(request(lapsed.hold_id, flight))
@@ -309,12 +314,12 @@ async def versions_never_go_back(callers: Sequence[Callers], flight: str, *, sec
 
 async def a_lapsed_hold_is_not_confirmed(callers: Callers, database: Database, flight: str) -> None:
     """SEAT-7: after its end a hold is HOLD_EXPIRED, and its seat nobody's."""
-    customer = callers.customer()
-    hold = await customer.hold(flight, "20A")
+    owner = callers.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
     await lapse(hold)
     with refused("ABORTED", "HOLD_EXPIRED"):
-        await customer.confirm(hold)
-    assert (await customer.get(hold)).state == pb.Hold.EXPIRED
+        await owner.confirm(hold)
+    assert (await owner.get(hold)).state == pb.Hold.EXPIRED
     assert await violations(database, flight) == []
 
 
@@ -360,10 +365,10 @@ async def lapsed_holds_are_freed_and_living_ones_kept(brief: Callers, database: 
 
 async def a_cancelled_hold_touches_nobody(callers: Callers, database: Database, flight: str) -> None:
     """SEAT-8: once a hold was cancelled, cancelling it again leaves the seat's next owner alone, held or confirmed."""
-    first, following = callers.customer(), callers.customer()
-    gone = await first.hold(flight, "20A")
+    first, following = callers.passenger(f"P1:{flight}"), callers.passenger(f"P2:{flight}")
+    gone = await first.hold(flight, "20A", "P1")
     await first.cancel(gone)
-    held = await following.hold(flight, "20A")
+    held = await following.hold(flight, "20A", "P2")
     for decide in (following.get, following.confirm):
         standing = await decide(held)
         await first.cancel(gone)
@@ -382,7 +387,9 @@ async def lapse(hold: pb.Hold) -> None:
 
 CHANGES_OF_A_HOLD: Final[Mapping[str, Callable[[str, str], Message]]] = {
     "ExtendHold": lambda hold_id, _: pb.ExtendHoldRequest(hold_id=hold_id),
-    "ChangeHoldSeats": lambda hold_id, flight: pb.ChangeHoldSeatsRequest(hold_id=hold_id, seats=[seat(flight, "21A")]),
+    "ChangeHoldSeats": lambda hold_id, flight: pb.ChangeHoldSeatsRequest(
+        hold_id=hold_id, seats=[seat(flight, "21A", "P1")]
+    ),
     "ConfirmHold": lambda hold_id, _: pb.ConfirmHoldRequest(hold_id=hold_id),
     "CancelHold": lambda hold_id, _: pb.CancelHoldRequest(hold_id=hold_id),
 }

@@ -75,12 +75,23 @@ async def test_many_confirmations_at_once_are_one(callers: Callers, second: Call
     assert outcomes(results) == {"OK": 20}
 
 
+async def test_a_customer_confirms_nothing_not_even_its_own(callers: Callers, flight: str, database: Database) -> None:
+    customer = callers.customer()
+    hold = await customer.hold(flight, "20A", purpose=pb.Hold.BOOKING)
+    before = await rows(database, flight)
+    with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
+        await customer.confirm(hold)
+    with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
+        await customer.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, owner=customer.name))
+    assert await rows(database, flight) == before
+
+
 async def test_a_lapsed_hold_is_too_late(brief: Callers, flight: str, database: Database) -> None:
-    customer = brief.customer()
-    hold = await customer.hold(flight, "20A")
+    owner = brief.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
     await lapse(hold)
     with refused("ABORTED", "HOLD_EXPIRED") as refusal:
-        await customer.confirm(hold)
+        await owner.confirm(hold)
     assert refusal.info.metadata == {"expire_time": hold.expire_time.ToJsonString()}
     assert await violations(database, flight) == []
 
@@ -88,12 +99,12 @@ async def test_a_lapsed_hold_is_too_late(brief: Callers, flight: str, database: 
 async def test_a_lapsed_hold_is_too_late_though_nobody_swept_it(unswept: Instance) -> None:
     flight = new_flight_id()
     await unswept.callers.operations().provision(flight)
-    customer = unswept.callers.customer()
-    hold = await customer.hold(flight, "20A")
+    owner = unswept.callers.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
     await lapse(hold)
     before = await rows(unswept.database, flight)
     with refused("ABORTED", "HOLD_EXPIRED"):
-        await customer.confirm(hold)
+        await owner.confirm(hold)
     assert await rows(unswept.database, flight) == before
 
 
@@ -177,14 +188,15 @@ async def test_a_confirmation_and_its_rival_agree(
 
 async def test_a_stranger_confirms_nothing(callers: Callers, flight: str, database: Database) -> None:
     hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
-    for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
-        await a_foreign_hold_is_as_a_missing_one(database, stranger, "ConfirmHold", confirm, hold)
+    stranger = callers.passenger(f"P1:{flight}")
+    await a_foreign_hold_is_as_a_missing_one(database, stranger, "ConfirmHold", confirm, hold)
 
 
 async def test_a_stranger_finds_no_confirmed_hold_either(callers: Callers, flight: str, database: Database) -> None:
     owner = callers.passenger(f"P1:{flight}")
     hold = await owner.confirm(await owner.hold(flight, "20A", "P1"))
-    await a_foreign_hold_is_as_a_missing_one(database, callers.customer(), "ConfirmHold", confirm, hold)
+    stranger = callers.passenger(f"P1:{flight}")
+    await a_foreign_hold_is_as_a_missing_one(database, stranger, "ConfirmHold", confirm, hold)
 
 
 @pytest.mark.parametrize("role", ["agent", "service"])

@@ -14,7 +14,7 @@ import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import seats
+from seat_service import seats, sweeper
 from seat_service.requests import Effects
 from services import db
 from tests.callers import Callers, eventually, seat
@@ -69,6 +69,32 @@ async def test_of_many_takers_of_a_lapsed_seat_exactly_one_gets_it(unswept: Inst
     )
     assert outcomes(results) == {"OK": 1, "SEAT_TAKEN": 49}
     assert await violations(unswept.database, unswept_flight) == []
+
+
+async def test_a_sweep_that_is_full_is_followed_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "SEATS_PER_SWEEP", 6)
+    async with instance(
+        world,
+        database_url=await own_database(world),
+        SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS="0.3",
+        SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS="1",
+    ) as other:
+        flight = new_flight_id()
+        await other.callers.operations().provision(flight)
+        agent = other.callers.agent()
+        for row in range(14, 24):
+            await agent.hold_seats(*(seat(flight, f"{row}{letter}") for letter in "ABC"))
+
+        async def all_free() -> bool:
+            return set((await agent.states(flight)).values()) == {"AVAILABLE"}
+
+        # Five sweeps, with one pause before the first.
+        await eventually(all_free, within_seconds=3)
+        transactions = await other.database.fetchval(
+            "SELECT count(DISTINCT transaction) FROM seat_events WHERE reason = 'EXPIRED'"
+        )
+        assert transactions >= 5
+        assert await violations(other.database, flight) == []
 
 
 async def test_taking_one_seat_of_a_lapsed_hold_frees_them_all(unswept: Instance, unswept_flight: str) -> None:
@@ -193,7 +219,7 @@ async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
         end = hold.expire_time.ToNanoseconds() / 1e9
         place = hold.seats[0]
         moves: dict[str, Any] = {
-            "confirm": lambda: owners[n % 10].confirm(hold),
+            "confirm": lambda: here.agent(f"desk-{n % 10}").confirm(hold),
             "cancel": lambda: there_owners[n % 10].cancel(hold),
             "extend": lambda: there_owners[n % 10].ExtendHold(pb.ExtendHoldRequest(hold_id=hold.hold_id)),
             "take": lambda: takers[n % 10].hold(place.flight_id, place.seat_number),

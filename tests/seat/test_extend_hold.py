@@ -73,12 +73,12 @@ async def test_a_lapsed_hold_stays_lapsed(brief: Callers, flight: str, database:
 
 
 async def test_an_extended_hold_outlives_its_first_end(brief: Callers, flight: str) -> None:
-    customer = brief.customer()
-    hold = await customer.hold(flight, "20A")
+    owner = brief.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
     await asyncio.sleep(0.1)
-    extended = await customer.ExtendHold(extend(hold.hold_id))
+    extended = await owner.ExtendHold(extend(hold.hold_id))
     await lapse(hold)
-    confirmed = await customer.confirm(hold)
+    confirmed = await owner.confirm(hold)
     assert confirmed.state == pb.Hold.CONFIRMED
     assert confirmed.expire_time == extended.expire_time
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NUMBERS = [f"{row}{letter}" for row in range(14, 30) for letter in "ABCDEF"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def strict(world: World) -> AsyncIterator[Instance]:
     """A service that cools down whoever lets two holds lapse, for half a second and then twice as long each time."""
     async with instance(
@@ -66,6 +66,22 @@ async def test_seats_of_one_call_count_together(callers: Callers, flight: str) -
     await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[1:9]))
 
 
+async def test_the_limit_is_each_flights_own_within_one_hold(
+    operations: Caller, callers: Callers, flight: str, database: Database
+) -> None:
+    onward = new_flight_id()
+    await operations.provision(onward)
+    customer = callers.customer()
+    await customer.hold(onward, NUMBERS[20])
+    before = [await rows(database, each) for each in (flight, onward)]
+    with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS"):
+        await customer.hold_seats(*(seat(each, number) for each in (flight, onward) for number in NUMBERS[:9]))
+    assert [await rows(database, each) for each in (flight, onward)] == before
+    await customer.hold_seats(
+        *(seat(flight, number) for number in NUMBERS[:9]), *(seat(onward, number) for number in NUMBERS[:8])
+    )
+
+
 async def test_a_change_cannot_slip_past_the_limit(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[:8]))
@@ -89,7 +105,7 @@ async def test_what_is_given_back_or_confirmed_no_longer_counts(callers: Callers
     first = await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[:5]))
     second = await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[5:9]))
     await customer.cancel(first)
-    await customer.confirm(second)
+    await callers.agent().confirm(second)
     await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[10:19]))
 
 

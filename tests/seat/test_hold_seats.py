@@ -1,4 +1,4 @@
-"""HoldSeats: one to nine seats on one to four flights, all or none, and no deadlock (SEAT-5)."""
+"""HoldSeats: one to nine seats on each of one to four flights, all or none, and no deadlock (SEAT-5)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,46 @@ async def test_nine_seats_on_four_flights_are_one_hold(agent: Caller, flights: l
     assert {each["state"] for flight in flights for each in (await rows(database, flight))["hold_seats"]} == {"HELD"}
     assert await database.fetchval("SELECT count(*) FROM holds WHERE hold_id = $1::text::uuid", hold.hold_id) == 1
     assert await violations(database, *flights) == []
+
+
+async def test_nine_seats_on_each_of_four_flights_are_one_hold(
+    callers: Callers, flights: list[str], database: Database
+) -> None:
+    customer = callers.customer()
+    seats = [seat(flight, f"2{n}A", f"P{n}") for flight in flights for n in range(9)]
+    hold = await customer.hold_seats(*seats, purpose=pb.Hold.BOOKING)
+    assert list(hold.seats) == seats
+    extended = await customer.ExtendHold(pb.ExtendHoldRequest(hold_id=hold.hold_id))
+    moved = [seat(each.flight_id, each.seat_number.replace("A", "B"), each.passenger_id) for each in extended.seats]
+    changed = await customer.ChangeHoldSeats(pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=moved))
+    assert len(changed.seats) == 36
+    assert len((await callers.agent().confirm(hold)).seats) == 36
+    assert len((await customer.cancel(hold)).seats) == 36
+    assert await violations(database, *flights) == []
+
+
+async def test_one_taken_seat_of_36_is_enough_to_get_none(
+    agent: Caller, flights: list[str], database: Database
+) -> None:
+    await agent.hold(flights[3], "28A")
+    before = [await rows(database, flight) for flight in flights]
+    with refused("ABORTED", "SEAT_TAKEN") as refusal:
+        await agent.hold_seats(*(seat(flight, f"2{n}A") for flight in flights for n in range(9)))
+    assert refusal.info.metadata == {"flight_id": flights[3], "seat_number": "28A", "state": "HELD"}
+    assert [await rows(database, flight) for flight in flights] == before
+
+
+async def test_36_seats_with_the_longest_names_fit_into_a_call(operations: Caller, agent: Caller) -> None:
+    flights = [new_flight_id().ljust(40, "X") for _ in range(4)]
+    for flight in flights:
+        await operations.provision(flight)
+    needs = [f"{letter}{letter}{letter}{letter}" for letter in "ABCDEFGH"]
+    asked = [
+        seat(flight, f"{20 + n}A", f"{n}".ljust(64, "x"), special_services=needs, cabin=pb.Seat.ECONOMY)
+        for flight in flights
+        for n in range(9)
+    ]
+    assert len((await agent.hold_seats(*asked)).seats) == 36
 
 
 async def test_one_taken_seat_is_enough_to_get_none(callers: Callers, flights: list[str], database: Database) -> None:
@@ -83,6 +123,17 @@ async def test_none_too_many_or_twice_is_malformed(agent: Caller, flight: str, n
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.hold_seats(*(seat(flight, number) for number in numbers))
     assert refusal.fields == [field]
+
+
+async def test_ten_seats_of_one_of_several_flights_are_too_many(agent: Caller, flights: list[str]) -> None:
+    asked = [seat(flights[0], "20A"), *(seat(flights[1], f"2{n}A") for n in range(10)), seat(flights[2], "20A")]
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await agent.hold_seats(*asked)
+    assert refusal.fields == ["seats"]
+    hold = await agent.hold_seats(*asked[:10])
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await agent.ChangeHoldSeats(pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=asked))
+    assert refusal.fields == ["seats"]
 
 
 async def test_a_passenger_twice_on_a_flight_is_malformed(agent: Caller, flight: str) -> None:

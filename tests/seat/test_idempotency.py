@@ -215,8 +215,8 @@ async def test_keys_of_different_principals_never_meet(callers: Callers, flight:
 
 
 async def test_a_strangers_key_opens_nothing(callers: Callers, flight: str, request_id: str) -> None:
-    owner, stranger = callers.customer(), callers.customer()
-    hold = await owner.hold(flight, "20A", request_id=request_id)
+    owner, stranger = callers.passenger(f"P1:{flight}"), callers.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1", request_id=request_id)
     await owner.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=str(uuid4())))
     with refused("NOT_FOUND", "HOLD_NOT_FOUND"):
         await stranger.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=request_id))

@@ -1,0 +1,77 @@
+"""Flights that will not leave: closed in one transaction, and emptied in as many as it takes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from seat_service import seats
+from seat_service.inventory import Inventory
+from seat_service.locks import lock_flight
+from seat_service.requests import Effects, OnHold
+from services import db, timers
+from services.db import Conn, Pool
+
+# The timer that empties a flight.
+CANCEL_HOLDS: Final = "cancel-holds"
+FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+ACTOR: Final = "flight"
+# Up to 3,600 seats, a fifth of a second: whoever wants one of them on another flight waits for it.
+HOLDS_AT_ONCE: Final = 100
+
+
+async def close(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
+    """Closes a flight: nothing is held, extended, changed or confirmed on it from now on. A repeat changes nothing.
+
+    Whoever changes one of its seats has that seat's lock: either before us, then what it did is there to be cancelled,
+    or after us, then it sees what we wrote. A flight that has no seats here is closed as well, should it ever get some.
+    """
+    await lock_flight(conn, flight_id)
+    closed = await conn.fetchval(
+        """
+        INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, $2, $3)
+        ON CONFLICT (flight_id) DO NOTHING RETURNING flight_id
+        """,
+        flight_id,
+        reason,
+        cancel_time,
+    )
+    if closed is not None:
+        await timers.set_timer(conn, CANCEL_HOLDS, flight_id)
+
+
+class Emptying:
+    """Cancels the holds of closed flights."""
+
+    def __init__(self, pool: Pool, inventory: Inventory) -> None:
+        self._pool = pool
+        self._inventory = inventory
+
+    async def cancel_holds(self, flight_id: str) -> None:
+        """HELD or CONFIRMED → CANCELLED, for each hold with a seat of the flight, with all its seats on all flights."""
+        while await self._cancel_some(flight_id):
+            pass
+
+    async def _cancel_some(self, flight_id: str) -> bool:
+        effects = Effects()
+        async with db.transaction(self._pool) as conn:
+            # One that has lapsed is the sweeper's.
+            rows = await conn.fetch(
+                """
+                SELECT DISTINCT seats.hold_id
+                FROM seats
+                CROSS JOIN LATERAL (
+                    SELECT holds.state, holds.expire_time FROM holds WHERE holds.hold_id = seats.hold_id LIMIT 1
+                ) AS hold
+                WHERE seats.flight_id = $1 AND seats.hold_id IS NOT NULL
+                  AND (hold.state = 'CONFIRMED' OR hold.state = 'HELD' AND hold.expire_time > statement_timestamp())
+                LIMIT $2
+                """,
+                flight_id,
+                HOLDS_AT_ONCE,
+            )
+            live = [OnHold(row["hold_id"], None, ACTOR, reason=FLIGHT_CANCELLED, manages=True) for row in rows]
+            if live:
+                await seats.cancel(conn, live, effects=effects)
+        self._inventory.tell(effects)
+        return bool(live)
