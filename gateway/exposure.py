@@ -121,4 +121,34 @@ SERVICES = (
         # Its signature is its token.
         public=frozenset({"ReceiveWebhook"}),
     ),
+    ServiceExposure(
+        name="skyhigh.flight.v1.FlightService",
+        cluster="flight",
+        address_setting="flight_address",
+        calls={
+            "CreateFlight": Call.WRITE,
+            "CancelFlight": Call.WRITE,
+            "ListFlights": Call.READ,
+            "GetFlight": Call.READ,
+            "SearchFlights": Call.READ,
+            "GetItinerary": Call.READ,
+        },
+        # Whoever looks for a flight has not met us yet.
+        public=frozenset({"ListFlights", "GetFlight", "SearchFlights", "GetItinerary"}),
+    ),
+    ServiceExposure(
+        name="skyhigh.booking.v1.BookingService",
+        cluster="booking",
+        address_setting="booking_address",
+        calls={
+            "CreateGuestSession": Call.WRITE,
+            "CreateBooking": Call.WRITE,
+            "GetBooking": Call.READ,
+            "WatchBooking": Call.WATCH,
+            "ChangeBookingSeats": Call.WRITE,
+            "PayBooking": Call.WRITE,
+            "CancelBooking": Call.WRITE,
+        },
+        public=frozenset({"CreateGuestSession"}),
+    ),
 )

@@ -68,6 +68,8 @@ class GatewaySettings(BaseSettings):
     checkin_address: CommaSeparated = ("127.0.0.1:50052",)
     waitlist_address: CommaSeparated = ("127.0.0.1:50053",)
     payment_address: CommaSeparated = ("127.0.0.1:50054",)
+    flight_address: CommaSeparated = ("127.0.0.1:50055",)
+    booking_address: CommaSeparated = ("127.0.0.1:50056",)
     jwks: FilePath
     """The public keys of the token issuer. Envoy reads them when it starts."""
     token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105

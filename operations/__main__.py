@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from operations import demo, dlq, events, journey, manifest, mock, payments, seats, stack, token, verify, waitlist
+from operations import (
+    bookings,
+    demo,
+    dlq,
+    events,
+    flights,
+    journeys,
+    manifest,
+    mock,
+    payments,
+    seats,
+    stack,
+    token,
+    verify,
+    waitlist,
+)
 
 app = typer.Typer(
     name="skyhigh",
@@ -14,7 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (stack, demo, journey, token, seats, manifest, waitlist, payments, events, dlq, mock, verify):
+for module in (
+    *(stack, demo, journeys, token, flights, seats, bookings, manifest),
+    *(waitlist, payments, events, dlq, mock, verify),
+):
     module.register(app)
 
 

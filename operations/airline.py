@@ -15,11 +15,12 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from google.type import money_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
-from skyhigh.seat.v1.seat_service_pb2 import Seat
+from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
 
 from checkin_service.names import fold
-from seat_service.cabin_layouts import load_layouts
+from flight_service.aircraft import AIRCRAFT, AircraftType
 from services.proto import timestamp
 
 Thing = TypeVar("Thing")
@@ -28,6 +29,11 @@ DAYS: Final = 5
 CHECK_IN_OPENS_BEFORE: Final = timedelta(hours=24)
 CHECK_IN_CLOSES_BEFORE: Final = timedelta(minutes=60)
 BOARDING_BEFORE: Final = timedelta(minutes=40)
+# A flight that leaves sooner is not added to the schedule any more.
+ADDED_BEFORE: Final = timedelta(minutes=1)
+# The passengers of these flights have no seats before they check in, so that their seats look free to a booking. A fare
+# that nobody wants to pay keeps them for those who have paid another one.
+FARE_USD: Final = 5000
 
 STANDARD: Final = "STANDARD"
 # Fares and how often each is bought.
@@ -72,7 +78,7 @@ class Service:
     """A line of the timetable. It flies every day."""
 
     flight_number: str
-    layout_id: str
+    aircraft_type: str
     origin: str
     destination: str
     departs: time
@@ -82,17 +88,22 @@ class Service:
     onward: str
     """The flight number of the next flight that some of its passengers take from there."""
 
+    @property
+    def aircraft(self) -> AircraftType:
+        """What it is flown with."""
+        return AIRCRAFT[self.aircraft_type]
+
 
 # A departure every four hours: with a check-in of 23 hours, five or six are always open.
 TIMETABLE: Final = {
     service.flight_number: service
     for service in (
-        Service("SH101", "A320-180Y", "FRA", "LIS", time(18, 30), timedelta(minutes=190), "A24", onward="SH202"),
-        Service("SH202", "B738-189Y", "LIS", "ATH", time(6, 30), timedelta(minutes=245), "41", onward="SH404"),
-        Service("SH303", "A321-16C", "JFK", "LIS", time(22, 30), timedelta(minutes=400), "B32", onward="SH202"),
-        Service("SH404", "E190-100Y", "ATH", "VIE", time(14, 30), timedelta(minutes=140), "B7", onward="SH505"),
-        Service("SH505", "AT72-70Y", "VIE", "LJU", time(10, 30), timedelta(minutes=55), "F12", onward=""),
-        Service("SH606", "B789-3C", "SIN", "FRA", time(2, 30), timedelta(minutes=800), "C21", onward="SH101"),
+        Service("SH101", "A320", "FRA", "LIS", time(18, 30), timedelta(minutes=190), "A24", onward="SH202"),
+        Service("SH202", "B738", "LIS", "ATH", time(6, 30), timedelta(minutes=245), "41", onward="SH404"),
+        Service("SH303", "A321", "JFK", "LIS", time(22, 30), timedelta(minutes=400), "B32", onward="SH202"),
+        Service("SH404", "E190", "ATH", "VIE", time(14, 30), timedelta(minutes=140), "B7", onward="SH505"),
+        Service("SH505", "AT72", "VIE", "LJU", time(10, 30), timedelta(minutes=55), "F12", onward=""),
+        Service("SH606", "B789", "SIN", "FRA", time(2, 30), timedelta(minutes=800), "C21", onward="SH101"),
     )
 }
 ONE_OF_SO_MANY_CONNECTS: Final = 14
@@ -151,6 +162,30 @@ def flights(first_day: date, days: int = DAYS) -> list[Flight]:
     return [Flight(service, first_day + timedelta(days=day)) for day in range(days) for service in TIMETABLE.values()]
 
 
+def flights_to_come(now: datetime) -> list[Flight]:
+    """Returns the flights of the next days that have not left."""
+    return [flight for flight in flights(now.date()) if flight.departure_time > now + ADDED_BEFORE]
+
+
+def schedule(flight: Flight) -> flight_pb.CreateFlightRequest:
+    """Returns the flight's facts and fare."""
+    service = flight.service
+    request = flight_pb.CreateFlightRequest(
+        flight_id=flight.flight_id,
+        flight_number=service.flight_number,
+        origin=service.origin,
+        destination=service.destination,
+        departure_time=timestamp(flight.departure_time),
+        arrival_time=timestamp(flight.arrival_time),
+        aircraft_type=service.aircraft_type,
+        price=money_pb2.Money(currency_code="USD", units=FARE_USD),
+        gate=service.gate,
+    )
+    request.check_in_opens_before.FromTimedelta(CHECK_IN_OPENS_BEFORE)
+    request.check_in_closes_before.FromTimedelta(CHECK_IN_CLOSES_BEFORE)
+    return request
+
+
 def manifest(flight: Flight) -> pb.ImportManifestRequest:
     """Returns the flight's facts and passengers."""
     service = flight.service
@@ -193,23 +228,13 @@ def alone(flight: Flight) -> list[pb.ManifestPassenger]:
     ]
 
 
-def seats(layout_id: str) -> dict[str, int]:
-    """Returns how many seats each cabin of a layout has, by the cabin's name."""
-    layout = load_layouts()[layout_id]
-    counts: dict[str, int] = {}
-    for seat in layout.seats:
-        cabin = Seat.Cabin.Name(seat.cabin)
-        counts[cabin] = counts.get(cabin, 0) + 1
-    return counts
-
-
 @lru_cache(maxsize=len(TIMETABLE) * (DAYS + 2))
 def _beginning(flight: Flight) -> tuple[Party, ...]:
     """The parties that begin their trip here: they take 55 to 63 % of each cabin's seats."""
     # Not for secrets: whoever asks again must get the same people. A string is hashed alike by every interpreter.
     dice = random.Random(flight.flight_id)  # noqa: S311
     found: list[Party] = []
-    for cabin, capacity in seats(flight.service.layout_id).items():
+    for cabin, capacity in flight.service.aircraft.cabins.items():
         wanted = round(capacity * dice.uniform(0.55, 0.63))
         while wanted > 0:
             shape = _drawn(dice, PARTIES if cabin == "ECONOMY" else GROWN_UP_PARTIES)

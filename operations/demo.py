@@ -53,7 +53,7 @@ def _group() -> None:
 
 @demo.command()
 def load() -> None:
-    """Provision the seats and import the manifests of the flights of the next days. A repeat changes nothing."""
+    """Add the flights of the next days to the schedule and import their manifests. A repeat changes nothing."""
     asyncio.run(load_all())
 
 
@@ -100,34 +100,36 @@ async def load_all() -> None:
     """Loads the demo airline, and prints a line for each flight."""
     from operations import airline
 
-    await _load(airline.flights(_now().date()))
+    await _load(airline.flights_to_come(_now()))
 
 
 async def _load(flights: Sequence[Flight]) -> None:
-    layouts = {flight.service.layout_id for flight in flights}
-    seats = await _provision(flights)
+    types = {flight.service.aircraft_type for flight in flights}
+    seats = await _add_to_schedule(flights)
     print(
-        f"{len(flights)} flights of {len(layouts)} cabin layouts, {seats} seats: "
+        f"{len(flights)} flights of {len(types)} aircraft types, {seats} seats: "
         f"{flights[0].flight_id} … {flights[-1].flight_id}"
     )
     for line in await _import_manifests(flights):
         print(line)
 
 
-async def _provision(flights: Sequence[Flight]) -> int:
-    """Has the seat service create the flights' seats; returns how many there are. A refusal ends the command."""
+async def _add_to_schedule(flights: Sequence[Flight]) -> int:
+    """Has the flight service add the flights, with their seats; returns how many seats. A refusal ends the command."""
     import grpc
-    from skyhigh.seat.v1 import seat_service_pb2, seat_service_pb2_grpc
+    from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 
-    async def provision(flight: Flight) -> int:
-        request = seat_service_pb2.ProvisionSeatsRequest(flight_id=flight.flight_id, layout_id=flight.service.layout_id)
-        return (await stub.ProvisionSeats(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)).total_seats
+    from operations import airline
 
-    metadata = _metadata()
-    with _refusals_of("seat"):
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_SEAT_ADDRESS")) as channel:
-            stub = seat_service_pb2_grpc.SeatServiceStub(channel)
-            return sum(await _each(provision, flights))
+    async def add(flight: Flight) -> int:
+        added = await stub.CreateFlight(airline.schedule(flight), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        return added.total_seats
+
+    metadata = _metadata("operations")
+    with _refusals_of("flight"):
+        async with grpc.aio.insecure_channel(address_of("SKYHIGH_FLIGHT_ADDRESS")) as channel:
+            stub = FlightServiceStub(channel)
+            return sum(await _each(add, flights))
 
 
 async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
@@ -224,8 +226,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _metadata() -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {mint('service', 'demo')}"),)
+def _metadata(role: str = "service") -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {mint(role, 'demo')}"),)
 
 
 @contextmanager

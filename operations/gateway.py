@@ -48,9 +48,11 @@ class Gateway:
         """GET."""
         return await asyncio.to_thread(self._json, "GET", path, None)
 
-    async def send(self, path: str, body: Mapping[str, Any], *, method: str = "POST") -> Answer:
-        """A change, with a request id of its own."""
-        return await asyncio.to_thread(self._json, method, path, {**body, "requestId": str(uuid4())})
+    async def send(self, path: str, body: Mapping[str, Any], *, method: str = "POST", key: str | None = None) -> Answer:
+        """A change, with a request id of its own, or with this `Idempotency-Key`."""
+        if key is None:
+            return await asyncio.to_thread(self._json, method, path, {**body, "requestId": str(uuid4())})
+        return await asyncio.to_thread(self._json, method, path, body, {"idempotency-key": key})
 
     async def log_in(self, pnr: str, last_name: str) -> Answer:
         """Opens a session; its token is in the answer."""
@@ -63,8 +65,10 @@ class Gateway:
             raise GatewayAway(f"GET {path}: HTTP {status} {content[:200]!r}")
         return content
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
-        status, content, milliseconds = self._call(method, path, body)
+    def _json(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        status, content, milliseconds = self._call(method, path, body, headers)
         try:
             answer = json.loads(content)
         except ValueError:
@@ -73,13 +77,15 @@ class Gateway:
             raise GatewayAway(f"{method} {path}: HTTP {status}, and the body is no JSON object: {content[:200]!r}")
         return Answer(status, answer, milliseconds)
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes, float]:
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes, float]:
         # The scheme is http or https: whoever makes a Gateway sees to it.
         request = urllib.request.Request(  # noqa: S310
             self.url + path,
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"content-type": "application/json"}
+            headers={"content-type": "application/json", **(headers or {})}
             | ({"authorization": f"Bearer {self.token}"} if self.token else {}),
         )
         began = time.perf_counter()

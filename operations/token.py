@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
 def token(
     role: Annotated[Role, typer.Option(help="Who the token is for.")],
     sub: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which agent, customer or service.  [default: demo]")
+        str | None,
+        typer.Option("--sub", "--subject", metavar="NAME", help="Which agent, customer or service.  [default: demo]"),
     ] = None,
     pnr: Annotated[str | None, typer.Option(metavar="PNR", help="A passenger session's booking.")] = None,
     passenger: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, cast
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, cast
 import typer
 
 from operations.invariants import INVARIANTS, Invariant
+from operations.invariants.payments import MONEY_OF_INTENTS, MONEY_SCHEMAS
 from operations.stack import environment
 
 if TYPE_CHECKING:
@@ -69,6 +70,23 @@ class Lateness:
     p999_seconds: float = 0
     later_than_5_s: float = 0
     """A share, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What was taken in one currency, and what it became; in minor units."""
+
+    currency: str
+    taken: int
+    fares: int
+    fees: int
+    given_back: int
+
+    def __str__(self) -> str:
+        return (
+            f"money: {_major(self.taken)} {self.currency} in = {_major(self.fares)} fares + {_major(self.fees)} fees "
+            f"+ {_major(self.given_back)} given back"
+        )
 
 
 def register(app: typer.Typer) -> None:
@@ -151,6 +169,22 @@ async def lateness(connection: Conn) -> Lateness:
         return Lateness(0)
     p50, p99, p999 = row["percentiles"]
     return Lateness(row["expired"], p50, p99, p999, row["later_than_5_s"])
+
+
+async def money(connection: Conn) -> list[Money]:
+    """Adds up what was ever taken, by currency; nothing where not all services that deal with money have run."""
+    async with one_moment(connection):
+        schemas = {row["nspname"] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
+        if not schemas.issuperset(MONEY_SCHEMAS):
+            return []
+        rows = await connection.fetch(
+            f"""
+            SELECT currency, sum(taken)::bigint AS taken, sum(fare)::bigint AS fares, sum(fee)::bigint AS fees,
+                   sum(given_back)::bigint AS given_back
+            FROM ({MONEY_OF_INTENTS}) AS money GROUP BY currency HAVING sum(taken) > 0 ORDER BY currency
+            """  # noqa: S608
+        )
+    return [Money(**row) for row in rows]
 
 
 async def _finding(number: int, name: str, offenders: Coroutine[Any, Any, Offenders]) -> Finding:
@@ -279,6 +313,7 @@ async def _verify(addresses: Mapping[str, str], *, brief: bool) -> int:
         try:
             findings = await check(connection, redis)
             late = await lateness(connection)
+            taken = await money(connection)
         finally:
             await connection.close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
@@ -287,17 +322,17 @@ async def _verify(addresses: Mapping[str, str], *, brief: bool) -> int:
     finally:
         if redis is not None:
             await redis.aclose()
-    _print(console, findings, late, brief=brief)
+    _print(console, findings, [*_lines(late), *map(str, taken)], brief=brief)
     if any(finding.violations for finding in findings):
         return VIOLATED
     return NOT_CHECKED if any(finding.not_checked for finding in findings) else 0
 
 
-def _print(console: Console, findings: Sequence[Finding], late: Lateness, *, brief: bool) -> None:
+def _print(console: Console, findings: Sequence[Finding], figures: Sequence[str], *, brief: bool) -> None:
     if brief:
         console.print(f"{datetime.now().astimezone():%H:%M:%S} ", end="", highlight=False)
     else:
-        _print_table(console, findings, late)
+        _print_table(console, findings, figures)
     violated = [finding for finding in findings if finding.violations]
     not_checked = [finding for finding in findings if finding.not_checked]
     for finding in violated:
@@ -313,7 +348,7 @@ def _print(console: Console, findings: Sequence[Finding], late: Lateness, *, bri
         console.print(f"All {len(findings)} hold ({took:.0f} ms).", style="green", highlight=False)
 
 
-def _print_table(console: Console, findings: Sequence[Finding], late: Lateness) -> None:
+def _print_table(console: Console, findings: Sequence[Finding], figures: Sequence[str]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -323,15 +358,25 @@ def _print_table(console: Console, findings: Sequence[Finding], late: Lateness) 
     for finding in findings:
         table.add_row(str(finding.number), _verdict(finding), f"{finding.milliseconds:.0f}", finding.name)
     console.print(table)
-    if late.expired:
-        console.print(
-            f"\nholds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
-            f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; "
-            f"later than 5 s: {late.later_than_5_s:.2%}",
-            highlight=False,
-            soft_wrap=True,
-        )
     console.print()
+    for figure in figures:
+        console.print(figure, highlight=False, soft_wrap=True)
+    if figures:
+        console.print()
+
+
+def _lines(late: Lateness) -> Iterator[str]:
+    """The lateness in a line, where anything expired."""
+    if late.expired:
+        yield (
+            f"holds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
+            f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; later than 5 s: {late.later_than_5_s:.2%}"
+        )
+
+
+def _major(minor_units: int) -> str:
+    # Fares and fees are in currencies of two digits.
+    return f"{minor_units // 100}.{minor_units % 100:02d}"
 
 
 def _verdict(finding: Finding) -> str:

@@ -35,9 +35,9 @@ EXCHANGES: Final = ("skyhigh.events", "skyhigh.dead")
 
 # For two cores and a few GiB shared with everything else. Durability is Postgres' default: every commit is on disk.
 POSTGRES_SETTINGS: Final = {
-    # Twenty processes of each of four services with the pools that they have by default, and room for people. One
+    # Twenty processes of each of six services with the pools that they have by default, and room for people. One
     # that nobody uses costs some kilobytes.
-    "max_connections": "700",
+    "max_connections": "1000",
     "shared_buffers": "512MB",
     "effective_cache_size": "2GB",
     "max_wal_size": "2GB",

@@ -73,6 +73,15 @@ SERVICES: Final = (
         health="skyhigh.payment.v1.PaymentService",
         settings=("SKYHIGH_PAYMENT_PROVIDER_URL", "SKYHIGH_PAYMENT_WEBHOOK_SECRETS"),
     ),
+    Service("flight", number=5, module="flight_service", health="skyhigh.flight.v1.FlightService", calls=("seat",)),
+    Service(
+        "booking",
+        number=6,
+        module="booking_service",
+        health="skyhigh.booking.v1.BookingService",
+        calls=("seat", "flight", "payment"),
+        settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_SMTP_ADDRESS"),
+    ),
 )
 
 
@@ -248,8 +257,9 @@ class Stack:
             own.append(self.servers.redis())
         if "SKYHIGH_AMQP_URL" not in self.given:
             own += [self.servers.epmd(), self.servers.rabbitmq()]
-        servers = tuple(process.name for process in own)
-        services = [self._service(service, after=servers) for service in SERVICES]
+        # The broker takes its time, and a service that starts meanwhile finds it as one that lost it does.
+        truth = tuple(process.name for process in own if process.name == "postgres")
+        services = [self._service(service, after=truth) for service in SERVICES]
         mocks = [self._mock(mock) for mock in self._mocks]
         return [*own, *mocks, *services, self._gateway(after=tuple(process.name for process in services))]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from operations.invariants.bookings import BOOKING_INVARIANTS
 from operations.invariants.check_ins import CHECK_IN_INVARIANTS
+from operations.invariants.flights import FLIGHT_INVARIANTS
 from operations.invariants.invariant import Invariant
 from operations.invariants.payments import PAYMENT_INVARIANTS
 from operations.invariants.seats import SEAT_INVARIANTS
@@ -20,6 +22,8 @@ INVARIANTS: Final = (
     *CHECK_IN_INVARIANTS,
     *PAYMENT_INVARIANTS,
     *WAITLIST_INVARIANTS,
+    *FLIGHT_INVARIANTS,
+    *BOOKING_INVARIANTS,
     *SERVICE_INVARIANTS,
 )
 

@@ -6,7 +6,51 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
+# Of each intent: what was taken, and what it became; in minor units.
+MONEY_OF_INTENTS: Final = """
+    SELECT intents.intent_id, intents.reference, intents.currency, intents.update_time,
+           coalesce(charges.times, 0) * intents.minor_units AS taken,
+           coalesce(bookings.fare, 0) AS fare, coalesce(check_ins.fee, 0) AS fee,
+           coalesce(refunds.times, 0) * intents.minor_units AS given_back
+    FROM payment.intents
+    LEFT JOIN (SELECT intent_id, count(*) AS times FROM payment.charges WHERE state = 'SUCCEEDED' GROUP BY intent_id)
+        AS charges USING (intent_id)
+    -- What is being given back is as good as gone.
+    LEFT JOIN (SELECT intent_id, count(*) AS times FROM payment.refunds GROUP BY intent_id)
+        AS refunds USING (intent_id)
+    LEFT JOIN (
+        SELECT payment_intent_id AS intent_id, sum(total_minor_units)::bigint AS fare
+        FROM booking.bookings WHERE state = 'CONFIRMED' GROUP BY payment_intent_id
+    ) AS bookings USING (intent_id)
+    LEFT JOIN (
+        SELECT payment_intent_id AS intent_id, sum(fee_cents) AS fee
+        FROM checkin.check_ins
+        WHERE state = 'COMPLETED' OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL
+        GROUP BY payment_intent_id
+    ) AS check_ins USING (intent_id)
+"""
+MONEY_SCHEMAS: Final = ("payment", "booking", "checkin")
+
 PAYMENT_INVARIANTS: Final = (
+    Invariant(
+        9,
+        "money in = fares + fees + what is given back, of each intent",
+        f"""
+        SELECT intent_id, reference, currency, taken, fare, fee, given_back
+        FROM ({MONEY_OF_INTENTS}) AS money
+        WHERE taken <> fare + fee + given_back
+          -- What has just changed is on its way to the others.
+          AND update_time < now() - interval '30 s'
+          AND NOT EXISTS (
+              SELECT FROM booking.bookings
+              WHERE payment_intent_id = money.intent_id AND bookings.update_time > now() - interval '30 s')
+          AND NOT EXISTS (
+              SELECT FROM checkin.check_ins
+              WHERE payment_intent_id = money.intent_id AND check_ins.update_time > now() - interval '30 s')
+        """,  # noqa: S608
+        needs_service=True,
+        schemas=MONEY_SCHEMAS,
+    ),
     Invariant(
         9,
         "every charge that was taken pays for its intent, or is given back",

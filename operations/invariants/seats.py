@@ -204,10 +204,12 @@ SEAT_INVARIANTS: Final = (
         FROM (
             SELECT hold_id, flight_id, seat_number, transaction,
                    CASE WHEN to_state IN ('HELD', 'CONFIRMED') THEN to_state::text ELSE 'FREED' END AS step
-            FROM seat.seat_events
-            -- ChangeHoldSeats takes and frees seats between, and a passenger who moves frees one of several.
-            WHERE hold_id IS NOT NULL AND NOT (from_state = 'CONFIRMED' AND reason = 'MOVED')
+            FROM seat.seat_events LEFT JOIN seat.holds USING (hold_id)
+            -- ChangeHoldSeats takes and frees seats between, and a passenger who moves or gives up a seat frees one of
+            -- several, before the hold ends with all that it still has.
+            WHERE hold_id IS NOT NULL
               AND NOT ('HELD' IN (from_state, to_state) AND to_state <> 'CONFIRMED' AND reason = 'CHANGED')
+              AND (to_state IN ('HELD', 'CONFIRMED') OR event_time >= holds.end_time)
         ) AS steps
         GROUP BY hold_id, step HAVING min(transaction::text) <> max(transaction::text)
         """,

@@ -115,6 +115,8 @@ async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterat
         checkin_address=(others.address,),
         waitlist_address=(others.address,),
         payment_address=(others.address,),
+        flight_address=(others.address,),
+        booking_address=(others.address,),
         jwks=world.keys.jwks,
         token_issuer=ISSUER,
     )

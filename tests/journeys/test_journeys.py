@@ -1,4 +1,4 @@
-"""Both journeys, through JSON at the gateway: as they are, and with the broker gone in the middle."""
+"""All journeys, through JSON at the gateway: as they are, and with the broker gone in the middle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from deploy.local.process import free_ports
-from operations import journey, verify
+from operations import journeys, verify
 from operations.__main__ import app
+from operations.journeys.steps import PICTURE
 from tests.callers import eventually
 from tests.journeys.conftest import Airline
 
@@ -32,20 +33,24 @@ async def nothing_is_violated(airline: Airline) -> bool:
     return not [finding for finding in findings if finding.violations]
 
 
-async def test_two_passengers_travel(airline: Airline, capsys: pytest.CaptureFixture[str]) -> None:
-    await journey.travel(airline.gateway_url)
+async def test_a_customer_and_two_passengers_travel(airline: Airline, capsys: pytest.CaptureFixture[str]) -> None:
+    await journeys.travel(airline.gateway_url)
     told = capsys.readouterr().out
-    for step in ("SEAT_TAKEN", "90 USD", "COMPLETED", "waits for", "went back"):
+    for step in ("the same booking", "record locator", "SEAT_TAKEN", "90 USD", "waits for"):
         assert step in told
-    bcbp = told.partition("boarding pass")[2].split("'")[1]
-    with Image.open(airline.stack.home / journey.PICTURE) as picture:
+    assert told.count("went back") == 2
+    # Of the booking's two flights, and of the passenger with the heavy bags.
+    passes = [line.split("'")[1] for line in told.splitlines() if line.startswith("  boarding pass ")]
+    assert [len(bcbp) for bcbp in passes] == [60, 60, 60]
+    assert passes[0][23:30] == passes[1][23:30] != passes[2][23:30], "one record locator on two flights"
+    with Image.open(airline.stack.home / PICTURE) as picture:
         (barcode,) = zxingcpp.read_barcodes(picture)
-    assert (barcode.text, len(bcbp)) == (bcbp, 60)
+    assert barcode.text == passes[-1]
     await eventually(lambda: nothing_is_violated(airline), within_seconds=10)
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("step", ["31 kg", "pay", "cancel"])
+@pytest.mark.parametrize("step", ["book", "pay booking", "cancel booking", "31 kg", "pay", "cancel"])
 async def test_a_broker_that_goes_and_comes_back_spoils_no_journey(airline: Airline, step: str) -> None:
     starting: list[asyncio.Task[None]] = []
 
@@ -58,7 +63,7 @@ async def test_a_broker_that_goes_and_comes_back_spoils_no_journey(airline: Airl
             await airline.supervisor.stop("rabbitmq")
             starting.append(asyncio.create_task(come_back()))
 
-    await journey.travel(airline.gateway_url, after=break_the_broker, patience=PATIENCE)
+    await journeys.travel(airline.gateway_url, after=break_the_broker, patience=PATIENCE)
     await asyncio.gather(*starting)
     await eventually(lambda: nothing_is_violated(airline), within_seconds=30)
 
@@ -79,7 +84,7 @@ async def test_a_journey_that_fails_says_where_and_gives_everything_back(
         finally:
             await operator.delete(behaviour)
     assert broken.exit_code == 1
-    assert "31 kg" in broken.output
+    assert "9.5 kg" in broken.output
     assert "DEPENDENCY_UNAVAILABLE" in broken.output
     await eventually(lambda: nothing_is_violated(airline), within_seconds=10)
     monkeypatch.setenv("SKYHIGH_GATEWAY_URL", f"http://127.0.0.1:{free_ports(1)[0]}")

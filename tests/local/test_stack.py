@@ -11,11 +11,13 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
+from booking_service.settings import BookingSettings
 from checkin_service.settings import CheckInSettings
 from deploy.local.process import Process
 from deploy.local.secrets import SigningKeys
 from deploy.local.servers import POSTGRES_SETTINGS, broker_permissions
 from deploy.local.stack import AUDIENCE, ISSUER, PORT_SPAN, SERVICES, Stack
+from flight_service.settings import FlightSettings
 from payment_service.settings import PaymentSettings
 from seat_service.settings import SeatSettings
 from services.settings import ServiceSettings
@@ -26,6 +28,8 @@ SETTINGS: Final[dict[str, type[ServiceSettings]]] = {
     "checkin": CheckInSettings,
     "waitlist": WaitlistSettings,
     "payment": PaymentSettings,
+    "flight": FlightSettings,
+    "booking": BookingSettings,
 }
 NAMES: Final = [service.name for service in SERVICES]
 
@@ -50,7 +54,8 @@ def settings_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_default_ports_are_the_documented_ones(tmp_path: Path) -> None:
     ports = stack(tmp_path).ports
     assert (ports["gateway"], ports["gateway_admin"]) == (8080, 9901)
-    assert [ports[name] for name in ("seat", "checkin", "waitlist", "payment")] == [50051, 50052, 50053, 50054]
+    services = ("seat", "checkin", "waitlist", "payment", "flight", "booking")
+    assert [ports[name] for name in services] == [50051, 50052, 50053, 50054, 50055, 50056]
     mocks = ("mock_weight", "mock_provider", "mock_mail", "mock_mail_control", "mock_weight_control")
     assert [ports[name] for name in mocks] == [50061, 50062, 50063, 50064, 50065]
 
@@ -123,6 +128,10 @@ def test_a_service_is_told_where_each_process_of_those_is_that_it_calls(tmp_path
     assert checkin["SKYHIGH_SEAT_ADDRESS"] == "127.0.0.1:20120,127.0.0.1:20121"
     assert checkin["SKYHIGH_PAYMENT_ADDRESS"] == "127.0.0.1:20180,127.0.0.1:20181,127.0.0.1:20182"
     assert process(own, "payment").environment["SKYHIGH_PAYMENT_PROCESSES"] == "3"
+    booking = process(own, "booking").environment
+    assert booking["SKYHIGH_SEAT_ADDRESS"] == "127.0.0.1:20120,127.0.0.1:20121"
+    assert booking["SKYHIGH_FLIGHT_ADDRESS"] == "127.0.0.1:20200"
+    assert booking["SKYHIGH_PAYMENT_ADDRESS"] == checkin["SKYHIGH_PAYMENT_ADDRESS"]
 
 
 def test_addresses_of_another_stack_mislead_nobody(tmp_path: Path) -> None:
@@ -148,7 +157,7 @@ def test_exactly_those_who_call_get_a_token_to_show(tmp_path: Path) -> None:
     for name in NAMES:
         service = prepared(process(own, name))
         variable = f"SKYHIGH_{name.upper()}_TOKEN_FILE"
-        assert (variable in service.environment) == (name in {"checkin", "waitlist"}), name
+        assert (variable in service.environment) == (name in {"checkin", "waitlist", "flight", "booking"}), name
         if variable in service.environment:
             file = Path(service.environment[variable])
             public = KeySet.import_key_set(json.loads(keys.jwks.read_text()))
@@ -169,9 +178,9 @@ def test_a_home_from_before_there_was_a_session_key_gets_one_and_keeps_its_token
     assert jwt.decode(token, public, algorithms=["ES256"]).claims == {"sub": "AA1"}
 
 
-def test_only_check_in_can_open_passenger_sessions(tmp_path: Path) -> None:
+def test_only_check_in_and_booking_can_open_sessions(tmp_path: Path) -> None:
     told = {name for name in NAMES if "SKYHIGH_SESSION_KEY" in process(stack(tmp_path), name).environment}
-    assert told == {"checkin"}
+    assert told == {"checkin", "booking"}
 
 
 def test_the_provider_signs_with_what_the_payment_service_trusts(
@@ -194,7 +203,7 @@ def test_the_services_use_the_mocks(tmp_path: Path) -> None:
     own = stack(tmp_path, SKYHIGH_PORT_BASE="20000")
     assert process(own, "checkin").environment["SKYHIGH_WEIGHT_ADDRESS"] == "127.0.0.1:20061"
     assert process(own, "payment").environment["SKYHIGH_PAYMENT_PROVIDER_URL"] == "http://127.0.0.1:20062"
-    for name in ("checkin", "waitlist"):
+    for name in ("checkin", "waitlist", "booking"):
         assert process(own, name).environment["SKYHIGH_SMTP_ADDRESS"] == "127.0.0.1:20063"
 
 
@@ -221,6 +230,8 @@ def test_the_addresses_are_the_documented_variables(tmp_path: Path) -> None:
         "SKYHIGH_CHECKIN_ADDRESS",
         "SKYHIGH_WAITLIST_ADDRESS",
         "SKYHIGH_PAYMENT_ADDRESS",
+        "SKYHIGH_FLIGHT_ADDRESS",
+        "SKYHIGH_BOOKING_ADDRESS",
         "SKYHIGH_MOCK_WEIGHT_CONTROL_URL",
         "SKYHIGH_MOCK_PROVIDER_URL",
         "SKYHIGH_MOCK_MAIL_URL",

@@ -25,7 +25,7 @@ from operations.__main__ import app
 
 SERVERS = ["postgres", "redis", "epmd", "rabbitmq"]
 MOCKS = ["mock-weight", "mock-provider", "mock-mail"]
-SERVICES = ["seat", "checkin", "waitlist", "payment"]
+SERVICES = ["seat", "checkin", "waitlist", "payment", "flight", "booking"]
 
 
 def skyhigh(*arguments: str) -> Result:
@@ -67,6 +67,8 @@ def stack() -> Iterator[Stack]:
         patch.setenv("SKYHIGH_HOME", str(home))
         patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
         patch.setenv("SKYHIGH_SEAT_PROCESSES", "1")
+        # Nobody flies here.
+        patch.setenv("SKYHIGH_FLIGHT_HORIZON_DAYS", "0")
         command = [sys.executable, "-m", "operations", "up", "--no-journey"]
         started = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         try:

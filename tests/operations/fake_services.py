@@ -14,8 +14,8 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import (
     CheckInServiceServicer,
     add_CheckInServiceServicer_to_server,
 )
-from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
-from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer, add_SeatServiceServicer_to_server
+from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer, add_FlightServiceServicer_to_server
 
 from services.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from services.validation import validate
@@ -77,25 +77,26 @@ class FakeCheckIn(CheckInServiceServicer):
             self.calls_at_once -= 1
 
 
-class FakeSeats(SeatServiceServicer):
-    """Remembers the layout of each flight."""
+class FakeFlights(FlightServiceServicer):
+    """Keeps the schedule; each flight has a hundred seats."""
 
     def __init__(self) -> None:
-        self.layouts: dict[str, str] = {}
+        self.schedule: dict[str, flight_pb.CreateFlightRequest] = {}
 
-    async def ProvisionSeats(
-        self, request: seat_pb.ProvisionSeatsRequest, context: Context
-    ) -> seat_pb.ProvisionSeatsResponse:
-        self.layouts[request.flight_id] = request.layout_id
-        return seat_pb.ProvisionSeatsResponse(flight_id=request.flight_id, total_seats=100)
+    async def CreateFlight(self, request: flight_pb.CreateFlightRequest, context: Context) -> flight_pb.Flight:
+        validate(request)
+        known = self.schedule.setdefault(request.flight_id, request)
+        if known != request:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, "there is such a flight with other facts")
+        return flight_pb.Flight(flight_id=request.flight_id, total_seats=100)
 
 
 @asynccontextmanager
-async def serving(check_in: FakeCheckIn, seats: FakeSeats) -> AsyncIterator[str]:
+async def serving(check_in: FakeCheckIn, flights: FakeFlights) -> AsyncIterator[str]:
     """Serves both within the block; yields the address."""
     server = grpc.aio.server()
     add_CheckInServiceServicer_to_server(check_in, server)
-    add_SeatServiceServicer_to_server(seats, server)
+    add_FlightServiceServicer_to_server(flights, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

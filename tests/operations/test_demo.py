@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from operations import airline, demo
 from operations.airline import DAYS, TIMETABLE, Flight
 from services.validation import validate
-from tests.operations.fake_services import FakeCheckIn, FakeSeats, serving
+from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving
 
 DAY: Final = date(2026, 12, 1)
 FLIGHTS: Final = airline.flights(DAY, days=2)
@@ -65,9 +65,25 @@ def test_a_manifest_is_as_the_contract_wants_it(flight: Flight) -> None:
 
 
 @each_flight
+def test_a_flight_is_in_the_schedule_as_it_is_in_the_manifest(flight: Flight) -> None:
+    scheduled, facts = airline.schedule(flight), MANIFESTS[flight].flight
+    validate(scheduled)
+    for name in ("flight_number", "origin", "destination", "departure_time", "arrival_time", "gate"):
+        assert getattr(scheduled, name) == getattr(facts, name)
+    for name in ("check_in_opens_before", "check_in_closes_before"):
+        assert getattr(scheduled, name) == getattr(facts, name)
+
+
+def test_only_flights_to_come_are_added() -> None:
+    noon = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    left = {flight.flight_id for flight in FLIGHTS} - {flight.flight_id for flight in airline.flights_to_come(noon)}
+    assert left == {"SH202-2026-12-01", "SH505-2026-12-01", "SH606-2026-12-01"}
+
+
+@each_flight
 def test_a_flight_is_well_booked_and_not_overbooked(flight: Flight) -> None:
     seated = Counter(pb.Cabin.Name(each.cabin) for each in MANIFESTS[flight].passengers if each.type != pb.INFANT)
-    for cabin, seats in airline.seats(flight.service.layout_id).items():
+    for cabin, seats in flight.service.aircraft.cabins.items():
         assert 0.5 <= seated.pop(cabin) / seats <= 0.85
     assert not seated
 
@@ -161,9 +177,9 @@ def test_the_date_at_the_origin_is_that_of_the_id(flight: Flight) -> None:
 async def check_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCheckIn]:
     """What the commands call."""
     fake = FakeCheckIn()
-    async with serving(fake, FakeSeats()) as address:
+    async with serving(fake, FakeFlights()) as address:
         monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
-        monkeypatch.setenv("SKYHIGH_SEAT_ADDRESS", address)
+        monkeypatch.setenv("SKYHIGH_FLIGHT_ADDRESS", address)
         monkeypatch.setenv("SKYHIGH_CHECKIN_ADDRESS", address)
         yield fake
 
@@ -177,8 +193,9 @@ async def test_the_airline_is_loaded_once(check_in: FakeCheckIn) -> None:
     first, second = await skyhigh("load"), await skyhigh("load")
     assert first.exit_code == second.exit_code == 0, first.output
     head, *lines = first.stdout.splitlines()
-    assert head.startswith("30 flights of 6 cabin layouts, 3000 seats: SH101-")
-    assert len(lines) == len(check_in.manifests) == DAYS * len(TIMETABLE)
+    # Those of today that have left are not added any more.
+    assert len(TIMETABLE) * (DAYS - 1) <= len(lines) == len(check_in.manifests) <= len(TIMETABLE) * DAYS
+    assert head.startswith(f"{len(lines)} flights of 6 aircraft types, {len(lines)}00 seats: SH")
     assert all(line.endswith(" added, 0 changed, 0 unchanged") for line in lines)
     again = second.stdout.splitlines()[1:]
     assert all(": 0 added, 0 changed, " in line for line in again)
@@ -247,7 +264,7 @@ async def test_a_flight_that_is_not_today_or_tomorrow_is_refused(check_in: FakeC
 
 
 @pytest.mark.parametrize(
-    ("variable", "named"), [("SKYHIGH_SEAT_ADDRESS", "seat"), ("SKYHIGH_CHECKIN_ADDRESS", "check-in")]
+    ("variable", "named"), [("SKYHIGH_FLIGHT_ADDRESS", "flight"), ("SKYHIGH_CHECKIN_ADDRESS", "check-in")]
 )
 async def test_a_service_that_is_away_is_named(
     check_in: FakeCheckIn, monkeypatch: pytest.MonkeyPatch, variable: str, named: str

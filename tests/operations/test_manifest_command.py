@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from operations import manifest
 from operations.manifest import COLUMNS, FileError, read
 from services.errors import FieldViolation
-from tests.operations.fake_services import FakeCheckIn, FakeSeats, serving
+from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving
 
 FLIGHT: Final = "SH101-2026-12-01"
 OTHER: Final = "SH202-2026-12-01"
@@ -38,7 +38,7 @@ manifest.register(app)
 async def check_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCheckIn]:
     """What the command calls."""
     fake = FakeCheckIn()
-    async with serving(fake, FakeSeats()) as address:
+    async with serving(fake, FakeFlights()) as address:
         monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("SKYHIGH_CHECKIN_ADDRESS", address)
         yield fake

@@ -1,0 +1,139 @@
+"""`skyhigh bookings`: what became of an order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated, Final
+from uuid import UUID
+
+import typer
+
+from operations.stack import address_of, fail
+from operations.token import mint
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+CALL_TIMEOUT_SECONDS: Final = 10
+
+bookings = typer.Typer(help="Bookings: their seats, their payment and their history.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(bookings, name="bookings")
+
+
+@bookings.callback()
+def _group() -> None:
+    """Bookings: their seats, their payment and their history."""
+
+
+@bookings.command()
+def show(booking_id: Annotated[str, typer.Argument(metavar="BOOKING", help="Its UUID.")]) -> None:
+    """Print a booking, its flights, passengers, seats and history."""
+    try:
+        wanted = UUID(booking_id)
+    except ValueError:
+        fail(f"{booking_id!r} is no UUID")
+    _print(asyncio.run(_get(wanted)))
+
+
+async def _get(booking_id: UUID) -> pb.Booking:
+    import grpc
+    from skyhigh.booking.v1 import booking_service_pb2 as pb
+    from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceStub
+
+    metadata = (("authorization", f"Bearer {mint('agent', 'demo')}"),)
+    try:
+        async with grpc.aio.insecure_channel(address_of("SKYHIGH_BOOKING_ADDRESS")) as channel:
+            request = pb.GetBookingRequest(booking_id=str(booking_id))
+            return await BookingServiceStub(channel).GetBooking(
+                request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
+            )
+    except grpc.aio.AioRpcError as error:
+        fail(f"the booking service answered {error.code().name}: {error.details()}")
+
+
+def _print(booking: pb.Booking) -> None:
+    from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+    from operations.flights import money
+
+    facts = {
+        "booking": booking.booking_id,
+        "state": pb.Booking.State.Name(booking.state),
+        "pnr": booking.pnr,
+        "total": money(booking.total),
+        "cabin": pb.Cabin.Name(booking.cabin),
+        "created": _time(booking.create_time),
+        "expires": _time(booking.expire_time),
+        "hold": booking.hold_id,
+        "payment": booking.payment_intent_id,
+        "attempts": f"{booking.payment_attempts} of {booking.max_payment_attempts}",
+        "last error": booking.last_error,
+        "cancelled": booking.cancel_reason,
+        "refunded": _time(booking.refund_time),
+        "contact": booking.contact_email,
+    }
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value or '-'}")
+    _print_table(
+        "flights",
+        ("FLIGHT", "FROM", "TO", "DEPARTURE", "ARRIVAL", "PRICE"),
+        [
+            (f.flight_id, f.origin, f.destination, _time(f.departure_time), _time(f.arrival_time), money(f.price))
+            for f in booking.flights
+        ],
+    )
+    seats = {(seat.passenger_id, seat.flight_id): seat.seat_number for seat in booking.seats}
+    _print_table(
+        "passengers",
+        ("PASSENGER", "NAME", "TYPE", *(flight.flight_number for flight in booking.flights)),
+        [
+            (
+                each.passenger_id,
+                f"{each.given_name} {each.last_name}",
+                pb.PassengerType.Name(each.type),
+                *(seats.get((each.passenger_id, flight.flight_id), "-") for flight in booking.flights),
+            )
+            for each in booking.passengers
+        ],
+    )
+    _print_table(
+        "history",
+        ("TIME", "FROM", "TO", "REASON", "ACTOR"),
+        [
+            (
+                _time(step.time),
+                pb.Booking.State.Name(step.from_state) if step.from_state else "-",
+                pb.Booking.State.Name(step.to_state),
+                step.reason,
+                step.actor,
+            )
+            for step in booking.history
+        ],
+    )
+
+
+def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"\n{name}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # For reading and for grep: one line each, however narrow the terminal.
+    Console(highlight=False, markup=False, width=max(Console().width, 220)).print(table)
+
+
+def _time(moment: Timestamp) -> str:
+    """UTC to the second; nothing where there is none."""
+    return f"{moment.ToDatetime(UTC):%Y-%m-%d %H:%M:%S}" if moment.seconds else ""

@@ -1,0 +1,226 @@
+"""Bookings: seats for money, whole or not at all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operations.invariants.invariant import Invariant
+
+BOOKING_INVARIANTS: Final = (
+    Invariant(
+        9,
+        "a confirmed booking is paid by its own intent, with its whole price",
+        """
+        SELECT booking_id, pnr, payment_intent_id, intents.state, total_minor_units, intents.minor_units
+        FROM booking.bookings LEFT JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
+        WHERE bookings.state = 'CONFIRMED'
+          AND (intents.state::text, intents.reference, intents.currency, intents.minor_units)
+              IS DISTINCT FROM ('SUCCEEDED', 'booking/' || booking_id, bookings.currency, total_minor_units)
+        """,
+        schemas=("booking", "payment"),
+    ),
+    Invariant(
+        5,
+        "a booking with seats has one on each flight for each passenger who needs one",
+        """
+        SELECT booking_id, state, legs.flights, people.seated, seats.seats
+        FROM booking.bookings
+        LEFT JOIN (SELECT booking_id, count(*) AS flights FROM booking.booking_flights GROUP BY booking_id)
+            AS legs USING (booking_id)
+        LEFT JOIN (
+            SELECT booking_id, count(*) FILTER (WHERE type <> 'INFANT') AS seated
+            FROM booking.booking_passengers GROUP BY booking_id
+        ) AS people USING (booking_id)
+        LEFT JOIN (
+            SELECT booking_id, count(*) AS seats
+            FROM booking.booking_seats
+            JOIN booking.booking_flights USING (booking_id, flight_id)
+            JOIN booking.booking_passengers USING (booking_id, passenger_id)
+            WHERE type <> 'INFANT' GROUP BY booking_id
+        ) AS seats USING (booking_id)
+        WHERE hold_id IS NOT NULL AND (legs.flights * people.seated = seats.seats) IS NOT TRUE
+        """,
+        schemas=("booking",),
+    ),
+    Invariant(
+        5,
+        "the seats of a booking are those of its hold, all of them",
+        """
+        SELECT booking_id, bookings.state, hold_id, holds.state AS hold_state, differing.flight_id,
+               differing.seat_number, differing.passenger_id
+        FROM booking.bookings
+        LEFT JOIN seat.holds USING (hold_id)
+        LEFT JOIN LATERAL (
+            (SELECT flight_id, seat_number, passenger_id FROM booking.booking_seats
+             WHERE booking_seats.booking_id = bookings.booking_id
+             EXCEPT SELECT flight_id, seat_number, passenger_id FROM seat.hold_seats
+             WHERE hold_seats.hold_id = bookings.hold_id)
+            UNION ALL
+            (SELECT flight_id, seat_number, passenger_id FROM seat.hold_seats
+             WHERE hold_seats.hold_id = bookings.hold_id
+             EXCEPT SELECT flight_id, seat_number, passenger_id FROM booking.booking_seats
+             WHERE booking_seats.booking_id = bookings.booking_id)
+        ) AS differing ON true
+        WHERE bookings.state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING', 'CONFIRMED')
+          AND (differing.flight_id IS NOT NULL OR holds.state IS NULL
+               -- What a confirmed booking's passengers do with their seats at check-in is their own business.
+               OR bookings.state = 'CONFIRMED' AND holds.confirm_time IS NULL)
+          -- The seat service has changed them, and the booking writes it down.
+          AND bookings.update_time < now() - interval '10 s'
+          AND NOT EXISTS (
+              SELECT FROM seat.seat_events
+              WHERE seat_events.flight_id = differing.flight_id AND seat_events.seat_number = differing.seat_number
+                AND seat_events.event_time > now() - interval '10 s')
+        """,
+        needs_service=True,
+        schemas=("booking", "seat"),
+    ),
+    Invariant(
+        9,
+        "a confirmed booking's passengers sit, unless they moved or gave up their seats themselves",
+        """
+        SELECT booking_id, bookings.pnr, booking_seats.flight_id, booking_seats.passenger_id, booking_seats.seat_number
+        FROM booking.bookings JOIN booking.booking_seats USING (booking_id)
+        WHERE bookings.state = 'CONFIRMED'
+          AND NOT EXISTS (
+              SELECT FROM seat.hold_seats
+              WHERE (hold_seats.flight_id, hold_seats.passenger_id)
+                    = (booking_seats.flight_id, booking_seats.passenger_id)
+                AND (hold_seats.state = 'CONFIRMED' OR hold_seats.hold_id <> bookings.hold_id))
+          AND NOT EXISTS (
+              SELECT FROM checkin.check_ins
+              WHERE (check_ins.flight_id, check_ins.passenger_id)
+                    = (booking_seats.flight_id, booking_seats.passenger_id))
+          -- A flight that was cancelled takes its bookings with it, a moment later.
+          AND NOT EXISTS (
+              SELECT FROM flight.flights
+              WHERE flights.flight_id = booking_seats.flight_id AND flights.state = 'CANCELLED')
+        """,
+        schemas=("booking", "seat", "checkin", "flight"),
+    ),
+    Invariant(
+        9,
+        "a booking that came to nothing keeps no seat",
+        """
+        SELECT booking_id, bookings.state, seated.hold_id, seated.flight_id, seated.seat_number, seated.passenger_id
+        FROM booking.bookings
+        JOIN booking.booking_passengers USING (booking_id)
+        JOIN booking.booking_flights USING (booking_id)
+        JOIN seat.hold_seats AS seated
+            ON seated.flight_id = booking_flights.flight_id AND seated.passenger_id = booking_passengers.passenger_id
+        WHERE bookings.state IN ('FAILED', 'EXPIRED', 'CANCELLED') AND seated.state IN ('HELD', 'CONFIRMED')
+          AND bookings.update_time < now() - interval '30 s'
+        """,
+        needs_service=True,
+        schemas=("booking", "seat"),
+    ),
+    Invariant(
+        9,
+        "a booking is what its history adds up to",
+        """
+        SELECT booking_id, bookings.state, last.to_state, last.version
+        FROM booking.bookings FULL JOIN (
+            SELECT DISTINCT ON (booking_id) booking_id, to_state, version
+            FROM booking.booking_events ORDER BY booking_id, version DESC
+        ) AS last USING (booking_id)
+        -- Changes that are no transitions have versions too, which the history lacks.
+        WHERE bookings.state IS DISTINCT FROM last.to_state OR bookings.version < last.version
+        UNION ALL
+        SELECT booking_id, from_state, state_before, version
+        FROM (
+            SELECT booking_id, from_state, version, lag(to_state) OVER booking AS state_before
+            FROM booking.booking_events WINDOW booking AS (PARTITION BY booking_id ORDER BY version)
+        ) AS step
+        WHERE from_state IS DISTINCT FROM state_before
+        """,
+        schemas=("booking",),
+    ),
+    Invariant(
+        10,
+        "no booking outlives its time unpaid by more than 5 s",
+        """
+        SELECT booking_id, state, expire_time FROM booking.bookings
+        WHERE state IN ('SEATS_RESERVED', 'PAYMENT_PENDING') AND expire_time < now() - interval '5 s'
+        """,
+        needs_service=True,
+        schemas=("booking",),
+    ),
+    Invariant(
+        10,
+        "no step of a booking takes more than 30 s, but for payments that run",
+        """
+        SELECT booking_id, state, update_time, refund_reason FROM booking.bookings
+        WHERE update_time < now() - interval '30 s'
+          AND (state IN ('CREATED', 'PAYMENT_PENDING')
+               -- The money is here, and neither the seats nor its way back.
+               OR pay_time IS NOT NULL AND state <> 'CONFIRMED' AND refund_reason IS NULL)
+        """,
+        needs_service=True,
+        schemas=("booking",),
+    ),
+    Invariant(
+        9,
+        "a booking knows of its refund within 30 s",
+        """
+        SELECT booking_id, bookings.state, payment_intent_id, bookings.refund_time, intents.refund_time AS given_back
+        FROM booking.bookings JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
+        WHERE bookings.refund_time IS NULL AND intents.refund_time < now() - interval '30 s'
+           OR bookings.refund_time IS NOT NULL AND intents.refund_time IS NULL
+        """,
+        needs_service=True,
+        schemas=("booking", "payment"),
+    ),
+    Invariant(
+        7,
+        "every confirmed booking is in the manifest within 30 s, and leaves it when it is cancelled",
+        """
+        SELECT booking_id, bookings.pnr, bookings.state, booked.flight_id, booked.passenger_id,
+               listed.pnr AS listed_pnr
+        FROM booking.bookings
+        JOIN (
+            SELECT booking_id, flight_id, passenger_id
+            FROM booking.booking_flights JOIN booking.booking_passengers USING (booking_id)
+        ) AS booked USING (booking_id)
+        LEFT JOIN checkin.passengers AS listed USING (flight_id, passenger_id)
+        WHERE bookings.pnr IS NOT NULL AND bookings.update_time < now() - interval '30 s'
+          AND listed.pnr IS DISTINCT FROM CASE bookings.state WHEN 'CONFIRMED' THEN bookings.pnr END
+        """,
+        needs_service=True,
+        schemas=("booking", "checkin"),
+    ),
+    Invariant(
+        7,
+        "every confirmation of a booking has its event, and every cancellation of a confirmed one",
+        """
+        SELECT booking_id, told.routing_key, told.since
+        FROM booking.bookings CROSS JOIN LATERAL (
+            VALUES ('booking.confirmed.v1', confirm_time),
+                   ('booking.cancelled.v1', CASE WHEN confirm_time IS NOT NULL THEN cancel_time END)
+        ) AS told (routing_key, since)
+        -- Published events are kept for 72 hours.
+        WHERE told.since > now() - interval '72 hours'
+          AND NOT EXISTS (
+              SELECT FROM booking.outbox
+              WHERE outbox.routing_key = told.routing_key
+                -- A serialized event begins with the booking's id: field 1, of 36 bytes.
+                AND substring(body FROM 3 FOR 36) = convert_to(booking_id::text, 'UTF8'))
+        """,
+        schemas=("booking",),
+    ),
+    Invariant(
+        12,
+        "a record locator is one booking's, and opens nobody else's trip",
+        """
+        SELECT pnr, array_agg(booking_id::text) AS bookings FROM booking.bookings
+        WHERE pnr IS NOT NULL GROUP BY pnr HAVING count(*) > 1
+        UNION ALL
+        SELECT passengers.pnr, ARRAY[passengers.flight_id || ' ' || passengers.passenger_id]
+        FROM checkin.passengers JOIN booking.bookings USING (pnr)
+        WHERE NOT EXISTS (
+            SELECT FROM booking.booking_passengers
+            WHERE booking_passengers.booking_id = bookings.booking_id
+              AND booking_passengers.passenger_id = passengers.passenger_id)
+        """,
+        schemas=("booking", "checkin"),
+    ),
+)

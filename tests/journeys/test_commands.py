@@ -1,0 +1,182 @@
+"""`skyhigh flights` and `bookings` beside the whole stack, and what a cancelled flight takes with it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner
+
+from operations import verify
+from operations.__main__ import app
+from operations.gateway import Gateway
+from operations.token import mint
+from tests.callers import eventually
+from tests.journeys.conftest import Airline
+
+PASSENGERS = [{"givenName": "Ada", "lastName": "Byron"}, {"givenName": "Grace", "lastName": "Hopper"}]
+
+
+async def skyhigh(*arguments: str, code: int = 0) -> str:
+    """Runs the command beside the stack; returns what it printed."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Two flights of the test's own that connect, five days from now."""
+
+    number: int
+    day: datetime
+
+    @property
+    def flight_ids(self) -> list[str]:
+        return [f"ZZ{self.number + n}-{self.day:%Y-%m-%d}" for n in range(2)]
+
+    @property
+    def itinerary_id(self) -> str:
+        return f"CF_KEF_FAO_{'_'.join(self.flight_ids)}"
+
+    def requests(self) -> list[dict[str, Any]]:
+        """What adds them to the schedule."""
+        legs = (("KEF", "ZRH", 8), ("ZRH", "FAO", 14))
+        return [
+            {
+                "flightNumber": f"ZZ{self.number + n}",
+                "origin": origin,
+                "destination": destination,
+                "departureTime": f"{self.day + timedelta(hours=hour):%Y-%m-%dT%H:%M:%SZ}",
+                "arrivalTime": f"{self.day + timedelta(hours=hour + 4):%Y-%m-%dT%H:%M:%SZ}",
+                "aircraftType": "AT72",
+                "price": {"currencyCode": "USD", "units": "50"},
+            }
+            for n, (origin, destination, hour) in enumerate(legs)
+        ]
+
+
+@pytest.fixture
+async def route(airline: Airline) -> Route:
+    """Flights that nobody else knows."""
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    route = Route(secrets.randbelow(9000) + 100, midnight + timedelta(days=5))
+    operations = Gateway(airline.gateway_url, mint("operations", "test"))
+    for request in route.requests():
+        answer = await operations.send("/v1/flights", request)
+        assert answer.status == 200, answer
+    return route
+
+
+async def customer_of(airline: Airline) -> Gateway:
+    """Somebody new."""
+    session = await Gateway(airline.gateway_url).send("/v1/sessions/guest", {})
+    return Gateway(airline.gateway_url, session.body["token"])
+
+
+async def test_flights_are_found_listed_and_shown(airline: Airline, route: Route) -> None:
+    first, second = route.flight_ids
+    found = await skyhigh("flights", "search", "kef", "fao", "--date", f"{route.day:%Y-%m-%d}", "--sort", "duration")
+    (line,) = [line for line in found.splitlines() if route.itinerary_id in line]
+    assert line.startswith(f"computed  KEF ZZ{route.number} ZRH ZZ{route.number + 1} FAO")
+    # Iceland keeps UTC, and Portugal in winter too.
+    assert "08:00 +0000" in line
+    assert "10h00" in line
+    assert "100.00 USD" in line
+    listed = await skyhigh("flights", "list", "--origin", "zrh", "--date", f"{route.day:%Y-%m-%d}", "-n", "5000")
+    assert [line for line in listed.splitlines() if line.startswith(f"{second} ")]
+    shown = await skyhigh("flights", "show", first)
+    assert f"{first}  SCHEDULED" in shown
+    assert shown.splitlines()[-1].split() == ["ECONOMY", "50.00", "USD", "70", "70"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["flights", "show", "NOSUCH-1"], "NOT_FOUND"),
+        (["flights", "cancel", "NOSUCH-1"], "NOT_FOUND"),
+        (["flights", "search", "FRA", "FRA"], "destination"),
+        (["flights", "search", "FRA", "LIS", "--date", "2020-01-01"], "date"),
+        (["bookings", "show", "7d"], "'7d' is no UUID"),
+        (["bookings", "show", "00000000-0000-4000-8000-000000000000"], "NOT_FOUND"),
+    ],
+)
+async def test_what_is_not_there_is_named(airline: Airline, arguments: list[str], told: str) -> None:
+    assert told in await skyhigh(*arguments, code=1)
+
+
+async def test_nothing_to_show_is_said(airline: Airline) -> None:
+    assert "There is no such flight." in await skyhigh("flights", "list", "--origin", "KEF", "--date", "2020-01-01")
+    far = f"{datetime.now(UTC) + timedelta(days=300):%Y-%m-%d}"
+    assert "There is no way from KEF to FAO" in await skyhigh("flights", "search", "KEF", "FAO", "--date", far)
+
+
+@pytest.mark.timeout(180)
+async def test_a_cancelled_flight_takes_its_bookings_with_it_and_gives_the_money_back(
+    airline: Airline, route: Route
+) -> None:
+    customer = await customer_of(airline)
+    booked = await customer.send("/v1/bookings", {"itineraryId": route.itinerary_id, "passengers": PASSENGERS})
+    assert booked.body["state"] == "SEATS_RESERVED", booked
+    path = f"/v1/bookings/{booked.body['bookingId']}"
+    await customer.send(f"{path}/pay", {"paymentCode": "00000"})
+
+    async def booking_is(state: str) -> bool:
+        return bool((await customer.get(path)).body["state"] == state)
+
+    await eventually(lambda: booking_is("CONFIRMED"), within_seconds=30)
+    other = await (await customer_of(airline)).send(
+        "/v1/bookings", {"flightId": route.flight_ids[1], "passengers": PASSENGERS[:1]}
+    )
+    assert other.body["state"] == "SEATS_RESERVED", other
+
+    told = await skyhigh("flights", "cancel", route.flight_ids[1], "--reason", "STRIKE")
+    assert told == f"{route.flight_ids[1]} is CANCELLED: STRIKE.\n"
+    await eventually(lambda: booking_is("CANCELLED"), within_seconds=30)
+
+    async def all_is_given_back() -> bool:
+        booking = (await customer.get(path)).body
+        return bool(booking.get("refundTime")) and booking["cancelReason"] == "FLIGHT_CANCELLED"
+
+    await eventually(all_is_given_back, within_seconds=30)
+    agent = Gateway(airline.gateway_url, mint("agent", "test"))
+
+    async def seats_are_free() -> bool:
+        maps = [(await agent.get(f"/v1/flights/{flight_id}/seatmap")).body for flight_id in route.flight_ids]
+        return all(seat["state"] == "AVAILABLE" for each in maps for seat in each["seats"])
+
+    await eventually(seats_are_free, within_seconds=30)
+    refused = await (await customer_of(airline)).send(
+        "/v1/bookings", {"itineraryId": route.itinerary_id, "passengers": PASSENGERS}
+    )
+    assert refused.reason in {"FLIGHT_CANCELLED", "ITINERARY_NOT_FOUND"}
+    shown = await skyhigh("bookings", "show", booked.body["bookingId"])
+    assert "FLIGHT_CANCELLED" in shown
+    assert "Grace Hopper" in shown
+    assert "CONFIRMED           CANCELLED" in shown
+
+    async def nothing_is_violated() -> bool:
+        connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
+        try:
+            findings = await verify.check(connection, None)
+        finally:
+            await connection.close()
+        return not [finding for finding in findings if finding.violations]
+
+    await eventually(nothing_is_violated, within_seconds=10)
+
+
+async def test_the_money_is_added_up(airline: Airline) -> None:
+    connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
+    try:
+        figures = await verify.money(connection)
+    finally:
+        await connection.close()
+    for each in figures:
+        assert each.taken == each.fares + each.fees + each.given_back > 0
+        assert str(each).startswith("money: ")
