@@ -126,7 +126,8 @@ class Reserving:
             raise refusal
         place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))
         named = [seat for seat in booking.seats if seat.named]
-        meant = any((seat.flight_id, seat.seat_number) == place for seat in named)
+        # What is wrong with a seat is told without its flight.
+        meant = any(seat.seat_number == place[1] and place[0] in ("", seat.flight_id) for seat in named)
         told: Refusal = refusals.of_seats(
             refusal.reason, refusal.metadata, retry_after_seconds=refusal.retry_after_seconds
         )

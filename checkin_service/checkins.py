@@ -25,15 +25,18 @@ from services.db import Conn
 from services.outbox import Event
 from services.proto import timestamp
 
-# Timers, each about a check-in but the refund, which is about an intent.
+# Timers, each about a check-in but the refund, which is about an intent, and the last, which is about a flight.
 PAYMENT_DEADLINE: Final = "payment-deadline"
 RELEASE_SEAT: Final = "release-seat"
 SETTLE_FEE: Final = "settle-fee"
 REFUND: Final = "refund"
 LOOK_AT_SEAT: Final = "look-at-seat"
+CANCEL_CHECK_INS: Final = "cancel-check-ins"
 
 PAYMENT_TIMEOUT: Final = "PAYMENT_TIMEOUT"
 SEAT_RELEASED: Final = "SEAT_RELEASED"
+BOOKING_CANCELLED: Final = "BOOKING_CANCELLED"
+FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 # Longer than the events of a seat's confirmation and release take when all is well.
 FIRST_LOOK: Final = timedelta(seconds=1)
 
@@ -317,10 +320,10 @@ async def stand_up(conn: Conn, standing: CheckIn) -> bool:
     return lost is not None
 
 
-async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str) -> bool:
+async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, departed_too: bool = False) -> bool:
     """Any state → CANCELLED, before departure; the seat is freed and the fee settled by timers.
 
-    False where it was cancelled before, or the flight has departed.
+    False where it was cancelled before, or the flight has departed; `departed_too` is for one that never did.
     """
     row = await conn.fetchrow(
         """
@@ -330,16 +333,17 @@ async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str) -> bo
         FROM (SELECT checkin_id, state FROM check_ins WHERE checkin_id = $1 FOR NO KEY UPDATE) AS standing, flights
         WHERE check_ins.checkin_id = standing.checkin_id
           AND check_ins.state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
-          AND flights.flight_id = check_ins.flight_id AND statement_timestamp() < flights.departure_time
+          AND flights.flight_id = check_ins.flight_id AND ($3 OR statement_timestamp() < flights.departure_time)
         RETURNING standing.state::text AS from_state
         """,
         checkin_id,
         reason,
+        departed_too,
     )
     if row is None:
         return False
     await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
-    await _after_cancellation(conn, checkin_id, row["from_state"], actor=actor)
+    await _after_cancellation(conn, checkin_id, row["from_state"], actor=actor, departed_too=departed_too)
     return True
 
 
@@ -400,7 +404,9 @@ async def lose_seat(conn: Conn, standing: CheckIn) -> bool:
     return True
 
 
-async def _after_cancellation(conn: Conn, checkin_id: UUID, from_state: str, *, actor: str) -> None:
+async def _after_cancellation(
+    conn: Conn, checkin_id: UUID, from_state: str, *, actor: str, departed_too: bool = False
+) -> None:
     """Writes the history and what has to follow; cancels the check-in of the infant on the passenger's lap too."""
     cancelled = await records.find(conn, checkin_id)
     assert cancelled.cancel_reason is not None
@@ -429,7 +435,7 @@ async def _after_cancellation(conn: Conn, checkin_id: UUID, from_state: str, *, 
         cancelled.passenger_id,
     )
     if infant is not None:
-        await cancel(conn, infant, reason=cancelled.cancel_reason, actor=actor)
+        await cancel(conn, infant, reason=cancelled.cancel_reason, actor=actor, departed_too=departed_too)
 
 
 async def _record(

@@ -7,13 +7,16 @@ what the check-in waits for. What the seat service says is a hint to look where 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, timedelta
 from typing import Final
 from uuid import UUID
 
+from skyhigh.booking.v1 import events_pb2 as booking
+from skyhigh.flight.v1 import events_pb2 as flight
 from skyhigh.payment.v1 import events_pb2 as payment
 from skyhigh.seat.v1 import events_pb2 as seat
 
-from checkin_service import checkins, notices, records
+from checkin_service import bookings, checkins, flights, notices, records
 from checkin_service.records import INFANT_SEAT
 from services import timers
 from services.db import Conn
@@ -21,6 +24,8 @@ from services.inbox import Subscription
 
 # Others' intents are for other things, such as bookings.
 REFERENCE: Final = "checkin"
+# The seat service's reason where a passenger has another seat now, which it tells as well.
+MOVED: Final = "MOVED"
 
 
 async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> None:
@@ -69,7 +74,11 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Has a look taken where passengers sit whose live check-in knows the seat that was freed."""
+    """Has a look taken where passengers sit whose live check-in knows the seat that was freed.
+
+    Where nobody moved, a little later: whoever freed it may tell why, such as a cancelled flight or booking.
+    """
+    moved = all(each.reason == MOVED for each in event.seats)
     await _look(
         conn,
         """
@@ -81,10 +90,29 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
         event.flight_id,
         # A seat that was blocked before had nobody on it.
         [(each.passenger_id, UUID(each.hold_id)) for each in event.seats if each.hold_id],
+        after=timers.NOW if moved else checkins.FIRST_LOOK,
     )
 
 
-async def _look(conn: Conn, affected: str, flight_id: str, told: Sequence[tuple[str, UUID]]) -> None:
+async def on_booking_confirmed(conn: Conn, event: booking.BookingConfirmed) -> None:
+    """Puts the passengers on the manifests; from now on they can log in."""
+    await bookings.put_on(conn, event)
+
+
+async def on_booking_cancelled(conn: Conn, event: booking.BookingCancelled) -> None:
+    """Cancels the passengers' check-ins, and takes them off the manifests."""
+    await bookings.take_off(conn, event)
+
+
+async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
+    """Closes check-in; a timer cancels the check-ins there are."""
+    cancel_time = event.cancel_time.ToDatetime(tzinfo=UTC)
+    await flights.cancel(conn, event.flight_id, reason=event.reason, cancel_time=cancel_time)
+
+
+async def _look(
+    conn: Conn, affected: str, flight_id: str, told: Sequence[tuple[str, UUID]], *, after: timedelta = timers.NOW
+) -> None:
     rows = await conn.fetch(
         affected,
         flight_id,
@@ -93,7 +121,7 @@ async def _look(conn: Conn, affected: str, flight_id: str, told: Sequence[tuple[
         INFANT_SEAT,
     )
     for row in rows:
-        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(row["checkin_id"]))
+        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(row["checkin_id"]), after=after)
 
 
 def _checkin_of(reference: str) -> UUID | None:
@@ -108,4 +136,9 @@ SUBSCRIPTIONS: Final = (
     Subscription("payment.refunded.v1", payment.PaymentRefunded, on_payment_refunded),
     Subscription("seat.confirmed.v1", seat.SeatConfirmed, on_seat_confirmed),
     Subscription("seat.released.v1", seat.SeatReleased, on_seat_released),
+)
+MANIFEST_SUBSCRIPTIONS: Final = (
+    Subscription("booking.confirmed.v1", booking.BookingConfirmed, on_booking_confirmed),
+    Subscription("booking.cancelled.v1", booking.BookingCancelled, on_booking_cancelled),
+    Subscription("flight.cancelled.v1", flight.FlightCancelled, on_flight_cancelled),
 )

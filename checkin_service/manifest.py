@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import names, refusals
+from checkin_service import flights, names, refusals
+from checkin_service.flights import Flight
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
 
-OPENS_BEFORE: Final = timedelta(hours=24)
-CLOSES_BEFORE: Final = timedelta(minutes=60)
-BOARDING_BEFORE: Final = timedelta(minutes=40)
 DEFAULT_FARE: Final = "STANDARD"
 # What a check-in was judged by, and can't follow once it has begun. Names, needs and addresses it follows.
 FIXED_BY_CHECK_IN: Final = ("pnr", "type", "cabin", "fare", "accompanying_passenger_id")
@@ -77,10 +74,11 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     Raises INVALID_FIELD or PASSENGER_CHECKED_IN, naming each wrong passenger by its index.
     """
     flight_id = request.flight_id
-    if request.HasField("flight"):
-        await _write_flight(conn, flight_id, request.flight)
     # One import of a flight at a time: each is judged by what the one before made of it.
-    if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1 FOR NO KEY UPDATE", flight_id) is None:
+    await flights.lock(conn, [flight_id])
+    if request.HasField("flight"):
+        await flights.write(conn, Flight.of(flight_id, request.flight), replace=True)
+    if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1", flight_id) is None:
         raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
     known = await _known(conn, flight_id)
     asked = [Passenger.of(each) for each in request.passengers]
@@ -89,7 +87,7 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
         raise InvalidArgument.of(*violations)
     changed = [each for each in asked if known.get(each.passenger_id) != each]
     await _refuse_what_check_ins_cannot_follow(conn, flight_id, known, asked)
-    await _write(conn, flight_id, changed)
+    await write(conn, flight_id, changed, replace=True)
     added = sum(each.passenger_id not in known for each in changed)
     return pb.ImportManifestResponse(
         flight_id=flight_id,
@@ -188,48 +186,8 @@ async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:
     return {row["passenger_id"]: Passenger(**row) for row in rows}
 
 
-async def _write_flight(conn: Conn, flight_id: str, facts: pb.FlightFacts) -> None:
-    departure = facts.departure_time.ToDatetime(UTC)
-    opens_before = facts.check_in_opens_before.ToTimedelta() or OPENS_BEFORE
-    has_close = facts.HasField("check_in_closes_before")
-    closes_before = facts.check_in_closes_before.ToTimedelta() if has_close else CLOSES_BEFORE
-    if closes_before >= opens_before:
-        raise InvalidArgument.of(FieldViolation("flight.check_in_closes_before", "check-in must open before it closes"))
-    await conn.execute(
-        """
-        INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time,
-                             departure_date, opens_before, closes_before, boarding_before, gate)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-        ON CONFLICT (flight_id) DO UPDATE
-        SET flight_number = excluded.flight_number, origin = excluded.origin, destination = excluded.destination,
-            departure_time = excluded.departure_time, arrival_time = excluded.arrival_time,
-            departure_date = excluded.departure_date, opens_before = excluded.opens_before,
-            closes_before = excluded.closes_before, boarding_before = excluded.boarding_before, gate = excluded.gate
-        """,
-        flight_id,
-        facts.flight_number,
-        facts.origin,
-        facts.destination,
-        departure,
-        facts.arrival_time.ToDatetime(UTC),
-        _departure_date(facts, departure),
-        opens_before,
-        closes_before,
-        facts.boarding_before.ToTimedelta() or BOARDING_BEFORE,
-        facts.gate,
-    )
-
-
-def _departure_date(facts: pb.FlightFacts, departure: datetime) -> date:
-    if not facts.departure_date:
-        return departure.date()
-    try:
-        return date.fromisoformat(facts.departure_date)
-    except ValueError as error:
-        raise InvalidArgument.of(FieldViolation("flight.departure_date", "is no day of the calendar")) from error
-
-
-async def _write(conn: Conn, flight_id: str, passengers: Sequence[Passenger]) -> None:
+async def write(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, replace: bool) -> None:
+    """Writes passengers of a locked flight. For those that are known they `replace` what is there, or are left alone."""
     await conn.executemany(
         """
         INSERT INTO passengers (flight_id, passenger_id, pnr, given_name, last_name, type, cabin, fare,
@@ -241,6 +199,7 @@ async def _write(conn: Conn, flight_id: str, passengers: Sequence[Passenger]) ->
             special_services = excluded.special_services,
             accompanying_passenger_id = excluded.accompanying_passenger_id, contact_email = excluded.contact_email,
             login_key = excluded.login_key
+        WHERE $13
         """,
-        [(flight_id, *astuple(each), names.login_key(each.pnr, each.last_name)) for each in passengers],
+        [(flight_id, *astuple(each), names.login_key(each.pnr, each.last_name), replace) for each in passengers],
     )

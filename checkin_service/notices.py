@@ -47,6 +47,18 @@ async def seat_released(conn: Conn, check_in: CheckIn) -> None:
     )
 
 
+async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
+    """Tells that a check-in was cancelled because its flight will not leave."""
+    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
+    await _tell(
+        conn,
+        check_in,
+        "Your flight is cancelled",
+        f"Your flight will not leave, so your check-in was cancelled and a boarding pass is not valid any more.{refund} "
+        "Whoever sold you the ticket gives back its price, or finds you another flight.",
+    )
+
+
 async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     row = await conn.fetchrow(
         """

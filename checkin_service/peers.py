@@ -103,7 +103,8 @@ class Peers:
     async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
         """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
 
-        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or HOLD_MISMATCH; then nothing was confirmed.
+        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH or FLIGHT_CANCELLED; then nothing was
+        confirmed.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
@@ -204,4 +205,7 @@ _HOLD_REFUSALS: Final = {
     "HOLD_NOT_FOUND": refusals.hold_not_found,
     "HOLD_EXPIRED": refusals.hold_expired,
     "HOLD_CANCELLED": refusals.hold_cancelled,
+    # An order's, whoever asks.
+    "HOLD_MANAGED": refusals.hold_not_found,
+    "FLIGHT_CANCELLED": refusals.flight_cancelled,
 }

@@ -14,7 +14,7 @@ from checkin_service import records
 from checkin_service.authorization import POLICY
 from checkin_service.baggage import Baggage
 from checkin_service.fares import load_fares
-from checkin_service.handlers import SUBSCRIPTIONS
+from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS
 from checkin_service.login_limits import LoginLimits
 from checkin_service.notices import SERVICE
 from checkin_service.peers import Peers
@@ -84,6 +84,8 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     events = consume(name="events", subscriptions=SUBSCRIPTIONS)
+    # Each locks several flights: two in one transaction would take them in another order.
+    manifests = consume(name="manifests", subscriptions=MANIFEST_SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
     try:
         yield Parts(
@@ -92,6 +94,7 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
                 "relay": relay.run,
                 "timers": timers.run,
                 "events": events.run,
+                "manifests": manifests.run,
                 "mails": mails.run,
                 "watches": watches.look,
                 "login-limits": limits.forget,

@@ -13,13 +13,15 @@ from uuid import UUID
 
 from checkin_service import checkins, notices, records
 from checkin_service.peers import Peers, Seat, Withdrawal
-from checkin_service.records import CheckIn
+from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers
 from services.db import GuardMissed, Pool
 from services.timers import Handler
 
 # A payment's attempts end within half a minute; then its outcome is known.
 ASK_AGAIN: Final = timedelta(seconds=2)
+# A dozen statements each.
+CHECK_INS_AT_ONCE: Final = 25
 
 
 class Steps:
@@ -38,6 +40,7 @@ class Steps:
             checkins.SETTLE_FEE: Handler(self.settle_fee),
             checkins.REFUND: Handler(self.refund),
             checkins.LOOK_AT_SEAT: Handler(self.look_at_seat),
+            checkins.CANCEL_CHECK_INS: Handler(self.cancel_check_ins),
         }
 
     async def end_unpaid(self, subject: str) -> None:
@@ -98,6 +101,31 @@ class Steps:
                 # The check-in changed meanwhile, and so may have the seat.
                 raise GuardMissed
         self._tell()
+
+    async def cancel_check_ins(self, flight_id: str) -> None:
+        """Cancels the check-ins of a flight that will not leave, and tells the passengers."""
+        while await self._cancel_some(flight_id):
+            self._tell()
+
+    async def _cancel_some(self, flight_id: str) -> bool:
+        async with db.transaction(self._pool) as conn:
+            # Infants last: most of them are cancelled with their adults, who are told for both.
+            rows = await conn.fetch(
+                """
+                SELECT checkin_id FROM check_ins WHERE flight_id = $1 AND state <> 'CANCELLED'
+                ORDER BY seat_number IS NOT DISTINCT FROM $2, checkin_id LIMIT $3
+                """,
+                flight_id,
+                INFANT_SEAT,
+                CHECK_INS_AT_ONCE,
+            )
+            for row in rows:
+                done = await checkins.cancel(
+                    conn, row["checkin_id"], reason=checkins.FLIGHT_CANCELLED, actor="flight", departed_too=True
+                )
+                if done:
+                    await notices.flight_cancelled(conn, await records.find(conn, row["checkin_id"]))
+        return bool(rows)
 
     async def _find(self, subject: str) -> CheckIn:
         async with db.transaction(self._pool) as conn:

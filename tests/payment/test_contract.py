@@ -34,7 +34,7 @@ MAY_CALL: Final = {
     "CancelPaymentIntent": "S",
     "RefundPayment": "AS",
     "GetPaymentIntent": "PCAS",
-    "SubmitPaymentCode": "PC",
+    "SubmitPaymentCode": "PCS",
     "ReceiveWebhook": "-",
 }
 SOURCES: Final = sorted(Path(payment_service.__file__).parent.glob("*.py"))

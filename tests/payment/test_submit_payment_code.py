@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 import pytest
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
+from deploy.mocks.payment_provider import PaymentProvider
 from tests.callers import Caller, eventually, refused
-from tests.payment.rules import SUCCEEDS, Payments, event, state_of
+from tests.payment.rules import FAILS, SUCCEEDS, Payments, event, state_of
 from tests.seat.rules import at_once, outcomes
 
 
@@ -77,10 +78,38 @@ async def test_a_stranger_pays_nothing(silent: Payments, passenger: Caller) -> N
         with refused("NOT_FOUND", "INTENT_NOT_FOUND") as missing:
             await silent.pay(stranger, pb.PaymentIntent(intent_id=str(uuid4())))
         assert foreign.status == missing.status
-    for other in (silent.callers.agent(), silent.callers.service(), silent.callers.operations()):
+    for other in (silent.callers.agent(), silent.callers.operations()):
         with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
             await silent.pay(other, intent)
     assert await silent.rows(intent) == before
+
+
+async def test_a_service_passes_on_the_code_of_whoever_it_sells_to(silent: Payments, request_id: str) -> None:
+    customer, booking = silent.callers.customer(), silent.callers.service("booking")
+    intent = await silent.intent(customer)
+    paid = await silent.pay(booking, intent, request_id=request_id)
+    assert state_of(paid) == "PROCESSING"
+    assert await silent.pay(booking, intent, request_id=request_id) == paid
+    # Whoever asks, there is one payment at a time.
+    for again in (booking, customer):
+        with refused("FAILED_PRECONDITION", "PAYMENT_IN_PROGRESS"):
+            await silent.pay(again, intent)
+    query = "SELECT actor FROM intent_events WHERE intent_id = $1 AND to_state = 'PROCESSING'"
+    assert await silent.database.fetchval(query, UUID(intent.intent_id)) == "service:booking"
+    with refused("NOT_FOUND", "INTENT_NOT_FOUND"):
+        await silent.pay(booking, pb.PaymentIntent(intent_id=str(uuid4())))
+
+
+async def test_a_service_pays_again_what_failed(prompt: Payments, provider: PaymentProvider) -> None:
+    intent = await prompt.intent(prompt.callers.customer())
+    booking = prompt.callers.service("booking")
+    for code, end in ((FAILS, "FAILED"), (SUCCEEDS, "SUCCEEDED")):
+        await prompt.pay(booking, intent, code)
+
+        async def ended(state: str = end) -> bool:
+            return state_of(await prompt.get(intent)) == state
+
+        await eventually(ended, within_seconds=15)
 
 
 @pytest.mark.parametrize(

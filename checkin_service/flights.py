@@ -1,0 +1,130 @@
+"""Flights as check-in knows them: their facts, and whether they leave at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from skyhigh.booking.v1 import events_pb2 as booking
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import checkins
+from services import timers
+from services.db import Conn
+from services.errors import FieldViolation, InvalidArgument
+
+OPENS_BEFORE: Final = timedelta(hours=24)
+CLOSES_BEFORE: Final = timedelta(minutes=60)
+BOARDING_BEFORE: Final = timedelta(minutes=40)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A row of `flights` without its cancellation."""
+
+    flight_id: str
+    flight_number: str
+    origin: str
+    destination: str
+    departure_time: datetime
+    arrival_time: datetime
+    departure_date: date
+    opens_before: timedelta
+    closes_before: timedelta
+    boarding_before: timedelta
+    gate: str
+
+    @classmethod
+    def of(cls, flight_id: str, facts: pb.FlightFacts | booking.BookingConfirmed.BookedFlight) -> Flight:
+        """Returns what the message says, with its defaults. Raises INVALID_FIELD."""
+        departure = facts.departure_time.ToDatetime(UTC)
+        opens_before = facts.check_in_opens_before.ToTimedelta() or OPENS_BEFORE
+        has_close = facts.HasField("check_in_closes_before")
+        closes_before = facts.check_in_closes_before.ToTimedelta() if has_close else CLOSES_BEFORE
+        if closes_before >= opens_before:
+            raise InvalidArgument.of(
+                FieldViolation("flight.check_in_closes_before", "check-in must open before it closes")
+            )
+        return cls(
+            flight_id=flight_id,
+            flight_number=facts.flight_number,
+            origin=facts.origin,
+            destination=facts.destination,
+            departure_time=departure,
+            arrival_time=facts.arrival_time.ToDatetime(UTC),
+            departure_date=_day(facts.departure_date) if facts.departure_date else departure.date(),
+            opens_before=opens_before,
+            closes_before=closes_before,
+            boarding_before=facts.boarding_before.ToTimedelta() or BOARDING_BEFORE,
+            gate=facts.gate,
+        )
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidArgument.of(FieldViolation("flight.departure_date", "is no day of the calendar")) from error
+
+
+async def lock(conn: Conn, flight_ids: Iterable[str]) -> None:
+    """Has whoever writes facts, passengers or the cancellation of a flight wait, known or not, until we are done.
+
+    What decides comes in a later statement, which sees what the one before us did.
+    """
+    await conn.execute(
+        """
+        SELECT count(*) FROM (
+            SELECT DISTINCT hashtextextended('checkin ' || flight_id, 0) AS key
+            FROM unnest($1::text[]) AS flight_id ORDER BY key
+        ) AS flights CROSS JOIN LATERAL pg_advisory_xact_lock(key)
+        """,
+        list(flight_ids),
+    )
+
+
+async def write(conn: Conn, flight: Flight, *, replace: bool) -> None:
+    """Writes the facts of a locked flight. Of one that is known they `replace` what is there, or are left alone."""
+    await conn.execute(
+        """
+        INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time,
+                             departure_date, opens_before, closes_before, boarding_before, gate, cancel_time)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+                (SELECT cancel_time FROM cancelled_flights WHERE flight_id = $1))
+        ON CONFLICT (flight_id) DO UPDATE
+        SET flight_number = excluded.flight_number, origin = excluded.origin, destination = excluded.destination,
+            departure_time = excluded.departure_time, arrival_time = excluded.arrival_time,
+            departure_date = excluded.departure_date, opens_before = excluded.opens_before,
+            closes_before = excluded.closes_before, boarding_before = excluded.boarding_before, gate = excluded.gate
+        WHERE $12
+        """,
+        *astuple(flight),
+        replace,
+    )
+
+
+async def cancel(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
+    """Notes that a flight will not leave: nobody begins a check-in on it any more, and a timer cancels those there are.
+
+    Whoever begins one has its passenger's entry locked: before us, then the timer finds it, or after us, then it sees
+    what we wrote. A repeat changes nothing.
+    """
+    await lock(conn, [flight_id])
+    noted = await conn.fetchval(
+        """
+        INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, $2, $3)
+        ON CONFLICT (flight_id) DO NOTHING RETURNING flight_id
+        """,
+        flight_id,
+        reason,
+        cancel_time,
+    )
+    if noted is None:
+        return
+    await conn.execute("SELECT FROM passengers WHERE flight_id = $1 ORDER BY passenger_id FOR NO KEY UPDATE", flight_id)
+    await conn.execute(
+        "UPDATE flights SET cancel_time = $2 WHERE flight_id = $1 AND cancel_time IS NULL", flight_id, cancel_time
+    )
+    await timers.set_timer(conn, checkins.CANCEL_CHECK_INS, flight_id)

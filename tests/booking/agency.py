@@ -1,0 +1,464 @@
+"""What the tests of bookings share: flights to be booked, customers who book them, and what must always hold."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.booking.v1 import events_pb2
+from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
+from skyhigh.mail.v1 import mail_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from deploy.mocks.payment_provider import PaymentProvider, ProviderBehaviour
+from services.db import Pool
+from services.money import Amount, money_of
+from services.proto import timestamp
+from tests.callers import Caller, Callers, eventually
+from tests.instances import Database
+from tests.payment.rules import FAILS, SUCCEEDS, Payments
+from tests.seat import rules
+
+# So that the tenth that an infant pays is no whole cent.
+FARE_CENTS: Final = 10_005
+AIRPORTS: Final = ("LHR", "FRA", "ATH", "DXB", "SIN")
+EMAIL: Final = "ada@example.org"
+AT_REST_SECONDS: Final = 10
+# A hold takes no more of a flight at once.
+SEATS_AT_ONCE: Final = 9
+# The provider takes longer than any test.
+UNDECIDED: Final = ProviderBehaviour(decision_delay_seconds=60)
+GIVEN_NAMES: Final = ("Ada", "Émilie", "Mary Jane", "O’Brien", "Anne-Marie", "Zoë", "Łucja", "Ngozi", "Sofía")
+
+MESSAGES: Final[dict[str, Any]] = {
+    "booking.confirmed.v1": events_pb2.BookingConfirmed,
+    "booking.cancelled.v1": events_pb2.BookingCancelled,
+    "booking.mail.v1": mail_pb2.Mail,
+}
+TABLES: Final = {
+    "bookings": "booking_id",
+    "booking_flights": "leg",
+    "booking_passengers": "number",
+    "booking_seats": "flight_id, passenger_id",
+    "booking_events": "version",
+}
+# Each returns what breaks it.
+VIOLATIONS: Final = {
+    "each line of a history begins where the one before ended": """
+        SELECT * FROM (
+            SELECT booking_id, from_state, lag(to_state) OVER (PARTITION BY booking_id ORDER BY version) AS before
+            FROM booking_events
+        ) AS line WHERE from_state IS DISTINCT FROM before
+    """,
+    "a booking is where its history ends": """
+        SELECT booking_id, state FROM bookings WHERE state IS DISTINCT FROM (
+            SELECT to_state FROM booking_events
+            WHERE booking_events.booking_id = bookings.booking_id ORDER BY version DESC LIMIT 1)
+    """,
+    "everybody but an infant has a seat on every flight": """
+        SELECT booking_id, flight_id, passenger_id, seat_number
+        FROM booking_flights JOIN booking_passengers USING (booking_id)
+        FULL JOIN booking_seats USING (booking_id, flight_id, passenger_id)
+        WHERE (seat_number IS NULL) <> (type IS NOT DISTINCT FROM 'INFANT')
+    """,
+    "who told a confirmation has a locator": """
+        SELECT booking_id, state FROM bookings
+        WHERE (pnr IS NOT NULL)
+           <> EXISTS (SELECT FROM booking_events
+                      WHERE booking_events.booking_id = bookings.booking_id AND to_state = 'CONFIRMED')
+    """,
+}
+# The states of a hold whose seats are taken, by the states of a booking.
+HOLD_STATES: Final = {
+    "SEATS_RESERVED": "HELD",
+    "PAYMENT_PENDING": "HELD",
+    "PAYMENT_PROCESSING": "HELD",
+    "CONFIRMED": "CONFIRMED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """One flight, or the flights of an itinerary."""
+
+    flights: Sequence[flight_pb.Flight]
+
+    @property
+    def flight_ids(self) -> list[str]:
+        """In the order of travel."""
+        return [flight.flight_id for flight in self.flights]
+
+    @property
+    def flight_id(self) -> str:
+        """The first flight."""
+        return self.flight_ids[0]
+
+    @property
+    def itinerary_id(self) -> str:
+        """As the contract writes it."""
+        return f"CF_{self.flights[0].origin}_{self.flights[-1].destination}_{'_'.join(self.flight_ids)}"
+
+    @property
+    def named(self) -> dict[str, str]:
+        """As a request for a booking names it."""
+        return {"flight_id": self.flight_id} if len(self.flights) == 1 else {"itinerary_id": self.itinerary_id}
+
+
+def people(*types: str) -> list[pb.CreateBookingRequest.NewPassenger]:
+    """A party: travellers of these types, such as `ADULT`."""
+    return [
+        pb.CreateBookingRequest.NewPassenger(given_name=name, last_name="Lovelace", type=pb.PassengerType.Value(kind))
+        for name, kind in zip(GIVEN_NAMES, types, strict=False)
+    ]
+
+
+def named_seat(flight_id: str, seat_number: str, passenger_index: int = 0) -> pb.CreateBookingRequest.NamedSeat:
+    """A seat that somebody of the party wants to have."""
+    return pb.CreateBookingRequest.NamedSeat(
+        flight_id=flight_id, seat_number=seat_number, passenger_index=passenger_index
+    )
+
+
+def asked(journey: Journey, *types: str, **more: Any) -> pb.CreateBookingRequest:
+    """A request for a booking, of one adult where no types are given; `more` are fields of the request."""
+    fields: dict[str, Any] = {"passengers": people(*(types or ("ADULT",))), "contact_email": EMAIL, **more}
+    return pb.CreateBookingRequest(**journey.named, **fields)
+
+
+def state_of(booking: pb.Booking) -> str:
+    """Its state by name."""
+    return pb.Booking.State.Name(booking.state)
+
+
+def seats_of(booking: pb.Booking, flight_id: str = "") -> list[str]:
+    """Its seat numbers, on this flight or on all."""
+    return [seat.seat_number for seat in booking.seats if flight_id in ("", seat.flight_id)]
+
+
+def names_of(booking: pb.Booking) -> list[str]:
+    """The ids of its passengers."""
+    return [passenger.passenger_id for passenger in booking.passengers]
+
+
+def usd(cents: int) -> Any:
+    """So many cents."""
+    return money_of(Amount("USD", cents))
+
+
+def seconds(count: float) -> duration_pb2.Duration:
+    """A duration."""
+    duration = duration_pb2.Duration()
+    duration.FromMilliseconds(round(count * 1000))
+    return duration
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Somebody who books, and itself as a caller of the booking service."""
+
+    agency: Agency
+    desk: Caller
+
+    @property
+    def name(self) -> str:
+        """Whose its bookings are."""
+        return self.desk.name
+
+    async def book(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
+        """Books for a party of these types, of one adult where none are given; `more` are fields of the request."""
+        booked: pb.Booking = await self.desk.CreateBooking(asked(journey, *types, **more))
+        return booked
+
+    async def get(self, booking: pb.Booking) -> pb.Booking:
+        """Reads a booking."""
+        found: pb.Booking = await self.desk.GetBooking(pb.GetBookingRequest(booking_id=booking.booking_id))
+        return found
+
+    async def change(self, booking: pb.Booking, *seats: pb.BookedSeat, **more: Any) -> pb.Booking:
+        """Asks for other seats."""
+        changed: pb.Booking = await self.desk.ChangeBookingSeats(
+            pb.ChangeBookingSeatsRequest(booking_id=booking.booking_id, seats=seats, **more)
+        )
+        return changed
+
+    async def move(self, booking: pb.Booking, *seat_numbers: str, **more: Any) -> pb.Booking:
+        """Asks for these seats instead, for those who sit on the present ones, in their order."""
+        seats = [
+            pb.BookedSeat(flight_id=seat.flight_id, passenger_id=seat.passenger_id, seat_number=seat_number)
+            for seat, seat_number in zip(booking.seats, seat_numbers, strict=True)
+        ]
+        return await self.change(booking, *seats, **more)
+
+    async def pay(self, booking: pb.Booking, code: str = SUCCEEDS, **more: Any) -> pb.Booking:
+        """Pays."""
+        answer: pb.Booking = await self.desk.PayBooking(
+            pb.PayBookingRequest(booking_id=booking.booking_id, payment_code=code, **more)
+        )
+        return answer
+
+    async def cancel(self, booking: pb.Booking, **more: Any) -> pb.Booking:
+        """Gives a booking up."""
+        answer: pb.Booking = await self.desk.CancelBooking(
+            pb.CancelBookingRequest(booking_id=booking.booking_id, **more)
+        )
+        return answer
+
+    async def becomes(self, booking: pb.Booking, state: str, *, within_seconds: float = AT_REST_SECONDS) -> pb.Booking:
+        """Waits for a state, and returns the booking in it."""
+
+        async def reached() -> bool:
+            return state_of(await self.get(booking)) == state
+
+        await eventually(reached, within_seconds=within_seconds)
+        return await self.get(booking)
+
+    async def confirmed(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
+        """Books and pays, from beginning to end."""
+        booking = await self.book(journey, *types, **more)
+        await self.pay(booking)
+        return await self.becomes(booking, "CONFIRMED")
+
+    async def brought_to(self, state: str, *types: str) -> pb.Booking:
+        """A booking of a flight of its own in one of these states: the way that leads there is gone."""
+        booking = await self.book(await self.agency.flight(), *types)
+        match state:
+            case "PAYMENT_PROCESSING":
+                self.agency.provider.behaviour.now = UNDECIDED
+                await self.pay(booking)
+            case "CONFIRMED":
+                await self.pay(booking)
+            case "FAILED":
+                await self.pay(booking, FAILS)
+            case "CANCELLED":
+                await self.cancel(booking, reason="CHANGED_MIND")
+        return await self.becomes(booking, state)
+
+
+@dataclass(frozen=True, slots=True)
+class Agency:
+    """The services that a booking needs, and their databases for a look behind the contract."""
+
+    seats: Callers
+    flights: Callers
+    payments: Payments
+    bookings: Callers
+    provider: PaymentProvider
+    database: Database
+    seat_database: Database
+    pool: Pool
+    """As the booking service has it, for what is called in the service itself."""
+    variables: Mapping[str, str]
+    """Those of its booking service, for another one beside it."""
+
+    def customer(self, name: str | None = None) -> Customer:
+        """A customer, a new one where no name is given."""
+        return Customer(self, self.bookings.customer(name))
+
+    def agent(self, name: str = "desk") -> Customer:
+        """An agent, who books for others."""
+        return Customer(self, self.bookings.agent(name))
+
+    async def flight(self, **more: Any) -> Journey:
+        """A flight with all its seats free: 70 in one class, unless another type of aircraft is asked for."""
+        return await self.journey(1, **more)
+
+    async def journey(
+        self,
+        legs: int,
+        *,
+        departs_in: timedelta = timedelta(days=3),
+        aircraft_type: str = "AT72",
+        cents: int = FARE_CENTS,
+        **more: Any,
+    ) -> Journey:
+        """So many flights that connect, each an hour long, an hour between; `more` are facts of each."""
+        first = datetime.now(UTC).replace(microsecond=0) + departs_in
+        flights = []
+        for leg in range(legs):
+            number = f"SH{secrets.randbelow(9000) + 1000}"
+            departure = first + leg * timedelta(hours=2)
+            flight: flight_pb.Flight = await self.flights.operations().CreateFlight(
+                flight_pb.CreateFlightRequest(
+                    flight_number=number,
+                    flight_id=f"{number}-{secrets.token_hex(6)}",
+                    origin=AIRPORTS[leg],
+                    destination=AIRPORTS[leg + 1],
+                    departure_time=timestamp(departure),
+                    arrival_time=timestamp(departure + timedelta(hours=1)),
+                    aircraft_type=aircraft_type,
+                    price=usd(cents),
+                    **more,
+                )
+            )
+            flights.append(flight)
+        return Journey(flights)
+
+    async def two_left(self, *seat_numbers: str) -> Journey:
+        """A flight with these seats free in its small business class, two where none are named, and no others."""
+        journey = await self.flight(aircraft_type="A321")
+        await self.leave(journey.flight_id, *(seat_numbers or ("2D", "2F")), cabin="BUSINESS")
+        return journey
+
+    async def leave(self, flight_id: str, *seat_numbers: str, cabin: str = "ECONOMY") -> None:
+        """Has others take all seats of a cabin but these."""
+        free = sorted(await self.free(flight_id, cabin=cabin))
+        assert set(seat_numbers) <= set(free)
+        taken = [number for number in free if number not in seat_numbers]
+        await asyncio.gather(
+            *(self.take(flight_id, *taken[n : n + SEATS_AT_ONCE]) for n in range(0, len(taken), SEATS_AT_ONCE))
+        )
+
+    async def take(self, flight_id: str, *seat_numbers: str) -> seat_pb.Hold:
+        """Has somebody else take these seats."""
+        seats = [
+            seat_pb.SeatAssignment(flight_id=flight_id, seat_number=number, passenger_id=f"P-{secrets.token_hex(4)}")
+            for number in seat_numbers
+        ]
+        return await self.seats.agent("others").hold_seats(*seats, purpose=seat_pb.Hold.BOOKING)
+
+    async def seat_map(self, flight_id: str) -> seat_pb.SeatMap:
+        """The flight's seats."""
+        found: seat_pb.SeatMap = await self.seats.agent().GetSeatMap(seat_pb.GetSeatMapRequest(flight_id=flight_id))
+        return found
+
+    async def free(self, flight_id: str, *, cabin: str = "ECONOMY") -> set[str]:
+        """The free seats of a cabin."""
+        return {
+            seat.seat_number
+            for seat in (await self.seat_map(flight_id)).seats
+            if seat.state == seat_pb.Seat.AVAILABLE and seat_pb.Seat.Cabin.Name(seat.cabin) == cabin
+        }
+
+    async def taken(self, *flight_ids: str) -> set[tuple[str, str]]:
+        """The seats of these flights that are somebody's, by the truth and not by the map."""
+        rows = await self.seat_database.fetch(
+            "SELECT flight_id, seat_number FROM seats WHERE flight_id = ANY($1) AND state IN ('HELD', 'CONFIRMED')",
+            list(flight_ids),
+        )
+        return {(row["flight_id"], row["seat_number"]) for row in rows}
+
+    async def hold_state(self, hold_id: str) -> str:
+        """The state of a hold by name."""
+        request = seat_pb.GetHoldRequest(hold_id=hold_id)
+        return seat_pb.Hold.State.Name((await self.seats.service().GetHold(request)).state)
+
+    async def cancel_flight(self, flight_id: str) -> None:
+        """Says that a flight will not leave."""
+        await self.flights.operations().CancelFlight(flight_pb.CancelFlightRequest(flight_id=flight_id, reason="FOG"))
+
+    async def close(self, flight_id: str) -> None:
+        """Lets the seat service alone know that a flight will not leave, as if nobody else had been told yet."""
+        await self.seat_database.execute(
+            "INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, 'FOG', now())", flight_id
+        )
+
+    async def row(self, booking: pb.Booking) -> asyncpg.Record:
+        """A booking as it is written."""
+        row = await self.database.fetchrow("SELECT * FROM bookings WHERE booking_id = $1", UUID(booking.booking_id))
+        assert row is not None
+        return row
+
+    async def rows(self, booking: pb.Booking) -> dict[str, list[asyncpg.Record]]:
+        """All that is written about a booking: equal before and after what must change nothing."""
+        return {
+            table: await self.database.fetch(
+                f"SELECT * FROM {table} WHERE booking_id = $1 ORDER BY {order}", UUID(booking.booking_id)
+            )
+            for table, order in TABLES.items()
+        }
+
+    async def written(self) -> asyncpg.Record:
+        """Counts of all that callers can make grow."""
+        counts = await self.database.fetchrow(
+            "SELECT " + ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in (*TABLES, "idempotency"))
+        )
+        assert counts is not None
+        return counts
+
+    async def history(self, booking: pb.Booking) -> list[str]:
+        """The states that a booking went through."""
+        rows = await self.database.fetch(
+            "SELECT to_state::text FROM booking_events WHERE booking_id = $1 ORDER BY version", UUID(booking.booking_id)
+        )
+        return [row["to_state"] for row in rows]
+
+    async def told(self, routing_key: str) -> list[Any]:
+        """What others were told under a routing key, in order."""
+        rows = await self.database.fetch(
+            "SELECT body FROM outbox WHERE routing_key = $1 ORDER BY create_time", routing_key
+        )
+        return [MESSAGES[routing_key].FromString(row["body"]) for row in rows]
+
+    async def mails(self, email: str) -> list[mail_pb2.Mail]:
+        """The mails to an address, in order."""
+        return [mail for mail in await self.told("booking.mail.v1") if mail.to == email]
+
+    async def set_back(self, booking: pb.Booking, **columns: timedelta) -> None:
+        """Moves times of a booking back by so much, as if it had been made earlier."""
+        moved = ", ".join(f"{column} = {column} - ${n}::interval" for n, column in enumerate(columns, start=2))
+        await self.database.execute(
+            f"UPDATE bookings SET {moved} WHERE booking_id = $1", UUID(booking.booking_id), *columns.values()
+        )
+
+    async def violations(self, *flight_ids: str) -> list[str]:
+        """What does not hold at any moment: of the bookings, and of the seats of these flights."""
+        own = [f"{rule}: {dict(row)}" for rule, query in VIOLATIONS.items() for row in await self.database.fetch(query)]
+        return own + await rules.violations(self.seat_database, *flight_ids)
+
+    async def disagreements(self, *flight_ids: str) -> set[tuple[str, str, str, str]]:
+        """Flight, seat, passenger and state of what only the bookings of these flights have, or only the seats."""
+        booked = await self.database.fetch(
+            """
+            SELECT flight_id, seat_number, passenger_id, state::text FROM booking_seats JOIN bookings USING (booking_id)
+            WHERE flight_id = ANY($1)
+            """,
+            list(flight_ids),
+        )
+        had = await self.seat_database.fetch(
+            """
+            SELECT flight_id, seat_number, passenger_id, hold_seats.state FROM hold_seats JOIN holds USING (hold_id)
+            WHERE flight_id = ANY($1) AND hold_seats.state <> 'RELEASED' AND holds.managed
+            """,
+            list(flight_ids),
+        )
+        promised = {
+            (row["flight_id"], row["seat_number"], row["passenger_id"], HOLD_STATES[row["state"]])
+            for row in booked
+            if row["state"] in HOLD_STATES
+        }
+        return promised ^ {tuple(row.values()) for row in had}
+
+    async def comes_to_rest(self, journeys: Iterable[Journey], *, within_seconds: float = AT_REST_SECONDS) -> None:
+        """Waits until bookings and seats of these journeys agree; then nothing is broken."""
+        flight_ids = {flight_id for journey in journeys for flight_id in journey.flight_ids}
+
+        async def agree() -> bool:
+            return not await self.disagreements(*flight_ids)
+
+        await eventually(agree, within_seconds=within_seconds)
+        assert await self.violations(*flight_ids) == []
+
+
+def without_history(booking: pb.Booking) -> pb.Booking:
+    """As answers other than GetBooking's show it."""
+    shown = pb.Booking()
+    shown.CopyFrom(booking)
+    shown.ClearField("history")
+    return shown
+
+
+def keyed(request: Message, key: str) -> Any:
+    """The same request under a key."""
+    copy: Any = type(request)()
+    copy.CopyFrom(request)
+    copy.request_id = key
+    return copy

@@ -1,0 +1,107 @@
+"""The services that a booking needs, in this process: flights, seats, payments with the provider's mock, and bookings.
+
+Each file has instances of its own, because all instances of a service share its queue of events: none must be left
+behind that would take another file's. Its `VARIABLES` are settings of its own, such as a shorter time to pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceStub
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from booking_service.service import BOOKING_SERVICE
+from deploy.mocks.payment_provider import PaymentProvider, ProviderSettings, serving
+from flight_service.service import FLIGHT_SERVICE
+from seat_service.service import SEAT_SERVICE
+from services import db
+from tests.booking.agency import Agency, Customer, asked, named_seat, state_of
+from tests.callers import refused
+from tests.instances import connected, database_with, running
+from tests.payment.conftest import PROMPT, nobodys_port, paying
+from tests.payment.rules import SECRET
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+@asynccontextmanager
+async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
+    """Opens an agency within the block; `variables` are environment variables.
+
+    Its seats are in the database of the session, so that events reach the right one whichever instance takes them.
+    """
+    databases = await database_with(world, "flight", "booking")
+    settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, seed=1)
+    async with (
+        serving(settings) as provider,
+        paying(world, provider) as payments,
+        running(world, SEAT_SERVICE, SeatServiceStub, **variables) as seats,
+    ):
+        variables |= databases | {
+            "SKYHIGH_SEAT_ADDRESS": seats.address,
+            "SKYHIGH_PAYMENT_ADDRESS": payments.callers.address,
+            "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
+        }
+        async with running(world, FLIGHT_SERVICE, FlightServiceStub, **variables) as flights:
+            variables["SKYHIGH_FLIGHT_ADDRESS"] = flights.address
+            url = databases["SKYHIGH_BOOKING_DATABASE_URL"]
+            async with (
+                running(world, BOOKING_SERVICE, BookingServiceStub, **variables) as bookings,
+                connected(world.servers.database_url("seat")) as seat_database,
+            ):
+                database = await asyncpg.connect(url, server_settings={"search_path": "booking"})
+                pool = await db.connect(url, schema="booking", size=4)
+                yield Agency(seats, flights, payments, bookings, provider, database, seat_database, pool, variables)
+                await pool.close()
+                await database.close()
+
+
+@pytest.fixture(scope="module")
+async def any_agency(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Agency]:
+    """The agency of a file."""
+    more: dict[str, str] = getattr(request.module, "VARIABLES", {})
+    async with opened(world, **more) as agency:
+        yield agency
+
+
+@pytest.fixture
+def agency(any_agency: Agency) -> Agency:
+    """The same, whose payment provider is well-behaved and prompt at the beginning of each test."""
+    any_agency.provider.behaviour.now = PROMPT
+    return any_agency
+
+
+@pytest.fixture
+def customer(agency: Agency) -> Customer:
+    """A customer, another for each test."""
+    return agency.customer()
+
+
+@pytest.fixture
+def stranger(agency: Agency) -> Customer:
+    """Another customer."""
+    return agency.customer()
+
+
+@pytest.fixture
+async def unreserved(world: World, agency: Agency, customer: Customer) -> pb.Booking:
+    """A booking of the customer that is CREATED for six seconds, because the seat service was away when it was made."""
+    journey = await agency.flight()
+    away = agency.variables | {"SKYHIGH_SEAT_ADDRESS": f"127.0.0.1:{nobodys_port()}"}
+    async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:
+        # Every seat is named, so that none is asked for before the booking is written.
+        request = asked(journey, seats=[named_seat(journey.flight_id, "10A")])
+        with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
+            await Customer(agency, bookings.customer(customer.name.removeprefix("customer:"))).desk.CreateBooking(request)
+    booking_id = await agency.database.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", customer.name)
+    booking: pb.Booking = await customer.get(pb.Booking(booking_id=str(booking_id)))
+    assert state_of(booking) == "CREATED"
+    return booking

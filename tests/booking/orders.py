@@ -1,0 +1,223 @@
+"""What orders come to when nothing is left to be done for them: seats and money whole, or neither of both."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.booking.v1 import events_pb2
+from skyhigh.payment.v1.payment_service_pb2 import PaymentIntent
+
+from deploy.mocks.payment_provider import Charge, PaymentProvider
+from services import db
+from services.db import Conn
+from tests.booking.agency import Agency, Customer
+from tests.callers import Caller, eventually
+from tests.payment.rules import SUCCEEDS
+
+ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
+AT_REST_SECONDS: Final = 20
+# SPEC section 11, number 10.
+LATEST_SECONDS: Final = 5
+# What is due later, and finds nothing to do when it comes.
+_WATCHERS: Final = ["expire", "look-at-hold"]
+
+
+def times(usual: int) -> int:
+    """How often a test does what it does: as `SKYHIGH_TEST_ROUNDS` says, or what is enough for every day."""
+    return int(os.environ.get("SKYHIGH_TEST_ROUNDS", usual))
+
+
+def switch(provider: PaymentProvider, **switches: object) -> None:
+    """Has the payment provider behave so from now on."""
+    provider.behaviour.now = provider.behaviour.now.model_copy(update=switches)
+
+
+def payer(customer: Customer) -> Caller:
+    """The same customer at the payment service."""
+    return customer.agency.payments.callers.customer(customer.name.removeprefix("customer:"))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What became of a booking."""
+
+    state: str
+    paid: bool
+    """Whether money came, be it kept or not."""
+    seats: frozenset[tuple[str, str]]
+    """Flight and number of what its passengers have for good."""
+
+
+async def ends(
+    agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS
+) -> dict[str, End]:
+    """Waits until nothing is left to be done for these bookings; fails unless each has come to one whole end."""
+    booking_ids = [UUID(booking.booking_id) for booking in bookings]
+    await _rest(agency, booking_ids, within_seconds=within_seconds)
+    async with _reading(agency) as conn:
+        rows = await conn.fetch(
+            """
+            SELECT booking_id::text, state::text, total_minor_units, hold_id, pnr, pay_time, refund_time, expire_time,
+                   ARRAY(SELECT passenger_id FROM booking_passengers
+                         WHERE booking_passengers.booking_id = bookings.booking_id) AS passenger_ids,
+                   ARRAY(SELECT (flight_id, passenger_id, seat_number) FROM booking_seats
+                         WHERE booking_seats.booking_id = bookings.booking_id) AS seats
+            FROM bookings WHERE booking_id = ANY($1)
+            """,
+            booking_ids,
+        )
+    had = await _seats_had(agency, [name for row in rows for name in row["passenger_ids"]])
+    kept = await _money_kept(agency, booking_ids)
+    told = await _told(agency)
+    found = {}
+    for row in rows:
+        seats = {seat for name in row["passenger_ids"] for seat in had.get(name, ())}
+        confirmed, was_confirmed = row["state"] == "CONFIRMED", row["pnr"] is not None
+        promised = {(*seat, "CONFIRMED", row["hold_id"]) for seat in row["seats"]} if confirmed else set()
+        assert seats == promised, (dict(row), seats)
+        assert kept[row["booking_id"]] == ([row["total_minor_units"]] if confirmed else []), dict(row)
+        assert (row["refund_time"] is not None) == (row["pay_time"] is not None and not confirmed), dict(row)
+        assert told["booking.confirmed.v1", row["booking_id"]] == was_confirmed, dict(row)
+        assert told["booking.cancelled.v1", row["booking_id"]] == (was_confirmed and not confirmed), dict(row)
+        found[row["booking_id"]] = End(
+            row["state"], row["pay_time"] is not None, frozenset((flight, number) for flight, _, number, _, _ in seats)
+        )
+    assert len(found) == len(bookings)
+    return found
+
+
+async def end(agency: Agency, booking: pb.Booking, *, within_seconds: float = AT_REST_SECONDS) -> End:
+    """The same for one booking."""
+    return (await ends(agency, [booking], within_seconds=within_seconds))[booking.booking_id]
+
+
+async def _rest(agency: Agency, booking_ids: Sequence[UUID], *, within_seconds: float) -> None:
+    left: list[dict[str, Any]] = []
+
+    async def rests() -> bool:
+        left[:] = [*await _undecided(agency, booking_ids), *await _unsettled(agency, booking_ids)]
+        return not left
+
+    try:
+        await eventually(rests, within_seconds=within_seconds)
+    except AssertionError as error:
+        raise AssertionError(f"after {within_seconds} s there are left: {left}") from error
+
+
+async def _undecided(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """Bookings that have not ended, steps that have not been taken, and money that is on its way back."""
+    async with _reading(agency) as conn:
+        rows = await conn.fetch(
+            """
+            SELECT booking_id::text, state::text, refund_reason, name, try_time, tries, last_error AS error
+            FROM (SELECT booking_id, state, refund_reason, refund_time FROM bookings WHERE booking_id = ANY($1))
+                AS bookings
+            LEFT JOIN (
+                SELECT subject, name, try_time, tries, last_error FROM timers
+                WHERE fire_time IS NULL AND (due_time <= now() OR name <> ALL($3))
+            ) AS timers ON subject = booking_id::text
+            WHERE state::text <> ALL($2) OR name IS NOT NULL OR refund_reason IS NOT NULL AND refund_time IS NULL
+            UNION ALL
+            SELECT subject, NULL, NULL, name, try_time, tries, last_error FROM timers
+            WHERE name = 'drop-hold' AND fire_time IS NULL
+            """,
+            booking_ids,
+            list(ENDS),
+            _WATCHERS,
+        )
+    return [dict(row) for row in rows]
+
+
+async def _unsettled(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """Payments that run, and refunds."""
+    async with db.transaction(agency.payments.pool) as conn:
+        rows = await conn.fetch(
+            "SELECT reference, state::text FROM intents WHERE reference = ANY($1) AND state IN ('PROCESSING', 'REFUNDING')",
+            [f"booking/{booking_id}" for booking_id in booking_ids],
+        )
+    return [dict(row) for row in rows]
+
+
+def _reading(agency: Agency) -> AbstractAsyncContextManager[Conn]:
+    return db.transaction(agency.pool)
+
+
+async def _seats_had(agency: Agency, passenger_ids: Sequence[str]) -> Mapping[str, set[tuple[Any, ...]]]:
+    """Flight, passenger, number, state and hold of the seats that these passengers have, by passenger."""
+    had: dict[str, set[tuple[Any, ...]]] = {}
+    for row in await agency.seat_database.fetch(
+        """
+        SELECT flight_id, passenger_id, seat_number, state, hold_id FROM hold_seats
+        WHERE passenger_id = ANY($1) AND state <> 'RELEASED'
+        """,
+        list(passenger_ids),
+    ):
+        had.setdefault(row["passenger_id"], set()).add(tuple(row.values()))
+    return had
+
+
+async def _money_kept(agency: Agency, booking_ids: Sequence[UUID]) -> Mapping[str, list[int]]:
+    """What the provider has taken for each booking and not given back: the amount of each charge."""
+    async with db.transaction(agency.payments.pool) as conn:
+        rows = await conn.fetch(
+            "SELECT intent_id::text, substr(reference, 9) AS booking_id FROM intents WHERE reference = ANY($1)",
+            [f"booking/{booking_id}" for booking_id in booking_ids],
+        )
+    booking_of = {row["intent_id"]: row["booking_id"] for row in rows}
+    kept: dict[str, list[int]] = {str(booking_id): [] for booking_id in booking_ids}
+    for charge in taken(agency.provider):
+        booking_id = booking_of.get(charge.metadata["intent_id"])
+        if booking_id is not None and charge.charge_id not in agency.provider.refunds:
+            kept[booking_id].append(charge.amount["minor_units"])
+    return kept
+
+
+def taken(provider: PaymentProvider) -> list[Charge]:
+    """The charges that succeeded, given back or not."""
+    return [charge for charge in provider.charges.values() if charge.status == "succeeded"]
+
+
+async def _told(agency: Agency) -> Counter[tuple[str, str]]:
+    """How often others were told of each booking, by routing key."""
+    async with _reading(agency) as conn:
+        rows = await conn.fetch("SELECT routing_key, body FROM outbox WHERE routing_key <> 'booking.mail.v1'")
+    messages: dict[str, Any] = {
+        "booking.confirmed.v1": events_pb2.BookingConfirmed,
+        "booking.cancelled.v1": events_pb2.BookingCancelled,
+    }
+    return Counter(
+        (row["routing_key"], messages[row["routing_key"]].FromString(row["body"]).booking_id) for row in rows
+    )
+
+
+async def fired(agency: Agency, bookings: Sequence[pb.Booking]) -> list[asyncpg.Record]:
+    """The timers of these bookings that have fired: name, tries, and by how many seconds they were `late`."""
+    async with _reading(agency) as conn:
+        return await conn.fetch(
+            """
+            SELECT name, subject, tries, extract(epoch FROM fire_time - due_time)::float AS late
+            FROM timers WHERE subject = ANY($1) AND fire_time IS NOT NULL
+            """,
+            [booking.booking_id for booking in bookings],
+        )
+
+
+async def fired_well(agency: Agency, bookings: Sequence[pb.Booking]) -> None:
+    """Fails unless each timer of these bookings fired at once when it was due, and not before."""
+    for timer in await fired(agency, bookings):
+        assert timer["tries"] == 1, dict(timer)
+        assert 0 <= timer["late"] <= LATEST_SECONDS, dict(timer)
+
+
+async def pay_once_more(customer: Customer, booking: pb.Booking, code: str = SUCCEEDS) -> None:
+    """Pays the intent of a booking that has ended, as its owner may: money that comes late."""
+    intent = PaymentIntent(intent_id=(await customer.get(booking)).payment_intent_id)
+    await customer.agency.payments.pay(payer(customer), intent, code)

@@ -1,0 +1,458 @@
+"""CreateBooking: seats for a party on all flights of a journey, or on none."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from services.db import Pool
+from tests.booking.agency import (
+    EMAIL,
+    FARE_CENTS,
+    SEATS_AT_ONCE,
+    Agency,
+    Customer,
+    Journey,
+    asked,
+    named_seat,
+    people,
+    seats_of,
+    state_of,
+    usd,
+    without_history,
+)
+from tests.callers import Refused, eventually, refused
+
+TIME_TO_PAY_SECONDS: Final = 900
+# An infant pays a tenth, and what is no whole cent is rounded up.
+INFANT_CENTS: Final = 1_001
+
+
+async def hold_of(agency: Agency, booking: pb.Booking) -> seat_pb.Hold:
+    """The hold of its seats, as the seat service has it."""
+    hold: seat_pb.Hold = await agency.seats.service().GetHold(seat_pb.GetHoldRequest(hold_id=booking.hold_id))
+    return hold
+
+
+async def test_a_flight_is_booked(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    (flight,) = journey.flights
+    booked = await customer.book(journey)
+    (passenger,) = booked.passengers
+    (seat,) = booked.seats
+    assert booked == pb.Booking(
+        booking_id=booked.booking_id,
+        state=pb.Booking.SEATS_RESERVED,
+        passengers=[
+            pb.Passenger(
+                passenger_id=f"{UUID(booked.booking_id).hex[:16]}-1",
+                given_name="Ada",
+                last_name="Lovelace",
+                type=pb.ADULT,
+            )
+        ],
+        seats=[
+            pb.BookedSeat(
+                flight_id=flight.flight_id, seat_number=seat.seat_number, passenger_id=passenger.passenger_id
+            )
+        ],
+        total=usd(FARE_CENTS),
+        expire_time=booked.expire_time,
+        flights=[
+            pb.Booking.Flight(
+                flight_id=flight.flight_id,
+                flight_number=flight.flight_number,
+                origin="LHR",
+                destination="FRA",
+                departure_time=flight.departure_time,
+                arrival_time=flight.arrival_time,
+                price=usd(FARE_CENTS),
+            )
+        ],
+        cabin=pb.ECONOMY,
+        contact_email=EMAIL,
+        hold_id=booked.hold_id,
+        create_time=booked.create_time,
+        update_time=booked.update_time,
+    )
+    assert without_history(await customer.get(booked)) == booked
+    assert await agency.history(booked) == ["CREATED", "SEATS_RESERVED"]
+    await agency.comes_to_rest([journey])
+
+
+async def test_its_seats_are_held_in_the_customers_name_until_it_ends(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight(), "ADULT", "ADULT")
+    hold = await hold_of(agency, booked)
+    assert (hold.state, hold.purpose, hold.managed) == (seat_pb.Hold.HELD, seat_pb.Hold.BOOKING, True)
+    assert [seat.seat_number for seat in hold.seats] == seats_of(booked)
+    assert booked.expire_time == hold.expire_time
+    left = booked.expire_time.ToNanoseconds() / 1e9 - time.time()
+    assert TIME_TO_PAY_SECONDS - 2 < left <= TIME_TO_PAY_SECONDS
+    owned = await agency.seat_database.fetchval("SELECT owner FROM holds WHERE hold_id = $1", UUID(hold.hold_id))
+    assert owned == customer.name
+
+
+@pytest.mark.parametrize(("legs", "party"), [(2, 2), (4, 2), (2, 9), (4, 9)])
+async def test_an_itinerary_is_booked_on_all_its_flights(
+    agency: Agency, customer: Customer, legs: int, party: int
+) -> None:
+    journey = await agency.journey(legs)
+    booked = await customer.book(journey, *["ADULT"] * party)
+    assert [flight.flight_id for flight in booked.flights] == journey.flight_ids
+    assert booked.total == usd(legs * party * FARE_CENTS)
+    everybody = [passenger.passenger_id for passenger in booked.passengers]
+    for flight_id in journey.flight_ids:
+        assert [seat.passenger_id for seat in booked.seats if seat.flight_id == flight_id] == everybody
+    assert await agency.taken(*journey.flight_ids) == {(seat.flight_id, seat.seat_number) for seat in booked.seats}
+    await agency.comes_to_rest([journey])
+
+
+@pytest.mark.parametrize("full_leg", [0, 1, 3])
+async def test_one_full_flight_is_enough_to_get_none(agency: Agency, customer: Customer, full_leg: int) -> None:
+    journey = await agency.journey(4, aircraft_type="A321")
+    full = journey.flight_ids[full_leg]
+    await agency.leave(full, "4F", cabin="BUSINESS")
+    others = await agency.taken(*journey.flight_ids)
+    with refused("ABORTED", "SEATS_UNAVAILABLE") as refusal:
+        await customer.book(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
+    assert refusal.info.metadata == {"flight_id": full}
+    assert await agency.taken(*journey.flight_ids) == others
+    alone = await customer.book(journey, cabin=pb.BUSINESS)
+    assert seats_of(alone, full) == ["4F"]
+
+
+async def test_one_named_seat_that_is_taken_is_enough_to_get_none(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    there, back = journey.flight_ids
+    await agency.take(back, "10A")
+    with refused("ABORTED", "SEAT_TAKEN") as refusal:
+        await customer.book(journey, seats=[named_seat(there, "10A"), named_seat(back, "10A")])
+    assert (refusal.info.metadata["flight_id"], refusal.info.metadata["seat_number"]) == (back, "10A")
+    assert await agency.taken(there, back) == {(back, "10A")}
+
+
+@pytest.mark.parametrize(
+    ("types", "cents"),
+    [
+        (["ADULT"], FARE_CENTS),
+        (["ADULT"] * 2, 2 * FARE_CENTS),
+        (["CHILD", "ADULT"], 2 * FARE_CENTS),
+        (["ADULT", "INFANT"], FARE_CENTS + INFANT_CENTS),
+        (["ADULT", "CHILD", "INFANT", "ADULT", "INFANT"], 3 * FARE_CENTS + 2 * INFANT_CENTS),
+    ],
+)
+async def test_the_party_pays_for_everybody_on_every_flight(
+    agency: Agency, customer: Customer, types: list[str], cents: int
+) -> None:
+    booked = await customer.book(await agency.journey(2), *types)
+    assert booked.total == usd(2 * cents)
+    assert [flight.price for flight in booked.flights] == [usd(FARE_CENTS)] * 2
+
+
+@pytest.mark.parametrize(
+    ("cabin", "booked_cabin", "percent"),
+    [(pb.CABIN_UNSPECIFIED, pb.ECONOMY, 100), (pb.BUSINESS, pb.BUSINESS, 300)],
+)
+async def test_each_cabin_has_its_seats_and_its_fare(
+    agency: Agency, customer: Customer, cabin: Any, booked_cabin: Any, percent: int
+) -> None:
+    journey = await agency.flight(aircraft_type="A321")
+    booked = await customer.book(journey, cabin=cabin)
+    assert (booked.cabin, booked.total) == (booked_cabin, usd(FARE_CENTS * percent // 100))
+    cabins = {seat.seat_number: seat.cabin for seat in (await agency.seat_map(journey.flight_id)).seats}
+    assert [pb.Cabin.Value(seat_pb.Seat.Cabin.Name(cabins[number])) for number in seats_of(booked)] == [booked_cabin]
+
+
+async def test_a_party_sits_together(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight(), "ADULT", "ADULT", "CHILD", "CHILD")
+    rows = {int(number[:-1]) for number in seats_of(booked)}
+    assert len(rows) == 1
+
+
+async def test_an_infant_travels_on_the_lap_of_an_adult_of_its_own(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.journey(2), "INFANT", "ADULT", "CHILD", "INFANT", "ADULT")
+    first, one, child, second, other = booked.passengers
+    assert (first.accompanying_passenger_id, second.accompanying_passenger_id) == (one.passenger_id, other.passenger_id)
+    assert {each.accompanying_passenger_id for each in (one, other, child)} == {""}
+    seated = {one.passenger_id, other.passenger_id, child.passenger_id}
+    for flight in booked.flights:
+        assert {seat.passenger_id for seat in booked.seats if seat.flight_id == flight.flight_id} == seated
+
+
+@pytest.mark.parametrize("left", [["1A", "1B", "1C"], ["1A", "10C"]])
+@pytest.mark.parametrize("types", [["ADULT", "CHILD"], ["ADULT", "INFANT", "ADULT"]])
+async def test_a_party_with_children_finds_no_room_in_an_exit_row(
+    agency: Agency, customer: Customer, types: list[str], left: list[str]
+) -> None:
+    """The first row is one: neither children nor those who care for them may sit there."""
+    journey = await agency.flight()
+    await agency.leave(journey.flight_id, *left)
+    with refused("ABORTED", "SEATS_UNAVAILABLE"):
+        await customer.book(journey, *types)
+    assert len((await customer.book(journey, "ADULT", "ADULT")).seats) == 2
+
+
+async def test_everybody_sits_on_the_seat_that_was_named(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    there, back = journey.flight_ids
+    booked = await customer.book(
+        journey,
+        "ADULT",
+        "ADULT",
+        seats=[
+            named_seat(back, "12C", 0),
+            named_seat(back, "12D", 1),
+            named_seat(there, "7A", 1),
+            named_seat(there, "19D", 0),
+        ],
+    )
+    assert (seats_of(booked, there), seats_of(booked, back)) == (["19D", "7A"], ["12C", "12D"])
+
+
+async def test_those_without_a_named_seat_get_the_best_that_are_free(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    there, back = journey.flight_ids
+    booked = await customer.book(journey, "ADULT", "CHILD", "ADULT", seats=[named_seat(there, "10B", 2)])
+    assert seats_of(booked, there)[2] == "10B"
+    assert len(set(seats_of(booked, there))) == 3
+    assert len({int(number[:-1]) for number in seats_of(booked, back)}) == 1
+    rows = await agency.rows(booked)
+    assert [row["seat_number"] for row in rows["booking_seats"] if row["named"]] == ["10B"]
+
+
+async def test_a_named_seat_is_not_given_to_another_of_the_party(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    await agency.leave(journey.flight_id, "10A", "10B")
+    booked = await customer.book(journey, "ADULT", "ADULT", seats=[named_seat(journey.flight_id, "10A", 1)])
+    assert seats_of(booked) == ["10B", "10A"]
+
+
+async def test_an_agent_books_for_others(agency: Agency) -> None:
+    booked = await agency.agent("desk").book(await agency.flight(), "ADULT")
+    assert (await agency.row(booked))["owner"] == "agent:desk"
+
+
+@pytest.mark.parametrize("name", ["Łucja", "O’Brien", "Anne-Marie", "J.", "李", "محمد", "Zoe\u0308", "A" * 60])
+async def test_a_name_is_kept_as_it_was_given(agency: Agency, customer: Customer, name: str) -> None:
+    booked = await customer.book(
+        await agency.flight(), passengers=[pb.CreateBookingRequest.NewPassenger(given_name=name, last_name=name)]
+    )
+    assert [(each.given_name, each.last_name) for each in booked.passengers] == [(name, name)]
+
+
+async def test_who_is_told_no_type_is_an_adult_and_nobody_needs_an_address(agency: Agency, customer: Customer) -> None:
+    untyped = [pb.CreateBookingRequest.NewPassenger(given_name="Ada", last_name="Lovelace")]
+    booked = await customer.book(await agency.flight(), passengers=untyped, contact_email="")
+    assert [passenger.type for passenger in booked.passengers] == [pb.ADULT]
+    assert booked.contact_email == ""
+
+
+# What can't be had: nothing is held afterwards.
+
+
+async def test_an_unknown_flight_or_itinerary_is_not_found(agency: Agency, customer: Customer) -> None:
+    with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
+        await customer.desk.CreateBooking(
+            pb.CreateBookingRequest(flight_id="SH999-2031-01-01", passengers=people("ADULT"))
+        )
+    assert refusal.info.metadata == {"flight_id": "SH999-2031-01-01"}
+    journey = await agency.journey(2)
+    backwards = Journey(journey.flights[::-1])
+    for itinerary_id in ("CF_LHR_ATH_SH1-1_SH2-2", backwards.itinerary_id):
+        with refused("NOT_FOUND", "ITINERARY_NOT_FOUND"):
+            await customer.desk.CreateBooking(
+                pb.CreateBookingRequest(itinerary_id=itinerary_id, passengers=people("ADULT"))
+            )
+
+
+async def test_a_cancelled_flight_is_not_booked(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    await agency.cancel_flight(journey.flight_id)
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
+        await customer.book(journey)
+    assert refusal.info.metadata == {"flight_id": journey.flight_id}
+
+
+async def test_an_itinerary_with_a_cancelled_flight_is_not_booked(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    cancelled = journey.flight_ids[1]
+    await agency.cancel_flight(cancelled)
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
+        await customer.book(journey)
+    assert refusal.info.metadata == {"flight_id": cancelled}
+    assert await agency.taken(*journey.flight_ids) == set()
+
+
+async def test_a_flight_that_only_the_seat_service_knows_as_cancelled_is_not_booked(
+    agency: Agency, customer: Customer
+) -> None:
+    journey = await agency.flight()
+    await agency.close(journey.flight_id)
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
+        await customer.book(journey, seats=[named_seat(journey.flight_id, "10A")])
+    assert refusal.info.metadata["flight_id"] == journey.flight_id
+
+
+async def test_seats_are_sold_until_check_in_closes(agency: Agency, customer: Customer) -> None:
+    late = await agency.flight(departs_in=timedelta(minutes=59))
+    with refused("FAILED_PRECONDITION", "SALE_CLOSED") as refusal:
+        await customer.book(late)
+    assert refusal.info.metadata["flight_id"] == late.flight_id
+    close_time = late.flights[0].departure_time.ToDatetime() - timedelta(hours=1)
+    assert refusal.info.metadata["close_time"] == f"{close_time.isoformat()}Z"
+    assert await agency.taken(late.flight_id) == set()
+    await customer.book(await agency.flight(departs_in=timedelta(minutes=61)))
+
+
+async def test_a_seat_that_the_flight_does_not_have_is_not_found(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    with refused("NOT_FOUND", "SEAT_NOT_FOUND") as refusal:
+        await customer.book(journey, seats=[named_seat(journey.flight_id, "13A")])
+    assert dict(refusal.info.metadata) == {"flight_id": journey.flight_id, "seat_number": "13A"}
+
+
+@pytest.mark.parametrize("types", [["ADULT"], ["ADULT", "ADULT"]])
+async def test_a_named_seat_that_is_taken_is_refused_and_no_other_is_given(
+    agency: Agency, customer: Customer, types: list[str]
+) -> None:
+    journey = await agency.flight()
+    await agency.take(journey.flight_id, "10A")
+    with refused("ABORTED", "SEAT_TAKEN") as refusal:
+        await customer.book(journey, *types, seats=[named_seat(journey.flight_id, "10A")])
+    assert refusal.info.metadata["flight_id"] == journey.flight_id
+    assert refusal.info.metadata["seat_number"] == "10A"
+    assert await agency.taken(journey.flight_id) == {(journey.flight_id, "10A")}
+
+
+@pytest.mark.parametrize(
+    ("aircraft_type", "seat_number", "types", "reason"),
+    [
+        ("A321", "1A", ["ADULT"], "CABIN_NOT_ALLOWED"),
+        ("AT72", "1A", ["CHILD", "ADULT"], "EXIT_ROW_NOT_ALLOWED"),
+        ("AT72", "1A", ["ADULT", "INFANT"], "EXIT_ROW_NOT_ALLOWED"),
+        ("AT72", "2A", ["ADULT", "INFANT"], "INFANT_NOT_ALLOWED"),
+    ],
+)
+async def test_a_named_seat_must_be_one_where_its_passenger_may_sit(
+    agency: Agency, customer: Customer, aircraft_type: str, seat_number: str, types: list[str], reason: str
+) -> None:
+    journey = await agency.flight(aircraft_type=aircraft_type)
+    with refused("FAILED_PRECONDITION", reason):
+        await customer.book(journey, *types, seats=[named_seat(journey.flight_id, seat_number)])
+    assert await agency.taken(journey.flight_id) == set()
+    (plans,) = await agency.database.fetch("SELECT plan FROM bookings WHERE owner = $1", customer.name)
+    assert plans["plan"] == 1, "no other plan could have been better"
+
+
+async def test_a_flight_without_room_has_no_seats(agency: Agency, customer: Customer) -> None:
+    full = await agency.two_left()
+    for more in ({"cabin": pb.FIRST}, {"cabin": pb.BUSINESS}):
+        with refused("ABORTED", "SEATS_UNAVAILABLE") as refusal:
+            await customer.book(full, "ADULT", "ADULT", "ADULT", **more)
+        assert refusal.info.metadata == {"flight_id": full.flight_id}
+    assert len((await customer.book(full, "ADULT", "ADULT", cabin=pb.BUSINESS)).seats) == 2
+
+
+@pytest.mark.parametrize(
+    "types",
+    [["CHILD"], ["CHILD", "CHILD"], ["INFANT"], ["CHILD", "INFANT"], ["ADULT", "INFANT", "INFANT"], ["INFANT"] * 9],
+)
+async def test_children_need_an_adult_and_each_infant_one_of_its_own(
+    agency: Agency, customer: Customer, types: list[str]
+) -> None:
+    journey, before = await agency.flight(), await agency.written()
+    with refused("FAILED_PRECONDITION", "ADULT_REQUIRED"):
+        await customer.book(journey, *types)
+    assert await agency.written() == before
+    assert await agency.taken(journey.flight_id) == set()
+
+
+async def test_a_customers_open_bookings_hold_nine_seats_of_a_flight(agency: Agency, customer: Customer) -> None:
+    journey, other = await agency.flight(), await agency.flight()
+    await customer.book(journey, *["ADULT"] * 5)
+    with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS") as refusal:
+        await customer.book(journey, *["ADULT"] * 5)
+    assert refusal.info.metadata["limit"] == str(SEATS_AT_ONCE)
+    assert refusal.retry_after_seconds is not None
+    assert len(await agency.taken(journey.flight_id)) == 5
+    await customer.book(journey, *["ADULT"] * 4)
+    await customer.book(other, *["ADULT"] * 9)
+    with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS"):
+        await customer.book(journey)
+    await agency.agent().book(journey)
+
+
+async def test_a_refused_request_leaves_an_order_that_failed(agency: Agency, customer: Customer) -> None:
+    """Its owner may look at it, should it ever learn its id."""
+    journey = await agency.flight()
+    await agency.take(journey.flight_id, "10A")
+    with refused("ABORTED", "SEAT_TAKEN"):
+        await customer.book(journey, seats=[named_seat(journey.flight_id, "10A")])
+    booking_id = await agency.database.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", customer.name)
+    left = await customer.get(pb.Booking(booking_id=str(booking_id)))
+    assert (state_of(left), left.last_error, list(left.seats), left.hold_id) == ("FAILED", "SEAT_TAKEN", [], "")
+    for change in (customer.pay(left), customer.cancel(left), customer.change(left, pb.BookedSeat(
+        flight_id=journey.flight_id, seat_number="10B", passenger_id=left.passengers[0].passenger_id
+    ))):  # fmt: skip
+        with refused("FAILED_PRECONDITION", "BOOKING_FAILED") as refusal:
+            await change
+        assert refusal.info.metadata == {"last_error": "SEAT_TAKEN"}
+
+
+# What the request itself gets wrong.
+
+
+def misnamed(journey: Journey, *wrong: pb.CreateBookingRequest.NamedSeat) -> pb.CreateBookingRequest:
+    """A request of an adult and its infant with these seats."""
+    return asked(journey, "ADULT", "INFANT", seats=wrong)
+
+
+@pytest.mark.parametrize(
+    ("flight_id", "passenger_index", "field"),
+    [
+        ("SH101-2026-12-01", 0, "seats[0].flight_id"),
+        ("", 1, "seats[0].passenger_index"),
+        ("", 2, "request"),
+        ("", -1, "seats[0].passenger_index"),
+        ("", 9, "seats[0].passenger_index"),
+    ],
+)
+async def test_a_seat_is_named_on_a_flight_of_the_journey_for_one_of_the_party(
+    agency: Agency, customer: Customer, flight_id: str, passenger_index: int, field: str
+) -> None:
+    journey, before = await agency.journey(2), await agency.written()
+    wrong = named_seat(flight_id or journey.flight_id, "10A", passenger_index)
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await customer.desk.CreateBooking(misnamed(journey, wrong))
+    assert field in refusal.fields
+    assert await agency.written() == before
+
+
+async def test_nobody_is_named_twice_and_no_seat_either(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    flight_id = journey.flight_id
+    for twice in (
+        [named_seat(flight_id, "10A", 0), named_seat(flight_id, "10A", 1)],
+        [named_seat(flight_id, "10A", 0), named_seat(flight_id, "10B", 0)],
+    ):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+            await customer.desk.CreateBooking(asked(journey, "ADULT", "ADULT", seats=twice))
+        assert refusal.fields == ["seats"]
+
+
+# Others are away.
+
+
+async def test_an_order_is_seen_through_once_the_seat_service_is_back(
+    agency: Agency, customer: Customer, unreserved: pb.Booking
+) -> None:
+    reserved = await customer.becomes(unreserved, "SEATS_RESERVED", within_seconds=15)
+    assert seats_of(reserved) == ["10A"]
+    assert await agency.history(unreserved) == ["CREATED", "SEATS_RESERVED"]

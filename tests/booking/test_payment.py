@@ -1,0 +1,357 @@
+"""Paying: attempts that everybody can follow, one end for each, and events that may come in any order (BKG-4, PAY-3)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+import pytest
+from google.protobuf.message import Message
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.payment.v1 import events_pb2
+from skyhigh.payment.v1 import payment_service_pb2 as payment_pb
+
+from booking_service.peers import Peers
+from services import db
+from tests.booking.agency import Agency, Customer, state_of, usd
+from tests.booking.conftest import opened
+from tests.booking.orders import AT_REST_SECONDS, end, ends, fired_well, payer, switch, taken
+from tests.callers import eventually, refused
+from tests.checkin.fakes import Broker
+from tests.payment import conftest as payment_conftest
+from tests.payment.rules import FAILS, SUCCEEDS
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05"}
+ANY_CODE: Final = "12345"
+FAILURE_RATE: Final = 0.15
+CHARGES: Final = int(os.environ.get("SKYHIGH_TEST_CHARGES", "150"))
+AT_ONCE: Final = 15
+# One run in 1.7 million is further off.
+DEVIATIONS: Final = 5
+LOCATOR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
+# What can be seen of three attempts that are declined one after the other.
+DECLINED: Final = [
+    ("PAYMENT_PROCESSING", 1, ""),
+    ("PAYMENT_PROCESSING", 1, "DECLINED"),
+    ("PAYMENT_PROCESSING", 2, "DECLINED"),
+    ("FAILED", 3, "DECLINED"),
+]
+
+
+@pytest.fixture
+async def broker(world: World) -> AsyncIterator[Broker]:
+    """Publishes as the payment service does."""
+    async with Broker.opened(world.servers.amqp_url("payment")) as opened_broker:
+        yield opened_broker
+
+
+async def tell(agency: Agency, broker: Broker, routing_key: str, event: Message, *, event_id: UUID | None = None) -> None:
+    """Publishes an event, and waits until the booking service has applied it."""
+    published = await broker.publish(routing_key, event, event_id=event_id)
+
+    async def applied() -> bool:
+        async with db.transaction(agency.pool) as conn:
+            return bool(await conn.fetchval("SELECT true FROM inbox WHERE event_id = $1", published))
+
+    await eventually(applied)
+
+
+def seen(booking: pb.Booking) -> tuple[str, int, str]:
+    """What a customer sees of a payment."""
+    return state_of(booking), booking.payment_attempts, booking.last_error
+
+
+async def watched(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
+    """What a stream shows up to a state."""
+    shown = []
+    async for update in customer.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id)):
+        if update.HasField("booking"):
+            shown.append(update.booking)
+            if state_of(update.booking) == until:
+                break
+    return shown
+
+
+async def polled(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
+    """What asking again and again shows up to a state."""
+    shown = []
+
+    async def there() -> bool:
+        shown.append(await customer.get(booking))
+        return state_of(shown[-1]) == until
+
+    await eventually(there, within_seconds=AT_REST_SECONDS)
+    return shown
+
+
+async def processing(agency: Agency, customer: Customer, **more: Any) -> pb.Booking:
+    """A booking whose payment runs and comes to no end."""
+    switch(agency.provider, decision_delay_seconds=600)
+    booking = await customer.book(await agency.flight(), **more)
+    await customer.pay(booking)
+    return await customer.becomes(booking, "PAYMENT_PROCESSING")
+
+
+async def test_00000_confirms_all_seats_mints_a_locator_tells_and_mails(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    booking = await customer.book(journey, "ADULT", "CHILD", "INFANT", contact_email="paid@example.org")
+    paying = await customer.pay(booking)
+    assert state_of(paying) == "PAYMENT_PENDING"
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert LOCATOR.fullmatch(confirmed.pnr)
+    assert seen(confirmed) == ("CONFIRMED", 1, "")
+    assert confirmed.max_payment_attempts == 3
+    assert confirmed.seats == booking.seats
+    assert [pb.Booking.State.Name(line.to_state) for line in confirmed.history] == [
+        "CREATED",
+        "SEATS_RESERVED",
+        "PAYMENT_PENDING",
+        "PAYMENT_PROCESSING",
+        "CONFIRMED",
+    ]
+    # Seats, money and what others were told: in `end`.
+    assert len((await end(agency, booking)).seats) == 4
+    (told,) = [each for each in await agency.told("booking.confirmed.v1") if each.booking_id == booking.booking_id]
+    assert (told.pnr, told.passengers, told.contact_email) == (confirmed.pnr, booking.passengers, "paid@example.org")
+    assert [flight.flight_id for flight in told.flights] == journey.flight_ids
+    (mail,) = await agency.mails("paid@example.org")
+    assert mail.subject == f"Your booking {confirmed.pnr} is confirmed"
+    assert all(seat.seat_number in mail.text for seat in booking.seats)
+    assert await agency.violations(*journey.flight_ids) == []
+    await fired_well(agency, [booking])
+
+
+async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seats(
+    agency: Agency, customer: Customer
+) -> None:
+    switch(agency.provider, decision_delay_seconds=0.3)
+    journey = await agency.flight()
+    booking = await customer.book(journey, "ADULT", "ADULT")
+    free_before = await agency.free(journey.flight_id)
+    await customer.pay(booking, FAILS)
+    for shown in await asyncio.gather(
+        watched(customer, booking, until="FAILED"), polled(customer, booking, until="FAILED")
+    ):
+        steps = [step for step, _ in itertools.groupby(map(seen, shown))]
+        assert [step for step in steps if step in DECLINED] == DECLINED
+        assert [attempts for _, attempts, _ in steps] == sorted(attempts for _, attempts, _ in steps)
+        assert {each.max_payment_attempts for each in shown if each.payment_attempts} == {3}
+    assert not (await end(agency, booking)).paid
+    assert len(await agency.payments.charges(_intent(shown[-1]))) == 3
+
+    async def freed() -> bool:
+        return len(await agency.free(journey.flight_id)) == len(free_before) + 2
+
+    await eventually(freed)
+    with refused("FAILED_PRECONDITION", "BOOKING_FAILED") as refusal:
+        await customer.pay(booking)
+    assert refusal.info.metadata["last_error"] == "DECLINED"
+    await fired_well(agency, [booking])
+
+
+def _intent(booking: pb.Booking) -> payment_pb.PaymentIntent:
+    return payment_pb.PaymentIntent(intent_id=booking.payment_intent_id)
+
+
+@pytest.mark.timeout(900)
+async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(agency: Agency) -> None:
+    switch(agency.provider, failure_rate=FAILURE_RATE)
+    journeys = [await agency.flight() for _ in range(math.ceil(CHARGES / 60))]
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def order(number: int) -> pb.Booking:
+        customer = agency.customer()
+        async with gate:
+            booking = await customer.book(journeys[number % len(journeys)])
+            await customer.pay(booking, ANY_CODE)
+            await ends(agency, [booking], within_seconds=60)
+            return booking
+
+    bookings = await asyncio.gather(*(order(number) for number in range(CHARGES)))
+    found = await ends(agency, bookings)
+    async with db.transaction(agency.payments.pool) as conn:
+        first = await conn.fetch(
+            """
+            SELECT charges.state::text FROM charges JOIN intents USING (intent_id)
+            WHERE number = 1 AND reference = ANY($1)
+            """,
+            [f"booking/{booking.booking_id}" for booking in bookings],
+        )
+    failed = sum(row["state"] == "FAILED" for row in first)
+    deviation = math.sqrt(CHARGES * FAILURE_RATE * (1 - FAILURE_RATE))
+    print(
+        f"{failed} of {CHARGES} first attempts failed: {failed / CHARGES:.1%}; three in a row in "
+        f"{sum(each.state == 'FAILED' for each in found.values())} orders"
+    )
+    assert len(first) == CHARGES
+    assert abs(failed - CHARGES * FAILURE_RATE) <= DEVIATIONS * deviation
+    assert {each.state for each in found.values()} <= {"CONFIRMED", "FAILED"}
+    assert await agency.violations(*(journey.flight_id for journey in journeys)) == []
+
+
+async def late_answer(agency: Agency, customer: Customer, *, seconds: float) -> list[tuple[str, int, str]]:
+    """Pays while the provider decides after so long; returns what was seen until the end, which must be a good one."""
+    switch(agency.provider, decision_delay_seconds=seconds)
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    shown = await polled(customer, booking, until="CONFIRMED")
+    await end(agency, booking)
+    assert len(await agency.payments.charges(_intent(shown[-1]))) == 1
+    return [step for step, _ in itertools.groupby(map(seen, shown))]
+
+
+async def test_an_answer_after_the_attempt_counts_as_an_attempt_and_its_late_success_pays_once(
+    agency: Agency, customer: Customer
+) -> None:
+    # An attempt lasts half a second here.
+    steps = await late_answer(agency, customer, seconds=0.8)
+    assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps or ("PAYMENT_PROCESSING", 2, "TIMEOUT") in steps
+    assert steps[-1][0] == "CONFIRMED"
+    assert steps[-1][1] >= 2
+
+
+async def test_an_answer_after_all_attempts_is_still_the_answer(agency: Agency, customer: Customer) -> None:
+    steps = await late_answer(agency, customer, seconds=2.2)
+    assert ("PAYMENT_PROCESSING", 3, "TIMEOUT") in steps
+
+
+@pytest.mark.skipif("SKYHIGH_TEST_SLOW" not in os.environ, reason="takes half a minute: SKYHIGH_TEST_SLOW=1")
+async def test_with_the_real_times_an_answer_after_11_s_counts_as_an_attempt(world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payment_conftest, "QUICK", {})
+        async with opened(world) as agency:
+            steps = await late_answer(agency, agency.customer(), seconds=11)
+    print(steps)
+    assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps
+    assert steps[-1][0] == "CONFIRMED"
+
+
+async def test_of_many_that_pay_one_begins_and_the_party_pays_once(agency: Agency, customer: Customer) -> None:
+    booking = await customer.book(await agency.flight())
+    outcomes = await asyncio.gather(
+        *(customer.pay(booking, request_id=str(uuid4())) for _ in range(10)), return_exceptions=True
+    )
+    assert sum(isinstance(each, pb.Booking) for each in outcomes) == 1
+    assert (await end(agency, booking)).state == "CONFIRMED"
+
+
+async def test_of_the_owner_at_both_services_one_payment_wins(agency: Agency, customer: Customer) -> None:
+    switch(agency.provider, decision_delay_seconds=0.3)
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    intent = _intent(await customer.becomes(booking, "PAYMENT_PROCESSING"))
+    with refused("FAILED_PRECONDITION", "PAYMENT_IN_PROGRESS"):
+        await agency.payments.pay(payer(customer), intent)
+    assert (await end(agency, booking)).state == "CONFIRMED"
+
+
+async def test_told_ten_times_and_of_failure_after_success_nothing_changes(
+    agency: Agency, customer: Customer, broker: Broker
+) -> None:
+    booking = await customer.confirmed(await agency.flight())
+    await end(agency, booking)
+    before = await agency.rows(booking)
+    facts = {"intent_id": booking.payment_intent_id, "reference": f"booking/{booking.booking_id}"}
+    succeeded = events_pb2.PaymentSucceeded(amount=booking.total, attempts=1, **facts)
+    failed = events_pb2.PaymentFailed(error="DECLINED", attempts=3, **facts)
+    one = uuid4()
+    for number in range(10):
+        await tell(agency, broker, "payment.succeeded.v1", succeeded, event_id=one if number % 2 else None)
+        await tell(agency, broker, "payment.failed.v1", failed)
+    assert await agency.rows(booking) == before
+    assert (await end(agency, booking)).state == "CONFIRMED"
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations("FFSS"))), ids="".join)
+async def test_success_and_failure_in_any_order_are_a_success(
+    agency: Agency, customer: Customer, broker: Broker, order: tuple[str, ...]
+) -> None:
+    booking = await processing(agency, customer)
+    facts = {"intent_id": booking.payment_intent_id, "reference": f"booking/{booking.booking_id}"}
+    events: dict[str, tuple[str, Message]] = {
+        "S": ("payment.succeeded.v1", events_pb2.PaymentSucceeded(amount=booking.total, attempts=2, **facts)),
+        "F": ("payment.failed.v1", events_pb2.PaymentFailed(error="DECLINED", attempts=3, **facts)),
+    }
+    for letter in order:
+        await tell(agency, broker, *events[letter])
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert confirmed.last_error == ""
+    assert confirmed.seats == booking.seats
+    (told,) = [each for each in await agency.told("booking.confirmed.v1") if each.booking_id == booking.booking_id]
+    assert told.pnr == confirmed.pnr
+
+
+async def test_news_that_overtake_the_submission_are_applied(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = await agency.flight()
+    real, over = Peers.submit, asyncio.Event()
+
+    async def submit(self: Peers, intent_id: UUID, **more: Any) -> None:
+        await real(self, intent_id, **more)
+        await over.wait()
+
+    monkeypatch.setattr(Peers, "submit", submit)
+    paid, unpaid = await customer.book(journey), await customer.book(journey)
+    await customer.pay(paid)
+    await customer.pay(unpaid, FAILS)
+    confirmed = await customer.becomes(paid, "CONFIRMED")
+    failed = await customer.becomes(unpaid, "FAILED")
+    assert confirmed.payment_attempts == 1
+    assert (failed.payment_attempts, failed.last_error) == (3, "DECLINED")
+    over.set()
+    found = await ends(agency, [paid, unpaid])
+    assert [found[each.booking_id].state for each in (paid, unpaid)] == ["CONFIRMED", "FAILED"]
+    assert await customer.get(paid) == confirmed
+
+
+async def test_another_amount_buys_nothing_and_the_right_one_still_does(
+    agency: Agency, customer: Customer, broker: Broker
+) -> None:
+    booking = await processing(agency, customer)
+    facts = {"intent_id": booking.payment_intent_id, "reference": f"booking/{booking.booking_id}"}
+    euros = usd(booking.total.units * 100)
+    euros.currency_code = "EUR"
+    for amount in (usd(1), usd(booking.total.units * 100 + 100), euros):
+        await tell(agency, broker, "payment.succeeded.v1", events_pb2.PaymentSucceeded(amount=amount, **facts))
+    assert state_of(await customer.get(booking)) == "PAYMENT_PROCESSING"
+    assert await agency.hold_state(booking.hold_id) == "HELD"
+    right = events_pb2.PaymentSucceeded(amount=booking.total, **facts)
+    await tell(agency, broker, "payment.succeeded.v1", right)
+    await customer.becomes(booking, "CONFIRMED")
+
+
+async def test_a_provider_that_tells_another_amount_is_asked_again(agency: Agency, customer: Customer) -> None:
+    switch(agency.provider, wrong_amount=True)
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    # Its webhook is in quarantine; what it answers when it is asked is the right amount.
+    assert (await end(agency, booking)).state == "CONFIRMED"
+    assert ("QUARANTINED", "AMOUNT_DIFFERS") in (await agency.payments.webhook_events()).values()
+
+
+async def test_webhooks_in_any_order_and_number_pay_once(agency: Agency) -> None:
+    switch(agency.provider, duplicate=9, reorder=5, failure_rate=0.5)
+    journey = await agency.flight()
+    customers = [agency.customer() for _ in range(20)]
+    bookings = await asyncio.gather(*(customer.book(journey) for customer in customers))
+    await asyncio.gather(
+        *(
+            customer.pay(booking, ANY_CODE if number % 2 else SUCCEEDS)
+            for number, (customer, booking) in enumerate(zip(customers, bookings, strict=True))
+        )
+    )
+    # The last ones are too few to be sent; then the provider is asked.
+    found = await ends(agency, bookings)
+    assert {each.state for each in found.values()} <= {"CONFIRMED", "FAILED"}
+    assert len(taken(agency.provider)) >= 10
+    await agency.comes_to_rest([journey])
