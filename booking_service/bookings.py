@@ -181,21 +181,35 @@ async def refuse(
 
 
 async def adopt(conn: Conn, booking_id: UUID, hold: Hold) -> bool:
-    """Within SEATS_RESERVED and a payment: the seats and their end are what the seat service says they are."""
-    time_left = await conn.fetchval(
+    """Within SEATS_RESERVED and a payment: the seats and their end are what the seat service says they are.
+
+    What changes a hold gives it a later end, so that an answer that was overtaken is known by its end, and changes
+    nothing. False where the booking has come to an end.
+    """
+    newer = await conn.fetchval(
         """
         UPDATE bookings SET expire_time = $3, version = version + 1, update_time = statement_timestamp()
-        WHERE booking_id = $1 AND hold_id = $2
+        WHERE booking_id = $1 AND hold_id = $2 AND expire_time < $3
           AND state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
-        RETURNING expire_time - statement_timestamp()
+        RETURNING true
         """,
         booking_id,
         hold.hold_id,
         hold.expire_time,
     )
+    if newer:
+        await _write_seats(conn, booking_id, hold.seats)
+    time_left = await conn.fetchval(
+        """
+        SELECT expire_time - statement_timestamp() FROM bookings
+        WHERE booking_id = $1 AND hold_id = $2
+          AND state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
+        """,
+        booking_id,
+        hold.hold_id,
+    )
     if time_left is None:
         return False
-    await _write_seats(conn, booking_id, hold.seats)
     await timers.set_timer(conn, EXPIRE, str(booking_id), after=max(time_left, timers.NOW))
     return True
 

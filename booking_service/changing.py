@@ -58,11 +58,13 @@ class Changing:
             raise _of_change(refusal, standing) from refusal
 
         async def follow(conn: Conn) -> pb.Booking:
-            if not await bookings.adopt(conn, booking.booking_id, hold):
+            adopted = await bookings.adopt(conn, booking.booking_id, hold)
+            standing = await records.find(conn, booking.booking_id)
+            # A hold that was changed and then confirmed was confirmed with these seats.
+            if not adopted and standing.state != "CONFIRMED":
                 # Given up, or expired, meanwhile: then its seats are being freed, these ones too.
-                raise _refusal(await records.find(conn, booking.booking_id))
-            await timers.cancel_timer(conn, bookings.LOOK_AT_HOLD, str(booking.booking_id))
-            return (await records.find(conn, booking.booking_id)).message()
+                raise _refusal(standing)
+            return standing.message()
 
         return await self._mutations.run(on.request_key, pb.Booking, follow)
 

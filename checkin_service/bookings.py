@@ -1,4 +1,4 @@
-"""Bookings on manifests: whoever was confirmed comes on them, whoever cancelled leaves them, in any order of the news."""
+"""Bookings on manifests: who was confirmed comes on them, who cancelled leaves them, in whatever order that is told."""
 
 from __future__ import annotations
 

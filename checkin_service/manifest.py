@@ -187,7 +187,7 @@ async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:
 
 
 async def write(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, replace: bool) -> None:
-    """Writes passengers of a locked flight. For those that are known they `replace` what is there, or are left alone."""
+    """Writes passengers of a locked flight. Of those that are known they `replace` what is there, or are left alone."""
     await conn.executemany(
         """
         INSERT INTO passengers (flight_id, passenger_id, pnr, given_name, last_name, type, cabin, fare,

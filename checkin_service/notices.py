@@ -54,7 +54,7 @@ async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
         conn,
         check_in,
         "Your flight is cancelled",
-        f"Your flight will not leave, so your check-in was cancelled and a boarding pass is not valid any more.{refund} "
+        f"Your flight will not leave, so your check-in was cancelled and no boarding pass is valid any more.{refund} "
         "Whoever sold you the ticket gives back its price, or finds you another flight.",
     )
 

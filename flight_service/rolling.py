@@ -93,6 +93,7 @@ class Rolling:
                 UPDATE schedule_rolls AS rolls SET lease_end = clock_timestamp() + $2
                 FROM free
                 WHERE rolls.edition = $1 AND rolls.day = free.day AND rolls.complete_time IS NULL
+                  AND rolls.lease_end <= statement_timestamp()
                 RETURNING rolls.day, rolls.lease_end,
                     rolls.day - (statement_timestamp() AT TIME ZONE 'UTC')::date <= $3 AS urgent
                 """,

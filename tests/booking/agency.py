@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 from google.protobuf import duration_pb2
@@ -23,7 +23,7 @@ from deploy.mocks.payment_provider import PaymentProvider, ProviderBehaviour
 from services.db import Pool
 from services.money import Amount, money_of
 from services.proto import timestamp
-from tests.callers import Caller, Callers, eventually
+from tests.callers import Caller, Callers, eventually, refused
 from tests.instances import Database
 from tests.payment.rules import FAILS, SUCCEEDS, Payments
 from tests.seat import rules
@@ -446,6 +446,22 @@ class Agency:
 
         await eventually(agree, within_seconds=within_seconds)
         assert await self.violations(*flight_ids) == []
+
+
+async def a_foreign_booking_is_as_a_missing_one(
+    agency: Agency, booking: pb.Booking, ask: Callable[[pb.Booking], Awaitable[Any]]
+) -> None:
+    """Who asks for what is not its own gets the same whole status as for what is not there, and changes nothing."""
+    before = await agency.rows(booking)
+    with refused("NOT_FOUND", "BOOKING_NOT_FOUND") as foreign:
+        await ask(booking)
+    unknown = pb.Booking()
+    unknown.CopyFrom(booking)
+    unknown.booking_id = str(uuid4())
+    with refused("NOT_FOUND", "BOOKING_NOT_FOUND") as missing:
+        await ask(unknown)
+    assert foreign.status == missing.status
+    assert await agency.rows(booking) == before
 
 
 def without_history(booking: pb.Booking) -> pb.Booking:

@@ -100,7 +100,9 @@ async def unreserved(world: World, agency: Agency, customer: Customer) -> pb.Boo
         # Every seat is named, so that none is asked for before the booking is written.
         request = asked(journey, seats=[named_seat(journey.flight_id, "10A")])
         with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
-            await Customer(agency, bookings.customer(customer.name.removeprefix("customer:"))).desk.CreateBooking(request)
+            await Customer(agency, bookings.customer(customer.name.removeprefix("customer:"))).desk.CreateBooking(
+                request
+            )
     booking_id = await agency.database.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", customer.name)
     booking: pb.Booking = await customer.get(pb.Booking(booking_id=str(booking_id)))
     assert state_of(booking) == "CREATED"

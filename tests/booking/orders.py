@@ -60,8 +60,8 @@ async def ends(
     agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS
 ) -> dict[str, End]:
     """Waits until nothing is left to be done for these bookings; fails unless each has come to one whole end."""
+    await rest(agency, bookings, within_seconds=within_seconds)
     booking_ids = [UUID(booking.booking_id) for booking in bookings]
-    await _rest(agency, booking_ids, within_seconds=within_seconds)
     async with _reading(agency) as conn:
         rows = await conn.fetch(
             """
@@ -99,7 +99,11 @@ async def end(agency: Agency, booking: pb.Booking, *, within_seconds: float = AT
     return (await ends(agency, [booking], within_seconds=within_seconds))[booking.booking_id]
 
 
-async def _rest(agency: Agency, booking_ids: Sequence[UUID], *, within_seconds: float) -> None:
+async def rest(
+    agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS
+) -> None:
+    """Waits until nothing is left to be done for these bookings."""
+    booking_ids = [UUID(booking.booking_id) for booking in bookings]
     left: list[dict[str, Any]] = []
 
     async def rests() -> bool:

@@ -59,9 +59,7 @@ async def test_a_flight_is_booked(agency: Agency, customer: Customer) -> None:
             )
         ],
         seats=[
-            pb.BookedSeat(
-                flight_id=flight.flight_id, seat_number=seat.seat_number, passenger_id=passenger.passenger_id
-            )
+            pb.BookedSeat(flight_id=flight.flight_id, seat_number=seat.seat_number, passenger_id=passenger.passenger_id)
         ],
         total=usd(FARE_CENTS),
         expire_time=booked.expire_time,
@@ -419,7 +417,7 @@ def misnamed(journey: Journey, *wrong: pb.CreateBookingRequest.NamedSeat) -> pb.
     [
         ("SH101-2026-12-01", 0, "seats[0].flight_id"),
         ("", 1, "seats[0].passenger_index"),
-        ("", 2, "request"),
+        ("", 2, "seats"),
         ("", -1, "seats[0].passenger_index"),
         ("", 9, "seats[0].passenger_index"),
     ],

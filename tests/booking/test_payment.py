@@ -21,7 +21,7 @@ from booking_service.peers import Peers
 from services import db
 from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
-from tests.booking.orders import AT_REST_SECONDS, end, ends, fired_well, payer, switch, taken
+from tests.booking.orders import AT_REST_SECONDS, end, ends, fired_well, payer, rest, switch, taken
 from tests.callers import eventually, refused
 from tests.checkin.fakes import Broker
 from tests.payment import conftest as payment_conftest
@@ -54,7 +54,9 @@ async def broker(world: World) -> AsyncIterator[Broker]:
         yield opened_broker
 
 
-async def tell(agency: Agency, broker: Broker, routing_key: str, event: Message, *, event_id: UUID | None = None) -> None:
+async def tell(
+    agency: Agency, broker: Broker, routing_key: str, event: Message, *, event_id: UUID | None = None
+) -> None:
     """Publishes an event, and waits until the booking service has applied it."""
     published = await broker.publish(routing_key, event, event_id=event_id)
 
@@ -173,7 +175,7 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
         async with gate:
             booking = await customer.book(journeys[number % len(journeys)])
             await customer.pay(booking, ANY_CODE)
-            await ends(agency, [booking], within_seconds=60)
+            await rest(agency, [booking], within_seconds=60)
             return booking
 
     bookings = await asyncio.gather(*(order(number) for number in range(CHARGES)))

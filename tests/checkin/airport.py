@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -20,6 +21,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 from checkin_service import records
 from services import db
 from services.db import Pool
+from services.inbox import Handler
 from tests.callers import Caller, Callers, eventually, read
 from tests.checkin.fakes import Others
 
@@ -272,6 +274,21 @@ class Airport:
                 return bool(await conn.fetchval("SELECT true FROM inbox WHERE event_id = $1", event_id))
 
         await eventually(applied, within_seconds=AT_REST_SECONDS)
+
+    @asynccontextmanager
+    async def in_the_middle_of(self, handle: Handler, event: Message) -> AsyncIterator[None]:
+        """Applies an event, and commits that once somebody waits for it."""
+        async with db.transaction(self.pool) as conn:
+            await handle(conn, event)
+            writer = await conn.fetchval("SELECT pg_backend_pid()")
+            yield
+
+            async def waits() -> bool:
+                async with db.transaction(self.pool) as other:
+                    blocked = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
+                    return bool(await other.fetchval(blocked, writer))
+
+            await eventually(waits, within_seconds=1.5)
 
     async def at_rest(self, traveller: Traveller) -> None:
         """Waits until nothing is left to be done for a traveller's check-in, but what is due later."""

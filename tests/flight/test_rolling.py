@@ -184,7 +184,7 @@ async def test_the_nearest_days_come_first(rolled: Rolled, legs: list[Leg]) -> N
     await rolled.roll(horizon_days=3)
     days = [flight_id[-10:] for flight_id in rolled.peers.asked]
     assert days == sorted(days)
-    assert len(set(days)) >= 4
+    assert len(set(days)) >= 3
 
 
 async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: Rolled, legs: list[Leg]) -> None:
@@ -253,21 +253,35 @@ async def test_two_processes_share_the_days(
     assert others.asked
 
 
+async def test_no_two_processes_take_the_same_day(rolled: Rolled, legs: list[Leg]) -> None:
+    rolled.peers.answers = 0
+    legs[rolling.AT_ONCE :] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(6):
+            await stack.enter_async_context(rolled.rolling(horizon_days=6))
+
+        async def all_are_busy() -> bool:
+            return len({flight_id[-10:] for flight_id in rolled.peers.asked}) >= 6
+
+        await eventually(all_are_busy)
+        assert max(Counter(rolled.peers.asked).values()) == 1
+
+
 async def test_who_is_stopped_in_the_middle_is_followed_at_once(
     rolled: Rolled, legs: list[Leg], settings: Callable[..., FlightSettings]
 ) -> None:
     rolled.peers.answers = 12
-    async with rolled.rolling(horizon_days=1):
+    async with rolled.rolling(horizon_days=2):
         await eventually(rolled.peers.are_stuck)
     seen = await rolled.flights()
     assert 0 < len(seen) <= 12
     successor = WatchedPeers(settings())
     # The lease was given back: nobody waits for its end.
     soon = rolling.LEASE.total_seconds() / 2
-    async with rolled.rolling(horizon_days=1, peers=successor):
-        await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=soon)
+    async with rolled.rolling(horizon_days=2, peers=successor):
+        await eventually(lambda: rolled.is_complete(horizon_days=2), within_seconds=soon)
     await successor.close()
-    planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=1)}
+    planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=2)}
     assert await rolled.flights() == planned
     # What was inserted is not asked for again; what only had its seats is.
     assert not set(seen) & set(successor.asked)
@@ -279,7 +293,7 @@ async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolle
     lapses = await rolled.pool.fetchval(
         """
         INSERT INTO schedule_rolls (day, edition, lease_end)
-        VALUES ($1, $2, clock_timestamp() + interval '1 second') RETURNING lease_end
+        VALUES ($1, $2, clock_timestamp() + interval '2 seconds') RETURNING lease_end
         """,
         today,
         schedule.edition(),
@@ -293,16 +307,16 @@ async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolle
 
 async def test_who_is_overtaken_leaves_the_day_to_the_other(rolled: Rolled, legs: list[Leg]) -> None:
     """A process that slept through its lease finds the day taken, and neither moves nor ends the other's lease."""
-    rolled.peers.answers = 12
-    tomorrow = await rolled.today() + timedelta(days=1)
+    rolled.peers.answers = 4
     async with rolled.rolling(horizon_days=1):
         await eventually(rolled.peers.are_stuck)
         await rolled.pool.execute(
             "UPDATE schedule_rolls SET lease_end = '2100-01-01Z' WHERE complete_time IS NULL AND edition = $1",
             schedule.edition(),
         )
-    rows = await rolled.pool.fetch("SELECT lease_end, complete_time FROM schedule_rolls WHERE day = $1", tomorrow)
-    assert [tuple(row) for row in rows] == [(datetime(2100, 1, 1, tzinfo=UTC), None)]
+    rows = await rolled.pool.fetch("SELECT lease_end FROM schedule_rolls WHERE complete_time IS NULL")
+    assert rows
+    assert {row["lease_end"] for row in rows} == {datetime(2100, 1, 1, tzinfo=UTC)}
 
 
 async def test_a_seat_service_that_is_away_is_waited_for(

@@ -1,0 +1,188 @@
+"""CancelBooking: a booking is given up, before departure; its seats are freed and its money goes back."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.payment.v1 import payment_service_pb2 as payment_pb
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from tests.booking.agency import (
+    Agency,
+    Customer,
+    a_foreign_booking_is_as_a_missing_one,
+    names_of,
+    state_of,
+    without_history,
+)
+from tests.callers import eventually, refused
+from tests.seat.rules import at_once, outcomes
+
+BAD_REASONS = ["\n", " X", "A\x00B", "A\x1b[31m", "A" * 121, "A" * 10_240, "Grund für", "<script>"]
+
+
+async def cancellations_of(agency: Agency, booking: pb.Booking) -> list[Any]:
+    """What others were told of its cancellation."""
+    return [each for each in await agency.told("booking.cancelled.v1") if each.booking_id == booking.booking_id]
+
+
+async def refunded(customer: Customer, booking: pb.Booking) -> pb.Booking:
+    """Waits until its money has been given back."""
+
+    async def done() -> bool:
+        return (await customer.get(booking)).HasField("refund_time")
+
+    await eventually(done, within_seconds=10)
+    return await customer.get(booking)
+
+
+async def test_seats_that_were_not_paid_are_given_back(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    booked = await customer.book(journey, "ADULT", "ADULT", contact_email=f"{uuid4().hex}@example.org")
+    cancelled = await customer.cancel(booked, reason="CHANGED_MIND")
+    assert (state_of(cancelled), cancelled.cancel_reason) == ("CANCELLED", "CHANGED_MIND")
+    assert cancelled.seats == booked.seats, "it tells those that it had"
+    assert without_history(await customer.get(booked)) == cancelled
+    await agency.comes_to_rest([journey])
+    assert await agency.taken(*journey.flight_ids) == set()
+    assert await cancellations_of(agency, booked) == [], "nobody had been told that it was confirmed"
+    assert await agency.mails(booked.contact_email) == []
+
+
+async def test_a_confirmed_booking_gives_back_its_seats_and_its_money(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    email = f"{uuid4().hex}@example.org"
+    confirmed = await customer.confirmed(journey, "ADULT", "INFANT", contact_email=email)
+    cancelled = await customer.cancel(confirmed)
+    assert (state_of(cancelled), cancelled.cancel_reason, cancelled.pnr) == ("CANCELLED", "CANCELLED", confirmed.pnr)
+    await refunded(customer, confirmed)
+    request = payment_pb.GetPaymentIntentRequest(intent_id=confirmed.payment_intent_id)
+    intent = await agency.payments.callers.service().GetPaymentIntent(request)
+    assert (intent.state, intent.amount) == (payment_pb.PaymentIntent.REFUNDED, confirmed.total)
+    await agency.comes_to_rest([journey])
+    assert await agency.taken(*journey.flight_ids) == set()
+    (told,) = await cancellations_of(agency, confirmed)
+    assert (told.pnr, list(told.flight_ids), list(told.passenger_ids), told.reason) == (
+        confirmed.pnr,
+        journey.flight_ids,
+        names_of(confirmed),
+        "CANCELLED",
+    )
+    subjects = [mail.subject for mail in await agency.mails(email)]
+    assert subjects == [f"Your booking {confirmed.pnr} is confirmed", f"Your booking {confirmed.pnr} was cancelled"]
+
+
+async def test_seats_that_were_chosen_at_check_in_are_freed_too(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    confirmed = await customer.confirmed(journey, "ADULT", "ADULT")
+    desk = agency.seats.service("checkin")
+    hold = await desk.hold(journey.flight_id, "19D", names_of(confirmed)[0], owner=f"passenger:{confirmed.pnr}")
+    await desk.ConfirmHold(seat_pb.ConfirmHoldRequest(hold_id=hold.hold_id))
+    assert (journey.flight_id, "19D") in await agency.taken(journey.flight_id)
+    await customer.cancel(confirmed)
+
+    async def free() -> bool:
+        return not await agency.taken(journey.flight_id)
+
+    await eventually(free, within_seconds=10)
+    await agency.comes_to_rest([journey])
+
+
+async def test_an_agent_gives_up_a_booking_for_its_owner(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    assert state_of(await agency.agent("desk").cancel(booked)) == "CANCELLED"
+    assert (await customer.get(booked)).history[-1].actor == "agent:desk"
+
+
+@pytest.mark.parametrize("state", ["SEATS_RESERVED", "CONFIRMED"])
+async def test_a_repeat_succeeds_and_changes_nothing(agency: Agency, customer: Customer, state: str) -> None:
+    booked = await customer.brought_to(state)
+    first = await customer.cancel(booked, reason="FIRST")
+    if state == "CONFIRMED":
+        await refunded(customer, booked)
+    before = await agency.rows(booked)
+    for who in (customer, agency.agent()):
+        again = await who.cancel(booked, reason="OTHER")
+        assert (state_of(again), again.cancel_reason) == ("CANCELLED", first.cancel_reason)
+    assert await agency.rows(booked) == before
+
+
+@pytest.mark.parametrize(("state", "reason"), [("PAYMENT_PROCESSING", "PAYMENT_IN_PROGRESS"), ("FAILED", "BOOKING_FAILED")])  # fmt: skip
+async def test_what_is_not_held_or_still_being_paid_is_not_given_up(
+    customer: Customer, state: str, reason: str
+) -> None:
+    booked = await customer.brought_to(state)
+    with refused("FAILED_PRECONDITION", reason):
+        await customer.cancel(booked)
+
+
+async def test_a_booking_without_seats_is_not_given_up_yet(customer: Customer, unreserved: pb.Booking) -> None:
+    with refused("FAILED_PRECONDITION", "SEATS_REQUIRED"):
+        await customer.cancel(unreserved)
+    await customer.becomes(unreserved, "SEATS_RESERVED", within_seconds=15)
+    assert state_of(await customer.cancel(unreserved)) == "CANCELLED"
+
+
+@pytest.mark.parametrize("state", ["SEATS_RESERVED", "CONFIRMED"])
+async def test_after_departure_nothing_is_given_up(agency: Agency, customer: Customer, state: str) -> None:
+    booked = await customer.brought_to(state)
+    four_days = timedelta(days=4)
+    await agency.set_back(booked, departure_time=four_days, sale_close_time=four_days)
+    before = await agency.rows(booked)
+    for who in (customer, agency.agent()):
+        with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:
+            await who.cancel(booked)
+        assert refusal.info.metadata.keys() == {"departure_time"}
+    assert await agency.rows(booked) == before
+
+
+@pytest.mark.parametrize("reason", BAD_REASONS)
+async def test_a_reason_is_a_short_plain_text(agency: Agency, customer: Customer, reason: str) -> None:
+    booked = await customer.book(await agency.flight())
+    before = await agency.rows(booked)
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await customer.cancel(booked, reason=reason)
+    assert refusal.fields == ["reason"]
+    assert await agency.rows(booked) == before
+
+
+async def test_of_many_who_cancel_at_once_one_does(agency: Agency, customer: Customer) -> None:
+    booked = await customer.confirmed(await agency.flight())
+    results = await at_once(*(customer.cancel(booked, reason=f"R{n}") for n in range(20)))
+    assert outcomes(results) == {"OK": 20}
+    assert len({each.cancel_reason for each in results}) == 1
+    assert (await agency.history(booked)).count("CANCELLED") == 1
+    assert len(await cancellations_of(agency, booked)) == 1
+    await refunded(customer, booked)
+
+
+async def test_the_seats_are_somebody_elses_at_once(agency: Agency, customer: Customer) -> None:
+    """Who waits for them gets them, whatever the first owner tries then."""
+    journey = await agency.two_left()
+    cabin = {"cabin": pb.BUSINESS}
+    booked = await customer.book(journey, "ADULT", "ADULT", **cabin)
+    following = agency.customer()
+    with refused("ABORTED", "SEATS_UNAVAILABLE"):
+        await following.book(journey, "ADULT", "ADULT", **cabin)
+    await customer.cancel(booked)
+
+    async def free() -> bool:
+        return len(await agency.free(journey.flight_id, cabin="BUSINESS")) == 2
+
+    await eventually(free)
+    taken = await following.book(journey, "ADULT", "ADULT", **cabin)
+    await customer.cancel(booked)
+    await asyncio.sleep(0.3)
+    assert without_history(await following.get(taken)) == taken
+    await agency.comes_to_rest([journey])
+
+
+async def test_a_stranger_cancels_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    await a_foreign_booking_is_as_a_missing_one(agency, booked, stranger.cancel)
+    assert without_history(await customer.get(booked)) == booked

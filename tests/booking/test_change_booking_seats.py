@@ -1,0 +1,324 @@
+"""ChangeBookingSeats: all seats for others, or none; and the full time again, as often as the cap allows."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC
+from typing import Final
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from booking_service import bookings
+from booking_service.records import SeatOf
+from services import db
+from tests.booking.agency import (
+    Agency,
+    Customer,
+    a_foreign_booking_is_as_a_missing_one,
+    named_seat,
+    seats_of,
+    state_of,
+    without_history,
+)
+from tests.callers import eventually, refused
+from tests.seat.rules import at_once, outcomes
+
+# Three times the time to pay is the longest life of a hold: two changes.
+VARIABLES: Final = {"SKYHIGH_SEAT_HOLD_LIFE_TTLS": "3"}
+CALL_IS_OVER_SECONDS: Final = bookings.CALL_IS_OVER.total_seconds()
+
+
+async def booked_on(agency: Agency, customer: Customer, *seat_numbers: str, legs: int = 1) -> pb.Booking:
+    """A booking of as many adults, who sit there on each flight."""
+    journey = await agency.journey(legs)
+    seats = [named_seat(flight, number, n) for flight in journey.flight_ids for n, number in enumerate(seat_numbers)]
+    return await customer.book(journey, *["ADULT"] * len(seat_numbers), seats=seats)
+
+
+def hold_of(booking: pb.Booking) -> bookings.Hold:
+    """What the seat service answered who made the booking what it is here."""
+    return bookings.Hold(
+        hold_id=UUID(booking.hold_id),
+        state="HELD",
+        expire_time=booking.expire_time.ToDatetime(UTC),
+        seats=[SeatOf(seat.flight_id, seat.passenger_id, seat.seat_number) for seat in booking.seats],
+    )
+
+
+async def unchanged(agency: Agency, customer: Customer, booking: pb.Booking) -> None:
+    """The booking and its seats are as they were."""
+    assert without_history(await customer.get(booking)) == booking
+    taken = await agency.taken(*(flight.flight_id for flight in booking.flights))
+    assert {(seat.flight_id, seat.seat_number) for seat in booking.seats} <= taken
+
+
+async def test_all_seats_are_exchanged_on_all_flights(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A", "10B", legs=2)
+    changed = await customer.move(booked, "11A", "11B", "12C", "12D")
+    there, back = (flight.flight_id for flight in booked.flights)
+    assert (seats_of(changed, there), seats_of(changed, back)) == (["11A", "11B"], ["12C", "12D"])
+    assert await agency.taken(there, back) == {(there, "11A"), (there, "11B"), (back, "12C"), (back, "12D")}
+    assert (changed.state, changed.hold_id, changed.total) == (pb.Booking.SEATS_RESERVED, booked.hold_id, booked.total)
+    assert without_history(await customer.get(booked)) == changed
+    assert await agency.history(booked) == ["CREATED", "SEATS_RESERVED"]
+    assert await agency.disagreements(there, back) == set()
+
+
+async def test_the_full_time_begins_anew(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    await asyncio.sleep(0.2)
+    changed = await customer.move(booked, "11A")
+    more = changed.expire_time.ToNanoseconds() - booked.expire_time.ToNanoseconds()
+    between = changed.update_time.ToNanoseconds() - booked.update_time.ToNanoseconds()
+    assert abs(more - between) < 1e8
+    end = await agency.seat_database.fetchval("SELECT expire_time FROM holds WHERE hold_id = $1", booked.hold_id)
+    assert changed.expire_time.ToMicroseconds() == round(end.timestamp() * 1e6)
+
+
+async def test_some_may_keep_their_seats(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A", "10B", "10C")
+    changed = await customer.move(booked, "10A", "15D", "10C")
+    assert seats_of(changed) == ["10A", "15D", "10C"]
+    assert await agency.disagreements(booked.flights[0].flight_id) == set()
+
+
+async def test_two_of_a_party_change_places(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A", "10B")
+    assert seats_of(await customer.move(booked, "10B", "10A")) == ["10B", "10A"]
+    assert await agency.disagreements(booked.flights[0].flight_id) == set()
+
+
+async def test_the_time_is_renewed_up_to_a_cap(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    await customer.move(booked, "11A")
+    last = await customer.move(booked, "12A")
+    with refused("FAILED_PRECONDITION", "HOLD_LIMIT_REACHED"):
+        await customer.move(booked, "14A")
+    await unchanged(agency, customer, last)
+
+
+async def test_who_has_no_time_left_to_renew_can_still_pay(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    await customer.move(booked, "11A")
+    last = await customer.move(booked, "12A")
+    await customer.pay(booked)
+    confirmed = await customer.becomes(booked, "CONFIRMED")
+    assert (seats_of(confirmed), confirmed.expire_time) == (["12A"], last.expire_time)
+
+
+@pytest.mark.parametrize("taken_on", [0, 1])
+async def test_one_taken_seat_is_enough_to_keep_all(agency: Agency, customer: Customer, taken_on: int) -> None:
+    booked = await booked_on(agency, customer, "10A", "10B", legs=2)
+    flight_id = booked.flights[taken_on].flight_id
+    await agency.take(flight_id, "11B")
+    with refused("ABORTED", "SEAT_TAKEN") as refusal:
+        await customer.move(booked, "11A", "11B", "11A", "11B")
+    assert (refusal.info.metadata["flight_id"], refusal.info.metadata["seat_number"]) == (flight_id, "11B")
+    await unchanged(agency, customer, booked)
+    assert len(await agency.taken(*(flight.flight_id for flight in booked.flights))) == 5
+
+
+@pytest.mark.parametrize(
+    ("aircraft_type", "types", "before", "after", "code", "reason"),
+    [
+        ("AT72", ["ADULT"], "10A", "13A", "NOT_FOUND", "SEAT_NOT_FOUND"),
+        ("A321", ["ADULT"], "10A", "1A", "FAILED_PRECONDITION", "CABIN_NOT_ALLOWED"),
+        ("AT72", ["CHILD", "ADULT"], "10A", "1A", "FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"),
+        ("AT72", ["ADULT", "INFANT"], "10A", "1A", "FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"),
+        ("AT72", ["ADULT", "INFANT"], "10A", "2A", "FAILED_PRECONDITION", "INFANT_NOT_ALLOWED"),
+    ],
+)
+async def test_a_seat_that_is_not_for_its_passenger_is_refused(
+    agency: Agency,
+    customer: Customer,
+    aircraft_type: str,
+    types: list[str],
+    before: str,
+    after: str,
+    code: str,
+    reason: str,
+) -> None:
+    journey = await agency.flight(aircraft_type=aircraft_type)
+    booked = await customer.book(journey, *types, seats=[named_seat(journey.flight_id, before)])
+    with refused(code, reason):
+        await customer.move(booked, after, *seats_of(booked)[1:])
+    await unchanged(agency, customer, booked)
+
+
+async def test_a_flight_that_will_not_leave_has_no_other_seats(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    await agency.close(booked.flights[0].flight_id)
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
+        await customer.move(booked, "11A")
+    await unchanged(agency, customer, booked)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("PAYMENT_PROCESSING", "PAYMENT_IN_PROGRESS"),
+        ("CONFIRMED", "BOOKING_CONFIRMED"),
+        ("FAILED", "BOOKING_FAILED"),
+        ("CANCELLED", "BOOKING_CANCELLED"),
+    ],
+)
+async def test_seats_are_changed_only_while_they_are_reserved(
+    agency: Agency, customer: Customer, state: str, reason: str
+) -> None:
+    booked = await customer.brought_to(state)
+    (flight,) = booked.flights
+    before = await agency.taken(flight.flight_id)
+    with refused("FAILED_PRECONDITION", reason):
+        await customer.move(booked, "19D")
+    assert (flight.flight_id, "19D") not in await agency.taken(flight.flight_id)
+    if state == "CONFIRMED":
+        assert await agency.taken(flight.flight_id) == before
+
+
+async def test_a_booking_without_seats_has_none_to_change(customer: Customer, unreserved: pb.Booking) -> None:
+    seat = pb.BookedSeat(
+        flight_id=unreserved.flights[0].flight_id,
+        seat_number="11A",
+        passenger_id=unreserved.passengers[0].passenger_id,
+    )
+    with refused("FAILED_PRECONDITION", "SEATS_REQUIRED"):
+        await customer.change(unreserved, seat)
+
+
+async def test_everybody_needs_a_seat_on_every_flight_and_nobody_else_gets_one(
+    agency: Agency, customer: Customer
+) -> None:
+    journey = await agency.journey(2)
+    booked = await customer.book(journey, "ADULT", "ADULT", "INFANT")
+    one, other, infant = (passenger.passenger_id for passenger in booked.passengers)
+    there, back = journey.flight_ids
+
+    def seat(flight_id: str, seat_number: str, passenger_id: str) -> pb.BookedSeat:
+        return pb.BookedSeat(flight_id=flight_id, seat_number=seat_number, passenger_id=passenger_id)
+
+    good = [seat(flight, number, name) for flight in (there, back) for number, name in (("10A", one), ("10B", other))]
+    for wrong, field in (
+        (good[:3], "seats"),
+        ([*good, seat(back, "10C", infant)], "seats[4]"),
+        ([*good[:3], seat(back, "10C", f"{one}0")], "seats[3]"),
+        ([*good[:3], seat("SH101-2026-12-01", "10C", other)], "seats[3]"),
+        ([*good[:3], seat(back, "10C", one)], "seats"),
+        ([*good[:3], seat(back, "10A", other)], "seats"),
+        ([], "seats"),
+        (good * 10, "seats"),
+    ):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+            await customer.change(booked, *wrong)
+        assert field in refusal.fields
+        await unchanged(agency, customer, booked)
+    await customer.change(booked, *good)
+
+
+async def test_a_repeat_renews_the_time_once(agency: Agency, customer: Customer, request_id: str) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    first = await customer.move(booked, "11A", request_id=request_id)
+    before = await agency.rows(booked)
+    for again in await at_once(*(customer.move(booked, "11A", request_id=request_id) for _ in range(10))):
+        assert again == first
+    assert await agency.rows(booked) == before
+    await customer.move(booked, "12A")
+    assert await customer.move(booked, "11A", request_id=request_id) == first
+    assert seats_of(await customer.get(booked)) == ["12A"]
+
+
+async def test_repeats_at_once_change_once(agency: Agency, customer: Customer, request_id: str) -> None:
+    """More changes than the cap allows would be refused."""
+    booked = await booked_on(agency, customer, "10A")
+    answers = await at_once(*(customer.move(booked, "11A", request_id=request_id) for _ in range(20)))
+    assert outcomes(answers) == {"OK": 20}
+    assert {answer.SerializeToString(deterministic=True) for answer in answers} == {
+        answers[0].SerializeToString(deterministic=True)
+    }
+    await customer.move(booked, "12A")
+
+
+async def test_a_stranger_changes_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    for who in (stranger, agency.agent()):
+        await a_foreign_booking_is_as_a_missing_one(agency, booked, lambda booking, who=who: who.move(booking, "11A"))
+    await unchanged(agency, customer, booked)
+
+
+async def test_of_many_who_want_the_same_seat_one_gets_it(agency: Agency) -> None:
+    journey = await agency.flight()
+    customers = [agency.customer() for _ in range(10)]
+    booked = [await customer.book(journey) for customer in customers]
+    results = await at_once(
+        *(customer.move(booking, "19D") for customer, booking in zip(customers, booked, strict=True))
+    )
+    assert outcomes(results) == {"OK": 1, "SEAT_TAKEN": 9}
+    for customer, booking, result in zip(customers, booked, results, strict=True):
+        await unchanged(agency, customer, booking if isinstance(result, grpc.aio.AioRpcError) else result)
+    assert len(await agency.taken(journey.flight_id)) == 10
+    await agency.comes_to_rest([journey])
+
+
+async def test_changes_at_once_leave_the_seats_of_the_last(agency: Agency, customer: Customer) -> None:
+    """Two of them, as the cap allows; what the seat service decided last is what the booking has."""
+    wishes = [["11A", "11B"] * 2, ["12C", "12D"] * 2]
+    for _ in range(10):
+        booked = await booked_on(agency, customer, "10A", "10B", legs=2)
+        results = await at_once(*(customer.move(booked, *wish) for wish in wishes))
+        assert outcomes(results) == {"OK": 2}
+        flight_ids = [flight.flight_id for flight in booked.flights]
+        assert seats_of(await customer.get(booked)) in wishes
+        assert await agency.disagreements(*flight_ids) == set()
+        assert len(await agency.taken(*flight_ids)) == 4
+
+
+async def test_an_answer_of_the_seat_service_that_comes_late_undoes_nothing(agency: Agency, customer: Customer) -> None:
+    booked = await booked_on(agency, customer, "10A")
+    late = hold_of(await customer.move(booked, "11A"))
+    last = await customer.move(booked, "12A")
+    async with db.transaction(agency.pool) as conn:
+        assert await bookings.adopt(conn, UUID(booked.booking_id), late)
+    await unchanged(agency, customer, last)
+
+
+async def test_a_change_whose_caller_died_is_followed(agency: Agency, customer: Customer) -> None:
+    """The seat service has decided, and nobody was left to write it down."""
+    booked = await booked_on(agency, customer, "10A")
+    await customer.move(booked, "11A")
+    seat = seat_pb.SeatAssignment(
+        flight_id=booked.flights[0].flight_id, seat_number="12A", passenger_id=booked.passengers[0].passenger_id
+    )
+    await agency.seats.service().ChangeHoldSeats(
+        seat_pb.ChangeHoldSeatsRequest(hold_id=booked.hold_id, seats=[seat], request_id=str(uuid4()))
+    )
+    assert seats_of(await customer.get(booked)) == ["11A"]
+
+    async def followed() -> bool:
+        return seats_of(await customer.get(booked)) == ["12A"]
+
+    await eventually(followed, within_seconds=CALL_IS_OVER_SECONDS + 5)
+
+
+async def test_who_changes_and_gives_up_at_once_has_nothing_left(agency: Agency) -> None:
+    for _ in range(5):
+        customer, journey = agency.customer(), await agency.flight()
+        booked = await customer.book(journey)
+        changed, cancelled = await at_once(customer.move(booked, "19D"), customer.cancel(booked))
+        assert state_of(cancelled) == "CANCELLED"
+        assert outcomes([changed]).keys() <= {"OK", "BOOKING_CANCELLED"}
+        await agency.comes_to_rest([journey])
+        assert await agency.taken(journey.flight_id) == set()
+
+
+async def test_who_changes_and_pays_at_once_gets_what_was_decided_first(agency: Agency) -> None:
+    for _ in range(5):
+        customer, journey = agency.customer(), await agency.flight()
+        booked = await customer.book(journey, seats=[named_seat(journey.flight_id, "10A")])
+        changed, paid = await at_once(customer.move(booked, "19D"), customer.pay(booked))
+        assert outcomes([paid]) == {"OK": 1}
+        confirmed = await customer.becomes(booked, "CONFIRMED")
+        assert seats_of(confirmed) == (["19D"] if outcomes([changed]) == {"OK": 1} else ["10A"])
+        await agency.comes_to_rest([journey])

@@ -1,0 +1,88 @@
+"""GetBooking: a booking as it is, with its history."""
+
+from __future__ import annotations
+
+import time
+
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+from tests.booking.agency import Agency, Customer, a_foreign_booking_is_as_a_missing_one, seats_of, state_of
+from tests.callers import refused
+
+Transition = tuple[str, str, str, str]
+
+
+def transitions(booking: pb.Booking) -> list[Transition]:
+    """Its history: from, to, who and why."""
+    name = pb.Booking.State.Name
+    return [(name(each.from_state), name(each.to_state), each.actor, each.reason) for each in booking.history]
+
+
+async def test_a_confirmed_booking_tells_how_it_came_about(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    found = await customer.confirmed(journey)
+    assert transitions(found) == [
+        ("STATE_UNSPECIFIED", "CREATED", customer.name, "CREATED"),
+        ("CREATED", "SEATS_RESERVED", "booking", "SEATS_HELD"),
+        ("SEATS_RESERVED", "PAYMENT_PENDING", customer.name, "SUBMITTED"),
+        ("PAYMENT_PENDING", "PAYMENT_PROCESSING", "booking", "PROCESSING"),
+        ("PAYMENT_PROCESSING", "CONFIRMED", "booking", "PAID"),
+    ]
+    times = [each.time.ToNanoseconds() for each in found.history]
+    assert times == sorted(times)
+    assert found.create_time.ToNanoseconds() <= times[0]
+    assert (found.payment_attempts, found.max_payment_attempts, found.last_error) == (1, 3, "")
+
+
+async def test_a_cancelled_booking_tells_who_gave_it_up_and_why(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    await agency.agent("desk").cancel(booked, reason="CUSTOMER CALLED")
+    found = await customer.get(booked)
+    assert transitions(found)[-1] == ("SEATS_RESERVED", "CANCELLED", "agent:desk", "CUSTOMER CALLED")
+    assert (found.cancel_reason, seats_of(found)) == ("CUSTOMER CALLED", seats_of(booked))
+
+
+async def test_the_time_that_is_left_is_right_to_the_second(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    held_since = booked.create_time.ToNanoseconds() / 1e9
+    for _ in range(3):
+        found = await customer.get(booked)
+        assert found.expire_time == booked.expire_time
+        left = found.expire_time.ToNanoseconds() / 1e9 - time.time()
+        assert abs(left - (held_since + 900 - time.time())) < 1
+
+
+async def test_an_order_without_seats_shows_none_as_long_as_it_has_none(
+    customer: Customer, unreserved: pb.Booking
+) -> None:
+    """What it asks for is a plan, and no promise."""
+    found = await customer.get(unreserved)
+    assert (state_of(found), list(found.seats), found.hold_id) == ("CREATED", [], "")
+    assert not found.HasField("expire_time")
+
+
+async def test_an_agent_sees_every_booking(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    assert await agency.agent().get(booked) == await customer.get(booked)
+
+
+async def test_a_stranger_sees_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    await a_foreign_booking_is_as_a_missing_one(agency, booked, stranger.get)
+
+
+async def test_a_customer_does_not_see_what_an_agent_booked(agency: Agency, customer: Customer) -> None:
+    booked = await agency.agent().book(await agency.flight())
+    await a_foreign_booking_is_as_a_missing_one(agency, booked, customer.get)
+
+
+async def test_the_case_of_an_id_does_not_matter(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    assert (await customer.get(pb.Booking(booking_id=booked.booking_id.upper()))).booking_id == booked.booking_id
+
+
+async def test_passengers_and_services_have_no_bookings(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    for caller in (agency.bookings.passenger(), agency.bookings.service("checkin"), agency.bookings.operations()):
+        with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
+            await Customer(agency, caller).get(booked)

@@ -1,0 +1,99 @@
+"""WatchBooking: a booking as it is, then after each change, and heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from uuid import uuid4
+
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+from tests.booking.agency import Agency, Customer, seats_of, state_of, without_history
+from tests.callers import refused
+
+VARIABLES: Final = {"SKYHIGH_BOOKING_HEARTBEAT_SECONDS": "0.6", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.02"}
+WAYS: Final = ["SEATS_RESERVED", "PAYMENT_PENDING", "PAYMENT_PROCESSING", "CONFIRMED"]
+
+
+@asynccontextmanager
+async def watching(watcher: Customer, booking: pb.Booking) -> AsyncIterator[Any]:
+    """The stream of a booking, within the block and ten seconds."""
+    stream = watcher.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id))
+    try:
+        async with asyncio.timeout(10):
+            yield stream
+    finally:
+        stream.cancel()
+
+
+async def next_change(stream: Any) -> pb.Booking:
+    """What the next message shows that is no heartbeat."""
+    while True:
+        update = await stream.read()
+        if update.HasField("booking"):
+            booking: pb.Booking = update.booking
+            return booking
+
+
+async def states(watcher: Customer, booking: pb.Booking, *, until: str) -> list[str]:
+    """The states that are shown, each once, up to this one."""
+    seen: list[str] = []
+    async with watching(watcher, booking) as stream:
+        while seen[-1:] != [until]:
+            state = state_of(await next_change(stream))
+            if seen[-1:] != [state]:
+                seen.append(state)
+    return seen
+
+
+async def test_it_begins_with_the_booking_as_it_is(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.journey(2), "ADULT", "CHILD")
+    async with watching(customer, booked) as stream:
+        assert await next_change(stream) == booked == without_history(await customer.get(booked))
+
+
+async def test_all_who_watch_see_the_way_to_the_confirmation(agency: Agency, customer: Customer) -> None:
+    """One that falls behind may skip a state; none goes back."""
+    booked = await customer.book(await agency.flight())
+    watchers = [customer, customer, agency.agent()]
+    watched = [asyncio.create_task(states(each, booked, until="CONFIRMED")) for each in watchers]
+    await asyncio.sleep(0.2)
+    await customer.pay(booked)
+    for seen in await asyncio.gather(*watched):
+        assert seen == [state for state in WAYS if state in seen]
+        assert seen[0] == "SEATS_RESERVED"
+
+
+async def test_other_seats_and_the_new_end_are_shown(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    async with watching(customer, booked) as stream:
+        assert await next_change(stream) == booked
+        changed = await customer.move(booked, "19D")
+        shown = await next_change(stream)
+        assert seats_of(shown) == ["19D"]
+        assert shown.expire_time == changed.expire_time
+
+
+async def test_the_end_is_shown_to_who_comes_late(agency: Agency, customer: Customer) -> None:
+    booked = await customer.brought_to("CANCELLED")
+    assert await states(customer, booked, until="CANCELLED") == ["CANCELLED"]
+
+
+async def test_a_quiet_one_shows_that_the_stream_lives(agency: Agency, customer: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    async with watching(customer, booked) as stream:
+        assert (await stream.read()).HasField("booking")
+        for _ in range(2):
+            assert (await stream.read()).HasField("heartbeat")
+
+
+async def test_a_stranger_sees_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+    booked = await customer.book(await agency.flight())
+    statuses = []
+    for booking_id in (booked.booking_id, str(uuid4())):
+        with refused("NOT_FOUND", "BOOKING_NOT_FOUND") as refusal:
+            await states(stranger, pb.Booking(booking_id=booking_id), until="CONFIRMED")
+        statuses.append(refusal.status)
+    assert statuses[0] == statuses[1]

@@ -1,0 +1,192 @@
+"""booking.confirmed and booking.cancelled: on the manifests and off them again, in any order of the news (BKG-7)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import timedelta
+
+import pytest
+from google.protobuf.message import Message
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.checkin.v1 import events_pb2 as checkin_events
+from skyhigh.payment.v1 import payment_service_pb2
+
+from checkin_service import handlers
+from services import db
+from services.inbox import Handler
+from tests.callers import refused
+from tests.checkin.airport import HOUR, Airport
+from tests.checkin.parties import booked, log_in, party
+from tests.instances import Database
+from tests.seat.rules import at_once
+
+Intent = payment_service_pb2.PaymentIntent
+
+
+async def manifest(database: Database, *flight_ids: str) -> dict[str, list[str]]:
+    """Who is on flights: passenger ids by flight."""
+    rows = await database.fetch(
+        "SELECT flight_id, passenger_id FROM passengers WHERE flight_id = ANY($1) ORDER BY passenger_id", flight_ids
+    )
+    return {flight: [row["passenger_id"] for row in rows if row["flight_id"] == flight] for flight in flight_ids}
+
+
+async def test_who_has_booked_logs_in_at_once_and_checks_in(airport: Airport, checkin_database: Database) -> None:
+    onward = f"SH{secrets.token_hex(4)}-2026-12-02"
+    its = party(booked(airport.flight_id), booked(onward, departs_in_seconds=30 * HOUR, number="SH202"))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    trip = await log_in(airport, its.confirmed.pnr.lower(), "Mueller")
+    assert [(each.given_name, pb.PassengerType.Name(each.type)) for each in trip.passengers] == [
+        ("Zoë", "ADULT"),
+        ("Max", "CHILD"),
+        ("Ada", "INFANT"),
+    ]
+    assert [(each.flight_id, each.flight_number, each.cabin) for each in trip.passengers[0].segments] == [
+        (airport.flight_id, "SH101", pb.ECONOMY),
+        (onward, "SH202", pb.ECONOMY),
+    ]
+    facts = its.confirmed.flights[1]
+    segment = trip.passengers[0].segments[1]
+    assert segment.departure_time == facts.departure_time
+    assert segment.check_in_open_time.ToDatetime() == facts.departure_time.ToDatetime() - timedelta(hours=30)
+    assert segment.check_in_close_time.ToDatetime() == facts.departure_time.ToDatetime() - timedelta(minutes=50)
+    adult, infant = its.traveller(airport, 0), its.traveller(airport, 1)
+    assert (await adult.completed(20)).state == pb.CheckIn.COMPLETED
+    await infant.start(hold_id="")
+    assert (await infant.declare()).state == pb.CheckIn.COMPLETED
+    boarding_pass = await adult.desk.GetBoardingPass(pb.GetBoardingPassRequest(checkin_id=adult.checkin_id))
+    assert boarding_pass.pnr == its.confirmed.pnr
+
+
+@pytest.mark.parametrize(
+    ("cabin", "fare"),
+    [("ECONOMY", "STANDARD"), ("PREMIUM_ECONOMY", "STANDARD"), ("BUSINESS", "BUSINESS"), ("FIRST", "BUSINESS")],
+)
+async def test_the_fare_is_the_cabins(airport: Airport, cabin: str, fare: str) -> None:
+    its = party(booked(airport.flight_id), cabin=cabin)
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    adult = its.confirmed.passengers[0]
+    found = await airport.checkin.service().GetPassenger(
+        pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id=adult.passenger_id)
+    )
+    assert (found.fare, pb.Cabin.Name(found.cabin)) == (fare, cabin)
+    assert (found.contact_email, list(found.special_services)) == (its.confirmed.contact_email, ["INFT"])
+
+
+async def test_what_is_known_of_a_flight_and_a_passenger_stays(airport: Airport, checkin_database: Database) -> None:
+    its = party(booked(airport.flight_id))
+    adult = its.confirmed.passengers[0]
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    # At the desk somebody learned what she needs.
+    await airport.imported(
+        pb.ManifestPassenger(
+            passenger_id=adult.passenger_id,
+            pnr=its.confirmed.pnr,
+            given_name=adult.given_name,
+            last_name=adult.last_name,
+            special_services=["WCHR"],
+        )
+    )
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    found = await airport.checkin.service().GetPassenger(
+        pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id=adult.passenger_id)
+    )
+    assert "WCHR" in found.special_services
+    gate = "SELECT gate FROM flights WHERE flight_id = $1"
+    assert await checkin_database.fetchval(gate, airport.flight_id) == "A12"
+
+
+async def test_who_cancels_is_taken_off_and_its_check_ins_with_it(airport: Airport, checkin_database: Database) -> None:
+    onward = f"SH{secrets.token_hex(4)}-2026-12-02"
+    its = party(booked(airport.flight_id), booked(onward, departs_in_seconds=30 * HOUR))
+    other = await airport.traveller("OTHER")
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    adult, infant, child = (its.traveller(airport, n) for n in range(3))
+    paid = await adult.completed(30)
+    assert paid.fee.units > 0
+    await infant.start(hold_id="")
+    await child.start(seat_number="25A")
+    await other.start()
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    for each in (adult, infant, child):
+        row = await airport.row(each)
+        assert (row.state, row.cancel_reason) == ("CANCELLED", "BOOKING_CANCELLED")
+        (told,) = await airport.told(each, "checkin.cancelled.v1", checkin_events.CheckInCancelled)
+        assert told.reason == "BOOKING_CANCELLED"
+        await airport.at_rest(each)
+    assert [each.state for each in airport.payments.of(adult.checkin_id)] == [Intent.REFUNDED]
+    assert (await adult.seat(), await child.seat()) == ("", "")
+    assert await manifest(checkin_database, airport.flight_id, onward) == {airport.flight_id: ["OTHER"], onward: []}
+    assert (await other.get()).state == pb.CheckIn.INITIATED
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await log_in(airport, its.confirmed.pnr, "Müller")
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await child.start(seat_number="26A")
+
+
+async def test_news_of_the_confirmation_that_comes_later_changes_nothing(
+    airport: Airport, checkin_database: Database
+) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: []}
+
+
+async def test_both_at_once_and_often_end_in_the_same(airport: Airport, checkin_database: Database) -> None:
+    async def apply(handle: Handler, event: Message) -> None:
+        async with db.transaction(airport.pool) as conn:
+            await handle(conn, event)
+
+    for _ in range(30):
+        onward = f"SH{secrets.token_hex(4)}-2026-12-02"
+        its = party(booked(onward), booked(airport.flight_id))
+        results = await at_once(
+            *(apply(handlers.on_booking_confirmed, its.confirmed) for _ in range(2)),
+            apply(handlers.on_booking_cancelled, its.cancelled),
+        )
+        assert [each for each in results if each is not None] == []
+        assert await manifest(checkin_database, airport.flight_id, onward) == {airport.flight_id: [], onward: []}
+
+
+async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, checkin_database: Database) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    child = its.traveller(airport, 2)
+    await child.seats.confirm(await child.hold("14C"))
+    async with airport.in_the_middle_of(handlers.on_booking_cancelled, its.cancelled):
+        started = asyncio.ensure_future(child.start(hold_id=""))
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await started
+    assert await checkin_database.fetchval("SELECT count(*) FROM check_ins WHERE pnr = $1", child.pnr) == 0
+
+
+async def test_who_begins_a_check_in_at_this_moment_is_cancelled_or_too_late(
+    airport: Airport, checkin_database: Database
+) -> None:
+    for n in range(10):
+        its = party(booked(airport.flight_id))
+        await airport.tell("booking.confirmed.v1", its.confirmed)
+        child = its.traveller(airport, 2)
+        hold = await child.hold(f"{14 + n}A")
+        await at_once(child.start(hold_id=hold.hold_id), airport.tell("booking.cancelled.v1", its.cancelled))
+        left = "SELECT count(*) FROM check_ins WHERE passenger_id = $1 AND state <> 'CANCELLED'"
+        assert await checkin_database.fetchval(left, child.passenger_id) == 0
+
+
+async def test_who_is_on_board_stays_on_the_manifest(airport: Airport, checkin_database: Database) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    child = its.traveller(airport, 2)
+    await child.completed(10)
+    await checkin_database.execute(
+        """
+        UPDATE flights SET departure_time = now() - interval '1 h', arrival_time = now() + interval '1 h'
+        WHERE flight_id = $1
+        """,
+        airport.flight_id,
+    )
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    assert (await child.get()).state == pb.CheckIn.COMPLETED
+    assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: [child.passenger_id]}
