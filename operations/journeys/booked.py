@@ -138,7 +138,10 @@ async def _search(customer: Gateway) -> tuple[list[Flight], str]:
                     f"for {_money(found['totalPrice'])}",
                 )
                 return found["flights"], found["itineraryId"]
-    raise JourneyFailed(f"search: of {len(flights)} flights no two connect that can be checked in now")
+    raise JourneyFailed(
+        f"search: of {len(flights)} flights no two connect that can be checked in now; "
+        "SKYHIGH_FLIGHT_HORIZON_DAYS says how far the schedule goes"
+    )
 
 
 async def _next_flights(customer: Gateway, *, until: datetime) -> list[Flight]:

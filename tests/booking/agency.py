@@ -37,7 +37,7 @@ AT_REST_SECONDS: Final = 10
 SEATS_AT_ONCE: Final = 9
 # The provider takes longer than any test.
 UNDECIDED: Final = ProviderBehaviour(decision_delay_seconds=60)
-GIVEN_NAMES: Final = ("Ada", "Émilie", "Mary Jane", "O’Brien", "Anne-Marie", "Zoë", "Łucja", "Ngozi", "Sofía")
+GIVEN_NAMES: Final = ("Ada", "Émilie", "Mary Jane", "O’Brien", "Anne-Marie", "Zoë", "Łucja", "Ngozi", "Sofía")  # noqa: RUF001
 
 MESSAGES: Final[dict[str, Any]] = {
     "booking.confirmed.v1": events_pb2.BookingConfirmed,
@@ -316,6 +316,13 @@ class Agency:
         await asyncio.gather(
             *(self.take(flight_id, *taken[n : n + SEATS_AT_ONCE]) for n in range(0, len(taken), SEATS_AT_ONCE))
         )
+
+    async def get_flight(self, flight_id: str) -> flight_pb.Flight:
+        """A flight as the schedule has it."""
+        found: flight_pb.Flight = await self.flights.anybody("").GetFlight(
+            flight_pb.GetFlightRequest(flight_id=flight_id)
+        )
+        return found
 
     async def take(self, flight_id: str, *seat_numbers: str) -> seat_pb.Hold:
         """Has somebody else take these seats."""

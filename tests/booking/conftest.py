@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -18,11 +19,11 @@ from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from booking_service.service import BOOKING_SERVICE
-from deploy.mocks.payment_provider import PaymentProvider, ProviderSettings, serving
+from deploy.mocks.payment_provider import ProviderSettings, serving
 from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services import db
-from tests.booking.agency import Agency, Customer, asked, named_seat, state_of
+from tests.booking.agency import Agency, Customer, asked, keyed, named_seat, state_of
 from tests.callers import refused
 from tests.instances import connected, database_with, running
 from tests.payment.conftest import PROMPT, nobodys_port, paying
@@ -98,7 +99,7 @@ async def unreserved(world: World, agency: Agency, customer: Customer) -> pb.Boo
     away = agency.variables | {"SKYHIGH_SEAT_ADDRESS": f"127.0.0.1:{nobodys_port()}"}
     async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:
         # Every seat is named, so that none is asked for before the booking is written.
-        request = asked(journey, seats=[named_seat(journey.flight_id, "10A")])
+        request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), str(uuid4()))
         with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
             await Customer(agency, bookings.customer(customer.name.removeprefix("customer:"))).desk.CreateBooking(
                 request

@@ -112,7 +112,9 @@ async def test_a_repeat_succeeds_and_changes_nothing(agency: Agency, customer: C
     assert await agency.rows(booked) == before
 
 
-@pytest.mark.parametrize(("state", "reason"), [("PAYMENT_PROCESSING", "PAYMENT_IN_PROGRESS"), ("FAILED", "BOOKING_FAILED")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "reason"), [("PAYMENT_PROCESSING", "PAYMENT_IN_PROGRESS"), ("FAILED", "BOOKING_FAILED")]
+)
 async def test_what_is_not_held_or_still_being_paid_is_not_given_up(
     customer: Customer, state: str, reason: str
 ) -> None:

@@ -123,29 +123,23 @@ async def test_one_taken_seat_is_enough_to_keep_all(agency: Agency, customer: Cu
 
 
 @pytest.mark.parametrize(
-    ("aircraft_type", "types", "before", "after", "code", "reason"),
+    ("aircraft_type", "wish", "refusal"),
     [
-        ("AT72", ["ADULT"], "10A", "13A", "NOT_FOUND", "SEAT_NOT_FOUND"),
-        ("A321", ["ADULT"], "10A", "1A", "FAILED_PRECONDITION", "CABIN_NOT_ALLOWED"),
-        ("AT72", ["CHILD", "ADULT"], "10A", "1A", "FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"),
-        ("AT72", ["ADULT", "INFANT"], "10A", "1A", "FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"),
-        ("AT72", ["ADULT", "INFANT"], "10A", "2A", "FAILED_PRECONDITION", "INFANT_NOT_ALLOWED"),
+        ("AT72", ("13A", "ADULT"), ("NOT_FOUND", "SEAT_NOT_FOUND")),
+        ("A321", ("1A", "ADULT"), ("FAILED_PRECONDITION", "CABIN_NOT_ALLOWED")),
+        ("AT72", ("1A", "CHILD", "ADULT"), ("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED")),
+        ("AT72", ("1A", "ADULT", "INFANT"), ("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED")),
+        ("AT72", ("2A", "ADULT", "INFANT"), ("FAILED_PRECONDITION", "INFANT_NOT_ALLOWED")),
     ],
 )
 async def test_a_seat_that_is_not_for_its_passenger_is_refused(
-    agency: Agency,
-    customer: Customer,
-    aircraft_type: str,
-    types: list[str],
-    before: str,
-    after: str,
-    code: str,
-    reason: str,
+    agency: Agency, customer: Customer, aircraft_type: str, wish: tuple[str, ...], refusal: tuple[str, str]
 ) -> None:
+    seat_number, *types = wish
     journey = await agency.flight(aircraft_type=aircraft_type)
-    booked = await customer.book(journey, *types, seats=[named_seat(journey.flight_id, before)])
-    with refused(code, reason):
-        await customer.move(booked, after, *seats_of(booked)[1:])
+    booked = await customer.book(journey, *types, seats=[named_seat(journey.flight_id, "10A")])
+    with refused(*refusal):
+        await customer.move(booked, seat_number, *seats_of(booked)[1:])
     await unchanged(agency, customer, booked)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
@@ -34,10 +34,10 @@ BAD_CODES: Final = [
     "00 00",
     "00000\n",
     "00000\x00",
-    "٠٠٠٠٠",
-    "０００００",
-    "1e100",
-]  # noqa: RUF001
+    "٠٠٠٠٠",  # noqa: RUF001
+    "０００００",  # noqa: RUF001
+    "0" * 10_240,
+]
 
 
 async def confirmation_of(agency: Agency, booking: pb.Booking) -> Any:
@@ -152,7 +152,7 @@ async def test_a_payment_that_fails_frees_the_seats(agency: Agency, customer: Cu
     await customer.book(journey, seats=[named_seat(journey.flight_id, *seats_of(booked))])
 
 
-@pytest.mark.parametrize("code", [*BAD_CODES, "0" * 10_240])
+@pytest.mark.parametrize("code", BAD_CODES)
 async def test_a_code_has_five_digits(agency: Agency, customer: Customer, code: str) -> None:
     booked = await customer.book(await agency.flight())
     before = await agency.rows(booked)

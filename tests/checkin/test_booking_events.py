@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
@@ -12,8 +13,10 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1 import events_pb2 as checkin_events
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import handlers
+from checkin_service import checkins, handlers
+from checkin_service.peers import Seat
 from services import db
+from services.db import Conn
 from services.inbox import Handler
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport
@@ -160,6 +163,35 @@ async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, check
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await started
     assert await checkin_database.fetchval("SELECT count(*) FROM check_ins WHERE pnr = $1", child.pnr) == 0
+
+
+async def test_who_began_a_moment_before_is_found(airport: Airport, checkin_database: Database) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    child = its.traveller(airport, 2)
+    hold = await child.seats.confirm(await child.hold("14C"))
+
+    async def begin(conn: Conn, _: Message) -> None:
+        """As StartCheckIn writes it."""
+        entry = "SELECT FROM passengers WHERE flight_id = $1 AND passenger_id = $2 FOR SHARE"
+        await conn.execute(entry, airport.flight_id, child.passenger_id)
+        begun = await checkins.start(
+            conn,
+            flight_id=airport.flight_id,
+            passenger_id=child.passenger_id,
+            pnr=child.pnr,
+            allowance_grams=25_000,
+            seat=Seat("14C", UUID(hold.hold_id), None),
+            actor="test",
+        )
+        assert begun is not None
+
+    async with airport.in_the_middle_of(begin, its.confirmed):
+        told = asyncio.ensure_future(airport.tell("booking.cancelled.v1", its.cancelled))
+    await told
+    live = "SELECT count(*) FROM check_ins WHERE passenger_id = $1 AND state <> 'CANCELLED'"
+    assert await checkin_database.fetchval(live, child.passenger_id) == 0
+    assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: []}
 
 
 async def test_who_begins_a_check_in_at_this_moment_is_cancelled_or_too_late(

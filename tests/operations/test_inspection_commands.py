@@ -131,6 +131,20 @@ def test_every_event_of_the_contract_is_readable() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("booking.confirmed.v1", "BookingConfirmed"),
+        ("booking.cancelled.v1", "BookingCancelled"),
+        ("flight.cancelled.v1", "FlightCancelled"),
+    ],
+)
+def test_events_of_bookings_and_flights_are_readable(key: str, name: str) -> None:
+    kind = message_type(key)
+    assert kind is not None
+    assert kind.DESCRIPTOR.name == name
+
+
+@pytest.mark.parametrize(
     "key", ["", "seat", "seat.unheard.v1", "nobody.released.v1", "../x.y.v1", "seat.released.v1.x"]
 )
 def test_what_cannot_be_read_shows_only_its_size(key: str) -> None:

@@ -136,6 +136,11 @@ async def test_ten_seats_of_one_of_several_flights_are_too_many(agent: Caller, f
     assert refusal.fields == ["seats"]
 
 
+async def test_hundreds_of_seats_are_too_many(agent: Caller) -> None:
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await agent.hold_seats(*(seat(f"SH{n}-2026-12-01", "20A") for n in range(500)))
+
+
 async def test_a_passenger_twice_on_a_flight_is_malformed(agent: Caller, flight: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P1"))

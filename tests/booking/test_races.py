@@ -1,0 +1,142 @@
+"""Many who want the same seats at once: each party gets all that it asks for, or nothing (SPEC sections 8 and 11)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import Any, Final
+
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+from tests.booking.agency import Agency, Customer, Journey, asked, named_seat, seats_of, state_of
+from tests.seat.rules import answers, at_once, outcomes
+
+# More of them than every day: SKYHIGH_TEST_ROUNDS says how many.
+ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "10"))
+AT_ONCE_SECONDS: Final = 2
+# By letter, of the four rows of the business class.
+BUSINESS: Final = [f"{row}{letter}" for row in range(1, 5) for letter in "ACDF"]
+LOST: Final = {"SEAT_TAKEN", "SEATS_UNAVAILABLE"}
+
+
+async def timed(call: Any) -> tuple[Any, float]:
+    """The result of a call, be it a refusal, and how long it took."""
+    begun = time.monotonic()
+    (result,) = await at_once(call)
+    return result, time.monotonic() - begun
+
+
+async def one_wins_whole(agency: Agency, journey: Journey, *requests: pb.CreateBookingRequest) -> None:
+    """Of customers who each want the last two seats of a flight one gets both, and the others are told so at once."""
+    results = await asyncio.gather(*(timed(agency.customer().desk.CreateBooking(request)) for request in requests))
+    counted = outcomes([result for result, _ in results])
+    assert counted["OK"] == 1, counted
+    assert counted.keys() - {"OK"} <= LOST, counted
+    assert max(seconds for _, seconds in results) < AT_ONCE_SECONDS
+    (won,) = answers([result for result, _ in results])
+    for flight_id in journey.flight_ids:
+        assert len(set(seats_of(won, flight_id))) == 2
+
+
+@pytest.mark.timeout(30 + 2 * ROUNDS)
+async def test_of_two_who_want_the_last_two_seats_one_gets_both(agency: Agency) -> None:
+    """Side by side or far apart, named or not."""
+    chosen = random.Random(1)
+    for number in range(ROUNDS):
+        left = chosen.sample(BUSINESS, 2)
+        journey = await agency.two_left(*left)
+        named = [
+            [named_seat(journey.flight_id, seat, n) for n, seat in enumerate(seats)] for seats in (left, left[::-1])
+        ]
+        wishes = [named, [[], []], [named[0], []]][number % 3]
+        await one_wins_whole(
+            agency,
+            journey,
+            *(asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS, seats=seats) for seats in wishes),
+        )
+        assert len(await agency.free(journey.flight_id, cabin="BUSINESS")) == 0
+        assert len(await agency.taken(journey.flight_id)) == len(BUSINESS)
+        assert await agency.disagreements(journey.flight_id) == set()
+        assert await agency.violations(journey.flight_id) == []
+
+
+async def test_of_many_who_want_the_last_two_seats_one_gets_both(agency: Agency) -> None:
+    journey = await agency.two_left("1A", "4F")
+    request = asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
+    await one_wins_whole(agency, journey, *[request] * 20)
+    await agency.comes_to_rest([journey])
+
+
+@pytest.mark.parametrize("short_leg", [0, 1])
+async def test_itineraries_that_meet_on_the_last_two_seats_are_whole_or_nothing(agency: Agency, short_leg: int) -> None:
+    """The other flight of the one who loses stays free."""
+    journey = await agency.journey(2, aircraft_type="A321")
+    short, roomy = journey.flight_ids[short_leg], journey.flight_ids[1 - short_leg]
+    await agency.leave(short, "1A", "3D", cabin="BUSINESS")
+    request = asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
+    await one_wins_whole(agency, journey, *[request] * 6)
+    await agency.comes_to_rest([journey])
+    assert len(await agency.taken(roomy)) == 2
+
+
+async def test_parties_that_cross_each_other_on_four_flights_are_whole_or_nothing(agency: Agency) -> None:
+    """Named seats: each party wants one seat of the next, on another flight."""
+    journey = await agency.journey(4)
+    rows = range(5, 13)
+
+    def wish(n: int) -> pb.CreateBookingRequest:
+        own, following = (f"{rows[(n + k) % len(rows)]}A" for k in (0, 1))
+        seats = [own, following, own, following]
+        return asked(
+            journey, seats=[named_seat(flight, seat) for flight, seat in zip(journey.flight_ids, seats, strict=True)]
+        )
+
+    results = await at_once(*(agency.customer().desk.CreateBooking(wish(n)) for n in (*rows, *reversed(rows))))
+    counted = outcomes(results)
+    assert counted.keys() == {"OK", "SEAT_TAKEN"}
+    assert len(await agency.taken(*journey.flight_ids)) == 4 * counted["OK"]
+    await agency.comes_to_rest([journey])
+
+
+async def test_many_parties_share_what_there_is(agency: Agency) -> None:
+    """Twelve couples and a class of sixteen seats: nobody is told that there is no room while there is room."""
+    journey = await agency.flight(aircraft_type="A321")
+    request = asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
+    results = await at_once(*(agency.customer().desk.CreateBooking(request) for _ in range(12)))
+    counted = outcomes(results)
+    assert counted.keys() <= {"OK", *LOST}
+    assert counted["OK"] == len(BUSINESS) // 2
+    seats = [seat for booking in answers(results) for seat in seats_of(booking)]
+    assert sorted(seats) == BUSINESS
+    await agency.comes_to_rest([journey])
+
+
+async def test_bookings_of_one_customer_at_once_hold_no_more_than_nine_seats(
+    agency: Agency, customer: Customer
+) -> None:
+    journey = await agency.flight()
+    request = asked(journey, "ADULT", "ADULT", "ADULT")
+    results = await at_once(*(customer.desk.CreateBooking(request) for _ in range(8)))
+    counted = outcomes(results)
+    assert counted == {"OK": 3, "TOO_MANY_HELD_SEATS": 5}
+    assert len(await agency.taken(journey.flight_id)) == 9
+    await agency.comes_to_rest([journey])
+
+
+async def test_who_books_while_the_flight_is_cancelled_is_not_left_with_seats(agency: Agency) -> None:
+    journey = await agency.journey(2)
+    customers = [agency.customer() for _ in range(10)]
+    *results, _ = await at_once(
+        *(customer.desk.CreateBooking(asked(journey)) for customer in customers),
+        agency.cancel_flight(journey.flight_ids[1]),
+    )
+    assert outcomes(results).keys() <= {"OK", "FLIGHT_CANCELLED"}
+    for customer, result in zip(customers, results, strict=True):
+        if isinstance(result, pb.Booking):
+            ended = await customer.becomes(result, "CANCELLED", within_seconds=30)
+            assert (state_of(ended), ended.cancel_reason) == ("CANCELLED", "FLIGHT_CANCELLED")
+    await agency.comes_to_rest([journey])
+    assert await agency.taken(*journey.flight_ids) == set()
