@@ -16,7 +16,7 @@ PYTHON ?= python3
 
 ## Run
 
-up: setup  ## Start everything, load the demo airline, prove it by one passenger's journey, say where it is
+up: setup  ## Start everything, load the demo airline, prove it by three journeys, say where it is
 	@$(BIN)/skyhigh up
 
 down:  ## Stop everything; data stay

@@ -15,7 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import expiry, holds, maps, report, scale, waitlist
+from bench import bookings, expiry, holds, maps, report, scale, search, seats_mix, waitlist
 from bench.plan import Plan
 from bench.report import Measure
 from bench.stack import BenchStack, running
@@ -29,10 +29,22 @@ MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure
     "P6": expiry.mass_expiry,
     "P8": maps.reads_without_redis,
     "P9": scale.many_flights,
+    "P11": search.searches,
+    "P12": search.searches_without_redis,
+    "P13": bookings.bookings,
+    "P14": seats_mix.seats_mix,
 }
 # What a measure needs beside the servers and the seat service; whatever else runs takes its share of two cores.
-EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "gateway"})
-NEEDS: Final = {"P4": EVERYTHING, "P5": frozenset({"waitlist"})}
+EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "flight", "booking", "gateway"})
+ORDERS: Final = frozenset({"flight", "booking", "payment", "checkin", "waitlist", "gateway", "mock-provider"})
+NEEDS: Final = {
+    "P4": EVERYTHING,
+    "P5": frozenset({"waitlist"}),
+    "P11": frozenset({"flight"}),
+    "P12": frozenset({"flight"}),
+    "P13": ORDERS,
+    "P14": frozenset({"flight", "checkin"}),
+}
 # Of the table where there is no terminal to ask.
 PAGE_WIDTH: Final = 150
 DOCUMENT: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"

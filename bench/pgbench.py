@@ -66,7 +66,7 @@ class Pgbench:
         self.turns += 1
         before = await self._holds()
         process = await asyncio.create_subprocess_exec(
-            _program(),
+            program(),
             *f"--no-vacuum --protocol=prepared --client={CLIENTS} --jobs=2 --time={max(1, round(seconds))}".split(),
             *(f"--define={name}={value}" for name, value in self._variables(first).items()),
             f"--file={SCRIPT}",
@@ -109,7 +109,8 @@ def _migrations() -> Iterator[str]:
             yield file.read_text()
 
 
-def _program() -> str:
+def program() -> str:
+    """Returns pgbench's path. Raises RuntimeError where it is not installed."""
     folder = postgres_programs()
     found = shutil.which("pgbench") or (str(folder / "pgbench") if folder is not None else None)
     if found is None or not Path(found).exists():

@@ -27,6 +27,8 @@ from deploy.local.stack import PORT_SPAN, Stack
 from deploy.local.supervisor import StartError, Supervisor
 
 PROCESSES: Final = 2
+# Days of the schedule that are there to be searched and booked.
+HORIZON_DAYS: Final = 4
 # Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
 HOLD_TTL_SECONDS: Final = 6 * 3600
 START_SECONDS: Final = 60
@@ -146,13 +148,17 @@ class BenchStack:
             yield SeatServer(port, database_url, pid)
 
     @asynccontextmanager
-    async def echo_server(self, *, hold: bytes = b"", seat_map: bytes = b"") -> AsyncIterator[EchoServer]:
+    async def echo_server(
+        self, *, hold: bytes = b"", seat_map: bytes = b"", search: bytes = b""
+    ) -> AsyncIterator[EchoServer]:
         """The baseline, answering with these bytes, for as long as the block runs."""
         port = free_ports(1)[0]
-        (self.folder / "hold.bin").write_bytes(hold)
-        (self.folder / "seat_map.bin").write_bytes(seat_map)
+        answers = {"hold": hold, "seat_map": seat_map, "search": search}
+        for name, answer in answers.items():
+            (self.folder / f"{name}.bin").write_bytes(answer)
         command = [sys.executable, "-m", "bench.echo_server", "--port", str(port), "--processes", str(PROCESSES)]
-        command += ["--hold", str(self.folder / "hold.bin"), "--seat-map", str(self.folder / "seat_map.bin")]
+        for name in answers:
+            command += [f"--{name.replace('_', '-')}", str(self.folder / f"{name}.bin")]
         process = Process(name="echo", command=command, ready=_all_listen(port), port=port)
         async with Supervisor([process], logs=self.folder / "logs", restart=False) as supervisor:
             pid = supervisor.statuses[0].pid
@@ -206,6 +212,12 @@ async def running(needed: Collection[str]) -> AsyncIterator[BenchStack]:
 
 
 def _as_measured(process: Process) -> Process:
+    if process.name in ("flight", "booking"):
+        return dataclasses.replace(
+            process,
+            environment={**process.environment, **_settings_of(process.name)},
+            ready=_after(process.ready, _all_listen(process.port)),
+        )
     if process.name != "seat":
         return process
     return dataclasses.replace(
@@ -221,6 +233,11 @@ def _seat_settings() -> dict[str, str]:
         "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(HOLD_TTL_SECONDS),
         "SKYHIGH_LOG_LEVEL": "warning",
     }
+
+
+def _settings_of(service: str) -> dict[str, str]:
+    settings = {f"SKYHIGH_{service.upper()}_PROCESSES": str(PROCESSES), "SKYHIGH_LOG_LEVEL": "warning"}
+    return settings | ({"SKYHIGH_FLIGHT_HORIZON_DAYS": str(HORIZON_DAYS)} if service == "flight" else {})
 
 
 def _end_of_log(error: StartError, lines: int = 20) -> str:

@@ -33,6 +33,10 @@ class Signer:
         """A token of an agent."""
         return self._sign(name, role="agent")
 
+    def customer(self, name: str) -> str:
+        """A token of somebody who books."""
+        return self._sign(name, role="customer")
+
     def service(self, name: str) -> str:
         """A token of a service."""
         return self._sign(name, role="service")

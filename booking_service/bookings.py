@@ -465,6 +465,12 @@ async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID) -> bool:
     )
 
 
+async def drop_unless_ours(conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
+    """Has a hold given back that the booking does not have: somebody else saw the booking through."""
+    if await conn.fetchval("SELECT hold_id FROM bookings WHERE booking_id = $1", booking_id) != hold_id:
+        await timers.set_timer(conn, DROP_HOLD, str(hold_id))
+
+
 async def _write_legs(conn: Conn, booking_id: UUID, legs: Sequence[Leg]) -> None:
     await conn.executemany(
         """

@@ -15,7 +15,7 @@ from booking_service.bookings import NewBooking
 from booking_service.peers import Journey, Peers
 from booking_service.records import INFANT, Booking, SeatOf, Traveller
 from booking_service.seating import Place
-from services import db, timers
+from services import db
 from services.clients import PeerRefusal
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument, Refusal
@@ -115,7 +115,7 @@ class Reserving:
                 answer = await bookings.reserve(conn, booking, hold)
                 if answer is None:
                     # Somebody else saw it through, with this hold or by giving up; what is nobody's is given back.
-                    await self._drop_unless_ours(conn, booking_id, hold.hold_id)
+                    await bookings.drop_unless_ours(conn, booking_id, hold.hold_id)
             self._tell()
             if answer is not None:
                 return answer
@@ -150,10 +150,6 @@ class Reserving:
             await bookings.refuse(
                 conn, booking, reason=told.reason, metadata=told.metadata, retry_after_seconds=told.retry_after_seconds
             )
-
-    async def _drop_unless_ours(self, conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
-        if (await records.find(conn, booking_id)).hold_id != hold_id:
-            await timers.set_timer(conn, bookings.DROP_HOLD, str(hold_id))
 
 
 def _travellers(request: pb.CreateBookingRequest, booking_id: UUID) -> list[Traveller]:

@@ -221,8 +221,9 @@ class Steps:
             if await bookings.confirm(conn, booking, hold, pnr=pnr):
                 await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)
             elif await bookings.give_back(conn, booking, reason=FLIGHT_CANCELLED):
-                await timers.set_timer(conn, bookings.DROP_HOLD, str(hold.hold_id))
                 await notices.refunded(conn, booking)
+            # Also where another process was faster, and the booking has come to an end since.
+            await bookings.drop_unless_ours(conn, booking.booking_id, hold.hold_id)
         self._tell()
 
     async def _give_back(self, booking: Booking, reason: str) -> None:

@@ -136,11 +136,14 @@ class Assignment:
         """Has a passenger told by mail for whom the manifest could not be asked before."""
         async with db.session(self._pool) as conn:
             entry = await entries.find(conn, UUID(subject), owner=None)
+            cancelled = await conn.fetchval(
+                "SELECT cancel_time IS NOT NULL FROM flights WHERE flight_id = $1", entry.flight_id
+            )
         passenger = await self._peers.passenger(entry.flight_id, entry.passenger_id)
         if passenger is None:
             return
         reached = replace(entry, contact_email=passenger.contact_email, contact_name=passenger.given_name)
-        mail = notices.mail_of(reached)
+        mail = notices.mail_of(reached, flight_cancelled=cancelled)
         if mail is not None:
             async with db.transaction(self._pool) as conn:
                 await outbox.enqueue(conn, [mail])

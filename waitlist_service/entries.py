@@ -369,6 +369,35 @@ async def leave(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) ->
     return entry
 
 
+async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> None:
+    """WAITING or OFFERED → LEFT, for everybody who waits for a flight that will not leave; the passengers are told.
+
+    Also whoever a seat is being claimed or confirmed for: the seat service takes it back. The flight's row is locked by
+    the caller.
+    """
+    rows = await conn.fetch(
+        f"""
+        UPDATE entries
+        SET state = 'LEFT', version = entries.version + 1, update_time = statement_timestamp(),
+            end_time = statement_timestamp()
+        FROM (
+            SELECT entry_id AS id, state AS from_state FROM entries
+            WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED') ORDER BY entry_id FOR NO KEY UPDATE
+        ) AS standing
+        WHERE entry_id = standing.id AND state IN ('WAITING', 'OFFERED')
+        RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
+        """,  # noqa: S608
+        flight_id,
+    )
+    moved = [_moved(row) for row in rows]
+    await _record_all(conn, [(entry, from_state, actor, reason) for entry, from_state in moved])
+    for entry, from_state in moved:
+        if from_state == "OFFERED":
+            await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
+            await _give_back(conn, entry)
+    await _tell_passengers(conn, [entry for entry, _ in moved], flight_cancelled=True)
+
+
 async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     """Undoes a match whose seat could not be had, within WAITING: the entry is back in its place."""
     status = await conn.execute(
@@ -383,9 +412,10 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     return status == "UPDATE 1"
 
 
-async def _tell_passengers(conn: Conn, told: Sequence[Entry]) -> None:
-    """Writes the mails; for whom the manifest could not be asked, a timer asks it first."""
-    await outbox.enqueue(conn, [mail for entry in told if (mail := notices.mail_of(entry)) is not None])
+async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, flight_cancelled: bool = False) -> None:
+    """Writes mails about what became of entries; for whom the manifest could not be asked, a timer asks it first."""
+    mails = [notices.mail_of(entry, flight_cancelled=flight_cancelled) for entry in told]
+    await outbox.enqueue(conn, [mail for mail in mails if mail is not None])
     unknown = [str(entry.entry_id) for entry in told if entry.contact_email is None]
     if unknown:
         await timers.set_timers(conn, NOTIFY, unknown)

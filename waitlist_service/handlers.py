@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Final
 
+from skyhigh.flight.v1 import events_pb2 as flight
 from skyhigh.seat.v1 import events_pb2 as seat
 from skyhigh.seat.v1.seat_service_pb2 import Seat
 
 from services.db import Conn
 from services.inbox import Subscription
-from waitlist_service import serving
+from waitlist_service import cancellations, serving
 from waitlist_service.assignment import hand_back
 
 
@@ -25,4 +26,13 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
     await hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, release_time)})
 
 
-SUBSCRIPTIONS: Final = (Subscription("seat.released.v1", seat.SeatReleased, on_seat_released),)
+async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
+    """Ends the waiting for a flight that will not leave."""
+    cancel_time = event.cancel_time.ToDatetime(tzinfo=UTC)
+    await cancellations.cancel_flight(conn, event.flight_id, reason=event.reason, cancel_time=cancel_time)
+
+
+SUBSCRIPTIONS: Final = (
+    Subscription("seat.released.v1", seat.SeatReleased, on_seat_released),
+    Subscription("flight.cancelled.v1", flight.FlightCancelled, on_flight_cancelled),
+)

@@ -113,6 +113,7 @@ class Joining:
 async def _write(new: NewEntry, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
     await serving.lock(conn, new.flight_id)
     if not await conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", new.flight_id):
+        # Whether it is to be opened again, or was closed for good, is seen by who opens it.
         raise _Closed
     unknown = await conn.fetchval(
         """

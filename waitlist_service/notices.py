@@ -31,11 +31,17 @@ class Told(Protocol):
     def contact_name(self) -> str: ...
 
 
-def mail_of(entry: Told) -> Event | None:
+def mail_of(entry: Told, *, flight_cancelled: bool = False) -> Event | None:
     """Returns the mail that fits what became of the entry; None where nobody is to be told, or has no address."""
     if not entry.contact_email:
         return None
     match entry.state:
+        case "LEFT" if flight_cancelled:
+            subject = f"Your flight is cancelled: {entry.flight_id}"
+            text = (
+                "Your flight will not leave, so you are no longer on its waitlist. Whoever sold you the ticket gives "
+                "back its price, or finds you another flight."
+            )
         case "ASSIGNED":
             subject = f"Seat {entry.seat_number} is yours: {entry.flight_id}"
             text = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from services import db
 from services.db import Pool
+from waitlist_service import refusals
 from waitlist_service.peers import Peers
 
 
@@ -21,7 +22,7 @@ class Openness:
     async def open(self, flight_id: str) -> None:
         """Has freed seats of the flight offered to the waitlist; returns when that is in effect.
 
-        Raises FLIGHT_NOT_FOUND, or Unavailable; then nobody can wait.
+        Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED, or Unavailable; then nobody can wait.
         """
         if await self._is_open(flight_id):
             return
@@ -45,7 +46,11 @@ class Openness:
                 [each.seat.infant_allowed for each in seats],
             )
             await conn.execute(
-                "UPDATE flights SET open = true, revision = revision + 1 WHERE flight_id = $1 AND NOT open", flight_id
+                """
+                UPDATE flights SET open = true, revision = revision + 1
+                WHERE flight_id = $1 AND NOT open AND cancel_time IS NULL
+                """,
+                flight_id,
             )
         await self.tell(flight_id)
 
@@ -80,7 +85,13 @@ class Openness:
 
     async def _is_open(self, flight_id: str) -> bool:
         async with db.transaction(self._pool) as conn:
-            is_open: bool | None = await conn.fetchval(
-                "SELECT open AND told_revision = revision FROM flights WHERE flight_id = $1", flight_id
+            row = await conn.fetchrow(
+                """
+                SELECT open AND told_revision = revision AS is_open, cancel_time IS NOT NULL AS is_cancelled
+                FROM flights WHERE flight_id = $1
+                """,
+                flight_id,
             )
-        return bool(is_open)
+        if row is not None and row["is_cancelled"]:
+            raise refusals.flight_cancelled(flight_id)
+        return row is not None and row["is_open"]

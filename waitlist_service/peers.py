@@ -25,10 +25,10 @@ from waitlist_service.settings import WaitlistSettings
 # A lease of a claim is three seconds, and a claim and its confirmation are two calls.
 TIMEOUT_SECONDS: Final = 1.2
 # Somebody was faster, or the seat was blocked: it is not to be had.
-GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGHT_NOT_FOUND"})
+GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGHT_NOT_FOUND", "FLIGHT_CANCELLED"})
 # The passenger may never sit there.
 FORBIDDEN: Final = frozenset({"EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED", "CABIN_NOT_ALLOWED"})
-ENDED: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND"})
+ENDED: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND", "FLIGHT_CANCELLED"})
 
 
 class SeatGone(Exception):

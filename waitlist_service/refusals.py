@@ -20,6 +20,13 @@ def flight_not_found(flight_id: str) -> NotFound:
     return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
 
 
+def flight_cancelled(flight_id: str) -> FailedPrecondition:
+    """The flight will not leave."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
+    )
+
+
 def passenger_not_found() -> NotFound:
     """The caller's session names no such passenger on that flight, or nobody knows it."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")

@@ -108,7 +108,7 @@ class Journey:
         return f"CF_{self.flights[0].origin}_{self.flights[-1].destination}_{'_'.join(self.flight_ids)}"
 
     @property
-    def named(self) -> dict[str, str]:
+    def named(self) -> dict[str, Any]:
         """As a request for a booking names it."""
         return {"flight_id": self.flight_id} if len(self.flights) == 1 else {"itinerary_id": self.itinerary_id}
 

@@ -96,7 +96,7 @@ def stranger(agency: Agency) -> Customer:
 async def unreserved(world: World, agency: Agency, customer: Customer) -> pb.Booking:
     """A booking of the customer that is CREATED for six seconds, because the seat service was away when it was made."""
     journey = await agency.flight()
-    away = agency.variables | {"SKYHIGH_SEAT_ADDRESS": f"127.0.0.1:{nobodys_port()}"}
+    away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"127.0.0.1:{nobodys_port()}"}
     async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:
         # Every seat is named, so that none is asked for before the booking is written.
         request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), str(uuid4()))

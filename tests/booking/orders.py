@@ -107,7 +107,11 @@ async def rest(
     left: list[dict[str, Any]] = []
 
     async def rests() -> bool:
-        left[:] = [*await _undecided(agency, booking_ids), *await _unsettled(agency, booking_ids)]
+        left[:] = [
+            *await _undecided(agency, booking_ids),
+            *await _unsettled(agency, booking_ids),
+            *await _unswept(agency, booking_ids),
+        ]
         return not left
 
     try:
@@ -147,6 +151,22 @@ async def _unsettled(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[s
             "SELECT reference, state::text FROM intents WHERE reference = ANY($1) AND state IN ('PROCESSING', 'REFUNDING')",
             [f"booking/{booking_id}" for booking_id in booking_ids],
         )
+    return [dict(row) for row in rows]
+
+
+async def _unswept(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """Holds whose time is over, and that are about to be swept."""
+    async with _reading(agency) as conn:
+        names = await conn.fetch(
+            "SELECT passenger_id FROM booking_passengers WHERE booking_id = ANY($1)", booking_ids
+        )
+    rows = await agency.seat_database.fetch(
+        """
+        SELECT holds.hold_id, seat_number, expire_time FROM hold_seats JOIN holds USING (hold_id)
+        WHERE passenger_id = ANY($1) AND hold_seats.state = 'HELD' AND expire_time <= now()
+        """,
+        [row["passenger_id"] for row in names],
+    )
     return [dict(row) for row in rows]
 
 

@@ -149,7 +149,8 @@ async def test_a_payment_that_fails_frees_the_seats(agency: Agency, customer: Cu
     assert failed.seats == booked.seats, "it tells those that it had"
     await agency.comes_to_rest([journey])
     assert await agency.taken(journey.flight_id) == set()
-    await customer.book(journey, seats=[named_seat(journey.flight_id, *seats_of(booked))])
+    (seat_number,) = seats_of(booked)
+    await customer.book(journey, seats=[named_seat(journey.flight_id, seat_number)])
 
 
 @pytest.mark.parametrize("code", BAD_CODES)

@@ -21,7 +21,7 @@ from booking_service.peers import Peers
 from services import db
 from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
-from tests.booking.orders import AT_REST_SECONDS, end, ends, fired_well, payer, rest, switch, taken
+from tests.booking.orders import AT_REST_SECONDS, ENDS, end, ends, fired_well, payer, switch, taken
 from tests.callers import eventually, refused
 from tests.checkin.fakes import Broker
 from tests.payment import conftest as payment_conftest
@@ -93,6 +93,15 @@ async def polled(customer: Customer, booking: pb.Booking, *, until: str) -> list
 
     await eventually(there, within_seconds=AT_REST_SECONDS)
     return shown
+
+
+async def ended(customer: Customer, booking: pb.Booking) -> None:
+    """Waits until the payment is over."""
+
+    async def over() -> bool:
+        return state_of(await customer.get(booking)) in ENDS
+
+    await eventually(over, within_seconds=60)
 
 
 async def processing(agency: Agency, customer: Customer, **more: Any) -> pb.Booking:
@@ -175,7 +184,7 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
         async with gate:
             booking = await customer.book(journeys[number % len(journeys)])
             await customer.pay(booking, ANY_CODE)
-            await rest(agency, [booking], within_seconds=60)
+            await ended(customer, booking)
             return booking
 
     bookings = await asyncio.gather(*(order(number) for number in range(CHARGES)))

@@ -267,13 +267,12 @@ class Airport:
         """Publishes an event, where there is one, and waits until check-in has applied it."""
         if event is None:
             return
-        event_id = await self.publish(routing_key, event)
 
-        async def applied() -> bool:
+        async def applied(event_id: UUID) -> bool:
             async with db.transaction(self.pool) as conn:
                 return bool(await conn.fetchval("SELECT true FROM inbox WHERE event_id = $1", event_id))
 
-        await eventually(applied, within_seconds=AT_REST_SECONDS)
+        await self._broker.tell(routing_key, event, applied, within_seconds=AT_REST_SECONDS)
 
     @asynccontextmanager
     async def in_the_middle_of(self, handle: Handler, event: Message) -> AsyncIterator[None]:

@@ -5,7 +5,8 @@ tells them, so that any order of things can be had.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,7 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceServicer, add
 
 from services import amqp
 from services.errors import FailedPrecondition, NotFound, Refusal, Unavailable
+from tests.callers import eventually
 
 State: Final = pb.PaymentIntent
 
@@ -185,6 +187,26 @@ class Broker:
             aio_pika.Message(message.SerializeToString(), message_id=str(event_id)), routing_key=routing_key
         )
         return event_id
+
+    async def tell(
+        self,
+        routing_key: str,
+        message: Message,
+        noted: Callable[[UUID], Awaitable[bool]],
+        *,
+        within_seconds: float = 5,
+    ) -> None:
+        """Publishes an event each second until it is noted: a service that has just begun may have no queue yet."""
+        event_id, again = uuid4(), 0.0
+
+        async def heard() -> bool:
+            nonlocal again
+            if time.monotonic() >= again:
+                await self.publish(routing_key, message, event_id=event_id)
+                again = time.monotonic() + 1
+            return await noted(event_id)
+
+        await eventually(heard, within_seconds=within_seconds)
 
 
 @dataclass(frozen=True)

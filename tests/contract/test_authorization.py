@@ -10,12 +10,14 @@ import grpc
 import pytest
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
+from skyhigh.booking.v1 import booking_service_pb2, booking_service_pb2_grpc
 from skyhigh.checkin.v1 import checkin_service_pb2, checkin_service_pb2_grpc
 from skyhigh.flight.v1 import flight_service_pb2, flight_service_pb2_grpc
 from skyhigh.payment.v1 import payment_service_pb2, payment_service_pb2_grpc
 from skyhigh.seat.v1 import seat_service_pb2, seat_service_pb2_grpc
 from skyhigh.waitlist.v1 import waitlist_service_pb2, waitlist_service_pb2_grpc
 
+from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
 from flight_service.service import FLIGHT_SERVICE
 from payment_service.service import PAYMENT_SERVICE
@@ -92,6 +94,15 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "SearchFlights": "-",
         "GetItinerary": "-",
     },
+    "BookingService": {
+        "CreateGuestSession": "-",
+        "CreateBooking": "CA",
+        "GetBooking": "CA",
+        "WatchBooking": "CA",
+        "ChangeBookingSeats": "CA",
+        "PayBooking": "CA",
+        "CancelBooking": "CA",
+    },
 }
 SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
     "SeatService": (SEAT_SERVICE, seat_service_pb2, seat_service_pb2_grpc),
@@ -99,6 +110,7 @@ SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
     "WaitlistService": (WAITLIST_SERVICE, waitlist_service_pb2, waitlist_service_pb2_grpc),
     "PaymentService": (PAYMENT_SERVICE, payment_service_pb2, payment_service_pb2_grpc),
     "FlightService": (FLIGHT_SERVICE, flight_service_pb2, flight_service_pb2_grpc),
+    "BookingService": (BOOKING_SERVICE, booking_service_pb2, booking_service_pb2_grpc),
 }
 LETTERS: Final = {letter: Role[name] for letter, name in zip("PCAOS-", Role.__members__, strict=True)}
 ROLES: Final = [role for role in Role if role is not Role.ANYBODY]
@@ -135,6 +147,7 @@ async def guards(world: World) -> AsyncIterator[dict[str, Callers]]:
         guarding(world, "WaitlistService") as waitlist,
         guarding(world, "PaymentService") as payment,
         guarding(world, "FlightService") as flight,
+        guarding(world, "BookingService") as booking,
     ):
         yield {
             "SeatService": seat,
@@ -142,6 +155,7 @@ async def guards(world: World) -> AsyncIterator[dict[str, Callers]]:
             "WaitlistService": waitlist,
             "PaymentService": payment,
             "FlightService": flight,
+            "BookingService": booking,
         }
 
 

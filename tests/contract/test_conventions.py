@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from google.protobuf.descriptor import EnumDescriptor, ServiceDescriptor
+from skyhigh.booking.v1 import booking_service_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.flight.v1 import flight_service_pb2 as flight
 from skyhigh.gateway.v1 import error_reason_pb2 as gateway_reasons
@@ -19,6 +20,7 @@ from skyhigh.payment.v1 import payment_service_pb2 as payment
 from skyhigh.seat.v1 import seat_service_pb2 as seat
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as waitlist
 
+from booking_service.servicer import BookingServicer
 from checkin_service.servicer import CheckInServicer
 from flight_service.servicer import FlightServicer
 from payment_service.servicer import PaymentServicer
@@ -122,6 +124,17 @@ SERVICES: Final = {
             FlightServicer,
             enums={"flight_status": flight.Flight.Status.DESCRIPTOR, "cabin": flight.Cabin.DESCRIPTOR},
             stateful=("flights",),
+        ),
+        Convention(
+            "booking",
+            booking.DESCRIPTOR.services_by_name["BookingService"],
+            BookingServicer,
+            enums={
+                "booking_state": booking.Booking.State.DESCRIPTOR,
+                "passenger_type": booking.PassengerType.DESCRIPTOR,
+                "cabin": booking.Cabin.DESCRIPTOR,
+            },
+            stateful=("bookings",),
         ),
     )
 }

@@ -58,6 +58,15 @@ def cancelled(flight: str, reason: str = "STRIKE") -> flight_events.FlightCancel
     return flight_events.FlightCancelled(flight_id=flight, reason=reason, cancel_time=now)
 
 
+async def tell(broker: Broker, database: Database, event: flight_events.FlightCancelled) -> None:
+    """Publishes the event, and waits until a seat service has applied it."""
+
+    async def noted(event_id: UUID) -> bool:
+        return bool(await database.fetchval("SELECT true FROM inbox WHERE event_id = $1", event_id))
+
+    await broker.tell("flight.cancelled.v1", event, noted)
+
+
 async def close(pool: Pool, flight: str, *, after_seconds: float = 0) -> None:
     """Applies the event, as the consumer does."""
     await asyncio.sleep(after_seconds)
@@ -83,7 +92,7 @@ async def test_it_is_closed_and_emptied_and_other_flights_are_not(
     confirmed = await agent.confirm(await agent.hold(flight, "20B"))
     journey = await booking.hold_seats(seat(flight, "20C", "P1"), seat(onward, "20C", "P1"), managed=True)
     elsewhere = await customer.hold(onward, "21A")
-    await broker.publish("flight.cancelled.v1", cancelled(flight))
+    await tell(broker, database, cancelled(flight))
     await empty(database, flight)
     for hold in (held, confirmed, journey):
         assert (await agent.get(hold)).state == pb.Hold.CANCELLED
@@ -286,12 +295,7 @@ async def test_a_repeat_changes_nothing(
     await empty(database, flight)
     query = "SELECT reason, cancel_time, close_time FROM cancelled_flights WHERE flight_id = $1"
     first, before = await database.fetchrow(query, flight), await rows(database, flight)
-    again = await broker.publish("flight.cancelled.v1", cancelled(flight, "FOG"))
-
-    async def heard() -> bool:
-        return bool(await database.fetchval("SELECT true FROM inbox WHERE event_id = $1", again))
-
-    await eventually(heard)
+    await tell(broker, database, cancelled(flight, "FOG"))
     assert await database.fetchrow(query, flight) == first
     assert await rows(database, flight) == before
 

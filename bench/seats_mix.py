@@ -1,0 +1,279 @@
+"""P14: the six transactions of the SEATS benchmark with its weights, through our API and as pgbench scripts.
+
+SEATS (Stonebraker's electronic airline ticketing system) is the academic airline benchmark; its six transactions are
+mapped to what our callers do. The baseline has no holds, ledger, repeats or events, and its client is in C; ours is in
+Python and shares the two cores with the servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+from skyhigh.flight.v1 import flight_service_pb2 as flight
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
+from skyhigh.seat.v1 import seat_service_pb2 as seat
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from bench.flights import provision
+from bench.pgbench import program
+from bench.plan import Plan
+from bench.report import Measure
+from bench.search import schedule
+from bench.stack import BenchStack
+from deploy.local.process import LOOPBACK
+
+WEIGHTS: Final[Mapping[str, int]] = {
+    "delete_reservation": 10,
+    "find_flights": 10,
+    "find_open_seats": 35,
+    "new_reservation": 20,
+    "update_customer": 10,
+    "update_reservation": 15,
+}
+FLIGHTS: Final = 1_000
+CUSTOMERS: Final = 10_000
+RESERVATIONS: Final = 4_000
+AT_ONCE: Final = 64
+CLIENTS: Final = 8
+DATABASE: Final = "seats_baseline"
+SCRIPTS: Final = Path(__file__).with_name("seats_mix_baseline")
+RESERVE_SECONDS: Final = 60
+
+
+async def seats_mix(stack: BenchStack, plan: Plan) -> list[Measure]:
+    """P14: SEATS transactions a second, ours ÷ pgbench on the same Postgres."""
+    measure = Measure("P14", "SEATS mix through our API ÷ six pgbench scripts", "transactions/s", bar=0.1, goal=0.5)
+    await stack.seat.empty()
+    await _prepare_baseline(stack)
+    async with AsyncExitStack() as opened:
+        airline = await Airline.open(stack, opened)
+        await airline.reserve_some()
+        for turn, seconds in enumerate(plan.turns()):
+            made = await airline.run(seconds)
+            other = await _baseline(stack, seconds)
+            if turn:
+                measure.ours.append(made)
+                measure.baseline.append(other)
+        measure.note(airline.seen())
+    measure.note(
+        f"{FLIGHTS:,} flights of 180 seats, {CUSTOMERS:,} customers and {RESERVATIONS:,} reservations at the start of "
+        "both; an update of a customer is a new e-mail address on a manifest"
+    )
+    return [measure]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A confirmed seat."""
+
+    flight_id: str
+    seat_number: str
+    passenger_id: str
+    hold_id: str
+
+
+@dataclass(slots=True)
+class Airline:
+    """Our side: the services, and what its callers know of their reservations."""
+
+    metadata: tuple[tuple[str, str], ...]
+    seats: Any
+    flights: Any
+    check_ins: Any
+    questions: list[flight.SearchFlightsRequest]
+    flight_ids: list[str]
+    seat_numbers: list[str]
+    reservations: list[Reservation] = field(default_factory=list)
+    made: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    dice: random.Random = field(default_factory=lambda: random.Random(1))
+    passengers: Any = field(default_factory=lambda: itertools.count(1))
+
+    @classmethod
+    async def open(cls, stack: BenchStack, opened: AsyncExitStack) -> Airline:
+        """Makes the flights, and a manifest whose customers will change."""
+        rolled = await schedule(stack)
+        flight_ids, seat_numbers = await provision(stack, stack.seat, flights=FLIGHTS)
+        channels = {
+            name: await opened.enter_async_context(grpc.aio.insecure_channel(f"{LOOPBACK}:{stack.local.ports[name]}"))
+            for name in ("seat", "flight", "checkin")
+        }
+        return cls(
+            metadata=(("authorization", f"Bearer {stack.signer.service('bench')}"),),
+            seats=SeatServiceStub(channels["seat"]),
+            flights=FlightServiceStub(channels["flight"]),
+            check_ins=CheckInServiceStub(channels["checkin"]),
+            questions=rolled.questions()[:CUSTOMERS],
+            flight_ids=flight_ids,
+            seat_numbers=seat_numbers,
+        )
+
+    async def reserve_some(self) -> None:
+        """Makes the reservations that both sides begin with."""
+        async with asyncio.timeout(RESERVE_SECONDS):
+            while len(self.reservations) < RESERVATIONS:
+                await asyncio.gather(*(self.new_reservation() for _ in range(AT_ONCE)))
+
+    async def run(self, seconds: float) -> float:
+        """Returns the transactions a second of so many callers at once; a refused one counts, as with the baseline."""
+        end = time.monotonic() + seconds
+        names, weights = list(WEIGHTS), list(WEIGHTS.values())
+        done = 0
+
+        async def caller() -> None:
+            nonlocal done
+            while time.monotonic() < end:
+                (name,) = self.dice.choices(names, weights)
+                transaction: Callable[[], Awaitable[bool]] = getattr(self, name)
+                self.made[name] += 1
+                self.refused[name] += not await transaction()
+                done += 1
+
+        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+        return done / seconds
+
+    def seen(self) -> str:
+        """What was done, in words."""
+        total = self.made.total()
+        shares = ", ".join(f"{name} {self.made[name] * 100 / total:.0f} %" for name in WEIGHTS)
+        refused = sum(self.refused.values()) * 100 / total
+        return f"{total:,} transactions: {shares}; {refused:.1f} % found their seat or reservation gone"
+
+    async def find_flights(self) -> bool:
+        """A search between two airports on a day."""
+        await self.flights.SearchFlights(self.dice.choice(self.questions), timeout=10)
+        return True
+
+    async def find_open_seats(self) -> bool:
+        """A whole map."""
+        request = seat.GetSeatMapRequest(flight_id=self.dice.choice(self.flight_ids))
+        await self.seats.GetSeatMap(request, metadata=self.metadata, timeout=10)
+        return True
+
+    async def new_reservation(self) -> bool:
+        """Hold and confirm."""
+        passenger_id = f"S{next(self.passengers)}"
+        return await self._reserve(self.dice.choice(self.flight_ids), passenger_id)
+
+    async def update_reservation(self) -> bool:
+        """Another seat for a passenger: hold and confirm, which frees the former one."""
+        if (reservation := self._taken()) is None:
+            return False
+        if await self._reserve(reservation.flight_id, reservation.passenger_id):
+            return True
+        self.reservations.append(reservation)
+        return False
+
+    async def delete_reservation(self) -> bool:
+        """Cancel."""
+        if (reservation := self._taken()) is None:
+            return False
+        request = seat.CancelHoldRequest(hold_id=reservation.hold_id, request_id=str(uuid.uuid4()))
+        await self.seats.CancelHold(request, metadata=self.metadata, timeout=10)
+        return True
+
+    async def update_customer(self) -> bool:
+        """A new address for a passenger of a manifest."""
+        number = self.dice.randrange(CUSTOMERS)
+        request = checkin.ImportManifestRequest(flight_id=f"SH9{number % 100:02}-2030-12-01")
+        departure = datetime(2030, 12, 1, tzinfo=UTC)
+        facts = request.flight
+        facts.flight_number, facts.origin, facts.destination = f"SH9{number % 100:02}", "LIS", "VIE"
+        facts.departure_time.FromDatetime(departure)
+        facts.arrival_time.FromDatetime(departure + timedelta(hours=3))
+        request.passengers.add(
+            passenger_id=f"C{number}",
+            pnr="BENCHX",
+            given_name="Ada",
+            last_name="Bench",
+            contact_email=f"c{self.dice.randrange(10**6)}@passengers.example",
+        )
+        await self.check_ins.ImportManifest(request, metadata=self.metadata, timeout=10)
+        return True
+
+    async def _reserve(self, flight_id: str, passenger_id: str) -> bool:
+        seat_number = self.dice.choice(self.seat_numbers)
+        hold = seat.HoldSeatRequest(
+            flight_id=flight_id, seat_number=seat_number, passenger_id=passenger_id, request_id=str(uuid.uuid4())
+        )
+        try:
+            held = await self.seats.HoldSeat(hold, metadata=self.metadata, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.ABORTED:
+                return False
+            raise
+        confirm = seat.ConfirmHoldRequest(hold_id=held.hold_id, request_id=str(uuid.uuid4()))
+        await self.seats.ConfirmHold(confirm, metadata=self.metadata, timeout=10)
+        self.reservations.append(Reservation(flight_id, seat_number, passenger_id, held.hold_id))
+        return True
+
+    def _taken(self) -> Reservation | None:
+        """A reservation that nobody else works on meanwhile."""
+        if not self.reservations:
+            return None
+        index = self.dice.randrange(len(self.reservations))
+        self.reservations[index], self.reservations[-1] = self.reservations[-1], self.reservations[index]
+        return self.reservations.pop()
+
+
+async def _prepare_baseline(stack: BenchStack) -> None:
+    connection = await stack.superuser("postgres")
+    try:
+        await connection.execute(f"CREATE DATABASE {DATABASE}")
+    finally:
+        await connection.close()
+    sizes = {"flights": FLIGHTS, "customers": CUSTOMERS, "reservations": RESERVATIONS}
+    schema = re.sub(r":(\w+)\b", lambda name: str(sizes[name[1]]), _without_comments("schema.sql"))
+    connection = await stack.superuser(DATABASE)
+    try:
+        *statements, vacuum = schema.rsplit("VACUUM", 1)
+        await connection.execute("".join(statements))
+        await connection.execute(f"VACUUM{vacuum}")
+    finally:
+        await connection.close()
+
+
+def _without_comments(name: str) -> str:
+    return re.sub(r"--.*", "", (SCRIPTS / name).read_text())
+
+
+async def _baseline(stack: BenchStack, seconds: float) -> float:
+    """Runs the six scripts with their weights. Raises RuntimeError where pgbench fails."""
+    process = await asyncio.create_subprocess_exec(
+        program(),
+        *f"--no-vacuum --protocol=prepared --client={CLIENTS} --jobs=2 --time={max(1, round(seconds))}".split(),
+        f"--define=flights={FLIGHTS}",
+        f"--define=customers={CUSTOMERS}",
+        *(f"--file={SCRIPTS / f'{name}.sql'}@{weight}" for name, weight in WEIGHTS.items()),
+        DATABASE,
+        env={
+            **os.environ,
+            "PGHOST": LOOPBACK,
+            "PGPORT": str(stack.local.ports["postgres"]),
+            "PGUSER": "postgres",
+            "PGPASSWORD": stack.superuser_password,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, complaint = await process.communicate()
+    rate = re.search(rb"tps = ([\d.]+)", output)
+    if process.returncode or rate is None:
+        raise RuntimeError(complaint.decode().strip() or "pgbench failed")
+    return float(rate[1])

@@ -1,0 +1,205 @@
+"""flight.cancelled.v1: who waits leaves and is told, and nobody waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.flight.v1 import events_pb2
+from skyhigh.seat.v1 import seat_service_pb2 as seats
+from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
+
+from deploy.mocks.mail import MailSink
+from tests.callers import Callers, eventually, refused
+from tests.checkin.fakes import Broker
+from tests.instances import Database
+from tests.seat.rules import new_flight_id
+from tests.waitlist.conftest import Flight, Manifest, Waiter
+from waitlist_service.handlers import on_flight_cancelled
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+Post = tuple[Manifest, MailSink]
+
+
+@pytest.fixture(scope="module")
+async def broker(world: World) -> AsyncIterator[Broker]:
+    """Where the flight service publishes."""
+    async with Broker.opened(world.servers.amqp_url()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def post(manifest: tuple[Manifest, str], mails: MailSink) -> Post:
+    """Who has which address, and what came there."""
+    return manifest[0], mails
+
+
+def cancelled(flight_id: str, reason: str = "STRIKE") -> events_pb2.FlightCancelled:
+    """What the flight service tells."""
+    event = events_pb2.FlightCancelled(flight_id=flight_id, reason=reason)
+    event.cancel_time.GetCurrentTime()
+    return event
+
+
+async def tell(broker: Broker, waitlist_database: Database, event: events_pb2.FlightCancelled) -> None:
+    """Publishes the event, and waits until the waitlist service has applied it."""
+
+    async def noted(event_id: UUID) -> bool:
+        return bool(await waitlist_database.fetchval("SELECT true FROM inbox WHERE event_id = $1", event_id))
+
+    await broker.tell("flight.cancelled.v1", event, noted)
+
+
+def reachable(waiter: Waiter, manifest: Manifest) -> str:
+    """Gives a passenger an address, which nobody else has."""
+    email = f"{waiter.pnr.lower()}@passengers.example"
+    manifest.passengers[waiter.flight_id, waiter.passenger_id] = checkin.ManifestPassenger(
+        passenger_id=waiter.passenger_id, pnr=waiter.pnr, given_name="Zoë", last_name="Ek", contact_email=email
+    )
+    return email
+
+
+async def test_everybody_leaves_and_the_waitlist_is_closed(
+    full: Flight, broker: Broker, waitlist_database: Database, database: Database
+) -> None:
+    waiters = [full.waiter() for _ in range(3)]
+    entries = [await each.join() for each in waiters]
+    await tell(broker, waitlist_database, cancelled(full.flight_id))
+    for waiter, entry in zip(waiters, entries, strict=True):
+        left = await waiter.becomes(entry, "LEFT")
+        assert (left.position, left.seat_number) == (0, "")
+    history = await waitlist_database.fetch(
+        """
+        SELECT from_state::text, to_state::text, actor, reason FROM entry_events JOIN entries USING (entry_id)
+        WHERE flight_id = $1 AND to_state = 'LEFT'
+        """,
+        full.flight_id,
+    )
+    assert [tuple(row) for row in history] == [("WAITING", "LEFT", "flight", "FLIGHT_CANCELLED")] * 3
+
+    async def closed() -> bool:
+        is_open = "SELECT waitlist_open FROM flights WHERE flight_id = $1"
+        return not await database.fetchval(is_open, full.flight_id)
+
+    await eventually(closed)
+    for waiter in (full.waiter(), waiters[0]):
+        with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
+            await waiter.join("20A")
+        assert refusal.info.metadata == {"flight_id": full.flight_id}
+
+
+async def test_who_waited_is_told_by_mail_and_who_had_left_is_not(
+    full: Flight, broker: Broker, post: Post, waitlist_database: Database
+) -> None:
+    manifest, mails = post
+    waiters = [full.waiter() for _ in range(3)]
+    emails = [reachable(each, manifest) for each in waiters]
+    entries = [await each.join() for each in waiters]
+    await waiters[0].waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entries[0].entry_id))
+    await tell(broker, waitlist_database, cancelled(full.flight_id))
+
+    async def told() -> bool:
+        subject = f"Your flight is cancelled: {full.flight_id}"
+        return {email for email in emails for each in mails.mails if email in each.to and each.subject == subject} == {
+            *emails[1:]
+        }
+
+    await eventually(told, within_seconds=8)
+
+
+async def test_an_offer_ends_with_it(
+    full: Flight, broker: Broker, callers: Callers, waitlist_database: Database
+) -> None:
+    await full.mode(pb.OFFER)
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    offered = await waiter.becomes(entry, "OFFERED")
+    await tell(broker, waitlist_database, cancelled(full.flight_id))
+    await waiter.becomes(entry, "LEFT")
+
+    async def given_back() -> bool:
+        hold = await callers.service().GetHold(seats.GetHoldRequest(hold_id=offered.hold_id))
+        return bool(hold.state == seats.Hold.CANCELLED)
+
+    await eventually(given_back)
+    with refused("FAILED_PRECONDITION", "NO_OFFER"):
+        await waiter.waitlist.AcceptOffer(pb.AcceptOfferRequest(entry_id=entry.entry_id))
+
+
+async def test_a_flight_that_nobody_waited_for_is_closed_as_well(
+    callers: Callers, waitlist: Callers, waitlist_database: Database
+) -> None:
+    flight_id = new_flight_id()
+    await callers.operations().provision(flight_id)
+    async with waitlist_database.transaction():
+        await on_flight_cancelled(waitlist_database, cancelled(flight_id))
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
+        await Flight(flight_id, callers, waitlist, {}).waiter().join()
+
+
+async def test_who_joins_in_the_middle_of_it_does_not_wait(full: Flight, waitlist_database: Database) -> None:
+    first, late = full.waiter(), full.waiter()
+    entry = await first.join("20A")
+    async with waitlist_database.transaction():
+        await on_flight_cancelled(waitlist_database, cancelled(full.flight_id))
+        joining = asyncio.ensure_future(late.join("20B"))
+
+        async def waits() -> bool:
+            blocked = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+            # Within a transaction a session sees the activity of others as it was at its first look.
+            await waitlist_database.execute("SELECT pg_stat_clear_snapshot()")
+            return bool(await waitlist_database.fetchval(blocked))
+
+        await eventually(waits, within_seconds=1.5)
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
+        await joining
+    await first.becomes(entry, "LEFT")
+
+
+async def test_whoever_is_being_served_at_this_moment_keeps_no_seat(
+    full: Flight, broker: Broker, waitlist_database: Database, database: Database
+) -> None:
+    waiters = [full.waiter() for _ in range(20)]
+    entries = [await each.join() for each in waiters]
+    numbers = full.seat_numbers[:20]
+    await asyncio.gather(full.free(*numbers), tell(broker, waitlist_database, cancelled(full.flight_id)))
+
+    async def at_rest() -> bool:
+        waiting = "SELECT count(*) FROM entries WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED')"
+        taken = "SELECT count(*) FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'"
+        return not (
+            await waitlist_database.fetchval(waiting, full.flight_id) or await database.fetchval(taken, full.flight_id)
+        )
+
+    # An offered seat that nobody claims any more is free when its window has ended.
+    await eventually(at_rest, within_seconds=15)
+    states = {(await waiter.entry(entry)).state for waiter, entry in zip(waiters, entries, strict=True)}
+    assert states <= {pb.WaitlistEntry.LEFT, pb.WaitlistEntry.ASSIGNED}
+
+
+async def test_a_second_time_changes_nothing(full: Flight, waitlist_database: Database) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    for reason in ("STRIKE", "FOG"):
+        async with waitlist_database.transaction():
+            await on_flight_cancelled(waitlist_database, cancelled(full.flight_id, reason))
+    row = await waitlist_database.fetchrow(
+        "SELECT cancel_reason, revision FROM flights WHERE flight_id = $1", full.flight_id
+    )
+    assert row is not None
+    assert tuple(row) == ("STRIKE", 2)
+    moves = "SELECT count(*) FROM entry_events WHERE entry_id = $1 AND to_state = 'LEFT'"
+    assert await waitlist_database.fetchval(moves, entry.entry_id) == 1
+    with refused("NOT_FOUND", "ENTRY_NOT_FOUND"):
+        await full.waiter().entry(entry)
+    # Leaving what was left already succeeds, as ever.
+    assert (await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))).state == (
+        pb.WaitlistEntry.LEFT
+    )

@@ -1,0 +1,38 @@
+"""Flights that will not leave: nobody waits for them any more."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from services import timers
+from services.db import Conn
+from waitlist_service import entries
+
+FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+ACTOR: Final = "flight"
+
+
+async def cancel_flight(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
+    """Closes a flight's waitlist for good, and ends the waiting. A repeat changes nothing.
+
+    Whoever joins locks the flight's row: before us, then it leaves again with the others, or after us, then it is told.
+    """
+    closed = await conn.fetchval(
+        """
+        INSERT INTO flights (flight_id, cancel_time, cancel_reason) VALUES ($1, $2, $3)
+        ON CONFLICT (flight_id) DO UPDATE
+        SET cancel_time = excluded.cancel_time, cancel_reason = excluded.cancel_reason,
+            open = false, revision = flights.revision + flights.open::int
+        WHERE flights.cancel_time IS NULL
+        RETURNING flight_id
+        """,
+        flight_id,
+        cancel_time,
+        reason,
+    )
+    if closed is None:
+        return
+    await entries.end_all(conn, flight_id, actor=ACTOR, reason=FLIGHT_CANCELLED)
+    # The last look tells the seat service that nobody waits.
+    await timers.set_timer(conn, entries.SWEEP, flight_id)
