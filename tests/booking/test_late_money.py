@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -139,10 +140,7 @@ async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency
     booking = await customer.book(await agency.flight())
     await customer.pay(booking, FAILS)
     await customer.becomes(booking, "FAILED")
-    async with agency.pool.acquire() as conn:
-        await conn.execute(
-            "UPDATE bookings SET sale_close_time = now() WHERE booking_id = $1", UUID(booking.booking_id)
-        )
+    await agency.set_back(booking, sale_close_time=timedelta(days=3))
     await pay_once_more(customer, booking)
     await eventually(lambda: _paid(agency, booking))
     assert (await end(agency, booking)).state == "FAILED"

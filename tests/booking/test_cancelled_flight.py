@@ -1,0 +1,255 @@
+"""A flight that will not leave: no booking of it stays, in whatever state the news finds it, and the money goes back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+
+from booking_service import bookings, steps
+from booking_service.bookings import Hold
+from booking_service.peers import Peers
+from booking_service.records import find
+from services import db
+from tests.booking.agency import Agency, Customer, Journey, state_of
+from tests.booking.orders import End, ends, pay_once_more, rest, switch, times
+from tests.callers import eventually, refused
+from tests.payment.rules import FAILS
+
+VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
+# A transaction that did not see the news ends ten seconds later at the latest; then they are looked at again.
+AT_REST_SECONDS: Final = 40
+PAYING_AT_ONCE: Final = 16
+
+
+async def known(agency: Agency, flight_id: str) -> None:
+    """Waits until the booking service has heard of it, and has looked for its bookings."""
+
+    async def told() -> bool:
+        async with agency.pool.acquire() as conn:
+            return bool(
+                await conn.fetchval(
+                    """
+                    SELECT true FROM cancelled_flights JOIN timers ON subject = flight_id
+                    WHERE flight_id = $1 AND name = 'cancel-flight' AND due_time > learn_time + interval '1 s'
+                    """,
+                    flight_id,
+                )
+            )
+
+    await eventually(told)
+
+
+async def closed(agency: Agency, journey: Journey) -> None:
+    """Nobody has a seat on the flights of the journey any more, and nothing is broken."""
+
+    async def empty() -> bool:
+        return await agency.taken(*journey.flight_ids) == set()
+
+    await eventually(empty)
+    assert await agency.violations(*journey.flight_ids) == []
+
+
+async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agency: Agency) -> None:
+    journey = await agency.journey(2)
+    customers = {
+        name: agency.customer()
+        for name in ("CREATED", "SEATS_RESERVED", "PAYMENT_PROCESSING", "CONFIRMED", "FAILED", "CANCELLED", "MOVED")
+    }
+    found: dict[str, pb.Booking] = {
+        name: await customer.book(journey, "ADULT", "CHILD", contact_email=f"{name.lower()}@fog.example")
+        for name, customer in customers.items()
+        if name != "CREATED"
+    }
+    await customers["CONFIRMED"].pay(found["CONFIRMED"])
+    await customers["FAILED"].pay(found["FAILED"], FAILS)
+    await customers["CANCELLED"].cancel(found["CANCELLED"])
+    confirmed = await customers["CONFIRMED"].becomes(found["CONFIRMED"], "CONFIRMED")
+    await customers["FAILED"].becomes(found["FAILED"], "FAILED")
+    switch(agency.provider, decision_delay_seconds=2)
+    await customers["PAYMENT_PROCESSING"].pay(found["PAYMENT_PROCESSING"])
+    await customers["PAYMENT_PROCESSING"].becomes(found["PAYMENT_PROCESSING"], "PAYMENT_PROCESSING")
+    await agency.cancel_flight(journey.flight_ids[1])
+    await known(agency, journey.flight_ids[1])
+
+    with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
+        await customers["CREATED"].book(journey)
+    ended = await ends(agency, list(found.values()), within_seconds=AT_REST_SECONDS)
+    assert {name: ended[booking.booking_id] for name, booking in found.items()} == {
+        "SEATS_RESERVED": End("CANCELLED", False, frozenset()),
+        "MOVED": End("CANCELLED", False, frozenset()),
+        "PAYMENT_PROCESSING": End("CANCELLED", True, frozenset()),
+        "CONFIRMED": End("CANCELLED", True, frozenset()),
+        "FAILED": End("FAILED", False, frozenset()),
+        "CANCELLED": End("CANCELLED", False, frozenset()),
+    }
+    shown = {name: await customers[name].get(booking) for name, booking in found.items()}
+    assert {name: each.cancel_reason for name, each in shown.items() if each.cancel_reason} == {
+        "SEATS_RESERVED": "FLIGHT_CANCELLED",
+        "MOVED": "FLIGHT_CANCELLED",
+        "PAYMENT_PROCESSING": "FLIGHT_CANCELLED",
+        "CONFIRMED": "FLIGHT_CANCELLED",
+        "CANCELLED": "CANCELLED",
+    }
+    subjects = {
+        name: [mail.subject for mail in await agency.mails(f"{name.lower()}@fog.example")] for name in customers
+    }
+    assert {name: each for name, each in subjects.items() if each} == {
+        "CONFIRMED": [f"Your booking {confirmed.pnr} is confirmed", f"Your booking {confirmed.pnr} was cancelled"],
+        "PAYMENT_PROCESSING": ["Your payment is given back"],
+    }
+    # Also those of the flight that leaves.
+    await closed(agency, journey)
+
+
+async def test_late_money_for_a_cancelled_flight_goes_back(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await customer.pay(booking, FAILS)
+    await customer.becomes(booking, "FAILED")
+    await agency.cancel_flight(journey.flight_id)
+    await known(agency, journey.flight_id)
+    await pay_once_more(customer, booking)
+
+    async def came() -> bool:
+        return (await agency.row(booking))["pay_time"] is not None
+
+    await eventually(came)
+    found = await ends(agency, [booking])
+    assert found[booking.booking_id] == End("FAILED", True, frozenset())
+    assert (await customer.get(booking)).last_error == "FLIGHT_CANCELLED"
+
+
+async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancelled_is_not_charged(
+    agency: Agency, customer: Customer
+) -> None:
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await agency.close(journey.flight_id)
+    await customer.pay(booking)
+    failed = await customer.becomes(booking, "FAILED")
+    assert failed.last_error == "FLIGHT_CANCELLED"
+    assert not (await ends(agency, [booking]))[booking.booking_id].paid
+
+
+@pytest.mark.timeout(1800)
+async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking(agency: Agency) -> None:
+    came: dict[str, int] = {}
+    for _ in range(times(1)):
+        journey = await agency.journey(2)
+        customers = [agency.customer() for _ in range(PAYING_AT_ONCE)]
+        booked = [await customer.book(journey) for customer in customers]
+        switch(agency.provider, decision_delay_seconds=random.uniform(0.02, 0.2))
+
+        async def cancel(flight_id: str) -> None:
+            await asyncio.sleep(random.uniform(0, 1))
+            await agency.cancel_flight(flight_id)
+
+        await asyncio.gather(
+            cancel(random.choice(journey.flight_ids)),
+            *(customer.pay(booking) for customer, booking in zip(customers, booked, strict=True)),
+        )
+        found = await ends(agency, booked, within_seconds=AT_REST_SECONDS)
+
+        async def all_gone() -> bool:
+            rows = [await customer.get(booking) for customer, booking in zip(customers, booked, strict=True)]
+            return not any(state_of(each) == "CONFIRMED" for each in rows)
+
+        await eventually(all_gone, within_seconds=AT_REST_SECONDS)
+        found = await ends(agency, booked)
+        for each in found.values():
+            assert each.state in ("CANCELLED", "FAILED")
+            key = f"{each.state}{' and given back' if each.paid else ''}"
+            came[key] = came.get(key, 0) + 1
+        await closed(agency, journey)
+    print(f"confirming while the flight is cancelled: {came}")
+
+
+async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = await agency.flight()
+    real = Peers.confirm
+
+    async def confirm(self: Peers, *args: Any, **more: Any) -> Hold:
+        hold = await real(self, *args, **more)
+        if not await agency.seat_database.fetchval(
+            "SELECT true FROM cancelled_flights WHERE flight_id = $1", journey.flight_id
+        ):
+            await agency.cancel_flight(journey.flight_id)
+            await known(agency, journey.flight_id)
+        return hold
+
+    monkeypatch.setattr(Peers, "confirm", confirm)
+    booking = await customer.book(journey)
+    await customer.pay(booking)
+    assert (await ends(agency, [booking]))[booking.booking_id] == End("CANCELLED", True, frozenset())
+    assert (await customer.get(booking)).pnr == ""
+    await closed(agency, journey)
+
+
+async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_look(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction began before the news was written, and commits after its bookings were looked at."""
+    monkeypatch.setattr(steps, "LAST_LOOK", steps.LAST_LOOK / 5)
+    journey = await agency.flight()
+    real = bookings.confirm
+    looked = asyncio.Event()
+
+    async def confirm(conn: db.Conn, *args: Any, **more: Any) -> bool:
+        done = await real(conn, *args, **more)
+        if not looked.is_set():
+            looked.set()
+            await agency.cancel_flight(journey.flight_id)
+            await known(agency, journey.flight_id)
+        return done
+
+    monkeypatch.setattr(bookings, "confirm", confirm)
+    booking = await customer.book(journey)
+    await customer.pay(booking)
+    await looked.wait()
+    await customer.becomes(booking, "CANCELLED", within_seconds=AT_REST_SECONDS)
+    assert (await ends(agency, [booking]))[booking.booking_id] == End("CANCELLED", True, frozenset())
+    history = [pb.Booking.State.Name(line.to_state) for line in (await customer.get(booking)).history]
+    assert history[-2:] == ["CONFIRMED", "CANCELLED"]
+    await closed(agency, journey)
+
+
+async def test_one_that_gets_its_seats_after_the_news_loses_them(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seat service had not heard of it when it gave them."""
+    monkeypatch.setattr(steps, "LAST_LOOK", steps.LAST_LOOK / 5)
+    journey = await agency.flight()
+    real = bookings.reserve
+
+    async def reserve(*args: Any, **more: Any) -> pb.Booking | None:
+        await agency.cancel_flight(journey.flight_id)
+        await known(agency, journey.flight_id)
+        return await real(*args, **more)
+
+    monkeypatch.setattr(bookings, "reserve", reserve)
+    booking = await customer.book(journey)
+    await customer.becomes(booking, "CANCELLED", within_seconds=AT_REST_SECONDS)
+    await rest(agency, [booking])
+    await closed(agency, journey)
+
+
+async def test_the_news_come_often_and_cancel_once(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(2)
+    booking = await customer.confirmed(journey)
+    for flight_id in journey.flight_ids:
+        await agency.cancel_flight(flight_id)
+    await customer.becomes(booking, "CANCELLED")
+    assert (await ends(agency, [booking]))[booking.booking_id] == End("CANCELLED", True, frozenset())
+    async with db.transaction(agency.pool) as conn:
+        version = (await find(conn, UUID(booking.booking_id))).version
+        await bookings.cancel(
+            conn, UUID(booking.booking_id), owner=None, actor="booking", reason="FLIGHT_CANCELLED", departed_too=True
+        )
+        assert (await find(conn, UUID(booking.booking_id))).version == version
