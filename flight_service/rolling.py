@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -51,11 +51,10 @@ class _Lease:
 class Rolling:
     """Keeps flights in the schedule for so many days, today included, wherever on earth it is today."""
 
-    def __init__(self, pool: Pool, peers: Peers, *, horizon_days: int, tell: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, peers: Peers, *, horizon_days: int) -> None:
         self._pool = pool
         self._peers = peers
         self._horizon_days = horizon_days
-        self._tell = tell
 
     async def run(self) -> None:
         """Rolls until cancelled. A seat service or a database that is away is waited for."""
@@ -142,7 +141,6 @@ class Rolling:
         async with db.transaction(self._pool) as conn:
             await flights.insert(conn, [flight for flight, has in zip(group, have_seats, strict=True) if has])
             end = await _move(conn, lease, by=LEASE)
-        self._tell()
         return replace(lease, end=end) if end else None
 
     async def _provision(self, flight: NewFlight) -> bool:

@@ -48,7 +48,7 @@ async def build(settings: FlightSettings, pool: Pool) -> AsyncIterator[Parts]:
     events = Consumer(pool, settings.amqp_url, service=NAME, name="events", subscriptions=SUBSCRIPTIONS)
     background = {"relay": relay.run, "events": events.run}
     if settings.horizon_days:
-        background["rolling"] = Rolling(pool, peers, horizon_days=settings.horizon_days, tell=relay.wake).run
+        background["rolling"] = Rolling(pool, peers, horizon_days=settings.horizon_days).run
     try:
         yield Parts(register=partial(add_FlightServiceServicer_to_server, servicer), background=background)
     finally:

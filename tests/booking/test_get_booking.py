@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from typing import Final
 
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 
@@ -10,6 +12,7 @@ from tests.booking.agency import Agency, Customer, a_foreign_booking_is_as_a_mis
 from tests.callers import refused
 
 Transition = tuple[str, str, str, str]
+ENDS: Final = (pb.Booking.CONFIRMED, pb.Booking.FAILED, pb.Booking.EXPIRED)
 
 
 def transitions(booking: pb.Booking) -> list[Transition]:
@@ -86,3 +89,25 @@ async def test_passengers_and_services_have_no_bookings(agency: Agency, customer
     for caller in (agency.bookings.passenger(), agency.bookings.service("checkin"), agency.bookings.operations()):
         with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
             await Customer(agency, caller).get(booked)
+
+
+async def test_an_answer_is_of_one_moment(agency: Agency, customer: Customer) -> None:
+    """Whoever reads while the booking goes on sees state, history, seats and locator of one and the same version."""
+    booked = await customer.book(await agency.flight())
+    seen = [booked]
+
+    async def read() -> None:
+        while seen[-1].state not in ENDS:
+            found = await customer.get(booked)
+            assert found.history[-1].to_state == found.state
+            assert (found.pnr != "") == (found.state == pb.Booking.CONFIRMED)
+            seen.append(found)
+
+    readers = [asyncio.create_task(read()) for _ in range(8)]
+    for seat_number in ("19C", "19D", "18C", "18D"):
+        changed = await customer.move(booked, seat_number)
+        seen.append(changed)
+    await customer.pay(booked)
+    await asyncio.gather(*readers)
+    numbers_by_end = {(found.expire_time.ToNanoseconds(), *seats_of(found)) for found in seen}
+    assert len({end for end, _ in numbers_by_end}) == len(numbers_by_end)

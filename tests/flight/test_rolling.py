@@ -64,7 +64,7 @@ class Rolled:
     @asynccontextmanager
     async def rolling(self, *, horizon_days: int, peers: Peers | None = None) -> AsyncIterator[asyncio.Task[None]]:
         """Rolls within the block, as a process does that is stopped in the end."""
-        roller = Rolling(self.pool, peers or self.peers, horizon_days=horizon_days, tell=lambda: None)
+        roller = Rolling(self.pool, peers or self.peers, horizon_days=horizon_days)
         task = asyncio.create_task(roller.run())
         try:
             yield task
