@@ -30,7 +30,7 @@ CREATE_BOOKING: Final = "/skyhigh.booking.v1.BookingService/CreateBooking"
 # More than two cores do.
 MOST_BOOKINGS_PER_SECOND: Final = 300
 MOST_HOLDS_PER_SECOND: Final = 8_000
-CUSTOMERS_AT_ONCE: Final = 32
+CUSTOMERS_AT_ONCE: Final = 128
 SOURCES_ASKED: Final = 120
 ALWAYS_SUCCEEDS: Final = "00000"
 POLL_SECONDS: Final = 0.05
