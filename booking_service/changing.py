@@ -44,6 +44,7 @@ class Changing:
         if known is not None:
             return known
         async with db.transaction(self._pool) as conn:
+            await records.lock(conn, on.booking_id, owner=on.owner)
             booking = await records.find(conn, on.booking_id, owner=on.owner)
             if booking.state != "SEATS_RESERVED":
                 raise _refusal(booking)
@@ -53,7 +54,7 @@ class Changing:
         try:
             hold = await self._peers.change(booking, seats, request_id=uuid5(booking.booking_id, f"change/{change}"))
         except PeerRefusal as refusal:
-            async with db.transaction(self._pool) as conn:
+            async with records.reading(self._pool) as conn:
                 standing = await records.find(conn, booking.booking_id)
             raise _of_change(refusal, standing) from refusal
 
@@ -74,6 +75,7 @@ class Changing:
         owner = on.owner
 
         async def begin(conn: Conn) -> pb.Booking:
+            await records.lock(conn, on.booking_id, owner=owner)
             begun = await bookings.begin_payment(conn, on.booking_id, owner=owner, payment_code=payment_code)
             standing = await records.find(conn, on.booking_id, owner=owner)
             if not begun:
@@ -86,6 +88,7 @@ class Changing:
         """SEATS_RESERVED or CONFIRMED → CANCELLED; seats and money follow by themselves. A repeat succeeds."""
 
         async def give_up(conn: Conn) -> pb.Booking:
+            await records.lock(conn, on.booking_id, owner=on.owner)
             done = await bookings.cancel(conn, on.booking_id, owner=on.owner, actor=on.actor, reason=reason)
             standing = await records.find(conn, on.booking_id, owner=on.owner)
             if done:

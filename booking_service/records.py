@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,7 +14,8 @@ import asyncpg
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 
 from booking_service import refusals
-from services.db import Conn
+from services import db
+from services.db import Conn, Pool
 from services.money import Amount, money_of
 from services.proto import timestamp
 
@@ -176,6 +178,22 @@ class Booking:
             cancel_reason=self.cancel_reason or "",
             refund_time=timestamp(self.refund_time) if self.refund_time else None,
         )
+
+
+@asynccontextmanager
+async def reading(pool: Pool) -> AsyncIterator[Conn]:
+    """A transaction that reads one moment: a booking lies in several tables, and goes on meanwhile."""
+    async with db.session(pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        yield conn
+
+
+async def lock(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> None:
+    """Has a booking wait for the caller's transaction, so that a refusal is explained by what it was judged by."""
+    await conn.execute(
+        "SELECT FROM bookings WHERE booking_id = $1 AND owner = coalesce($2, owner) FOR NO KEY UPDATE",
+        booking_id,
+        owner,
+    )
 
 
 async def find(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> Booking:

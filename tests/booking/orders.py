@@ -62,6 +62,7 @@ async def ends(
     """Waits until nothing is left to be done for these bookings; fails unless each has come to one whole end."""
     await rest(agency, bookings, within_seconds=within_seconds)
     booking_ids = [UUID(booking.booking_id) for booking in bookings]
+    await eventually(lambda: _swept(agency, booking_ids))
     async with _reading(agency) as conn:
         rows = await conn.fetch(
             """
@@ -99,19 +100,13 @@ async def end(agency: Agency, booking: pb.Booking, *, within_seconds: float = AT
     return (await ends(agency, [booking], within_seconds=within_seconds))[booking.booking_id]
 
 
-async def rest(
-    agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS
-) -> None:
+async def rest(agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS) -> None:
     """Waits until nothing is left to be done for these bookings."""
     booking_ids = [UUID(booking.booking_id) for booking in bookings]
     left: list[dict[str, Any]] = []
 
     async def rests() -> bool:
-        left[:] = [
-            *await _undecided(agency, booking_ids),
-            *await _unsettled(agency, booking_ids),
-            *await _unswept(agency, booking_ids),
-        ]
+        left[:] = [*await _undecided(agency, booking_ids), *await _unsettled(agency, booking_ids)]
         return not left
 
     try:
@@ -148,26 +143,27 @@ async def _unsettled(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[s
     """Payments that run, and refunds."""
     async with db.transaction(agency.payments.pool) as conn:
         rows = await conn.fetch(
-            "SELECT reference, state::text FROM intents WHERE reference = ANY($1) AND state IN ('PROCESSING', 'REFUNDING')",
+            """
+            SELECT reference, state::text FROM intents
+            WHERE reference = ANY($1) AND state IN ('PROCESSING', 'REFUNDING')
+            """,
             [f"booking/{booking_id}" for booking_id in booking_ids],
         )
     return [dict(row) for row in rows]
 
 
-async def _unswept(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """Holds whose time is over, and that are about to be swept."""
+async def _swept(agency: Agency, booking_ids: Sequence[UUID]) -> bool:
+    """Whether the seat service has ended the holds of these bookings whose time is over."""
     async with _reading(agency) as conn:
-        names = await conn.fetch(
-            "SELECT passenger_id FROM booking_passengers WHERE booking_id = ANY($1)", booking_ids
-        )
-    rows = await agency.seat_database.fetch(
+        rows = await conn.fetch("SELECT passenger_id FROM booking_passengers WHERE booking_id = ANY($1)", booking_ids)
+    return not await agency.seat_database.fetchval(
         """
-        SELECT holds.hold_id, seat_number, expire_time FROM hold_seats JOIN holds USING (hold_id)
-        WHERE passenger_id = ANY($1) AND hold_seats.state = 'HELD' AND expire_time <= now()
+        SELECT EXISTS (
+            SELECT FROM hold_seats JOIN holds USING (hold_id)
+            WHERE passenger_id = ANY($1) AND hold_seats.state = 'HELD' AND expire_time <= now())
         """,
-        [row["passenger_id"] for row in names],
+        [row["passenger_id"] for row in rows],
     )
-    return [dict(row) for row in rows]
 
 
 def _reading(agency: Agency) -> AbstractAsyncContextManager[Conn]:

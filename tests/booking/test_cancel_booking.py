@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -188,3 +190,23 @@ async def test_a_stranger_cancels_nothing(agency: Agency, customer: Customer, st
     booked = await customer.book(await agency.flight())
     await a_foreign_booking_is_as_a_missing_one(agency, booked, stranger.cancel)
     assert without_history(await customer.get(booked)) == booked
+
+
+async def test_who_asks_while_the_payment_ends_is_told_of_the_payment_or_gets_its_money_back(agency: Agency) -> None:
+    """Whatever is in the way when it asks, it is never anything else."""
+    reasons: Counter[str] = Counter()
+    for _ in range(int(os.environ.get("SKYHIGH_TEST_ROUNDS", "3"))):
+        customer = agency.customer()
+        booked = await customer.book(await agency.flight())
+        await customer.pay(booked)
+
+        async def give_up(customer: Customer = customer, booked: pb.Booking = booked) -> None:
+            while True:
+                (result,) = await at_once(customer.cancel(booked))
+                reasons.update(outcomes([result]))
+                if isinstance(result, pb.Booking):
+                    return
+
+        await asyncio.gather(*(give_up() for _ in range(8)))
+        assert state_of(await refunded(customer, booked)) == "CANCELLED"
+    assert reasons.keys() == {"OK", "PAYMENT_IN_PROGRESS"}

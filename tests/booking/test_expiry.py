@@ -1,8 +1,9 @@
-"""The end of the time to pay: never early, hardly late, renewed by who changes seats or begins to pay (BKG-2 to BKG-4)."""
+"""The end of the time to pay: never early, hardly late, renewed by who changes seats or begins to pay (BKG-2 to 4)."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from typing import Final
@@ -21,6 +22,7 @@ TIME_TO_PAY_SECONDS: Final = 1.2
 VARIABLES: Final = {"SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(TIME_TO_PAY_SECONDS)}
 # Before the end by a call's length on a busy machine.
 LAST_MOMENT_SECONDS: Final = 0.4
+_log = logging.getLogger(__name__)
 MANY: Final = 60
 AT_ONCE: Final = 6
 # As many as there are changes; there is no thirteenth.
@@ -79,7 +81,7 @@ async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agen
         for journey in journeys:
             assert await agency.violations(*journey.flight_ids) == []
     late.sort()
-    print(f"{len(late)} expiries: late by {late[0]:.3f} to {late[-1]:.3f} s, median {late[len(late) // 2]:.3f} s")
+    _log.info("%d expiries, late by %.3f to %.3f s, median %.3f", len(late), late[0], late[-1], late[len(late) // 2])
     assert late[0] >= 0
     assert late[-1] <= LATEST_SECONDS
 
@@ -166,7 +168,7 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
             key = outcome, found[booking.booking_id].state
             came[key] = came.get(key, 0) + 1
         assert await agency.violations(*journey.flight_ids) == []
-    print(f"paid at the end: {came}")
+    _log.info("paid at the end: %s", came)
     # Begun so late that the seats were gone before they could be kept: not charged either.
     assert came.keys() <= {("OK", "CONFIRMED"), ("OK", "EXPIRED"), ("BOOKING_EXPIRED", "EXPIRED")}
 

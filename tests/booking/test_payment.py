@@ -1,9 +1,10 @@
-"""Paying: attempts that everybody can follow, one end for each, and events that may come in any order (BKG-4, PAY-3)."""
+"""Paying: attempts that everybody can follow, one end for each, and news that may come in any order (BKG-4, PAY-3)."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import os
 import re
@@ -13,12 +14,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.message import Message
+from google.type import money_pb2
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.payment.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as payment_pb
 
 from booking_service.peers import Peers
 from services import db
+from services.money import Amount, amount_of, money_of
 from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
 from tests.booking.orders import AT_REST_SECONDS, ENDS, end, ends, fired_well, payer, switch, taken
@@ -38,6 +41,7 @@ AT_ONCE: Final = 15
 # One run in 1.7 million is further off.
 DEVIATIONS: Final = 5
 LOCATOR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
+_log = logging.getLogger(__name__)
 # What can be seen of three attempts that are declined one after the other.
 DECLINED: Final = [
     ("PAYMENT_PROCESSING", 1, ""),
@@ -65,6 +69,28 @@ async def tell(
             return bool(await conn.fetchval("SELECT true FROM inbox WHERE event_id = $1", published))
 
     await eventually(applied)
+
+
+def success(booking: pb.Booking, *, amount: money_pb2.Money | None = None) -> tuple[str, Message]:
+    """News that a booking was paid, with its price where no other amount is given."""
+    event = events_pb2.PaymentSucceeded(
+        intent_id=booking.payment_intent_id,
+        reference=f"booking/{booking.booking_id}",
+        amount=amount or booking.total,
+        attempts=2,
+    )
+    return "payment.succeeded.v1", event
+
+
+def failure(booking: pb.Booking) -> tuple[str, Message]:
+    """News that the last attempt failed."""
+    event = events_pb2.PaymentFailed(
+        intent_id=booking.payment_intent_id,
+        reference=f"booking/{booking.booking_id}",
+        error="DECLINED",
+        attempts=3,
+    )
+    return "payment.failed.v1", event
 
 
 def seen(booking: pb.Booking) -> tuple[str, int, str]:
@@ -199,9 +225,11 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
         )
     failed = sum(row["state"] == "FAILED" for row in first)
     deviation = math.sqrt(CHARGES * FAILURE_RATE * (1 - FAILURE_RATE))
-    print(
-        f"{failed} of {CHARGES} first attempts failed: {failed / CHARGES:.1%}; three in a row in "
-        f"{sum(each.state == 'FAILED' for each in found.values())} orders"
+    _log.info(
+        "%d of %d first attempts failed; three in a row in %d orders",
+        failed,
+        CHARGES,
+        sum(each.state == "FAILED" for each in found.values()),
     )
     assert len(first) == CHARGES
     assert abs(failed - CHARGES * FAILURE_RATE) <= DEVIATIONS * deviation
@@ -241,7 +269,7 @@ async def test_with_the_real_times_an_answer_after_11_s_counts_as_an_attempt(wor
         patch.setattr(payment_conftest, "QUICK", {})
         async with opened(world) as agency:
             steps = await late_answer(agency, agency.customer(), seconds=11)
-    print(steps)
+    _log.info("seen while the provider answered after 11 s: %s", steps)
     assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps
     assert steps[-1][0] == "CONFIRMED"
 
@@ -271,13 +299,10 @@ async def test_told_ten_times_and_of_failure_after_success_nothing_changes(
     booking = await customer.confirmed(await agency.flight())
     await end(agency, booking)
     before = await agency.rows(booking)
-    facts = {"intent_id": booking.payment_intent_id, "reference": f"booking/{booking.booking_id}"}
-    succeeded = events_pb2.PaymentSucceeded(amount=booking.total, attempts=1, **facts)
-    failed = events_pb2.PaymentFailed(error="DECLINED", attempts=3, **facts)
     one = uuid4()
     for number in range(10):
-        await tell(agency, broker, "payment.succeeded.v1", succeeded, event_id=one if number % 2 else None)
-        await tell(agency, broker, "payment.failed.v1", failed)
+        await tell(agency, broker, *success(booking), event_id=one if number % 2 else None)
+        await tell(agency, broker, *failure(booking))
     assert await agency.rows(booking) == before
     assert (await end(agency, booking)).state == "CONFIRMED"
 
@@ -287,13 +312,8 @@ async def test_success_and_failure_in_any_order_are_a_success(
     agency: Agency, customer: Customer, broker: Broker, order: tuple[str, ...]
 ) -> None:
     booking = await processing(agency, customer)
-    facts = {"intent_id": booking.payment_intent_id, "reference": f"booking/{booking.booking_id}"}
-    events: dict[str, tuple[str, Message]] = {
-        "S": ("payment.succeeded.v1", events_pb2.PaymentSucceeded(amount=booking.total, attempts=2, **facts)),
-        "F": ("payment.failed.v1", events_pb2.PaymentFailed(error="DECLINED", attempts=3, **facts)),
-    }
     for letter in order:
-        await tell(agency, broker, *events[letter])
+        await tell(agency, broker, *(success(booking) if letter == "S" else failure(booking)))
     confirmed = await customer.becomes(booking, "CONFIRMED")
     assert confirmed.last_error == ""
     assert confirmed.seats == booking.seats
@@ -329,15 +349,12 @@ async def test_another_amount_buys_nothing_and_the_right_one_still_does(
     agency: Agency, customer: Customer, broker: Broker
 ) -> None:
     booking = await processing(agency, customer)
-    facts = {"intent_id": booking.payment_intent_id, "reference": f"booking/{booking.booking_id}"}
-    euros = usd(booking.total.units * 100)
-    euros.currency_code = "EUR"
-    for amount in (usd(1), usd(booking.total.units * 100 + 100), euros):
-        await tell(agency, broker, "payment.succeeded.v1", events_pb2.PaymentSucceeded(amount=amount, **facts))
+    cents = amount_of(booking.total).minor_units
+    for amount in (usd(1), usd(cents + 1), usd(cents - 1), money_of(Amount("EUR", cents))):
+        await tell(agency, broker, *success(booking, amount=amount))
     assert state_of(await customer.get(booking)) == "PAYMENT_PROCESSING"
     assert await agency.hold_state(booking.hold_id) == "HELD"
-    right = events_pb2.PaymentSucceeded(amount=booking.total, **facts)
-    await tell(agency, broker, "payment.succeeded.v1", right)
+    await tell(agency, broker, *success(booking))
     await customer.becomes(booking, "CONFIRMED")
 
 

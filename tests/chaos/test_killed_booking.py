@@ -1,0 +1,501 @@
+"""A booking service killed at every step and all the time: each order goes on to its end, with seats and money whole.
+
+Its processes are real ones, two workers of one parent; the other services run in this process, behind gates that hold a
+call back at the very step at which the workers are to be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceStub
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
+
+from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
+from deploy.local.supervisor import Supervisor
+from deploy.mocks.payment_provider import ProviderSettings, serving
+from flight_service.service import FLIGHT_SERVICE
+from seat_service.service import SEAT_SERVICE
+from services import db, migrate
+from tests.booking.agency import Agency, Journey, seats_of, state_of
+from tests.booking.gate import Gate, Stop, gate
+from tests.booking.orders import ENDS, LATEST_SECONDS, ends, pay_once_more, rest, switch, times
+from tests.callers import Callers, eventually, read
+from tests.conftest import World
+from tests.instances import connected, database_with, running
+from tests.payment.conftest import PROMPT, paying
+from tests.payment.rules import FAILS, SECRET, SUCCEEDS
+
+# A step whose taker was killed is taken again when its lease has lapsed.
+LEASE_SECONDS: Final = 15
+AT_REST_SECONDS: Final = 60
+PATIENCE_SECONDS: Final = 30
+SHOPPERS: Final = 8
+MAYHEM_SECONDS: Final = float(os.environ.get("SKYHIGH_TEST_MAYHEM_SECONDS", "12"))
+AWAY_SECONDS: Final = 1
+LOOK_SECONDS: Final = 0.1
+# Where nobody is seated of those who do not ask for it.
+FAR_SEATS: Final = ("18A", "18B", "18C", "18D")
+MIDDLE_SEATS: Final = [f"{row}{letter}" for row in range(6, 17) if row != 13 for letter in "ABCD"]
+# An answer is waited for no longer: by then the workers should be dead.
+CALL_SECONDS: Final = 1.7
+GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+Answer = TypeVar("Answer")
+_log = logging.getLogger(__name__)
+
+
+async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Asks again for as long as nobody answers, as a client does with the same key."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in GONE or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
+@dataclass
+class Killed:
+    """A booking service to be killed, and all around it."""
+
+    agency: Agency
+    seats: Gate
+    payments: Gate
+    supervisor: Supervisor
+    kills: int = 0
+    down_seconds: float = 0
+    """The longest time for which nobody was there."""
+
+    def stop(self, method: str, names: str, *, answered: bool) -> Stop:
+        """Has calls of a method of the seat or the payment service stopped."""
+        return (self.payments if "Payment" in method else self.seats).stop(method, names, answered=answered)
+
+    def workers(self) -> list[int]:
+        """The pids of the workers that live now."""
+        (status,) = self.supervisor.statuses
+        with suppress(FileNotFoundError):
+            return [int(pid) for pid in Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text().split()]
+        return []
+
+    def kill(self, pids: Sequence[int]) -> None:
+        """Kills workers; their parent starts them again."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.kills += 1
+
+    async def kill_all(self, *, parent_too: bool) -> None:
+        """Kills all workers, or the whole service, and waits until it is there again."""
+        begun = time.monotonic()
+        (status,) = self.supervisor.statuses
+        if parent_too:
+            await self.supervisor.kill(status.name)
+            self.kills += 1
+        else:
+            self.kill(self.workers())
+        self.seats.open()
+        self.payments.open()
+        await eventually(self._serves, within_seconds=PATIENCE_SECONDS)
+        self.down_seconds = max(self.down_seconds, time.monotonic() - begun)
+
+    async def _serves(self) -> bool:
+        with suppress(OSError, TimeoutError, EOFError):
+            (status,) = self.supervisor.statuses
+            return await serves_grpc(status.port, "skyhigh.booking.v1.BookingService")()
+        return False
+
+
+@asynccontextmanager
+async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
+    """Opens everything within the block; `variables` are environment variables."""
+    databases = await database_with(world, "flight", "booking")
+    async with AsyncExitStack() as stack:
+        provider = await stack.enter_async_context(
+            serving(ProviderSettings(listen=f"{LOOPBACK}:0", webhook_secret=SECRET, failure_rate=0))
+        )
+        provider.behaviour.now = PROMPT
+        payments = await stack.enter_async_context(paying(world, provider))
+        seats = await stack.enter_async_context(running(world, SEAT_SERVICE, SeatServiceStub, **variables))
+        variables |= databases | {"SKYHIGH_SEAT_ADDRESS": seats.address, "SKYHIGH_FLIGHT_HORIZON_DAYS": "0"}
+        flights = await stack.enter_async_context(running(world, FLIGHT_SERVICE, FlightServiceStub, **variables))
+        seat_gate = await stack.enter_async_context(gate(seats.address))
+        payment_gate = await stack.enter_async_context(gate(payments.callers.address))
+        variables |= {
+            "SKYHIGH_FLIGHT_ADDRESS": flights.address,
+            "SKYHIGH_SEAT_ADDRESS": seat_gate.address,
+            "SKYHIGH_PAYMENT_ADDRESS": payment_gate.address,
+        }
+        url = databases["SKYHIGH_BOOKING_DATABASE_URL"]
+        await migrate.migrate(url, schema="booking", package="booking_service")
+        (port,) = free_ports(1)
+        process = Process(
+            name=f"booking-{port}",
+            command=[sys.executable, "-m", "booking_service"],
+            ready=serves_grpc(port, "skyhigh.booking.v1.BookingService"),
+            port=port,
+            environment=world.environment(
+                **variables,
+                SKYHIGH_BOOKING_LISTEN=f"{LOOPBACK}:{port}",
+                SKYHIGH_BOOKING_PROCESSES="2",
+                SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS="0.05",
+                SKYHIGH_LOG_LEVEL="error",
+            ),
+        )
+        supervisor = await stack.enter_async_context(Supervisor([process], logs=world.folder / "logs"))
+        bookings = Callers(f"{LOOPBACK}:{port}", world.keys, BookingServiceStub)
+        stack.push_async_callback(bookings.close)
+        seat_database = await stack.enter_async_context(connected(world.servers.database_url("seat")))
+        database = await asyncpg.connect(url, server_settings={"search_path": "booking"})
+        stack.push_async_callback(database.close)
+        pool = await db.connect(url, schema="booking", size=4)
+        stack.push_async_callback(pool.close)
+        agency = Agency(seats, flights, payments, bookings, provider, database, seat_database, pool, variables)
+        yield Killed(agency, seat_gate, payment_gate, supervisor)
+
+
+class Order:
+    """A customer's order, and what it is asked again and again until somebody answers."""
+
+    def __init__(self, killed: Killed, journey: Journey) -> None:
+        self.agency = killed.agency
+        self.journey = journey
+        self.customer = killed.agency.customer()
+        # Five digits that no other order of a round has; all of them succeed.
+        self.code = f"{secrets.randbelow(90_000) + 10_000}"
+        self.booking = pb.Booking()
+        self._keys: defaultdict[str, str] = defaultdict(lambda: str(uuid4()))
+
+    async def book(self, *types: str) -> pb.Booking:
+        """Books."""
+        self.booking = await patiently(lambda: self.customer.book(self.journey, *types, request_id=self._keys["book"]))
+        return self.booking
+
+    async def pay(self, code: str = SUCCEEDS) -> None:
+        """Begins to pay."""
+        await patiently(lambda: self.customer.pay(self.booking, code, request_id=self._keys["pay"]))
+
+    async def cancel(self) -> None:
+        """Gives it up."""
+        await patiently(lambda: self.customer.cancel(self.booking, request_id=self._keys["cancel"]))
+
+    async def move(self, *seat_numbers: str) -> None:
+        """Asks for other seats."""
+        await patiently(lambda: self.customer.move(self.booking, *seat_numbers, request_id=self._keys["move"]))
+
+    async def get(self) -> pb.Booking:
+        """Reads it."""
+        self.booking = await patiently(lambda: self.customer.get(self.booking))
+        return self.booking
+
+    async def becomes(self, *states: str) -> pb.Booking:
+        """Waits for one of these states."""
+        deadline = time.monotonic() + AT_REST_SECONDS
+        while state_of(await self.get()) not in states:
+            assert time.monotonic() < deadline, self.booking
+            await asyncio.sleep(LOOK_SECONDS)
+        return self.booking
+
+    async def has_the_seats_of_its_hold(self) -> bool:
+        """Whether what the seat service decided is written down."""
+        shown = await self.get()
+        hold = await self.agency.seats.service().GetHold(seat_pb.GetHoldRequest(hold_id=shown.hold_id))
+        return sorted(seats_of(shown)) == sorted(seat.seat_number for seat in hold.seats)
+
+
+Scene = AsyncIterator[tuple[str, str]]
+"""Brings an order to where one thing is left to be done; yields the method that is to be stopped then, and what its
+request names; does that thing, and sees that it comes to the expected end."""
+
+
+async def holding(order: Order) -> Scene:
+    """The customer repeats its request."""
+    yield "HoldSeats", order.customer.name
+    await order.book("ADULT", "CHILD")
+    await order.pay()
+    await order.becomes("CONFIRMED")
+
+
+async def holding_and_gone(order: Order) -> Scene:
+    """The customer does not come back: its seats are held, and end with their time."""
+    yield "HoldSeats", order.customer.name
+    with suppress(grpc.aio.AioRpcError):
+        await order.customer.book(order.journey, "ADULT")
+
+    async def reserved() -> bool:
+        async with db.transaction(order.agency.pool) as conn:
+            booking_id = await conn.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", order.customer.name)
+        order.booking = pb.Booking(booking_id=str(booking_id))
+        return state_of(await order.get()) == "SEATS_RESERVED"
+
+    await eventually(reserved, within_seconds=AT_REST_SECONDS)
+    await order.cancel()
+
+
+async def changing(order: Order) -> Scene:
+    """The customer does not repeat it: the booking follows its seats."""
+    booking = await order.book("ADULT", "CHILD")
+    yield "ChangeHoldSeats", booking.hold_id
+    with suppress(grpc.aio.AioRpcError):
+        await order.customer.move(booking, *random.sample(FAR_SEATS, len(booking.seats)))
+    await eventually(order.has_the_seats_of_its_hold, within_seconds=AT_REST_SECONDS)
+    await order.pay()
+    await order.becomes("CONFIRMED")
+
+
+async def paying_up_to(method: str, order: Order) -> Scene:
+    """From the code to the confirmation everything goes on by itself."""
+    booking = await order.book("ADULT", "INFANT")
+    names = {"CreatePaymentIntent": booking.booking_id, "SubmitPaymentCode": order.code}
+    yield method, names.get(method, booking.hold_id)
+    await order.pay(order.code)
+    await order.becomes("CONFIRMED")
+
+
+async def looking(order: Order) -> Scene:
+    """The attempts of a payment that runs; of whichever, because its intent is not there yet."""
+    await order.book("ADULT")
+    yield "GetPaymentIntent", ""
+    await order.pay(order.code)
+    await order.becomes("CONFIRMED")
+
+
+async def failing(order: Order) -> Scene:
+    """Seats are freed after the last attempt."""
+    booking = await order.book("ADULT", "CHILD")
+    yield "CancelHold", booking.hold_id
+    await order.pay(FAILS)
+    await order.becomes("FAILED")
+
+
+async def cancelling_up_to(method: str, order: Order) -> Scene:
+    """Of a confirmed booking seats and money are given back."""
+    await order.book("ADULT", "CHILD")
+    await order.pay()
+    booking = await order.becomes("CONFIRMED")
+    names = {"FindPassengerSeats": booking.passengers[0].passenger_id, "RefundPayment": booking.payment_intent_id}
+    yield method, names.get(method, booking.hold_id)
+    await order.cancel()
+    await order.becomes("CANCELLED")
+
+
+async def paying_late_up_to(method: str, order: Order) -> Scene:
+    """Late money has the same seats taken again."""
+    await order.book("ADULT", "CHILD")
+    await order.pay(FAILS)
+    booking = await order.becomes("FAILED")
+    await rest(order.agency, [booking])
+    yield method, booking.hold_id if method == "CancelHold" else booking.passengers[0].passenger_id
+    await pay_once_more(order.customer, booking)
+    await order.becomes("CONFIRMED")
+
+
+SCENES: Final[dict[str, Callable[[Order], Scene]]] = {
+    "the hold is asked for": holding,
+    "the hold is asked for, and nobody comes back": holding_and_gone,
+    "other seats are asked for": changing,
+    "PAYMENT_PENDING, the hold is extended": partial(paying_up_to, "ExtendHold"),
+    "PAYMENT_PENDING, the intent is created": partial(paying_up_to, "CreatePaymentIntent"),
+    "PAYMENT_PENDING, the code is passed on": partial(paying_up_to, "SubmitPaymentCode"),
+    "PAYMENT_PROCESSING, the payment is looked at": looking,
+    "paid, the seats are confirmed": partial(paying_up_to, "ConfirmHold"),
+    "FAILED, the seats are freed": failing,
+    "CANCELLED, the seats are freed": partial(cancelling_up_to, "CancelHold"),
+    "CANCELLED, the passengers are looked for": partial(cancelling_up_to, "FindPassengerSeats"),
+    "CANCELLED, the money is given back": partial(cancelling_up_to, "RefundPayment"),
+    "FAILED and paid, the old hold is given back": partial(paying_late_up_to, "CancelHold"),
+    "FAILED and paid, the seats are held again": partial(paying_late_up_to, "HoldSeats"),
+}
+# Before them the provider has to answer: they begin earlier, so that all are in their steps at one moment.
+SLOW: Final = ("paid", "FAILED", "PAYMENT_PROCESSING")
+HEAD_START_SECONDS: Final = 0.4
+
+
+async def timers_were_in_time(killed: Killed, *, more_seconds: float) -> Counter[str]:
+    """Fails where a timer fired early or late; returns how many fired, by name.
+
+    Late is what comes five seconds after it was due, not counting the time for which no process lived; a step that was
+    taken by one that was killed may take a lease longer, but not the end of the time to pay.
+    """
+    fired: Counter[str] = Counter()
+    async with killed.agency.pool.acquire() as conn:
+        rows = await conn.fetch(
+            "SELECT name, subject, tries, extract(epoch FROM fire_time - due_time)::float AS late FROM timers "
+            "WHERE fire_time IS NOT NULL"
+        )
+    for row in rows:
+        again = 0 if row["name"] == "expire" else LEASE_SECONDS * (row["tries"] - 1)
+        assert 0 <= row["late"] <= LATEST_SECONDS + more_seconds + again, dict(row)
+        fired[row["name"]] += 1
+    return fired
+
+
+@pytest.mark.timeout(3600)
+async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) -> None:
+    """Before the call arrives, and when it had its effect and nobody heard of it."""
+    in_step: Counter[str] = Counter()
+    rounds = times(1)
+    async with selling(world) as killed:
+        for number in range(rounds):
+            switch(killed.agency.provider, **PROMPT.model_dump())
+            # Each on a flight of its own, so that nobody is in anybody's way.
+            orders = [Order(killed, await killed.agency.journey(1 + number % 2)) for _ in SCENES for _ in range(2)]
+            scenes = [scene(order) for scene, order in zip([*SCENES.values()] * 2, orders, strict=True)]
+            names = [f"{name}, {when}" for when in ("unheard", "unanswered") for name in SCENES]
+            steps = await asyncio.gather(*map(anext, scenes))
+            stops = [
+                killed.stop(*step, answered=name.endswith("unanswered"))
+                for name, step in zip(names, steps, strict=True)
+            ]
+            going_on = [
+                asyncio.create_task(_go_on(scene, after_seconds=0 if name.startswith(SLOW) else HEAD_START_SECONDS))
+                for name, scene in zip(names, scenes, strict=True)
+            ]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CALL_SECONDS):
+                    await asyncio.gather(*(stop.reached.wait() for stop in stops))
+            in_step.update(name for name, stop in zip(names, stops, strict=True) if stop.waiting)
+            await killed.kill_all(parent_too=number % 3 == 2)
+            await asyncio.gather(*going_on)
+            await ends(killed.agency, [order.booking for order in orders], within_seconds=AT_REST_SECONDS)
+            flights = [flight_id for order in orders for flight_id in order.journey.flight_ids]
+            assert await killed.agency.violations(*flights) == []
+        fired = await timers_were_in_time(killed, more_seconds=killed.down_seconds)
+    _log.info("%d of %d orders died in the very step", in_step.total(), rounds * len(names))
+    _log.info("of %d each: %s; timers that fired: %s", rounds, dict(in_step), dict(fired))
+    assert in_step.total() > rounds * len(names) / 2
+
+
+async def _go_on(scene: Scene, *, after_seconds: float) -> None:
+    await asyncio.sleep(after_seconds)
+    with suppress(StopAsyncIteration):
+        await anext(scene)
+
+
+@pytest.mark.timeout(600)
+async def test_killed_with_the_end_of_their_time_in_hand_bookings_still_expire_in_time(world: World) -> None:
+    async with selling(world, SKYHIGH_BOOKING_HOLD_TTL_SECONDS="5") as killed:
+        journey = await killed.agency.journey(2)
+        orders = [Order(killed, journey) for _ in range(10)]
+        bookings = [await order.book("ADULT") for order in orders]
+        stops = [
+            killed.stop("GetHold", booking.hold_id, answered=number % 2 == 0) for number, booking in enumerate(bookings)
+        ]
+        await asyncio.gather(*(stop.reached.wait() for stop in stops[-2:]))
+        in_step = sum(stop.waiting > 0 for stop in stops)
+        await killed.kill_all(parent_too=False)
+        found = await ends(killed.agency, bookings)
+        assert {each.state for each in found.values()} == {"EXPIRED"}
+        await timers_were_in_time(killed, more_seconds=killed.down_seconds)
+        async with killed.agency.pool.acquire() as conn:
+            late = await conn.fetchval("SELECT extract(epoch FROM max(fire_time - due_time))::float FROM timers")
+    _log.info("%d died with the end in hand; at most %.2f s late, down %.2f s", in_step, late, killed.down_seconds)
+    assert in_step
+
+
+class Mayhem:
+    """Customers who do what customers do, and whoever kills and cuts meanwhile."""
+
+    def __init__(self, killed: Killed, journeys: Sequence[Journey]) -> None:
+        self.killed = killed
+        self.agency = killed.agency
+        self.journeys = journeys
+        self.over = asyncio.Event()
+        self.orders: list[Order] = []
+        self.told: Counter[str] = Counter()
+
+    async def shop(self) -> None:
+        """One order after the other."""
+        while not self.over.is_set():
+            order = Order(self.killed, random.choice(self.journeys))
+            try:
+                await self._order(order)
+            except grpc.aio.AioRpcError as error:
+                self.told[read(error).reason] += 1
+            if order.booking.booking_id:
+                self.orders.append(order)
+
+    async def _order(self, order: Order) -> None:
+        booking = await order.book(*random.choice((("ADULT",), ("ADULT", "CHILD"), ("ADULT", "INFANT"))))
+        if random.random() < 0.3:
+            await order.move(*(random.choice(MIDDLE_SEATS) for _ in booking.seats))
+        match random.choices(("pay", "cancel", "forget"), (8, 1, 1))[0]:
+            case "pay":
+                await order.pay(random.choice((SUCCEEDS, SUCCEEDS, FAILS, order.code)))
+                self.told["paying"] += 1
+                ended = await order.becomes("CONFIRMED", "FAILED", "EXPIRED")
+                if state_of(ended) == "CONFIRMED" and random.random() < 0.2:
+                    await order.cancel()
+                elif state_of(ended) == "FAILED" and random.random() < 0.3:
+                    await pay_once_more(order.customer, ended)
+            case "cancel":
+                await order.cancel()
+
+    async def kill(self) -> None:
+        """Kills one worker, both, or the whole service, and cuts the way to the others for a moment."""
+        while not self.over.is_set():
+            await asyncio.sleep(random.uniform(1, 2.5))
+            match random.choices(("one", "both", "parent", "away"), (4, 2, 1, 2))[0]:
+                case "one":
+                    self.killed.kill(random.sample(self.killed.workers(), 1))
+                case "both":
+                    await self.killed.kill_all(parent_too=False)
+                case "parent":
+                    await self.killed.kill_all(parent_too=True)
+                case "away":
+                    cut = random.choice((self.killed.seats, self.killed.payments))
+                    cut.away = True
+                    await asyncio.sleep(AWAY_SECONDS)
+                    cut.away = False
+
+
+@pytest.mark.timeout(3600)
+async def test_killed_all_the_time_every_order_comes_to_a_whole_end(world: World) -> None:
+    async with selling(world, SKYHIGH_BOOKING_HOLD_TTL_SECONDS="10") as killed:
+        agency = killed.agency
+        switch(agency.provider, failure_rate=0.15, decision_delay_seconds=0.3)
+        mayhem = Mayhem(killed, [await agency.journey(1 + number % 2) for number in range(6)])
+        begun = time.monotonic()
+        shopping = [asyncio.create_task(mayhem.shop()) for _ in range(SHOPPERS)]
+        killing = asyncio.create_task(mayhem.kill())
+        await asyncio.sleep(MAYHEM_SECONDS)
+        mayhem.over.set()
+        await killing
+        await asyncio.gather(*shopping)
+        seconds = time.monotonic() - begun
+        rows = await agency.database.fetch("SELECT booking_id::text FROM bookings WHERE hold_id IS NOT NULL")
+        bookings = [pb.Booking(booking_id=row["booking_id"]) for row in rows]
+        found = await ends(agency, bookings, within_seconds=AT_REST_SECONDS)
+        assert {order.booking.booking_id for order in mayhem.orders} <= found.keys()
+        flights = [flight_id for journey in mayhem.journeys for flight_id in journey.flight_ids]
+        assert await agency.violations(*flights) == []
+        fired = await timers_were_in_time(killed, more_seconds=killed.down_seconds + 2 * AWAY_SECONDS)
+        left = await agency.database.fetchval("SELECT count(*) FROM bookings WHERE state::text <> ALL($1)", list(ENDS))
+    ended = Counter(f"{each.state}{' after money' if each.paid else ''}" for each in found.values())
+    _log.info("%d kills in %.0f s, down for %.1f s at most", killed.kills, seconds, killed.down_seconds)
+    _log.info("ended: %s; told: %s; timers that fired: %s", dict(ended), dict(mayhem.told), dict(fired))
+    assert left == 0
+    assert "INTERNAL" not in mayhem.told
+    assert killed.kills >= 3
