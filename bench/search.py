@@ -225,9 +225,7 @@ async def _forget_routes(stack: BenchStack, questions: Questions) -> None:
         await connection.execute("UPDATE flight.schedule_days SET revision = revision + 1")
     finally:
         await connection.close()
-    await stack.load.run(
-        questions.another, port=stack.local.ports["flight"], seconds=TIMETABLE_SECONDS, cycle=True
-    )
+    await stack.load.run(questions.another, port=stack.local.ports["flight"], seconds=TIMETABLE_SECONDS, cycle=True)
 
 
 @asynccontextmanager

@@ -54,7 +54,7 @@ class Changing:
         try:
             hold = await self._peers.change(booking, seats, request_id=uuid5(booking.booking_id, f"change/{change}"))
         except PeerRefusal as refusal:
-            async with records.reading(self._pool) as conn:
+            async with db.snapshot(self._pool) as conn:
                 standing = await records.find(conn, booking.booking_id)
             raise _of_change(refusal, standing) from refusal
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -14,8 +13,7 @@ import asyncpg
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 
 from booking_service import refusals
-from services import db
-from services.db import Conn, Pool
+from services.db import Conn
 from services.money import Amount, money_of
 from services.proto import timestamp
 
@@ -178,13 +176,6 @@ class Booking:
             cancel_reason=self.cancel_reason or "",
             refund_time=timestamp(self.refund_time) if self.refund_time else None,
         )
-
-
-@asynccontextmanager
-async def reading(pool: Pool) -> AsyncIterator[Conn]:
-    """A transaction that reads one moment: a booking lies in several tables, and goes on meanwhile."""
-    async with db.session(pool) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
-        yield conn
 
 
 async def lock(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> None:

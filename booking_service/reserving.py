@@ -98,7 +98,7 @@ class Reserving:
         """
         lost: set[Place] = set()
         while True:
-            async with records.reading(self._pool) as conn:
+            async with db.snapshot(self._pool) as conn:
                 booking = await records.find(conn, booking_id)
             if booking.first_answer is not None:
                 return pb.Booking.FromString(booking.first_answer)

@@ -14,6 +14,7 @@ from booking_service.changing import Changing, OnBooking
 from booking_service.records import Booking
 from booking_service.reserving import Order, Reserving
 from booking_service.sessions import GuestSessions
+from services import db
 from services.call import running
 from services.db import Pool
 from services.watch import Watches
@@ -47,14 +48,14 @@ class BookingServicer(BookingServiceServicer):
         return await self._reserving.book(Order(request, call.principal.name, call.request_key(request)))
 
     async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
-        async with records.reading(self._pool) as conn:
+        async with db.snapshot(self._pool) as conn:
             booking = await records.find(conn, UUID(request.booking_id), owner=_reachable())
             answer = booking.message()
             answer.history.extend(await records.history(conn, booking.booking_id))
         return answer
 
     async def WatchBooking(self, request: pb.WatchBookingRequest, context: Context) -> AsyncIterator[pb.BookingUpdate]:
-        async with records.reading(self._pool) as conn:
+        async with db.snapshot(self._pool) as conn:
             first = await records.find(conn, UUID(request.booking_id), owner=_reachable())
         async for booking in self._watches.follow(first):
             if booking is None:

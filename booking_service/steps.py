@@ -284,7 +284,7 @@ class Steps:
                 await timers.set_timer(conn, bookings.CANCEL_FLIGHT, subject, after=LAST_LOOK)
 
     async def _find(self, subject: str) -> Booking:
-        async with records.reading(self._pool) as conn:
+        async with db.snapshot(self._pool) as conn:
             return await records.find(conn, UUID(subject))
 
 

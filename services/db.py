@@ -107,6 +107,16 @@ async def session(pool: Pool) -> AsyncIterator[Conn]:
         raise Unavailable("the database does not answer, try again") from error
 
 
+@asynccontextmanager
+async def snapshot(pool: Pool) -> AsyncIterator[Conn]:
+    """A transaction that reads one moment, for what lies in several tables and goes on meanwhile.
+
+    Raises Unavailable where there is no connection in time.
+    """
+    async with session(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        yield connection
+
+
 async def wait_until_there(url: str, *, patience_seconds: float) -> None:
     """Waits for a database that is still starting; raises its last error when patience is out."""
     deadline = asyncio.get_running_loop().time() + patience_seconds

@@ -63,7 +63,7 @@ class Watches(Generic[Row]):
             if not self._feeds:
                 continue
             with contextlib.suppress(Unavailable, *db.AWAY):
-                async with db.transaction(self._pool) as conn:
+                async with db.snapshot(self._pool) as conn:
                     changed = await self._newer(conn, {key: feed.latest.version for key, feed in self._feeds.items()})
                 for row in changed:
                     feed = self._feeds.get(row.key)
