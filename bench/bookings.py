@@ -36,7 +36,6 @@ PAIRS_ASKED: Final = 4_000
 ALWAYS_SUCCEEDS: Final = "00000"
 # Until the first orders have ended, and until the last ones have.
 PATIENCE_SECONDS: Final = 60
-LOOK_SECONDS: Final = 0.05
 ENDED: Final = frozenset({pb.Booking.CONFIRMED, pb.Booking.FAILED, pb.Booking.EXPIRED, pb.Booking.CANCELLED})
 
 _customers = itertools.count(1)
@@ -138,8 +137,7 @@ async def _confirmed(
         running = [asyncio.create_task(customers.book_and_pay()) for _ in range(CUSTOMERS_AT_ONCE)]
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while customers.ended.total() < CUSTOMERS_AT_ONCE:
-                    await asyncio.sleep(LOOK_SECONDS)
+                await customers.warm.wait()
             before, began = customers.ended.copy(), time.monotonic()
             cpu_before = {name: stack.cpu(name) for name in names}
             await asyncio.sleep(seconds)
@@ -175,9 +173,11 @@ class _Customers:
     orders: Iterator[pb.CreateBookingRequest]
     open: bool = True
     ended: Counter[str] = field(default_factory=Counter)
-    """By how: a state, or the gRPC code of what was refused."""
+    """By how: a state, or what was said with a refusal."""
     seconds: list[float] = field(default_factory=list)
     """Of each order that was not refused."""
+    warm: asyncio.Event = field(default_factory=asyncio.Event)
+    """As many have ended as there are customers."""
 
     async def book_and_pay(self) -> None:
         """One customer after the other."""
@@ -187,9 +187,11 @@ class _Customers:
             try:
                 self.ended[await self._order(metadata)] += 1
             except grpc.aio.AioRpcError as refused:
-                self.ended[refused.code().name] += 1
+                self.ended[refused.details() or refused.code().name] += 1
             else:
                 self.seconds.append(time.monotonic() - began)
+            if self.ended.total() >= CUSTOMERS_AT_ONCE:
+                self.warm.set()
 
     async def _order(self, metadata: tuple[tuple[str, str], ...]) -> str:
         """Returns the state that an order ends in."""

@@ -15,7 +15,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -54,6 +54,8 @@ CLIENTS: Final = 8
 DATABASE: Final = "seats_baseline"
 SCRIPTS: Final = Path(__file__).with_name("seats_mix_baseline")
 RESERVE_SECONDS: Final = 60
+# Customers are on the manifests of so many flights.
+MANIFESTS: Final = 100
 
 
 async def seats_mix(stack: BenchStack, plan: Plan) -> list[Measure]:
@@ -63,9 +65,10 @@ async def seats_mix(stack: BenchStack, plan: Plan) -> list[Measure]:
     await _prepare_baseline(stack)
     async with AsyncExitStack() as opened:
         airline = await Airline.open(stack, opened)
+        await airline.import_customers()
         await airline.reserve_some()
         for turn, seconds in enumerate(plan.turns()):
-            made = await airline.run(seconds)
+            made = await _ours(stack, measure if turn else None, airline, seconds)
             other = await _baseline(stack, seconds)
             if turn:
                 measure.ours.append(made)
@@ -75,7 +78,22 @@ async def seats_mix(stack: BenchStack, plan: Plan) -> list[Measure]:
         f"{FLIGHTS:,} flights of 180 seats, {CUSTOMERS:,} customers and {RESERVATIONS:,} reservations at the start of "
         "both; an update of a customer is a new e-mail address on a manifest"
     )
+    measure.note(
+        f"{AT_ONCE} callers, a client in Python whose CPU is the machine's, too; pgbench: {CLIENTS} clients in C"
+    )
     return [measure]
+
+
+async def _ours(stack: BenchStack, measure: Measure | None, airline: Airline, seconds: float) -> float:
+    """Runs one turn; returns transactions per second."""
+    servers = ("seat", "flight", "checkin", "postgres")
+    before = {name: stack.cpu(name) for name in servers} | {"client": time.process_time()}
+    made, elapsed = await airline.run(seconds)
+    after = {name: stack.cpu(name) for name in servers} | {"client": time.process_time()}
+    if measure:
+        for name, used in after.items():
+            measure.cpu_us.setdefault(name, []).append((used - before[name]) * 1e6 / made)
+    return made / elapsed
 
 
 @dataclass(slots=True)
@@ -130,15 +148,15 @@ class Airline:
             while len(self.reservations) < RESERVATIONS:
                 await asyncio.gather(*(self.new_reservation() for _ in range(AT_ONCE)))
 
-    async def run(self, seconds: float) -> float:
-        """Returns the transactions a second of so many callers at once; a refused one counts, as with the baseline."""
-        end = time.monotonic() + seconds
+    async def run(self, seconds: float) -> tuple[int, float]:
+        """Returns how many transactions so many callers made, in how long; a refused one counts, as in the baseline."""
+        began = time.monotonic()
         names, weights = list(WEIGHTS), list(WEIGHTS.values())
         done = 0
 
         async def caller() -> None:
             nonlocal done
-            while time.monotonic() < end:
+            while time.monotonic() < began + seconds:
                 (name,) = self.dice.choices(names, weights)
                 transaction: Callable[[], Awaitable[bool]] = getattr(self, name)
                 self.made[name] += 1
@@ -146,7 +164,7 @@ class Airline:
                 done += 1
 
         await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
-        return done / seconds
+        return done, time.monotonic() - began
 
     def seen(self) -> str:
         """What was done, in words."""
@@ -191,21 +209,30 @@ class Airline:
     async def update_customer(self) -> bool:
         """A new address for a passenger of a manifest."""
         number = self.dice.randrange(CUSTOMERS)
-        request = checkin.ImportManifestRequest(flight_id=f"SH9{number % 100:02}-2030-12-01")
+        await self._import(number % MANIFESTS, [number])
+        return True
+
+    async def import_customers(self) -> None:
+        """Writes the manifests that all customers are on."""
+        for manifest in range(MANIFESTS):
+            await self._import(manifest, range(manifest, CUSTOMERS, MANIFESTS))
+
+    async def _import(self, manifest: int, customers: Iterable[int]) -> None:
         departure = datetime(2030, 12, 1, tzinfo=UTC)
+        request = checkin.ImportManifestRequest(flight_id=f"SH9{manifest:02}-{departure.date()}")
         facts = request.flight
-        facts.flight_number, facts.origin, facts.destination = f"SH9{number % 100:02}", "LIS", "VIE"
+        facts.flight_number, facts.origin, facts.destination = f"SH9{manifest:02}", "LIS", "VIE"
         facts.departure_time.FromDatetime(departure)
         facts.arrival_time.FromDatetime(departure + timedelta(hours=3))
-        request.passengers.add(
-            passenger_id=f"C{number}",
-            pnr="BENCHX",
-            given_name="Ada",
-            last_name="Bench",
-            contact_email=f"c{self.dice.randrange(10**6)}@passengers.example",
-        )
+        for number in customers:
+            request.passengers.add(
+                passenger_id=f"C{number}",
+                pnr="BENCHX",
+                given_name="Ada",
+                last_name="Bench",
+                contact_email=f"c{self.dice.randrange(10**6)}@passengers.example",
+            )
         await self.check_ins.ImportManifest(request, metadata=self.metadata, timeout=10)
-        return True
 
     async def _reserve(self, flight_id: str, passenger_id: str) -> bool:
         seat_number = self.dice.choice(self.seat_numbers)

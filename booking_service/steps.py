@@ -30,9 +30,9 @@ from services.timers import Handler
 OWN_NAME: Final = "service:booking"
 # A hold that was taken for late money lapses only where a process died with it, and then another is taken.
 LATE_HOLDS: Final = 3
-# The lease of a step that asks one other service once: who dies with it is followed within the five seconds that a
-# timer may be late.
-ONE_QUESTION_SECONDS: Final = 4
+# A step whose process died is taken again within the five seconds that a timer may be late. One that takes longer
+# itself begins again, and finds what it has done.
+LEASE_SECONDS: Final = 4
 # A transaction that did not see the cancellation of its flight has ended by then.
 LAST_LOOK: Final = timedelta(seconds=10)
 NO_RETURN: Final = timedelta(seconds=15)
@@ -54,18 +54,19 @@ class Steps:
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns the handlers by the names of their timers."""
-        return {
-            bookings.RESERVE: Handler(self.reserve),
-            bookings.EXPIRE: Handler(self.look_at_hold, lease_seconds=ONE_QUESTION_SECONDS),
-            bookings.LOOK_AT_HOLD: Handler(self.look_at_hold, lease_seconds=ONE_QUESTION_SECONDS),
-            bookings.PAY: Handler(self.pay),
-            bookings.LOOK_AT_PAYMENT: Handler(self.look_at_payment, lease_seconds=ONE_QUESTION_SECONDS),
-            bookings.CONFIRM: Handler(self.confirm),
-            bookings.RELEASE: Handler(self.release),
-            bookings.REFUND: Handler(self.refund, lease_seconds=ONE_QUESTION_SECONDS),
-            bookings.DROP_HOLD: Handler(self.drop_hold, lease_seconds=ONE_QUESTION_SECONDS),
-            bookings.CANCEL_FLIGHT: Handler(self.cancel_flight),
+        steps = {
+            bookings.RESERVE: self.reserve,
+            bookings.EXPIRE: self.look_at_hold,
+            bookings.LOOK_AT_HOLD: self.look_at_hold,
+            bookings.PAY: self.pay,
+            bookings.LOOK_AT_PAYMENT: self.look_at_payment,
+            bookings.CONFIRM: self.confirm,
+            bookings.RELEASE: self.release,
+            bookings.REFUND: self.refund,
+            bookings.DROP_HOLD: self.drop_hold,
+            bookings.CANCEL_FLIGHT: self.cancel_flight,
         }
+        return {name: Handler(step, lease_seconds=LEASE_SECONDS) for name, step in steps.items()}
 
     async def reserve(self, subject: str) -> None:
         """Goes on with a booking whose caller's process died."""

@@ -11,7 +11,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
-from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
@@ -152,13 +151,6 @@ def names_of(booking: pb.Booking) -> list[str]:
 def usd(cents: int) -> Any:
     """So many cents."""
     return money_of(Amount("USD", cents))
-
-
-def seconds(count: float) -> duration_pb2.Duration:
-    """A duration."""
-    duration = duration_pb2.Duration()
-    duration.FromMilliseconds(round(count * 1000))
-    return duration
 
 
 @dataclass(frozen=True, slots=True)

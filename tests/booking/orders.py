@@ -140,16 +140,23 @@ async def _undecided(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[s
 
 
 async def _unsettled(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """Payments that run, and refunds."""
+    """Payments and refunds that run, and money of which the bookings have not heard yet."""
     async with db.transaction(agency.payments.pool) as conn:
-        rows = await conn.fetch(
-            """
-            SELECT reference, state::text FROM intents
-            WHERE reference = ANY($1) AND state IN ('PROCESSING', 'REFUNDING')
-            """,
+        intents = await conn.fetch(
+            "SELECT substr(reference, 9) AS booking_id, state::text FROM intents WHERE reference = ANY($1)",
             [f"booking/{booking_id}" for booking_id in booking_ids],
         )
-    return [dict(row) for row in rows]
+    async with _reading(agency) as conn:
+        paid = await conn.fetch(
+            "SELECT booking_id::text FROM bookings WHERE booking_id = ANY($1) AND pay_time IS NOT NULL", booking_ids
+        )
+    heard = {row["booking_id"] for row in paid}
+    return [
+        dict(intent)
+        for intent in intents
+        if intent["state"] in ("PROCESSING", "REFUNDING")
+        or (intent["state"] in ("SUCCEEDED", "REFUNDED") and intent["booking_id"] not in heard)
+    ]
 
 
 async def _swept(agency: Agency, booking_ids: Sequence[UUID]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -46,16 +47,18 @@ async def known(agency: Agency, flight_id: str) -> None:
     await eventually(told)
 
 
-async def looked_for_the_last_time(agency: Agency, journey: Journey) -> None:
-    """Waits until nobody looks for bookings of these flights any more."""
+async def none_confirmed(agency: Agency, booked: Sequence[pb.Booking]) -> None:
+    """Waits until none of these bookings is CONFIRMED, which the last look sees to at the latest."""
+    await rest(agency, booked, within_seconds=AT_REST_SECONDS)
 
-    async def over() -> bool:
+    async def gone() -> bool:
         async with agency.pool.acquire() as conn:
             return not await conn.fetchval(
-                "SELECT EXISTS (SELECT FROM timers WHERE subject = ANY($1) AND fire_time IS NULL)", journey.flight_ids
+                "SELECT EXISTS (SELECT FROM bookings WHERE booking_id::text = ANY($1) AND state = 'CONFIRMED')",
+                [booking.booking_id for booking in booked],
             )
 
-    await eventually(over, within_seconds=AT_REST_SECONDS)
+    await eventually(gone, within_seconds=AT_REST_SECONDS)
 
 
 async def closed(agency: Agency, journey: Journey) -> None:
@@ -172,8 +175,7 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
             cancel(random.choice(journey.flight_ids)),
             *(customer.pay(booking) for customer, booking in zip(customers, booked, strict=True)),
         )
-        await rest(agency, booked, within_seconds=AT_REST_SECONDS)
-        await looked_for_the_last_time(agency, journey)
+        await none_confirmed(agency, booked)
         found = await ends(agency, booked)
         for each in found.values():
             assert each.state in ("CANCELLED", "FAILED")

@@ -230,6 +230,16 @@ async def test_a_named_seat_is_not_given_to_another_of_the_party(agency: Agency,
     assert seats_of(booked) == ["10B", "10A"]
 
 
+@pytest.mark.parametrize(
+    "types", [["ADULT", "CHILD", "INFANT"], ["ADULT", "ADULT", "INFANT", "INFANT"], ["ADULT", "CHILD", "CHILD"]]
+)
+async def test_some_of_a_family_name_their_seats(agency: Agency, customer: Customer, types: list[str]) -> None:
+    journey = await agency.flight()
+    booked = await customer.book(journey, *types, seats=[named_seat(journey.flight_id, "10A", 0)])
+    assert seats_of(booked)[0] == "10A"
+    assert len(booked.seats) == len(types) - types.count("INFANT")
+
+
 async def test_an_agent_books_for_others(agency: Agency) -> None:
     booked = await agency.agent("desk").book(await agency.flight(), "ADULT")
     assert (await agency.row(booked))["owner"] == "agent:desk"

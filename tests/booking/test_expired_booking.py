@@ -11,10 +11,10 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 from tests.booking.agency import Agency, Customer, named_seat, seats_of
 from tests.callers import refused
 
-TIME_TO_PAY_SECONDS: Final = 1.0
+TIME_TO_PAY_SECONDS: Final = 2.0
 VARIABLES: Final = {
     "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(TIME_TO_PAY_SECONDS),
-    "SKYHIGH_SEAT_LAPSES_ALLOWED": "3",
+    "SKYHIGH_SEAT_LAPSES_ALLOWED": "2",
     "SKYHIGH_SEAT_COOL_DOWN_SECONDS": "30",
 }
 
@@ -72,7 +72,7 @@ async def test_who_lets_too_many_bookings_lapse_is_told_how_long_to_wait(
     agency: Agency, customer: Customer, stranger: Customer
 ) -> None:
     journey = await agency.flight()
-    for _ in range(3):
+    for _ in range(2):
         booked = await customer.book(journey)
         await over(booked)
         await customer.becomes(booked, "EXPIRED")

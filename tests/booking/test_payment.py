@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05"}
 ANY_CODE: Final = "12345"
 FAILURE_RATE: Final = 0.15
-CHARGES: Final = int(os.environ.get("SKYHIGH_TEST_CHARGES", "150"))
+CHARGES: Final = int(os.environ.get("SKYHIGH_TEST_CHARGES", "60"))
 AT_ONCE: Final = 15
 # One run in 1.7 million is further off.
 DEVIATIONS: Final = 5

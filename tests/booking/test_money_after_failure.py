@@ -1,0 +1,167 @@
+"""Money that comes after a payment has failed: the same seats again or the money back, never both, never neither."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.payment.v1.payment_service_pb2 import PaymentIntent
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from booking_service.bookings import Hold
+from booking_service.peers import Peers
+from payment_service.charging import charge_key_of
+from tests.booking.agency import Agency, Customer, state_of
+from tests.booking.orders import end, ends, pay_once_more, rest
+from tests.callers import eventually
+from tests.payment.rules import FAILS, event
+
+BOOKINGS_AT_ONCE: Final = 10
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_success_after_failure_takes_the_same_seats_or_is_given_back(
+    agency: Agency, customer: Customer, lost: bool
+) -> None:
+    journey = await agency.journey(2)
+    booking = await customer.book(journey, "ADULT", "ADULT", contact_email=f"{lost}@late.example")
+    await customer.pay(booking, FAILS)
+    failed = await customer.becomes(booking, "FAILED")
+    await rest(agency, [booking])
+    if lost:
+        await agency.take(journey.flight_ids[1], booking.seats[-1].seat_number)
+    await pay_once_more(customer, booking)
+    await eventually(lambda: _paid(agency, booking))
+    found = await end(agency, booking)
+    assert (found.state, found.paid) == ("FAILED" if lost else "CONFIRMED", True)
+    shown = await customer.get(booking)
+    subjects = [mail.subject for mail in await agency.mails(f"{lost}@late.example")]
+    if lost:
+        assert shown.last_error == "SEAT_TAKEN"
+        assert shown.HasField("refund_time")
+        assert subjects == ["Your payment is given back"]
+    else:
+        assert shown.seats == booking.seats
+        assert shown.hold_id != failed.hold_id
+        assert subjects == [f"Your booking {shown.pnr} is confirmed"]
+    # Of the first flight's seats none stays behind with a party that does not fly.
+    assert await agency.violations(*journey.flight_ids) == []
+
+
+async def _paid(agency: Agency, booking: pb.Booking) -> bool:
+    return (await agency.row(booking))["pay_time"] is not None
+
+
+async def test_a_charge_that_the_provider_took_after_all_counts(agency: Agency, customer: Customer) -> None:
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking, FAILS)
+    failed = await customer.becomes(booking, "FAILED")
+    intent = await agency.payments.get(PaymentIntent(intent_id=failed.payment_intent_id))
+    key = charge_key_of(UUID(intent.intent_id), 2)
+    charge = replace(agency.provider.charges[str(key)], status="succeeded")
+    agency.provider.charges[str(key)] = charge
+    amount = {"currency": "USD", "minor_units": charge.amount["minor_units"]}
+    await agency.payments.deliver(event(intent, key=key, charge_id=charge.charge_id, amount=amount))
+    await customer.becomes(booking, "CONFIRMED")
+    await end(agency, booking)
+
+
+async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency, customer: Customer) -> None:
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking, FAILS)
+    await customer.becomes(booking, "FAILED")
+    await agency.set_back(booking, sale_close_time=timedelta(days=3))
+    await pay_once_more(customer, booking)
+    await eventually(lambda: _paid(agency, booking))
+    assert (await end(agency, booking)).state == "FAILED"
+    assert (await customer.get(booking)).last_error == "SALE_CLOSED"
+
+
+async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goes_back(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that frees the seats of a FAILED booking has looked, and frees them after the money came."""
+    journey = await agency.flight()
+    customers = [agency.customer() for _ in range(BOOKINGS_AT_ONCE)]
+    real, paid = Peers.drop, asyncio.Event()
+
+    async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
+        if reason == "PAYMENT_FAILED":
+            await paid.wait()
+            await asyncio.sleep(random.uniform(0, 0.3))
+        await real(self, hold_id, reason=reason)
+
+    monkeypatch.setattr(Peers, "drop", drop)
+    bookings = await asyncio.gather(*(each.book(journey) for each in customers))
+    await asyncio.gather(*(each.pay(booking, FAILS) for each, booking in zip(customers, bookings, strict=True)))
+    for each, booking in zip(customers, bookings, strict=True):
+        await each.becomes(booking, "FAILED")
+        await pay_once_more(each, booking)
+    paid.set()
+    await asyncio.gather(
+        *(each.becomes(booking, "CONFIRMED") for each, booking in zip(customers, bookings, strict=True))
+    )
+    await ends(agency, bookings)
+
+
+async def test_a_hold_for_late_money_that_is_over_before_its_confirmation_is_taken_again(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await customer.pay(booking, FAILS)
+    failed = await customer.becomes(booking, "FAILED")
+    real, held = Peers.hold, []
+
+    async def hold(self: Peers, *args: Any, **more: Any) -> Hold:
+        got = await real(self, *args, **more)
+        held.append(got.hold_id)
+        if len(held) == 1:
+            await agency.seats.service().CancelHold(seat_pb.CancelHoldRequest(hold_id=str(got.hold_id)))
+        return got
+
+    monkeypatch.setattr(Peers, "hold", hold)
+    await pay_once_more(customer, booking)
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert confirmed.hold_id == str(held[1])
+    assert confirmed.hold_id not in (failed.hold_id, str(held[0]))
+    await end(agency, booking)
+
+
+async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes take the same seats again, one of them so late that the booking was cancelled meanwhile."""
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await customer.pay(booking, FAILS)
+    await customer.becomes(booking, "FAILED")
+    real, cancelled, waiting = Peers.hold, asyncio.Event(), asyncio.Event()
+
+    async def hold(self: Peers, *args: Any, **more: Any) -> Hold:
+        if not waiting.is_set():
+            waiting.set()
+            await cancelled.wait()
+        return await real(self, *args, **more)
+
+    monkeypatch.setattr(Peers, "hold", hold)
+    await pay_once_more(customer, booking)
+    await waiting.wait()
+    # The lease of the first has lapsed, and a second takes the timer.
+    async with agency.pool.acquire() as conn:
+        await conn.execute(
+            "UPDATE timers SET try_time = now() WHERE name = 'confirm' AND subject = $1", booking.booking_id
+        )
+    await customer.becomes(booking, "CONFIRMED")
+    await customer.cancel(booking)
+    await rest(agency, [booking])
+    cancelled.set()
+    await asyncio.sleep(0.5)
+    assert (await end(agency, booking)).state == "CANCELLED"
+    assert state_of(await customer.get(booking)) == "CANCELLED"
