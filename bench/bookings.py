@@ -30,7 +30,7 @@ CREATE_BOOKING: Final = "/skyhigh.booking.v1.BookingService/CreateBooking"
 # More than two cores do.
 MOST_BOOKINGS_PER_SECOND: Final = 300
 MOST_HOLDS_PER_SECOND: Final = 8_000
-CUSTOMERS_AT_ONCE: Final = 128
+CUSTOMERS_AT_ONCE: Final = 64
 # Pairs of airports that are asked for itineraries.
 PAIRS_ASKED: Final = 4_000
 ALWAYS_SUCCEEDS: Final = "00000"

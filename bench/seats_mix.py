@@ -237,7 +237,11 @@ class Airline:
     async def _reserve(self, flight_id: str, passenger_id: str) -> bool:
         seat_number = self.dice.choice(self.seat_numbers)
         hold = seat.HoldSeatRequest(
-            flight_id=flight_id, seat_number=seat_number, passenger_id=passenger_id, request_id=str(uuid.uuid4())
+            flight_id=flight_id,
+            seat_number=seat_number,
+            passenger_id=passenger_id,
+            owner=f"customer:{passenger_id}",
+            request_id=str(uuid.uuid4()),
         )
         try:
             held = await self.seats.HoldSeat(hold, metadata=self.metadata, timeout=10)

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from tests.booking.agency import Agency, Journey, state_of
 from tests.booking.conftest import opened
@@ -44,11 +45,16 @@ async def any_agency(world: World) -> AsyncIterator[Agency]:
             yield agency
 
 
-async def unlucky(agency: Agency, seats: list[pb.BookedSeat], *, after_seconds: float) -> bool:
-    """Somebody else tries to get one of these seats, a moment later; returns whether it did."""
+async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat], *, after_seconds: float) -> bool:
+    """Somebody else tries to get one of these seats for good, a moment later; returns whether it did."""
     await asyncio.sleep(after_seconds)
     seat = random.choice(seats)
-    (outcome,) = outcomes(await at_once(agency.take(seat.flight_id, seat.seat_number)))
+
+    async def get() -> seat_pb.Hold:
+        hold = await agency.take(seat.flight_id, seat.seat_number)
+        return await agency.seats.agent("others").confirm(hold)
+
+    (outcome,) = outcomes(await at_once(get()))
     assert outcome in ("OK", "SEAT_TAKEN")
     return outcome == "OK"
 
@@ -64,7 +70,7 @@ async def paid_too_late(agency: Agency, journey: Journey, *, rival: bool) -> tup
         return state_of(await customer.get(booking)) in ("EXPIRED", "CONFIRMED")
 
     await eventually(expired, within_seconds=TIME_TO_PAY_SECONDS + 5)
-    lost = rival and await unlucky(agency, list(booking.seats), after_seconds=random.uniform(0, 1.3))
+    lost = rival and await rival_gets_one(agency, booking.seats, after_seconds=random.uniform(0, 1.3))
     return booking, lost
 
 

@@ -136,9 +136,9 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
     databases = await database_with(world, "flight", "booking")
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(
-            serving(ProviderSettings(listen=f"{LOOPBACK}:0", webhook_secret=SECRET, failure_rate=0))
+            serving(ProviderSettings(listen=f"{LOOPBACK}:0", webhook_secret=SECRET))
         )
-        provider.behaviour.now = PROMPT
+        provider.behaviour.now = PROMPT.model_copy(update={"failure_rate": 0})
         payments = await stack.enter_async_context(paying(world, provider))
         seats = await stack.enter_async_context(running(world, SEAT_SERVICE, SeatServiceStub, **variables))
         variables |= databases | {"SKYHIGH_SEAT_ADDRESS": seats.address, "SKYHIGH_FLIGHT_HORIZON_DAYS": "0"}
@@ -362,7 +362,6 @@ async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) 
     rounds = times(1)
     async with selling(world) as killed:
         for number in range(rounds):
-            switch(killed.agency.provider, **PROMPT.model_dump())
             # Each on a flight of its own, so that nobody is in anybody's way.
             orders = [Order(killed, await killed.agency.journey(1 + number % 2)) for _ in SCENES for _ in range(2)]
             scenes = [scene(order) for scene, order in zip([*SCENES.values()] * 2, orders, strict=True)]
