@@ -37,6 +37,7 @@ DATABASE_PATIENCE_SECONDS: Final = 30
 # No request of ours is near this: the widest is nine seats.
 LARGEST_MESSAGE_BYTES: Final = 64 * 1024
 HOUSEKEEPING_SECONDS: Final = 300
+CANCEL_AGAIN_SECONDS: Final = 1
 # A call makes hundreds of objects and hardly a cycle; looking for one every 700 objects is a few percent of its cost.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 
@@ -223,9 +224,12 @@ async def _stop_with_parent(parent: int, stopping: asyncio.Event) -> None:
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancels until all have ended: a driver's `wait_for` may swallow a cancellation that meets its answer."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
 
 
 async def _close(pool: Pool) -> None:
