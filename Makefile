@@ -9,6 +9,8 @@ BIN := .venv/bin
 LOCK := .venv/.lock
 # The build hook writes it last, so that it tells whether the project is installed with the present protos.
 STUBS := gen/skyhigh.binpb
+# npm writes it last.
+SWAGGER_UI := gateway/docs/node_modules/.package-lock.json
 PROTOS := $(shell find protos -name '*.proto') protos/build_hook.py
 PYTHON ?= python3
 
@@ -16,8 +18,8 @@ PYTHON ?= python3
 
 ## Run
 
-up: setup  ## Start everything, load the demo airline, prove it by three journeys, say where it is
-	@$(BIN)/skyhigh up
+up: setup  ## Start everything, load the demo airline, prove it by three journeys, say where it is; TLS=1 with TLS
+	@$(if $(TLS),SKYHIGH_TLS=$(TLS)) $(BIN)/skyhigh up
 
 down:  ## Stop everything; data stay
 	@[ ! -x $(BIN)/skyhigh ] || $(BIN)/skyhigh down
@@ -34,7 +36,7 @@ bench: setup  ## Measure each figure beside its baseline and print the ratios
 
 ## Develop
 
-setup: packages $(STUBS)  ## Install what is missing: system packages, .venv, stubs
+setup: packages $(STUBS) $(SWAGGER_UI)  ## Install what is missing: system packages, .venv, stubs, the API's page
 
 test: setup  ## Run all tests and print the coverage of lines and branches
 	@$(BIN)/coverage erase
@@ -78,6 +80,13 @@ $(LOCK): requirements.lock | packages
 $(STUBS): $(LOCK) pyproject.toml $(PROTOS)
 	@echo "Compiling protos and installing the project …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Nothing that comes with it may run here: one of its packages would only tell its maker about this machine.
+$(SWAGGER_UI): gateway/docs/package-lock.json | packages
+	@deploy/local/install_packages.sh npm=npm
+	@echo "Installing Swagger UI …"
+	@npm ci --prefix gateway/docs --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 # Callers of the API as it was last agreed on must not break: compared with main, or else with the last commit whose

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -41,19 +42,11 @@ class Peers:
 
     def __init__(self, settings: BookingSettings) -> None:
         token = OwnToken(settings.token_file)
+        peer = partial(channel, identity=settings.identity, timeout_seconds=TIMEOUT_SECONDS)
         # Everybody may read the schedule.
-        flights = channel(
-            settings.flight_address, service="skyhigh.flight.v1.FlightService", timeout_seconds=TIMEOUT_SECONDS
-        )
-        seats = channel(
-            settings.seat_address, service="skyhigh.seat.v1.SeatService", token=token, timeout_seconds=TIMEOUT_SECONDS
-        )
-        payments = channel(
-            settings.payment_address,
-            service="skyhigh.payment.v1.PaymentService",
-            token=token,
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
+        flights = peer(settings.flight_address, service="skyhigh.flight.v1.FlightService")
+        seats = peer(settings.seat_address, service="skyhigh.seat.v1.SeatService", token=token)
+        payments = peer(settings.payment_address, service="skyhigh.payment.v1.PaymentService", token=token)
         self._channels = (flights, seats, payments)
         self._flights = FlightServiceStub(flights)
         self._seats = SeatServiceStub(seats)

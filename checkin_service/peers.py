@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -59,12 +60,11 @@ class Peers:
     def __init__(self, settings: CheckInSettings) -> None:
         token = OwnToken(settings.token_file)
         seat_service, payment_service = "skyhigh.seat.v1.SeatService", "skyhigh.payment.v1.PaymentService"
-        ours = channel(settings.seat_address, service=seat_service, token=token, timeout_seconds=TIMEOUT_SECONDS)
-        callers = channel(settings.seat_address, service=seat_service, timeout_seconds=TIMEOUT_SECONDS)
-        payments = channel(
-            settings.payment_address, service=payment_service, token=token, timeout_seconds=TIMEOUT_SECONDS
-        )
-        # The scales are not ours and get no token of ours.
+        peer = partial(channel, identity=settings.identity, timeout_seconds=TIMEOUT_SECONDS)
+        ours = peer(settings.seat_address, service=seat_service, token=token)
+        callers = peer(settings.seat_address, service=seat_service)
+        payments = peer(settings.payment_address, service=payment_service, token=token)
+        # The scales are not ours and get no token and no certificate of ours.
         scales = channel(
             settings.weight_address, service="skyhigh.weight.v1.WeightService", timeout_seconds=TIMEOUT_SECONDS
         )

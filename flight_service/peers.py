@@ -23,6 +23,7 @@ class Peers:
             settings.seat_address,
             service="skyhigh.seat.v1.SeatService",
             token=OwnToken(settings.token_file),
+            identity=settings.identity,
             timeout_seconds=TIMEOUT_SECONDS,
         )
         # Generated stubs of an aio channel are typed for the other kind.

@@ -42,6 +42,18 @@ EDGE_ERRORS = (
         status=401,
     ),
     EdgeError(
+        "response.code_details == 'lua_response'",
+        code_pb2.RESOURCE_EXHAUSTED,
+        "BLOCKED",
+        "this caller did what nobody does who wants a seat; it is let in again after a while",
+    ),
+    EdgeError(
+        "response.code == 429",
+        code_pb2.RESOURCE_EXHAUSTED,
+        "RATE_LIMITED",
+        "too many calls; go on after a while",
+    ),
+    EdgeError(
         "request.url_path == '/healthz'",
         code_pb2.UNAVAILABLE,
         "DEPENDENCY_UNAVAILABLE",

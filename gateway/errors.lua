@@ -8,6 +8,7 @@ local REASONS = {
   [3] = "INVALID_FIELD",
   [4] = "DEADLINE_EXCEEDED",
   [7] = "PERMISSION_DENIED",
+  [8] = "RATE_LIMITED",
   [14] = "DEPENDENCY_UNAVAILABLE",
   [16] = "UNAUTHENTICATED",
 }
@@ -61,14 +62,33 @@ local function add_detail(text, detail)
   return grown
 end
 
+local RETRY_INFO = '{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"%ds"}'
+
+-- In seconds, from who refused the call: the gateway service or a block says it outright, and a bucket says when it has
+-- something in it again.
+local function wait_of(headers)
+  local said = headers:get("retry-after") or headers:get("x-ratelimit-reset")
+  return math.max(1, math.ceil(tonumber(said) or 1))
+end
+
+-- Whoever speaks gRPC learns it from the headers alone, because the answer has no body.
+local function is_native_refusal(headers)
+  return headers:get("grpc-status") == "8" and headers:get("retry-after") == nil
+end
+
 local function is_error(headers)
   return tonumber(headers:get(":status")) >= 400 and headers:get("content-type") == "application/json"
 end
 
 function envoy_on_response(handle)
+  if is_native_refusal(handle:headers()) then
+    handle:headers():add("retry-after", tostring(wait_of(handle:headers())))
+    return
+  end
   if not is_error(handle:headers()) then
     return
   end
+  local wait = wait_of(handle:headers())
   local body = handle:body()
   if body == nil then
     return
@@ -85,6 +105,9 @@ function envoy_on_response(handle)
   if text:find('"reason":"INVALID_FIELD"', 1, true) and not text:find("google.rpc.BadRequest", 1, true) then
     local message = message_in(text)
     text = add_detail(text, BAD_REQUEST:format(field_in(message), message))
+  end
+  if code == 8 and not text:find("google.rpc.RetryInfo", 1, true) then
+    text = add_detail(text, RETRY_INFO:format(wait))
   end
   if text ~= original then
     body:setBytes(text)

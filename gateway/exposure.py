@@ -6,8 +6,8 @@ forgotten by accident.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
 
 
 class Call(Enum):
@@ -21,6 +21,24 @@ class Call(Enum):
     """Streams for as long as the reader wants."""
     INTERNAL = "internal"
     """Has no route: only services call it, on the service's own port."""
+
+
+class CallClass(StrEnum):
+    """What is counted together where calls are limited (gateway/limits.py)."""
+
+    MAP = "map"
+    """Seat maps, the most asked-for answer."""
+    HOLD = "hold"
+    """What takes a seat from everybody else."""
+    LOGIN = "login"
+    """What gives a token to somebody who has none."""
+    SEARCH = "search"
+    """What anybody may read without a token."""
+    WEBHOOK = "webhook"
+    """What another company's machine tells us."""
+    READ = "read"
+    WRITE = "write"
+    WATCH = "watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +55,14 @@ class ServiceExposure:
     """Each RPC by its name."""
     public: frozenset[str] = frozenset()
     """Those that need no token."""
+    classes: dict[str, CallClass] = field(default_factory=dict)
+    """Those that are not counted as what they are: a read, a write, a watch, or a search where no token is needed."""
+
+    def class_of(self, rpc: str) -> CallClass:
+        """With which other RPCs it is counted."""
+        if rpc in self.classes:
+            return self.classes[rpc]
+        return CallClass.SEARCH if rpc in self.public else CallClass(self.calls[rpc].value)
 
 
 # Asked by our services and served by others.
@@ -69,6 +95,12 @@ SERVICES = (
             "FindPassengerSeats": Call.INTERNAL,
             "SetWaitlistOpen": Call.INTERNAL,
         },
+        classes={
+            "GetSeatMap": CallClass.MAP,
+            "GetSeatMapJson": CallClass.MAP,
+            "HoldSeat": CallClass.HOLD,
+            "HoldSeats": CallClass.HOLD,
+        },
     ),
     ServiceExposure(
         name="skyhigh.checkin.v1.CheckInService",
@@ -91,6 +123,7 @@ SERVICES = (
             "GetPassenger": Call.INTERNAL,
         },
         public=frozenset({"CreateSession"}),
+        classes={"CreateSession": CallClass.LOGIN},
     ),
     ServiceExposure(
         name="skyhigh.waitlist.v1.WaitlistService",
@@ -120,6 +153,7 @@ SERVICES = (
         },
         # Its signature is its token.
         public=frozenset({"ReceiveWebhook"}),
+        classes={"ReceiveWebhook": CallClass.WEBHOOK},
     ),
     ServiceExposure(
         name="skyhigh.flight.v1.FlightService",
@@ -150,5 +184,18 @@ SERVICES = (
             "CancelBooking": Call.WRITE,
         },
         public=frozenset({"CreateGuestSession"}),
+        classes={"CreateGuestSession": CallClass.LOGIN},
+    ),
+    ServiceExposure(
+        name="skyhigh.gateway.v1.GatewayAdmin",
+        cluster="gateway",
+        address_setting="gateway_address",
+        calls={
+            "ListIncidents": Call.READ,
+            "ListBlocks": Call.READ,
+            "LiftBlock": Call.WRITE,
+            "ListLimits": Call.READ,
+            "SetLimit": Call.WRITE,
+        },
     ),
 )

@@ -14,18 +14,25 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto
-from pydantic import Field, FilePath, field_validator
+from pydantic import Field, FilePath, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from skyhigh.seat.v1 import seat_service_pb2
 
+from gateway import filters, tls
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
 from gateway.exposure import NOT_OURS, SERVICES, Call, ServiceExposure
+from gateway.limits import DEFAULTS, SHARED
+from gateway.openapi import document, page
+from gateway.rate_limit.observing import OBSERVED
+from gateway.rate_limit.settings import RateLimits
+from services.identity import Identity, whole
 from services.settings import load
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
@@ -70,10 +77,48 @@ class GatewaySettings(BaseSettings):
     payment_address: CommaSeparated = ("127.0.0.1:50054",)
     flight_address: CommaSeparated = ("127.0.0.1:50055",)
     booking_address: CommaSeparated = ("127.0.0.1:50056",)
+    gateway_address: CommaSeparated = ("127.0.0.1:50057",)
+    """Where the gateway service is, which Envoy asks for limits and tells of calls."""
+    gateway_token_file: FilePath | None = None
+    """What Envoy shows to it; needed unless limits are off."""
+    rate_limits: RateLimits = RateLimits.OFF
     jwks: FilePath
     """The public keys of the token issuer. Envoy reads them when it starts."""
     token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105
     token_audience: str = "skyhigh"  # noqa: S105
+
+    gateway_tls_certificate: FilePath | None = None
+    """PEM, with its chain: with this and its key clients come by TLS, and not otherwise."""
+    gateway_tls_key: FilePath | None = None
+    tls_certificate: Path | None = None
+    """PEM: what Envoy shows to the services. With this and the next two it speaks mutual TLS to all of them."""
+    tls_key: Path | None = None
+    tls_authority: Path | None = None
+    """Whose certificates the services have."""
+
+    @property
+    def shown(self) -> tls.Shown | None:
+        """What clients see of the edge where it speaks TLS."""
+        certificate, key = self.gateway_tls_certificate, self.gateway_tls_key
+        return tls.Shown(certificate, key) if certificate is not None and key is not None else None
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the services see of the edge where they speak TLS."""
+        return whole(self.tls_certificate, self.tls_key, self.tls_authority)
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.gateway_tls_certificate is None) != (self.gateway_tls_key is None):
+            raise ValueError("SKYHIGH_GATEWAY_TLS_CERTIFICATE, SKYHIGH_GATEWAY_TLS_KEY: both are given, or none")
+        whole(self.tls_certificate, self.tls_key, self.tls_authority)
+        return self
+
+    @model_validator(mode="after")
+    def _limited_with_a_token(self) -> Self:
+        if self.rate_limits is not RateLimits.OFF and self.gateway_token_file is None:
+            raise ValueError("gateway_token_file: limits need a token for the gateway service")
+        return self
 
     @field_validator("gateway_allowed_origins", *ADDRESSES, mode="before")
     @classmethod
@@ -127,6 +172,9 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
         "descriptor_set": str(api_path),
         "errors_lua": ERRORS_LUA.read_text(),
         "services": [service.name for service in SERVICES],
+        "role_header": filters.ROLE_HEADER,
+        "subject_header": filters.SUBJECT_HEADER,
+        **_limiting(settings, patterns),
         "edge_errors": list(_mappers(patterns)),
         "healthy_percentages": {service.cluster: {"value": 1} for service in SERVICES},
         "allowed_origins": [{"exact": origin} for origin in settings.gateway_allowed_origins],
@@ -138,17 +186,59 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
                     "path": f"/{service.name}/{method.name}",
                     "cluster": service.cluster + ("-watch" if call is Call.WATCH else ""),
                     "token": patterns["no_token" if method.name in service.public else "token"],
+                    "class": service.class_of(method.name),
+                    "shared_by": _shared_by(service, method, settings),
                 },
             )
             for service, method, call in public
         ],
+        "docs_routes": list(_docs_routes(api_path.with_name("openapi.json"), patterns)),
         "wrong_method_routes": [
             _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(sorted(verbs))})
             for regex, verbs in _verbs_by_path(method for _, method, _ in public).items()
         ],
-        "clusters": [cluster for service in SERVICES for cluster in _clusters(service, settings, patterns)],
+        "edge_socket": settings.shown and _fill(patterns["edge_tls"], tls.paths(api_path.parent)),
+        "clusters": [
+            cluster for service in SERVICES for cluster in _clusters(service, settings, patterns, api_path.parent)
+        ],
     }
     return yaml.dump(_fill(template, values), Dumper=_PlainDumper, sort_keys=False, width=120)
+
+
+def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The filters that refuse, and the log that says whom; nothing where limits are off."""
+    names = (filters.ADDRESS_SHIELD, filters.BLOCKS, filters.SHIELD)
+    if settings.rate_limits is RateLimits.OFF or settings.gateway_token_file is None:
+        return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observing")}
+    shown = {
+        "gateway_token": f"Bearer {settings.gateway_token_file.read_text().strip()}",
+        "role_header": filters.ROLE_HEADER,
+        "subject_header": filters.SUBJECT_HEADER,
+        "observed": f"xds.route_name in {sorted(OBSERVED)}",
+    }
+    at_first = filters.filters(DEFAULTS, (), enforced=settings.rate_limits is RateLimits.ON)
+    changing = {
+        name.replace("-", "_"): [
+            _fill(
+                patterns["changing_filter"],
+                shown
+                | {
+                    "name": name,
+                    "type_url": at_first[name].type_url,
+                    "default": {"@type": at_first[name].type_url, **at_first[name].value},
+                },
+            )
+        ]
+        for name in names
+    }
+    return changing | {name: [_fill(patterns[name], shown)] for name in ("shared_limits", "observing")}
+
+
+def _shared_by(service: ServiceExposure, method: MethodDescriptorProto, settings: GatewaySettings) -> list[Any] | None:
+    """What the gateway service counts a call by; None for what each Envoy counts for itself."""
+    if settings.rate_limits is RateLimits.OFF or service.class_of(method.name) not in SHARED:
+        return None
+    return list(filters.DESCRIPTORS)
 
 
 def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
@@ -199,6 +289,15 @@ def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[st
     return dict(sorted(verbs.items(), key=lambda found: found[0].count(ONE_SEGMENT)))
 
 
+def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
+    """Of the files that the edge serves itself."""
+    files = list(page.served_files(openapi))
+    for served in files:
+        yield _fill(patterns["served_file"], {**asdict(served), "file": str(served.file)})
+    regex = "|".join(re.escape(served.path) for served in files)
+    yield _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(page.METHODS)})
+
+
 def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:
     """What to make of Envoy's own answers, native gRPC's before JSON's: Envoy takes the first that fits."""
     yield patterns["healthy"]
@@ -220,10 +319,14 @@ def _error_values(error: EdgeError) -> dict[str, Any]:
     }
 
 
-def _clusters(service: ServiceExposure, settings: GatewaySettings, patterns: Mapping[str, Any]) -> Iterator[Any]:
+def _clusters(
+    service: ServiceExposure, settings: GatewaySettings, patterns: Mapping[str, Any], folder: Path
+) -> Iterator[Any]:
     """One for calls, one for watches: a thousand open watches must not fill what a hold needs."""
     addresses: tuple[str, ...] = getattr(settings, service.address_setting)
+    named = {**tls.paths(folder), "service_name": service.cluster}
     values = {
+        "service_socket": settings.identity and _fill(patterns["service_tls"], named),
         "service": service.name,
         "endpoints": [_fill(patterns["endpoint"], _host_and_port(address)) for address in addresses],
     }
@@ -266,13 +369,20 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
+_PlainDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+
+
 def write(settings: GatewaySettings, directory: Path) -> Path:
-    """Writes `envoy.yaml` and `api.binpb` into `directory` and returns the path of the former."""
+    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory` and returns the path of the first."""
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     api, api_path, config = read_descriptors(), directory / "api.binpb", directory / "envoy.yaml"
     text = render(settings, api, api_path)
+    document.write(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()), directory / "openapi.json")
     api_path.write_bytes(api.SerializeToString())
+    tls.write(settings.shown, settings.identity, directory)
+    # It may hold the token that Envoy shows to the gateway service.
+    config.touch(mode=0o600)
     config.write_text(text)
     return config
 
@@ -295,7 +405,10 @@ def check() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         jwks = Path(folder) / "jwks.json"
         jwks.write_text(json.dumps({"keys": [ECKey.generate_key("P-256").as_dict(private=False)]}))
-        return complaints(write(GatewaySettings(jwks=jwks), Path(folder)))
+        token = Path(folder) / "token"
+        token.write_text("sample")
+        settings = GatewaySettings(jwks=jwks, rate_limits=RateLimits.ON, gateway_token_file=token)
+        return complaints(write(settings, Path(folder)))
 
 
 def main() -> int:

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.connections import channel_to
+from operations.stack import fail
 from operations.token import mint
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def _get(booking_id: UUID) -> pb.Booking:
 
     metadata = (("authorization", f"Bearer {mint('agent', 'demo')}"),)
     try:
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_BOOKING_ADDRESS")) as channel:
+        async with channel_to("booking") as channel:
             request = pb.GetBookingRequest(booking_id=str(booking_id))
             return await BookingServiceStub(channel).GetBooking(
                 request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS

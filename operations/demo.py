@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.connections import channel_to
+from operations.stack import fail
 from operations.token import mint
 
 if TYPE_CHECKING:
@@ -116,7 +117,6 @@ async def _load(flights: Sequence[Flight]) -> None:
 
 async def _add_to_schedule(flights: Sequence[Flight]) -> int:
     """Has the flight service add the flights, with their seats; returns how many seats. A refusal ends the command."""
-    import grpc
     from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 
     from operations import airline
@@ -127,14 +127,13 @@ async def _add_to_schedule(flights: Sequence[Flight]) -> int:
 
     metadata = _metadata("operations")
     with _refusals_of("flight"):
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_FLIGHT_ADDRESS")) as channel:
+        async with channel_to("flight") as channel:
             stub = FlightServiceStub(channel)
             return sum(await _each(add, flights))
 
 
 async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
     """Has the check-in service write the flights' passengers; returns a line for each. A refusal ends the command."""
-    import grpc
     from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
     from operations import airline
@@ -150,7 +149,7 @@ async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
 
     metadata = _metadata()
     with _refusals_of("check-in"):
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_CHECKIN_ADDRESS")) as channel:
+        async with channel_to("checkin") as channel:
             stub = CheckInServiceStub(channel)
             return await _each(import_one, flights)
 
@@ -198,7 +197,7 @@ async def _eligible(number: int, flights: Sequence[Flight]) -> list[Candidate]:
     metadata = _metadata()
     found: list[Candidate] = []
     with _refusals_of("check-in"):
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_CHECKIN_ADDRESS")) as channel:
+        async with channel_to("checkin") as channel:
             stub = CheckInServiceStub(channel)
             for candidate in _people(flights):
                 if await can_check_in(candidate):

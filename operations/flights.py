@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.connections import channel_to
+from operations.stack import fail
 from operations.token import mint
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ async def _ask(question: Callable[[FlightServiceStub, Metadata], Awaitable[None]
 
     metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
     try:
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_FLIGHT_ADDRESS")) as channel:
+        async with channel_to("flight") as channel:
             await question(FlightServiceStub(channel), metadata)
     except grpc.aio.AioRpcError as error:
         fail(f"the flight service answered {error.code().name}: {error.details()}")

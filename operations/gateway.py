@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
 
+from operations.connections import context_for
+
 CALL_TIMEOUT_SECONDS: Final = 10
 
 
@@ -90,7 +92,8 @@ class Gateway:
         )
         began = time.perf_counter()
         try:
-            with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_SECONDS) as response:  # noqa: S310
+            context = context_for(self.url)
+            with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_SECONDS, context=context) as response:  # noqa: S310
                 status, content = response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.connections import channel_to
+from operations.stack import fail
 from operations.token import mint
 
 if TYPE_CHECKING:
@@ -276,11 +277,10 @@ def _add_passenger(flight: Flight, line: int, row: Row) -> None:
 
 async def _import(file: Path, flights: Iterable[Flight]) -> bool:
     """Imports each flight and prints what came of it; returns True where all were imported."""
-    import grpc
     from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
     all_imported = True
-    async with grpc.aio.insecure_channel(address_of("SKYHIGH_CHECKIN_ADDRESS")) as channel:
+    async with channel_to("checkin") as channel:
         stub = CheckInServiceStub(channel)
         for flight in flights:
             faults = flight.faults or await _import_one(stub, flight)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.connections import channel_to
+from operations.stack import fail
 from operations.token import mint
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ async def _ask(question: Callable[[SeatServiceStub, Metadata], Awaitable[None]])
 
     metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
     try:
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_SEAT_ADDRESS")) as channel:
+        async with channel_to("seat") as channel:
             await question(SeatServiceStub(channel), metadata)
     except grpc.aio.AioRpcError as error:
         fail(f"the seat service answered {error.code().name}: {error.details()}")

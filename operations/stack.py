@@ -84,6 +84,9 @@ def up(
     began = time.monotonic()
     stack = _stack()
     report = _report()
+    if report is not None and report.is_alive and _speaks_tls(report) != stack.tls:
+        print(f"The stack in {stack.home} runs {'without' if stack.tls else 'with'} TLS: it is started anew.")
+        down()
     if report is not None and report.is_alive:
         _warn_of_other_settings(report, stack)
         print(f"The stack in {stack.home} runs already.")
@@ -304,9 +307,10 @@ def _prove(report: Report) -> None:
 
 def _print_addresses(stack: Stack, report: Report) -> None:
     gateway = report.addresses["SKYHIGH_GATEWAY_URL"]
+    authority = report.addresses.get("SKYHIGH_CA")
     mails = report.addresses.get("SKYHIGH_MOCK_MAIL_URL", "at the given mail server")
     print(f"""
-  gateway     {gateway}
+  gateway     {gateway}{f"     curl --cacert {authority}" if authority is not None else ""}
   mails       {mails}
   addresses   .venv/bin/skyhigh env
   processes   .venv/bin/skyhigh status
@@ -315,6 +319,10 @@ def _print_addresses(stack: Stack, report: Report) -> None:
   a token     .venv/bin/skyhigh token --role agent
   stop        make down
 """)
+
+
+def _speaks_tls(report: Report) -> bool:
+    return "SKYHIGH_CA" in report.addresses
 
 
 def _warn_of_other_settings(report: Report, stack: Stack) -> None:

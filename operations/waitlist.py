@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.connections import channel_to
+from operations.stack import fail
 from operations.token import mint
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def _ask(question: Callable[[WaitlistServiceStub, Metadata], Awaitable[Non
 
     metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
     try:
-        async with grpc.aio.insecure_channel(address_of("SKYHIGH_WAITLIST_ADDRESS")) as channel:
+        async with channel_to("waitlist") as channel:
             await question(WaitlistServiceStub(channel), metadata)
     except grpc.aio.AioRpcError as error:
         fail(f"the waitlist service answered {error.code().name}: {error.details()}")

@@ -24,7 +24,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers
+from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers, tls
 from services.auth import Access, Keys, TokenVerifier
 from services.db import Pool
 from services.interceptors import GuardedServer
@@ -65,6 +65,7 @@ class Service(Generic[Config]):
     descriptor: ServiceDescriptor
     policy: Mapping[str, Access]
     build: Callable[[Config, Pool], contextlib.AbstractAsyncContextManager[Parts]]
+    largest_message_bytes: int = LARGEST_MESSAGE_BYTES
 
 
 def run(service: Service[Config]) -> None:
@@ -145,16 +146,25 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
-                ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", service.largest_message_bytes),
                 ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_concurrent_streams", 1000),
             ],
         )
-        parts.register(cast("grpc.aio.Server", GuardedServer(server, policy=service.policy, verifier=verifier)))
+        guarded = GuardedServer(
+            server,
+            policy=service.policy,
+            verifier=verifier,
+            watches_per_principal=config.watches_per_principal,
+        )
+        parts.register(cast("grpc.aio.Server", guarded))
         healthy = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         _enable_reflection(server, service.descriptor.full_name)
-        ports = [server.add_insecure_port(address) for address in addresses]
+        identity = config.identity
+        # For each address its own: gRPC asks those for the first certificate only once. It does not keep them, either.
+        credentials = [None if identity is None else tls.server_credentials(identity) for _ in addresses]
+        ports = [_listen(server, *each) for each in zip(addresses, credentials, strict=True)]
         await server.start()
         for name in ("", service.descriptor.full_name):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -164,6 +174,10 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
         finally:
             await healthy.enter_graceful_shutdown()
             await server.stop(DRAIN_SECONDS)
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
 
 
 def _enable_reflection(server: grpc.aio.Server, service: str) -> None:

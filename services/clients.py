@@ -11,8 +11,10 @@ from typing import Any, Final, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from services import call, telemetry
+from services import call, telemetry, tls
 from services.errors import Unavailable
+from services.identity import Identity
+from services.tls import RenewedChannel
 from services.tokens import OwnToken
 
 # Three tries within a second; a budget keeps a sick callee from being hit three times as hard.
@@ -91,22 +93,33 @@ def service_config(service: str) -> str:
 
 
 def channel(
-    address: str, *, service: str, token: OwnToken | None = None, timeout_seconds: float = 3
+    address: str,
+    *,
+    service: str,
+    token: OwnToken | None = None,
+    identity: Identity | None = None,
+    timeout_seconds: float = 3,
 ) -> grpc.aio.Channel:
     """Opens a channel to `host:port`, or to several by commas, for calls of one proto service.
 
     Each call shows the token and carries on the trace of the call that it is part of. Calls without a deadline get
-    `timeout_seconds`.
+    `timeout_seconds`. With an identity it is mutual TLS, and the callee must be called as the service's package is:
+    `seat` for `skyhigh.seat.v1.SeatService`.
     """
     addresses = address.split(",")
-    return grpc.aio.insecure_channel(
-        address if len(addresses) == 1 else f"ipv4:{address}",
-        options=[
-            ("grpc.service_config", service_config(service)),
-            ("grpc.enable_retries", 1),
-            ("grpc.keepalive_time_ms", 30_000),
-        ],
-        interceptors=[_Introduction(token, timeout_seconds)],
+    target = address if len(addresses) == 1 else f"ipv4:{address}"
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", service_config(service)),
+        ("grpc.enable_retries", 1),
+        ("grpc.keepalive_time_ms", 30_000),
+    ]
+    interceptors = [_Introduction(token, timeout_seconds)]
+    if identity is None:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    options.append(tls.expected_name(service.split(".")[1]))
+    return RenewedChannel(
+        identity,
+        lambda credentials: grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors),
     )
 
 

@@ -29,6 +29,7 @@ from services.errors import (
     Unavailable,
 )
 from services.validation import validate
+from services.watch import WatchPlaces
 
 # The callee gives up a little before the caller, so that the caller learns what happened instead of guessing.
 DEADLINE_MARGIN_SECONDS: Final = 0.02
@@ -47,10 +48,18 @@ class GuardedServer:
     anybody, are registered on the server itself.
     """
 
-    def __init__(self, server: grpc.aio.Server, *, policy: Mapping[str, Access], verifier: TokenVerifier) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        *,
+        policy: Mapping[str, Access],
+        verifier: TokenVerifier,
+        watches_per_principal: int,
+    ) -> None:
         self._server = server
         self._policy = policy
         self._verifier = verifier
+        self._places = WatchPlaces(per_principal=watches_per_principal)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Does nothing: the generated code registers the same methods twice, here and below."""
@@ -62,7 +71,9 @@ class GuardedServer:
 
     def _guard(self, method: str, handler: _Handler) -> _Handler:
         # Requests are decoded inside, because a decoding failure of the library's own is answered as a defect of ours.
-        guard = _Guard(method, self._policy.get(method), self._verifier, handler)
+        guard = _Guard(method, self._policy.get(method), self._verifier, self._places, handler)
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(guard.listen, handler.request_deserializer, _serialize)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(guard.stream, None, _serialize)
         return grpc.unary_unary_rpc_method_handler(guard.unary, None, _serialize)
@@ -76,13 +87,19 @@ def _serialize(answer: Message | bytes) -> bytes:
 class _Guard:
     """One method with everything around it."""
 
-    def __init__(self, method: str, access: Access | None, verifier: TokenVerifier, handler: _Handler) -> None:
+    def __init__(
+        self, method: str, access: Access | None, verifier: TokenVerifier, places: WatchPlaces, handler: _Handler
+    ) -> None:
         self._method = method
         self._access = access
         self._verifier = verifier
+        self._places = places
         self._decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
         self._unary = cast("Callable[[Message, _Context], Awaitable[Message | bytes]]", handler.unary_unary)
         self._stream = cast("Callable[[Message, _Context], AsyncIterator[Message]]", handler.unary_stream)
+        self._listen = cast(
+            "Callable[[AsyncIterator[Message], _Context], AsyncIterator[Message]]", handler.stream_stream
+        )
         self._seconds = telemetry.CALL_SECONDS.labels(method)
         self._ok = telemetry.CALLS.labels(method, "OK")
 
@@ -104,21 +121,46 @@ class _Guard:
     async def stream(self, body: bytes, context: _Context) -> None:
         try:
             request = await self._admit(body, context)
-            async for message in self._stream(request, context):
-                try:
-                    async with asyncio.timeout(SLOW_READER_SECONDS):
-                        await context.write(message)
-                except TimeoutError as error:
-                    raise ResourceExhausted(
-                        "SLOW_READER", "the stream was not read in time", retry_after_seconds=1
-                    ) from error
+            with self._places.taken_by(call.running().principal.name):
+                await self._send(self._stream(request, context), context)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             await self._refuse(error, context)
         self._ok.inc()
 
+    async def listen(self, requests: AsyncIterator[Message], context: _Context) -> None:
+        """A stream both ways, such as a gateway's: one of ours, whose messages are not validated."""
+        try:
+            await self._authorize(context)
+            await self._send(self._listen(requests, context), context)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._refuse(error, context)
+        self._ok.inc()
+
+    async def _send(self, messages: AsyncIterator[Message], context: _Context) -> None:
+        async for message in messages:
+            try:
+                async with asyncio.timeout(SLOW_READER_SECONDS):
+                    await context.write(message)
+            except TimeoutError as error:
+                raise ResourceExhausted(
+                    "SLOW_READER", "the stream was not read in time", retry_after_seconds=1
+                ) from error
+
     async def _admit(self, body: bytes, context: _Context) -> Message:
+        await self._authorize(context)
+        try:
+            request = self._decode(body)
+        except DecodeError as error:
+            raise InvalidArgument.of(FieldViolation("request", "is no message of this method, or not UTF-8")) from error
+        validate(request)
+        return request
+
+    async def _authorize(self, context: _Context) -> None:
+        """Says in `call.RUNNING` who calls. Raises Unauthenticated and PermissionDenied."""
         authorization = traceparent = idempotency_header = None
         access = self._access
         for key, value in context.invocation_metadata() or ():
@@ -143,12 +185,6 @@ class _Guard:
                 context,
             )
         )
-        try:
-            request = self._decode(body)
-        except DecodeError as error:
-            raise InvalidArgument.of(FieldViolation("request", "is no message of this method, or not UTF-8")) from error
-        validate(request)
-        return request
 
     def _time_left(self, context: _Context) -> float | None:
         assert self._access is not None

@@ -36,7 +36,8 @@ class PageTokens:
         if not token:
             return None
         try:
-            raw = base64.urlsafe_b64decode(token.encode("ascii"))
+            # Strictly, or else a token with anything behind it would be another spelling of the same.
+            raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
         except ValueError as error:
             raise InvalidArgument.of(_FOREIGN) from error
         signature, body = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]

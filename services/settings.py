@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.identity import Identity, whole
 
 
 class ServiceSettings(BaseSettings):
@@ -26,6 +28,8 @@ class ServiceSettings(BaseSettings):
     processes: int = Field(default=2, ge=1, le=64)
     pool_size: int = Field(default=8, ge=2, le=100)
     """Connections to Postgres for each process."""
+    watches_per_principal: int = Field(default=20, ge=1)
+    """Streams that one caller may have open at a process."""
 
     redis_url: str = Field(validation_alias="SKYHIGH_REDIS_URL")
     jwks: str = Field(validation_alias="SKYHIGH_JWKS")
@@ -35,6 +39,25 @@ class ServiceSettings(BaseSettings):
     page_token_key: str = Field(min_length=32, validation_alias="SKYHIGH_PAGE_TOKEN_KEY")
     """Signs page tokens; the same for all processes."""
     log_level: str = Field(default="info", validation_alias="SKYHIGH_LOG_LEVEL")
+
+    tls_certificate: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_CERTIFICATE")
+    """With this and the next two every port takes mutual TLS and nothing else, and so do the services that are called.
+
+    A PEM file: the certificate whose names have the service's own, such as `seat`, and its chain.
+    """
+    tls_key: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_KEY")
+    tls_authority: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_AUTHORITY")
+    """Whose certificates are trusted, of callers and of those that are called."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        whole(self.tls_certificate, self.tls_key, self.tls_authority)
+        return self
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the service shows of itself where it speaks TLS."""
+        return whole(self.tls_certificate, self.tls_key, self.tls_authority)
 
 
 class CallerSettings(ServiceSettings):
@@ -54,7 +77,8 @@ def load(settings: type[Settings]) -> Settings:
     except ValidationError as error:
         prefix = settings.model_config.get("env_prefix", "")
         for problem in error.errors():
-            name = str(problem["loc"][0])
-            variable = name if name.isupper() else f"{prefix}{name.upper()}"
-            print(f"{variable}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            # What is wrong with several variables together names them itself.
+            name = str(next(iter(problem["loc"]), ""))
+            variable = name if name.isupper() or not name else f"{prefix}{name.upper()}"
+            print(": ".join(filter(None, (variable, problem["msg"]))), file=sys.stderr)  # noqa: T201
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Watching resources: each as it is, then after each change.
+"""Watching resources: each as it is, then after each change; and how many watches anybody may have open.
 
 One task of a process looks at all that is watched together; a watcher compares what it sent last with what is there
 now. So one that falls behind skips versions instead of piling them up.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from services import db
 from services.db import Conn, Pool
-from services.errors import Unavailable
+from services.errors import ResourceExhausted, Unavailable
+
+# A page is closed, or a phone finds its network again, in about this time.
+PLACE_FREE_SECONDS: Final = 5
 
 
 class Versioned(Protocol):
@@ -29,6 +33,32 @@ class Versioned(Protocol):
 
 Row = TypeVar("Row", bound=Versioned)
 Newer = Callable[[Conn, Mapping[UUID, int]], Awaitable[Sequence[Row]]]
+
+
+class WatchPlaces:
+    """The watches that each principal has open in this process: no one of them takes the room of all."""
+
+    def __init__(self, *, per_principal: int) -> None:
+        self._per_principal = per_principal
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def taken_by(self, principal: str) -> Iterator[None]:
+        """Takes a place for the block. Raises TOO_MANY_WATCHES where the principal has no more."""
+        if self._open[principal] >= self._per_principal:
+            raise ResourceExhausted(
+                "TOO_MANY_WATCHES",
+                f"{self._per_principal} watches are open already",
+                metadata={"limit": str(self._per_principal)},
+                retry_after_seconds=PLACE_FREE_SECONDS,
+            )
+        self._open[principal] += 1
+        try:
+            yield
+        finally:
+            self._open[principal] -= 1
+            if not self._open[principal]:
+                del self._open[principal]
 
 
 class Watches(Generic[Row]):

@@ -20,7 +20,8 @@ from services import app, migrate, telemetry
 from services.settings import ServiceSettings, load
 from tests.callers import AUDIENCE, ISSUER, Caller, Callers
 
-SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking")
+SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
+PACKAGES: Final = {"gateway": "gateway.rate_limit"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 
@@ -82,7 +83,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     telemetry.configure_logging("seat", "error")
     async with world.supervisor:
         for service in SERVICES:
-            await migrate.migrate(world.servers.database_url(service), schema=service, package=f"{service}_service")
+            package = PACKAGES.get(service, f"{service}_service")
+            await migrate.migrate(world.servers.database_url(service), schema=service, package=package)
         yield world
     world.servers.remove()
 

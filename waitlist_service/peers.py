@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -66,8 +67,9 @@ class Peers:
 
     def __init__(self, settings: WaitlistSettings) -> None:
         token = OwnToken(settings.token_file)
+        peer = partial(channel, token=token, identity=settings.identity, timeout_seconds=TIMEOUT_SECONDS)
         self._channels = [
-            channel(address, service=f"skyhigh.{service}", token=token, timeout_seconds=TIMEOUT_SECONDS)
+            peer(address, service=f"skyhigh.{service}")
             for address, service in (
                 (settings.seat_address, "seat.v1.SeatService"),
                 (settings.checkin_address, "checkin.v1.CheckInService"),

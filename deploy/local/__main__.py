@@ -46,6 +46,7 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
 
     supervisor = Supervisor(processes, logs=stack.home / "logs", on_change=write)
     stack.signing_keys.ensure()
+    stack.ensure_certificates()
     try:
         await stack.provision_given_servers()
     except GivenServerError as error:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from services.identity import Identity
 
 Probe = Callable[[], Awaitable[bool]]
 """Says whether the process does its work; may raise OSError while it does not."""
@@ -69,11 +73,16 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def answers(port: int, *, ask: bytes, expect: Sequence[bytes]) -> Probe:
-    """A probe for servers that a few bytes make talk: ready when the answer begins with one of `expect`."""
+def answers(
+    port: int, *, ask: bytes, expect: Sequence[bytes], context: Callable[[], ssl.SSLContext | None] = lambda: None
+) -> Probe:
+    """A probe for servers that a few bytes make talk: ready when the answer begins with one of `expect`.
+
+    `context` is asked each time for what TLS is to be spoken with; None for none.
+    """
 
     async def probe() -> bool:
-        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        reader, writer = await asyncio.open_connection(LOOPBACK, port, ssl=context())
         try:
             writer.write(ask)
             answer = await reader.read(64)
@@ -84,20 +93,32 @@ def answers(port: int, *, ask: bytes, expect: Sequence[bytes]) -> Probe:
     return probe
 
 
-def answers_http(port: int, path: str) -> Probe:
-    """A probe for HTTP servers: ready when the path answers 200."""
+def answers_http(port: int, path: str, *, identity: Identity | None = None) -> Probe:
+    """A probe for HTTP servers: ready when the path answers 200. With an identity it speaks TLS."""
     ask = f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode()
-    return answers(port, ask=ask, expect=[b"HTTP/1.1 200"])
+    return answers(
+        port, ask=ask, expect=[b"HTTP/1.1 200"], context=lambda: None if identity is None else identity.client_context()
+    )
 
 
-def serves_grpc(port: int, service: str = "") -> Probe:
-    """A probe for gRPC servers: ready when grpc.health.v1 says SERVING for the service."""
+def serves_grpc(port: int, service: str = "", *, identity: Identity | None = None) -> Probe:
+    """A probe for gRPC servers: ready when grpc.health.v1 says SERVING for the service.
+
+    With an identity it speaks mutual TLS.
+    """
 
     async def probe() -> bool:
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+        address = f"{LOOPBACK}:{port}"
+        if identity is None:
+            opened = grpc.aio.insecure_channel(address)
+        else:
+            from services import tls
+
+            opened = grpc.aio.secure_channel(address, tls.channel_credentials(identity.read()))
+        async with opened as channel:
             try:
                 health = await health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(service=service), timeout=2

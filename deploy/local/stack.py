@@ -14,14 +14,20 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from deploy.local.certificates import Authority
 from deploy.local.process import LOOPBACK, Process, answers_http, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
+from services.identity import VARIABLES, Identity
 
 ISSUER: Final = "https://skyhigh.example/demo"
 AUDIENCE: Final = "skyhigh"
 # They open every schema and every queue: no business of a service.
 OWNERS_VARIABLES: Final = frozenset({"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"})
+# With TLS each service has a certificate of its name, and so have Envoy and whoever runs the `skyhigh` command.
+EDGE: Final = "edge"
+OPERATIONS: Final = "operations"
+EDGE_TLS_VARIABLES: Final = ("SKYHIGH_GATEWAY_TLS_CERTIFICATE", "SKYHIGH_GATEWAY_TLS_KEY")
 
 
 class GivenServerError(Exception):
@@ -45,6 +51,13 @@ class Service:
     """Services that it calls. It is told where they are, and gets a token to show them."""
     settings: tuple[str, ...] = ()
     """What it is told besides, of `Stack.values`."""
+    alias: str = ""
+    """What its process and ports are called, where another part has its name."""
+
+    @property
+    def label(self) -> str:
+        """What its process and ports are called."""
+        return self.alias or self.name
 
 
 SERVICES: Final = (
@@ -81,6 +94,15 @@ SERVICES: Final = (
         health="skyhigh.booking.v1.BookingService",
         calls=("seat", "flight", "payment"),
         settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_SMTP_ADDRESS"),
+    ),
+    # Envoy is the gateway; this is what it asks.
+    Service(
+        "gateway",
+        number=7,
+        module="gateway.rate_limit",
+        health="skyhigh.gateway.v1.GatewayAdmin",
+        settings=("SKYHIGH_RATE_LIMITS",),
+        alias="limits",
     ),
 )
 
@@ -119,7 +141,11 @@ MOCKS: Final = (
         real="SKYHIGH_PAYMENT_PROVIDER_URL",
         control_number=2,
         control_url="SKYHIGH_MOCK_PROVIDER_URL",
-        settings=("SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL", "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET"),
+        settings=(
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL",
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET",
+            "SKYHIGH_MOCK_PROVIDER_WEBHOOK_AUTHORITY",
+        ),
     ),
     Mock(
         "mail",
@@ -147,10 +173,10 @@ PORTS: Final[Mapping[str, tuple[int, int]]] = (
         name: port
         for service in SERVICES
         for name, port in {
-            service.name: (50050 + service.number, 50 + service.number),
+            service.label: (50050 + service.number, 50 + service.number),
             # Each process of a service takes the next: twenty of each.
-            f"{service.name}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
-            f"{service.name}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
+            f"{service.label}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
+            f"{service.label}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
         }.items()
     }
     | {
@@ -173,6 +199,8 @@ class Stack:
     ports: Mapping[str, int]
     given: Mapping[str, str]
     """The `SKYHIGH_…` variables of whoever starts it. They win over everything below."""
+    tls: bool = False
+    """Whether the gateway serves TLS and the services mutual TLS, with certificates that are made here."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Stack:
@@ -183,7 +211,12 @@ class Stack:
             name: _port_of(given, f"SKYHIGH_{name.upper()}_PORT") or (base + offset if base else default)
             for name, (default, offset) in PORTS.items()
         }
-        return cls(home=home_of(environment), ports=ports, given=given)
+        speaks_tls = given.get("SKYHIGH_TLS", "0")
+        if speaks_tls not in ("0", "1"):
+            raise ValueError(f"SKYHIGH_TLS: {speaks_tls!r} is neither 1 nor 0")
+        if foreign := [name for name in (*VARIABLES, *EDGE_TLS_VARIABLES) if name in given]:
+            raise ValueError(f"{foreign[0]}: a local stack makes its own certificates, with SKYHIGH_TLS=1")
+        return cls(home=home_of(environment), ports=ports, given=given, tls=speaks_tls == "1")
 
     @cached_property
     def secrets(self) -> Secrets:
@@ -212,15 +245,31 @@ class Stack:
         return SigningKeys(self.home / "keys")
 
     @property
+    def authority(self) -> Authority:
+        """What signs its certificates, where it has any."""
+        return Authority(self.home / "keys" / "tls")
+
+    def identity_of(self, name: str) -> Identity | None:
+        """The certificate of a service, of EDGE or of OPERATIONS; None without TLS."""
+        return self.authority.identity(name) if self.tls else None
+
+    def ensure_certificates(self) -> None:
+        """Makes the certificates that are missing or end soon."""
+        if self.tls:
+            self.authority.ensure([*(service.name for service in SERVICES), EDGE, OPERATIONS])
+
+    @property
     def addresses(self) -> dict[str, str]:
         """What `skyhigh env` prints."""
+        shown = self.identity_of(OPERATIONS)
         known = {
-            "SKYHIGH_GATEWAY_URL": f"http://{LOOPBACK}:{self.ports['gateway']}",
+            "SKYHIGH_GATEWAY_URL": f"{'https' if self.tls else 'http'}://{LOOPBACK}:{self.ports['gateway']}",
             "SKYHIGH_DATABASE_URL": self.given.get("SKYHIGH_DATABASE_URL") or self.servers.database_url(),
             "SKYHIGH_AMQP_URL": self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(),
             "SKYHIGH_REDIS_URL": self.given.get("SKYHIGH_REDIS_URL") or self.servers.redis_url,
-            **{_address(service.name): f"{LOOPBACK}:{self.ports[service.name]}" for service in SERVICES},
+            **{_address(service.name): f"{LOOPBACK}:{self.ports[service.label]}" for service in SERVICES},
             **{mock.control_url: f"http://{LOOPBACK}:{self._control_port(mock)}" for mock in self._mocks},
+            **({} if shown is None else dict(zip(CERTIFICATE_NAMES, _paths(shown), strict=True))),
         }
         return {name: known[name] for name in address_names() if name in known}
 
@@ -240,12 +289,14 @@ class Stack:
         webhook_secrets = self.given.get("SKYHIGH_PAYMENT_WEBHOOK_SECRETS") or f"whsec_{webhook_key}"
         return {
             "SKYHIGH_SESSION_KEY": str(self.signing_keys.session_key),
+            "SKYHIGH_RATE_LIMITS": self.given.get("SKYHIGH_RATE_LIMITS", "on"),
             "SKYHIGH_WEIGHT_ADDRESS": f"{LOOPBACK}:{self.ports['mock_weight']}",
             "SKYHIGH_SMTP_ADDRESS": f"{LOOPBACK}:{self.ports['mock_mail']}",
             "SKYHIGH_PAYMENT_PROVIDER_URL": f"http://{LOOPBACK}:{self.ports['mock_provider']}",
             "SKYHIGH_PAYMENT_WEBHOOK_SECRETS": webhook_secrets,
             "SKYHIGH_MOCK_PROVIDER_WEBHOOK_URL": f"{self.addresses['SKYHIGH_GATEWAY_URL']}/v1/payments/webhook",
             "SKYHIGH_MOCK_PROVIDER_WEBHOOK_SECRET": webhook_secrets.split(",")[0].strip(),
+            **({"SKYHIGH_MOCK_PROVIDER_WEBHOOK_AUTHORITY": str(self.authority.certificate)} if self.tls else {}),
         }
 
     def processes(self) -> list[Process]:
@@ -310,7 +361,7 @@ class Stack:
 
     def _service(self, service: Service, *, after: tuple[str, ...]) -> Process:
         prefix = f"SKYHIGH_{service.name.upper()}_"
-        port = self.ports[service.name]
+        port = self.ports[service.label]
         keys = self.signing_keys
         settings = {
             f"{prefix}DATABASE_URL": self._database_url_of(service),
@@ -318,17 +369,19 @@ class Stack:
             f"{prefix}AMQP_URL": self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(service.name),
             "SKYHIGH_REDIS_URL": self.addresses["SKYHIGH_REDIS_URL"],
             f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
-            f"{prefix}WORKER_PORT": str(self.ports[f"{service.name}_worker"]),
-            f"{prefix}METRICS_PORT": str(self.ports[f"{service.name}_metrics"]),
+            f"{prefix}WORKER_PORT": str(self.ports[f"{service.label}_worker"]),
+            f"{prefix}METRICS_PORT": str(self.ports[f"{service.label}_metrics"]),
             f"{prefix}PROCESSES": str(service.processes),
             "SKYHIGH_PAGE_TOKEN_KEY": self.secrets["page tokens"],
             **self.tokens,
             **({f"{prefix}TOKEN_FILE": str(keys.token_file(service.name))} if service.calls else {}),
             **{name: self.values[name] for name in service.settings},
+            **self._shown(service.name),
         }
 
         async def prepare() -> None:
             keys.ensure()
+            self.ensure_certificates()
             if service.calls:
                 trusted = self.tokens
                 keys.write_service_token(
@@ -338,9 +391,9 @@ class Stack:
                 )
 
         return Process(
-            name=service.name,
+            name=service.label,
             command=[sys.executable, "-m", service.module],
-            ready=serves_grpc(port, service.health),
+            ready=serves_grpc(port, service.health, identity=self.identity_of(OPERATIONS)),
             port=port,
             # An address of a service that is given is another stack's, such as one of `skyhigh env`: these are ours.
             environment=self._given_or(settings) | self._addresses_of(*service.calls),
@@ -349,6 +402,11 @@ class Stack:
             stop_seconds=30,
             prepare=prepare,
         )
+
+    def _shown(self, name: str) -> dict[str, str]:
+        """What makes a process of this name speak mutual TLS."""
+        identity = self.identity_of(name)
+        return {} if identity is None else dict(zip(VARIABLES, _paths(identity), strict=True))
 
     def _given_or(self, settings: Mapping[str, str]) -> dict[str, str]:
         return {name: self.given.get(name, value) for name, value in settings.items()}
@@ -364,7 +422,7 @@ class Stack:
         settings = {
             f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
             **({f"{prefix}CONTROL": f"{LOOPBACK}:{control_port}"} if control_port != port else {}),
-            **{name: self.values[name] for name in mock.settings},
+            **{name: self.values[name] for name in mock.settings if name in self.values},
         }
         return Process(
             name=f"mock-{mock.name}",
@@ -391,7 +449,7 @@ class Stack:
         """Where each process of these services listens alone: behind one address a caller would keep to one of them."""
         return {
             _address(service.name): ",".join(
-                f"{LOOPBACK}:{self.ports[f'{service.name}_worker'] + index}"
+                f"{LOOPBACK}:{self.ports[f'{service.label}_worker'] + index}"
                 for index in range(self._processes(service))
             )
             for service in SERVICES
@@ -403,16 +461,28 @@ class Stack:
 
     def _gateway(self, *, after: tuple[str, ...]) -> Process:
         folder = self.home / "gateway"
+        keys = self.signing_keys
         environment = self.tokens | {
+            "SKYHIGH_RATE_LIMITS": self.values["SKYHIGH_RATE_LIMITS"],
+            "SKYHIGH_GATEWAY_TOKEN_FILE": str(keys.token_file("gateway")),
             "SKYHIGH_GATEWAY_PORT": str(self.ports["gateway"]),
             "SKYHIGH_GATEWAY_ADMIN_PORT": str(self.ports["gateway_admin"]),
             **self._addresses_of(*(service.name for service in SERVICES)),
+            **self._shown(EDGE),
+            # One certificate for both sides will do here. In production clients see one of a public authority.
+            **dict(zip(EDGE_TLS_VARIABLES, self._shown(EDGE).values(), strict=False)),
         }
 
         async def prepare() -> None:
+            keys.ensure()
+            self.ensure_certificates()
+            trusted = self.tokens
+            keys.write_service_token(
+                "gateway", issuer=trusted["SKYHIGH_TOKEN_ISSUER"], audience=trusted["SKYHIGH_TOKEN_AUDIENCE"]
+            )
             await _run(sys.executable, "-m", "gateway.render", "--output", str(folder), environment=environment)
 
-        gateway = envoy(folder / "envoy.yaml", port=self.ports["gateway"])
+        gateway = envoy(folder / "envoy.yaml", port=self.ports["gateway"], identity=self.identity_of(OPERATIONS))
         return dataclasses.replace(gateway, after=after, hidden=OWNERS_VARIABLES, prepare=prepare)
 
 
@@ -429,6 +499,14 @@ async def _run(*command: str, environment: Mapping[str, str]) -> None:
         raise RuntimeError(output.decode(errors="replace").strip())
 
 
+# What somebody from outside shows to the services and to the gateway, and whom it believes; only with TLS.
+CERTIFICATE_NAMES: Final = ("SKYHIGH_CLIENT_CERTIFICATE", "SKYHIGH_CLIENT_KEY", "SKYHIGH_CA")
+
+
+def _paths(identity: Identity) -> tuple[str, ...]:
+    return tuple(map(str, (identity.certificate, identity.key, identity.authority)))
+
+
 def address_names() -> list[str]:
     """The variables that say where the parts of a stack are."""
     return [
@@ -438,6 +516,7 @@ def address_names() -> list[str]:
         "SKYHIGH_REDIS_URL",
         *(_address(service.name) for service in SERVICES),
         *(mock.control_url for mock in MOCKS),
+        *CERTIFICATE_NAMES,
     ]
 
 

@@ -9,6 +9,7 @@ import asyncio
 import json
 import random
 import secrets
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any, Final, Literal
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, FilePath, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
@@ -48,6 +49,8 @@ class ProviderSettings(BaseSettings):
 
     listen: str = "127.0.0.1:50062"
     webhook_url: str = "http://127.0.0.1:8080/v1/payments/webhook"
+    webhook_authority: FilePath | None = None
+    """PEM: whose certificate the receiver has, where that is nobody whom everybody knows."""
     webhook_secret: str
     """`whsec_` and base64; the receiver knows it too. Of several, with commas between, each signs."""
     failure_rate: float = Field(default=0.15, ge=0, le=1, validation_alias="SKYHIGH_PAYMENT_FAILURE_RATE")
@@ -161,6 +164,7 @@ class PaymentProvider:
         self._requests: dict[str, ChargeRequest] = {}
         self._random = random.Random(settings.seed)  # noqa: S311
         self._signers = settings.signers
+        self._trusted = ssl.create_default_context(cafile=settings.webhook_authority)
         self._held_back: list[_Event] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -321,7 +325,7 @@ class PaymentProvider:
     async def _post(self, body: bytes, headers: dict[str, str]) -> int:
         assert self._session is not None
         with suppress(aiohttp.ClientError, TimeoutError):
-            async with self._session.post(self.webhook_url, data=body, headers=headers) as answer:
+            async with self._session.post(self.webhook_url, data=body, headers=headers, ssl=self._trusted) as answer:
                 self.deliveries.append(answer.status)
                 return answer.status
         return 0

@@ -106,7 +106,8 @@ async def rest(agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds
     left: list[dict[str, Any]] = []
 
     async def rests() -> bool:
-        left[:] = [*await _undecided(agency, booking_ids), *await _unsettled(agency, booking_ids)]
+        # In this order: money of which a booking hears in between has left it a step, which is seen.
+        left[:] = [*await _unsettled(agency, booking_ids), *await _undecided(agency, booking_ids)]
         return not left
 
     try:

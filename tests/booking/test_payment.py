@@ -54,7 +54,7 @@ DECLINED: Final = [
 @pytest.fixture
 async def broker(world: World) -> AsyncIterator[Broker]:
     """Publishes as the payment service does."""
-    async with Broker.opened(world.servers.amqp_url("payment")) as opened_broker:
+    async with Broker.opened(world.servers.amqp_url()) as opened_broker:
         yield opened_broker
 
 

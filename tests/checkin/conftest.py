@@ -38,7 +38,7 @@ async def others(world: World) -> AsyncIterator[Others]:
     payments, scales = Payments(), Scales()
     async with (
         fakes.serving(payments, scales) as address,
-        Broker.opened(world.servers.amqp_url("payment")) as broker,
+        Broker.opened(world.servers.amqp_url()) as broker,
     ):
         yield Others(payments, scales, broker, address)
 

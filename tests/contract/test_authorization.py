@@ -125,7 +125,9 @@ async def guarding(world: World, name: str, policy: Mapping[str, Access] | None 
     service, _, generated = SERVICES[name]
     verifier = TokenVerifier(keys=Keys(str(world.keys.jwks)), issuer=ISSUER, audience=AUDIENCE)
     server = grpc.aio.server()
-    guarded = GuardedServer(server, policy=service.policy if policy is None else policy, verifier=verifier)
+    guarded = GuardedServer(
+        server, policy=service.policy if policy is None else policy, verifier=verifier, watches_per_principal=20
+    )
     register = getattr(generated, f"add_{name}Servicer_to_server")
     register(getattr(generated, f"{name}Servicer")(), cast("grpc.aio.Server", guarded))
     port = server.add_insecure_port("127.0.0.1:0")

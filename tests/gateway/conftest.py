@@ -60,6 +60,8 @@ class Echo(grpc.GenericRpcHandler):
         """Method, body, and headers of each call."""
         self.answer = b""
         """What it answers: an empty message, which each of our answers may be."""
+        self.refuse = False
+        """Whether it finds nothing, whatever is asked."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Answers every method of ours."""
@@ -69,6 +71,8 @@ class Echo(grpc.GenericRpcHandler):
 
         async def answer(request: bytes, context: Any) -> bytes:
             self.heard.append((method, request, dict(context.invocation_metadata())))
+            if self.refuse:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "not found")
             return self.answer
 
         async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:

@@ -25,7 +25,7 @@ from operations.__main__ import app
 
 SERVERS = ["postgres", "redis", "epmd", "rabbitmq"]
 MOCKS = ["mock-weight", "mock-provider", "mock-mail"]
-SERVICES = ["seat", "checkin", "waitlist", "payment", "flight", "booking"]
+SERVICES = ["seat", "checkin", "waitlist", "payment", "flight", "booking", "limits"]
 
 
 def skyhigh(*arguments: str) -> Result:

@@ -1,0 +1,184 @@
+"""The parts of Envoy's configuration that change while it runs: limits and blocks, as the JSON of Envoy's messages.
+
+`render.py` writes them into the file that Envoy starts with, and the gateway service sends newer ones
+(`rate_limit/discovery.py`); Envoy swaps a filter without a restart. Until it has heard from the service, and while the
+service is away, it uses what it has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.exposure import SERVICES, CallClass
+from gateway.limits import ANY_CLASS, TOKEN_ROLES, Key, Limit, Mode, of_call
+
+BLOCKS_LUA: Final = Path(__file__).with_name("blocks.lua")
+# Names of the filters, and of the resources that Envoy asks for.
+ADDRESS_SHIELD: Final = "address-shield"
+BLOCKS: Final = "blocks"
+SHIELD: Final = "shield"
+
+LOCAL_RATE_LIMIT: Final = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+LUA: Final = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
+
+# Set from the token by the filter that verified it. No client can send them.
+ROLE_HEADER: Final = "x-skyhigh-role"
+SUBJECT_HEADER: Final = "x-skyhigh-subject"
+# One customer's part of IPv6.
+IPV6_PREFIX_BITS: Final = 64
+# So many sources are counted at once for each limit; whoever was quiet longest is forgotten.
+COUNTED_SOURCES: Final = 10_000
+SHORTEST_FILL_SECONDS: Final = 0.05
+# The bucket of calls that no descriptor counts; Envoy wants one.
+UNLIMITED: Final = {"max_tokens": 4_000_000_000, "tokens_per_fill": 4_000_000_000, "fill_interval": "1s"}
+ALWAYS: Final = {"default_value": {"numerator": 100}}
+NEVER: Final = {"default_value": {"numerator": 0}}
+
+# Route metadata, which the descriptors read.
+METADATA: Final = "skyhigh"
+CLASS_ACTION: Final = {
+    "metadata": {
+        "descriptor_key": "class",
+        "metadata_key": {"key": METADATA, "path": [{"key": "class"}]},
+        "source": "ROUTE_ENTRY",
+    }
+}
+ADDRESS_ACTION: Final = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": IPV6_PREFIX_BITS}}
+# What a call is counted by: class and principal, class and address.
+DESCRIPTORS: Final = (
+    {
+        "actions": [
+            CLASS_ACTION,
+            {"request_headers": {"header_name": ROLE_HEADER, "descriptor_key": "role"}},
+            {"request_headers": {"header_name": SUBJECT_HEADER, "descriptor_key": "subject"}},
+        ]
+    },
+    {"actions": [CLASS_ACTION, ADDRESS_ACTION]},
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A source that is not let in before `until`."""
+
+    source: str
+    """A principal such as `customer:4711`, or `address:` and the address or IPv6 /64 network."""
+    until: datetime
+    login_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """The configuration of one filter."""
+
+    type_url: str
+    value: Json
+
+
+def filters(limits: Sequence[Limit], blocks: Sequence[Blocked], *, enforced: bool) -> dict[str, Filter]:
+    """Each filter by its name. Nothing is refused unless `enforced`."""
+    return {
+        ADDRESS_SHIELD: Filter(LOCAL_RATE_LIMIT, _address_shield(limits, enforced=enforced)),
+        BLOCKS: Filter(LUA, _blocks(blocks if enforced else ())),
+        SHIELD: Filter(LOCAL_RATE_LIMIT, _shield(limits, enforced=enforced)),
+    }
+
+
+def _address_shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
+    """Stands before everything else, and keeps one address from taking the whole machine."""
+    limit = of_call(tuple(limits), ANY_CLASS, Key.ADDRESS, "")
+    counted = [_descriptor(limit, [{"key": "masked_remote_address"}])] if limit else []
+    return _local_rate_limit("address_shield", [{"actions": [ADDRESS_ACTION]}], counted, enforced=enforced)
+
+
+def _shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
+    """Counts each class for each principal and address, in this Envoy alone."""
+    return _local_rate_limit("shield", list(DESCRIPTORS), list(_counted(tuple(limits))), enforced=enforced) | {
+        "enable_x_ratelimit_headers": "DRAFT_VERSION_03"
+    }
+
+
+def _counted(limits: tuple[Limit, ...]) -> Iterator[Json]:
+    """A bucket for each class and role: where two descriptors fit a call, Envoy's choice is not ours."""
+    for call_class in CallClass:
+        for role in TOKEN_ROLES:
+            if limit := of_call(limits, call_class, Key.PRINCIPAL, role):
+                yield _descriptor(
+                    limit,
+                    [{"key": "class", "value": call_class}, {"key": "role", "value": role}, {"key": "subject"}],
+                )
+        if limit := of_call(limits, call_class, Key.ADDRESS, ""):
+            yield _descriptor(limit, [{"key": "class", "value": call_class}, {"key": "masked_remote_address"}])
+
+
+def _descriptor(limit: Limit, entries: list[dict[str, str]]) -> Json:
+    # Envoy wants a fill to be of whole tokens, and no two within 50 ms.
+    tokens = math.ceil(limit.requests_per_minute * SHORTEST_FILL_SECONDS / 60)
+    return {
+        "entries": entries,
+        "token_bucket": {
+            "max_tokens": limit.burst,
+            "tokens_per_fill": tokens,
+            "fill_interval": f"{60 * tokens / limit.requests_per_minute:.9f}s",
+        },
+        "shadow_mode": limit.mode is Mode.SHADOW,
+    }
+
+
+def _local_rate_limit(name: str, rate_limits: list[Json], descriptors: list[Json], *, enforced: bool) -> Json:
+    return {
+        "stat_prefix": name,
+        "token_bucket": UNLIMITED,
+        "filter_enabled": ALWAYS,
+        "filter_enforced": ALWAYS if enforced else NEVER,
+        "always_consume_default_token_bucket": False,
+        "rate_limited_as_resource_exhausted": True,
+        "max_dynamic_descriptors": COUNTED_SOURCES,
+        "rate_limits": rate_limits,
+        "descriptors": descriptors,
+    }
+
+
+def _blocks(blocks: Sequence[Blocked]) -> Json:
+    """Refuses blocked sources from memory; does nothing where there is none."""
+    if not blocks:
+        return {"default_source_code": {"inline_string": "-- Nobody is blocked."}}
+    tables: Json = {
+        "BLOCKED": {
+            block.source: {
+                "until_time": int(block.until.astimezone(UTC).timestamp()) + 1,
+                "login_only": block.login_only,
+            }
+            for block in blocks
+        },
+        "LOGINS": {path: True for path in _login_paths()},
+    }
+    lines = [f"local {name} = {_lua(table)}" for name, table in tables.items()]
+    return {"default_source_code": {"inline_string": "\n".join((*lines, BLOCKS_LUA.read_text()))}}
+
+
+def _login_paths() -> Iterator[str]:
+    for service in SERVICES:
+        for rpc, call_class in service.classes.items():
+            if call_class is CallClass.LOGIN:
+                yield f"/{service.name}/{rpc}"
+
+
+def _lua(value: Mapping[str, Any] | str | int | bool) -> str:
+    """A literal. Strings are written byte by byte, so that nothing in them can end them."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case str():
+            return '"' + "".join(f"\\{byte:03d}" for byte in value.encode()) + '"'
+        case _:
+            return "{" + ",".join(f"[{_lua(key)}]={_lua(item)}" for key, item in value.items()) + "}"

@@ -1,0 +1,186 @@
+"""RPCs as operations of OpenAPI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+
+from gateway.exposure import Call, ServiceExposure
+from gateway.openapi.api import Api, Binding
+from gateway.openapi.callers import ROLES, access_to, in_words
+from gateway.openapi.refusals import Refusals
+from gateway.openapi.rules import Schema
+from gateway.openapi.schemas import Schemas
+
+HTTP_BODY: Final = "google.api.HttpBody"
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """What an RPC answers that answers with bytes."""
+
+    content_type: str
+    message: str | None = None
+    """Of which message the bytes are the JSON."""
+
+
+RAW_ANSWERS: Final[Mapping[str, RawAnswer]] = {
+    "GetSeatMapJson": RawAnswer("application/json", "skyhigh.seat.v1.SeatMap"),
+    "GetBoardingPassSvg": RawAnswer("image/svg+xml"),
+    "GetBoardingPassPng": RawAnswer("image/png"),
+}
+# What an RPC reads from headers that takes the body as it is.
+RAW_REQUEST_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
+    "ReceiveWebhook": {
+        "webhook-id": "The delivery's id, the same in each repeat.",
+        "webhook-timestamp": "When it was sent, in seconds since 1970.",
+        "webhook-signature": "`v1,` and the signature in base64; several are separated by blanks.",
+    }
+}
+IDEMPOTENCY_KEY: Final = "IdempotencyKey"
+IDEMPOTENCY_KEY_PARAMETER: Final[Schema] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A UUID4 that makes a repeat safe. The same as `requestId` in the body, where both are sent.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+
+
+class Operations:
+    """Makes the operations, and with them the components that they refer to."""
+
+    def __init__(self, api: Api, services: tuple[ServiceExposure, ...]) -> None:
+        self._api = api
+        self._services = services
+        self.schemas = Schemas(api, answers=[_answered(api, method) for _, method, _ in self._exposed()])
+        self.refusals = Refusals(api)
+
+    def paths(self) -> Schema:
+        """All operations, by path and verb."""
+        paths: Schema = {}
+        for service, method, call in self._exposed():
+            for number, binding in enumerate(self._api.bindings(method)):
+                operation = self._operation(service, method, call, binding)
+                if number:
+                    operation["operationId"] += str(number + 1)
+                paths.setdefault(binding.path, {})[binding.verb.lower()] = operation
+        return paths
+
+    def tags(self) -> list[Schema]:
+        """One for each service."""
+        return [{"name": tag_of(service), "description": self._api.comment(service.name)} for service in self._services]
+
+    def _exposed(self) -> Iterator[tuple[ServiceExposure, MethodDescriptor, Call]]:
+        for service in self._services:
+            methods = self._api.service(service.name).methods_by_name
+            for rpc, call in service.calls.items():
+                if call is not Call.INTERNAL:
+                    yield service, methods[rpc], call
+
+    def _operation(self, service: ServiceExposure, method: MethodDescriptor, call: Call, binding: Binding) -> Schema:
+        access = access_to(service, method.name)
+        summary, description = _first_sentence(self._api.comment(method.full_name))
+        public = method.name in service.public
+        operation: Schema = {
+            "operationId": method.name,
+            "tags": [tag_of(service)],
+            "summary": summary,
+            "description": "\n\n".join(filter(None, (description, in_words(access)))),
+            "security": [] if public else [{"bearer": []}],
+        }
+        if parameters := list(self._parameters(method, binding)):
+            operation["parameters"] = parameters
+        if body := self._body(method, binding):
+            operation["requestBody"] = body
+        refusals = self.refusals.answers(
+            method, public=public, everybody=access.roles.issuperset(ROLES), body=bool(binding.body)
+        )
+        operation["responses"] = {"200": self._answer(method, call), **refusals}
+        if method.GetOptions().deprecated:
+            operation["deprecated"] = True
+        return operation
+
+    def _parameters(self, method: MethodDescriptor, binding: Binding) -> Iterator[Schema]:
+        fields = method.input_type.fields_by_name
+        for name in binding.path_fields:
+            yield self._parameter(fields[name], "path", name)
+        for name, text in RAW_REQUEST_HEADERS.get(method.name, {}).items():
+            yield {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+        if "request_id" in fields:
+            yield {"$ref": f"#/components/parameters/{IDEMPOTENCY_KEY}"}
+        if binding.body == "*":
+            return
+        elsewhere = {*binding.path_fields, binding.body}
+        for field in method.input_type.fields:
+            if field.name not in elsewhere:
+                yield from self._query(field, field.json_name)
+
+    def _query(self, field: FieldDescriptor, name: str) -> Iterator[Schema]:
+        """A field as a query parameter; those of a message each by itself, behind a dot."""
+        nested = field.message_type
+        if nested is None or nested.full_name.startswith("google.protobuf."):
+            yield self._parameter(field, "query", name)
+            return
+        for inner in nested.fields:
+            yield from self._query(inner, f"{name}.{inner.json_name}")
+
+    def _parameter(self, field: FieldDescriptor, place: str, name: str) -> Schema:
+        schema = self.schemas.request_field(field)
+        assert field.containing_type is not None
+        required = place == "path" or field.json_name in self.schemas.required(field.containing_type)
+        about: Schema = {key: schema.pop(key) for key in ("description", "deprecated") if key in schema}
+        parameter: Schema = {"name": name, "in": place, **about, "schema": schema}
+        return parameter | ({"required": True} if required else {})
+
+    def _body(self, method: MethodDescriptor, binding: Binding) -> Schema | None:
+        if not binding.body:
+            return None
+        if method.input_type.full_name == HTTP_BODY:
+            schema: Schema = {"type": "object", "description": "Taken byte for byte, as it was signed."}
+            return {"required": True, "content": {"application/json": {"schema": schema}}}
+        if binding.body != "*":
+            field = method.input_type.fields_by_name[binding.body]
+            required = field.json_name in self.schemas.required(method.input_type)
+            return _json_body(self.schemas.request_field(field), required=required)
+        schema = self.schemas.request(method.input_type, without=binding.path_fields)
+        needed = self.schemas.required(method.input_type) - {
+            method.input_type.fields_by_name[name].json_name for name in binding.path_fields
+        }
+        return _json_body(schema, required=bool(needed))
+
+    def _answer(self, method: MethodDescriptor, call: Call) -> Schema:
+        if method.output_type.full_name == HTTP_BODY:
+            raw = RAW_ANSWERS[method.name]
+            # No schema says more of a picture than its content type does.
+            content: Schema = {"schema": self.schemas.answer(self._api.message(raw.message))} if raw.message else {}
+            return {"description": "OK", "content": {raw.content_type: content}}
+        schema = self.schemas.answer(method.output_type)
+        if call is Call.WATCH:
+            events = {"type": "string", "contentMediaType": "text/event-stream", "contentSchema": schema}
+            text = "Server-sent events without end: the data of each is one message as JSON."
+            return {"description": text, "content": {"text/event-stream": {"schema": events}}}
+        return {"description": "OK", "content": {"application/json": {"schema": schema}}}
+
+
+def tag_of(service: ServiceExposure) -> str:
+    """What the operations of a service are listed under."""
+    return service.name.rpartition(".")[2]
+
+
+def _answered(api: Api, method: MethodDescriptor) -> Descriptor:
+    raw = RAW_ANSWERS.get(method.name)
+    return api.message(raw.message) if raw and raw.message else method.output_type
+
+
+def _json_body(schema: Schema, *, required: bool) -> dict[str, Any]:
+    return {"required": required, "content": {"application/json": {"schema": schema}}}
+
+
+def _first_sentence(comment: str) -> tuple[str, str]:
+    """What is said first, without its full stop, and all the rest."""
+    first, *rest = re.split(r"(?<=\.)\s+", comment, maxsplit=1)
+    return first.removesuffix("."), "".join(rest)

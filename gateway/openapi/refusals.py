@@ -1,0 +1,231 @@
+"""How an operation refuses: by which HTTP status, and for which reasons, as the protos' comments say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.rpc import code_pb2
+
+from gateway.openapi.api import Api, short_name
+from gateway.openapi.rules import Schema
+
+GATEWAY: Final = "skyhigh.gateway.v1.GatewayAdmin"
+# What the transcoder makes of a gRPC code.
+_STATUSES: Final = {
+    "INVALID_ARGUMENT": "400",
+    "FAILED_PRECONDITION": "400",
+    "UNAUTHENTICATED": "401",
+    "PERMISSION_DENIED": "403",
+    "NOT_FOUND": "404",
+    "UNIMPLEMENTED": "405",
+    "ABORTED": "409",
+    "ALREADY_EXISTS": "409",
+    "RESOURCE_EXHAUSTED": "429",
+    "INTERNAL": "500",
+    "UNAVAILABLE": "503",
+    "DEADLINE_EXCEEDED": "504",
+}
+# Why any operation may refuse: its service, and the edge.
+_SERVICE: Final = ("INVALID_FIELD", "INTERNAL", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
+_EDGE: Final = ("RATE_LIMITED", "BLOCKED")
+_WAITED_FOR: Final = frozenset({"429", "503"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A value of a package's ErrorReason."""
+
+    name: str
+    component: str
+    """What its example is called."""
+    code: str
+    """The name of a google.rpc.Code."""
+    status: str
+    """The HTTP status."""
+    text: str
+    metadata: dict[str, str] = field(default_factory=dict)
+    """As its comment shows it."""
+
+    @classmethod
+    def read(cls, package: str, name: str, comment: str) -> Reason:
+        """Reads `NOT_FOUND. There is no such hold. {"hold_id": "…"}`. Raises KeyError where the code is missing."""
+        head, _, text = comment.partition(".")
+        code, *http = re.split(r", HTTP | or ", head.strip())
+        metadata = re.search(r"\{.*\}\s*$", text, re.DOTALL)
+        return cls(
+            name=name,
+            component=f"{short_name(f'{package}.{name}')}",
+            code=code,
+            status=http[0] if http else _STATUSES[code],
+            text=text[: metadata.start() if metadata else None].strip(),
+            metadata=json.loads(metadata[0]) if metadata else {},
+        )
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The answer that it comes with."""
+        info = {"@type": _type("ErrorInfo"), "reason": self.name, "domain": "skyhigh", "metadata": self.metadata}
+        details: list[dict[str, Any]] = [info]
+        if self.name == "INVALID_FIELD":
+            violation = {"field": "seat_number", "description": "does not match the pattern"}
+            details.append({"@type": _type("BadRequest"), "fieldViolations": [violation]})
+        if self.status in _WAITED_FOR:
+            details.append({"@type": _type("RetryInfo"), "retryDelay": "1s"})
+        status = {"code": code_pb2.Code.Value(self.code), "message": self.text or self.name, "details": details}
+        return {"summary": self.text or self.name, "value": status}
+
+
+class Refusals:
+    """Why the operations refuse."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._edge = self._reasons(api.service(GATEWAY))
+        self.examples: dict[str, Any] = {}
+        """Those of the reasons that were given, by name."""
+        self.responses: dict[str, Schema] = {}
+        """Those that many operations share, by name."""
+
+    def answers(self, method: MethodDescriptor, *, public: bool, everybody: bool, body: bool) -> Schema:
+        """The answers of an operation that are refusals, by status.
+
+        `public` is what needs no token, `everybody` what every role may call.
+        """
+        own = self._reasons(method.containing_service)
+        common = list(self._common(method, public=public, everybody=everybody, body=body))
+        named = [own[name] for name in self._named(method) if name not in _SERVICE]
+        answers: Schema = {}
+        for status in sorted({reason.status for reason in (*common, *named)}):
+            reasons = [reason for reason in (*common, *named) if reason.status == status]
+            answers[status] = self._answer(reasons)
+            if not any(reason in named for reason in reasons):
+                name = short_name(f"{method.containing_service.file.package}.{status}")
+                self.responses[name] = answers[status]
+                answers[status] = {"$ref": f"#/components/responses/{name}"}
+        return answers
+
+    def _common(self, method: MethodDescriptor, *, public: bool, everybody: bool, body: bool) -> Iterator[Reason]:
+        own = self._reasons(method.containing_service)
+        yield from (own[name] for name in _SERVICE)
+        yield from (self._edge[name] for name in _EDGE)
+        if not public:
+            yield own["UNAUTHENTICATED"]
+        if not (public or everybody):
+            yield own["PERMISSION_DENIED"]
+        if "request_id" in method.input_type.fields_by_name:
+            yield own["IDEMPOTENCY_KEY_REUSED"]
+        if body:
+            yield self._edge["REQUEST_TOO_LARGE"]
+
+    def _named(self, method: MethodDescriptor) -> Iterator[str]:
+        """The reasons that an RPC's comment names after `Refusals:`, and those of the RPCs that it refuses `as`."""
+        own = self._reasons(method.containing_service)
+        siblings = method.containing_service.methods_by_name
+        _, _, named = self._api.comment(method.full_name).partition("Refusals:")
+        names = dict.fromkeys(word for word in re.findall(r"[A-Z_]+", named) if word in own)
+        for others in re.findall(r"\bas ([A-Z]\w+(?: and [A-Z]\w+)*)", named):
+            for other in others.split(" and "):
+                names |= dict.fromkeys(self._named(siblings[other]))
+        yield from names
+
+    def _reasons(self, service: ServiceDescriptor) -> dict[str, Reason]:
+        package = service.file.package
+        return {name: Reason.read(package, name, comment) for name, comment in self._api.reasons(service).items()}
+
+    def _answer(self, reasons: list[Reason]) -> Schema:
+        self.examples |= {reason.component: reason.example for reason in reasons}
+        status = reasons[0].status
+        content: Schema = {
+            "schema": {"$ref": "#/components/schemas/Status"},
+            "examples": {reason.name: {"$ref": f"#/components/examples/{reason.component}"} for reason in reasons},
+        }
+        answer: Schema = {
+            "description": "\n".join(f"- `{reason.name}`: {reason.text}".removesuffix(": ") for reason in reasons),
+            "content": {"application/json": content},
+        }
+        if status in _WAITED_FOR:
+            answer["headers"] = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}}
+        return answer
+
+
+RETRY_AFTER: Final[Schema] = {
+    "description": "How many seconds to wait, where waiting helps; RetryInfo says the same.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
+def _type(name: str) -> str:
+    return f"type.googleapis.com/google.rpc.{name}"
+
+
+def _detail(name: str, description: str, properties: Schema, required: list[str]) -> Schema:
+    return {
+        "type": "object",
+        "title": name,
+        "description": description,
+        "properties": {"@type": {"const": _type(name)}, **properties},
+        "required": ["@type", *required],
+    }
+
+
+STATUS: Final[Schema] = {
+    "type": "object",
+    "description": "google.rpc.Status: why a call was refused. Switch on the reason, never on the message.",
+    "properties": {
+        "code": {"type": "integer", "minimum": 1, "maximum": 16, "description": "google.rpc.Code."},
+        "message": {"type": "string", "description": "For people."},
+        "details": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "oneOf": [
+                    _detail(
+                        "ErrorInfo",
+                        "Exactly one of each refusal.",
+                        {
+                            "reason": {"type": "string", "pattern": "^[A-Z][A-Z0-9_]+$"},
+                            "domain": {"const": "skyhigh"},
+                            "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                        },
+                        ["reason", "domain", "metadata"],
+                    ),
+                    _detail(
+                        "BadRequest",
+                        "The wrong fields, by their names in the proto.",
+                        {
+                            "fieldViolations": {
+                                "type": "array",
+                                "minItems": 1,
+                                "items": {
+                                    "type": "object",
+                                    "properties": {
+                                        "field": {"type": "string"},
+                                        "description": {"type": "string"},
+                                        "reason": {
+                                            "type": "string",
+                                            "description": "The rule's id.",
+                                        },
+                                    },
+                                    "required": ["field", "description"],
+                                },
+                            }
+                        },
+                        ["fieldViolations"],
+                    ),
+                    _detail(
+                        "RetryInfo",
+                        "How long to wait before the call is repeated.",
+                        {"retryDelay": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?s$"}},
+                        ["retryDelay"],
+                    ),
+                ]
+            },
+        },
+    },
+    "required": ["code", "message", "details"],
+}

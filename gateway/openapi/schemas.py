@@ -1,0 +1,161 @@
+"""Messages as JSON Schema, the way the transcoder reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from google.api import field_behavior_pb2
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+
+from gateway.openapi import rules
+from gateway.openapi.api import Api, short_name
+from gateway.openapi.examples import EXAMPLES
+from gateway.openapi.rules import Schema
+
+# A number of 64 bits is a string in JSON, because JavaScript would round it. All of 18 digits fit into 64 bits.
+_INT64: Final[Schema] = {"type": "string", "pattern": "^-?[0-9]{1,18}$", "format": "int64"}
+_NOT_NEGATIVE_INT64: Final[Schema] = {"type": "string", "pattern": "^[0-9]{1,18}$", "format": "int64"}
+_SCALARS: Final[Mapping[int, Schema]] = {
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
+    FieldDescriptor.TYPE_INT64: _INT64,
+}
+_INT32_RANGE: Final[Schema] = {"minimum": -(2**31), "maximum": 2**31 - 1}
+# What JSON knows better than the proto's own fields.
+_WELL_KNOWN: Final[Mapping[str, Schema]] = {
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]{1,9}(\.[0-9]{1,9})?s$", "examples": ["3600s"]},
+}
+
+
+class Schemas:
+    """The schemas of all messages that requests and answers are made of, each named once and referred to."""
+
+    def __init__(self, api: Api, *, answers: Iterable[Descriptor]) -> None:
+        self._api = api
+        self._answered = {message.full_name for answer in answers for message in _reachable(answer)}
+        self.components: dict[str, Schema] = {}
+
+    def answer(self, message: Descriptor) -> Schema:
+        """Refers to a message as the edge writes it: what has a value even when it was never set is there."""
+        name = short_name(message.full_name)
+        if name not in self.components:
+            self.components[name] = schema = self._described(message)
+            # Fields that only requests have are never written.
+            fields = [field for field in message.fields if not _has_behaviour(field, "INPUT_ONLY")]
+            schema["properties"] = {field.json_name: self._answer_field(field) for field in fields}
+            if always := [field.json_name for field in fields if not field.has_presence]:
+                schema["required"] = always
+        return _reference(name)
+
+    def request(self, message: Descriptor, *, without: Iterable[str] = ()) -> Schema:
+        """Refers to a message as the edge reads it, `without` the fields that stand elsewhere in the request."""
+        name = short_name(message.full_name) + ("Input" if message.full_name in self._answered else "")
+        if name not in self.components:
+            self.components[name] = schema = self._described(message)
+            fields = [field for field in message.fields if field.name not in without]
+            schema["properties"] = {field.json_name: self.request_field(field) for field in fields}
+            needed = self.required(message)
+            if required := [field.json_name for field in fields if field.json_name in needed]:
+                schema["required"] = required
+            _append(schema, rules.message_sentences(message))
+        return _reference(name)
+
+    @staticmethod
+    def required(message: Descriptor) -> set[str]:
+        """The JSON names of a request's fields that can't be left out."""
+        return {message.fields_by_name[name].json_name for name in rules.required_fields(message)}
+
+    def request_field(self, field: FieldDescriptor) -> Schema:
+        """A field of a request, with all that the proto asks of it."""
+        rule = rules.rules_of(field)
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            value: Schema = {"type": "string", "enum": rules.enum_names(field, rule)}
+        elif field.message_type is not None and field.message_type.full_name not in _WELL_KNOWN:
+            value = self.request(field.message_type)
+        else:
+            value = self._scalar(field)
+        found = rules.keywords(rule)
+        if field.is_repeated:
+            value = {"type": "array", **found, "items": value | found.get("items", {})}
+        elif field.type == FieldDescriptor.TYPE_INT64:
+            value = dict(_NOT_NEGATIVE_INT64 if found.get("minimum") == 0 else value)
+        else:
+            value |= (_INT32_RANGE if field.type == FieldDescriptor.TYPE_INT32 else {}) | found
+        if field.name in EXAMPLES and not field.is_repeated and field.message_type is None:
+            value["examples"] = [EXAMPLES[field.name]]
+        return self._about(field, value, rules.sentences(rule))
+
+    def _answer_field(self, field: FieldDescriptor) -> Schema:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            value: Schema = {
+                "type": "object",
+                "additionalProperties": self._answer_value(field.message_type.fields_by_name["value"]),
+            }
+        else:
+            value = self._answer_value(field)
+            if field.is_repeated:
+                value = {"type": "array", "items": value}
+        return self._about(field, value)
+
+    def _answer_value(self, field: FieldDescriptor) -> Schema:
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            return self._enum(field.enum_type)
+        if field.message_type is not None and field.message_type.full_name not in _WELL_KNOWN:
+            return self.answer(field.message_type)
+        return self._scalar(field)
+
+    def _scalar(self, field: FieldDescriptor) -> Schema:
+        return dict(_SCALARS[field.type] if field.message_type is None else _WELL_KNOWN[field.message_type.full_name])
+
+    def _enum(self, enum: EnumDescriptor | None) -> Schema:
+        assert enum is not None
+        name = short_name(enum.full_name)
+        if name not in self.components:
+            schema: Schema = {"type": "string", "enum": [value.name for value in enum.values]}
+            comments = {value.name: self._api.comment(f"{enum.full_name}.{value.name}") for value in enum.values}
+            _append(schema, [self._api.comment(enum.full_name)])
+            _append(schema, [f"{value}: {comment}" for value, comment in comments.items() if comment])
+            self.components[name] = schema
+        return _reference(name)
+
+    def _described(self, message: Descriptor) -> Schema:
+        schema: Schema = {"type": "object"}
+        _append(schema, [self._api.comment(message.full_name)])
+        return schema
+
+    def _about(self, field: FieldDescriptor, schema: Schema, sentences: Iterable[str] = ()) -> Schema:
+        _append(schema, [self._api.comment(field.full_name)])
+        _append(schema, sentences)
+        if field.GetOptions().deprecated:
+            schema["deprecated"] = True
+        if _has_behaviour(field, "OUTPUT_ONLY"):
+            schema["readOnly"] = True
+        return schema
+
+
+def _reachable(message: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[Descriptor]:
+    if message.full_name in seen:
+        return
+    yield message
+    for field in message.fields:
+        if field.message_type is not None and not _has_behaviour(field, "INPUT_ONLY"):
+            yield from _reachable(field.message_type, seen | {message.full_name})
+
+
+def _has_behaviour(field: FieldDescriptor, name: str) -> bool:
+    behaviours = field.GetOptions().Extensions[field_behavior_pb2.field_behavior]
+    return field_behavior_pb2.FieldBehavior.Value(name) in behaviours
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _append(schema: dict[str, Any], sentences: Iterable[str]) -> None:
+    """Adds to the description, a paragraph each."""
+    paragraphs = [paragraph for paragraph in (schema.get("description", ""), *sentences) if paragraph]
+    if paragraphs:
+        schema["description"] = "\n\n".join(paragraphs)

@@ -1,0 +1,121 @@
+"""What the calls that Envoy tells of say about their callers: abuse is looked for off the way of the calls.
+
+Envoy streams its access log of the RPCs in `OBSERVED`, a few times a second, refused calls included.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from skyhigh.gateway.v1 import envoy_pb2
+
+from gateway.filters import IPV6_PREFIX_BITS, ROLE_HEADER, SUBJECT_HEADER
+from gateway.rate_limit.settings import GatewayServiceSettings
+from gateway.rate_limit.windows import Seen, Window
+from services.auth import Role
+
+MAPS: Final = frozenset({"seat.GetSeatMap", "seat.GetSeatMapJson"})
+HOLDS: Final = frozenset({"seat.HoldSeat", "seat.HoldSeats"})
+GIVEN_UP: Final = frozenset({"seat.CancelHold"})
+LOGINS: Final = frozenset({"checkin.CreateSession"})
+OBSERVED: Final = MAPS | HOLDS | GIVEN_UP | LOGINS
+# Machines of ours, which read many maps by design.
+TRUSTED: Final = frozenset({Role.OPERATIONS, Role.SERVICE})
+
+MAP_BURST: Final = "MAP_BURST"
+MAP_SCAN: Final = "MAP_SCAN"
+HOLD_SPINNING: Final = "HOLD_SPINNING"
+LOGIN_GUESSING: Final = "LOGIN_GUESSING"
+KINDS: Final = (MAP_BURST, MAP_SCAN, HOLD_SPINNING, LOGIN_GUESSING)
+# Others may share the address.
+LOGIN_ONLY: Final = frozenset({LOGIN_GUESSING})
+
+# What Envoy says where it let a service answer, and where it refused a blocked source.
+_FROM_SERVICE: Final = "via_upstream"
+_BLOCKED: Final = "lua_response"
+_OK, _UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY = 200, 401, 404, 429
+_FLIGHT: Final = re.compile(r"^/v1/flights/([^/?]{1,64})/")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One call that counts towards a window of its source."""
+
+    window: Window
+    seen: Seen
+
+
+def observations(
+    entries: Iterable[envoy_pb2.HttpAccessLogEntry], settings: GatewayServiceSettings
+) -> list[tuple[Window, list[Seen]]]:
+    """What these calls add to which windows."""
+    found: dict[Window, list[Seen]] = {}
+    for entry in entries:
+        for observation in _of_call(entry, settings):
+            found.setdefault(observation.window, []).append(observation.seen)
+    return list(found.items())
+
+
+def _of_call(entry: envoy_pb2.HttpAccessLogEntry, settings: GatewayServiceSettings) -> Iterator[Observation]:
+    # A block ends by itself, also where its source goes on trying.
+    if entry.response.response_code_details == _BLOCKED:
+        return
+    rpc = entry.common_properties.route_name
+    principal, role = _principal(entry)
+    if rpc in LOGINS:
+        if _failed(entry):
+            yield _observed(entry, Window(LOGIN_GUESSING, _address(entry), 600, settings.failed_logins))
+    elif principal and role not in TRUSTED:
+        if rpc in MAPS:
+            yield _observed(entry, Window(MAP_BURST, principal, 5, settings.map_burst))
+            if flight := _FLIGHT.match(_path(entry)):
+                yield _observed(entry, Window(MAP_SCAN, principal, 2, settings.map_scan), of=flight[1])
+        elif _spins(rpc, entry) and role != Role.AGENT:
+            yield _observed(entry, Window(HOLD_SPINNING, principal, 300, settings.hold_spins))
+
+
+def _failed(entry: envoy_pb2.HttpAccessLogEntry) -> bool:
+    return entry.response.response_code.value in (_UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY)
+
+
+def _spins(rpc: str, entry: envoy_pb2.HttpAccessLogEntry) -> bool:
+    """Whether somebody gave up a hold, or was refused one by the service, which counts the holds that lapsed."""
+    if rpc in GIVEN_UP:
+        return entry.response.response_code.value == _OK
+    return entry.response.response_code.value == _TOO_MANY and entry.response.response_code_details == _FROM_SERVICE
+
+
+def _observed(entry: envoy_pb2.HttpAccessLogEntry, window: Window, *, of: str = "") -> Observation:
+    """`of` says what is counted once; else each call counts."""
+    start = entry.common_properties.start_time
+    path = _path(entry) if window.kind not in LOGIN_ONLY else entry.common_properties.route_name
+    member = f"{of} {path}" if of else f"{entry.request.request_id} {path}"
+    return Observation(window, Seen(start.seconds + start.nanos / 1e9, member))
+
+
+def evidence(members: Iterable[str]) -> tuple[str, ...]:
+    """What was asked, out of the members of a window."""
+    return tuple(member.partition(" ")[2] for member in members)
+
+
+def _path(entry: envoy_pb2.HttpAccessLogEntry) -> str:
+    """The path that the caller asked for, without its query."""
+    return (entry.request.original_path or entry.request.path).partition("?")[0][:200]
+
+
+def _principal(entry: envoy_pb2.HttpAccessLogEntry) -> tuple[str, str]:
+    headers = entry.request.request_headers
+    role, subject = headers.get(ROLE_HEADER, ""), headers.get(SUBJECT_HEADER, "")
+    return (f"{role}:{subject}", role) if role and subject else ("", "")
+
+
+def _address(entry: envoy_pb2.HttpAccessLogEntry) -> str:
+    address = ip_address(entry.common_properties.downstream_remote_address.socket_address.address)
+    if address.version == 4:
+        return f"address:{address}"
+    groups = ip_network((address, IPV6_PREFIX_BITS), strict=False).network_address.exploded.split(":")[:4]
+    return f"address:{':'.join(groups)}::/{IPV6_PREFIX_BITS}"

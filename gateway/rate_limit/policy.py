@@ -1,0 +1,85 @@
+"""The limits and blocks that hold now, in memory, and whoever wants to know when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.filters import Blocked, Filter, filters
+from gateway.limits import DEFAULTS, Limit
+from gateway.rate_limit import abuse, limits
+from gateway.rate_limit.settings import RateLimits
+from services import db, telemetry
+from services.db import Pool
+
+_log = telemetry.log("policy")
+RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A filter's configuration as Envoy is sent it; its version follows from its content."""
+
+    filter: Filter
+    version: str
+
+
+class Policy:
+    """Reads limits and blocks, again and again; keeps what it has while Postgres is away."""
+
+    def __init__(self, pool: Pool, *, rate_limits: RateLimits, poll_seconds: float) -> None:
+        self._pool = pool
+        self._rate_limits = rate_limits
+        self._poll_seconds = poll_seconds
+        self._woken = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self.limits: tuple[Limit, ...] = DEFAULTS
+        self.blocks: tuple[Blocked, ...] = ()
+        self.resources: dict[str, Resource] = {}
+
+    @property
+    def enforced(self) -> bool:
+        """Whether anybody is refused."""
+        return self._rate_limits is RateLimits.ON
+
+    def wake(self) -> None:
+        """Says that a transaction has changed limits or blocks."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        while True:
+            self._woken.clear()
+            with contextlib.suppress(*db.AWAY):
+                await self.read()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._woken.wait()
+
+    async def read(self) -> None:
+        """Reads what holds now, and tells those who wait where it differs."""
+        async with db.snapshot(self._pool) as conn:
+            self.limits, self.blocks = await limits.read(conn), await abuse.standing(conn)
+        built = {
+            name: Resource(configured, _version(configured))
+            for name, configured in filters(self.limits, self.blocks, enforced=self.enforced).items()
+        }
+        if built != self.resources:
+            _log.info("policy changed", limits=len(self.limits), blocks=len(self.blocks))
+            async with self._changed:
+                self.resources = built
+                self._changed.notify_all()
+
+    async def other_than(self, name: str, version: str) -> Resource:
+        """Returns a resource as soon as it is another than this version. Raises KeyError for none of ours."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self.resources) and self.resources[name].version != version)
+            return self.resources[name]
+
+
+def _version(configured: Filter) -> str:
+    return hashlib.blake2b(json.dumps(configured.value, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,86 @@
+"""The gateway service put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import grpc
+from redis.asyncio import Redis
+from skyhigh.gateway.v1 import gateway_admin_pb2
+from skyhigh.gateway.v1.gateway_admin_pb2_grpc import add_GatewayAdminServicer_to_server
+
+from gateway.limits import DEFAULTS
+from gateway.rate_limit import limits
+from gateway.rate_limit.authorization import ENVOY_POLICY, POLICY
+from gateway.rate_limit.envoy_api import EnvoyApi
+from gateway.rate_limit.gcra import SharedLimits
+from gateway.rate_limit.policy import Policy
+from gateway.rate_limit.servicer import GatewayServicer
+from gateway.rate_limit.settings import GatewayServiceSettings
+from gateway.rate_limit.windows import Windows
+from services import db
+from services.app import Parts, Service
+from services.db import Pool
+from services.mutations import Mutations
+from services.outbox import Relay
+from services.paging import PageTokens
+
+NAME: Final = "gateway"
+# Envoy begins a stream by saying all about itself, the names of its extensions included: 60 KB.
+LARGEST_MESSAGE_BYTES: Final = 1024 * 1024
+# Envoy waits no longer for an answer (gateway/envoy.yaml).
+REDIS_TIMEOUT_SECONDS: Final = 0.1
+
+
+@asynccontextmanager
+async def build(settings: GatewayServiceSettings, pool: Pool) -> AsyncIterator[Parts]:
+    """Wires the parts of one process, for as long as the block lasts."""
+    redis: Redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        protocol=3,
+    )
+    relay = Relay(pool, settings.amqp_url, source="skyhigh/gateway")
+    policy = Policy(pool, rate_limits=settings.rate_limits, poll_seconds=settings.policy_poll_seconds)
+
+    def tell() -> None:
+        relay.wake()
+        policy.wake()
+
+    servicer = GatewayServicer(
+        pool=pool, mutations=Mutations(pool, tell=tell), page_tokens=PageTokens(settings.page_token_key)
+    )
+    envoy = EnvoyApi(
+        pool=pool,
+        policy=policy,
+        shared=SharedLimits(redis),
+        windows=Windows(redis),
+        relay=relay,
+        settings=settings,
+    )
+
+    def register(server: grpc.aio.Server) -> None:
+        add_GatewayAdminServicer_to_server(servicer, server)
+        envoy.register(server)
+
+    async with db.transaction(pool) as conn:
+        await limits.ensure(conn, DEFAULTS)
+    await policy.read()
+    try:
+        yield Parts(register=register, background={"relay": relay.run, "policy": policy.run})
+    finally:
+        await redis.aclose()
+
+
+GATEWAY_SERVICE: Final = Service(
+    name=NAME,
+    package="gateway.rate_limit",
+    settings=GatewayServiceSettings,
+    descriptor=gateway_admin_pb2.DESCRIPTOR.services_by_name["GatewayAdmin"],
+    policy={**POLICY, **ENVOY_POLICY},
+    build=build,
+    largest_message_bytes=LARGEST_MESSAGE_BYTES,
+)

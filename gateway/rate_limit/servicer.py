@@ -1,0 +1,80 @@
+"""Proto in, domain call, proto out; no decisions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminServicer
+
+from gateway.rate_limit import abuse, limits
+from services import db, paging
+from services.call import running
+from services.db import Conn, Pool
+from services.mutations import Mutations
+from services.paging import PageTokens
+
+Context = Any
+
+
+class GatewayServicer(GatewayAdminServicer):
+    """GatewayAdmin. What an RPC does and refuses stands in its proto."""
+
+    def __init__(self, *, pool: Pool, mutations: Mutations, page_tokens: PageTokens) -> None:
+        self._pool = pool
+        self._mutations = mutations
+        self._page_tokens = page_tokens
+
+    async def ListIncidents(self, request: pb.ListIncidentsRequest, context: Context) -> pb.ListIncidentsResponse:
+        query = f"incidents {request.source}"
+        size = paging.page_size(request.page_size)
+        before = self._position(request.page_token, query)
+        async with db.session(self._pool) as conn:
+            found = await abuse.list_incidents(conn, source=request.source, before=before, limit=size + 1)
+        page, rest = found[:size], found[size:]
+        token = self._token(page[-1].detect_time, page[-1].incident_id, query) if rest else ""
+        return pb.ListIncidentsResponse(incidents=page, next_page_token=token)
+
+    async def ListBlocks(self, request: pb.ListBlocksRequest, context: Context) -> pb.ListBlocksResponse:
+        query = f"blocks {request.include_ended} {request.source}"
+        size = paging.page_size(request.page_size)
+        before = self._position(request.page_token, query)
+        async with db.session(self._pool) as conn:
+            found = await abuse.list_blocks(
+                conn, source=request.source, include_ended=request.include_ended, before=before, limit=size + 1
+            )
+        page, rest = found[:size], found[size:]
+        token = self._token(page[-1].create_time, page[-1].block_id, query) if rest else ""
+        return pb.ListBlocksResponse(blocks=page, next_page_token=token)
+
+    async def LiftBlock(self, request: pb.LiftBlockRequest, context: Context) -> pb.Block:
+        async def lift(conn: Conn) -> pb.Block:
+            return await abuse.lift(conn, UUID(request.block_id), actor=running().principal.name, reason=request.reason)
+
+        return await self._mutations.run(running().request_key(request), pb.Block, lift)
+
+    async def ListLimits(self, request: pb.ListLimitsRequest, context: Context) -> pb.ListLimitsResponse:
+        async with db.session(self._pool) as conn:
+            return pb.ListLimitsResponse(limits=await limits.list_all(conn))
+
+    async def SetLimit(self, request: pb.SetLimitRequest, context: Context) -> pb.Limit:
+        async def change(conn: Conn) -> pb.Limit:
+            return await limits.change(
+                conn,
+                request.limit_id,
+                requests_per_minute=request.requests_per_minute,
+                burst=request.burst,
+                mode=pb.Limit.Mode.Name(request.mode) if request.mode else None,
+                actor=running().principal.name,
+            )
+
+        return await self._mutations.run(running().request_key(request), pb.Limit, change)
+
+    def _position(self, token: str, query: str) -> tuple[datetime, UUID] | None:
+        position = self._page_tokens.read(token, query=query, principal=running().principal.name)
+        return (datetime.fromisoformat(position[0]), UUID(position[1])) if position else None
+
+    def _token(self, time: Any, row_id: str, query: str) -> str:
+        return self._page_tokens.write((time.ToJsonString(), row_id), query=query, principal=running().principal.name)

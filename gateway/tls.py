@@ -1,0 +1,66 @@
+"""TLS at the edge: what it shows to clients, what it shows to the services, and whose certificates it believes.
+
+Envoy reads each from a file of its own that names the PEM files, and reads those again when they are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from services.identity import Identity
+
+# Names of the secrets and of their files.
+SHOWN: Final = "shown_to_clients"
+OWN: Final = "shown_to_services"
+BELIEVED: Final = "believed_of_services"
+
+SECRET: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What clients see: a certificate with its chain, and its key, in PEM."""
+
+    certificate: Path
+    key: Path
+
+
+def paths(folder: Path) -> dict[str, str]:
+    """Where Envoy finds each secret, by its name in the template."""
+    return {name: str(folder / f"{name}.yaml") for name in (SHOWN, OWN, BELIEVED)}
+
+
+def write(shown: Shown | None, identity: Identity | None, folder: Path) -> None:
+    """Writes the files that name the certificates. They hold no key."""
+    for name, secret in _secrets(shown, identity):
+        resource = {"@type": SECRET, "name": name, **secret}
+        Path(paths(folder)[name]).write_text(yaml.safe_dump({"resources": [resource]}, sort_keys=False))
+
+
+def _secrets(shown: Shown | None, identity: Identity | None) -> Iterator[tuple[str, Json]]:
+    if shown is not None:
+        yield SHOWN, {"tls_certificate": _certificate(shown.certificate, shown.key)}
+    if identity is not None:
+        yield OWN, {"tls_certificate": _certificate(identity.certificate, identity.key)}
+        believed = {"trusted_ca": _file(identity.authority), **_watched(identity.authority)}
+        yield BELIEVED, {"validation_context": believed}
+
+
+def _certificate(certificate: Path, key: Path) -> Json:
+    return {"certificate_chain": _file(certificate), "private_key": _file(key), **_watched(certificate)}
+
+
+def _file(path: Path) -> Mapping[str, str]:
+    return {"filename": str(path.absolute())}
+
+
+def _watched(path: Path) -> Json:
+    """A file that is moved here makes Envoy read again, as does Kubernetes' exchange of the link `..data`."""
+    return {"watched_directory": {"path": str(path.absolute().parent)}}

@@ -1,0 +1,44 @@
+"""How the commands reach the services and the gateway: by TLS where the stack has certificates, plainly otherwise."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from operations.stack import address_of, environment, fail
+
+if TYPE_CHECKING:
+    import grpc
+
+
+def channel_to(service: str) -> grpc.aio.Channel:
+    """Opens a channel to a service by its name, such as `seat`. Ends the command where it is not known."""
+    import grpc
+
+    from deploy.local.stack import CERTIFICATE_NAMES
+    from services import tls
+    from services.identity import Identity
+
+    address, known = address_of(f"SKYHIGH_{service.upper()}_ADDRESS"), environment()
+    certificate, key, authority = (known.get(name) for name in CERTIFICATE_NAMES)
+    if authority is None:
+        return grpc.aio.insecure_channel(address)
+    if certificate is None or key is None:
+        fail("the services ask for a certificate: SKYHIGH_CLIENT_CERTIFICATE and SKYHIGH_CLIENT_KEY are not known")
+    try:
+        credentials = tls.channel_credentials(Identity(Path(certificate), Path(key), Path(authority)).read())
+    except ValueError as error:
+        fail(str(error))
+    return grpc.aio.secure_channel(address, credentials, options=[tls.expected_name(service)])
+
+
+def context_for(url: str) -> ssl.SSLContext | None:
+    """What HTTPS to this URL is spoken with; None for plain HTTP."""
+    return _believing(environment().get("SKYHIGH_CA")) if url.startswith("https:") else None
+
+
+@cache
+def _believing(authority: str | None) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=authority)

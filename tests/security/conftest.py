@@ -1,0 +1,53 @@
+"""One running system for all attacks, and what must be so after each of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services import telemetry
+from tests.security import system as systems
+from tests.security import truth
+from tests.security.belongings import Belongings, acquire
+from tests.security.system import System
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+@pytest.fixture(scope="package")
+async def system(world: World) -> AsyncIterator[System]:
+    """The six services behind one Envoy."""
+    async with systems.opened(world) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="package")
+async def belongings(system: System) -> Belongings:
+    """One of each thing, somebody's."""
+    return await acquire(system)
+
+
+def defects() -> float:
+    """How many calls ended as INTERNAL, in all services of this process."""
+    samples = (sample for metric in telemetry.CALLS.collect() for sample in metric.samples)
+    return sum(sample.value for sample in samples if sample.labels.get("code") == "INTERNAL")
+
+
+@pytest.fixture(autouse=True)
+def no_defect() -> Iterator[None]:
+    """Fails every attack that a service answered with a defect, whatever the attacker was told."""
+    before = defects()
+    yield
+    assert defects() == before, "a service answered INTERNAL"
+
+
+@pytest.fixture
+async def nothing_changed(system: System) -> AsyncIterator[None]:
+    """Fails an attack that left any table of any service otherwise than it was."""
+    before = await truth.at_rest(system.databases)
+    yield
+    after = await truth.at_rest(system.databases)
+    assert {name for name in before if before[name] != after[name]} == set()

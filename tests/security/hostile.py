@@ -1,0 +1,78 @@
+"""What attackers write into fields."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+# To be taken for a statement, a line of a log, a command, an address or a file. Some are allowed in a name or a
+# reason: there they must stay what they are.
+INJECTIONS: Final = (
+    "' OR '1'='1",
+    "O' OR 'a",
+    "'; DROP TABLE seats; --",
+    '" OR 1=1 --',
+    "1) UNION SELECT usename, passwd FROM pg_shadow --",
+    "x'; SELECT pg_sleep(9); --",
+    "$1",
+    "%s%n",
+    "{0.__class__}",
+    "\\'; --",
+    "E'\\047'",
+    "12A'--",
+    "a'-'b",
+    "version DESC; --",
+    "${jndi:ldap://127.0.0.1:1/a}",
+    '\r\n{"level":"info","event":"paid"}',
+    "\x1b[2J\x1b[31mgone",
+    "=cmd|' /C calc'!A0",
+    "../../../../etc/passwd",
+    "file:///etc/passwd",
+    "<script>alert(1)</script>",
+    "{{7*7}}",
+    "`id`",
+)
+# What is no text of ours, or only looks like it.
+TEXTS: Final = (
+    "\x00",
+    "12A\x00",
+    "\x7f",
+    "\u202e21A",
+    "12\u200bA",
+    "\ufeff12A",
+    "12\U0001f4baA",
+    "\U0001f1e9\U0001f1ea",
+    "١٢A",  # noqa: RUF001
+    "１２A",  # noqa: RUF001
+    "12А",  # Cyrillic  # noqa: RUF001
+    "A\u0301" * 200,
+    "\ufdfa" * 100,
+    "\U000e0041",
+    "A" * 10_240,
+    "ß" * 61,
+    "\uffff",
+)
+# No UTF-8: a byte that begins nothing, one that goes on with nothing, a slash in two and in three bytes, half of a
+# pair, a character beyond the last one.
+BROKEN: Final = (b"\xff", b"\x80", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3")
+# As JSON has them: none is a number that a field of ours means. 2^31, 2^63, and what is no whole number at all.
+NO_NUMBERS: Final[tuple[Any, ...]] = (
+    -1,
+    2**31,
+    -(2**31) - 1,
+    2**63,
+    -(2**63) - 1,
+    25.0000001,
+    "25.0000001",
+    "1e309",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "0x10",
+    "1_000",
+    "",
+    "١",
+    True,
+    [],
+    {},
+    "1" * 400,
+)

@@ -1,0 +1,130 @@
+"""Every RPC × role × ownership, by gRPC at the service and by both ways through the edge (attacks 1, 2 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from gateway.exposure import NOT_OURS
+from gateway.render import read_descriptors
+from services.auth import Role
+from tests.security.belongings import KEYS, Belongings, missing
+from tests.security.messages import valid
+from tests.security.system import RPCS, SERVICES, Rpc, System
+
+REFUSED: Final = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
+HTTP: Final = {grpc.StatusCode.PERMISSION_DENIED: 403, grpc.StatusCode.UNAUTHENTICATED: 401}
+
+
+def may(rpc: Rpc, role: Role) -> bool:
+    """Whether the table lets a role in; ANYBODY is who shows no token."""
+    assert rpc.access is not None
+    return rpc.access.public or role in rpc.access.roles
+
+
+def owned(role: Role) -> Iterator[tuple[Rpc, str]]:
+    """The RPCs that a role may call on what is its own, once for each field that says whose a thing is."""
+    for rpc in RPCS.values():
+        if rpc.access is not None and rpc.access.owned and role in rpc.access.roles:
+            for key in KEYS:
+                if key in rpc.method.input_type.fields_by_name:
+                    yield rpc, key
+
+
+def test_every_rpc_of_every_service_is_listed() -> None:
+    described = {
+        f"{file.package}.{service.name}"
+        for file in read_descriptors().file
+        if file.package.startswith("skyhigh.")
+        for service in file.service
+    }
+    assert described - NOT_OURS == {service.descriptor.full_name for service in SERVICES}
+    assert [rpc.path for rpc in RPCS.values() if rpc.access is None or rpc.call is None] == []
+    assert len(RPCS) == sum(len(service.descriptor.methods) for service in SERVICES), "two RPCs share a name"
+
+
+@pytest.mark.usefixtures("nothing_changed")
+async def test_whoever_may_not_is_refused_everywhere(system: System, belongings: Belongings) -> None:
+    """Even where it names what is there."""
+    values = {**belongings.values[Role.PASSENGER], **belongings.values[Role.CUSTOMER]}
+    wrong = []
+    for rpc in RPCS.values():
+        request = valid(rpc.request(), values)
+        for role in Role:
+            if may(rpc, role):
+                continue
+            token = system.token(role)
+            expected = grpc.StatusCode.PERMISSION_DENIED if token else grpc.StatusCode.UNAUTHENTICATED
+            got: list[object] = [(await system.ask(rpc, request, token)).code]
+            if rpc.exposed:
+                got.append((await system.ask(rpc, request, token, outside=True)).code)
+            if rpc.exposed and rpc.binding:
+                status = (await system.ask_json(rpc, request, token)).status_code
+                got.append(expected if status == HTTP[expected] else status)
+            if set(got) != {expected}:
+                wrong.append((rpc.name, role.value, got))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", RPCS)
+async def test_whoever_may_is_let_in(system: System, name: str) -> None:
+    rpc = RPCS[name]
+    for role in Role:
+        if may(rpc, role):
+            token = system.token(role)
+            request = valid(rpc.request(), {key: missing(key) for key in KEYS})
+            answers = [await system.ask(rpc, request, token)]
+            if rpc.exposed:
+                answers.append(await system.ask(rpc, request, token, outside=True))
+            for answer in answers:
+                # A webhook's token is its signature.
+                assert answer.code not in REFUSED or b"WEBHOOK_UNSIGNED" in answer.details, role
+
+
+@pytest.mark.parametrize("name", [name for name, rpc in RPCS.items() if not rpc.exposed])
+async def test_what_is_internal_does_not_exist_outside(system: System, name: str) -> None:
+    rpc = RPCS[name]
+    assert rpc.binding is None
+    for role in Role:
+        answer = await system.ask(rpc, valid(rpc.request()), system.token(role), outside=True)
+        assert answer.code is grpc.StatusCode.UNIMPLEMENTED, role
+
+
+@pytest.mark.usefixtures("nothing_changed")
+@pytest.mark.parametrize("role", [Role.PASSENGER, Role.CUSTOMER])
+async def test_what_is_somebody_elses_is_as_what_is_not_there(
+    system: System, belongings: Belongings, role: Role
+) -> None:
+    token = belongings.stranger[role]
+    for rpc, key in owned(role):
+        foreign, nothing = (
+            named(rpc, belongings, key, value) for value in (belongings.values[role][key], missing(key))
+        )
+        answer = await system.ask(rpc, foreign, token)
+        assert answer.code is grpc.StatusCode.NOT_FOUND, (rpc.name, key)
+        assert answer == await system.ask(rpc, nothing, token), (rpc.name, key)
+        assert answer == await system.ask(rpc, foreign, token, outside=True), (rpc.name, key)
+        seen, unseen = await system.ask_json(rpc, foreign, token), await system.ask_json(rpc, nothing, token)
+        assert (seen.status_code, seen.content) == (unseen.status_code, unseen.content), (rpc.name, key)
+        assert seen.status_code == 404
+
+
+@pytest.mark.parametrize("role", [Role.PASSENGER, Role.CUSTOMER])
+async def test_what_is_ones_own_is_found(system: System, belongings: Belongings, role: Role) -> None:
+    """Or else a service that finds nothing would pass the test before."""
+    for rpc, key in owned(role):
+        own = named(rpc, belongings, key, belongings.values[role][key], belongings.values[role])
+        assert (await system.ask(rpc, own, belongings.owner[role])).code is not grpc.StatusCode.NOT_FOUND, rpc.name
+
+
+def named(
+    rpc: Rpc, belongings: Belongings, key: str, value: str, values: dict[str, str] | None = None
+) -> Message:
+    """A request that is the stranger's own in all but this one field."""
+    request = valid(rpc.request(), {**belongings.strangers_own, **(values or {}), key: value})
+    setattr(request, key, value)
+    return request

@@ -1,0 +1,331 @@
+"""Peers that abuse the protocol or their patience (attacks 22 to 26), and what becomes of everybody else meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Final
+
+import grpc
+import httpx
+import pytest
+import yaml
+
+from gateway.render import TEMPLATE
+from services.auth import Role
+from tests.callers import eventually
+from tests.security.belongings import Belongings
+from tests.security.frames import CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM, Flag, Frame, Peer, Type, literal
+from tests.security.messages import valid
+from tests.security.system import HASTE, RPCS, System, memory_bytes
+
+MEGABYTE: Final = 1 << 20
+# Frames in one flood, more than any limit of the edge.
+FLOOD: Final = 20_000
+AT_ONCE: Final = 200
+# For a busy machine, besides the time itself.
+SLACK_SECONDS: Final = 5
+MAP: Final = RPCS["GetSeatMap"]
+
+
+def block(system: System, flight_id: str = "SH000-2026-12-01") -> bytes:
+    """The headers of a native call."""
+    return literal(
+        (
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", MAP.path),
+            (":authority", "edge"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("authorization", f"Bearer {system.token(Role.AGENT)}"),
+        )
+    )
+
+
+def opening(headers: bytes, *, complete: bool = True) -> Frame:
+    """The begin of the first call."""
+    return Frame(Type.HEADERS, Flag.END_HEADERS if complete else Flag.NONE, 1, headers)
+
+
+def pings(_: bytes) -> Iterator[Frame]:
+    while True:
+        yield Frame(Type.PING, Flag.NONE, 0, b"12345678")
+
+
+def settings(_: bytes) -> Iterator[Frame]:
+    while True:
+        yield Frame(Type.SETTINGS, Flag.NONE, 0)
+
+
+def rapid_resets(headers: bytes) -> Iterator[Frame]:
+    for stream in count(1, 2):
+        yield Frame(Type.HEADERS, Flag.END_HEADERS, stream, headers)
+        yield Frame(Type.RST_STREAM, Flag.NONE, stream, CANCEL.to_bytes(4, "big"))
+
+
+def continuations(headers: bytes) -> Iterator[Frame]:
+    yield opening(headers, complete=False)
+    for n in count():
+        yield Frame(Type.CONTINUATION, Flag.NONE, 1, literal([(f"x-{n}", "v" * 100)]))
+
+
+def empty_continuations(headers: bytes) -> Iterator[Frame]:
+    yield opening(headers, complete=False)
+    while True:
+        yield Frame(Type.CONTINUATION, Flag.NONE, 1)
+
+
+def empty_data(headers: bytes) -> Iterator[Frame]:
+    yield opening(headers)
+    while True:
+        yield Frame(Type.DATA, Flag.NONE, 1)
+
+
+def priorities(headers: bytes) -> Iterator[Frame]:
+    yield opening(headers)
+    while True:
+        yield Frame(Type.PRIORITY, Flag.NONE, 1, b"\0\0\0\x03\x10")
+
+
+def window_updates(headers: bytes) -> Iterator[Frame]:
+    yield opening(headers)
+    while True:
+        yield Frame(Type.WINDOW_UPDATE, Flag.NONE, 0, b"\0\0\0\x01")
+
+
+# By the counter of Envoy that says which defence it was.
+FLOODS: Final[dict[Callable[[bytes], Iterator[Frame]], str]] = {
+    pings: "http2.outbound_control_flood",
+    settings: "http2.outbound_control_flood",
+    rapid_resets: "http.edge.downstream_rq_too_many_premature_resets",
+    continuations: "http2.header_overflow",
+    empty_continuations: "http2.inbound_empty_frames_flood",
+    empty_data: "http2.inbound_empty_frames_flood",
+    priorities: "http2.inbound_priority_frames_flood",
+    window_updates: "http2.inbound_window_update_frames_flood",
+}
+
+
+async def counter(system: System, name: str) -> int:
+    """One of Envoy's counters."""
+    async with httpx.AsyncClient() as admin:
+        answer = await admin.get(f"http://127.0.0.1:{system.admin_port}/stats", params={"filter": f"^{name}$"})
+    return int(answer.text.partition(":")[2] or 0)
+
+
+@asynccontextmanager
+async def others_are_served(system: System) -> AsyncIterator[None]:
+    """Fails an attack within the block that keeps others from their answers."""
+
+    async def ask() -> None:
+        while True:
+            answer = await system.ask(MAP, valid(MAP.request()), system.token(Role.AGENT), outside=True, timeout=10)
+            assert answer.code is grpc.StatusCode.NOT_FOUND
+            answers.append(answer)
+            await asyncio.sleep(0.01)
+
+    answers: list[object] = []
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+        seen = len(answers)
+
+        async def one_more() -> bool:
+            return asking.done() or len(answers) > seen + 1
+
+        await eventually(one_more)
+        assert not asking.done(), asking.exception()
+    finally:
+        asking.cancel()
+
+
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.__name__)
+async def test_a_flood_ends_its_connection(system: System, flood: Callable[[bytes], Iterator[Frame]]) -> None:
+    before, memory = await counter(system, FLOODS[flood]), memory_bytes(system.envoy_pid)
+    frames = flood(block(system))
+    async with others_are_served(system), Peer.connected(system.port) as peer:
+        for _ in range(FLOOD // AT_ONCE):
+            if not await peer.send(*(next(frames) for _ in range(AT_ONCE))):
+                break
+        assert await peer.until_closed(within_seconds=SLACK_SECONDS)
+    assert await counter(system, FLOODS[flood]) == before + 1
+    assert memory_bytes(system.envoy_pid) < memory + 32 * MEGABYTE
+
+
+async def test_resets_begin_few_calls(system: System) -> None:
+    """Half of five hundred that are reset at once are enough to be cut off."""
+    begun = await counter(system, "http.edge.downstream_rq_total")
+    frames = rapid_resets(block(system))
+    async with Peer.connected(system.port) as peer:
+        await peer.send(*(next(frames) for _ in range(4_000)))
+        assert await peer.until_closed(within_seconds=SLACK_SECONDS)
+    assert await counter(system, "http.edge.downstream_rq_total") - begun <= 501
+
+
+async def test_a_connection_has_a_hundred_streams(system: System) -> None:
+    headers = block(system)
+    async with Peer.connected(system.port) as peer:
+        await peer.send(*(Frame(Type.HEADERS, Flag.END_HEADERS, stream, headers) for stream in range(1, 241, 2)))
+
+        async def refused() -> bool:
+            return len(peer.of(Type.RST_STREAM)) >= 20
+
+        await eventually(refused)
+        refusals = peer.of(Type.RST_STREAM)
+        assert {int.from_bytes(frame.payload, "big") for frame in refusals} == {REFUSED_STREAM}
+        assert [frame.stream for frame in refusals] == list(range(201, 241, 2))
+
+
+async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Belongings) -> None:
+    """A window of nothing: the answers wait in the edge, for a time that ends."""
+    memory = memory_bytes(system.envoy_pid)
+    message = MAP.request(flight_id=belongings.strangers_own["flight_id"]).SerializeToString()
+    body = b"\0" + len(message).to_bytes(4, "big") + message
+    headers = block(system)
+    streams = range(1, 201, 2)
+    async with others_are_served(system), Peer.connected(system.port, window=0) as peer:
+        for stream in streams:
+            await peer.send(
+                Frame(Type.HEADERS, Flag.END_HEADERS, stream, headers), Frame(Type.DATA, Flag.END_STREAM, stream, body)
+            )
+
+        async def all_ended() -> bool:
+            return peer.closed.is_set() or {frame.stream for frame in peer.of(Type.RST_STREAM)} >= set(streams)
+
+        await eventually(all_ended, within_seconds=HASTE["stream_idle_timeout"] + SLACK_SECONDS)
+        assert peer.of(Type.DATA) == []
+    assert memory_bytes(system.envoy_pid) < memory + 32 * MEGABYTE
+
+
+def test_the_times_of_the_edge_are_short() -> None:
+    """Here they are a part of what they are, so that nobody waits for them; outside they are these."""
+    listener, _ = yaml.load_all(TEMPLATE.read_text(), yaml.BaseLoader)
+    (chain,) = listener["static_resources"]["listeners"][0]["filter_chains"]
+    manager = chain["filters"][0]["typed_config"]
+    assert {name: manager[name] for name in HASTE} == {
+        "request_headers_timeout": "5s",
+        "request_timeout": "10s",
+        "stream_idle_timeout": "10s",
+    }
+
+
+async def drip(system: System, beginning: bytes, drop: bytes) -> tuple[float, bytes]:
+    """Begins, then sends drop by drop; returns after how many seconds that ended, and what was answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
+    started = time.monotonic()
+    writer.write(beginning)
+
+    async def pour() -> None:
+        while not writer.is_closing():
+            writer.write(drop)
+            await asyncio.sleep(0.05)
+
+    pouring = asyncio.create_task(pour())
+    try:
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+    except ConnectionError:
+        answer = b""
+    finally:
+        pouring.cancel()
+        writer.transport.abort()
+    return time.monotonic() - started, answer
+
+
+async def test_who_dawdles_is_cut_off(system: System) -> None:
+    """Headers and body byte by byte, and an HTTP/2 request that never ends."""
+    request = b"POST /v1/holds HTTP/1.1\r\nhost: edge\r\ncontent-type: application/json\r\n"
+    authorization = f"authorization: Bearer {system.token(Role.AGENT)}\r\n".encode()
+
+    async def silent_stream() -> float:
+        started = time.monotonic()
+        async with Peer.connected(system.port) as peer:
+            await peer.send(opening(block(system)))
+
+            async def ended() -> bool:
+                return peer.closed.is_set() or bool(peer.of(Type.RST_STREAM)) or len(peer.of(Type.HEADERS)) > 0
+
+            await eventually(ended, within_seconds=60)
+        return time.monotonic() - started
+
+    async with others_are_served(system):
+        (headers, _), (body, answer), stream = await asyncio.gather(
+            drip(system, request, b"x"),
+            drip(system, request + authorization + b"content-length: 60000\r\n\r\n", b" "),
+            silent_stream(),
+        )
+    assert headers < HASTE["request_headers_timeout"] + SLACK_SECONDS
+    assert body < HASTE["request_timeout"] + SLACK_SECONDS
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert stream < HASTE["request_timeout"] + SLACK_SECONDS
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{f"x-{n}": "v" for n in range(1_000)}, {"x-large": "v" * 65_536}, {f"x-{n}": "v" * 1_000 for n in range(60)}],
+    ids=["a thousand", "one of 64 KiB", "sixty of 1 KiB"],
+)
+async def test_headers_are_few_and_short(system: System, headers: dict[str, str]) -> None:
+    token = system.token(Role.AGENT)
+    answer = await system.ask_json(MAP_JSON, valid(MAP_JSON.request()), token, **headers)
+    assert answer.status_code == 431
+    native = await system.ask(MAP, valid(MAP.request()), token, outside=True, metadata=list(headers.items()))
+    assert native.code is grpc.StatusCode.INVALID_ARGUMENT
+    # At the service itself the transport says no; a thousand short ones are no more than it takes.
+    direct = await system.ask(MAP, valid(MAP.request()), token, metadata=list(headers.items()))
+    assert direct.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.NOT_FOUND)
+
+
+MAP_JSON: Final = RPCS["GetSeatMapJson"]
+
+
+async def test_a_service_calms_who_pings_it(system: System) -> None:
+    port = int(system.callers["seat"].address.rpartition(":")[2])
+    async with Peer.connected(port) as peer:
+        for _ in range(50):
+            if not await peer.send(Frame(Type.PING, Flag.NONE, 0, b"12345678")):
+                break
+        assert await peer.until_closed(within_seconds=SLACK_SECONDS)
+    assert peer.reason == ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / ",
+        b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n{}   x",
+        b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"GET /v1/flights HTTP/1.1\r\nhost: a\r\nx-a: b\rx-skyhigh-role: agent\r\n\r\n",
+        b"GET /v1/flights HTTP/1.1\r\nhost: a\r\n x-folded: b\r\n\r\n",
+        b"GET /v1/flights HTTP/1.1\r\nhost : a\r\n\r\n",
+        b"GET /v1/fli\x00ghts HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /v1/flights HTTP/1.1\r\n\r\n",
+        b"GET /v1/flights HTTP/9.9\r\nhost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64,
+    ],
+    ids=[
+        "two lengths",
+        "length twice",
+        "odd encoding",
+        "bare CR",
+        "folded",
+        "space before colon",
+        "NUL",
+        "no host",
+        "version",
+        "TLS",
+    ],
+)
+async def test_a_request_has_one_meaning(system: System, request_: bytes) -> None:
+    """What two servers could read in two ways smuggles a second request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
+    writer.write(request_)
+    async with asyncio.timeout(HASTE["request_timeout"] + SLACK_SECONDS):
+        answer = await reader.read()
+    writer.close()
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 426")), answer[:80]
+    assert answer.count(b"HTTP/1.1 ") <= 1
