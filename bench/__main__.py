@@ -15,7 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import bookings, expiry, holds, maps, report, scale, search, seats_mix, waitlist
+from bench import bookings, expiry, holds, maps, neighbours, report, scale, search, seats_mix, waitlist
 from bench.plan import Plan
 from bench.report import Measure
 from bench.stack import BenchStack, running
@@ -33,12 +33,14 @@ MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure
     "P12": search.searches_without_redis,
     "P13": bookings.bookings,
     "P14": seats_mix.seats_mix,
+    "P15": neighbours.neighbours,
 }
 # What a measure needs beside the servers and the seat service; whatever else runs takes its share of two cores.
-EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "flight", "booking", "gateway"})
-ORDERS: Final = frozenset({"flight", "booking", "payment", "checkin", "waitlist", "gateway", "mock-provider"})
+EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "flight", "booking", "limits", "gateway"})
+ORDERS: Final = frozenset({"flight", "booking", "payment", "checkin", "waitlist", "limits", "gateway", "mock-provider"})
 NEEDS: Final = {
     "P4": EVERYTHING,
+    "P15": EVERYTHING,
     "P5": frozenset({"waitlist"}),
     "P11": frozenset({"flight"}),
     "P12": frozenset({"flight"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,7 @@ async def reads(stack: BenchStack, plan: Plan) -> list[Measure]:
     measure = Measure("P3", "GetSeatMap ÷ bare echo of the same bytes", "maps/s", bar=0.6, goal=0.9)
     await stack.seat.empty()
     flight_ids, _ = await provision(stack, stack.seat, flights=FLIGHTS)
-    calls = _reads(stack, flight_ids).write(stack.folder / "reads.calls")
+    calls = reads_of_many(stack, flight_ids).write(stack.folder / "reads.calls")
     request = pb.GetSeatMapRequest(flight_id=flight_ids[0]).SerializeToString()
     seat_map = await answer_bytes(stack.seat, GET_SEAT_MAP, request, stack.signer.agent("bench"))
     pids = {"seat service": stack.seat.pid}
@@ -58,35 +59,63 @@ async def reads(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 
 async def reads_through_gateway(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P4: the map as JSON through the gateway against the same map by gRPC from the service."""
+    """P4: the map as JSON through the gateway against the same map by gRPC from the service; and what limits cost."""
     measure = Measure("P4", "JSON map through the gateway ÷ GetSeatMap direct", "maps/s", bar=0.3, goal=0.6)
+    limits = Measure("P4 limits", "JSON map through the gateway, limits on ÷ off", "maps/s", bar=0.8, goal=0.95)
     await stack.seat.empty()
+    await stack.raise_address_limits()
     flight_ids, _ = await provision(stack, stack.seat, flights=FLIGHTS)
-    direct = _reads(stack, flight_ids).write(stack.folder / "reads.calls")
-    through = _reads(stack, flight_ids, as_json=True).write(stack.folder / "json_reads.calls")
-    ours_pids = {"gateway": stack.pid("gateway"), "seat service": stack.seat.pid}
-    json_bytes = 0
-    for turn, seconds in enumerate(plan.turns()):
-        counted = measure if turn else None
-        ours = await metered(
-            stack.load, counted, through, port=stack.gateway_port, seconds=seconds, pids=ours_pids, cycle=True
-        )
-        other = await metered(
-            stack.load,
-            counted,
-            direct,
-            port=stack.seat.port,
-            seconds=seconds,
-            pids={"seat service, direct": stack.seat.pid},
-            cycle=True,
-            ours=False,
-        )
-        json_bytes = ours.answer_bytes // max(ours.calls, 1)
-        if counted:
-            measure.ours.append(ours.per_second)
-            measure.baseline.append(other.per_second)
-    measure.note(f"{json_bytes:,} bytes of JSON a map; both sides by HTTP/2 without TLS")
-    return [measure]
+    direct = reads_of_many(stack, flight_ids).write(stack.folder / "reads.calls")
+    through = reads_of_many(stack, flight_ids, as_json=True).write(stack.folder / "json_reads.calls")
+    ours_pids = {"gateway": stack.pid("gateway"), "limits": stack.pid("limits"), "seat service": stack.seat.pid}
+    json_bytes, calm_p50_ms, calm_p50_ms_off = 0, [], []
+    async with stack.gateway_without_limits() as unlimited:
+        for turn, seconds in enumerate(plan.turns()):
+            counted = (measure, limits) if turn else (None, None)
+            ours = await metered(
+                stack.load, counted[0], through, port=stack.gateway_port, seconds=seconds, pids=ours_pids, cycle=True
+            )
+            off = await metered(
+                stack.load,
+                counted[1],
+                through,
+                port=unlimited.port,
+                seconds=seconds,
+                pids={"gateway, limits off": unlimited.pid},
+                cycle=True,
+                ours=False,
+            )
+            other = await metered(
+                stack.load,
+                counted[0],
+                direct,
+                port=stack.seat.port,
+                seconds=seconds,
+                pids={"seat service, direct": stack.seat.pid},
+                cycle=True,
+                ours=False,
+            )
+            calm, calm_off = [
+                await stack.load.run(
+                    through, port=port, seconds=seconds / 2, cycle=True, calls_per_second=READS_PER_SECOND
+                )
+                for port in (stack.gateway_port, unlimited.port)
+            ]
+            json_bytes = ours.answer_bytes // max(ours.calls, 1)
+            if turn:
+                measure.ours.append(ours.per_second)
+                measure.baseline.append(other.per_second)
+                limits.ours.append(ours.per_second)
+                limits.baseline.append(off.per_second)
+                calm_p50_ms.append(calm.latency_ms["p50"])
+                calm_p50_ms_off.append(calm_off.latency_ms["p50"])
+    measure.note(f"{json_bytes:,} bytes of JSON a map; both sides by HTTP/2 without TLS; limits and abuse detection on")
+    limits.note(
+        f"at {READS_PER_SECOND} maps/s: p50 {statistics.median(calm_p50_ms):.3g} ms with limits, "
+        f"{statistics.median(calm_p50_ms_off):.3g} ms without; the limits of addresses are raised, because the load "
+        "comes from one"
+    )
+    return [measure, limits]
 
 
 async def reads_without_redis(stack: BenchStack, plan: Plan) -> list[Measure]:
@@ -94,7 +123,7 @@ async def reads_without_redis(stack: BenchStack, plan: Plan) -> list[Measure]:
     measure = Measure("P8", "GetSeatMap P95, Redis killed ÷ Redis up", "ms", bar=5, goal=1.5, smaller_is_better=True)
     await stack.seat.empty()
     flight_ids, seat_numbers = await provision(stack, stack.seat, flights=FLIGHTS)
-    calls = _reads(stack, flight_ids).write(stack.folder / "reads.calls")
+    calls = reads_of_many(stack, flight_ids).write(stack.folder / "reads.calls")
     # No seat can be held twice, so that each turn takes the next parties.
     wanted = random.Random(1).sample(free := parties(flight_ids, seat_numbers), len(free))
     turn_parties = -(-math.ceil(plan.seconds * HOLDS_PER_SECOND) // PARTY)
@@ -147,7 +176,7 @@ async def _p95_while_changing(
     return read.latency_ms["p95"]
 
 
-def _reads(stack: BenchStack, flight_ids: Sequence[str], *, as_json: bool = False) -> CallFile:
+def reads_of_many(stack: BenchStack, flight_ids: Sequence[str], *, as_json: bool = False) -> CallFile:
     """Reads by many passengers, each of a flight of its own choice."""
     choice = random.Random(1)
     calls = CallFile()

@@ -22,9 +22,11 @@ from bench.load import LoadClient
 from bench.processes import cpu_seconds, listeners
 from bench.tokens import Signer
 from deploy.local.process import LOOPBACK, Process, free_ports, port_is_free
-from deploy.local.servers import provision_schemas
+from deploy.local.servers import envoy, provision_schemas
 from deploy.local.stack import PORT_SPAN, Stack
 from deploy.local.supervisor import StartError, Supervisor
+from gateway.rate_limit.settings import RateLimits
+from gateway.render import GatewaySettings, write
 
 PROCESSES: Final = 2
 # Days of the schedule that are there to be searched and booked.
@@ -32,6 +34,7 @@ HORIZON_DAYS: Final = 4
 # Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
 HOLD_TTL_SECONDS: Final = 6 * 3600
 START_SECONDS: Final = 60
+FOLLOW_SECONDS: Final = 2
 ALWAYS: Final = ("postgres", "redis", "epmd", "rabbitmq", "seat")
 FLIGHT_TABLES: Final = ("flights", "seats", "availability", "offers")
 HOLD_TABLES: Final = ("holds", "hold_seats", "seat_events", "outbox", "inbox", "idempotency")
@@ -147,6 +150,39 @@ class BenchStack:
             assert pid is not None
             yield SeatServer(port, database_url, pid)
 
+    async def raise_address_limits(self) -> None:
+        """Lets one address call as often as it likes: the load comes from one, and stands for many."""
+        connection = await asyncpg.connect(self.local.servers.database_url("gateway"))
+        try:
+            await connection.execute(
+                "UPDATE gateway.limits SET requests_per_minute = 10000000, burst = 1000000 WHERE key = 'ADDRESS'"
+            )
+        finally:
+            await connection.close()
+        # Every gateway follows within the service's polls.
+        await asyncio.sleep(FOLLOW_SECONDS)
+
+    @asynccontextmanager
+    async def gateway_without_limits(self) -> AsyncIterator[Envoy]:
+        """Another Envoy in front of the same services, which refuses nobody, for as long as the block runs."""
+        port, admin_port = free_ports(2)
+        settings = GatewaySettings(
+            gateway_port=port,
+            gateway_admin_port=admin_port,
+            seat_address=tuple(f"{LOOPBACK}:{self.local.ports['seat_worker'] + index}" for index in range(PROCESSES)),
+            jwks=Path(self.local.tokens["SKYHIGH_JWKS"]),
+            token_issuer=self.local.tokens["SKYHIGH_TOKEN_ISSUER"],
+            token_audience=self.local.tokens["SKYHIGH_TOKEN_AUDIENCE"],
+            rate_limits=RateLimits.OFF,
+        )
+        process = envoy(write(settings, self.folder / "gateway-without-limits"), port=port)
+        # The other services are at ports that it does not know, and nobody asks it for them.
+        process = dataclasses.replace(process, name="gateway-without-limits", ready=_listens(port))
+        async with Supervisor([process], logs=self.folder / "logs", restart=False) as supervisor:
+            pid = supervisor.statuses[0].pid
+            assert pid is not None
+            yield Envoy(port, pid)
+
     @asynccontextmanager
     async def echo_server(
         self, *, hold: bytes = b"", seat_map: bytes = b"", search: bytes = b""
@@ -164,6 +200,14 @@ class BenchStack:
             pid = supervisor.statuses[0].pid
             assert pid is not None
             yield EchoServer(port, pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Envoy:
+    """Another running gateway."""
+
+    port: int
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +295,13 @@ def _all_listen(port: int) -> Callable[[], Awaitable[bool]]:
 
     async def probe() -> bool:
         return listeners(port) >= PROCESSES
+
+    return probe
+
+
+def _listens(port: int) -> Callable[[], Awaitable[bool]]:
+    async def probe() -> bool:
+        return listeners(port) > 0
 
     return probe
 

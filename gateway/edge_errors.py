@@ -83,6 +83,8 @@ EDGE_ERRORS = (
         code_pb2.INVALID_ARGUMENT,
         "INVALID_FIELD",
         "request: not well-formed HTTP",
+        # Envoy says 501 to a transfer coding that nobody has.
+        status=400,
     ),
     EdgeError("response.code == 400", code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", ENVOY_SAYS),
     EdgeError(

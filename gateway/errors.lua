@@ -80,7 +80,20 @@ local function is_error(headers)
   return tonumber(headers:get(":status")) >= 400 and headers:get("content-type") == "application/json"
 end
 
+-- The bucket of calls that nothing counts.
+local UNCOUNTED = "4000000000"
+
 function envoy_on_response(handle)
+  if handle:headers():get("x-ratelimit-limit") == UNCOUNTED then
+    for _, name in ipairs({ "limit", "remaining", "reset" }) do
+      handle:headers():remove("x-ratelimit-" .. name)
+    end
+  end
+  -- gRPC-Web is told the HTTP status, which the filter for it takes for UNAVAILABLE.
+  local content_type = handle:headers():get("content-type") or ""
+  if handle:headers():get(":status") == "429" and content_type:find("application/grpc", 1, true) == 1 then
+    handle:headers():replace("grpc-status", "8")
+  end
   if is_native_refusal(handle:headers()) then
     handle:headers():add("retry-after", tostring(wait_of(handle:headers())))
     return

@@ -8,6 +8,7 @@ service is away, it uses what it has.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ IPV6_PREFIX_BITS: Final = 64
 # So many sources are counted at once for each limit; whoever was quiet longest is forgotten.
 COUNTED_SOURCES: Final = 10_000
 SHORTEST_FILL_SECONDS: Final = 0.05
+PLAIN: Final = re.compile(r"[A-Za-z0-9:._/-]*")
 # The bucket of calls that no descriptor counts; Envoy wants one.
 UNLIMITED: Final = {"max_tokens": 4_000_000_000, "tokens_per_fill": 4_000_000_000, "fill_interval": "1s"}
 ALWAYS: Final = {"default_value": {"numerator": 100}}
@@ -172,12 +174,14 @@ def _login_paths() -> Iterator[str]:
 
 
 def _lua(value: Mapping[str, Any] | str | int | bool) -> str:
-    """A literal. Strings are written byte by byte, so that nothing in them can end them."""
+    """A literal. A string with anything unusual in it is written byte by byte, so that nothing can end it."""
     match value:
         case bool():
             return str(value).lower()
         case int():
             return str(value)
+        case str() if PLAIN.fullmatch(value):
+            return f'"{value}"'
         case str():
             return '"' + "".join(f"\\{byte:03d}" for byte in value.encode()) + '"'
         case _:

@@ -81,7 +81,7 @@ class GatewaySettings(BaseSettings):
     """Where the gateway service is, which Envoy asks for limits and tells of calls."""
     gateway_token_file: FilePath | None = None
     """What Envoy shows to it; needed unless limits are off."""
-    rate_limits: RateLimits = RateLimits.OFF
+    rate_limits: RateLimits = RateLimits.ON
     jwks: FilePath
     """The public keys of the token issuer. Envoy reads them when it starts."""
     token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105
@@ -111,6 +111,8 @@ class GatewaySettings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         if (self.gateway_tls_certificate is None) != (self.gateway_tls_key is None):
             raise ValueError("SKYHIGH_GATEWAY_TLS_CERTIFICATE, SKYHIGH_GATEWAY_TLS_KEY: both are given, or none")
+        if self.shown is not None:
+            self.shown.check()
         whole(self.tls_certificate, self.tls_key, self.tls_authority)
         return self
 
@@ -295,7 +297,8 @@ def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
     for served in files:
         yield _fill(patterns["served_file"], {**asdict(served), "file": str(served.file)})
     regex = "|".join(re.escape(served.path) for served in files)
-    yield _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(page.METHODS)})
+    wrong_method = _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(page.METHODS)})
+    yield wrong_method | {"name": "docs-wrong-method"}
 
 
 def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:

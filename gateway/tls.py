@@ -1,10 +1,12 @@
 """TLS at the edge: what it shows to clients, what it shows to the services, and whose certificates it believes.
 
-Envoy reads each from a file of its own that names the PEM files, and reads those again when they are replaced.
+Envoy reads each from a file of its own that names the PEM files, and reads those again when something is moved into
+their folder: the file itself, or the link `..data` as Kubernetes does.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,13 @@ class Shown:
     certificate: Path
     key: Path
 
+    def check(self) -> None:
+        """Raises ValueError where they do not fit."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password="")
+        except OSError as error:
+            raise ValueError(f"{self.certificate} and {self.key} do not fit: {error}") from error
+
 
 def paths(folder: Path) -> dict[str, str]:
     """Where Envoy finds each secret, by its name in the template."""
@@ -49,18 +58,12 @@ def _secrets(shown: Shown | None, identity: Identity | None) -> Iterator[tuple[s
         yield SHOWN, {"tls_certificate": _certificate(shown.certificate, shown.key)}
     if identity is not None:
         yield OWN, {"tls_certificate": _certificate(identity.certificate, identity.key)}
-        believed = {"trusted_ca": _file(identity.authority), **_watched(identity.authority)}
-        yield BELIEVED, {"validation_context": believed}
+        yield BELIEVED, {"validation_context": {"trusted_ca": _file(identity.authority)}}
 
 
 def _certificate(certificate: Path, key: Path) -> Json:
-    return {"certificate_chain": _file(certificate), "private_key": _file(key), **_watched(certificate)}
+    return {"certificate_chain": _file(certificate), "private_key": _file(key)}
 
 
 def _file(path: Path) -> Mapping[str, str]:
     return {"filename": str(path.absolute())}
-
-
-def _watched(path: Path) -> Json:
-    """A file that is moved here makes Envoy read again, as does Kubernetes' exchange of the link `..data`."""
-    return {"watched_directory": {"path": str(path.absolute().parent)}}

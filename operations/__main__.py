@@ -5,12 +5,14 @@ from __future__ import annotations
 import typer
 
 from operations import (
+    abuse,
     bookings,
     demo,
     dlq,
     events,
     flights,
     journeys,
+    limits,
     manifest,
     mock,
     payments,
@@ -31,7 +33,7 @@ app = typer.Typer(
 )
 for module in (
     *(stack, demo, journeys, token, flights, seats, bookings, manifest),
-    *(waitlist, payments, events, dlq, mock, verify),
+    *(waitlist, payments, abuse, limits, events, dlq, mock, verify),
 ):
     module.register(app)
 

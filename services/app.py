@@ -173,6 +173,9 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
             yield ports
         finally:
             await healthy.enter_graceful_shutdown()
+            # A server that stops cancels calls which have arrived and not begun. Whoever looks at our health, as the
+            # gateway does, has none on the way by then.
+            await asyncio.sleep(config.drain_notice_seconds)
             await server.stop(DRAIN_SECONDS)
 
 

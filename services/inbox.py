@@ -165,7 +165,7 @@ class Consumer:
             **message.headers,
             "x-failures": failures + 1,
             "x-routing-key": str(message.headers.get("x-routing-key") or message.routing_key),
-            "x-reason": f"{type(error).__name__}: {error}"[:500],
+            "x-reason": f"{type(error).__name__}: {telemetry.without_row(error)}"[:500],
             "x-queue": self._queue,
         }
         copy = aio_pika.Message(

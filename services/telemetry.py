@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import sys
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -38,8 +38,7 @@ def configure_logging(service: str, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            # Without local variables: those of a call hold tokens and names.
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.ExceptionRenderer(_traceback),
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -53,6 +52,17 @@ def configure_logging(service: str, level: str) -> None:
         stream=sys.stdout,
         format='{"level":"%(levelname)s","logger":"%(name)s","event":%(message)r}',
     )
+
+
+def _traceback(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
+    # Without local variables: those of a call hold tokens and names.
+    stacks = ExceptionDictTransformer(show_locals=False)(exc_info)
+    return [{**stack, "exc_value": without_row(stack["exc_value"])} for stack in stacks]
+
+
+def without_row(error: object) -> str:
+    """Returns an error's text without Postgres' DETAIL, which repeats the row that was refused: people's data."""
+    return str(error).partition("\nDETAIL:")[0]
 
 
 def log(name: str) -> structlog.typing.FilteringBoundLogger:

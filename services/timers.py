@@ -165,7 +165,7 @@ class Timers:
                 await handler.fire(timer.subject)
         except Exception as error:
             _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
-            await self._settle(timer, f"{type(error).__name__}: {error}"[:500])
+            await self._settle(timer, f"{type(error).__name__}: {telemetry.without_row(error)}"[:500])
         else:
             await self._settle(timer, None)
 

@@ -25,6 +25,12 @@ PACKAGES: Final = {"gateway": "gateway.rate_limit"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the tests of a folder run in one process, because they share what they start."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+
 class World:
     """The running servers, and what reaches them."""
 
@@ -61,6 +67,7 @@ class World:
             "SKYHIGH_SESSION_KEY": str(self.keys.session_key),
             "SKYHIGH_TOKEN_ISSUER": ISSUER,
             "SKYHIGH_PAGE_TOKEN_KEY": "k" * 32,
+            "SKYHIGH_DRAIN_NOTICE_SECONDS": "0",
             **more,
         }
 

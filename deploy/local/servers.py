@@ -43,7 +43,7 @@ TOPICS: Final = {"gateway": "abuse"}
 POSTGRES_SETTINGS: Final = {
     # Twenty processes of each of six services with the pools that they have by default, and room for people. One
     # that nobody uses costs some kilobytes.
-    "max_connections": "1000",
+    "max_connections": "1200",
     "shared_buffers": "512MB",
     "effective_cache_size": "2GB",
     "max_wal_size": "2GB",

@@ -464,7 +464,7 @@ class Stack:
         keys = self.signing_keys
         environment = self.tokens | {
             "SKYHIGH_RATE_LIMITS": self.values["SKYHIGH_RATE_LIMITS"],
-            "SKYHIGH_GATEWAY_TOKEN_FILE": str(keys.token_file("gateway")),
+            **self._given_or({"SKYHIGH_GATEWAY_TOKEN_FILE": str(keys.token_file("gateway"))}),
             "SKYHIGH_GATEWAY_PORT": str(self.ports["gateway"]),
             "SKYHIGH_GATEWAY_ADMIN_PORT": str(self.ports["gateway_admin"]),
             **self._addresses_of(*(service.name for service in SERVICES)),

@@ -28,8 +28,8 @@ class Binding:
 
     verb: str
     path: str
-    body: str
-    """`*` for the whole request but what stands in the path, a field's name, or nothing."""
+    body: bool
+    """Whether there is one: the request but for what stands in the path. Without it that is in the query."""
 
     @property
     def path_fields(self) -> list[str]:
@@ -66,11 +66,13 @@ class Api:
 
     @staticmethod
     def bindings(method: MethodDescriptor) -> Iterator[Binding]:
-        """Yields each google.api.http binding of an RPC."""
+        """Yields each google.api.http binding of an RPC. Raises ValueError for a body that is one field."""
         rule = method.GetOptions().Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):
+            if binding.body not in ("", "*"):
+                raise ValueError(f"{method.full_name}: a body is the whole request here")
             if verb := binding.WhichOneof("pattern"):
-                yield Binding(verb.upper(), getattr(binding, verb), binding.body)
+                yield Binding(verb.upper(), getattr(binding, verb), bool(binding.body))
 
 
 def short_name(name: str) -> str:

@@ -40,8 +40,9 @@ fields of a body that nobody knows are ignored. Query parameters that nobody kno
 def build(api: FileDescriptorSet) -> Schema:
     """Returns the document; `api` has the comments in it.
 
-    Raises UnknownRuleError where a proto has a rule that the document would be silent about, and KeyError where an RPC
-    is in no authorization table or answers with bytes of which nobody says what they are.
+    Raises ValueError where a proto has a rule, a body or a parameter that the document could not describe, and KeyError
+    where an RPC is in no authorization table, answers with bytes of which nobody says what they are, or needs a field
+    that has no example.
     """
     operations = Operations(Api(api), SERVICES)
     paths = operations.paths()

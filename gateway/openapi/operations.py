@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 from gateway.exposure import Call, ServiceExposure
+from gateway.openapi import rules
 from gateway.openapi.api import Api, Binding
 from gateway.openapi.callers import ROLES, access_to, in_words
 from gateway.openapi.refusals import Refusals
@@ -17,6 +18,8 @@ from gateway.openapi.rules import Schema
 from gateway.openapi.schemas import Schemas
 
 HTTP_BODY: Final = "google.api.HttpBody"
+# The edge takes nothing else in a path or a query.
+ASCII: Final = r"^[\u0000-\u007f]*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +87,14 @@ class Operations:
     def _operation(self, service: ServiceExposure, method: MethodDescriptor, call: Call, binding: Binding) -> Schema:
         access = access_to(service, method.name)
         summary, description = _first_sentence(self._api.comment(method.full_name))
+        # Where the request is a schema, that says so.
+        between_fields = () if binding.body else rules.message_sentences(method.input_type)
         public = method.name in service.public
         operation: Schema = {
             "operationId": method.name,
             "tags": [tag_of(service)],
             "summary": summary,
-            "description": "\n\n".join(filter(None, (description, in_words(access)))),
+            "description": "\n\n".join(filter(None, (description, *between_fields, in_words(access)))),
             "security": [] if public else [{"bearer": []}],
         }
         if parameters := list(self._parameters(method, binding)):
@@ -97,7 +102,7 @@ class Operations:
         if body := self._body(method, binding):
             operation["requestBody"] = body
         refusals = self.refusals.answers(
-            method, public=public, everybody=access.roles.issuperset(ROLES), body=bool(binding.body)
+            method, public=public, everybody=access.roles.issuperset(ROLES), body=binding.body
         )
         operation["responses"] = {"200": self._answer(method, call), **refusals}
         if method.GetOptions().deprecated:
@@ -112,27 +117,25 @@ class Operations:
             yield {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
         if "request_id" in fields:
             yield {"$ref": f"#/components/parameters/{IDEMPOTENCY_KEY}"}
-        if binding.body == "*":
-            return
-        elsewhere = {*binding.path_fields, binding.body}
         for field in method.input_type.fields:
-            if field.name not in elsewhere:
-                yield from self._query(field, field.json_name)
-
-    def _query(self, field: FieldDescriptor, name: str) -> Iterator[Schema]:
-        """A field as a query parameter; those of a message each by itself, behind a dot."""
-        nested = field.message_type
-        if nested is None or nested.full_name.startswith("google.protobuf."):
-            yield self._parameter(field, "query", name)
-            return
-        for inner in nested.fields:
-            yield from self._query(inner, f"{name}.{inner.json_name}")
+            if not binding.body and field.name not in binding.path_fields:
+                yield self._parameter(field, "query", field.json_name)
 
     def _parameter(self, field: FieldDescriptor, place: str, name: str) -> Schema:
         schema = self.schemas.request_field(field)
+        if "$ref" in schema:
+            raise ValueError(f"{field.full_name}: a message is no parameter here")
         assert field.containing_type is not None
+        if schema.get("type") == "string" and not {"format", "enum"} & set(schema):
+            # A pattern that names what it wants names ASCII.
+            pattern = schema.setdefault("pattern", ASCII)
+            if "[^" in pattern:
+                schema["allOf"] = [{"pattern": ASCII}]
         required = place == "path" or field.json_name in self.schemas.required(field.containing_type)
         about: Schema = {key: schema.pop(key) for key in ("description", "deprecated") if key in schema}
+        if required and "examples" in schema:
+            # Swagger UI fills these in.
+            about["example"] = schema.pop("examples")[0]
         parameter: Schema = {"name": name, "in": place, **about, "schema": schema}
         return parameter | ({"required": True} if required else {})
 
@@ -142,15 +145,13 @@ class Operations:
         if method.input_type.full_name == HTTP_BODY:
             schema: Schema = {"type": "object", "description": "Taken byte for byte, as it was signed."}
             return {"required": True, "content": {"application/json": {"schema": schema}}}
-        if binding.body != "*":
-            field = method.input_type.fields_by_name[binding.body]
-            required = field.json_name in self.schemas.required(method.input_type)
-            return _json_body(self.schemas.request_field(field), required=required)
-        schema = self.schemas.request(method.input_type, without=binding.path_fields)
-        needed = self.schemas.required(method.input_type) - {
-            method.input_type.fields_by_name[name].json_name for name in binding.path_fields
+        request, elsewhere = method.input_type, binding.path_fields
+        needed = self.schemas.required(request) - {request.fields_by_name[name].json_name for name in elsewhere}
+        content = {
+            "schema": self.schemas.request(request, without=elsewhere),
+            "example": self.schemas.example(request, without=elsewhere),
         }
-        return _json_body(schema, required=bool(needed))
+        return {"required": bool(needed), "content": {"application/json": content}}
 
     def _answer(self, method: MethodDescriptor, call: Call) -> Schema:
         if method.output_type.full_name == HTTP_BODY:
@@ -160,9 +161,10 @@ class Operations:
             return {"description": "OK", "content": {raw.content_type: content}}
         schema = self.schemas.answer(method.output_type)
         if call is Call.WATCH:
-            events = {"type": "string", "contentMediaType": "text/event-stream", "contentSchema": schema}
-            text = "Server-sent events without end: the data of each is one message as JSON."
-            return {"description": text, "content": {"text/event-stream": {"schema": events}}}
+            data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+            event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+            text = "Server-sent events without end. The schema is that of each event."
+            return {"description": text, "content": {"text/event-stream": {"schema": event}}}
         return {"description": "OK", "content": {"application/json": {"schema": schema}}}
 
 
@@ -174,10 +176,6 @@ def tag_of(service: ServiceExposure) -> str:
 def _answered(api: Api, method: MethodDescriptor) -> Descriptor:
     raw = RAW_ANSWERS.get(method.name)
     return api.message(raw.message) if raw and raw.message else method.output_type
-
-
-def _json_body(schema: Schema, *, required: bool) -> dict[str, Any]:
-    return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
 def _first_sentence(comment: str) -> tuple[str, str]:

@@ -77,7 +77,7 @@ class Reason:
         if self.status in _WAITED_FOR:
             details.append({"@type": _type("RetryInfo"), "retryDelay": "1s"})
         status = {"code": code_pb2.Code.Value(self.code), "message": self.text or self.name, "details": details}
-        return {"summary": self.text or self.name, "value": status}
+        return {"value": status}
 
 
 class Refusals:

@@ -48,8 +48,8 @@ def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
 def keywords(rules: validate_pb2.FieldRules) -> Schema:
     """The rules of one value as keywords. Raises UnknownRuleError."""
     kind = rules.WhichOneof("type")
-    # An enum's are names here and numbers there, and a duration's are said in words.
-    if kind is None or kind in ("enum", "duration"):
+    # What an enum may be are names here and numbers there, and a duration's limits are said in words.
+    if kind is None or kind == "duration" or (kind == "enum" and _names_only(rules.enum)):
         return {}
     found: Schema = {}
     for rule, value in getattr(rules, kind).ListFields():
@@ -97,6 +97,10 @@ def required_fields(message: Descriptor) -> set[str]:
     empty = GetMessageClass(message)()
     violations = _validator().collect_violations(empty)
     return {violation.proto.field.elements[0].field_name for violation in violations if violation.proto.field}
+
+
+def _names_only(rules: validate_pb2.EnumRules) -> bool:
+    return {rule.name for rule, _ in rules.ListFields()} <= {"defined_only", "not_in"}
 
 
 @cache

@@ -63,6 +63,28 @@ class Schemas:
             _append(schema, rules.message_sentences(message))
         return _reference(name)
 
+    def example(self, message: Descriptor, *, without: Iterable[str] = ()) -> dict[str, Any]:
+        """A request that makes sense: what is needed, and what a reader knows by name."""
+        needed = self.required(message)
+        found: dict[str, Any] = {}
+        for field in message.fields:
+            if field.name in without:
+                continue
+            value = _example(field)
+            if value is None and field.json_name in needed:
+                value = self._made_up(field)
+            if value is not None:
+                found[field.json_name] = value
+        return found
+
+    def _made_up(self, field: FieldDescriptor) -> object:
+        if field.message_type is not None:
+            example = self.example(field.message_type)
+            return [example] if field.is_repeated else example
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            return rules.enum_names(field, rules.rules_of(field))[0]
+        raise KeyError(f"{field.full_name} has no example")
+
     @staticmethod
     def required(message: Descriptor) -> set[str]:
         """The JSON names of a request's fields that can't be left out."""
@@ -81,11 +103,11 @@ class Schemas:
         if field.is_repeated:
             value = {"type": "array", **found, "items": value | found.get("items", {})}
         elif field.type == FieldDescriptor.TYPE_INT64:
-            value = dict(_NOT_NEGATIVE_INT64 if found.get("minimum") == 0 else value)
+            value = _int64(found)
         else:
             value |= (_INT32_RANGE if field.type == FieldDescriptor.TYPE_INT32 else {}) | found
-        if field.name in EXAMPLES and not field.is_repeated and field.message_type is None:
-            value["examples"] = [EXAMPLES[field.name]]
+        if (example := _example(field)) is not None:
+            value["examples"] = [example]
         return self._about(field, value, rules.sentences(rule))
 
     def _answer_field(self, field: FieldDescriptor) -> Schema:
@@ -134,6 +156,21 @@ class Schemas:
         if _has_behaviour(field, "OUTPUT_ONLY"):
             schema["readOnly"] = True
         return schema
+
+
+def _example(field: FieldDescriptor) -> object:
+    assert field.containing_type is not None
+    return EXAMPLES.get(f"{field.containing_type.name}.{field.name}", EXAMPLES.get(field.name))
+
+
+def _int64(keywords: Schema) -> Schema:
+    """A number that is a string, so that its limits must stand in a pattern. Raises UnknownRuleError."""
+    match keywords:
+        case {"minimum": 0, **others} if not others:
+            return dict(_NOT_NEGATIVE_INT64)
+        case {**others} if not others:
+            return dict(_INT64)
+    raise rules.UnknownRuleError(f"int64: {keywords}")
 
 
 def _reachable(message: Descriptor, seen: frozenset[str] = frozenset()) -> Iterator[Descriptor]:

@@ -85,7 +85,10 @@ class EnvoyApi:
     async def should_rate_limit(
         self, request: envoy_pb2.ShouldRateLimitRequest, context: Any
     ) -> envoy_pb2.ShouldRateLimitResponse:
-        """Counts a call by each of its descriptors. Raises Unavailable without Redis: Envoy's own shield then decides."""
+        """Counts a call by each of its descriptors.
+
+        Raises Unavailable without Redis: Envoy's own shield then decides alone.
+        """
         limited = [
             (limit, source)
             for descriptor in request.descriptors
@@ -161,7 +164,7 @@ class EnvoyApi:
             _log.warning("abuse detected", kind=finding.kind, count=finding.count, blocked=block_for is not None)
             telemetry.INCIDENTS.labels(finding.kind).inc()
             self._relay.wake()
-            await self._policy.read()
+            self._policy.wake()
 
     async def stream_extension_configs(
         self, requests: AsyncIterator[envoy_pb2.DiscoveryRequest], context: Any

@@ -11,6 +11,7 @@ from typing import Final
 from operations.invariants.bookings import BOOKING_INVARIANTS
 from operations.invariants.check_ins import CHECK_IN_INVARIANTS
 from operations.invariants.flights import FLIGHT_INVARIANTS
+from operations.invariants.gateway import GATEWAY_INVARIANTS
 from operations.invariants.invariant import Invariant
 from operations.invariants.payments import PAYMENT_INVARIANTS
 from operations.invariants.seats import SEAT_INVARIANTS
@@ -24,6 +25,7 @@ INVARIANTS: Final = (
     *WAITLIST_INVARIANTS,
     *FLIGHT_INVARIANTS,
     *BOOKING_INVARIANTS,
+    *GATEWAY_INVARIANTS,
     *SERVICE_INVARIANTS,
 )
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
-SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking")
+SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 
 
 def _of(service: str) -> tuple[Invariant, ...]:

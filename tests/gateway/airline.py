@@ -23,6 +23,7 @@ from deploy.local.supervisor import Supervisor
 from deploy.mocks import mail, payment_provider, weight
 from flight_service.service import FLIGHT_SERVICE
 from gateway.rate_limit.service import GATEWAY_SERVICE
+from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from payment_service.service import PAYMENT_SERVICE
 from tests.callers import ISSUER, Callers
@@ -44,9 +45,6 @@ class Airline:
     """The edge's."""
     folder: Path
     """Where the edge's files are, openapi.json among them."""
-    seats: Callers
-    checkin: Callers
-    flights: Callers
 
 
 @asynccontextmanager
@@ -83,6 +81,7 @@ async def whole_airline(world: World, seats: Callers, **variables: str) -> Async
         bookings = await start(BOOKING_SERVICE, BookingServiceStub)
         admin = await start(GATEWAY_SERVICE, GatewayAdminStub)
         settings = GatewaySettings(
+            rate_limits=RateLimits.OFF,
             gateway_port=port,
             gateway_admin_port=admin_port,
             seat_address=(seats.address,),
@@ -98,4 +97,4 @@ async def whole_airline(world: World, seats: Callers, **variables: str) -> Async
         folder = world.folder / f"edge-{port}"
         process = envoy(write(settings, folder), port=port)
         await enter(Supervisor([process], logs=world.folder / "logs", restart=False))
-        yield Airline(url, folder, seats, checkin, flights)
+        yield Airline(url, folder)

@@ -16,6 +16,7 @@ from deploy.local.process import free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.exposure import SERVICES
+from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from tests.callers import ISSUER, Caller, Callers
 from tests.conftest import World
@@ -113,6 +114,7 @@ async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterat
     port, admin_port = free_ports(2)
     folder = world.folder / "gateway"
     settings = GatewaySettings(
+        rate_limits=RateLimits.OFF,
         gateway_port=port,
         gateway_admin_port=admin_port,
         seat_address=(callers.address,),
@@ -121,6 +123,7 @@ async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterat
         payment_address=(others.address,),
         flight_address=(others.address,),
         booking_address=(others.address,),
+        gateway_address=(others.address,),
         jwks=world.keys.jwks,
         token_issuer=ISSUER,
     )

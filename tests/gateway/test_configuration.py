@@ -15,6 +15,7 @@ from skyhigh.gateway.v1.error_reason_pb2 import ErrorReason
 
 from gateway.edge_errors import EDGE_ERRORS
 from gateway.exposure import SERVICES, Call
+from gateway.rate_limit.settings import RateLimits
 from gateway.render import (
     ExposureError,
     GatewaySettings,
@@ -41,7 +42,8 @@ def jwks(tmp_path: Path) -> Path:
 
 
 def rendered(api: FileDescriptorSet, jwks: Path, **settings: Any) -> dict[str, Any]:
-    config = yaml.safe_load(render(GatewaySettings(jwks=jwks, **settings), api, Path("api.binpb")))
+    settings = {"jwks": jwks, "rate_limits": RateLimits.OFF, **settings}
+    config = yaml.safe_load(render(GatewaySettings(**settings), api, Path("api.binpb")))
     assert isinstance(config, dict)
     return config
 
@@ -59,7 +61,8 @@ def routes(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def rpc_routes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {route["match"]["path"]: route for route in routes(config) if "path" in route["match"]}
+    paths = ((route["match"].get("path", ""), route) for route in routes(config))
+    return {path: route for path, route in paths if path.startswith("/skyhigh.")}
 
 
 def methods(api: FileDescriptorSet) -> Iterator[tuple[str, MethodDescriptorProto, Call]]:
@@ -158,7 +161,7 @@ def test_a_quiet_watch_outlives_three_heartbeats(api: FileDescriptorSet, jwks: P
     config = rendered(api, jwks)
     idle = [route["route"]["idle_timeout"] for route in rpc_routes(config).values() if "idle_timeout" in route["route"]]
     assert idle == ["60s", "60s", "60s"]
-    assert connection_manager(config)["stream_idle_timeout"] == "60s"
+    assert connection_manager(config)["stream_idle_timeout"] == "10s"
 
 
 def test_the_table_agrees_with_the_protos_verbs(api: FileDescriptorSet) -> None:
@@ -189,7 +192,7 @@ def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, jwks:
         for verb, template in json_bindings(method):
             bound.setdefault(path_regex(template), set()).add(verb)
     assert allowed == bound
-    assert len(bound) == 48
+    assert len(bound) == 53
 
 
 @pytest.mark.parametrize(
@@ -271,6 +274,7 @@ def test_origins_are_an_allow_list(api: FileDescriptorSet, jwks: Path, monkeypat
 )
 def test_a_wrong_setting_is_named(variable: str, value: str, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYHIGH_JWKS", str(jwks))
+    monkeypatch.setenv("SKYHIGH_RATE_LIMITS", "off")
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValidationError) as failure:
         GatewaySettings()  # type: ignore[call-arg]

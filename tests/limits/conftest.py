@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.render import ADDRESSES, GatewaySettings, write
 from tests.callers import ISSUER, Caller, Callers, eventually
 from tests.gateway.conftest import Others, others
 from tests.seat.rules import new_flight_id
@@ -86,9 +86,14 @@ async def edge_of(
     *,
     envoys: int = 1,
     rate_limits: RateLimits = RateLimits.ON,
+    configured: Mapping[str, Any] | None = None,
     **variables: str,
 ) -> AsyncIterator[Edge]:
-    """Serves within the block; `variables` are environment variables of the gateway service."""
+    """Serves within the block.
+
+    `configured` are fields of GatewaySettings, such as where a service is that is no echo; `variables` are environment
+    variables of the gateway service.
+    """
     variables = {
         "SKYHIGH_RATE_LIMITS": rate_limits,
         "SKYHIGH_GATEWAY_BLOCK_SECONDS": str(BLOCK_SECONDS),
@@ -113,19 +118,18 @@ async def edge_of(
             port, admin_port = free_ports(2)
             folder = world.folder / f"edge-{port}"
             settings = GatewaySettings(
-                gateway_port=port,
-                gateway_admin_port=admin_port,
-                seat_address=(seats.address,),
-                checkin_address=(others.address,),
-                waitlist_address=(others.address,),
-                payment_address=(others.address,),
-                flight_address=(others.address,),
-                booking_address=(others.address,),
-                gateway_address=(admin.address,),
-                gateway_token_file=world.token_files["gateway"],
-                rate_limits=rate_limits,
-                jwks=world.keys.jwks,
-                token_issuer=ISSUER,
+                **{
+                    "gateway_port": port,
+                    "gateway_admin_port": admin_port,
+                    **{name: (others.address,) for name in ADDRESSES},
+                    "seat_address": (seats.address,),
+                    "gateway_address": (admin.address,),
+                    "gateway_token_file": world.token_files["gateway"],
+                    "rate_limits": rate_limits,
+                    "jwks": world.keys.jwks,
+                    "token_issuer": ISSUER,
+                    **(configured or {}),
+                }
             )
             process = envoy(write(settings, folder), port=port)
             processes.append(replace(process, name=f"edge-{port}"))

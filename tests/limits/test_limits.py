@@ -184,12 +184,10 @@ async def test_limits_are_listed_and_only_operations_changes_them(edge: Edge) ->
         await edge.admin.operations().SetLimit(
             pb.SetLimitRequest(limit_id="no-such-limit", requests_per_minute=1, burst=1)
         )
-    wrong: dict[str, Any]
+    good: dict[str, Any] = {"limit_id": "hold-per-agent", "requests_per_minute": 1, "burst": 1}
     for wrong in ({"burst": 0}, {"requests_per_minute": 0}, {"requests_per_minute": -1}, {"mode": 9}):
         with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
-            await edge.admin.operations().SetLimit(
-                pb.SetLimitRequest(**{"limit_id": "hold-per-agent", "requests_per_minute": 1, "burst": 1, **wrong})
-            )
+            await edge.admin.operations().SetLimit(pb.SetLimitRequest(**{**good, **wrong}))
         assert refusal.fields == list(wrong)
 
 
@@ -223,3 +221,26 @@ async def test_only_envoys_token_may_spend_limits_and_blame(edge: Edge) -> None:
     async with httpx.AsyncClient() as http:
         path = f"{edge.urls[0]}/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
         assert (await http.post(path)).status_code == 404
+
+
+async def test_a_web_page_is_refused_as_native_grpc_is(edge: Edge) -> None:
+    caller = edge.seats.customer()
+    await storm(edge, caller, HOLDS.burst + 10)
+    body = HOLD.SerializeToString()
+    refusal = await edge.http.post(
+        f"{edge.urls[0]}/skyhigh.seat.v1.SeatService/HoldSeat",
+        content=b"\0" + len(body).to_bytes(4, "big") + body,
+        headers={
+            "authorization": f"Bearer {caller.token}",
+            "content-type": "application/grpc-web+proto",
+            "x-grpc-web": "1",
+        },
+    )
+    assert refusal.headers["grpc-status"] == str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    assert int(refusal.headers["retry-after"]) >= 1
+
+
+async def test_what_nothing_counts_says_nothing_of_limits(edge: Edge) -> None:
+    answer = await edge.http.get(f"{edge.urls[0]}/nowhere")
+    assert answer.status_code == 404
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]

@@ -18,6 +18,7 @@ from deploy.local.secrets import SigningKeys
 from deploy.local.servers import POSTGRES_SETTINGS, broker_permissions
 from deploy.local.stack import AUDIENCE, ISSUER, PORT_SPAN, SERVICES, Stack
 from flight_service.settings import FlightSettings
+from gateway.rate_limit.settings import GatewayServiceSettings
 from payment_service.settings import PaymentSettings
 from seat_service.settings import SeatSettings
 from services.settings import ServiceSettings
@@ -30,8 +31,10 @@ SETTINGS: Final[dict[str, type[ServiceSettings]]] = {
     "payment": PaymentSettings,
     "flight": FlightSettings,
     "booking": BookingSettings,
+    "limits": GatewayServiceSettings,
 }
 NAMES: Final = [service.name for service in SERVICES]
+LABELS: Final = {service.name: service.label for service in SERVICES}
 
 
 def stack(home: Path, **given: str) -> Stack:
@@ -54,8 +57,8 @@ def settings_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_default_ports_are_the_documented_ones(tmp_path: Path) -> None:
     ports = stack(tmp_path).ports
     assert (ports["gateway"], ports["gateway_admin"]) == (8080, 9901)
-    services = ("seat", "checkin", "waitlist", "payment", "flight", "booking")
-    assert [ports[name] for name in services] == [50051, 50052, 50053, 50054, 50055, 50056]
+    services = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "limits")
+    assert [ports[name] for name in services] == [50051, 50052, 50053, 50054, 50055, 50056, 50057]
     mocks = ("mock_weight", "mock_provider", "mock_mail", "mock_mail_control", "mock_weight_control")
     assert [ports[name] for name in mocks] == [50061, 50062, 50063, 50064, 50065]
 
@@ -91,7 +94,11 @@ def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
         SKYHIGH_REDIS_URL="redis://cache.example/3",
     )
     mocks = ["mock-weight", "mock-provider", "mock-mail"]
-    assert [process.name for process in given.processes()] == [*mocks, *NAMES, "gateway"]
+    assert [process.name for process in given.processes()] == [
+        *mocks,
+        *(service.label for service in SERVICES),
+        "gateway",
+    ]
     seat = process(given, "seat")
     assert seat.after == ()
     assert seat.environment["SKYHIGH_REDIS_URL"] == "redis://cache.example/3"
@@ -102,7 +109,7 @@ def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_service_sees_no_owners_url_but_its_own(tmp_path: Path, name: str) -> None:
-    service = process(stack(tmp_path), name)
+    service = process(stack(tmp_path), LABELS[name])
     assert {"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"} <= service.hidden
     assert service.environment[f"SKYHIGH_{name.upper()}_DATABASE_URL"].startswith(f"postgresql://{name}:")
     assert service.environment[f"SKYHIGH_{name.upper()}_AMQP_URL"].startswith(f"amqp://{name}:")
@@ -111,8 +118,8 @@ def test_a_service_sees_no_owners_url_but_its_own(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_service_can_start_with_what_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     own = stack(tmp_path)
-    settings = settings_of(process(own, name), monkeypatch)
-    assert settings.listen == f"127.0.0.1:{own.ports[name]}"
+    settings = settings_of(process(own, LABELS[name]), monkeypatch)
+    assert settings.listen == f"127.0.0.1:{own.ports[LABELS[name]]}"
     assert settings.processes == (2 if name == "seat" else 1)
 
 
@@ -155,7 +162,7 @@ def test_exactly_those_who_call_get_a_token_to_show(tmp_path: Path) -> None:
     own = stack(tmp_path)
     keys = SigningKeys(tmp_path / "keys")
     for name in NAMES:
-        service = prepared(process(own, name))
+        service = prepared(process(own, LABELS[name]))
         variable = f"SKYHIGH_{name.upper()}_TOKEN_FILE"
         assert (variable in service.environment) == (name in {"checkin", "waitlist", "flight", "booking"}), name
         if variable in service.environment:
@@ -179,7 +186,7 @@ def test_a_home_from_before_there_was_a_session_key_gets_one_and_keeps_its_token
 
 
 def test_only_check_in_and_booking_can_open_sessions(tmp_path: Path) -> None:
-    told = {name for name in NAMES if "SKYHIGH_SESSION_KEY" in process(stack(tmp_path), name).environment}
+    told = {name for name in NAMES if "SKYHIGH_SESSION_KEY" in process(stack(tmp_path), LABELS[name]).environment}
     assert told == {"checkin", "booking"}
 
 
@@ -232,6 +239,7 @@ def test_the_addresses_are_the_documented_variables(tmp_path: Path) -> None:
         "SKYHIGH_PAYMENT_ADDRESS",
         "SKYHIGH_FLIGHT_ADDRESS",
         "SKYHIGH_BOOKING_ADDRESS",
+        "SKYHIGH_GATEWAY_ADDRESS",
         "SKYHIGH_MOCK_WEIGHT_CONTROL_URL",
         "SKYHIGH_MOCK_PROVIDER_URL",
         "SKYHIGH_MOCK_MAIL_URL",

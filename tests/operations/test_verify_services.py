@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import pytest
 
+from gateway.limits import DEFAULTS
 from operations.invariants import INVARIANTS
+from operations.invariants.gateway import LIMITS
 from operations.invariants.services import SERVICES
 from operations.verify import CACHED_MAPS, Finding, check
 from services import migrate
+from tests.conftest import PACKAGES
 from tests.instances import Database, database_with
 from tests.operations.true_history import FLIGHT, GONE, ONWARD, TRUE_HISTORY, named
 
@@ -42,6 +45,12 @@ DEFENCES: Final = """
     ALTER TABLE booking.booking_passengers DROP CONSTRAINT infant_has_its_adult;
     ALTER TABLE booking.booking_events DROP CONSTRAINT legal_transition;
     ALTER TABLE booking.booking_events DISABLE TRIGGER history_is_append_only;
+    ALTER TABLE gateway.limits DROP CONSTRAINT limits_requests_per_minute_check;
+    ALTER TABLE gateway.limits DROP CONSTRAINT limits_burst_check;
+    ALTER TABLE gateway.blocks DROP CONSTRAINT block_ends_after_it_began;
+    ALTER TABLE gateway.blocks DROP CONSTRAINT block_lifted_before_its_end;
+    ALTER TABLE gateway.blocks DROP CONSTRAINT lifted_block_says_by_whom;
+    ALTER TABLE gateway.incidents DROP CONSTRAINT incident_is_over_its_threshold;
 """ + "".join(f"ALTER TABLE {service}.timers DROP CONSTRAINT timer_fires_never_early;" for service in SERVICES)
 
 # By the invariant's name, and what is planted.
@@ -364,7 +373,58 @@ OF_BOOKINGS: Final = {
             VALUES ('{FLIGHT}', 'P1', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
     },
 }
-CORRUPTIONS: Final = OF_CHECK_INS | OF_PAYMENTS | OF_WAITLISTS | OF_SERVICES | OF_FLIGHTS | MONEY | OF_BOOKINGS
+OF_THE_GATEWAY: Final = {
+    "an incident's block is its own source's, had begun, had not run out, and closes what was abused": {
+        "another's": f"UPDATE gateway.incidents SET block_id = {named('block A2')} WHERE source = 'customer:s'",
+        "not begun": f"""
+            UPDATE gateway.incidents SET detect_time = detect_time - interval '1 ms'
+            WHERE incident_id = {named("incident A2")}""",
+        "run out": f"""
+            UPDATE gateway.incidents SET detect_time = now() WHERE incident_id = {named("incident A3")}""",
+        "a guesser is kept from everything": "UPDATE gateway.blocks SET scope = 'EVERYTHING' WHERE scope = 'LOGIN'",
+        "a scanner is kept from logins": f"""
+            UPDATE gateway.blocks SET scope = 'LOGIN' WHERE block_id = {named("block A2")}""",
+    },
+    "every block has the incident that it was made for": {
+        "none": f"DELETE FROM gateway.incidents WHERE block_id = {named('block L')}",
+        "a later one": f"DELETE FROM gateway.incidents WHERE incident_id = {named('incident A2')}",
+        "of another kind": f"UPDATE gateway.blocks SET kind = 'HOLD_SPINNING' WHERE block_id = {named('block A1')}",
+    },
+    "an incident is over its threshold, with at most ten things that show it": {
+        "at it": "UPDATE gateway.incidents SET count = threshold",
+        "nothing shows it": "UPDATE gateway.incidents SET evidence = '{}'",
+        "eleven things": "UPDATE gateway.incidents SET evidence = array_fill('/v1'::text, ARRAY[11])",
+    },
+    "of the blocks that nobody lifted a source has one at a time of each scope": {
+        "two": f"""
+            UPDATE gateway.blocks SET lift_time = NULL, lifted_by = NULL, lift_reason = NULL
+            WHERE block_id = {named("block A1")}""",
+    },
+    "a block ends after it began, and a lifted one says by whom, why, and that it stood": {
+        "it never stood": "UPDATE gateway.blocks SET expire_time = create_time WHERE lift_time IS NULL",
+        "lifted by nobody": "UPDATE gateway.blocks SET lifted_by = NULL",
+        "without a reason": "UPDATE gateway.blocks SET lift_reason = NULL",
+        "not lifted, and yet by somebody": "UPDATE gateway.blocks SET lifted_by = 'agent:x'",
+        "by who may not": "UPDATE gateway.blocks SET lifted_by = 'customer:a' WHERE lift_time IS NOT NULL",
+        "after its end": "UPDATE gateway.blocks SET lift_time = expire_time WHERE lift_time IS NOT NULL",
+        "before it began": """
+            UPDATE gateway.blocks SET lift_time = create_time - interval '1 ms' WHERE lift_time IS NOT NULL""",
+    },
+    "every incident has its event": {
+        "none": "DELETE FROM gateway.outbox",
+        "another's": "UPDATE gateway.outbox SET body = 'another'",
+        "of another kind": "UPDATE gateway.outbox SET routing_key = 'test'",
+        "told in another transaction": "UPDATE gateway.outbox SET create_time = create_time + interval '1 ms'",
+    },
+    "every limit that the gateway starts with is there, and lets somebody call": {
+        "one is missing": "DELETE FROM gateway.limits WHERE limit_id = 'hold-per-principal'",
+        "nobody": "UPDATE gateway.limits SET requests_per_minute = 0 WHERE limit_id = 'hold-per-principal'",
+        "not even once": "UPDATE gateway.limits SET burst = 0 WHERE limit_id = 'hold-per-principal'",
+    },
+}
+CORRUPTIONS: Final = (
+    OF_CHECK_INS | OF_PAYMENTS | OF_WAITLISTS | OF_SERVICES | OF_FLIGHTS | MONEY | OF_BOOKINGS | OF_THE_GATEWAY
+)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +433,7 @@ async def told(world: World) -> str:
     urls = await database_with(world, *SERVICES)
     for service in SERVICES:
         url = urls[f"SKYHIGH_{service.upper()}_DATABASE_URL"]
-        await migrate.migrate(url, schema=service, package=f"{service}_service")
+        await migrate.migrate(url, schema=service, package=PACKAGES.get(service, f"{service}_service"))
     owner_url, name = world.servers.database_url(), url.rpartition("/")[2]
     url = f"{owner_url.rpartition('/')[0]}/{name}"
     owner = await asyncpg.connect(url)
@@ -482,3 +542,7 @@ def test_each_invariant_has_a_planted_corruption() -> None:
         invariant.name for invariant in INVARIANTS if invariant.schemas != ("seat",) or invariant.name in OF_SERVICES
     }
     assert own == CORRUPTIONS.keys()
+
+
+def test_the_limits_that_must_be_there_are_those_that_the_gateway_starts_with() -> None:
+    assert set(LIMITS) == {limit.limit_id for limit in DEFAULTS}

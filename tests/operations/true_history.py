@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.limits import DEFAULTS
 from operations.invariants.services import SERVICES
 
 FLIGHT: Final = "SH1-2026-12-01"
@@ -323,6 +324,39 @@ BOOKINGS: Final = f"""
     INSERT INTO refunds (charge_key, intent_id, refund_key, state, reason, provider_refund_id, finish_time)
     VALUES ({named("charge X")}, {named("intent X")}, gen_random_uuid(), 'SUCCEEDED', 'CHANGED_MIND', 're_1', now());
 """
+LIMITS: Final = ", ".join(
+    f"('{limit.limit_id}', '{limit.call_class}', '{limit.key}', '{limit.role}', "
+    f"{limit.requests_per_minute}, {limit.burst})"
+    for limit in DEFAULTS
+)
+# A's burst of maps, whose block was lifted, and another one, a scan behind it; L's guesses; S, who was only noted.
+ABUSE: Final = f"""
+    SET LOCAL search_path = gateway;
+    INSERT INTO limits (limit_id, call_class, key, role, requests_per_minute, burst)
+    SELECT limit_id, call_class, key::limit_key, role, requests_per_minute, burst
+    FROM (VALUES {LIMITS}) AS limits (limit_id, call_class, key, role, requests_per_minute, burst);
+    INSERT INTO blocks (block_id, source, scope, kind, create_time, expire_time, lift_time, lifted_by, lift_reason)
+    SELECT md5('block ' || name)::uuid, source, scope::block_scope, kind::incident_kind,
+           now() - began, now() - began + interval '10 min', now() - lifted,
+           CASE WHEN lifted IS NOT NULL THEN 'agent:x' END, CASE WHEN lifted IS NOT NULL THEN 'a school class' END
+    FROM (VALUES ('A1', 'customer:a', 'EVERYTHING', 'MAP_BURST', interval '1 hour', interval '55 min'),
+                 ('A2', 'customer:a', 'EVERYTHING', 'MAP_BURST', interval '54 min', NULL),
+                 ('L', 'address:203.0.113.7', 'LOGIN', 'LOGIN_GUESSING', interval '1 hour', NULL))
+        AS block (name, source, scope, kind, began, lifted);
+    INSERT INTO incidents (incident_id, kind, source, count, threshold, window_seconds, evidence, detect_time, block_id)
+    SELECT md5('incident ' || name)::uuid, kind::incident_kind, source, 50, 49, 5, ARRAY['/v1'], now() - found,
+           CASE WHEN block <> '' THEN md5('block ' || block)::uuid END
+    FROM (VALUES ('A1', 'MAP_BURST', 'customer:a', interval '1 hour', 'A1'),
+                 ('A2', 'MAP_BURST', 'customer:a', interval '54 min', 'A2'),
+                 ('A3', 'MAP_SCAN', 'customer:a', interval '53 min', 'A2'),
+                 ('L', 'LOGIN_GUESSING', 'address:203.0.113.7', interval '1 hour', 'L'),
+                 ('S', 'HOLD_SPINNING', 'customer:s', interval '1 hour', ''))
+        AS incident (name, kind, source, found, block);
+    INSERT INTO outbox (event_id, routing_key, body, create_time, publish_time)
+    SELECT gen_random_uuid(), 'abuse.detected.v1',
+           '\\x0a720a24'::bytea || convert_to(incident_id::text, 'UTF8'), detect_time, detect_time
+    FROM incidents;
+"""
 TIMERS: Final = "".join(
     f"""
     INSERT INTO {service}.timers (name, subject, due_time, try_time, fire_time)
@@ -332,4 +366,4 @@ TIMERS: Final = "".join(
     for service in SERVICES
 )
 
-TRUE_HISTORY: Final = (SEATS, CHECK_INS, PAYMENTS, WAITLISTS, BOOKED_SEATS, FLIGHTS, BOOKINGS, TIMERS)
+TRUE_HISTORY: Final = (SEATS, CHECK_INS, PAYMENTS, WAITLISTS, BOOKED_SEATS, FLIGHTS, BOOKINGS, ABUSE, TIMERS)

@@ -14,6 +14,7 @@ from deploy.local.process import answers, free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
+from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from tests.callers import ISSUER, Caller, eventually
 from tests.conftest import World
@@ -31,6 +32,7 @@ async def gateway_url(world: World, prompt: Payments) -> AsyncIterator[str]:
     """An Envoy in front of the prompt service."""
     port, admin_port = free_ports(2)
     settings = GatewaySettings(
+        rate_limits=RateLimits.OFF,
         gateway_port=port,
         gateway_admin_port=admin_port,
         payment_address=(prompt.callers.address,),

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import aio_pika
@@ -33,6 +33,9 @@ from tests.seat.rules import (
 
 if TYPE_CHECKING:
     from tests.conftest import World
+
+# Races at the same time.
+AT_ONCE: Final = 24
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tests.callers import Caller, seat
 from tests.checkin.airport import facts, new_pnr
 from tests.security.messages import valid
 from tests.security.system import System
+from tests.seat.rules import new_flight_id
 
 # What says whose a thing is, in a request.
 KEYS: Final = ("hold_id", "checkin_id", "entry_id", "booking_id", "intent_id", "pnr", "passenger_id")
@@ -41,12 +42,13 @@ class Belongings:
 
 def missing(key: str) -> str:
     """What nobody has, of the same format."""
-    return {"pnr": new_pnr(), "passenger_id": "P0"}.get(key) or str(uuid4())
+    named = {"pnr": new_pnr(), "passenger_id": "P0", "flight_id": new_flight_id()}
+    return named.get(key) or str(uuid4())
 
 
 async def acquire(system: System) -> Belongings:
     """Makes one of each, on two flights: seats of the second one are waited for."""
-    flight_id, wanted_flight = await _new_flight(system), await _new_flight(system)
+    flight_id, wanted_flight = await fly(system), await fly(system)
     pnr, strangers_pnr = new_pnr(), new_pnr()
     passengers = [("P1", pnr), ("P2", strangers_pnr), ("P3", pnr)]
     for each in (flight_id, wanted_flight):
@@ -118,8 +120,9 @@ async def acquire(system: System) -> Belongings:
     )
 
 
-async def _new_flight(system: System) -> str:
-    flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+async def fly(system: System) -> str:
+    """A new flight with all its seats free."""
+    flight_id = new_flight_id()
     request = valid(flight.CreateFlightRequest())
     request.flight_id = flight_id
     await system.callers["flight"].operations().CreateFlight(request)

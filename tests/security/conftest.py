@@ -9,9 +9,9 @@ import pytest
 
 from services import telemetry
 from tests.security import system as systems
-from tests.security import truth
 from tests.security.belongings import Belongings, acquire
 from tests.security.system import System
+from tests.security.truth import Truth
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -33,7 +33,8 @@ async def belongings(system: System) -> Belongings:
 def defects() -> float:
     """How many calls ended as INTERNAL, in all services of this process."""
     samples = (sample for metric in telemetry.CALLS.collect() for sample in metric.samples)
-    return sum(sample.value for sample in samples if sample.labels.get("code") == "INTERNAL")
+    total = "skyhigh_calls_total"
+    return sum(each.value for each in samples if each.name == total and each.labels["code"] == "INTERNAL")
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +45,17 @@ def no_defect() -> Iterator[None]:
     assert defects() == before, "a service answered INTERNAL"
 
 
+@pytest.fixture(scope="package")
+async def truth(system: System) -> AsyncIterator[Truth]:
+    """What all services have written."""
+    async with Truth.opened(system.databases) as opened:
+        yield opened
+
+
 @pytest.fixture
-async def nothing_changed(system: System) -> AsyncIterator[None]:
+async def nothing_changed(truth: Truth, belongings: Belongings) -> AsyncIterator[None]:
     """Fails an attack that left any table of any service otherwise than it was."""
-    before = await truth.at_rest(system.databases)
+    before = await truth.at_rest()
     yield
-    after = await truth.at_rest(system.databases)
+    after = await truth.now()
     assert {name for name in before if before[name] != after[name]} == set()

@@ -47,7 +47,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "reference": "booking/nobody",
     "payment_code": "99999",
     "page_token": "",
-    "content_type": "application/json",
+    "limit_id": "nothing-per-nobody",
 }
 # A request that has either of two fields and no rule that says which.
 CHOSEN: Final = {"skyhigh.booking.v1.CreateBookingRequest": "flight_id"}
@@ -57,13 +57,20 @@ Path = tuple[FieldDescriptor, ...]
 def valid(message: Message, values: Mapping[str, Any] | None = None) -> Message:
     """Fills what must be filled; `values` by the names of fields, wherever they stand, go before the examples.
 
-    Raises AssertionError where the contract's own rules say that the result is none: then EXAMPLES lacks something.
+    Raises AssertionError or InvalidArgument where the contract's own rules say that the result is none: then EXAMPLES
+    lacks something.
     """
     _fill(message, values or {})
-    try:
-        validate(message)
-    except InvalidArgument as error:
-        raise AssertionError(f"{message.DESCRIPTOR.full_name}: {error.message}; see EXAMPLES") from error
+    for _ in message.DESCRIPTOR.fields:
+        try:
+            validate(message)
+        except InvalidArgument as error:
+            # A rule that nothing fulfils says "needed" without a word.
+            unfilled = [message.DESCRIPTOR.fields_by_name.get(wrong.field) for wrong in error.fields]
+            assert all(unfilled), f"{message.DESCRIPTOR.full_name}: {error.message}; see EXAMPLES"
+            for field in unfilled:
+                _set(message, field, values or {})
+    validate(message)
     return message
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,8 @@ from deploy.mocks.weight import WeightSettings
 from flight_service.service import FLIGHT_SERVICE
 from gateway.exposure import Call
 from gateway.exposure import SERVICES as EXPOSED
+from gateway.rate_limit.service import GATEWAY_SERVICE
+from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, json_bindings, write
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
@@ -52,10 +54,12 @@ SERVICES: Final[tuple[Service[Any], ...]] = (
     CHECKIN_SERVICE,
     WAITLIST_SERVICE,
     BOOKING_SERVICE,
+    GATEWAY_SERVICE,
 )
 NOBODYS_PORT: Final = 1
 # Nothing lapses, is swept or is charged by itself while somebody attacks; nobody is kept from trying again.
 QUIET: Final = {
+    "SKYHIGH_RATE_LIMITS": "off",
     "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "3600",
     "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": "3600",
     "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
@@ -69,8 +73,10 @@ QUIET: Final = {
     "SKYHIGH_CHECKIN_LOGIN_TRIES_PER_ADDRESS": "30000",
 }
 
+# Connections of the JSON client; its pool gets slow with many.
+AT_ONCE: Final = 8
 # The edge's times in seconds, a part of what they are outside, so that no test waits long for one.
-HASTE: Final = {"request_headers_timeout": 1, "request_timeout": 2, "stream_idle_timeout": 3}
+HASTE: Final = {"request_headers_timeout": 1, "request_timeout": 2, "stream_idle_timeout": 2}
 
 
 @dataclass(frozen=True)
@@ -273,6 +279,7 @@ async def _open_the_edge(world: World, system: System, stack: AsyncExitStack) ->
     system.port, system.admin_port = free_ports(2)
     addresses: dict[str, Any] = {f"{name}_address": (callers.address,) for name, callers in system.callers.items()}
     settings = GatewaySettings(
+        rate_limits=RateLimits.OFF,
         gateway_port=system.port,
         gateway_admin_port=system.admin_port,
         jwks=world.keys.jwks,
@@ -286,13 +293,15 @@ async def _open_the_edge(world: World, system: System, stack: AsyncExitStack) ->
         assert found == 1, name
     configuration.write_text(text)
     edge = envoy(configuration, port=system.port)
+    # Its log is read at once, which otherwise it writes every ten seconds.
+    edge = replace(edge, command=[*edge.command, "--file-flush-interval-msec", "200"])
     supervisor = Supervisor([edge], logs=world.folder / "security", restart=False)
     await stack.enter_async_context(supervisor)
     (system.envoy_pid,) = [status.pid or 0 for status in supervisor.statuses]
     system.http = httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{system.port}",
         timeout=20,
-        limits=httpx.Limits(max_connections=250, max_keepalive_connections=250),
+        limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE),
     )
 
 

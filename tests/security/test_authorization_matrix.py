@@ -76,7 +76,7 @@ async def test_whoever_may_is_let_in(system: System, name: str) -> None:
     for role in Role:
         if may(rpc, role):
             token = system.token(role)
-            request = valid(rpc.request(), {key: missing(key) for key in KEYS})
+            request = valid(rpc.request(), {key: missing(key) for key in (*KEYS, "flight_id")})
             answers = [await system.ask(rpc, request, token)]
             if rpc.exposed:
                 answers.append(await system.ask(rpc, request, token, outside=True))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 # One RPC of each service, to which a token is shown.
-DOORS: Final = ("HoldSeat", "CancelFlight", "GetPaymentIntent", "GetTrip", "JoinWaitlist", "CreateBooking")
+DOORS: Final = ("HoldSeat", "CancelFlight", "GetPaymentIntent", "GetTrip", "JoinWaitlist", "CreateBooking", "SetLimit")
 IDENTITY_HEADERS: Final = (
     "x-skyhigh-principal",
     "x-skyhigh-role",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from tests.callers import eventually
@@ -22,27 +22,38 @@ Digests = Mapping[str, tuple[int, str]]
 """Rows and their checksum, by `schema.table`."""
 
 
-async def digests(databases: Mapping[str, str]) -> Digests:
-    """Looks at every table of every service; `databases` are their URLs by their names."""
-    async with AsyncExitStack() as stack:
-        found: dict[str, tuple[int, str]] = {}
-        for schema, url in databases.items():
-            database = await stack.enter_async_context(connected(url))
-            found |= await _of_schema(database, schema)
-        return found
+class Truth:
+    """Looks at every table of every service."""
 
+    def __init__(self, databases: Mapping[str, Database]) -> None:
+        self._databases = databases
+        self._last: Digests = {}
 
-async def at_rest(databases: Mapping[str, str]) -> Digests:
-    """Waits until nobody changes anything any more, then looks."""
-    seen: list[Digests] = [await digests(databases)]
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, urls: Mapping[str, str]) -> AsyncIterator[Truth]:
+        """Connects within the block; `urls` are the databases by the names of their schemas."""
+        async with AsyncExitStack() as stack:
+            yield cls({schema: await stack.enter_async_context(connected(url)) for schema, url in urls.items()})
 
-    async def same_as_before() -> bool:
-        await asyncio.sleep(LOOK_SECONDS)
-        seen.append(await digests(databases))
-        return seen[-1] == seen[-2]
+    async def now(self) -> Digests:
+        """Looks once. What a call changed is there when it was answered."""
+        found = await asyncio.gather(*(_of_schema(database, schema) for schema, database in self._databases.items()))
+        self._last = {table: digest for tables in found for table, digest in tables.items()}
+        return self._last
 
-    await eventually(same_as_before, within_seconds=AT_REST_SECONDS)
-    return seen[-1]
+    async def at_rest(self) -> Digests:
+        """Looks when nobody is at work any more: where nothing is otherwise than at the last look, at once."""
+        before = self._last
+        if await self.now() != before:
+
+            async def same_as_before() -> bool:
+                before = self._last
+                await asyncio.sleep(LOOK_SECONDS)
+                return await self.now() == before
+
+            await eventually(same_as_before, within_seconds=AT_REST_SECONDS)
+        return self._last
 
 
 async def _of_schema(database: Database, schema: str) -> dict[str, tuple[int, str]]:

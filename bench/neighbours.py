@@ -1,0 +1,66 @@
+"""P15: what others feel while one principal storms the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from bench.flights import provision
+from bench.load import CallFile
+from bench.maps import FLIGHTS, reads_of_many
+from bench.plan import Plan, metered
+from bench.report import Measure
+from bench.stack import BenchStack
+
+# What the neighbours do all the time, and what the one adds.
+READS_PER_SECOND: Final = 200
+STORM_PER_SECOND: Final = 1_000
+
+
+async def neighbours(stack: BenchStack, plan: Plan) -> list[Measure]:
+    """The neighbours' P95 while one customer sends a thousand calls a second, nearly all refused, against without."""
+    measure = Measure("P15", "JSON map P95 beside a storm ÷ without", "ms", bar=1.5, goal=1.1, smaller_is_better=True)
+    await stack.seat.empty()
+    await stack.raise_address_limits()
+    flight_ids, _ = await provision(stack, stack.seat, flights=FLIGHTS)
+    reads = reads_of_many(stack, flight_ids, as_json=True).write(stack.folder / "json_reads.calls")
+    storm = CallFile()
+    storm.add_get(f"/v1/flights/{flight_ids[0]}/seatmap", token=stack.signer.customer("storm"))
+    storm_calls = storm.write(stack.folder / "storm.calls")
+    sent = refused = 0
+    for turn, seconds in enumerate(plan.turns()):
+        counted = measure if turn else None
+        quiet = await metered(
+            stack.load,
+            None,
+            reads,
+            port=stack.gateway_port,
+            seconds=seconds,
+            pids={},
+            cycle=True,
+            calls_per_second=READS_PER_SECOND,
+        )
+        beside, stormed = await asyncio.gather(
+            metered(
+                stack.load,
+                counted,
+                reads,
+                port=stack.gateway_port,
+                seconds=seconds,
+                pids={},
+                cycle=True,
+                calls_per_second=READS_PER_SECOND,
+            ),
+            stack.load.run(
+                storm_calls, port=stack.gateway_port, seconds=seconds, cycle=True, calls_per_second=STORM_PER_SECOND
+            ),
+        )
+        if turn:
+            measure.ours.append(beside.latency_ms["p95"])
+            measure.baseline.append(quiet.latency_ms["p95"])
+            sent, refused = sent + stormed.calls, refused + stormed.calls - stormed.ok
+    measure.note(
+        f"{READS_PER_SECOND} maps/s of many passengers; beside them one customer's {STORM_PER_SECOND:,} calls/s, "
+        f"{refused:,} of {sent:,} refused"
+    )
+    return [measure]

@@ -1,0 +1,187 @@
+"""`skyhigh abuse`: who was found abusing the gateway, who is kept out, and how to let somebody in again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from uuid import UUID
+
+import typer
+
+from operations.connections import channel_to
+from operations.stack import fail
+from operations.token import mint
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from rich.table import Table
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+    from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+Source = Annotated[
+    str, typer.Option(metavar="WHO", help="Only of this one, such as customer:4711 or address:203.0.113.7.")
+]
+Rows = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")]
+
+CALL_TIMEOUT_SECONDS: Final = 10
+PAGE_SIZE: Final = 100
+NUMBERS: Final = ("COUNT", "THRESHOLD", "WINDOW", "PER MINUTE", "BURST")
+
+abuse = typer.Typer(help="Abuse of the gateway: what was found, and who is kept out.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(abuse, name="abuse")
+
+
+@abuse.command()
+def incidents(source: Source = "", limit: Rows = PAGE_SIZE) -> None:
+    """Print what was found, the latest first."""
+    asyncio.run(ask(lambda stub, metadata: _incidents(stub, metadata, source, limit)))
+
+
+@abuse.command()
+def blocks(
+    source: Source = "",
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
+    limit: Rows = PAGE_SIZE,
+) -> None:
+    """Print who is kept out, the latest first."""
+    asyncio.run(ask(lambda stub, metadata: _blocks(stub, metadata, source, every=every, limit=limit)))
+
+
+@abuse.command()
+def lift(
+    block_id: Annotated[str, typer.Argument(metavar="BLOCK", help="Its UUID.")],
+    reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
+) -> None:
+    """Let somebody in again before the block ends by itself. All gateways follow within about a second."""
+    try:
+        wanted = UUID(block_id)
+    except ValueError:
+        fail(f"{block_id!r} is no UUID")
+    asyncio.run(ask(lambda stub, metadata: _lift(stub, metadata, wanted, reason)))
+
+
+async def ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]]) -> None:
+    """Asks the gateway service as operations. A refusal ends the command."""
+    import grpc
+    from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
+
+    metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
+    try:
+        async with channel_to("gateway") as channel:
+            await question(GatewayAdminStub(channel), metadata)
+    except grpc.aio.AioRpcError as error:
+        fail(f"the gateway service answered {error.code().name}: {error.details()}")
+
+
+async def _incidents(stub: GatewayAdminStub, metadata: Metadata, source: str, limit: int) -> None:
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+
+    rows = table("DETECTED", "KIND", "SOURCE", "COUNT", "THRESHOLD", "WINDOW", "BLOCK", "LAST SEEN")
+    request = pb.ListIncidentsRequest(source=source)
+    while rows.row_count < limit:
+        request.page_size = min(PAGE_SIZE, limit - rows.row_count)
+        page = await stub.ListIncidents(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        for incident in page.incidents:
+            add_row(
+                rows,
+                time(incident.detect_time),
+                pb.Incident.Kind.Name(incident.kind),
+                incident.source,
+                str(incident.count),
+                str(incident.threshold),
+                f"{incident.window.ToSeconds()} s",
+                incident.block_id,
+                seen(incident.evidence),
+            )
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    show(rows, nothing="Nobody was found abusing the gateway.")
+
+
+async def _blocks(stub: GatewayAdminStub, metadata: Metadata, source: str, *, every: bool, limit: int) -> None:
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+
+    rows = table("BLOCK", "SOURCE", "SCOPE", "KIND", "BEGAN", "ENDS", "LIFTED", "BY", "REASON")
+    request = pb.ListBlocksRequest(source=source, include_ended=every)
+    while rows.row_count < limit:
+        request.page_size = min(PAGE_SIZE, limit - rows.row_count)
+        page = await stub.ListBlocks(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        for block in page.blocks:
+            add_row(
+                rows,
+                block.block_id,
+                block.source,
+                pb.Block.Scope.Name(block.scope),
+                pb.Incident.Kind.Name(block.kind),
+                time(block.create_time),
+                time(block.expire_time),
+                time(block.lift_time),
+                block.lifted_by,
+                block.lift_reason,
+            )
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    show(rows, nothing="Nobody was ever kept out." if every else "Nobody is kept out.")
+
+
+async def _lift(stub: GatewayAdminStub, metadata: Metadata, block_id: UUID, reason: str) -> None:
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+
+    block: pb.Block = await stub.LiftBlock(
+        pb.LiftBlockRequest(block_id=str(block_id), reason=reason), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
+    )
+    if block.HasField("lift_time"):
+        print(f"{block.source} is let in again since {time(block.lift_time)}: {block.lifted_by}, {block.lift_reason}")
+    else:
+        print(f"{block.source} is let in again since {time(block.expire_time)}: the block had ended by itself.")
+
+
+def seen(evidence: Sequence[str]) -> str:
+    """What an incident is about, in one line: what was observed last, and how many others there are."""
+    if not evidence:
+        return ""
+    others = len(set(evidence)) - 1
+    return f"{evidence[-1]} and {others} others" if others else evidence[-1]
+
+
+def time(moment: Timestamp) -> str:
+    """A moment in UTC; nothing where it is unset."""
+    return f"{moment.ToDatetime(UTC):%Y-%m-%dT%H:%M:%SZ}" if moment.ByteSize() else ""
+
+
+def table(*columns: str) -> Table:
+    """A table with these columns; numbers stand on the right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True, overflow="fold")
+    return made
+
+
+def add_row(rows: Table, *cells: str) -> None:
+    """Adds a row. Sources and paths are what callers sent: no part of them is markup."""
+    from rich.text import Text
+
+    rows.add_row(*(Text(cell or "-") for cell in cells))
+
+
+def show(rows: Table, *, nothing: str) -> None:
+    """Prints a table, or `nothing` where it is empty."""
+    from rich.console import Console
+
+    if not rows.row_count:
+        print(nothing)
+        return
+    # A list is for reading and for grep: one line each, however narrow the terminal.
+    Console(highlight=False, width=max(Console().width, 260)).print(rows)

@@ -1,0 +1,107 @@
+"""The gateway: who is kept out is known with the reason, and how much anybody may call is known at all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from operations.invariants.invariant import Invariant
+
+# The limits of gateway/limits.py, which is not imported because every command would wait for what it imports.
+LIMITS: Final = (
+    *(
+        f"{call_class}-per-{who}"
+        for call_class in ("map", "hold", "read", "write", "watch")
+        for who in ("principal", "agent", "operations", "service")
+    ),
+    *(f"{call_class}-per-address" for call_class in ("login", "search", "webhook", "any")),
+)
+
+GATEWAY_INVARIANTS: Final = (
+    Invariant(
+        13,
+        "an incident's block is its own source's, had begun, had not run out, and closes what was abused",
+        """
+        SELECT incident_id, incidents.kind, incidents.source, detect_time, block_id, blocks.source AS blocked,
+               scope, create_time, expire_time
+        FROM gateway.incidents JOIN gateway.blocks USING (block_id)
+        WHERE (incidents.source = blocks.source AND detect_time >= create_time AND detect_time < expire_time
+               -- Others may share the address that logins are guessed from.
+               AND (scope = 'LOGIN') = (incidents.kind = 'LOGIN_GUESSING')) IS NOT TRUE
+        """,
+        schemas=("gateway",),
+    ),
+    Invariant(
+        13,
+        "every block has the incident that it was made for",
+        """
+        SELECT block_id, source, kind, create_time FROM gateway.blocks
+        WHERE NOT EXISTS (
+            SELECT FROM gateway.incidents
+            WHERE incidents.block_id = blocks.block_id AND incidents.kind = blocks.kind
+              AND incidents.detect_time = blocks.create_time)
+        """,
+        schemas=("gateway",),
+    ),
+    Invariant(
+        13,
+        "an incident is over its threshold, with at most ten things that show it",
+        """
+        SELECT incident_id, kind, source, count, threshold, window_seconds, cardinality(evidence) AS evidence
+        FROM gateway.incidents
+        WHERE count <= threshold OR window_seconds <= 0 OR cardinality(evidence) NOT BETWEEN 1 AND 10
+        """,
+        schemas=("gateway",),
+    ),
+    Invariant(
+        13,
+        "of the blocks that nobody lifted a source has one at a time of each scope",
+        """
+        SELECT earlier.source, earlier.scope, earlier.block_id, later.block_id AS also,
+               earlier.expire_time, later.create_time
+        FROM gateway.blocks AS earlier
+        JOIN gateway.blocks AS later
+            ON later.source = earlier.source AND later.scope = earlier.scope
+           AND (later.create_time, later.block_id) > (earlier.create_time, earlier.block_id)
+        WHERE earlier.lift_time IS NULL AND later.lift_time IS NULL AND later.create_time < earlier.expire_time
+        """,
+        schemas=("gateway",),
+    ),
+    Invariant(
+        13,
+        "a block ends after it began, and a lifted one says by whom, why, and that it stood",
+        """
+        SELECT block_id, source, create_time, expire_time, lift_time, lifted_by
+        FROM gateway.blocks
+        WHERE expire_time <= create_time
+           OR (lift_time IS NULL) <> (lifted_by IS NULL) OR (lift_time IS NULL) <> (lift_reason IS NULL)
+           OR lift_time < create_time OR lift_time >= expire_time OR lifted_by !~ '^(agent|operations):.'
+        """,
+        schemas=("gateway",),
+    ),
+    Invariant(
+        7,
+        "every incident has its event",
+        """
+        SELECT incident_id, kind, source, detect_time FROM gateway.incidents
+        -- Published events are kept for 72 hours.
+        WHERE detect_time > now() - interval '72 hours'
+          AND NOT EXISTS (
+              SELECT FROM gateway.outbox
+              -- Written in one transaction. A serialized incident begins with its id: field 1, of 36 bytes.
+              WHERE outbox.routing_key = 'abuse.detected.v1' AND outbox.create_time = incidents.detect_time
+                AND position('\\x0a24'::bytea || convert_to(incident_id::text, 'UTF8') IN body) > 0)
+        """,
+        schemas=("gateway",),
+    ),
+    Invariant(
+        13,
+        "every limit that the gateway starts with is there, and lets somebody call",
+        f"""
+        SELECT limit_id, requests_per_minute, burst
+        FROM unnest('{{{",".join(LIMITS)}}}'::text[]) AS expected (limit_id) FULL JOIN gateway.limits USING (limit_id)
+        WHERE (requests_per_minute > 0 AND burst > 0) IS NOT TRUE
+        """,  # noqa: S608
+        needs_service=True,
+        schemas=("gateway",),
+    ),
+)

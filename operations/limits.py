@@ -1,0 +1,83 @@
+"""`skyhigh limits`: how much anybody may call, and how to change it while everything runs."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from operations.abuse import CALL_TIMEOUT_SECONDS, Metadata, add_row, ask, show, table, time
+
+if TYPE_CHECKING:
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+    from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
+
+
+class Mode(StrEnum):
+    """What a limit does to a call that is over it."""
+
+    ENFORCED = "enforced"
+    SHADOW = "shadow"
+
+
+limits = typer.Typer(help="Limits: how much anybody may call.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group."""
+    app.add_typer(limits, name="limits")
+
+
+@limits.command("list")
+def list_() -> None:
+    """Print all limits. One without a role is for all roles that have none of their own."""
+    asyncio.run(ask(_list))
+
+
+@limits.command("set")
+def set_(
+    limit_id: Annotated[str, typer.Argument(metavar="LIMIT", help="Such as hold-per-principal.")],
+    per_minute: Annotated[int, typer.Option(metavar="N", min=1, help="Calls in a minute, evenly refilled.")],
+    burst: Annotated[int, typer.Option(metavar="N", min=1, help="Calls at once of somebody who was quiet.")],
+    mode: Annotated[
+        Mode | None, typer.Option(help="Whether it refuses, or only counts.  [default: as it is]", show_default=False)
+    ] = None,
+) -> None:
+    """Change a limit. All gateways follow within about a second."""
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+
+    request = pb.SetLimitRequest(limit_id=limit_id, requests_per_minute=per_minute, burst=burst)
+    if mode is not None:
+        request.mode = pb.Limit.Mode.Value(mode.name)
+    asyncio.run(ask(lambda stub, metadata: _set(stub, metadata, request)))
+
+
+async def _list(stub: GatewayAdminStub, metadata: Metadata) -> None:
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+
+    answer = await stub.ListLimits(pb.ListLimitsRequest(), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+    rows = table("LIMIT", "CLASS", "COUNTS BY", "ROLE", "PER MINUTE", "BURST", "MODE", "CHANGED", "BY")
+    for limit in answer.limits:
+        add_row(
+            rows,
+            limit.limit_id,
+            limit.call_class,
+            pb.Limit.Key.Name(limit.key).lower(),
+            limit.role,
+            str(limit.requests_per_minute),
+            str(limit.burst),
+            pb.Limit.Mode.Name(limit.mode),
+            time(limit.update_time),
+            limit.updated_by,
+        )
+    show(rows, nothing="There is no limit.")
+
+
+async def _set(stub: GatewayAdminStub, metadata: Metadata, request: pb.SetLimitRequest) -> None:
+    from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+
+    limit = await stub.SetLimit(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+    mode = pb.Limit.Mode.Name(limit.mode)
+    print(f"{limit.limit_id}: {limit.requests_per_minute} a minute, {limit.burst} at once, {mode}.")

