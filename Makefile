@@ -40,7 +40,7 @@ setup: packages $(STUBS) $(SWAGGER_UI)  ## Install what is missing: system packa
 
 test: setup  ## Run all tests and print the coverage of lines and branches
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/coverage run -m pytest --numprocesses 2 $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

@@ -5,6 +5,8 @@
 -- It works on the text, because the standard library that Envoy gives it has no JSON.
 
 local REASONS = {
+  -- A process that stops says so of calls that it did not begin.
+  [1] = "DEPENDENCY_UNAVAILABLE",
   [3] = "INVALID_FIELD",
   [4] = "DEADLINE_EXCEEDED",
   [7] = "PERMISSION_DENIED",

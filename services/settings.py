@@ -28,7 +28,7 @@ class ServiceSettings(BaseSettings):
     processes: int = Field(default=2, ge=1, le=64)
     pool_size: int = Field(default=8, ge=2, le=100)
     """Connections to Postgres for each process."""
-    drain_notice_seconds: float = Field(default=1.5, ge=0, le=4, validation_alias="SKYHIGH_DRAIN_NOTICE_SECONDS")
+    drain_notice_seconds: float = Field(default=2.5, ge=0, le=4, validation_alias="SKYHIGH_DRAIN_NOTICE_SECONDS")
     """How long a process that is told to end says NOT_SERVING before it does: longer than between two health checks."""
     watches_per_principal: int = Field(default=20, ge=1)
     """Streams that one caller may have open at a process."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import ServerPorts, Servers
@@ -25,10 +26,16 @@ PACKAGES: Final = {"gateway": "gateway.rate_limit"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Has the tests of a folder run in one process, because they share what they start."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0].rpartition("/")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
+    """Says what runs where, if several processes run the tests."""
+    return FolderScheduling(config, log)
 
 
 class World:

@@ -54,6 +54,8 @@ class Fuzzing:
     """The file."""
     examples: int
     """So many requests of each operation are made up, besides those that stand for its limits."""
+    seed: int
+    """The same one makes the same requests up."""
     tokens: dict[str, str]
     """By role."""
     known: dict[str, str]
@@ -135,7 +137,7 @@ def run(fuzzing: Fuzzing) -> Findings:
 def _config(fuzzing: Fuzzing) -> schemathesis.Config:
     return schemathesis.Config.from_dict(
         {
-            "seed": 1,
+            "seed": fuzzing.seed,
             "base-url": fuzzing.url,
             "workers": 2,
             "request-timeout": TIMEOUT_SECONDS,

@@ -148,7 +148,7 @@ def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet
         action = found[path]["route"]
         assert action["timeout"] == timeouts[call]
         retried = set(action["retry_policy"]["retry_on"].split(","))
-        assert retried == (unseen | {"reset", "unavailable"} if call is Call.READ else unseen)
+        assert retried == (unseen | {"reset", "unavailable", "cancelled"} if call is Call.READ else unseen)
         deadlines = [
             header["header"]["value"]
             for header in found[path].get("request_headers_to_add", [])

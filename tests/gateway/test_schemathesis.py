@@ -1,6 +1,6 @@
 """Schemathesis over the whole document, against a real Envoy with every service behind it.
 
-SKYHIGH_TEST_EXAMPLES says how many requests are made up for each operation.
+SKYHIGH_TEST_EXAMPLES says how many requests are made up for each operation, and SKYHIGH_TEST_SEED of what.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FEW: Final = 1
 SECONDS_PER_EXAMPLE: Final = 20
 EXAMPLES_EACH: Final = int(os.environ.get("SKYHIGH_TEST_EXAMPLES", FEW))
+SEED: Final = int(os.environ.get("SKYHIGH_TEST_SEED", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,8 @@ async def _fuzz(fuzzing: Fuzzing) -> dict[str, Any]:
 async def test_the_edge_keeps_to_its_document(airline: Airline, tokens: dict[str, str], known: dict[str, str]) -> None:
     assert tokens.keys() == set(ROLES)
     openapi = airline.folder / "openapi.json"
-    found = await _fuzz(Fuzzing(airline.url, str(openapi), examples=EXAMPLES_EACH, tokens=tokens, known=known))
+    fuzzing = Fuzzing(airline.url, str(openapi), examples=EXAMPLES_EACH, seed=SEED, tokens=tokens, known=known)
+    found = await _fuzz(fuzzing)
     assert not found["failures"], "\n\n".join(found["failures"])
     operations = [
         f"{verb.upper()} {path}" for path, verbs in json.loads(openapi.read_text())["paths"].items() for verb in verbs

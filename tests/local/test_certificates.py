@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from deploy.local.certificates import RENEWED_BEFORE_DAYS, VALID_DAYS, Authority
 from deploy.local.process import Process
 from deploy.local.stack import EDGE, OPERATIONS, SERVICES, Service, Stack
+from gateway.render import GatewaySettings
+from gateway.tls import Shown
 from services.identity import VARIABLES, whole
 
 
@@ -130,20 +132,18 @@ def test_each_service_is_told_of_its_certificate(secure: Stack, service: Service
     assert whole(certificate, key, authority) == secure.authority.identity(service.name)
 
 
-async def test_the_gateway_shows_its_certificate_to_both_sides(secure: Stack) -> None:
+async def test_the_gateway_shows_its_certificate_to_both_sides(secure: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def render(*_: str, environment: Mapping[str, str]) -> None:
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+
+    monkeypatch.setattr("deploy.local.stack._run", render)
     prepare = process(secure, "gateway").prepare
     assert prepare is not None
     await prepare()
-    shown = secure.authority.identity(EDGE)
-    for secret in ("shown_to_clients", "shown_to_services"):
-        rendered = yaml.safe_load((secure.home / "gateway" / f"{secret}.yaml").read_text())
-        assert rendered["resources"][0]["tls_certificate"] == {
-            "certificate_chain": {"filename": str(shown.certificate)},
-            "private_key": {"filename": str(shown.key)},
-        }
-    config = yaml.safe_load((secure.home / "gateway" / "envoy.yaml").read_text())["static_resources"]
-    assert "transport_socket" in config["listeners"][0]["filter_chains"][0]
-    assert [cluster["name"] for cluster in config["clusters"] if "transport_socket" not in cluster] == ["nowhere"]
+    settings, edge = GatewaySettings(), secure.authority.identity(EDGE)  # type: ignore[call-arg]
+    assert settings.shown == Shown(edge.certificate, edge.key)
+    assert settings.identity == edge
 
 
 def test_addresses_say_how_to_reach_it(secure: Stack) -> None:

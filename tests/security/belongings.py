@@ -18,9 +18,9 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as waitlist
 from services.auth import Role
 from tests.callers import Caller, seat
 from tests.checkin.airport import facts, new_pnr
+from tests.seat.rules import new_flight_id
 from tests.security.messages import valid
 from tests.security.system import System
-from tests.seat.rules import new_flight_id
 
 # What says whose a thing is, in a request.
 KEYS: Final = ("hold_id", "checkin_id", "entry_id", "booking_id", "intent_id", "pnr", "passenger_id")
@@ -52,14 +52,18 @@ async def acquire(system: System) -> Belongings:
     pnr, strangers_pnr = new_pnr(), new_pnr()
     passengers = [("P1", pnr), ("P2", strangers_pnr), ("P3", pnr)]
     for each in (flight_id, wanted_flight):
-        await system.callers["checkin"].operations().ImportManifest(
-            checkin.ImportManifestRequest(
-                flight_id=each,
-                flight=facts(),
-                passengers=[
-                    checkin.ManifestPassenger(passenger_id=who, pnr=whose, given_name="Ada", last_name=LAST_NAME)
-                    for who, whose in passengers
-                ],
+        await (
+            system.callers["checkin"]
+            .operations()
+            .ImportManifest(
+                checkin.ImportManifestRequest(
+                    flight_id=each,
+                    flight=facts(),
+                    passengers=[
+                        checkin.ManifestPassenger(passenger_id=who, pnr=whose, given_name="Ada", last_name=LAST_NAME)
+                        for who, whose in passengers
+                    ],
+                )
             )
         )
 
@@ -84,8 +88,10 @@ async def acquire(system: System) -> Belongings:
         )
     )
     customers_hold = await customer.hold_seats(seat(flight_id, CUSTOMERS_SEAT, "C1"), purpose="BOOKING")
-    booked = await system.callers["booking"].customer(customer_id).CreateBooking(
-        valid(booking.CreateBookingRequest(), {"flight_id": flight_id})
+    booked = (
+        await system.callers["booking"]
+        .customer(customer_id)
+        .CreateBooking(valid(booking.CreateBookingRequest(), {"flight_id": flight_id}))
     )
     return Belongings(
         values={
@@ -123,18 +129,20 @@ async def acquire(system: System) -> Belongings:
 async def fly(system: System) -> str:
     """A new flight with all its seats free."""
     flight_id = new_flight_id()
-    request = valid(flight.CreateFlightRequest())
-    request.flight_id = flight_id
-    await system.callers["flight"].operations().CreateFlight(request)
+    await system.callers["flight"].operations().CreateFlight(valid(flight.CreateFlightRequest(flight_id=flight_id)))
     return flight_id
 
 
 async def _intent(system: System, owner: str) -> str:
-    made: payment.PaymentIntent = await system.callers["payment"].service().CreatePaymentIntent(
-        payment.CreatePaymentIntentRequest(
-            reference=f"test/{secrets.token_hex(6)}",
-            amount=money_pb2.Money(currency_code="USD", units=10),
-            owner=owner,
+    made: payment.PaymentIntent = (
+        await system.callers["payment"]
+        .service()
+        .CreatePaymentIntent(
+            payment.CreatePaymentIntentRequest(
+                reference=f"test/{secrets.token_hex(6)}",
+                amount=money_pb2.Money(currency_code="USD", units=10),
+                owner=owner,
+            )
         )
     )
     return made.intent_id

@@ -70,7 +70,7 @@ NO_NUMBERS: Final[tuple[Any, ...]] = (
     "0x10",
     "1_000",
     "",
-    "١",
+    "١",  # noqa: RUF001
     True,
     [],
     {},

@@ -66,15 +66,17 @@ def valid(message: Message, values: Mapping[str, Any] | None = None) -> Message:
             validate(message)
         except InvalidArgument as error:
             # A rule that nothing fulfils says "needed" without a word.
-            unfilled = [message.DESCRIPTOR.fields_by_name.get(wrong.field) for wrong in error.fields]
-            assert all(unfilled), f"{message.DESCRIPTOR.full_name}: {error.message}; see EXAMPLES"
-            for field in unfilled:
+            for wrong in error.fields:
+                field: Any = message.DESCRIPTOR.fields_by_name.get(wrong.field)
+                if field is None:
+                    raise AssertionError(f"{message.DESCRIPTOR.full_name}: {error.message}; see EXAMPLES") from error
                 _set(message, field, values or {})
     validate(message)
     return message
 
 
 def _fill(message: Message, values: Mapping[str, Any]) -> Message:
+    field: Any
     for field in message.DESCRIPTOR.fields:
         if _is_needed(field) or field.name == CHOSEN.get(message.DESCRIPTOR.full_name):
             _set(message, field, values)
@@ -176,9 +178,11 @@ def spoilt_json(fields: Mapping[str, Any], path: Sequence[FieldDescriptor], valu
     field, *rest = path
     name = field.json_name
     if rest:
-        inside = copy.get(name) or ([{}] if field.is_repeated else {})
+        inside: Any = copy.get(name) or ([{}] if field.is_repeated else {})
         copy[name] = (
-            [spoilt_json(inside[0], rest, value), *inside[1:]] if field.is_repeated else spoilt_json(inside, rest, value)
+            [spoilt_json(inside[0], rest, value), *inside[1:]]
+            if field.is_repeated
+            else spoilt_json(inside, rest, value)
         )
     else:
         copy[name] = [value] if field.is_repeated else value

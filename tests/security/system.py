@@ -29,8 +29,8 @@ from deploy.mocks import mail, weight
 from deploy.mocks.mail import MailSettings, MailSink
 from deploy.mocks.weight import WeightSettings
 from flight_service.service import FLIGHT_SERVICE
-from gateway.exposure import Call
 from gateway.exposure import SERVICES as EXPOSED
+from gateway.exposure import Call
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, json_bindings, write
@@ -59,6 +59,7 @@ SERVICES: Final[tuple[Service[Any], ...]] = (
 NOBODYS_PORT: Final = 1
 # Nothing lapses, is swept or is charged by itself while somebody attacks; nobody is kept from trying again.
 QUIET: Final = {
+    "SKYHIGH_DRAIN_NOTICE_SECONDS": "0",
     "SKYHIGH_RATE_LIMITS": "off",
     "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "3600",
     "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": "3600",
@@ -178,7 +179,7 @@ class System:
         *,
         outside: bool = False,
         metadata: Sequence[tuple[str, str]] = (),
-        timeout: float | None = 10,
+        timeout_seconds: float | None = 10,
     ) -> Answer:
         """Calls by gRPC: on the service's own port, or from outside through the edge."""
         body = request if isinstance(request, bytes) else request.SerializeToString()
@@ -186,13 +187,13 @@ class System:
         channel: Any = self._channel(f"127.0.0.1:{self.port}" if outside else self.callers[rpc.service.name].address)
         try:
             if rpc.method.server_streaming:
-                stream = channel.unary_stream(rpc.path)(body, metadata=headers, timeout=timeout)
+                stream = channel.unary_stream(rpc.path)(body, metadata=headers, timeout=timeout_seconds)
                 first = await stream.read()
                 stream.cancel()
                 return Answer(grpc.StatusCode.OK, body=first)
             return Answer(
                 grpc.StatusCode.OK,
-                body=await channel.unary_unary(rpc.path)(body, metadata=headers, timeout=timeout),
+                body=await channel.unary_unary(rpc.path)(body, metadata=headers, timeout=timeout_seconds),
             )
         except grpc.aio.AioRpcError as error:
             details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
@@ -201,7 +202,7 @@ class System:
     async def ask_json(
         self, rpc: Rpc, request: Message | Mapping[str, Any], token: str = "", **headers: str
     ) -> httpx.Response:
-        """Calls by JSON through the edge; `request` may be what no message can be. Of a stream the beginning is read."""
+        """Calls by JSON through the edge; `request` may be what no message can be. Of a stream its begin is read."""
         assert rpc.binding is not None
         fields = json_format.MessageToDict(request) if isinstance(request, Message) else dict(request)
         verb, template = rpc.binding
@@ -209,9 +210,8 @@ class System:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if token:
             named["authorization"] = f"Bearer {token}"
-        query = {} if rpc.has_body else {"params": _query(fields)}
-        content = {"json": fields} if rpc.has_body else {}
-        async with self.http.stream(verb, path, headers=named, **query, **content) as answer:
+        body, query = (fields, None) if rpc.has_body else (None, _query(fields))
+        async with self.http.stream(verb, path, headers=named, params=query, json=body) as answer:
             if not rpc.method.server_streaming or answer.is_error:
                 await answer.aread()
         return answer
@@ -253,9 +253,7 @@ async def opened(world: World) -> AsyncIterator[System]:
         scales = await stack.enter_async_context(
             weight.serving(WeightSettings(listen="127.0.0.1:0", control="127.0.0.1:0"))
         )
-        mails = await stack.enter_async_context(
-            mail.serving(MailSettings(listen="127.0.0.1:0", control="127.0.0.1:0"))
-        )
+        mails = await stack.enter_async_context(mail.serving(MailSettings(listen="127.0.0.1:0", control="127.0.0.1:0")))
         variables = {
             **QUIET,
             **databases,

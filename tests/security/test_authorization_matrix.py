@@ -1,8 +1,8 @@
-"""Every RPC × role × ownership, by gRPC at the service and by both ways through the edge (attacks 1, 2 and 4)."""
+"""Every RPC by role by ownership, by gRPC at the service and by both ways through the edge (attacks 1, 2 and 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import grpc
@@ -121,9 +121,7 @@ async def test_what_is_ones_own_is_found(system: System, belongings: Belongings,
         assert (await system.ask(rpc, own, belongings.owner[role])).code is not grpc.StatusCode.NOT_FOUND, rpc.name
 
 
-def named(
-    rpc: Rpc, belongings: Belongings, key: str, value: str, values: dict[str, str] | None = None
-) -> Message:
+def named(rpc: Rpc, belongings: Belongings, key: str, value: str, values: Mapping[str, str] | None = None) -> Message:
     """A request that is the stranger's own in all but this one field."""
     request = valid(rpc.request(), {**belongings.strangers_own, **(values or {}), key: value})
     setattr(request, key, value)

@@ -126,7 +126,9 @@ async def others_are_served(system: System) -> AsyncIterator[None]:
 
     async def ask() -> None:
         while True:
-            answer = await system.ask(MAP, valid(MAP.request()), system.token(Role.AGENT), outside=True, timeout=10)
+            answer = await system.ask(
+                MAP, valid(MAP.request()), system.token(Role.AGENT), outside=True, timeout_seconds=10
+            )
             assert answer.code is grpc.StatusCode.NOT_FOUND
             answers.append(answer)
             await asyncio.sleep(0.01)
@@ -310,7 +312,7 @@ async def test_a_service_calms_who_pings_it(system: System) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET / ",
+        b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nG",
         b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n{}   x",
         b"POST /v1/sessions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
         b"GET /v1/flights HTTP/1.1\r\nhost: a\r\n x-folded: b\r\n\r\n",

@@ -16,10 +16,10 @@ from deploy.local.secrets import SigningKeys
 from services.auth import Role
 from services.tokens import TokenSigner
 from tests.callers import AUDIENCE, ISSUER
+from tests.seat.test_bad_input import b64, bad_tokens, forged
 from tests.security.belongings import Belongings
 from tests.security.messages import valid
 from tests.security.system import RPCS, SERVICES, System
-from tests.seat.test_bad_input import b64, bad_tokens, forged
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -111,11 +111,7 @@ async def test_no_text_is_more_than_text_in_json(system: System) -> None:
             wrong.append((rpc.name, name_of(path), value, answer.status_code))
 
     here = [(rpc, path) for rpc, path in places(TEXT) if rpc.binding]
-    await together(
-        attack(rpc, path, value)
-        for n, (rpc, path) in enumerate(here)
-        for value in some_of(JSON_TEXTS, n)
-    )
+    await together(attack(rpc, path, value) for n, (rpc, path) in enumerate(here) for value in some_of(JSON_TEXTS, n))
     assert wrong == []
 
 
@@ -298,7 +294,9 @@ async def test_a_page_goes_on_only_where_it_began(system: System) -> None:
 
 def test_no_request_says_where_to_call() -> None:
     """Attack 31: there is nothing that a client could have us fetch, call or redirect to."""
-    suspects = re.compile(r"ur[il]|host|callback|redirect|endpoint|webhook|proxy|domain|server|path|file", re.IGNORECASE)
+    suspects = re.compile(
+        r"ur[il]|host|callback|redirect|endpoint|webhook|proxy|domain|server|path|file", re.IGNORECASE
+    )
     named = {name_of(path) for _, path in places(TEXT) if suspects.search(path[-1].name)}
     # Of a profile, not of a file.
     assert {name for name in named if "profile" not in name} == set()

@@ -16,7 +16,14 @@ from tests.security.system import SERVICES, System
 PATHS: Final = (
     *("/stats", "/stats/prometheus", "/config_dump", "/server_info", "/clusters", "/ready", "/quitquitquit"),
     *("/metrics", "/debug/pprof", "/admin", "/actuator/env", "/.env", "/.git/config", "/swagger.json"),
-    *("//stats", "/v1/../stats", "/v1/%2e%2e/stats", "/v1/..;/stats", "/healthz/../stats", "/v1/flights/..%2f..%2fstats"),
+    *(
+        "//stats",
+        "/v1/../stats",
+        "/v1/%2e%2e/stats",
+        "/v1/..;/stats",
+        "/healthz/../stats",
+        "/v1/flights/..%2f..%2fstats",
+    ),
 )
 LOOPBACK: Final = "0100007F"
 
@@ -86,7 +93,9 @@ async def test_health_says_no_more_than_that(system: System) -> None:
 
 
 def test_the_admin_interface_listens_on_loopback_alone(system: System) -> None:
-    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
     port = f"{system.admin_port:04X}"
     listening = [fields[1].split(":")[0] for fields in lines if fields[1].endswith(f":{port}") and fields[3] == "0A"]
     assert listening == [LOOPBACK]

@@ -64,7 +64,8 @@ async def test_a_key_is_a_uuid(system: System, key: str) -> None:
         answer = await system.http.post(
             "/v1/flights/SH000-2026-12-01/seats/10A/hold",
             json={"passengerId": "P1", **({} if header else {"requestId": key})},
-            headers={"authorization": f"Bearer {system.token(Role.AGENT)}"} | ({"idempotency-key": key} if header else {}),
+            headers={"authorization": f"Bearer {system.token(Role.AGENT)}"}
+            | ({"idempotency-key": key} if header else {}),
         )
         assert answer.status_code == 400
 

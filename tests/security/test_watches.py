@@ -117,8 +117,8 @@ async def test_a_service_caps_every_deadline(system: System, belongings: Belongi
     async with locked(system, "holds") as looker:
         async with asyncio.timeout(Effect.READ.value + SLACK_SECONDS):
             answers = await asyncio.gather(
-                *(system.ask(rpc, request, token, timeout=seconds) for seconds in (None, 3600, 10**9)),
-                *(system.ask(rpc, request, token, timeout=seconds, outside=True) for seconds in (None, 3600)),
+                *(system.ask(rpc, request, token, timeout_seconds=seconds) for seconds in (None, 3600, 10**9)),
+                *(system.ask(rpc, request, token, timeout_seconds=seconds, outside=True) for seconds in (None, 3600)),
             )
         assert {answer.code for answer in answers} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -157,6 +157,6 @@ async def test_a_deadline_of_nothing_changes_nothing(system: System, belongings:
             belongings.stranger[Role.PASSENGER],
             outside=True,
             metadata=[("grpc-timeout", timeout)],
-            timeout=None,
+            timeout_seconds=None,
         )
         assert answer.code is not grpc.StatusCode.OK, timeout

@@ -1,0 +1,120 @@
+"""What of an attack arrives behind the edge: the echo says what it heard (attacks 6 and 32 of docs/security.md)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+from itertools import count
+from typing import Any, Final
+from uuid import uuid4
+
+import grpc
+import pytest
+
+from tests.gateway.conftest import Gateway, Others
+
+# All at once, so many that the retries which are always allowed are few among them.
+CALLS: Final = 400
+CONNECTIONS: Final = 8
+ANSWER_SECONDS: Final = 0.1
+MOST_AMPLIFICATION: Final = 1.2
+FORGED: Final = {
+    "x-skyhigh-principal": "operations:root",
+    "x-skyhigh-role": "operations",
+    "x-skyhigh-subject": "root",
+    "x-auth-role": "operations",
+    "x-forwarded-client-cert": "By=spiffe://skyhigh/service;Subject=CN=booking",
+    "x-forwarded-for": "203.0.113.66",
+    "x-real-ip": "203.0.113.66",
+    "x-envoy-upstream-rq-timeout-ms": "3600000",
+    "x-envoy-max-retries": "100",
+    "x-envoy-retry-on": "5xx",
+    "x-envoy-original-path": "/v1/limits",
+    "x-envoy-internal": "true",
+    "x-skyhigh-id-bin": "AAAA",
+}
+
+
+async def test_no_forged_identity_arrives(gateway: Gateway, others: Others) -> None:
+    agent = gateway.agent()
+    path = f"/v1/checkins/{uuid4()}"
+    await agent("GET", path, **{name.replace("-", "_"): value for name, value in FORGED.items()})
+    heard = others.echo.heard[-1][2]
+    assert {name for name, value in FORGED.items() if heard.get(name) == value} == set()
+    assert heard["authorization"] == f"Bearer {agent.caller.token}"
+
+
+async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: Others) -> None:
+    """A bare CR is a line's end to some and nothing to others (RFC 9112, 2.2)."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    heard = len(others.echo.heard)
+    try:
+        writer.write(b"GET /v1/flights HTTP/1.1\r\nhost: edge\r\nx-a: b\rx-skyhigh-role: operations\r\n\r\n")
+        async with asyncio.timeout(5):
+            answer = await reader.read(4096)
+    finally:
+        writer.transport.abort()
+    assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400"))
+    for _, _, headers in others.echo.heard[heard:]:
+        assert "x-skyhigh-role" not in headers
+        assert "\r" not in str(headers.get("x-a", ""))
+
+
+@pytest.fixture
+def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Every other call of the echo is refused; counts those that arrived, by method."""
+    arrived: Counter[str] = Counter()
+    turn = count()
+
+    def service(details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method = str(details.method)
+        if not method.startswith("/skyhigh."):
+            return None
+
+        async def answer(request: bytes, context: Any) -> bytes:
+            arrived[method] += 1
+            await asyncio.sleep(ANSWER_SECONDS)
+            if next(turn) % 2:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "out of breath")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    monkeypatch.setattr(others.echo, "service", service)
+    return arrived
+
+
+async def burst(gateway: Gateway, method: str, calls: int = CALLS) -> set[str]:
+    """Makes all calls by native gRPC, over connections enough; returns what they came to."""
+    metadata = (("authorization", f"Bearer {gateway.callers.agent().token}"),)
+    async with AsyncExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}", options=options))
+            for _ in range(CONNECTIONS)
+        ]
+
+        async def one(number: int) -> str:
+            call: Any = channels[number % CONNECTIONS].unary_unary(f"/skyhigh.checkin.v1.CheckInService/{method}")
+            try:
+                await call(b"", metadata=metadata, timeout=30)
+            except grpc.aio.AioRpcError as error:
+                return str(error.code().name)
+            return "OK"
+
+        return set(await asyncio.gather(*(one(number) for number in range(calls))))
+
+
+async def test_a_failing_service_is_asked_little_more_than_before(gateway: Gateway, half_fails: Counter[str]) -> None:
+    """Who retries makes an outage worse: one layer does, within a fifth of what is on its way."""
+    outcomes = await burst(gateway, "GetCheckIn")
+    assert {"OK", "UNAVAILABLE"} <= outcomes <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    (arrived,) = half_fails.values()
+    assert CALLS < arrived <= CALLS * MOST_AMPLIFICATION
+
+
+async def test_a_failing_service_is_told_a_change_once(gateway: Gateway, half_fails: Counter[str]) -> None:
+    outcomes = await burst(gateway, "CancelCheckIn")
+    assert {"OK", "UNAVAILABLE"} <= outcomes <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    assert sum(half_fails.values()) == CALLS

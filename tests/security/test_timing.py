@@ -1,0 +1,136 @@
+"""The time of an answer tells nothing (attacks 1 and 14): who guesses from it is right as often as with a coin.
+
+The area under the curve (AUC) is how often a random sample of one kind took longer than one of the other: 0.5 where
+time says nothing. Of few samples chance alone makes more of it than 0.05; SKYHIGH_TEST_ROUNDS asks for enough of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from standardwebhooks.webhooks import Webhook
+
+from payment_service.webhooks import Delivery, Signatures
+from services.auth import Role
+from services.errors import Unauthenticated
+from tests.callers import Refused, refused
+from tests.checkin.airport import new_pnr
+from tests.payment.rules import SECRET
+from tests.security.belongings import Belongings, missing
+from tests.security.system import RPCS, System
+
+MOST_AUC: Final = 0.55
+# Of each kind; an hour's worth of them is 10,000.
+SAMPLES: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "150"))
+# How far chance may lead it astray: once in a hundred thousand runs.
+SIGMAS: Final = 4.5
+AT_ONCE: Final = 16
+
+
+def auc(first: Sequence[float], second: Sequence[float]) -> float:
+    """How often one of the second took longer than one of the first; half for two that took the same."""
+    ranked = sorted([(value, 0) for value in first] + [(value, 1) for value in second])
+    ranks, position = [0.0, 0.0], 0
+    while position < len(ranked):
+        end = position
+        while end < len(ranked) and ranked[end][0] == ranked[position][0]:
+            end += 1
+        for _, kind in ranked[position:end]:
+            ranks[kind] += (position + 1 + end) / 2
+        position = end
+    return (ranks[1] - len(second) * (len(second) + 1) / 2) / (len(first) * len(second))
+
+
+def tells_nothing(first: Sequence[float], second: Sequence[float]) -> None:
+    """Fails where time says which kind a sample is of."""
+    chance = math.sqrt((len(first) + len(second) + 1) / (12 * len(first) * len(second)))
+    found = auc(first, second)
+    assert abs(found - 0.5) <= max(MOST_AUC - 0.5, SIGMAS * chance), f"AUC {found:.3f} of {len(first)} samples each"
+
+
+def test_a_time_that_tells_is_found() -> None:
+    """Or else a measure that sees nothing would pass."""
+    assert auc([1, 2, 3], [4, 5, 6]) == 1
+    assert auc([1, 2], [1, 2]) == 0.5
+    some = random.Random(1)
+    tells_nothing([some.gauss(1, 0.1) for _ in range(200)], [some.gauss(1, 0.1) for _ in range(200)])
+    with pytest.raises(AssertionError, match="AUC"):
+        tells_nothing([some.gauss(1, 0.1) for _ in range(200)], [some.gauss(1.1, 0.1) for _ in range(200)])
+
+
+async def sampled(kinds: Sequence[Callable[[], Awaitable[object]]], *, at_once: int = 1) -> list[list[float]]:
+    """The times of both kinds in seconds, one after the other in random order, so that whatever happens meets both."""
+    turns = [kind for kind in range(len(kinds)) for _ in range(SAMPLES)]
+    random.shuffle(turns)
+    taken: list[list[float]] = [[] for _ in kinds]
+    room = asyncio.Semaphore(at_once)
+
+    async def one(kind: int) -> None:
+        async with room:
+            started = time.perf_counter()
+            await kinds[kind]()
+            taken[kind].append(time.perf_counter() - started)
+
+    if at_once == 1:
+        for kind in turns:
+            await one(kind)
+    else:
+        await asyncio.gather(*(one(kind) for kind in turns))
+    return taken
+
+
+async def test_the_time_does_not_tell_which_half_of_a_login_is_wrong(system: System, belongings: Belongings) -> None:
+    pnr = belongings.values[Role.PASSENGER]["pnr"]
+    anybody = system.callers["checkin"].anybody("")
+
+    async def guess(locator: str) -> Refused:
+        with refused("NOT_FOUND", "TRIP_NOT_FOUND") as refusal:
+            await anybody.CreateSession(checkin.CreateSessionRequest(pnr=locator, last_name="Wrong"))
+        return refusal
+
+    right, wrong = await sampled([lambda: guess(pnr), lambda: guess(new_pnr())], at_once=AT_ONCE)
+    tells_nothing(right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "role"),
+    [("GetHold", "hold_id", Role.PASSENGER), ("GetBooking", "booking_id", Role.CUSTOMER)],
+)
+async def test_the_time_does_not_tell_what_others_have(
+    system: System, belongings: Belongings, name: str, key: str, role: Role
+) -> None:
+    rpc, token = RPCS[name], belongings.stranger[role]
+    foreign = rpc.request(**{key: belongings.values[role][key]})
+    there, nothing = await sampled(
+        [
+            lambda: system.ask(rpc, foreign, token),
+            lambda: system.ask(rpc, rpc.request(**{key: missing(key)}), token),
+        ]
+    )
+    tells_nothing(there, nothing)
+
+
+def test_the_time_does_not_tell_how_much_of_a_signature_is_right() -> None:
+    signatures = Signatures([SECRET])
+    body, now = b'{"type": "charge.succeeded"}', int(time.time())
+    right = Webhook(SECRET).sign("evt_1", datetime.fromtimestamp(now, UTC), body.decode())
+    nearly, far = right[:-2] + ("A=" if not right.endswith("A=") else "B="), "v1," + "A" * (len(right) - 3)
+    deliveries = {kind: Delivery(body, "evt_1", str(now), signature) for kind, signature in enumerate((nearly, far))}
+    taken: list[list[float]] = [[], []]
+    turns = [0, 1] * (SAMPLES * 10)
+    random.shuffle(turns)
+    for kind in turns:
+        started = time.perf_counter()
+        with pytest.raises(Unauthenticated):
+            signatures.check(deliveries[kind])
+        taken[kind].append(time.perf_counter() - started)
+    tells_nothing(*taken)
