@@ -44,7 +44,7 @@ REFUSED: Final = {
 RAW: Final = "ReceiveWebhook"
 JSON_TEXTS: Final = (*INJECTIONS, *TEXTS)
 # Of these so many for each field, others for the next; SKYHIGH_TEST_ROUNDS asks for more.
-ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "5"))
+ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "4"))
 
 
 async def together(calls: Iterable[Awaitable[Result]]) -> list[Result]:

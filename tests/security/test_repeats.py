@@ -13,7 +13,7 @@ from services.auth import Role
 from tests.security.belongings import fly
 from tests.security.system import System
 
-FLOOD: Final = 100
+FLOOD: Final = 60
 
 
 async def hold(system: System, flight_id: str, seat_number: str, token: str, key: str, **body: str) -> httpx.Response:

@@ -1,0 +1,58 @@
+"""The list of attacks in docs/security.md: each has a test, and each test that it names is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).resolve().parents[1]
+LIST: Final = TESTS.parent / "docs" / "security.md"
+# The attacks of the list that the project began with; more may follow.
+ATTACKS: Final = 34
+NAMED: Final = re.compile(r"`([\w/]+\.py)::(\w+)`")
+
+
+def rows() -> list[list[str]]:
+    """The cells of each attack: its number, what is done, what it gets, where the defence is, the tests."""
+    table = [line for line in LIST.read_text().splitlines() if re.match(r"\| \d+ \|", line)]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+
+
+def names_in(file: str) -> set[str]:
+    """The tests of a file."""
+    module = ast.parse((TESTS / file).read_text())
+    found = (node for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {node.name for node in found if node.name.startswith("test_")}
+
+
+def test_no_attack_is_missing() -> None:
+    numbers = [int(row[0]) for row in rows()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= ATTACKS
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_an_attack_has_its_answer_its_defence_and_tests_that_exist(row: list[str]) -> None:
+    assert len(row) == 5
+    assert all(row)
+    named = NAMED.findall(row[4])
+    assert named
+    assert NAMED.sub("", row[4]).strip(", ") == "", "something else than tests is named"
+    missing = [f"{file}::{test}" for file, test in named if test not in names_in(file)]
+    assert missing == []
+
+
+def test_every_test_of_an_attack_is_in_the_list() -> None:
+    named = {(file, test) for row in rows() for file, test in NAMED.findall(row[4])}
+    unnamed = [
+        f"{path.name}::{test}"
+        for path in sorted((TESTS / "security").glob("test_*.py"))
+        if path != Path(__file__)
+        for test in sorted(names_in(f"security/{path.name}"))
+        if (f"security/{path.name}", test) not in named
+    ]
+    assert unnamed == []
