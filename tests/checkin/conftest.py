@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def database_variables(world: World) -> dict[str, str]:
     """The variable of a database of check-in's own."""
     return await database_with(world, "checkin")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def others(world: World) -> AsyncIterator[Others]:
     """The payment service and the scales, as the tests steer them."""
     payments, scales = Payments(), Scales()
@@ -43,7 +43,7 @@ async def others(world: World) -> AsyncIterator[Others]:
         yield Others(payments, scales, broker, address)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def variables(database_variables: dict[str, str], others: Others, callers: Callers) -> dict[str, str]:
     """The variables of a check-in service of these tests."""
     return database_variables | {

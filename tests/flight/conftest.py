@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _DAYS: Final = itertools.count(20, 10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def variables(world: World, callers: Callers) -> dict[str, str]:
     """The variables of a flight service of these tests: nothing is in its schedule but what a test puts there."""
     return {

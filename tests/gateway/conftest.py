@@ -92,7 +92,7 @@ class Others:
     echo: Echo
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def others() -> AsyncIterator[Others]:
     """A server that is well, whatever service it is asked about."""
     server = grpc.aio.server()
@@ -108,7 +108,7 @@ async def others() -> AsyncIterator[Others]:
     await server.stop(None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterator[Gateway]:
     """An Envoy in front of the session's seat service, and of nothing but echoes for the others."""
     port, admin_port = free_ports(2)

@@ -29,7 +29,7 @@ class Airline:
         return self.stack.addresses["SKYHIGH_GATEWAY_URL"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Airline]:
     """The airline. The commands of operations find it by the environment."""
     home = tmp_path_factory.mktemp("airline")

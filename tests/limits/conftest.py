@@ -153,7 +153,7 @@ async def _tells(http: httpx.AsyncClient, admin_port: int) -> bool:
     return stats.text.strip().endswith(": 1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def edge(world: World, callers: Callers, others: Others) -> AsyncIterator[Edge]:
     """Two Envoys, with limits and short blocks."""
     async with edge_of(world, callers, others, envoys=2) as edge:

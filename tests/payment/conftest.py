@@ -72,7 +72,7 @@ async def paying(world: World, provider: PaymentProvider, *, database_url: str =
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def any_provider() -> AsyncIterator[PaymentProvider]:
     """The provider of the session."""
     settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, failure_rate=0.5, seed=1)
@@ -87,7 +87,7 @@ def provider(any_provider: PaymentProvider) -> PaymentProvider:
     return any_provider
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def prompt(world: World, any_provider: PaymentProvider) -> AsyncIterator[Payments]:
     """A service with a provider that answers."""
     async with paying(world, any_provider) as service:
@@ -100,7 +100,7 @@ def payer(prompt: Payments) -> Caller:
     return prompt.callers.passenger()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def silent(world: World) -> AsyncIterator[Payments]:
     """A service that no provider answers: a payment begins, its first charge is unknown, and nothing goes on."""
     async with payments(

@@ -21,14 +21,14 @@ NEVER = "3600"
 BRIEF_SECONDS = "0.4"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def second(world: World) -> AsyncIterator[Callers]:
     """Callers of a second process's worth of service, on the same database and cache."""
     async with instance(world) as other:
         yield other.callers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def brief(world: World) -> AsyncIterator[Callers]:
     """Callers whose check-in holds last 0.4 s; they can be extended twice."""
     async with instance(

@@ -31,7 +31,7 @@ def watching(caller: Caller, flight: str, known_version: int = 0) -> Iterator[An
         call.cancel()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def restless(world: World) -> AsyncIterator[Callers]:
     """Callers of a service whose heart beats every 0.3 s."""
     async with instance(world, SKYHIGH_SEAT_HEARTBEAT_SECONDS="0.3") as other:

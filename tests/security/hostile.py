@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-# To be taken for a statement, a line of a log, a command, an address or a file. Some are allowed in a name or a
-# reason: there they must stay what they are.
-INJECTIONS: Final = (
+# To be taken for a part of a statement. Some are allowed in a name or a reason: there they must stay what they are.
+SQL: Final = (
     "' OR '1'='1",
     "O' OR 'a",
     "'; DROP TABLE seats; --",
@@ -14,13 +13,16 @@ INJECTIONS: Final = (
     "1) UNION SELECT usename, passwd FROM pg_shadow --",
     "x'; SELECT pg_sleep(9); --",
     "$1",
-    "%s%n",
-    "{0.__class__}",
     "\\'; --",
     "E'\\047'",
     "12A'--",
     "a'-'b",
     "version DESC; --",
+)
+# To be taken for a line of a log, a format, a command, a page, an address or a file.
+CODE: Final = (
+    "%s%n",
+    "{0.__class__}",
     "${jndi:ldap://127.0.0.1:1/a}",
     '\r\n{"level":"info","event":"paid"}',
     "\x1b[2J\x1b[31mgone",

@@ -34,7 +34,7 @@ from services.telemetry import log
 from tests.callers import Callers, eventually
 from tests.checkin.airport import facts, new_pnr
 from tests.security.belongings import fly
-from tests.security.hostile import INJECTIONS
+from tests.security.hostile import CODE, SQL
 from tests.security.system import NOBODYS_PORT, QUIET, System
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ async def test_a_services_log_is_lines_of_json_and_names_nobody(world: World, sy
             await ended(passenger.StartCheckIn(start, metadata=metadata))
             await ended(callers.anybody(hostile.encode().hex()).StartCheckIn(start))
             await ended(passenger.StartCheckIn(checkin.StartCheckInRequest(flight_id=hostile, passenger_id=hostile)))
-        for hostile in INJECTIONS:
+        for hostile in (*SQL, *CODE):
             await ended(
                 callers.anybody("").CreateSession(checkin.CreateSessionRequest(pnr=person.pnr, last_name=hostile))
             )

@@ -62,27 +62,6 @@ async def test_there_is_no_such_rpc(system: System, path: str) -> None:
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize("method", ["ShouldRateLimit", "StreamAccessLogs", "StreamExtensionConfigs"])
-async def test_what_envoy_asks_only_services_ask(system: System, method: str) -> None:
-    """Who could do so in its place could use up anybody's limit, or blame anybody."""
-    service = {
-        "ShouldRateLimit": "ratelimit.v3.RateLimitService",
-        "StreamAccessLogs": "accesslog.v3.AccessLogService",
-        "StreamExtensionConfigs": "extension.v3.ExtensionConfigDiscoveryService",
-    }[method]
-    async with grpc.aio.insecure_channel(system.callers["gateway"].address) as channel:
-        call = channel.unary_unary if method == "ShouldRateLimit" else channel.stream_unary
-        asked: Any = b"" if method == "ShouldRateLimit" else iter([b""])
-        for role in Role:
-            if role is not Role.SERVICE:
-                token = system.token(role)
-                metadata = (("authorization", f"Bearer {token}"),) if token else ()
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await cast("Any", call(f"/envoy.service.{service}/{method}"))(asked, metadata=metadata, timeout=10)
-                expected = grpc.StatusCode.PERMISSION_DENIED if token else grpc.StatusCode.UNAUTHENTICATED
-                assert refused.value.code() is expected, role
-
-
 async def test_health_says_no_more_than_that(system: System) -> None:
     answer = await system.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "SERVING"})

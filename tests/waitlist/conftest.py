@@ -45,7 +45,7 @@ class Manifest(CheckInServiceServicer):
         return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def manifest() -> AsyncIterator[tuple[Manifest, str]]:
     """The manifest, and where it is asked."""
     servicer = Manifest()
@@ -57,14 +57,14 @@ async def manifest() -> AsyncIterator[tuple[Manifest, str]]:
     await server.stop(None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def mails() -> AsyncIterator[MailSink]:
     """A mail server that shows what it took."""
     async with mail.serving(MailSettings(listen="127.0.0.1:0", control="127.0.0.1:0")) as sink:
         yield sink
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def waitlist(
     world: World, callers: Callers, manifest: tuple[Manifest, str], mails: MailSink
 ) -> AsyncIterator[Callers]:
