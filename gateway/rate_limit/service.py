@@ -30,8 +30,8 @@ from services.paging import PageTokens
 NAME: Final = "gateway"
 # Envoy begins a stream by saying all about itself, the names of its extensions included: 60 KB.
 LARGEST_MESSAGE_BYTES: Final = 1024 * 1024
-# Envoy waits no longer for an answer (gateway/envoy.yaml).
-REDIS_TIMEOUT_SECONDS: Final = 0.1
+# Half of what Envoy waits for an answer (gateway/envoy.yaml).
+REDIS_TIMEOUT_SECONDS: Final = 0.5
 
 
 @asynccontextmanager

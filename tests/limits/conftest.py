@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 __all__ = ["others"]
-BLOCK_SECONDS = 3
+BLOCK_SECONDS = 5
 
 
 def reason(answer: httpx.Response) -> str:

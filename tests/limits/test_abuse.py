@@ -55,9 +55,13 @@ async def test_a_block_ends_by_itself_also_for_who_goes_on_trying(edge: Edge, fl
 
 
 async def test_50_different_maps_in_2_s_are_a_scan(edge: Edge) -> None:
-    caller = edge.seats.customer()
     flights = [f"SH{number}-2026-12-01" for number in range(700, 750)]
-    await asyncio.gather(*(edge.map_of(caller, flight) for flight in flights))
+    # On a busy machine they may take longer than two seconds to send.
+    for _ in range(5):
+        caller, began = edge.seats.customer(), time.monotonic()
+        await asyncio.gather(*(edge.map_of(caller, flight) for flight in flights))
+        if time.monotonic() - began < 2:
+            break
 
     async def found() -> bool:
         return {incident.kind for incident in await edge.incidents(caller)} == {
@@ -65,7 +69,7 @@ async def test_50_different_maps_in_2_s_are_a_scan(edge: Edge) -> None:
             pb.Incident.MAP_SCAN,
         }
 
-    await eventually(found)
+    await eventually(found, within_seconds=10)
     (scan,) = [incident for incident in await edge.incidents(caller) if incident.kind == pb.Incident.MAP_SCAN]
     assert (scan.count, scan.threshold) == (50, 49)
     assert len(set(scan.evidence)) == 10
