@@ -29,6 +29,9 @@ RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
 DELIVERY_LIMIT: Final = 10
 AWAY_PAUSE_SECONDS: Final = 0.5
 PREFETCH: Final = 32
+# Of events that are applied one by one: each holds a connection while it waits for somebody else, such as a mail server
+# that hangs, and the calls need the others.
+PREFETCH_SINGLE: Final = 2
 LARGEST_BODY_BYTES: Final = 1 << 20
 
 # Longer than any message waits in a queue, or lies dead before somebody replays it.
@@ -95,7 +98,7 @@ class Consumer:
                 continue
             async with connection:
                 channel = await connection.channel()
-                await channel.set_qos(prefetch_count=PREFETCH)
+                await channel.set_qos(prefetch_count=PREFETCH if self._together else PREFETCH_SINGLE)
                 queue = await declare_queues(
                     channel, service=self._service, queue=self._queue, routing_keys=list(self._subscriptions)
                 )

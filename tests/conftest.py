@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -24,6 +25,11 @@ from tests.callers import AUDIENCE, ISSUER, Caller, Callers
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 PACKAGES: Final = {"gateway": "gateway.rate_limit"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
+
+
+# How long an example takes says more about the machine than about us.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
