@@ -1,4 +1,7 @@
-"""What orders come to when nothing is left to be done for them: seats and money whole, or neither of both."""
+"""What is seen of orders, and what they come to when nothing is left to be done for them.
+
+That is seats and money whole, or neither of both.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from skyhigh.payment.v1.payment_service_pb2 import PaymentIntent
 from deploy.mocks.payment_provider import Charge, PaymentProvider
 from services import db
 from services.db import Conn
-from tests.booking.agency import Agency, Customer
+from tests.booking.agency import Agency, Customer, state_of
 from tests.callers import Caller, eventually
 from tests.payment.rules import SUCCEEDS
 
@@ -43,6 +46,28 @@ def switch(provider: PaymentProvider, **switches: object) -> None:
 def payer(customer: Customer) -> Caller:
     """The same customer at the payment service."""
     return customer.agency.payments.callers.customer(customer.name.removeprefix("customer:"))
+
+
+def intent_of(booking: pb.Booking) -> PaymentIntent:
+    """What a booking is paid by, as a request names it."""
+    return PaymentIntent(intent_id=booking.payment_intent_id)
+
+
+def seen(booking: pb.Booking) -> tuple[str, int, str]:
+    """What a customer sees of a payment: the booking's state, attempts so far, and how the last of them failed."""
+    return state_of(booking), booking.payment_attempts, booking.last_error
+
+
+async def polled(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
+    """What asking again and again shows up to a state."""
+    shown = []
+
+    async def there() -> bool:
+        shown.append(await customer.get(booking))
+        return state_of(shown[-1]) == until
+
+    await eventually(there, within_seconds=AT_REST_SECONDS)
+    return shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,5 +272,4 @@ async def fired_well(agency: Agency, bookings: Sequence[pb.Booking]) -> None:
 
 async def pay_once_more(customer: Customer, booking: pb.Booking, code: str = SUCCEEDS) -> None:
     """Pays the intent of a booking that has ended, as its owner may: money that comes late."""
-    intent = PaymentIntent(intent_id=(await customer.get(booking)).payment_intent_id)
-    await customer.agency.payments.pay(payer(customer), intent, code)
+    await customer.agency.payments.pay(payer(customer), intent_of(await customer.get(booking)), code)

@@ -17,14 +17,13 @@ from google.protobuf.message import Message
 from google.type import money_pb2
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.payment.v1 import events_pb2
-from skyhigh.payment.v1 import payment_service_pb2 as payment_pb
 
 from booking_service.peers import Peers
 from services import db
 from services.money import Amount, amount_of, money_of
 from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
-from tests.booking.orders import AT_REST_SECONDS, ENDS, end, ends, fired_well, payer, switch, taken
+from tests.booking.orders import ENDS, end, ends, fired_well, intent_of, payer, polled, seen, switch, taken
 from tests.callers import eventually, refused
 from tests.checkin.fakes import Broker
 from tests.payment import conftest as payment_conftest
@@ -42,13 +41,6 @@ AT_ONCE: Final = 15
 DEVIATIONS: Final = 5
 LOCATOR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
 _log = logging.getLogger(__name__)
-# What can be seen of three attempts that are declined one after the other.
-DECLINED: Final = [
-    ("PAYMENT_PROCESSING", 1, ""),
-    ("PAYMENT_PROCESSING", 1, "DECLINED"),
-    ("PAYMENT_PROCESSING", 2, "DECLINED"),
-    ("FAILED", 3, "DECLINED"),
-]
 
 
 @pytest.fixture
@@ -91,34 +83,6 @@ def failure(booking: pb.Booking) -> tuple[str, Message]:
         attempts=3,
     )
     return "payment.failed.v1", event
-
-
-def seen(booking: pb.Booking) -> tuple[str, int, str]:
-    """What a customer sees of a payment."""
-    return state_of(booking), booking.payment_attempts, booking.last_error
-
-
-async def watched(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
-    """What a stream shows up to a state."""
-    shown = []
-    async for update in customer.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id)):
-        if update.HasField("booking"):
-            shown.append(update.booking)
-            if state_of(update.booking) == until:
-                break
-    return shown
-
-
-async def polled(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
-    """What asking again and again shows up to a state."""
-    shown = []
-
-    async def there() -> bool:
-        shown.append(await customer.get(booking))
-        return state_of(shown[-1]) == until
-
-    await eventually(there, within_seconds=AT_REST_SECONDS)
-    return shown
 
 
 async def ended(customer: Customer, booking: pb.Booking) -> None:
@@ -167,42 +131,6 @@ async def test_00000_confirms_all_seats_mints_a_locator_tells_and_mails(agency: 
     await fired_well(agency, [booking])
 
 
-async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seats(
-    agency: Agency, customer: Customer
-) -> None:
-    switch(agency.provider, decision_delay_seconds=0.4)
-    journey = await agency.flight()
-    free_before = await agency.free(journey.flight_id)
-    booking = await customer.book(journey, "ADULT", "ADULT")
-    await customer.pay(booking, FAILS)
-    for shown in await asyncio.gather(
-        watched(customer, booking, until="FAILED"), polled(customer, booking, until="FAILED")
-    ):
-        steps = [step for step, _ in itertools.groupby(map(seen, shown))]
-        visible = [step for step in steps if step in DECLINED]
-        assert visible == [step for step in DECLINED if step in visible], "in their order"
-        # A busy machine may look away for the length of one attempt.
-        assert visible[-1] == DECLINED[-1]
-        assert len(visible) >= len(DECLINED) - 1
-        assert [attempts for _, attempts, _ in steps] == sorted(attempts for _, attempts, _ in steps)
-        assert {each.max_payment_attempts for each in shown if each.payment_attempts} == {3}
-    assert not (await end(agency, booking)).paid
-    assert len(await agency.payments.charges(_intent(shown[-1]))) == 3
-
-    async def freed() -> bool:
-        return await agency.free(journey.flight_id) == free_before
-
-    await eventually(freed)
-    with refused("FAILED_PRECONDITION", "BOOKING_FAILED") as refusal:
-        await customer.pay(booking)
-    assert refusal.info.metadata["last_error"] == "DECLINED"
-    await fired_well(agency, [booking])
-
-
-def _intent(booking: pb.Booking) -> payment_pb.PaymentIntent:
-    return payment_pb.PaymentIntent(intent_id=booking.payment_intent_id)
-
-
 @pytest.mark.timeout(900)
 async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(agency: Agency) -> None:
     switch(agency.provider, failure_rate=FAILURE_RATE)
@@ -248,7 +176,7 @@ async def late_answer(agency: Agency, customer: Customer, *, seconds: float) -> 
     await customer.pay(booking)
     shown = await polled(customer, booking, until="CONFIRMED")
     await end(agency, booking)
-    assert len(await agency.payments.charges(_intent(shown[-1]))) == 1
+    assert len(await agency.payments.charges(intent_of(shown[-1]))) == 1
     return [step for step, _ in itertools.groupby(map(seen, shown))]
 
 
@@ -291,7 +219,7 @@ async def test_of_the_owner_at_both_services_one_payment_wins(agency: Agency, cu
     switch(agency.provider, decision_delay_seconds=0.3)
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
-    intent = _intent(await customer.becomes(booking, "PAYMENT_PROCESSING"))
+    intent = intent_of(await customer.becomes(booking, "PAYMENT_PROCESSING"))
     with refused("FAILED_PRECONDITION", "PAYMENT_IN_PROGRESS"):
         await agency.payments.pay(payer(customer), intent)
     assert (await end(agency, booking)).state == "CONFIRMED"

@@ -7,6 +7,7 @@ call back at the very step at which the workers are to be killed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import random
@@ -361,34 +362,30 @@ async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) 
     in_step: Counter[str] = Counter()
     rounds = times(1)
     async with selling(world) as killed:
-        for number in range(rounds):
+        for number, answered in itertools.product(range(rounds), (False, True)):
             # Each on a flight of its own, so that nobody is in anybody's way.
-            orders = [Order(killed, await killed.agency.journey(1 + number % 2)) for _ in SCENES for _ in range(2)]
-            scenes = [scene(order) for scene, order in zip([*SCENES.values()] * 2, orders, strict=True)]
-            names = [f"{name}, {when}" for when in ("unheard", "unanswered") for name in SCENES]
-            steps = await asyncio.gather(*map(anext, scenes))
-            stops = [
-                killed.stop(*step, answered=name.endswith("unanswered"))
-                for name, step in zip(names, steps, strict=True)
-            ]
+            orders = {name: Order(killed, await killed.agency.journey(1 + number % 2)) for name in SCENES}
+            scenes = {name: SCENES[name](order) for name, order in orders.items()}
+            steps = await asyncio.gather(*map(anext, scenes.values()))
+            stops = [killed.stop(*step, answered=answered) for step in steps]
             going_on = [
                 asyncio.create_task(_go_on(scene, after_seconds=0 if name.startswith(SLOW) else HEAD_START_SECONDS))
-                for name, scene in zip(names, scenes, strict=True)
+                for name, scene in scenes.items()
             ]
             with suppress(TimeoutError):
                 async with asyncio.timeout(CALL_SECONDS):
                     await asyncio.gather(*(stop.reached.wait() for stop in stops))
-            in_step.update(name for name, stop in zip(names, stops, strict=True) if stop.waiting)
+            in_step.update(name for name, stop in zip(SCENES, stops, strict=True) if stop.waiting)
             await killed.kill_all(parent_too=number % 3 == 2)
             await asyncio.gather(*going_on)
-            await ends(killed.agency, [order.booking for order in orders], within_seconds=AT_REST_SECONDS)
-            flights = [flight_id for order in orders for flight_id in order.journey.flight_ids]
+            await ends(killed.agency, [order.booking for order in orders.values()], within_seconds=AT_REST_SECONDS)
+            flights = [flight_id for order in orders.values() for flight_id in order.journey.flight_ids]
             assert await killed.agency.violations(*flights) == []
         fired = await timers_were_in_time(killed, more_seconds=killed.down_seconds)
-    _log.info("%d of %d orders died in the very step", in_step.total(), rounds * len(names))
-    _log.info("of %d each: %s; timers that fired: %s", rounds, dict(in_step), dict(fired))
-    # On a slow machine many have not come to their step yet, and die on the way there.
-    assert in_step.total() >= rounds
+    died = 2 * rounds * len(SCENES)
+    _log.info("%d of %d orders died in the very step", in_step.total(), died)
+    _log.info("of %d each: %s; timers that fired: %s", 2 * rounds, dict(in_step), dict(fired))
+    assert in_step.total() > died / 2
 
 
 async def _go_on(scene: Scene, *, after_seconds: float) -> None:

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 import asyncpg
 import httpx
 import pytest
+from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
+from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
 from operations import demo
+from operations.abuse import Metadata, ask
+from tests.callers import eventually
 from tests.journeys.conftest import Airline
 
 LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
@@ -51,8 +55,27 @@ def nobody() -> str:
     return "".join(secrets.choice(LETTERS) for _ in range(6))
 
 
+@pytest.fixture(scope="module")
+async def gateway_lets_pass(airline: Airline) -> None:
+    """The gateway's own limit of an address, which the check-in service's would hardly show behind, is out of reach."""
+    request = pb.SetLimitRequest(limit_id="login-per-address", requests_per_minute=1_000_000, burst=100_000)
+
+    async def set_limit(admin: GatewayAdminStub, metadata: Metadata) -> None:
+        await admin.SetLimit(request, metadata=metadata)
+
+    await ask(set_limit)
+    async with httpx.AsyncClient(base_url=airline.gateway_url) as client:
+
+        async def holds() -> bool:
+            answer = await client.post("/v1/sessions", json={})
+            assert answer.status_code == 400
+            return answer.headers["x-ratelimit-limit"].startswith(f"{request.burst}")
+
+        await eventually(holds)
+
+
 @pytest.fixture(autouse=True)
-async def forgotten(airline: Airline) -> None:
+async def forgotten(airline: Airline, gateway_lets_pass: None) -> None:
     """Everybody's tries are forgotten."""
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
@@ -66,8 +89,6 @@ async def test_from_one_address_no_more_than_its_limit_is_looked_at(airline: Air
     pairs = [("wrong pnr", nobody(), "Smith") for _ in range(GUESSES // AT_ONCE)]
     await asyncio.gather(*(guess(airline, "127.0.0.1", pairs, answers) for _ in range(AT_ONCE)))
     assert answers.statuses[404, "TRIP_NOT_FOUND"] == PER_ADDRESS
-    # The gateway has a limit of its own, for all logins of an address.
-    answers.statuses.pop((429, "RATE_LIMITED"), None)
     assert set(answers.statuses) == {(404, "TRIP_NOT_FOUND"), (429, "TOO_MANY_TRIES")}
     assert len(answers.bodies) == 1
 
