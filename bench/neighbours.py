@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from bench.flights import provision
-from bench.load import CallFile
+from bench.load import CallFile, LoadResult
 from bench.maps import FLIGHTS, reads_of_many
 from bench.plan import Plan, metered
 from bench.report import Measure
@@ -28,11 +28,11 @@ async def neighbours(stack: BenchStack, plan: Plan) -> list[Measure]:
     storm.add_get(f"/v1/flights/{flight_ids[0]}/seatmap", token=stack.signer.customer("storm"))
     storm_calls = storm.write(stack.folder / "storm.calls")
     sent = refused = 0
-    for turn, seconds in enumerate(plan.turns()):
-        counted = measure if turn else None
-        quiet = await metered(
+
+    async def read(counted: Measure | None, seconds: float) -> LoadResult:
+        return await metered(
             stack.load,
-            None,
+            counted,
             reads,
             port=stack.gateway_port,
             seconds=seconds,
@@ -40,17 +40,11 @@ async def neighbours(stack: BenchStack, plan: Plan) -> list[Measure]:
             cycle=True,
             calls_per_second=READS_PER_SECOND,
         )
+
+    for turn, seconds in enumerate(plan.turns()):
+        quiet = await read(None, seconds)
         beside, stormed = await asyncio.gather(
-            metered(
-                stack.load,
-                counted,
-                reads,
-                port=stack.gateway_port,
-                seconds=seconds,
-                pids={},
-                cycle=True,
-                calls_per_second=READS_PER_SECOND,
-            ),
+            read(measure if turn else None, seconds),
             stack.load.run(
                 storm_calls, port=stack.gateway_port, seconds=seconds, cycle=True, calls_per_second=STORM_PER_SECOND
             ),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 from uuid import UUID
 
 import typer
@@ -81,14 +81,23 @@ async def ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]])
         fail(f"the gateway service answered {error.code().name}: {error.details()}")
 
 
+async def _pages(call: Any, request: Any, metadata: Metadata, limit: int) -> AsyncIterator[Any]:
+    """What a list RPC answers, page after page, up to so many rows."""
+    while limit > 0:
+        request.page_size = min(PAGE_SIZE, limit)
+        page = await call(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+        limit -= request.page_size
+
+
 async def _incidents(stub: GatewayAdminStub, metadata: Metadata, source: str, limit: int) -> None:
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
     rows = table("DETECTED", "KIND", "SOURCE", "COUNT", "THRESHOLD", "WINDOW", "BLOCK", "LAST SEEN")
-    request = pb.ListIncidentsRequest(source=source)
-    while rows.row_count < limit:
-        request.page_size = min(PAGE_SIZE, limit - rows.row_count)
-        page = await stub.ListIncidents(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+    async for page in _pages(stub.ListIncidents, pb.ListIncidentsRequest(source=source), metadata, limit):
         for incident in page.incidents:
             add_row(
                 rows,
@@ -101,9 +110,6 @@ async def _incidents(stub: GatewayAdminStub, metadata: Metadata, source: str, li
                 incident.block_id,
                 seen(incident.evidence),
             )
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     show(rows, nothing="Nobody was found abusing the gateway.")
 
 
@@ -112,9 +118,7 @@ async def _blocks(stub: GatewayAdminStub, metadata: Metadata, source: str, *, ev
 
     rows = table("BLOCK", "SOURCE", "SCOPE", "KIND", "BEGAN", "ENDS", "LIFTED", "BY", "REASON")
     request = pb.ListBlocksRequest(source=source, include_ended=every)
-    while rows.row_count < limit:
-        request.page_size = min(PAGE_SIZE, limit - rows.row_count)
-        page = await stub.ListBlocks(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+    async for page in _pages(stub.ListBlocks, request, metadata, limit):
         for block in page.blocks:
             add_row(
                 rows,
@@ -128,9 +132,6 @@ async def _blocks(stub: GatewayAdminStub, metadata: Metadata, source: str, *, ev
                 block.lifted_by,
                 block.lift_reason,
             )
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
     show(rows, nothing="Nobody was ever kept out." if every else "Nobody is kept out.")
 
 

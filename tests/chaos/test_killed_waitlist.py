@@ -21,7 +21,7 @@ from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
 from services import migrate
-from tests.callers import Caller, Callers, eventually
+from tests.callers import Caller, Callers, a_few_at_once, eventually
 from tests.conftest import World
 
 FLIGHTS = 3
@@ -94,8 +94,8 @@ async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
     await callers.operations().provision(flight_id)
     agent = callers.agent("full")
     numbers = sorted(await agent.states(flight_id))
-    holds = await asyncio.gather(*(agent.hold(flight_id, number, f"X-{number}") for number in numbers))
-    return flight_id, dict(zip(numbers, await asyncio.gather(*map(agent.confirm, holds)), strict=True))
+    holds = await a_few_at_once(agent.hold(flight_id, number, f"X-{number}") for number in numbers)
+    return flight_id, dict(zip(numbers, await a_few_at_once(map(agent.confirm, holds)), strict=True))
 
 
 async def join(waitlist: Callers, flight_id: str) -> str:
@@ -110,7 +110,7 @@ async def join(waitlist: Callers, flight_id: str) -> str:
 
 @pytest.mark.timeout(180)
 async def test_first_come_first_served_while_processes_die(world: World, callers: Callers, pair: Pair) -> None:
-    flights = dict(await asyncio.gather(*(full_flight(callers) for _ in range(FLIGHTS))))
+    flights = dict([await full_flight(callers) for _ in range(FLIGHTS)])
     for _ in range(WAITING_PER_FLIGHT // 20):
         await asyncio.gather(*(join(pair.callers[n % 2], flight_id) for flight_id in flights for n in range(20)))
 

@@ -12,14 +12,13 @@ import httpx
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from deploy.local.process import free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.exposure import SERVICES
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
-from tests.callers import ISSUER, Caller, Callers
+from gateway.render import write
+from tests.callers import Caller, Callers
 from tests.conftest import World
+from tests.gateway.edges import edge_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +110,14 @@ async def others() -> AsyncIterator[Others]:
 @pytest.fixture(scope="package")
 async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterator[Gateway]:
     """An Envoy in front of the session's seat service, and of nothing but echoes for the others."""
-    port, admin_port = free_ports(2)
-    folder = world.folder / "gateway"
-    settings = GatewaySettings(
-        rate_limits=RateLimits.OFF,
-        gateway_port=port,
-        gateway_admin_port=admin_port,
-        seat_address=(callers.address,),
-        checkin_address=(others.address,),
-        waitlist_address=(others.address,),
-        payment_address=(others.address,),
-        flight_address=(others.address,),
-        booking_address=(others.address,),
-        gateway_address=(others.address,),
-        jwks=world.keys.jwks,
-        token_issuer=ISSUER,
-    )
-    process = envoy(write(settings, folder), port=port)
+    settings = edge_settings(world, others.address, seat_address=(callers.address,))
+    process = envoy(write(settings, world.folder / "gateway"), port=settings.gateway_port)
     async with (
         Supervisor([process], logs=world.folder / "logs", restart=False),
         httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}",
+            base_url=f"http://127.0.0.1:{settings.gateway_port}",
             timeout=20,
             limits=httpx.Limits(max_connections=250, max_keepalive_connections=250),
         ) as http,
     ):
-        yield Gateway(port, http, callers)
+        yield Gateway(settings.gateway_port, http, callers)

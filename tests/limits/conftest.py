@@ -20,9 +20,10 @@ from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
-from gateway.render import ADDRESSES, GatewaySettings, write
-from tests.callers import ISSUER, Caller, Callers, eventually
+from gateway.render import write
+from tests.callers import Caller, Callers, eventually
 from tests.gateway.conftest import Others, others
+from tests.gateway.edges import edge_settings
 from tests.seat.rules import new_flight_id
 
 if TYPE_CHECKING:
@@ -115,26 +116,22 @@ async def edge_of(
         admin = Callers(f"127.0.0.1:{service_port}", world.keys, GatewayAdminStub)
         ports, admin_ports, processes = [], [], []
         for _ in range(envoys):
-            port, admin_port = free_ports(2)
-            folder = world.folder / f"edge-{port}"
-            settings = GatewaySettings(
+            settings = edge_settings(
+                world,
+                others.address,
                 **{
-                    "gateway_port": port,
-                    "gateway_admin_port": admin_port,
-                    **{name: (others.address,) for name in ADDRESSES},
                     "seat_address": (seats.address,),
                     "gateway_address": (admin.address,),
                     "gateway_token_file": world.token_files["gateway"],
                     "rate_limits": rate_limits,
-                    "jwks": world.keys.jwks,
-                    "token_issuer": ISSUER,
                     **(configured or {}),
-                }
+                },
             )
-            process = envoy(write(settings, folder), port=port)
+            port = settings.gateway_port
+            process = envoy(write(settings, world.folder / f"edge-{port}"), port=port)
             processes.append(replace(process, name=f"edge-{port}"))
             ports.append(port)
-            admin_ports.append(admin_port)
+            admin_ports.append(settings.gateway_admin_port)
         async with (
             Supervisor(processes, logs=world.folder / "logs", restart=False),
             httpx.AsyncClient(

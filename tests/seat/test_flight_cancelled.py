@@ -18,7 +18,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import cancellations, handlers
 from services import db
 from services.db import Pool
-from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.callers import Caller, Callers, a_few_at_once, eventually, refused, seat
 from tests.checkin.fakes import Broker
 from tests.instances import Database, pooled
 from tests.seat.rules import at_once, lapse, new_flight_id, outcomes, rows, violations
@@ -242,7 +242,7 @@ async def test_a_full_flight_is_emptied_in_small_steps(
 ) -> None:
     monkeypatch.setattr(cancellations, "HOLDS_AT_ONCE", 20)
     numbers = [f"{row}{letter}" for row in range(1, 31) for letter in "ABCDEF"]
-    await asyncio.gather(*(agent.hold(flight, number) for number in numbers))
+    await a_few_at_once(agent.hold(flight, number) for number in numbers)
     await close(pool, flight)
     await empty(database, flight)
     steps = await database.fetch(

@@ -38,7 +38,7 @@ from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services.app import Service
 from services.auth import Access, Role
-from tests.callers import ISSUER, Callers
+from tests.callers import AT_ONCE, ISSUER, Callers
 from tests.instances import database_with, running
 from tests.payment.rules import SECRET
 from waitlist_service.service import WAITLIST_SERVICE
@@ -74,8 +74,6 @@ QUIET: Final = {
     "SKYHIGH_CHECKIN_LOGIN_TRIES_PER_ADDRESS": "30000",
 }
 
-# Connections of the JSON client; its pool gets slow with many.
-AT_ONCE: Final = 8
 # The edge's times in seconds, a part of what they are outside, so that no test waits long for one.
 HASTE: Final = {"request_headers_timeout": 1, "request_timeout": 2, "stream_idle_timeout": 2}
 

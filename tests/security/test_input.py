@@ -10,7 +10,7 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -24,11 +24,12 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from gateway.exposure import Call
 from services.auth import Role
+from tests.callers import a_few_at_once
 from tests.checkin.airport import new_pnr
 from tests.security.belongings import Belongings, fly
 from tests.security.hostile import BROKEN, CODE, NO_NUMBERS, SQL, TEXTS
 from tests.security.messages import Path, fields_of, name_of, spoilt, spoilt_json, valid
-from tests.security.system import AT_ONCE, RPCS, Rpc, System
+from tests.security.system import RPCS, Rpc, System
 
 Result = TypeVar("Result")
 MARK: Final = "MARKMARK"
@@ -45,17 +46,6 @@ REFUSED: Final = {
 RAW: Final = "ReceiveWebhook"
 # Of these so many for each field, others for the next; SKYHIGH_TEST_ROUNDS asks for more.
 ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "2"))
-
-
-async def together(calls: Iterable[Awaitable[Result]]) -> list[Result]:
-    """Awaits them a few at once."""
-    room = asyncio.Semaphore(AT_ONCE)
-
-    async def one(call: Awaitable[Result]) -> Result:
-        async with room:
-            return await call
-
-    return await asyncio.gather(*(one(call) for call in calls))
 
 
 def some_of(values: tuple[str, ...], turn: int) -> tuple[str, ...]:
@@ -94,7 +84,7 @@ async def test_no_text_is_more_than_text(system: System, values: tuple[str, ...]
         if answer.code not in REFUSED and not (answer.code is grpc.StatusCode.OK and reads(rpc)):
             wrong.append((rpc.name, name_of(path), value, answer.code))
 
-    await together(
+    await a_few_at_once(
         attack(rpc, path, value) for n, (rpc, path) in enumerate(places(TEXT)) for value in some_of(values, n)
     )
     assert wrong == []
@@ -111,7 +101,7 @@ async def test_no_text_is_more_than_text_in_json(system: System) -> None:
             wrong.append((rpc.name, name_of(path), value, answer.status_code))
 
     here = [(rpc, path) for rpc, path in places(TEXT) if rpc.binding]
-    await together(
+    await a_few_at_once(
         attack(rpc, path, value)
         for n, (rpc, path) in enumerate(here)
         for values in (SQL, (*CODE, *TEXTS))
@@ -131,7 +121,7 @@ async def test_bytes_that_are_no_text_are_refused(system: System) -> None:
         if answer.code is not grpc.StatusCode.INVALID_ARGUMENT:
             wrong.append((rpc.name, name_of(path), value, answer.code))
 
-    await together(attack(rpc, path, value) for rpc, path in places(TEXT) for value in BROKEN)
+    await a_few_at_once(attack(rpc, path, value) for rpc, path in places(TEXT) for value in BROKEN)
     assert wrong == []
 
 
@@ -148,7 +138,7 @@ async def test_no_number_is_another_than_it_says(system: System) -> None:
         if answer.status_code != HTTPStatus.BAD_REQUEST:
             wrong.append((rpc.name, name_of(path), value, answer.status_code))
 
-    await together(
+    await a_few_at_once(
         attack(rpc, path, value)
         for rpc, path in places(*NUMBERS)
         for value in NO_NUMBERS
@@ -325,7 +315,7 @@ async def test_no_service_calls_where_a_request_says(system: System) -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         bait = (f"http://127.0.0.1:{port}/", f"//127.0.0.1:{port}", f"bait@[127.0.0.1:{port}]")
-        await together(
+        await a_few_at_once(
             system.ask(rpc, spoilt(valid(rpc.request()), path, value), token_for(system, rpc))
             for rpc, path in places(TEXT)
             for value in bait

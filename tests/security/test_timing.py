@@ -6,7 +6,6 @@ time says nothing. Of few samples chance alone makes more of it than 0.05; SKYHI
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import random
@@ -22,7 +21,7 @@ from standardwebhooks.webhooks import Webhook
 from payment_service.webhooks import Delivery, Signatures
 from services.auth import Role
 from services.errors import Unauthenticated
-from tests.callers import Refused, refused
+from tests.callers import Refused, a_few_at_once, refused
 from tests.checkin.airport import new_pnr
 from tests.payment.rules import SECRET
 from tests.security.belongings import Belongings, missing
@@ -72,19 +71,13 @@ async def sampled(kinds: Sequence[Callable[[], Awaitable[object]]], *, at_once: 
     turns = [kind for kind in range(len(kinds)) for _ in range(SAMPLES)]
     random.shuffle(turns)
     taken: list[list[float]] = [[] for _ in kinds]
-    room = asyncio.Semaphore(at_once)
 
     async def one(kind: int) -> None:
-        async with room:
-            started = time.perf_counter()
-            await kinds[kind]()
-            taken[kind].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        await kinds[kind]()
+        taken[kind].append(time.perf_counter() - started)
 
-    if at_once == 1:
-        for kind in turns:
-            await one(kind)
-    else:
-        await asyncio.gather(*(one(kind) for kind in turns))
+    await a_few_at_once(map(one, turns), at_once=at_once)
     return taken
 
 

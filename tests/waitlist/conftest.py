@@ -19,7 +19,7 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
 from deploy.mocks import mail
 from deploy.mocks.mail import MailSettings, MailSink
-from tests.callers import Caller, Callers, eventually, seat
+from tests.callers import Caller, Callers, a_few_at_once, eventually, seat
 from tests.instances import running
 from waitlist_service.service import WAITLIST_SERVICE
 
@@ -198,7 +198,7 @@ async def full(callers: Callers, waitlist: Callers) -> Flight:
     async def take(number: str) -> tuple[str, seats.Hold]:
         return number, await agent.confirm(await agent.hold(flight_id, number, f"X-{number}"))
 
-    held = dict(await asyncio.gather(*(take(number) for number in numbers)))
+    held = dict(await a_few_at_once(take(number) for number in numbers))
     return Flight(flight_id, callers, waitlist, held)
 
 

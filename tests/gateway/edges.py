@@ -1,0 +1,29 @@
+"""Edges for tests: an Envoy's settings with whatever a test does not care about filled in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from deploy.local.process import free_ports
+from gateway.rate_limit.settings import RateLimits
+from gateway.render import ADDRESSES, GatewaySettings
+from tests.callers import ISSUER
+
+if TYPE_CHECKING:
+    from tests.conftest import World
+
+
+def edge_settings(world: World, elsewhere: str, **given: Any) -> GatewaySettings:
+    """Of an edge on free ports and without limits, whose services are all `elsewhere`; `given` replaces any of it."""
+    port, admin_port = free_ports(2)
+    return GatewaySettings(
+        **{
+            "gateway_port": port,
+            "gateway_admin_port": admin_port,
+            **{name: (elsewhere,) for name in ADDRESSES},
+            "rate_limits": RateLimits.OFF,
+            "jwks": world.keys.jwks,
+            "token_issuer": ISSUER,
+            **given,
+        }
+    )
