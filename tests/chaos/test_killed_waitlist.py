@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import secrets
 import signal
@@ -30,7 +31,8 @@ WAITING_PER_FLIGHT = 340
 KILL_EVERY_SECONDS = 2
 # From the last freed seat on.
 REST_SECONDS = 10
-LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
+# Each once: of a thousand at random two are the same in one run of a thousand, and then one waits already.
+PNRS = map("".join, itertools.product("ABCDEFGHJKMNPQRSTUVWXYZ", repeat=6))
 
 
 class Pair:
@@ -100,7 +102,7 @@ async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
 
 async def join(waitlist: Callers, flight_id: str) -> str:
     """Somebody new waits for any seat."""
-    pnr = "".join(secrets.choice(LETTERS) for _ in range(6))
+    pnr = next(PNRS)
     passenger: Caller = waitlist.passenger(f"{pnr}-1:{flight_id}", pnr=pnr)
     entry: pb.WaitlistEntry = await passenger.JoinWaitlist(
         pb.JoinWaitlistRequest(flight_id=flight_id, passenger_id=f"{pnr}-1")
