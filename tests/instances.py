@@ -1,16 +1,17 @@
-"""More seat services beside the session's own, on its database or on one of their own."""
+"""More services beside the session's own, on its databases or on some of their own."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 import grpc
 
+from deploy.local.process import serves_grpc
 from seat_service.service import SEAT_SERVICE
 from services import app, db, migrate
 from services.app import Config, Service
@@ -54,6 +55,13 @@ async def instance(
         async with connected(url) as database, pooled(url) as pool:
             yield Instance(callers, database, url, pool)
         await callers.close()
+
+
+async def serves(port: int, service: str) -> bool:
+    """Whether somebody serves a proto service at this port now, be it that it was just killed."""
+    with suppress(OSError, TimeoutError, EOFError):
+        return await serves_grpc(port, service)()
+    return False
 
 
 @asynccontextmanager

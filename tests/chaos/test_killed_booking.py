@@ -45,10 +45,11 @@ from tests.booking.gate import Gate, Stop, gate
 from tests.booking.orders import ENDS, LATEST_SECONDS, ends, pay_once_more, rest, switch, times
 from tests.callers import Callers, eventually, read
 from tests.conftest import World
-from tests.instances import connected, database_with, running
+from tests.instances import connected, database_with, running, serves
 from tests.payment.conftest import PROMPT, paying
 from tests.payment.rules import FAILS, SECRET, SUCCEEDS
 
+SERVICE: Final = "skyhigh.booking.v1.BookingService"
 AT_REST_SECONDS: Final = 60
 PATIENCE_SECONDS: Final = 30
 SHOPPERS: Final = 8
@@ -121,14 +122,8 @@ class Killed:
         if parent_too:
             await self.supervisor.start(status.name)
         # Where the parent lives, it starts them again.
-        await eventually(self._serves, within_seconds=PATIENCE_SECONDS)
+        await eventually(partial(serves, status.port, SERVICE), within_seconds=PATIENCE_SECONDS)
         self.down_seconds = max(self.down_seconds, time.monotonic() - begun)
-
-    async def _serves(self) -> bool:
-        with suppress(OSError, TimeoutError, EOFError):
-            (status,) = self.supervisor.statuses
-            return await serves_grpc(status.port, "skyhigh.booking.v1.BookingService")()
-        return False
 
 
 @asynccontextmanager
@@ -157,7 +152,7 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
         process = Process(
             name=f"booking-{port}",
             command=[sys.executable, "-m", "booking_service"],
-            ready=serves_grpc(port, "skyhigh.booking.v1.BookingService"),
+            ready=serves_grpc(port, SERVICE),
             port=port,
             environment=world.environment(
                 **variables,

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -24,13 +25,17 @@ from operations.invariants.waitlists import WAITLIST_INVARIANTS
 from services import migrate
 from tests.callers import Caller, Callers, a_few_at_once, eventually
 from tests.conftest import World
+from tests.instances import serves
 
+SERVICE = "skyhigh.waitlist.v1.WaitlistService"
 FLIGHTS = 3
 SEATS_PER_FLIGHT = 180
 WAITING_PER_FLIGHT = 340
 KILL_EVERY_SECONDS = 2
 # From the last freed seat on.
 REST_SECONDS = 10
+# Of a process, on a machine that is busy.
+START_SECONDS = 30
 # Each once: of a thousand at random two are the same in one run of a thousand, and then one waits already.
 PNRS = map("".join, itertools.product("ABCDEFGHJKMNPQRSTUVWXYZ", repeat=6))
 
@@ -44,15 +49,16 @@ class Pair:
         self.killed = 0
 
     async def kill_now_and_then(self) -> None:
-        """Kills one after the other, which its parent starts again, until cancelled."""
+        """Kills one after the other, which its parent starts again, until cancelled; never both at once."""
         while True:
             await asyncio.sleep(KILL_EVERY_SECONDS)
-            parent = self._supervisor.statuses[self.killed % 2].pid
-            assert parent is not None
+            status = self._supervisor.statuses[self.killed % 2]
+            assert status.pid is not None
             with suppress(ProcessLookupError):
-                for child in children_of(parent):
+                for child in children_of(status.pid):
                     os.kill(child, signal.SIGKILL)
             self.killed += 1
+            await eventually(partial(serves, status.port, SERVICE), within_seconds=START_SECONDS)
 
 
 def children_of(pid: int) -> list[int]:
@@ -70,7 +76,7 @@ async def pair(world: World, callers: Callers) -> AsyncIterator[Pair]:
         Process(
             name=f"waitlist-{port}",
             command=[sys.executable, "-m", "waitlist_service"],
-            ready=serves_grpc(port, "skyhigh.waitlist.v1.WaitlistService"),
+            ready=serves_grpc(port, SERVICE),
             port=port,
             environment=world.environment(
                 SKYHIGH_WAITLIST_LISTEN=f"{LOOPBACK}:{port}",

@@ -113,6 +113,6 @@ async def test_a_wrong_name_and_a_wrong_pnr_are_one_answer_in_one_time(airline: 
     await asyncio.gather(*(guess(airline, f"127.0.9.{n + 1}", pairs[n * 10 : n * 10 + 10], answers) for n in range(3)))
     assert answers.statuses == {(404, "TRIP_NOT_FOUND"): len(pairs)}
     assert len(answers.bodies) == 1
-    # Both are answered a tenth of a second after they came. A busy machine adds to most of them, and not to the fastest.
+    # Both are answered a tenth of a second after they came. A busy machine adds to most of them, not to the fastest.
     right, wrong = (min(answers.seconds[kind]) for kind in ("right pnr", "wrong pnr"))
     assert abs(right - wrong) < 0.01
