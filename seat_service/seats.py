@@ -6,6 +6,9 @@ A transition takes a list of requests and a connection inside a transaction, and
 each. The locks only order the waiting: what may happen is in the WHERE of the UPDATE, judged after the locks by the
 database's clock of that statement. A refusal is explained from rows that are locked. A managed hold is not to be moved
 by its owner or an agent (HOLD_MANAGED). `Effects` collects what has to be told after the commit.
+
+What is looked up by its id is guarded by `state || ''`. A planner without statistics, as on the first day or after a
+restore, would take `state = 'HELD'` for an invitation to read the partial index of all that is held.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
               SELECT FROM hold_seats
               WHERE hold_seats.hold_id = holds.hold_id
                 AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL)
-          AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp()
+          AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp()
         RETURNING holds.hold_id, holds.confirm_time
         """,
         *_named(requests),
@@ -161,7 +164,7 @@ async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[Held
             WHERE hold_seats.flight_id = new.flight_id AND hold_seats.passenger_id = new.passenger_id
               AND hold_seats.state = 'CONFIRMED' LIMIT 1
         ) AS former
-        WHERE new.hold_id = ANY($1::uuid[]) AND new.state = 'HELD'
+        WHERE new.hold_id = ANY($1::uuid[]) AND new.state || '' = 'HELD'
         """,
         list(hold_ids),
     )
@@ -291,7 +294,7 @@ async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, eff
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'EXPIRED', end_time = statement_timestamp()
-        WHERE hold_id = ANY($1::uuid[]) AND state = 'HELD' AND expire_time <= statement_timestamp()
+        WHERE hold_id = ANY($1::uuid[]) AND state || '' = 'HELD' AND expire_time <= statement_timestamp()
         RETURNING hold_id
         """,
         list(hold_ids),
@@ -326,7 +329,7 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
               SELECT FROM hold_seats
               WHERE hold_seats.hold_id = holds.hold_id
                 AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL)
-          AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp() AND holds.extensions_left > 0
+          AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp() AND holds.extensions_left > 0
         RETURNING holds.hold_id, holds.expire_time, holds.extensions_left
         """,
         *_named(requests),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -15,12 +16,17 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import holding, passenger_seats, seat_map, seats
 from seat_service.hoarding import Limits
 from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold, OnPassenger
-from services import db
+from services import db, migrate
 from services.db import Conn
 from tests.callers import Caller
 from tests.conftest import World
+from tests.instances import database_with, instance
 
 LIMITS = Limits(held_seats=9, lapses_allowed=10, lapses_window=timedelta(minutes=15), cool_down=timedelta(minutes=1))
+
+
+# A scan of a table that only grows.
+GROWING = re.compile(r"Scan .*on (seats|holds|hold_seats|seat_events|idempotency)\b")
 
 
 class Explaining:
@@ -62,6 +68,31 @@ async def explaining(world: World) -> AsyncIterator[Explaining]:
     await pool.close()
 
 
+@pytest.fixture
+async def explaining_new(world: World) -> AsyncIterator[tuple[Explaining, str]]:
+    """The same where the planner knows nothing yet, as on the first day or after a restore; and a flight there."""
+    url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
+    await migrate.migrate(url, schema="seat", package="seat_service")
+    async with instance(world, database_url=url) as airline:
+        flight = f"PL{secrets.token_hex(4)}-2026-12-01"
+        await airline.callers.operations().provision(flight)
+        async with airline.pool.acquire() as conn:
+            transaction = conn.transaction()
+            await transaction.start()
+            yield Explaining(conn), flight
+            await transaction.rollback()
+
+
+def whole(plan: str) -> list[str]:
+    """The scans of growing tables in a plan that are no look-ups by somebody's id."""
+    lines = plan.splitlines()
+    return [
+        line
+        for line, behind in zip(lines, [*lines[1:], ""], strict=True)
+        if GROWING.search(line) and not re.search(r"(Index|Recheck) Cond: .*_id = ", behind)
+    ]
+
+
 def wants(flight: str, seat_number: str) -> HoldRequest:
     return HoldRequest(
         seats=(AskedSeat(flight, seat_number, f"P-{secrets.token_hex(4)}"),),
@@ -89,6 +120,20 @@ async def test_hold_confirm_and_cancel_read_no_table_whole(explaining: Explainin
         assert "Bitmap Heap Scan on seats" not in plan, plan
     assert sum("seats_pkey" in plan for plan in explaining.plans) >= 4
     assert any("one_held_seat_per_passenger" in plan for plan in explaining.plans)
+
+
+async def test_a_planner_without_statistics_reads_nothing_whole(explaining_new: tuple[Explaining, str]) -> None:
+    explaining, flight = explaining_new
+    conn = cast("Conn", explaining)
+    requests = [wants(flight, f"{row}A") for row in range(1, 6)]
+    held = [answer for answer in await holding.hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
+    on = [OnHold(UUID(hold.hold_id), None, "agent:plans", reason="PLANS") for hold in held]
+    for transition in (seats.extend, seats.confirm, seats.cancel):
+        answers = await transition(conn, on, effects=Effects())
+        assert all(isinstance(answer, pb.Hold) for answer in answers)
+    assert len(explaining.plans) >= 12
+    for plan in explaining.plans:
+        assert whole(plan) == [], plan
 
 
 async def test_one_passengers_release_reads_no_table_whole(explaining: Explaining, flight: str) -> None:
