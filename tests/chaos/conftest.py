@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,6 +14,9 @@ from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
 from tests.callers import Callers
 from tests.conftest import World
+from tests.instances import serves
+
+SERVICE: Final = "skyhigh.seat.v1.SeatService"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class Fleet:
         children = Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
+    async def serves(self) -> bool:
+        """Whether any of them serves now."""
+        (status,) = self.supervisor.statuses
+        return await serves(status.port, SERVICE)
+
 
 @pytest.fixture
 async def fleet(world: World) -> AsyncIterator[Fleet]:
@@ -36,7 +45,7 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
     process = Process(
         name="seat",
         command=[sys.executable, "-m", "seat_service"],
-        ready=serves_grpc(port, "skyhigh.seat.v1.SeatService"),
+        ready=serves_grpc(port, SERVICE),
         port=port,
         environment=world.environment(
             SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}", SKYHIGH_SEAT_PROCESSES="2", SKYHIGH_LOG_LEVEL="warning"

@@ -14,7 +14,7 @@ import asyncpg
 import grpc
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Callers, read
+from tests.callers import Callers, eventually, read
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
 
@@ -46,6 +46,7 @@ async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_re
     await asyncio.sleep(1.5)
     stop.set()
     await asyncio.gather(*clients)
+    await eventually(fleet.serves, within_seconds=30)
 
     assert len(history.acknowledged) > 100
     assert set(history.refused) <= {"SEAT_TAKEN"}

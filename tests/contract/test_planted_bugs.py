@@ -47,8 +47,8 @@ CONFIRM_AFTER_THE_END: Final[list[Plant]] = [
         "confirm_time = least(statement_timestamp(), expire_time - interval '1 millisecond')",
     ),
     (
-        "AND holds.state = 'HELD' AND holds.expire_time > statement_timestamp() RETURNING holds.hold_id",
-        "AND holds.state = 'HELD' RETURNING holds.hold_id",
+        "AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp() RETURNING holds.hold_id",
+        "AND holds.state || '' = 'HELD' RETURNING holds.hold_id",
     ),
 ]
 CANCEL_BY_ANYBODY: Final[list[Plant]] = [(f"{OWNER} {CANCEL_STATES}", CANCEL_STATES)]
@@ -62,13 +62,14 @@ CANCEL_BY_SEAT: Final[list[Plant]] = [
 ]
 SWEEP_BEFORE_THE_END: Final[list[Plant]] = [
     ("state = 'HELD' AND expire_time <= statement_timestamp()", "state = 'HELD'"),
+    ("state || '' = 'HELD' AND expire_time <= statement_timestamp()", "state || '' = 'HELD'"),
     (
         "SET state = 'EXPIRED', end_time = statement_timestamp()",
         "SET state = 'EXPIRED', end_time = greatest(expire_time, statement_timestamp())",
     ),
 ]
 SWEEP_BY_ID: Final[list[Plant]] = [
-    ("AND state = 'HELD' AND expire_time <= statement_timestamp() RETURNING hold_id", "RETURNING hold_id"),
+    ("AND state || '' = 'HELD' AND expire_time <= statement_timestamp() RETURNING hold_id", "RETURNING hold_id"),
     (
         "SET state = 'EXPIRED', end_time = statement_timestamp()",
         "SET state = 'EXPIRED', confirm_time = NULL, end_time = greatest(expire_time, statement_timestamp())",
