@@ -73,13 +73,16 @@ async def test_a_seat_goes_its_whole_way(gateway: Gateway, flight: str) -> None:
 async def test_of_two_hundred_callers_at_once_one_gets_the_seat(
     gateway: Gateway, flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    phones = [gateway.passenger(f"P{n}:{flight}") for n in range(200)]
-    answers = await asyncio.gather(
-        *(
-            phone("POST", f"/v1/flights/{flight}/seats/7C/hold", {"passengerId": f"P{n}", "requestId": str(uuid4())})
-            for n, phone in enumerate(phones)
-        )
-    )
+
+    async def hold(n: int) -> httpx.Response:
+        phone, body = gateway.passenger(f"P{n}:{flight}"), {"passengerId": f"P{n}", "requestId": str(uuid4())}
+        while True:
+            answer = await phone("POST", f"/v1/flights/{flight}/seats/7C/hold", body)
+            # Nothing is known of a call that ran out of time: asked again with its key, it has its one answer.
+            if answer.status_code != 504:
+                return answer
+
+    answers = await asyncio.gather(*map(hold, range(200)))
     assert Counter(answer.status_code for answer in answers) == {200: 1, 409: 199}
     assert {reason(answer) for answer in answers if answer.status_code == 409} == {"SEAT_TAKEN"}
     assert await database.fetchval("SELECT count(*) FROM seat_events WHERE flight_id = $1", flight) == 1
