@@ -5,15 +5,19 @@ That is seats and money whole, or neither of both.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
+import grpc
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
 from skyhigh.payment.v1.payment_service_pb2 import PaymentIntent
@@ -29,6 +33,9 @@ ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
 AT_REST_SECONDS: Final = 20
 # SPEC section 11, number 10.
 LATEST_SECONDS: Final = 5
+PATIENCE_SECONDS: Final = 30
+GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+Answer = TypeVar("Answer")
 # What is due later, and finds nothing to do when it comes.
 _WATCHERS: Final = ["expire", "look-at-hold"]
 
@@ -68,6 +75,29 @@ async def polled(customer: Customer, booking: pb.Booking, *, until: str) -> list
 
     await eventually(there, within_seconds=AT_REST_SECONDS)
     return shown
+
+
+async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Asks again for as long as nobody answers, as a client does with the same key."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in GONE or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
+async def late_answer(agency: Agency, customer: Customer, *, seconds: float) -> list[tuple[str, int, str]]:
+    """Pays while the provider decides after so long; returns what was seen until the end, which must be a good one."""
+    switch(agency.provider, decision_delay_seconds=seconds)
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    shown = await polled(customer, booking, until="CONFIRMED")
+    await end(agency, booking)
+    assert len(await agency.payments.charges(intent_of(shown[-1]))) == 1
+    return [step for step, _ in itertools.groupby(map(seen, shown))]
 
 
 @dataclass(frozen=True, slots=True)

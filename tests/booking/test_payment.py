@@ -23,7 +23,19 @@ from services import db
 from services.money import Amount, amount_of, money_of
 from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
-from tests.booking.orders import ENDS, end, ends, fired_well, intent_of, payer, polled, seen, switch, taken
+from tests.booking.orders import (
+    ENDS,
+    end,
+    ends,
+    fired_well,
+    intent_of,
+    late_answer,
+    patiently,
+    payer,
+    seen,
+    switch,
+    taken,
+)
 from tests.callers import a_few_at_once, eventually, refused
 from tests.checkin.fakes import Broker
 from tests.payment import conftest as payment_conftest
@@ -138,8 +150,9 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
 
     async def order(number: int) -> pb.Booking:
         customer = agency.customer()
-        booking = await customer.book(journeys[number % len(journeys)])
-        await customer.pay(booking, ANY_CODE)
+        journey, request_id = journeys[number % len(journeys)], str(uuid4())
+        booking = await patiently(lambda: customer.book(journey, request_id=request_id))
+        await patiently(lambda: customer.pay(booking, ANY_CODE, request_id=booking.booking_id))
         await ended(customer, booking)
         return booking
 
@@ -165,27 +178,6 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
     assert abs(failed - CHARGES * FAILURE_RATE) <= DEVIATIONS * deviation
     assert {each.state for each in found.values()} <= {"CONFIRMED", "FAILED"}
     assert await agency.violations(*(journey.flight_id for journey in journeys)) == []
-
-
-async def late_answer(agency: Agency, customer: Customer, *, seconds: float) -> list[tuple[str, int, str]]:
-    """Pays while the provider decides after so long; returns what was seen until the end, which must be a good one."""
-    switch(agency.provider, decision_delay_seconds=seconds)
-    booking = await customer.book(await agency.flight())
-    await customer.pay(booking)
-    shown = await polled(customer, booking, until="CONFIRMED")
-    await end(agency, booking)
-    assert len(await agency.payments.charges(intent_of(shown[-1]))) == 1
-    return [step for step, _ in itertools.groupby(map(seen, shown))]
-
-
-async def test_an_answer_after_the_attempt_counts_as_an_attempt_and_its_late_success_pays_once(
-    agency: Agency, customer: Customer
-) -> None:
-    # An attempt lasts half a second here.
-    steps = await late_answer(agency, customer, seconds=0.8)
-    assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps or ("PAYMENT_PROCESSING", 2, "TIMEOUT") in steps
-    assert steps[-1][0] == "CONFIRMED"
-    assert steps[-1][1] >= 2
 
 
 async def test_an_answer_after_all_attempts_is_still_the_answer(agency: Agency, customer: Customer) -> None:

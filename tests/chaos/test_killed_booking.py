@@ -16,12 +16,12 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from uuid import uuid4
 
 import asyncpg
@@ -42,7 +42,17 @@ from seat_service.service import SEAT_SERVICE
 from services import db, migrate
 from tests.booking.agency import Agency, Journey, seats_of, state_of
 from tests.booking.gate import Gate, Stop, gate
-from tests.booking.orders import ENDS, LATEST_SECONDS, ends, pay_once_more, rest, switch, times
+from tests.booking.orders import (
+    ENDS,
+    LATEST_SECONDS,
+    PATIENCE_SECONDS,
+    ends,
+    patiently,
+    pay_once_more,
+    rest,
+    switch,
+    times,
+)
 from tests.callers import Callers, eventually, read
 from tests.conftest import World
 from tests.instances import connected, database_with, running, serves
@@ -51,7 +61,6 @@ from tests.payment.rules import FAILS, SECRET, SUCCEEDS
 
 SERVICE: Final = "skyhigh.booking.v1.BookingService"
 AT_REST_SECONDS: Final = 60
-PATIENCE_SECONDS: Final = 30
 SHOPPERS: Final = 8
 MAYHEM_SECONDS: Final = float(os.environ.get("SKYHIGH_TEST_MAYHEM_SECONDS", "6"))
 AWAY_SECONDS: Final = 1
@@ -61,21 +70,7 @@ FAR_SEATS: Final = ("18A", "18B", "18C", "18D")
 MIDDLE_SEATS: Final = [f"{row}{letter}" for row in range(6, 17) if row != 13 for letter in "ABCD"]
 # An answer is waited for no longer: by then the workers should be dead.
 CALL_SECONDS: Final = 1.7
-GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
-
-
-async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Asks again for as long as nobody answers, as a client does with the same key."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return await ask()
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in GONE or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.1)
 
 
 @dataclass

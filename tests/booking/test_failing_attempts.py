@@ -1,4 +1,4 @@
-"""What a customer sees of a payment that is declined, attempt after attempt (BKG-4)."""
+"""What a customer sees of a payment that fails, attempt after attempt (BKG-4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 
 from tests.booking.agency import Agency, Customer, state_of
 from tests.booking.conftest import opened
-from tests.booking.orders import end, fired_well, intent_of, polled, seen, switch
+from tests.booking.orders import end, fired_well, intent_of, late_answer, polled, seen, switch
 from tests.callers import eventually, refused
 from tests.payment import conftest as payment_conftest
 from tests.payment.rules import FAILS
@@ -24,7 +24,7 @@ VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05", "SKYHIGH_BOO
 # Whoever looks sees each step for a second.
 DECISION_SECONDS: Final = 1
 SLOWLY: Final = {
-    "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "10",
+    "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "3",
     "SKYHIGH_PAYMENT_BACKOFF_SECONDS": "1",
     "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": "1",
 }
@@ -82,3 +82,13 @@ async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seat
         await customer.pay(booking)
     assert refusal.info.metadata["last_error"] == "DECLINED"
     await fired_well(agency, [booking])
+
+
+async def test_an_answer_after_the_attempt_counts_as_an_attempt_and_its_late_success_pays_once(
+    agency: Agency, customer: Customer
+) -> None:
+    # An attempt lasts three seconds here, and the next one begins a second later.
+    steps = await late_answer(agency, customer, seconds=4.2)
+    assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps or ("PAYMENT_PROCESSING", 2, "TIMEOUT") in steps
+    assert steps[-1][0] == "CONFIRMED"
+    assert steps[-1][1] >= 2
