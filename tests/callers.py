@@ -35,14 +35,6 @@ def seat(flight_id: str, seat_number: str, passenger_id: str = "", **profile: An
     )
 
 
-async def eventually(holds: Callable[[], Awaitable[Any]], *, within_seconds: float = 5) -> None:
-    """Waits until the condition holds; fails when it does not in time."""
-    deadline = time.monotonic() + within_seconds
-    while not await holds():
-        assert time.monotonic() < deadline, f"not within {within_seconds} s"
-        await asyncio.sleep(0.02)
-
-
 async def a_few_at_once(calls: Iterable[Awaitable[Result]], *, at_once: int = AT_ONCE) -> list[Result]:
     """Awaits them all, so many at a time: of hundreds at one moment some are answered after their deadline."""
     room = asyncio.Semaphore(at_once)

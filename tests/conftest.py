@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,8 +26,6 @@ SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking"
 PACKAGES: Final = {"gateway": "gateway.rate_limit"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
-# Of few tests, which wait for a long time.
-PATIENT: Final = ("/chaos", "/journeys", "/limits")
 # How long an example takes says more about the machine than about us.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -38,24 +35,11 @@ class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Has the tests of a folder run in one process, because they share what they start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return folder_of(nodeid)
-
-
-def folder_of(nodeid: str) -> str:
-    """The folder of a test."""
-    return nodeid.partition("::")[0].rpartition("/")[0]
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Has several processes begin with the folders that take longest, so that none is left with one at the end."""
-    if hasattr(config, "workerinput"):
-        tests = Counter(folder_of(item.nodeid) for item in items)
-        items.sort(key=lambda item: (not folder_of(item.nodeid).endswith(PATIENT), -tests[folder_of(item.nodeid)]))
+        return nodeid.partition("::")[0].rpartition("/")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
     """Says what runs where, if several processes run the tests."""
-    config.option.loadscopereorder = False
     return FolderScheduling(config, log)
 
 

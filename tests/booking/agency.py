@@ -22,10 +22,11 @@ from deploy.mocks.payment_provider import PaymentProvider, ProviderBehaviour
 from services.db import Pool
 from services.money import Amount, money_of
 from services.proto import timestamp
-from tests.callers import Caller, Callers, eventually, refused
+from tests.callers import Caller, Callers, refused
 from tests.instances import Database
 from tests.payment.rules import FAILS, SUCCEEDS, Payments
 from tests.seat import rules
+from tests.waiting import eventually
 
 # So that the tenth that an infant pays is no whole cent.
 FARE_CENTS: Final = 10_005

@@ -26,8 +26,9 @@ from deploy.mocks.payment_provider import Charge, PaymentProvider
 from services import db
 from services.db import Conn
 from tests.booking.agency import Agency, Customer, state_of
-from tests.callers import Caller, eventually
+from tests.callers import Caller
 from tests.payment.rules import SUCCEEDS
+from tests.waiting import eventually
 
 ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
 AT_REST_SECONDS: Final = 20

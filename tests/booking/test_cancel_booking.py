@@ -22,8 +22,9 @@ from tests.booking.agency import (
     state_of,
     without_history,
 )
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 BAD_REASONS = ["\n", " X", "A\x00B", "A\x1b[31m", "A" * 121, "A" * 10_240, "Grund für", "<script>"]
 

@@ -19,8 +19,9 @@ from booking_service.records import find
 from services import db
 from tests.booking.agency import Agency, Customer, Journey
 from tests.booking.orders import End, ends, pay_once_more, rest, switch, times
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.payment.rules import FAILS
+from tests.waiting import eventually
 
 VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
 # A transaction that did not see the news ends ten seconds later at the latest; then they are looked at again.

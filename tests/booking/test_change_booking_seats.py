@@ -24,8 +24,9 @@ from tests.booking.agency import (
     state_of,
     without_history,
 )
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 # Three times the time to pay is the longest life of a hold: two changes.
 VARIABLES: Final = {"SKYHIGH_SEAT_HOLD_LIFE_TTLS": "3"}

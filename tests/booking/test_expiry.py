@@ -15,8 +15,9 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from tests.booking.agency import Agency, Customer, Journey, state_of
 from tests.booking.orders import LATEST_SECONDS, end, ends, fired, rest, switch, times
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 TIME_TO_PAY_SECONDS: Final = 1.2
 VARIABLES: Final = {"SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(TIME_TO_PAY_SECONDS)}

@@ -13,9 +13,10 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 from tests.booking.agency import Agency, Customer, state_of
 from tests.booking.conftest import opened
 from tests.booking.orders import end, fired_well, intent_of, late_answer, polled, seen, switch
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.payment import conftest as payment_conftest
 from tests.payment.rules import FAILS
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -16,9 +16,9 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 from tests.booking.agency import Agency, Journey, state_of
 from tests.booking.conftest import opened
 from tests.booking.orders import ends, switch, times
-from tests.callers import eventually
 from tests.payment import conftest as payment_conftest
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

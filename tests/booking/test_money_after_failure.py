@@ -19,8 +19,8 @@ from booking_service.peers import Peers
 from payment_service.charging import charge_key_of
 from tests.booking.agency import Agency, Customer, state_of
 from tests.booking.orders import end, ends, pay_once_more, rest
-from tests.callers import eventually
 from tests.payment.rules import FAILS, event
+from tests.waiting import eventually
 
 BOOKINGS_AT_ONCE: Final = 10
 

@@ -36,10 +36,11 @@ from tests.booking.orders import (
     switch,
     taken,
 )
-from tests.callers import a_few_at_once, eventually, refused
+from tests.callers import a_few_at_once, refused
 from tests.checkin.fakes import Broker
 from tests.payment import conftest as payment_conftest
 from tests.payment.rules import FAILS, SUCCEEDS
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -53,11 +53,12 @@ from tests.booking.orders import (
     switch,
     times,
 )
-from tests.callers import Callers, eventually, read
+from tests.callers import Callers, read
 from tests.conftest import World
 from tests.instances import connected, database_with, running, serves
 from tests.payment.conftest import PROMPT, paying
 from tests.payment.rules import FAILS, SECRET, SUCCEEDS
+from tests.waiting import eventually
 
 SERVICE: Final = "skyhigh.booking.v1.BookingService"
 AT_REST_SECONDS: Final = 60

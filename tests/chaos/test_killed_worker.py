@@ -14,9 +14,10 @@ import asyncpg
 import grpc
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Callers, eventually, read
+from tests.callers import Callers, read
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
+from tests.waiting import eventually
 
 CLIENTS = 24
 KILLS = 4

@@ -22,8 +22,9 @@ from checkin_service import records
 from services import db
 from services.db import Pool
 from services.inbox import Handler
-from tests.callers import Caller, Callers, eventually, read
+from tests.callers import Caller, Callers, read
 from tests.checkin.fakes import Others
+from tests.waiting import eventually
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 HOUR: Final = 3600

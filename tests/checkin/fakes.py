@@ -24,7 +24,7 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceServicer, add
 
 from services import amqp
 from services.errors import FailedPrecondition, NotFound, Refusal, Unavailable
-from tests.callers import eventually
+from tests.waiting import eventually
 
 State: Final = pb.PaymentIntent
 

@@ -11,8 +11,9 @@ from skyhigh.checkin.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport, outcomes
+from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
 

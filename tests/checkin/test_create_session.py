@@ -22,9 +22,10 @@ from services import db
 from services.auth import Role
 from services.call import CLIENT_HEADER
 from services.errors import Refusal
-from tests.callers import Caller, eventually, refused
+from tests.callers import Caller, refused
 from tests.checkin.airport import HOUR, Airport, new_pnr, outcomes
 from tests.conftest import World
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

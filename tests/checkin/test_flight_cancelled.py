@@ -12,10 +12,11 @@ from skyhigh.payment.v1 import payment_service_pb2
 
 from checkin_service import handlers
 from services import db
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.checkin.airport import AT_REST_SECONDS, Airport, facts, outcomes
 from tests.checkin.parties import booked, log_in, party
 from tests.instances import Database
+from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
 

@@ -13,8 +13,9 @@ import grpc
 import pytest
 from skyhigh.payment.v1 import payment_service_pb2
 
-from tests.callers import a_few_at_once, eventually, read
+from tests.callers import a_few_at_once, read
 from tests.checkin.airport import AT_REST_SECONDS, Airport, Traveller
+from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
 

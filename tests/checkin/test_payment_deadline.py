@@ -11,8 +11,8 @@ from skyhigh.payment.v1 import payment_service_pb2
 
 from checkin_service import checkins
 from services import db
-from tests.callers import eventually
 from tests.checkin.airport import AT_REST_SECONDS, Airport
+from tests.waiting import eventually
 
 VARIABLES: Final = {"SKYHIGH_PAYMENT_DEADLINE_SECONDS": "0.7"}
 Intent = payment_service_pb2.PaymentIntent

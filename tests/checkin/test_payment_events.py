@@ -13,8 +13,8 @@ from skyhigh.payment.v1 import payment_service_pb2
 
 from checkin_service import handlers
 from services import db
-from tests.callers import eventually
 from tests.checkin.airport import AT_REST_SECONDS, Airport
+from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
 

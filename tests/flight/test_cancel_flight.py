@@ -11,9 +11,10 @@ from skyhigh.flight.v1 import events_pb2
 from skyhigh.flight.v1 import flight_service_pb2 as pb
 
 from flight_service.flights import NewFlight
-from tests.callers import eventually, refused
+from tests.callers import refused
 from tests.flight.airline import Airline, flight
 from tests.instances import Database
+from tests.waiting import eventually
 
 
 @pytest.fixture

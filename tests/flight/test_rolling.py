@@ -24,9 +24,10 @@ from flight_service.settings import FlightSettings
 from seat_service.service import SEAT_SERVICE
 from services import app, db, migrate
 from services.db import Pool
-from tests.callers import Callers, eventually
+from tests.callers import Callers
 from tests.flight.airline import Airline
 from tests.instances import database_with
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -21,8 +21,9 @@ from skyhigh.seat.v1.seat_service_pb2 import Seat
 from flight_service import handlers
 from flight_service.flights import NewFlight
 from services import amqp, db
-from tests.callers import eventually, seat
+from tests.callers import seat
 from tests.flight.airline import Airline, asked, flight
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -17,8 +17,8 @@ from google.protobuf import json_format
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
-from tests.callers import eventually
 from tests.gateway.conftest import Gateway, Mobile
+from tests.waiting import eventually
 
 
 def reason(answer: httpx.Response) -> str:

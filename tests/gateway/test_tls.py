@@ -28,9 +28,10 @@ from gateway.render import GatewaySettings, complaints, write
 from seat_service.service import SEAT_SERVICE
 from services import app, tls
 from services.identity import VARIABLES, Identity
-from tests.callers import ISSUER, Caller, Callers, eventually
+from tests.callers import ISSUER, Caller, Callers
 from tests.gateway.conftest import Echo, Others
 from tests.seat.rules import new_flight_id
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path

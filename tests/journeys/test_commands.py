@@ -16,8 +16,8 @@ from operations import verify
 from operations.__main__ import app
 from operations.gateway import Gateway
 from operations.token import mint
-from tests.callers import eventually
 from tests.journeys.conftest import Airline
+from tests.waiting import eventually
 
 PASSENGERS = [{"givenName": "Ada", "lastName": "Byron"}, {"givenName": "Grace", "lastName": "Hopper"}]
 

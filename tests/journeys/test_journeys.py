@@ -17,8 +17,8 @@ from deploy.local.process import free_ports
 from operations import journeys, verify
 from operations.__main__ import app
 from operations.journeys.steps import PICTURE
-from tests.callers import eventually
 from tests.journeys.conftest import Airline
+from tests.waiting import eventually
 
 # The broker needs some seconds to start, and the services some to find it again.
 PATIENCE = 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
 from operations import demo
 from operations.abuse import Metadata, ask
-from tests.callers import eventually
 from tests.journeys.conftest import Airline
+from tests.waiting import eventually
 
 LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
 # The whole attack has 10,000; these are enough to meet each limit a hundred times.
@@ -113,6 +114,6 @@ async def test_a_wrong_name_and_a_wrong_pnr_are_one_answer_in_one_time(airline: 
     await asyncio.gather(*(guess(airline, f"127.0.9.{n + 1}", pairs[n * 10 : n * 10 + 10], answers) for n in range(3)))
     assert answers.statuses == {(404, "TRIP_NOT_FOUND"): len(pairs)}
     assert len(answers.bodies) == 1
-    # Both are answered a tenth of a second after they came. A busy machine adds to most of them, not to the fastest.
-    right, wrong = (min(answers.seconds[kind]) for kind in ("right pnr", "wrong pnr"))
+    right, wrong = (statistics.median(answers.seconds[kind]) for kind in ("right pnr", "wrong pnr"))
+    # Both are answered a tenth of a second after they came; a look-up takes a hundredth of that.
     assert abs(right - wrong) < 0.01

@@ -21,10 +21,11 @@ from deploy.local.supervisor import Supervisor
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import write
-from tests.callers import Caller, Callers, eventually
+from tests.callers import Caller, Callers
 from tests.gateway.conftest import Others, others
 from tests.gateway.edges import edge_settings
 from tests.seat.rules import new_flight_id
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

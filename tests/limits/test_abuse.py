@@ -12,10 +12,11 @@ import httpx
 from skyhigh.gateway.v1 import events_pb2
 from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
-from tests.callers import Caller, Callers, eventually, refused
+from tests.callers import Caller, Callers, refused
 from tests.conftest import World
 from tests.gateway.conftest import Others
 from tests.limits.conftest import BLOCK_SECONDS, Edge, edge_of, reason
+from tests.waiting import eventually
 
 
 async def blocked(edge: Edge, caller: Caller, flight: str) -> bool:

@@ -19,10 +19,11 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 from deploy.local.process import free_ports
 from gateway.limits import DEFAULTS
 from gateway.rate_limit.settings import RateLimits
-from tests.callers import Caller, Callers, eventually, refused
+from tests.callers import Caller, Callers, refused
 from tests.conftest import World
 from tests.gateway.conftest import Others
 from tests.limits.conftest import Edge, edge_of
+from tests.waiting import eventually
 
 LIMITS = {limit.limit_id: limit for limit in DEFAULTS}
 HOLDS = LIMITS["hold-per-principal"]

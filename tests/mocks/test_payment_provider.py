@@ -19,7 +19,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from deploy.mocks import payment_provider
 from deploy.mocks.behaviour import serving_http
 from deploy.mocks.payment_provider import PaymentProvider, ProviderSettings, serving
-from tests.callers import eventually
+from tests.waiting import eventually
 
 SECRET = "whsec_" + base64.b64encode(b"tests tests tests tests tests 32").decode()
 NEXT_SECRET = "whsec_" + base64.b64encode(b"after after after after after 32").decode()

@@ -21,8 +21,8 @@ from operations.__main__ import app
 from services import amqp, inbox
 from services.db import Conn
 from services.inbox import DELIVERY_LIMIT, Consumer, Subscription, dead_queue, declare_queues
-from tests.callers import eventually
 from tests.instances import own_database, pooled
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

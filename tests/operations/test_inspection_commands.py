@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from operations.__main__ import app
 from operations.events import message_type, readable
 from operations.seats import cabin_lines
-from tests.callers import ISSUER, Caller, Callers, eventually
+from tests.callers import ISSUER, Caller, Callers
 from tests.instances import Database
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -23,8 +23,9 @@ from operations import verify
 from operations.__main__ import app
 from operations.invariants import INVARIANTS
 from operations.verify import CACHED_MAPS, Finding, check, lateness
-from tests.callers import eventually, seat
+from tests.callers import seat
 from tests.instances import Database, Instance, connected, instance, own_database
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

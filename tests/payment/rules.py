@@ -19,8 +19,9 @@ from standardwebhooks.webhooks import Webhook
 
 from payment_service.charging import charge_key_of
 from services.db import Pool
-from tests.callers import Caller, Callers, eventually
+from tests.callers import Caller, Callers
 from tests.instances import Database
+from tests.waiting import eventually
 
 SECRET: Final = "whsec_" + "c2t5aGlnaCBwYXltZW50cyBvbmUgMDAx"
 NEXT_SECRET: Final = "whsec_" + "c2t5aGlnaCBwYXltZW50cyB0d28gMDAy"

@@ -11,11 +11,12 @@ from deploy.mocks.payment_provider import PaymentProvider
 from payment_service import verdicts
 from payment_service.charging import charge_key_of
 from payment_service.settings import Attempts, PaymentSettings
-from tests.callers import Caller, eventually
+from tests.callers import Caller
 from tests.conftest import World
 from tests.instances import database_with
 from tests.payment.conftest import paying
 from tests.payment.rules import FAILS, PRICE, SECRET, Payments, state_of
+from tests.waiting import eventually
 
 
 def switch(provider: PaymentProvider, **switches: object) -> None:

@@ -16,12 +16,13 @@ from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
 from services import db
-from tests.callers import Callers, eventually
+from tests.callers import Callers
 from tests.conftest import World
 from tests.instances import database_with
 from tests.payment.conftest import QUICK
 from tests.payment.rules import SECRET, Payments
 from tests.payment.test_attempts import charged, switch
+from tests.waiting import eventually
 
 
 def family(pid: int) -> list[int]:

@@ -10,8 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from operations import payments
-from tests.callers import Caller, eventually
+from tests.callers import Caller
 from tests.payment.rules import SUCCEEDS, Payments, event, signed
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,10 @@ from google.api import httpbody_pb2
 from prometheus_client import REGISTRY
 
 from payment_service import webhooks
-from tests.callers import Caller, eventually, refused
+from tests.callers import Caller, refused
 from tests.payment.rules import FOREIGN_SECRET, NEXT_SECRET, PRICE, Payments, event, signed, state_of
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 Headers = dict[str, str]
 CARD: Final = "4111111111111111"

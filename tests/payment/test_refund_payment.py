@@ -10,10 +10,11 @@ from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from deploy.mocks.payment_provider import PaymentProvider, Refund
 from payment_service.charging import charge_key_of
-from tests.callers import Caller, eventually, refused
+from tests.callers import Caller, refused
 from tests.payment.rules import FAILS, Payments, event, signed, state_of
 from tests.payment.test_attempts import charged, switch
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 
 async def paid(payments: Payments, payer: Caller) -> pb.PaymentIntent:

@@ -8,9 +8,10 @@ import pytest
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from deploy.mocks.payment_provider import PaymentProvider
-from tests.callers import Caller, eventually, refused
+from tests.callers import Caller, refused
 from tests.payment.rules import FAILS, SUCCEEDS, Payments, event, state_of
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 
 
 async def test_the_answer_comes_at_once_and_the_attempts_go_on(silent: Payments, passenger: Caller) -> None:

@@ -16,10 +16,11 @@ from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
-from tests.callers import ISSUER, Caller, eventually
+from tests.callers import ISSUER, Caller
 from tests.conftest import World
 from tests.payment.rules import FOREIGN_SECRET, Payments, event, signed
 from tests.payment.test_attempts import switch
+from tests.waiting import eventually
 
 UNSIGNED: Final = (
     b"POST /v1/payments/webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
-from tests.callers import eventually
 from tests.payment.rules import Payments, event, signed, state_of
+from tests.waiting import eventually
 
 Verdict: TypeAlias = tuple[int, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, Instance
 from tests.seat.rules import (
     a_cancelled_hold_touches_nobody,
@@ -17,6 +17,7 @@ from tests.seat.rules import (
     rows,
     violations,
 )
+from tests.waiting import eventually
 
 
 def cancel(hold_id: str) -> pb.CancelHoldRequest:

@@ -17,7 +17,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import seats, sweeper
 from seat_service.requests import Effects
 from services import db
-from tests.callers import Callers, eventually, seat
+from tests.callers import Callers, seat
 from tests.instances import Database, Instance, instance, own_database
 from tests.seat.rules import (
     a_decided_hold_does_not_expire,
@@ -30,6 +30,7 @@ from tests.seat.rules import (
     rows,
     violations,
 )
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

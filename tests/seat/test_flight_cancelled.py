@@ -18,10 +18,11 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import cancellations, handlers
 from services import db
 from services.db import Pool
-from tests.callers import Caller, Callers, a_few_at_once, eventually, refused, seat
+from tests.callers import Caller, Callers, a_few_at_once, refused, seat
 from tests.checkin.fakes import Broker
 from tests.instances import Database, pooled
 from tests.seat.rules import at_once, lapse, new_flight_id, outcomes, rows, violations
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

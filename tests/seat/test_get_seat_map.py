@@ -18,9 +18,10 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import seat_map, sweeper
 from seat_service.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
 from services.cache import Versioned, VersionedCache
-from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, pooled
 from tests.seat.rules import versions_never_go_back
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, Instance, instance, own_database
 from tests.seat.rules import at_once, lapse, new_flight_id, outcomes, rows, violations
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, instance, own_database
 from tests.seat.rules import (
     CHANGES_OF_A_HOLD,
@@ -22,6 +22,7 @@ from tests.seat.rules import (
     rows,
     violations,
 )
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

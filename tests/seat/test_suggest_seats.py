@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Caller, Callers, eventually, refused, seat
+from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database
 from tests.seat.rules import new_flight_id, rows
+from tests.waiting import eventually
 
 
 def ask(flight: str, party_size: int = 3, **more: object) -> pb.SuggestSeatsRequest:

@@ -10,9 +10,10 @@ import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Caller, Callers, eventually, refused
+from tests.callers import Caller, Callers, refused
 from tests.instances import Database, Instance
 from tests.seat.rules import at_once, lapse, new_flight_id, outcomes, rows, violations
+from tests.waiting import eventually
 
 
 def claim(flight: str, seat_number: str = "20A", **more: object) -> pb.ClaimSeatRequest:

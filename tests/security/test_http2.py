@@ -18,11 +18,11 @@ import yaml
 
 from gateway.render import TEMPLATE
 from services.auth import Role
-from tests.callers import eventually
 from tests.security.belongings import Belongings
 from tests.security.frames import CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM, Flag, Frame, Peer, Type, literal
 from tests.security.messages import valid
 from tests.security.system import HASTE, RPCS, System, memory_bytes
+from tests.waiting import eventually
 
 MEGABYTE: Final = 1 << 20
 # Frames in one flood, more than any limit of the edge.

@@ -47,7 +47,7 @@ RAW: Final = "ReceiveWebhook"
 # So often is asked again what a busy machine did not answer in time.
 PATIENCE: Final = 5
 # Of these so many for each field, others for the next; SKYHIGH_TEST_ROUNDS asks for more.
-ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "2"))
+ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "4"))
 
 
 def some_of(values: tuple[str, ...], turn: int) -> tuple[str, ...]:

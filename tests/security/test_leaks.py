@@ -31,11 +31,12 @@ from services.auth import Role
 from services.db import Conn
 from services.inbox import Consumer, Subscription
 from services.telemetry import log
-from tests.callers import Callers, eventually
+from tests.callers import Callers
 from tests.checkin.airport import facts, new_pnr
 from tests.security.belongings import fly
 from tests.security.hostile import CODE, SQL
 from tests.security.system import NOBODYS_PORT, QUIET, System
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World

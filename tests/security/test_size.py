@@ -17,11 +17,11 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as seat
 
 from services.auth import Role
-from tests.callers import eventually
 from tests.security.belongings import Belongings
 from tests.security.frames import Flag, Frame, Peer, Type, literal
 from tests.security.messages import valid
 from tests.security.system import RPCS, System, memory_bytes
+from tests.waiting import eventually
 
 MEGABYTE: Final = 1 << 20
 # What a bomb is when it goes off, and what of that may be seen in the memory of anybody whom it was thrown at.

@@ -17,10 +17,11 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 from services.auth import Effect, Role
 from services.errors import ResourceExhausted
 from services.watch import WatchPlaces
-from tests.callers import Caller, eventually, refused
+from tests.callers import Caller, refused
 from tests.security.belongings import Belongings
 from tests.security.messages import valid
 from tests.security.system import RPCS, System
+from tests.waiting import eventually
 
 PLACES: Final = 20
 SLACK_SECONDS: Final = 5

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from tests.callers import eventually
 from tests.instances import Database, connected
+from tests.waiting import eventually
 
 AT_REST_SECONDS: Final = 15
 # Two looks that see the same, so far apart that whoever is at work has written something between them.

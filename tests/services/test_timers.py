@@ -14,7 +14,7 @@ import pytest
 from services import db
 from services.db import Pool
 from services.timers import Handler, Timers, cancel_timer, set_timer
-from tests.callers import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
 from deploy.mocks import mail
 from deploy.mocks.mail import MailSettings, MailSink
-from tests.callers import Caller, Callers, a_few_at_once, eventually, seat
+from tests.callers import Caller, Callers, a_few_at_once, seat
 from tests.instances import running
+from tests.waiting import eventually
 from waitlist_service.service import WAITLIST_SERVICE
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from deploy.mocks.mail import MailSink
 from services.db import Conn
-from tests.callers import Callers, eventually
+from tests.callers import Callers
 from tests.instances import Database
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest
 from waitlist_service import handlers
 from waitlist_service.handlers import on_seat_released

@@ -13,8 +13,8 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
 from seat_service import cabin_layouts
 from seat_service import eligibility as seat_rules
-from tests.callers import eventually
 from tests.instances import Database
+from tests.waiting import eventually
 from tests.waitlist.conftest import Flight
 from waitlist_service import eligibility, entries, serving
 from waitlist_service.handlers import on_seat_released

@@ -1,0 +1,64 @@
+"""Tests do not depend on the date or on luck: no literal date near today, no sleep outside tests/waiting.py."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).resolve().parents[1]
+WAITING: Final = TESTS / "waiting.py"
+# A test about dates that injects its own clock uses years outside this span; everything else uses tests/dates.py.
+NEAR_TODAY: Final = range(2020, 2060)
+DATE: Final = re.compile(r"(?<!\d)(20\d\d)-(?:0\d|1[0-2])-[0-3]\d(?!\d)")
+DATE_TYPES: Final = {"date", "datetime"}
+
+
+def faults(source: str) -> Iterator[str]:
+    """Yields each literal date near today and each sleep in a module of tests, with its line."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Constant(value=str(text)):
+                if any(int(found[1]) in NEAR_TODAY for found in DATE.finditer(text)):
+                    yield f"{node.lineno}: literal date {text!r}; tests/dates.py has days that move with the calendar"
+            case ast.Call(
+                func=ast.Name(id=name) | ast.Attribute(attr=name), args=[ast.Constant(value=int(year)), *_]
+            ) if name in DATE_TYPES and year in NEAR_TODAY:
+                yield f"{node.lineno}: literal date in {year}; tests/dates.py has days that move with the calendar"
+            case ast.Call(func=ast.Name(id="sleep") | ast.Attribute(attr="sleep")):
+                yield f"{node.lineno}: a sleep; tests/waiting.py waits for conditions and moments"
+
+
+def modules() -> Iterator[Path]:
+    """Yields every module of the tests that may neither sleep nor name a date."""
+    return (path for path in sorted(TESTS.rglob("*.py")) if path != WAITING)
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(TESTS))) for path in modules()])
+def test_module_neither_sleeps_nor_names_a_date_near_today(path: Path) -> None:
+    assert list(faults(path.read_text())) == []
+
+
+# Written in two parts, or this module would be found as well.
+YEAR: Final = "2026"
+PLANTED: Final = {
+    "a date in a string": f"DAY = '{YEAR}-12-01'",
+    "a date in a flight id": f"await agent.hold('SH101-{YEAR}-12-01', '12A')",
+    "a date in the fixed part of an f-string": f"f'SH{{number}}-{YEAR}-12-01'",
+    "a date that is constructed": f"datetime({YEAR}, 12, 1, tzinfo=UTC)",
+    "a sleep": "async def test_it() -> None:\n    await asyncio.sleep(0.5)",
+    "a sleep by its own name": "from time import sleep\nsleep(0.5)",
+}
+
+
+@pytest.mark.parametrize("source", PLANTED.values(), ids=PLANTED)
+def test_planted_fault_is_found(source: str) -> None:
+    assert len(list(faults(source))) == 1
+
+
+def test_computed_days_and_distant_years_are_no_faults() -> None:
+    assert list(faults("flight_id('SH101', day(2)); date(1999, 12, 31); '2010-01-02'; await eventually(holds)")) == []
