@@ -25,6 +25,7 @@ from tests.booking.agency import (
     without_history,
 )
 from tests.callers import refused
+from tests.dates import flight_id
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 
@@ -200,7 +201,7 @@ async def test_everybody_needs_a_seat_on_every_flight_and_nobody_else_gets_one(
         (good[:3], "seats"),
         ([*good, seat(back, "10C", infant)], "seats[4]"),
         ([*good[:3], seat(back, "10C", f"{one}0")], "seats[3]"),
-        ([*good[:3], seat("SH101-2026-12-01", "10C", other)], "seats[3]"),
+        ([*good[:3], seat(flight_id("SH101"), "10C", other)], "seats[3]"),
         ([*good[:3], seat(back, "10C", one)], "seats"),
         ([*good[:3], seat(back, "10A", other)], "seats"),
         ([], "seats"),

@@ -27,6 +27,7 @@ from tests.booking.agency import (
     without_history,
 )
 from tests.callers import refused
+from tests.dates import flight_id, new_flight_id
 
 TIME_TO_PAY_SECONDS: Final = 900
 # An infant pays a tenth, and what is no whole cent is rounded up.
@@ -266,9 +267,9 @@ async def test_who_is_told_no_type_is_an_adult_and_nobody_needs_an_address(agenc
 async def test_an_unknown_flight_or_itinerary_is_not_found(agency: Agency, customer: Customer) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
         await customer.desk.CreateBooking(
-            pb.CreateBookingRequest(flight_id="SH999-2031-01-01", passengers=people("ADULT"))
+            pb.CreateBookingRequest(flight_id=(missing := new_flight_id()), passengers=people("ADULT"))
         )
-    assert refusal.info.metadata == {"flight_id": "SH999-2031-01-01"}
+    assert refusal.info.metadata == {"flight_id": missing}
     journey = await agency.journey(2)
     backwards = Journey(journey.flights[::-1])
     for itinerary_id in ("CF_LHR_ATH_SH1-1_SH2-2", backwards.itinerary_id):
@@ -424,7 +425,7 @@ def misnamed(journey: Journey, *wrong: pb.CreateBookingRequest.NamedSeat) -> pb.
 @pytest.mark.parametrize(
     ("flight_id", "passenger_index", "field"),
     [
-        ("SH101-2026-12-01", 0, "seats[0].flight_id"),
+        (flight_id("SH101"), 0, "seats[0].flight_id"),
         ("", 1, "seats[0].passenger_index"),
         ("", 2, "seats"),
         ("", -1, "seats[0].passenger_index"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -25,6 +24,7 @@ from operations.invariants.waitlists import WAITLIST_INVARIANTS
 from services import migrate
 from tests.callers import Caller, Callers, a_few_at_once
 from tests.conftest import World
+from tests.dates import new_flight_id
 from tests.instances import serves
 from tests.waiting import eventually
 
@@ -111,7 +111,7 @@ async def pair(world: World, callers: Callers) -> AsyncIterator[Pair]:
 
 async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
     """A flight whose seats are all taken, with their holds."""
-    flight_id = f"KW{secrets.token_hex(4)}-2026-12-01"
+    flight_id = new_flight_id("KW")
     await callers.operations().provision(flight_id)
     agent = callers.agent("full")
     numbers = sorted(await agent.states(flight_id))

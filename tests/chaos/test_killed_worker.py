@@ -17,6 +17,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from tests.callers import Callers, read
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
+from tests.dates import new_flight_id
 from tests.waiting import eventually
 
 CLIENTS = 24
@@ -35,7 +36,7 @@ class History:
 async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_repeats_the_same(
     world: World, fleet: Fleet, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    flights = [f"KL{secrets.token_hex(4)}-2026-12-01" for _ in range(4)]
+    flights = [new_flight_id("KL") for _ in range(4)]
     for flight_id in flights:
         await fleet.callers.operations().provision(flight_id)
     history = History()

@@ -12,6 +12,7 @@ from skyhigh.flight.v1 import flight_service_pb2 as pb
 
 from flight_service.flights import NewFlight
 from tests.callers import refused
+from tests.dates import new_flight_id
 from tests.flight.airline import Airline, flight
 from tests.instances import Database
 from tests.waiting import eventually
@@ -96,8 +97,8 @@ async def test_what_was_cancelled_and_should_have_left_since_stays_cancelled(
 
 async def test_what_is_not_there_is_not_found(airline: Airline) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
-        await airline.cancel("SH999-2026-12-01")
-    assert refusal.info.metadata == {"flight_id": "SH999-2026-12-01"}
+        await airline.cancel(missing := new_flight_id())
+    assert refusal.info.metadata == {"flight_id": missing}
 
 
 @pytest.mark.parametrize(
