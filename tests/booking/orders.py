@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import grpc
@@ -24,8 +24,8 @@ from deploy.mocks.payment_provider import Charge, PaymentProvider
 from services import db
 from services.db import Conn
 from tests.aging import make_timer_due
-from tests.booking.agency import Agency, Customer, state_of
-from tests.callers import Caller
+from tests.booking.agency import Agency, Customer, Journey, state_of
+from tests.callers import Caller, a_few_at_once
 from tests.payment.rules import SUCCEEDS, event
 from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
@@ -120,6 +120,16 @@ async def _intent(agency: Agency, booking: pb.Booking) -> PaymentIntent:
         "SELECT intent_id FROM intents WHERE reference = $1", f"booking/{booking.booking_id}"
     )
     return await agency.payments.get(PaymentIntent(intent_id=str(intent_id)))
+
+
+async def booked_by(customers: Sequence[Customer], journey: Journey) -> list[pb.Booking]:
+    """Has each of these customers book a seat, a few at once; each retries while the services are too busy."""
+
+    async def book(customer: Customer) -> pb.Booking:
+        request_id = str(uuid4())
+        return await patiently(lambda: customer.book(journey, request_id=request_id))
+
+    return await a_few_at_once(map(book, customers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
+from booking_service import bookings, seating
+from booking_service.records import SeatOf
+from services.errors import Unavailable
 from tests.aging import make_timer_due
 from tests.booking.agency import (
     EMAIL,
@@ -466,3 +469,32 @@ async def test_an_order_is_seen_through_once_the_seat_service_is_back(
     reserved = await customer.becomes(unreserved, "SEATS_RESERVED")
     assert seats_of(reserved) == ["10A"]
     assert await agency.history(unreserved) == ["CREATED", "SEATS_RESERVED"]
+
+
+async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first seat was lost to another, and the seat service did not answer which one is free instead."""
+    monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
+    journey = await agency.flight()
+    real, plans = seating.plan, 0
+
+    async def plan(*args: Any, **more: Any) -> list[SeatOf]:
+        nonlocal plans
+        plans += 1
+        if plans == 2:
+            raise Unavailable
+        seats = await real(*args, **more)
+        if plans == 1:
+            await agency.take(journey.flight_id, seats[0].seat_number)
+        return seats
+
+    monkeypatch.setattr(seating, "plan", plan)
+    with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
+        await customer.book(journey)
+    assert plans == 2
+    booking_id = await agency.database.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", customer.name)
+    booking = await customer.get(pb.Booking(booking_id=str(booking_id)))
+    assert state_of(booking) == "CREATED"
+    await make_timer_due(agency.database, "booking", "reserve", booking.booking_id)
+    await customer.becomes(booking, "SEATS_RESERVED")

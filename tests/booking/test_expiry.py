@@ -16,14 +16,13 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from tests.aging import make_timer_due
 from tests.booking.agency import TIME_TO_PAY, UNDECIDED, Agency, Customer, Journey, state_of
-from tests.booking.orders import LATEST_SECONDS, end, ends, fired, provider_decides, rest, times
+from tests.booking.orders import LATEST_SECONDS, booked_by, end, ends, fired, provider_decides, rest, times
 from tests.callers import refused
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually, stays, until
 
 _log = logging.getLogger(__name__)
 MANY: Final = 30
-AT_ONCE: Final = 6
 # In the races at the end: so long before it the bookings are made ready.
 APPROACH: Final = timedelta(seconds=1)
 # As many as there are changes; there is no tenth.
@@ -53,10 +52,8 @@ async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agen
         free_before = [await agency.free(journey.flight_id) for journey in journeys]
         bookings = [
             booking
-            for _ in range(MANY // AT_ONCE)
-            for booking in await asyncio.gather(
-                *(agency.customer().book(journeys[number % len(journeys)]) for number in range(AT_ONCE))
-            )
+            for journey in journeys
+            for booking in await booked_by([agency.customer() for _ in range(MANY // len(journeys))], journey)
         ]
         await agency.lapse(*bookings, left=timedelta(seconds=1))
         found = await ends(agency, bookings)
@@ -127,7 +124,7 @@ async def test_a_payment_after_the_end_is_refused_and_not_charged(agency: Agency
     """At once after it, also before the service has written that the booking has expired."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
-    bookings = await agency.lapse(*await asyncio.gather(*(customer.book(journey) for customer in customers)))
+    bookings = await agency.lapse(*await booked_by(customers, journey))
 
     async def pay_late(customer: Customer, booking: pb.Booking) -> None:
         with refused("ABORTED", "BOOKING_EXPIRED") as refusal:
@@ -146,7 +143,7 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
     for _ in range(times(1)):
         journey = await agency.journey(2)
         customers = [agency.customer() for _ in range(20)]
-        booked = await asyncio.gather(*(customer.book(journey) for customer in customers))
+        booked = await booked_by(customers, journey)
         bookings = await agency.lapse(*booked, left=APPROACH)
 
         async def pay(customer: Customer, booking: pb.Booking) -> str:
@@ -168,7 +165,7 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
 async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) -> None:
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
-    booked = await asyncio.gather(*(customer.book(journey) for customer in customers))
+    booked = await booked_by(customers, journey)
     bookings = await agency.lapse(*booked, left=APPROACH)
     numbers = [f"{row}{letter}" for row in ROWS[-5:] for letter in "ABCD"]
 

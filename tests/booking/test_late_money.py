@@ -8,13 +8,14 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+from uuid import uuid4
 
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from tests.booking.agency import UNDECIDED, Agency, Customer, Journey
-from tests.booking.orders import ends, provider_decides, times
+from tests.booking.orders import ends, patiently, provider_decides, times
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import pause
 
@@ -43,8 +44,9 @@ async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat]) -> bool
 
 async def paying(customer: Customer, journey: Journey) -> pb.Booking:
     """Books and pays; the payment gets no verdict."""
-    booking = await customer.book(journey, *random.choice(PARTIES))
-    await customer.pay(booking)
+    party, request_id = random.choice(PARTIES), str(uuid4())
+    booking = await patiently(lambda: customer.book(journey, *party, request_id=request_id))
+    await patiently(lambda: customer.pay(booking, request_id=booking.booking_id))
     return await customer.becomes(booking, "PAYMENT_PROCESSING")
 
 

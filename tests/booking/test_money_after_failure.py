@@ -18,7 +18,7 @@ from booking_service.bookings import Hold
 from booking_service.peers import Peers
 from payment_service.charging import charge_key_of
 from tests.booking.agency import Agency, Customer, state_of
-from tests.booking.orders import end, ends, pay_once_more, rest
+from tests.booking.orders import booked_by, end, ends, pay_once_more, rest
 from tests.payment.rules import FAILS, event
 from tests.waiting import eventually, pause
 
@@ -98,7 +98,7 @@ async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goe
         await real(self, hold_id, reason=reason)
 
     monkeypatch.setattr(Peers, "drop", drop)
-    bookings = await asyncio.gather(*(each.book(journey) for each in customers))
+    bookings = await booked_by(customers, journey)
     await asyncio.gather(*(each.pay(booking, FAILS) for each, booking in zip(customers, bookings, strict=True)))
     for each, booking in zip(customers, bookings, strict=True):
         await each.becomes(booking, "FAILED")

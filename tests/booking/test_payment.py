@@ -25,6 +25,7 @@ from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
 from tests.booking.orders import (
     ENDS,
+    booked_by,
     end,
     ends,
     fired_well,
@@ -309,7 +310,7 @@ async def test_webhooks_in_any_order_and_number_pay_once(agency: Agency) -> None
     switch(agency.provider, duplicate=9, reorder=5, failure_rate=0.5)
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
-    bookings = await asyncio.gather(*(customer.book(journey) for customer in customers))
+    bookings = await booked_by(customers, journey)
     await asyncio.gather(
         *(
             customer.pay(booking, ANY_CODE if number % 2 else SUCCEEDS)
