@@ -18,7 +18,7 @@ from booking_service.seating import Place
 from services import db
 from services.clients import PeerRefusal
 from services.db import Conn, Pool
-from services.errors import FieldViolation, InvalidArgument, Refusal
+from services.errors import FieldViolation, InvalidArgument, Refusal, Unavailable
 from services.idempotency import RequestKey
 from services.mutations import Mutations
 
@@ -137,6 +137,9 @@ class Reserving:
                 seats = await seating.plan(
                     self._peers, booking.legs, booking.travellers, cabin=booking.cabin, named=named, lost=lost
                 )
+            except Unavailable:
+                # No decision about seats: the order stays CREATED, and its timer or a retry continues it.
+                raise
             except Refusal as no_room:
                 told = no_room
             else:

@@ -22,6 +22,7 @@ from deploy.mocks.payment_provider import PaymentProvider, ProviderBehaviour
 from services.db import Pool
 from services.money import Amount, money_of
 from services.proto import timestamp
+from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused
 from tests.instances import Database
 from tests.payment.rules import FAILS, SUCCEEDS, Payments
@@ -32,11 +33,12 @@ from tests.waiting import eventually
 FARE_CENTS: Final = 10_005
 AIRPORTS: Final = ("LHR", "FRA", "ATH", "DXB", "SIN")
 EMAIL: Final = "ada@example.org"
-AT_REST_SECONDS: Final = 10
+# How long seats are held for a booking that is not paid.
+TIME_TO_PAY: Final = timedelta(minutes=15)
 # A hold takes no more of a flight at once.
 SEATS_AT_ONCE: Final = 9
 # The provider takes longer than any test.
-UNDECIDED: Final = ProviderBehaviour(decision_delay_seconds=60)
+UNDECIDED: Final = ProviderBehaviour(decision_delay_seconds=600)
 GIVEN_NAMES: Final = ("Ada", "Émilie", "Mary Jane", "O’Brien", "Anne-Marie", "Zoë", "Łucja", "Ngozi", "Sofía")  # noqa: RUF001
 
 MESSAGES: Final[dict[str, Any]] = {
@@ -205,13 +207,13 @@ class Customer:
         )
         return answer
 
-    async def becomes(self, booking: pb.Booking, state: str, *, within_seconds: float = AT_REST_SECONDS) -> pb.Booking:
+    async def becomes(self, booking: pb.Booking, state: str) -> pb.Booking:
         """Waits for a state, and returns the booking in it."""
 
         async def reached() -> bool:
             return state_of(await self.get(booking)) == state
 
-        await eventually(reached, within_seconds=within_seconds)
+        await eventually(reached)
         return await self.get(booking)
 
     async def confirmed(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
@@ -409,6 +411,43 @@ class Agency:
             f"UPDATE bookings SET {moved} WHERE booking_id = $1", UUID(booking.booking_id), *columns.values()
         )
 
+    async def lapse(self, *bookings: pb.Booking, left: timedelta = timedelta(milliseconds=-1)) -> list[pb.Booking]:
+        """Moves the holds of these bookings back until each expires now, or `left` from now, and their ends with them.
+
+        Returns the bookings with their new `expire_time`. Their seats must be held.
+        """
+        # The holds first: a step that looks at one meanwhile adopts no later end than the one that is written here.
+        holds = [seat_pb.Hold(hold_id=booking.hold_id) for booking in bookings]
+        await lapse_holds(self.seat_database, *holds, left=left)
+        ends: dict[str, datetime] = {
+            str(row["hold_id"]): row["expire_time"]
+            for row in await self.seat_database.fetch(
+                "SELECT hold_id, expire_time FROM holds WHERE hold_id = ANY($1)", [hold.hold_id for hold in holds]
+            )
+        }
+        async with self.database.transaction():
+            for booking in bookings:
+                end = ends[booking.hold_id]
+                await self.database.execute(
+                    "UPDATE bookings SET expire_time = $2 WHERE booking_id = $1", UUID(booking.booking_id), end
+                )
+                moved = await self.database.execute(
+                    """
+                    UPDATE timers SET due_time = $2, try_time = $2
+                    WHERE name = 'expire' AND subject = $1 AND fire_time IS NULL
+                    """,
+                    booking.booking_id,
+                    end,
+                )
+                assert moved == "UPDATE 1", "the booking has no end to come"
+        lapsed = []
+        for booking in bookings:
+            moved_booking = pb.Booking()
+            moved_booking.CopyFrom(booking)
+            moved_booking.expire_time.CopyFrom(timestamp(ends[booking.hold_id]))
+            lapsed.append(moved_booking)
+        return lapsed
+
     async def violations(self, *flight_ids: str) -> list[str]:
         """What does not hold at any moment: of the bookings, and of the seats of these flights."""
         own = [f"{rule}: {dict(row)}" for rule, query in VIOLATIONS.items() for row in await self.database.fetch(query)]
@@ -437,14 +476,14 @@ class Agency:
         }
         return promised ^ {tuple(row.values()) for row in had}
 
-    async def comes_to_rest(self, journeys: Iterable[Journey], *, within_seconds: float = AT_REST_SECONDS) -> None:
+    async def comes_to_rest(self, journeys: Iterable[Journey]) -> None:
         """Waits until bookings and seats of these journeys agree; then nothing is broken."""
         flight_ids = {flight_id for journey in journeys for flight_id in journey.flight_ids}
 
         async def agree() -> bool:
             return not await self.disagreements(*flight_ids)
 
-        await eventually(agree, within_seconds=within_seconds)
+        await eventually(agree)
         assert await self.violations(*flight_ids) == []
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import asyncpg
@@ -18,6 +19,7 @@ from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceStub
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
+from booking_service import bookings as booking_steps
 from booking_service.service import BOOKING_SERVICE
 from deploy.mocks.payment_provider import ProviderSettings, serving
 from flight_service.service import FLIGHT_SERVICE
@@ -26,11 +28,15 @@ from services import db
 from tests.booking.agency import Agency, Customer, asked, keyed, named_seat, state_of
 from tests.callers import refused
 from tests.instances import connected, database_with, running
-from tests.payment.conftest import PROMPT, nobodys_port, paying
+from tests.payment.bridge import bridge
+from tests.payment.conftest import PROMPT, QUICK, nobodys_port, payments
 from tests.payment.rules import SECRET
 
 if TYPE_CHECKING:
     from tests.conftest import World
+
+# A charge stays undecided for as long as a test wants it to.
+PATIENT: Final = {"SKYHIGH_PAYMENT_PATIENCE_SECONDS": "600"}
 
 
 @asynccontextmanager
@@ -43,12 +49,13 @@ async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
     settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, seed=1)
     async with (
         serving(settings) as provider,
-        paying(world, provider) as payments,
+        payments(world, **(QUICK | PATIENT | variables), SKYHIGH_PAYMENT_PROVIDER_URL=provider.url) as paying,
+        bridge(paying.callers) as provider.webhook_url,
         running(world, SEAT_SERVICE, SeatServiceStub, **variables) as seats,
     ):
         variables |= databases | {
             "SKYHIGH_SEAT_ADDRESS": seats.address,
-            "SKYHIGH_PAYMENT_ADDRESS": payments.callers.address,
+            "SKYHIGH_PAYMENT_ADDRESS": paying.callers.address,
             "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
         }
         async with running(world, FLIGHT_SERVICE, FlightServiceStub, **variables) as flights:
@@ -60,7 +67,7 @@ async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
             ):
                 database = await asyncpg.connect(url, server_settings={"search_path": "booking"})
                 pool = await db.connect(url, schema="booking", size=4)
-                yield Agency(seats, flights, payments, bookings, provider, database, seat_database, pool, variables)
+                yield Agency(seats, flights, paying, bookings, provider, database, seat_database, pool, variables)
                 await pool.close()
                 await database.close()
 
@@ -93,8 +100,12 @@ def stranger(agency: Agency) -> Customer:
 
 
 @pytest.fixture
-async def unreserved(world: World, agency: Agency, customer: Customer) -> pb.Booking:
-    """A booking of the customer that is CREATED for six seconds, because the seat service was away when it was made."""
+async def unreserved(world: World, agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch) -> pb.Booking:
+    """A booking of the customer that stays CREATED, because the seat service was unavailable when it was made.
+
+    Its timer `reserve` continues it: make_timer_due.
+    """
+    monkeypatch.setattr(booking_steps, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
     away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"127.0.0.1:{nobodys_port()}"}
     async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:

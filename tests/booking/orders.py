@@ -5,16 +5,14 @@ That is seats and money whole, or neither of both.
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import grpc
@@ -25,16 +23,16 @@ from skyhigh.payment.v1.payment_service_pb2 import PaymentIntent
 from deploy.mocks.payment_provider import Charge, PaymentProvider
 from services import db
 from services.db import Conn
-from tests.booking.agency import Agency, Customer, state_of
-from tests.callers import Caller
-from tests.payment.rules import SUCCEEDS
-from tests.waiting import eventually
+from tests.aging import make_timer_due
+from tests.booking.agency import Agency, Customer, Journey, state_of
+from tests.callers import Caller, a_few_at_once
+from tests.payment.rules import SUCCEEDS, event
+from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
-AT_REST_SECONDS: Final = 20
+AT_REST_SECONDS: Final = 60
 # SPEC section 11, number 10.
 LATEST_SECONDS: Final = 5
-PATIENCE_SECONDS: Final = 30
 GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 Answer = TypeVar("Answer")
 # What is due later, and finds nothing to do when it comes.
@@ -66,18 +64,6 @@ def seen(booking: pb.Booking) -> tuple[str, int, str]:
     return state_of(booking), booking.payment_attempts, booking.last_error
 
 
-async def polled(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
-    """What asking again and again shows up to a state."""
-    shown = []
-
-    async def there() -> bool:
-        shown.append(await customer.get(booking))
-        return state_of(shown[-1]) == until
-
-    await eventually(there, within_seconds=AT_REST_SECONDS)
-    return shown
-
-
 async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """Asks again for as long as nobody answers, as a client does with the same key."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -87,18 +73,63 @@ async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
         except grpc.aio.AioRpcError as error:
             if error.code() not in GONE or time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(0.1)
+        await pause(0.1)
 
 
-async def late_answer(agency: Agency, customer: Customer, *, seconds: float) -> list[tuple[str, int, str]]:
-    """Pays while the provider decides after so long; returns what was seen until the end, which must be a good one."""
-    switch(agency.provider, decision_delay_seconds=seconds)
-    booking = await customer.book(await agency.flight())
-    await customer.pay(booking)
-    shown = await polled(customer, booking, until="CONFIRMED")
-    await end(agency, booking)
-    assert len(await agency.payments.charges(intent_of(shown[-1]))) == 1
-    return [step for step, _ in itertools.groupby(map(seen, shown))]
+async def shows(customer: Customer, booking: pb.Booking, *step: str | int) -> None:
+    """Waits until a booking shows this step of its payment: state, attempts, last error."""
+
+    async def there() -> bool:
+        return seen(await customer.get(booking)) == step
+
+    await eventually(there)
+
+
+async def provider_decides(agency: Agency, booking: pb.Booking, *, succeeds: bool = True) -> None:
+    """Has the provider decide the pending charge of a booking now, and deliver the webhook about it."""
+    intent = await _intent(agency, booking)
+    (charge,) = [
+        charge
+        for charge in agency.provider.charges.values()
+        if charge.metadata["intent_id"] == intent.intent_id and charge.status == "pending"
+    ]
+    decided = replace(charge, status="succeeded" if succeeds else "failed", error=None if succeeds else "DECLINED")
+    agency.provider.charges[charge.key] = decided
+    body = event(
+        intent, f"charge.{decided.status}", key=UUID(charge.key), charge_id=charge.charge_id, amount=charge.amount
+    )
+    await agency.payments.deliver(body)
+
+
+async def charge_now(agency: Agency, booking: pb.Booking) -> None:
+    """Ends the attempt that runs, if one does, or else the pause before the next one."""
+    intent = await _intent(agency, booking)
+    await agency.payments.database.execute(
+        """
+        UPDATE intents SET attempt_end = clock_timestamp() - interval '1 millisecond'
+        WHERE intent_id = $1 AND attempt_end > clock_timestamp()
+        """,
+        UUID(intent.intent_id),
+    )
+    await make_timer_due(agency.payments.database, "payment", "charge", intent.intent_id)
+
+
+async def _intent(agency: Agency, booking: pb.Booking) -> PaymentIntent:
+    """The intent that a booking is paid by, also before the booking shows it."""
+    intent_id = await agency.payments.database.fetchval(
+        "SELECT intent_id FROM intents WHERE reference = $1", f"booking/{booking.booking_id}"
+    )
+    return await agency.payments.get(PaymentIntent(intent_id=str(intent_id)))
+
+
+async def booked_by(customers: Sequence[Customer], journey: Journey) -> list[pb.Booking]:
+    """Has each of these customers book a seat, a few at once; each retries while the services are too busy."""
+
+    async def book(customer: Customer) -> pb.Booking:
+        request_id = str(uuid4())
+        return await patiently(lambda: customer.book(journey, request_id=request_id))
+
+    return await a_few_at_once(map(book, customers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,15 +18,14 @@ from booking_service.bookings import Hold
 from booking_service.peers import Peers
 from booking_service.records import find
 from services import db
-from tests.booking.agency import Agency, Customer, Journey
-from tests.booking.orders import End, ends, pay_once_more, rest, switch, times
+from tests.aging import make_timer_due
+from tests.booking.agency import UNDECIDED, Agency, Customer, Journey
+from tests.booking.orders import End, ends, pay_once_more, provider_decides, rest, switch, times
 from tests.callers import refused
 from tests.payment.rules import FAILS
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
 VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
-# A transaction that did not see the news ends ten seconds later at the latest; then they are looked at again.
-AT_REST_SECONDS: Final = 40
 PAYING_AT_ONCE: Final = 16
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ async def known(agency: Agency, flight_id: str) -> None:
 
 async def none_confirmed(agency: Agency, booked: Sequence[pb.Booking]) -> None:
     """Waits until none of these bookings is CONFIRMED, which the last look sees to at the latest."""
-    await rest(agency, booked, within_seconds=AT_REST_SECONDS)
+    await rest(agency, booked)
 
     async def gone() -> bool:
         async with agency.pool.acquire() as conn:
@@ -59,7 +59,7 @@ async def none_confirmed(agency: Agency, booked: Sequence[pb.Booking]) -> None:
                 [booking.booking_id for booking in booked],
             )
 
-    await eventually(gone, within_seconds=AT_REST_SECONDS)
+    await eventually(gone)
 
 
 async def closed(agency: Agency, journey: Journey) -> None:
@@ -86,7 +86,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
     await customers["CANCELLED"].cancel(found["CANCELLED"])
     confirmed = await customers["CONFIRMED"].becomes(found["CONFIRMED"], "CONFIRMED")
     await customers["FAILED"].becomes(found["FAILED"], "FAILED")
-    switch(agency.provider, decision_delay_seconds=2)
+    agency.provider.behaviour.now = UNDECIDED
     await customers["PAYMENT_PROCESSING"].pay(found["PAYMENT_PROCESSING"])
     await customers["PAYMENT_PROCESSING"].becomes(found["PAYMENT_PROCESSING"], "PAYMENT_PROCESSING")
     await agency.cancel_flight(journey.flight_ids[1])
@@ -94,7 +94,8 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
 
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
         await agency.customer().book(journey)
-    ended = await ends(agency, list(found.values()), within_seconds=AT_REST_SECONDS)
+    await provider_decides(agency, found["PAYMENT_PROCESSING"])
+    ended = await ends(agency, list(found.values()))
     assert {name: ended[booking.booking_id] for name, booking in found.items()} == {
         "SEATS_RESERVED": End("CANCELLED", False, frozenset()),
         "PAYMENT_PROCESSING": End("CANCELLED", True, frozenset()),
@@ -123,6 +124,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
 async def test_one_that_has_no_seats_yet_gets_none(agency: Agency, customer: Customer, unreserved: pb.Booking) -> None:
     (flight,) = unreserved.flights
     await agency.cancel_flight(flight.flight_id)
+    await make_timer_due(agency.database, "booking", "reserve", unreserved.booking_id)
     failed = await customer.becomes(unreserved, "FAILED")
     assert (failed.last_error, list(failed.seats)) == ("FLIGHT_CANCELLED", [])
     await ends(agency, [unreserved])
@@ -160,7 +162,11 @@ async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancell
 
 
 @pytest.mark.timeout(1800)
-async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking(agency: Agency) -> None:
+async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The looks for bookings that did not see the news follow each other for 15 seconds: steps.NO_RETURN."""
+    monkeypatch.setattr(steps, "LAST_LOOK", timedelta(seconds=2))
     came: dict[str, int] = {}
     for _ in range(times(1)):
         journey = await agency.journey(2)
@@ -169,7 +175,7 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
         switch(agency.provider, decision_delay_seconds=random.uniform(0.02, 0.2))
 
         async def cancel(flight_id: str) -> None:
-            await asyncio.sleep(random.uniform(0, 1))
+            await pause(random.uniform(0, 1))
             await agency.cancel_flight(flight_id)
 
         await asyncio.gather(
@@ -213,7 +219,7 @@ async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_loo
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction began before the news was written, and commits after its bookings were looked at."""
-    monkeypatch.setattr(steps, "LAST_LOOK", steps.LAST_LOOK / 5)
+    monkeypatch.setattr(steps, "LAST_LOOK", timedelta(hours=1))
     journey = await agency.flight()
     real = bookings.confirm
     looked = asyncio.Event()
@@ -230,7 +236,9 @@ async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_loo
     booking = await customer.book(journey)
     await customer.pay(booking)
     await looked.wait()
-    await customer.becomes(booking, "CANCELLED", within_seconds=AT_REST_SECONDS)
+    await customer.becomes(booking, "CONFIRMED")
+    await make_timer_due(agency.database, "booking", "cancel-flight", journey.flight_id)
+    await customer.becomes(booking, "CANCELLED")
     assert (await ends(agency, [booking]))[booking.booking_id] == End("CANCELLED", True, frozenset())
     history = [pb.Booking.State.Name(line.to_state) for line in (await customer.get(booking)).history]
     assert history[-2:] == ["CONFIRMED", "CANCELLED"]
@@ -241,7 +249,7 @@ async def test_one_that_gets_its_seats_after_the_news_loses_them(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The seat service had not heard of it when it gave them."""
-    monkeypatch.setattr(steps, "LAST_LOOK", steps.LAST_LOOK / 5)
+    monkeypatch.setattr(steps, "LAST_LOOK", timedelta(hours=1))
     journey = await agency.flight()
     real = bookings.reserve
 
@@ -252,7 +260,8 @@ async def test_one_that_gets_its_seats_after_the_news_loses_them(
 
     monkeypatch.setattr(bookings, "reserve", reserve)
     booking = await customer.book(journey)
-    await customer.becomes(booking, "CANCELLED", within_seconds=AT_REST_SECONDS)
+    await make_timer_due(agency.database, "booking", "cancel-flight", journey.flight_id)
+    await customer.becomes(booking, "CANCELLED")
     await rest(agency, [booking])
     await closed(agency, journey)
 

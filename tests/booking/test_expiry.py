@@ -1,43 +1,32 @@
-"""The end of the time to pay: never early, hardly late, renewed by who changes seats or begins to pay (BKG-2 to 4)."""
+"""The end of the time to pay: never early, hardly late, renewed by a change of seats or a payment (BKG-2 to 4)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-import time
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from tests.booking.agency import Agency, Customer, Journey, state_of
-from tests.booking.orders import LATEST_SECONDS, end, ends, fired, rest, switch, times
+from tests.aging import make_timer_due
+from tests.booking.agency import TIME_TO_PAY, UNDECIDED, Agency, Customer, Journey, state_of
+from tests.booking.orders import LATEST_SECONDS, booked_by, end, ends, fired, provider_decides, rest, times
 from tests.callers import refused
 from tests.seat.rules import at_once, outcomes
-from tests.waiting import eventually
+from tests.waiting import eventually, stays, until
 
-TIME_TO_PAY_SECONDS: Final = 1.2
-VARIABLES: Final = {"SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(TIME_TO_PAY_SECONDS)}
-# Before the end by a call's length on a busy machine.
-LAST_MOMENT_SECONDS: Final = 0.4
 _log = logging.getLogger(__name__)
-MANY: Final = 60
-AT_ONCE: Final = 6
-# As many as there are changes; there is no thirteenth.
+MANY: Final = 30
+# In the races at the end: so long before it the bookings are made ready.
+APPROACH: Final = timedelta(seconds=1)
+# As many as there are changes; there is no tenth.
 ROWS: Final = (9, 10, 11, 12, 14, 15, 16, 17, 18)
-
-
-def left(booking: pb.Booking) -> float:
-    """Seconds to its end by the clock of this machine, which is the database's too."""
-    return booking.expire_time.ToNanoseconds() / 1e9 - time.time()
-
-
-async def until_the_end(booking: pb.Booking, *, but_seconds: float = 0) -> None:
-    """Waits until the end, or so long before it."""
-    await asyncio.sleep(max(0.0, left(booking) - but_seconds))
 
 
 async def expiries(agency: Agency, bookings: list[pb.Booking]) -> list[asyncpg.Record]:
@@ -56,17 +45,17 @@ async def expiries(agency: Agency, bookings: list[pb.Booking]) -> list[asyncpg.R
 
 @pytest.mark.timeout(900)
 async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agency) -> None:
+    """Their ends are moved to a second from now; from there on the clock is the real one."""
     late: list[float] = []
     for _ in range(times(1)):
         journeys = [await agency.journey(1 + number % 2) for number in range(2)]
         free_before = [await agency.free(journey.flight_id) for journey in journeys]
         bookings = [
             booking
-            for _ in range(MANY // AT_ONCE)
-            for booking in await asyncio.gather(
-                *(agency.customer().book(journeys[number % len(journeys)]) for number in range(AT_ONCE))
-            )
+            for journey in journeys
+            for booking in await booked_by([agency.customer() for _ in range(MANY // len(journeys))], journey)
         ]
+        await agency.lapse(*bookings, left=timedelta(seconds=1))
         found = await ends(agency, bookings)
         assert {each.state for each in found.values()} == {"EXPIRED"}
         rows = await expiries(agency, bookings)
@@ -90,22 +79,23 @@ async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agen
 async def test_changing_seats_renews_the_time_up_to_the_cap(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     free_before = await agency.free(journey.flight_id)
-    first = last = await customer.book(journey, "ADULT", "ADULT")
+    last = await customer.book(journey, "ADULT", "ADULT")
     for row in ROWS:
-        await asyncio.sleep(0.2)
-        changed = await customer.move(last, f"{row}A", f"{row}C")
-        assert changed.expire_time.ToNanoseconds() > last.expire_time.ToNanoseconds()
-        assert abs(left(changed) - TIME_TO_PAY_SECONDS) < LAST_MOMENT_SECONDS
-        last = changed
-    # Beyond the end that it had at first.
-    assert left(first) < 0
-    assert state_of(await customer.get(first)) == "SEATS_RESERVED"
+        (last,) = await agency.lapse(last, left=TIME_TO_PAY / 2)
+        before = datetime.now(UTC)
+        last = await customer.move(last, f"{row}A", f"{row}C")
+        assert before + TIME_TO_PAY <= last.expire_time.ToDatetime(UTC) <= datetime.now(UTC) + TIME_TO_PAY
+    assert await agency.seat_database.fetchval(
+        "SELECT clock_timestamp() > create_time + ttl FROM holds WHERE hold_id = $1", last.hold_id
+    ), "beyond the end that it had at first"
+    assert state_of(await customer.get(last)) == "SEATS_RESERVED"
     with refused("FAILED_PRECONDITION", "HOLD_LIMIT_REACHED"):
         await customer.move(last, "9A", "9C")
-    shown = await customer.get(first)
+    shown = await customer.get(last)
     assert (shown.seats, shown.expire_time) == (last.seats, last.expire_time)
-    assert (await end(agency, first)).state == "EXPIRED"
-    (expiry,) = await expiries(agency, [first])
+    await agency.lapse(last)
+    assert (await end(agency, last)).state == "EXPIRED"
+    (expiry,) = await expiries(agency, [last])
     assert 0 <= expiry["late"] <= LATEST_SECONDS
 
     async def free_again() -> bool:
@@ -114,32 +104,29 @@ async def test_changing_seats_renews_the_time_up_to_the_cap(agency: Agency, cust
     await eventually(free_again)
 
 
-async def test_who_begins_to_pay_at_the_last_moment_has_the_full_time_for_the_attempts(
-    agency: Agency, customer: Customer
-) -> None:
-    switch(agency.provider, decision_delay_seconds=TIME_TO_PAY_SECONDS / 2)
-    booking = await customer.book(await agency.journey(2), "ADULT", "CHILD")
-    await until_the_end(booking, but_seconds=LAST_MOMENT_SECONDS)
+async def test_a_payment_that_begins_at_the_last_moment_has_the_full_time(agency: Agency, customer: Customer) -> None:
+    agency.provider.behaviour.now = UNDECIDED
+    booked = await customer.book(await agency.journey(2), "ADULT", "CHILD")
+    (booking,) = await agency.lapse(booked, left=timedelta(minutes=1))
+    before = datetime.now(UTC)
     await customer.pay(booking)
-    await until_the_end(booking)
-    paying = await customer.get(booking)
-    assert paying.expire_time.ToNanoseconds() > booking.expire_time.ToNanoseconds()
-    assert state_of(await customer.becomes(booking, "CONFIRMED")) == "CONFIRMED"
-    found = await end(agency, booking)
-    assert len(found.seats) == 4
-    history = [pb.Booking.State.Name(line.to_state) for line in (await customer.get(booking)).history]
-    assert "EXPIRED" not in history
+    paying = await customer.becomes(booking, "PAYMENT_PROCESSING")
+    assert before + TIME_TO_PAY <= paying.expire_time.ToDatetime(UTC) <= datetime.now(UTC) + TIME_TO_PAY
+    # Ten minutes later, nine after the end that it had before.
+    await agency.lapse(booking, left=TIME_TO_PAY - timedelta(minutes=10))
+    await provider_decides(agency, booking)
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert len((await end(agency, booking)).seats) == 4
+    assert "EXPIRED" not in [pb.Booking.State.Name(line.to_state) for line in confirmed.history]
 
 
-async def test_who_pays_after_the_end_is_told_so_and_not_charged(agency: Agency) -> None:
-    """At once after it, also before anybody has written that it is over."""
+async def test_a_payment_after_the_end_is_refused_and_not_charged(agency: Agency) -> None:
+    """At once after it, also before the service has written that the booking has expired."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
-    bookings = await asyncio.gather(*(customer.book(journey) for customer in customers))
+    bookings = await agency.lapse(*await booked_by(customers, journey))
 
     async def pay_late(customer: Customer, booking: pb.Booking) -> None:
-        await until_the_end(booking)
-        await asyncio.sleep(0.002)
         with refused("ABORTED", "BOOKING_EXPIRED") as refusal:
             await customer.pay(booking)
         assert refusal.info.metadata["expire_time"]
@@ -156,10 +143,11 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
     for _ in range(times(1)):
         journey = await agency.journey(2)
         customers = [agency.customer() for _ in range(20)]
-        bookings = await asyncio.gather(*(customer.book(journey) for customer in customers))
+        booked = await booked_by(customers, journey)
+        bookings = await agency.lapse(*booked, left=APPROACH)
 
         async def pay(customer: Customer, booking: pb.Booking) -> str:
-            await until_the_end(booking, but_seconds=random.uniform(-0.02, 0.06))
+            await until(booking.expire_time, seconds_before=random.uniform(-0.02, 0.06))
             (outcome,) = outcomes(await at_once(customer.pay(booking)))
             return outcome
 
@@ -177,45 +165,62 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
 async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) -> None:
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
-    bookings = await asyncio.gather(*(customer.book(journey) for customer in customers))
+    booked = await booked_by(customers, journey)
+    bookings = await agency.lapse(*booked, left=APPROACH)
     numbers = [f"{row}{letter}" for row in ROWS[-5:] for letter in "ABCD"]
 
-    async def change(customer: Customer, booking: pb.Booking, number: str) -> tuple[str, float]:
-        await until_the_end(booking, but_seconds=random.uniform(-0.02, 0.06))
+    async def change(customer: Customer, booking: pb.Booking, number: str) -> Any:
+        await until(booking.expire_time, seconds_before=random.uniform(-0.02, 0.06))
         (result,) = await at_once(customer.move(booking, number))
-        (outcome,) = outcomes([result])
-        renewed = isinstance(result, pb.Booking)
-        if renewed:
-            await asyncio.sleep(max(0.0, left(booking)) + 0.3)
-            assert state_of(await customer.get(booking)) == "SEATS_RESERVED"
-        return outcome, renewed
+        return result
 
-    told = await asyncio.gather(*map(change, customers, bookings, numbers))
+    results = await asyncio.gather(*map(change, customers, bookings, numbers))
     # A machine that is busy enough gives no answer in time.
-    assert {outcome for outcome, _ in told} <= {"OK", "BOOKING_EXPIRED", "SEAT_TAKEN", "DEPENDENCY_UNAVAILABLE"}
+    assert outcomes(results).keys() <= {"OK", "BOOKING_EXPIRED", "SEAT_TAKEN", "DEPENDENCY_UNAVAILABLE"}
+    renewed = [result for result in results if isinstance(result, pb.Booking)]
+
+    async def live_on() -> bool:
+        rows = await agency.database.fetch(
+            "SELECT state::text FROM bookings WHERE booking_id = ANY($1)", [UUID(each.booking_id) for each in renewed]
+        )
+        return {row["state"] for row in rows} <= {"SEATS_RESERVED"}
+
+    await stays(live_on, seconds=0.3)
+    # The end of each other hold has come; also that of a change that got no answer in time.
+    held = [row["hold_id"] for row in await agency.seat_database.fetch(
+        "SELECT hold_id FROM holds WHERE hold_id = ANY($1) AND state = 'HELD' AND expire_time > clock_timestamp()",
+        [each.hold_id for each in bookings],
+    )]  # fmt: skip
+    await agency.lapse(*(each for each in bookings if UUID(each.hold_id) in held))
     found = await ends(agency, bookings)
     assert {each.state for each in found.values()} == {"EXPIRED"}
     assert {timer["name"] for timer in await fired(agency, bookings)} <= {"expire", "look-at-hold"}
 
 
-async def test_what_the_seat_service_says_of_the_end_is_true(agency: Agency, customer: Customer) -> None:
-    """The hold was extended, and whoever did that did not live to write it down."""
+async def test_a_booking_adopts_the_end_that_the_seat_service_tells(agency: Agency, customer: Customer) -> None:
+    """The hold was extended, and the process that did so died before it wrote that down."""
     booking = await customer.book(await agency.flight())
-    await asyncio.sleep(TIME_TO_PAY_SECONDS / 2)
     hold: seat_pb.Hold = await agency.seats.service().ExtendHold(seat_pb.ExtendHoldRequest(hold_id=booking.hold_id))
-    await until_the_end(booking)
-    await asyncio.sleep(0.35)
-    shown = await customer.get(booking)
-    assert (state_of(shown), shown.expire_time) == ("SEATS_RESERVED", hold.expire_time)
+    await agency.set_back(booking, expire_time=TIME_TO_PAY)
+    await make_timer_due(agency.database, "booking", "expire", booking.booking_id)
+
+    async def adopted() -> bool:
+        shown = await customer.get(booking)
+        return (state_of(shown), shown.expire_time) == ("SEATS_RESERVED", hold.expire_time)
+
+    await eventually(adopted)
     await customer.pay(booking)
     await customer.becomes(booking, "CONFIRMED")
 
 
-async def test_a_payment_that_nobody_takes_on_ends_with_the_time(agency: Agency, customer: Customer) -> None:
-    """Seats are not kept for ever for a payment that does not come to an end, and its late end is still heard."""
-    switch(agency.provider, decision_delay_seconds=TIME_TO_PAY_SECONDS + 1)
+async def test_a_payment_without_a_verdict_ends_with_the_time_to_pay(agency: Agency, customer: Customer) -> None:
+    """Seats are not kept for ever for a payment that does not end, and its late success still counts."""
+    agency.provider.behaviour.now = UNDECIDED
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
+    await customer.becomes(booking, "PAYMENT_PROCESSING")
+    await agency.lapse(booking)
     await customer.becomes(booking, "EXPIRED")
+    await provider_decides(agency, booking)
     await rest(agency, [booking])
-    assert (await end(agency, booking)).state in ("CONFIRMED", "EXPIRED")
+    assert (await end(agency, booking)).state == "CONFIRMED"

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 
-from tests.booking.agency import Agency, Customer, state_of
-from tests.booking.conftest import opened
-from tests.booking.orders import end, fired_well, intent_of, late_answer, polled, seen, switch
+from tests.booking.agency import UNDECIDED, Agency, Customer, state_of
+from tests.booking.orders import charge_now, end, fired_well, intent_of, provider_decides, seen, shows
 from tests.callers import refused
-from tests.payment import conftest as payment_conftest
+from tests.payment.conftest import NEVER
 from tests.payment.rules import FAILS
 from tests.waiting import eventually
 
-if TYPE_CHECKING:
-    from tests.conftest import World
-
-VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05"}
-# Whoever looks sees each step for a second.
-DECISION_SECONDS: Final = 1
-SLOWLY: Final = {
-    "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "3",
-    "SKYHIGH_PAYMENT_BACKOFF_SECONDS": "1",
-    "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": "1",
+# Nothing ends by the clock: the test ends each attempt, and each pause, once its watchers have seen it.
+VARIABLES: Final = {
+    "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05",
+    "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05",
+    "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "60",
+    "SKYHIGH_PAYMENT_BACKOFF_SECONDS": NEVER,
+    "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": NEVER,
 }
 ATTEMPTS: Final = [
     ("PAYMENT_PROCESSING", 1, ""),
@@ -38,42 +32,57 @@ ATTEMPTS: Final = [
 ]
 
 
-@pytest.fixture(scope="module")
-async def any_agency(world: World) -> AsyncIterator[Agency]:
-    """The agency of this file, whose payment service takes its time between attempts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(payment_conftest, "QUICK", payment_conftest.QUICK | SLOWLY)
-        async with opened(world, **VARIABLES) as agency:
-            yield agency
-
-
-async def watched(customer: Customer, booking: pb.Booking, *, until: str) -> list[pb.Booking]:
-    """What a stream shows up to a state."""
-    shown = []
+async def watch(customer: Customer, booking: pb.Booking, shown: list[pb.Booking], *, until: str) -> None:
+    """Appends what a stream shows, up to a state."""
     async for update in customer.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id)):
         if update.HasField("booking"):
             shown.append(update.booking)
             if state_of(update.booking) == until:
                 break
-    return shown
+
+
+async def poll(customer: Customer, booking: pb.Booking, shown: list[pb.Booking], *, until: str) -> None:
+    """Appends what read after read shows, up to a state."""
+
+    async def there() -> bool:
+        shown.append(await customer.get(booking))
+        return state_of(shown[-1]) == until
+
+    await eventually(there)
 
 
 async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seats(
     agency: Agency, customer: Customer
 ) -> None:
-    switch(agency.provider, decision_delay_seconds=DECISION_SECONDS)
+    agency.provider.behaviour.now = UNDECIDED
     journey = await agency.flight()
     free_before = await agency.free(journey.flight_id)
     booking = await customer.book(journey, "ADULT", "ADULT")
-    await customer.pay(booking, FAILS)
-    for shown in await asyncio.gather(
-        watched(customer, booking, until="FAILED"), polled(customer, booking, until="FAILED")
-    ):
-        steps = [step for step, _ in itertools.groupby(map(seen, shown)) if step[1]]
+    watched: list[pb.Booking] = []
+    polled: list[pb.Booking] = []
+
+    async def both_show(step: tuple[str, int, str]) -> None:
+        async def shown() -> bool:
+            return all(each and seen(each[-1]) == step for each in (watched, polled))
+
+        await eventually(shown)
+
+    async with asyncio.TaskGroup() as watchers:
+        watchers.create_task(watch(customer, booking, watched, until="FAILED"))
+        watchers.create_task(poll(customer, booking, polled, until="FAILED"))
+        await customer.pay(booking, FAILS)
+        for attempt in (1, 2, 3):
+            await both_show(("PAYMENT_PROCESSING", attempt, "DECLINED" if attempt > 1 else ""))
+            await provider_decides(agency, booking, succeeds=False)
+            if attempt < 3:
+                await both_show(("PAYMENT_PROCESSING", attempt, "DECLINED"))
+                await charge_now(agency, booking)
+    for each in (watched, polled):
+        steps = [step for step, _ in itertools.groupby(map(seen, each)) if step[1]]
         assert steps == ATTEMPTS
-        assert {each.max_payment_attempts for each in shown if each.payment_attempts} == {3}
+        assert {shown.max_payment_attempts for shown in each if shown.payment_attempts} == {3}
     assert not (await end(agency, booking)).paid
-    assert len(await agency.payments.charges(intent_of(shown[-1]))) == 3
+    assert len(await agency.payments.charges(intent_of(polled[-1]))) == 3
 
     async def freed() -> bool:
         return await agency.free(journey.flight_id) == free_before
@@ -85,11 +94,19 @@ async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seat
     await fired_well(agency, [booking])
 
 
-async def test_an_answer_after_the_attempt_counts_as_an_attempt_and_its_late_success_pays_once(
+async def test_an_attempt_without_a_verdict_counts_and_its_late_success_pays_once(
     agency: Agency, customer: Customer
 ) -> None:
-    # An attempt lasts three seconds here, and the next one begins a second later.
-    steps = await late_answer(agency, customer, seconds=4.2)
-    assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps or ("PAYMENT_PROCESSING", 2, "TIMEOUT") in steps
-    assert steps[-1][0] == "CONFIRMED"
-    assert steps[-1][1] >= 2
+    agency.provider.behaviour.now = UNDECIDED
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    await shows(customer, booking, "PAYMENT_PROCESSING", 1, "")
+    await charge_now(agency, booking)
+    await shows(customer, booking, "PAYMENT_PROCESSING", 1, "TIMEOUT")
+    await charge_now(agency, booking)
+    await shows(customer, booking, "PAYMENT_PROCESSING", 2, "TIMEOUT")
+    await provider_decides(agency, booking)
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert seen(confirmed) == ("CONFIRMED", 2, "")
+    await end(agency, booking)
+    assert len(await agency.payments.charges(intent_of(confirmed))) == 1

@@ -1,4 +1,4 @@
-"""Money that comes when a booking's time is over: the same seats again or the money back, never both, never neither."""
+"""Money that comes after a booking has expired: the same seats again or a refund, never both, never neither."""
 
 from __future__ import annotations
 
@@ -6,48 +6,31 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
+from uuid import uuid4
 
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from tests.booking.agency import Agency, Journey, state_of
-from tests.booking.conftest import opened
-from tests.booking.orders import ends, switch, times
-from tests.payment import conftest as payment_conftest
+from tests.booking.agency import UNDECIDED, Agency, Customer, Journey
+from tests.booking.orders import ends, patiently, provider_decides, times
 from tests.seat.rules import at_once, outcomes
-from tests.waiting import eventually
+from tests.waiting import pause
 
-if TYPE_CHECKING:
-    from tests.conftest import World
-
-TIME_TO_PAY_SECONDS: Final = 2
-VARIABLES: Final = {
-    "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": str(TIME_TO_PAY_SECONDS),
-    "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1",
-}
-# The payment service waits for a late provider instead of ending its charges.
-PATIENT: Final = {"SKYHIGH_PAYMENT_PATIENCE_SECONDS": "60"}
+VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
 PARTIES: Final = (("ADULT",), ("ADULT", "CHILD"), ("ADULT", "INFANT"))
 LEGS: Final = (1, 2)
 BOOKINGS_AT_ONCE: Final = 10
+# Verdicts and rivals come in any order within this time.
+SPREAD_SECONDS: Final = 0.5
 _log = logging.getLogger(__name__)
 
 
-@pytest.fixture(scope="module")
-async def any_agency(world: World) -> AsyncIterator[Agency]:
-    """The agency of this file, with a patient payment service."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(payment_conftest, "QUICK", payment_conftest.QUICK | PATIENT)
-        async with opened(world, **VARIABLES) as agency:
-            yield agency
-
-
-async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat], *, after_seconds: float) -> bool:
-    """Somebody else tries to get one of these seats for good, a moment later; returns whether it did."""
-    await asyncio.sleep(after_seconds)
+async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat]) -> bool:
+    """Another caller tries to get one of these seats for good, a moment later; returns whether it did."""
+    await pause(random.uniform(0, SPREAD_SECONDS))
     seat = random.choice(seats)
 
     async def get() -> seat_pb.Hold:
@@ -59,39 +42,51 @@ async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat], *, afte
     return outcome == "OK"
 
 
-async def paid_too_late(agency: Agency, journey: Journey, *, rival: bool) -> tuple[pb.Booking, bool]:
-    """Books and pays; the money comes a second after the end. Returns the booking, and whether a rival got a seat."""
-    customer = agency.customer()
-    booking = await customer.book(journey, *random.choice(PARTIES))
-    await customer.pay(booking)
+async def paying(customer: Customer, journey: Journey) -> pb.Booking:
+    """Books and pays; the payment gets no verdict."""
+    party, request_id = random.choice(PARTIES), str(uuid4())
+    booking = await patiently(lambda: customer.book(journey, *party, request_id=request_id))
+    await patiently(lambda: customer.pay(booking, request_id=booking.booking_id))
+    return await customer.becomes(booking, "PAYMENT_PROCESSING")
 
-    async def expired() -> bool:
-        # On a busy machine the money may be here before we look.
-        return state_of(await customer.get(booking)) in ("EXPIRED", "CONFIRMED")
 
-    await eventually(expired, within_seconds=TIME_TO_PAY_SECONDS + 5)
-    lost = rival and await rival_gets_one(agency, booking.seats, after_seconds=random.uniform(0, 1.3))
-    return booking, lost
+async def paid_too_late(agency: Agency, booking: pb.Booking, *, rival: bool) -> bool:
+    """Has the money come a moment after the end; returns whether a rival got a seat."""
+
+    async def money() -> None:
+        await pause(random.uniform(0, SPREAD_SECONDS))
+        await provider_decides(agency, booking)
+
+    if not rival:
+        await money()
+        return False
+    lost, _ = await asyncio.gather(rival_gets_one(agency, booking.seats), money())
+    return lost
 
 
 @pytest.mark.timeout(3600)
-async def test_a_success_one_second_after_the_end_takes_the_same_seats_or_is_given_back(agency: Agency) -> None:
+async def test_a_success_after_the_end_takes_the_same_seats_or_is_given_back(agency: Agency) -> None:
     came: Counter[str] = Counter()
     for _ in range(times(1)):
-        switch(agency.provider, decision_delay_seconds=TIME_TO_PAY_SECONDS + 1)
+        agency.provider.behaviour.now = UNDECIDED
         journeys = [await agency.journey(legs) for legs in LEGS]
-        outcomes = await asyncio.gather(
-            *(
-                paid_too_late(agency, journeys[number % len(journeys)], rival=number % 3 > 0)
-                for number in range(BOOKINGS_AT_ONCE)
-            )
+        customers = [agency.customer() for _ in range(BOOKINGS_AT_ONCE)]
+        bookings = await asyncio.gather(
+            *(paying(customer, journeys[number % len(journeys)]) for number, customer in enumerate(customers))
         )
-        found = await ends(agency, [booking for booking, _ in outcomes])
-        for booking, lost in outcomes:
+        await agency.lapse(*bookings)
+        await asyncio.gather(
+            *(each.becomes(booking, "EXPIRED") for each, booking in zip(customers, bookings, strict=True))
+        )
+        lost = await asyncio.gather(
+            *(paid_too_late(agency, booking, rival=number % 3 > 0) for number, booking in enumerate(bookings))
+        )
+        found = await ends(agency, bookings)
+        for booking, seat_lost in zip(bookings, lost, strict=True):
             ended = found[booking.booking_id]
-            assert (ended.paid, ended.state) == (True, "EXPIRED" if lost else "CONFIRMED")
+            assert (ended.paid, ended.state) == (True, "EXPIRED" if seat_lost else "CONFIRMED")
             seats = {(seat.flight_id, seat.seat_number) for seat in booking.seats}
-            assert ended.seats == (set() if lost else seats)
+            assert ended.seats == (set() if seat_lost else seats)
             came[ended.state] += 1
         for journey in journeys:
             assert await agency.violations(*journey.flight_ids) == []

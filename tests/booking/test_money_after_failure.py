@@ -18,9 +18,9 @@ from booking_service.bookings import Hold
 from booking_service.peers import Peers
 from payment_service.charging import charge_key_of
 from tests.booking.agency import Agency, Customer, state_of
-from tests.booking.orders import end, ends, pay_once_more, rest
+from tests.booking.orders import booked_by, end, ends, pay_once_more, rest
 from tests.payment.rules import FAILS, event
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
 BOOKINGS_AT_ONCE: Final = 10
 
@@ -94,11 +94,11 @@ async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goe
     async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
         if reason == "PAYMENT_FAILED":
             await paid.wait()
-            await asyncio.sleep(random.uniform(0, 0.3))
+            await pause(random.uniform(0, 0.3))
         await real(self, hold_id, reason=reason)
 
     monkeypatch.setattr(Peers, "drop", drop)
-    bookings = await asyncio.gather(*(each.book(journey) for each in customers))
+    bookings = await booked_by(customers, journey)
     await asyncio.gather(*(each.pay(booking, FAILS) for each, booking in zip(customers, bookings, strict=True)))
     for each, booking in zip(customers, bookings, strict=True):
         await each.becomes(booking, "FAILED")
@@ -143,12 +143,24 @@ async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
     await customer.pay(booking, FAILS)
     await customer.becomes(booking, "FAILED")
     real, cancelled, waiting = Peers.hold, asyncio.Event(), asyncio.Event()
+    held: list[UUID] = []
 
     async def hold(self: Peers, *args: Any, **more: Any) -> Hold:
         if not waiting.is_set():
             waiting.set()
             await cancelled.wait()
-        return await real(self, *args, **more)
+        got = await real(self, *args, **more)
+        held.append(got.hold_id)
+        return got
+
+    async def dropped() -> bool:
+        async with agency.pool.acquire() as conn:
+            return bool(
+                await conn.fetchval(
+                    "SELECT true FROM timers WHERE name = 'drop-hold' AND subject = $1 AND fire_time IS NOT NULL",
+                    str(held[-1]),
+                )
+            )
 
     monkeypatch.setattr(Peers, "hold", hold)
     await pay_once_more(customer, booking)
@@ -162,6 +174,6 @@ async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
     await customer.cancel(booking)
     await rest(agency, [booking])
     cancelled.set()
-    await asyncio.sleep(0.5)
+    await eventually(dropped)
     assert (await end(agency, booking)).state == "CANCELLED"
     assert state_of(await customer.get(booking)) == "CANCELLED"

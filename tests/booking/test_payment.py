@@ -25,20 +25,21 @@ from tests.booking.agency import Agency, Customer, state_of, usd
 from tests.booking.conftest import opened
 from tests.booking.orders import (
     ENDS,
+    booked_by,
     end,
     ends,
     fired_well,
     intent_of,
-    late_answer,
     patiently,
     payer,
+    provider_decides,
     seen,
+    shows,
     switch,
     taken,
 )
 from tests.callers import a_few_at_once, refused
 from tests.checkin.fakes import Broker
-from tests.payment import conftest as payment_conftest
 from tests.payment.rules import FAILS, SUCCEEDS
 from tests.waiting import eventually
 
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05"}
+# PAY-3.
+REAL_TIMES: Final = {
+    "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "10",
+    "SKYHIGH_PAYMENT_BACKOFF_SECONDS": "1",
+    "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": "5",
+}
 ANY_CODE: Final = "12345"
 FAILURE_RATE: Final = 0.15
 AT_ONCE: Final = 15
@@ -104,7 +111,7 @@ async def ended(customer: Customer, booking: pb.Booking) -> None:
     async def over() -> bool:
         return state_of(await customer.get(booking)) in ENDS
 
-    await eventually(over, within_seconds=60)
+    await eventually(over)
 
 
 async def processing(agency: Agency, customer: Customer, **more: Any) -> pb.Booking:
@@ -182,19 +189,28 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
 
 
 async def test_an_answer_after_all_attempts_is_still_the_answer(agency: Agency, customer: Customer) -> None:
-    steps = await late_answer(agency, customer, seconds=2.2)
-    assert ("PAYMENT_PROCESSING", 3, "TIMEOUT") in steps
+    """The attempts and their pauses end by the real clock."""
+    switch(agency.provider, decision_delay_seconds=600)
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    await shows(customer, booking, "PAYMENT_PROCESSING", 3, "TIMEOUT")
+    await provider_decides(agency, booking)
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    await end(agency, booking)
+    assert len(await agency.payments.charges(intent_of(confirmed))) == 1
 
 
 @pytest.mark.skipif("SKYHIGH_TEST_SLOW" not in os.environ, reason="takes half a minute: SKYHIGH_TEST_SLOW=1")
 async def test_with_the_real_times_an_answer_after_11_s_counts_as_an_attempt(world: World) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(payment_conftest, "QUICK", {})
-        async with opened(world) as agency:
-            steps = await late_answer(agency, agency.customer(), seconds=11)
-    _log.info("seen while the provider answered after 11 s: %s", steps)
-    assert ("PAYMENT_PROCESSING", 1, "TIMEOUT") in steps
-    assert steps[-1][0] == "CONFIRMED"
+    async with opened(world, **REAL_TIMES) as agency:
+        switch(agency.provider, decision_delay_seconds=11)
+        customer = agency.customer()
+        booking = await customer.book(await agency.flight())
+        await customer.pay(booking)
+        await shows(customer, booking, "PAYMENT_PROCESSING", 1, "TIMEOUT")
+        confirmed = await customer.becomes(booking, "CONFIRMED")
+        await end(agency, booking)
+        assert len(await agency.payments.charges(intent_of(confirmed))) == 1
 
 
 async def test_of_many_that_pay_one_begins_and_the_party_pays_once(agency: Agency, customer: Customer) -> None:
@@ -294,7 +310,7 @@ async def test_webhooks_in_any_order_and_number_pay_once(agency: Agency) -> None
     switch(agency.provider, duplicate=9, reorder=5, failure_rate=0.5)
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
-    bookings = await asyncio.gather(*(customer.book(journey) for customer in customers))
+    bookings = await booked_by(customers, journey)
     await asyncio.gather(
         *(
             customer.pay(booking, ANY_CODE if number % 2 else SUCCEEDS)

@@ -12,6 +12,7 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 
 from tests.booking.agency import Agency, Customer, seats_of, state_of, without_history
 from tests.callers import refused
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 VARIABLES: Final = {"SKYHIGH_BOOKING_HEARTBEAT_SECONDS": "0.6", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.02"}
 WAYS: Final = ["SEATS_RESERVED", "PAYMENT_PENDING", "PAYMENT_PROCESSING", "CONFIRMED"]
@@ -19,10 +20,10 @@ WAYS: Final = ["SEATS_RESERVED", "PAYMENT_PENDING", "PAYMENT_PROCESSING", "CONFI
 
 @asynccontextmanager
 async def watching(watcher: Customer, booking: pb.Booking) -> AsyncIterator[Any]:
-    """The stream of a booking, within the block and ten seconds."""
+    """The stream of a booking, within the block."""
     stream = watcher.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             yield stream
     finally:
         stream.cancel()
@@ -37,9 +38,9 @@ async def next_change(stream: Any) -> pb.Booking:
             return booking
 
 
-async def states(watcher: Customer, booking: pb.Booking, *, until: str) -> list[str]:
-    """The states that are shown, each once, up to this one."""
-    seen: list[str] = []
+async def states(watcher: Customer, booking: pb.Booking, *, until: str, seen: list[str] | None = None) -> list[str]:
+    """The states that are shown, each once, up to this one; `seen` gets each as soon as it is shown."""
+    seen = [] if seen is None else seen
     async with watching(watcher, booking) as stream:
         while seen[-1:] != [until]:
             state = state_of(await next_change(stream))
@@ -58,8 +59,16 @@ async def test_all_who_watch_see_the_way_to_the_confirmation(agency: Agency, cus
     """One that falls behind may skip a state; none goes back."""
     booked = await customer.book(await agency.flight())
     watchers = [customer, customer, agency.agent()]
-    watched = [asyncio.create_task(states(each, booked, until="CONFIRMED")) for each in watchers]
-    await asyncio.sleep(0.2)
+    shown: list[list[str]] = [[] for _ in watchers]
+    watched = [
+        asyncio.create_task(states(each, booked, until="CONFIRMED", seen=seen))
+        for each, seen in zip(watchers, shown, strict=True)
+    ]
+
+    async def all_watch() -> bool:
+        return all(shown)
+
+    await eventually(all_watch)
     await customer.pay(booked)
     for seen in await asyncio.gather(*watched):
         assert seen == [state for state in WAYS if state in seen]

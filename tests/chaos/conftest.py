@@ -14,6 +14,7 @@ from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
 from tests.callers import Callers
 from tests.conftest import World
+from tests.dates import new_flight_id
 from tests.instances import serves
 
 SERVICE: Final = "skyhigh.seat.v1.SeatService"
@@ -60,8 +61,6 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
 @pytest.fixture
 async def chaotic_flight(fleet: Fleet) -> str:
     """A flight that this fleet provisioned."""
-    import secrets
-
-    flight_id = f"CH{secrets.token_hex(4)}-2026-12-01"
+    flight_id = new_flight_id("CH")
     await fleet.callers.operations().provision(flight_id)
     return flight_id

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -39,13 +40,12 @@ from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import ProviderSettings, serving
 from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
-from services import db, migrate
+from services import db
 from tests.booking.agency import Agency, Journey, seats_of, state_of
 from tests.booking.gate import Gate, Stop, gate
 from tests.booking.orders import (
     ENDS,
     LATEST_SECONDS,
-    PATIENCE_SECONDS,
     ends,
     patiently,
     pay_once_more,
@@ -58,14 +58,13 @@ from tests.conftest import World
 from tests.instances import connected, database_with, running, serves
 from tests.payment.conftest import PROMPT, paying
 from tests.payment.rules import FAILS, SECRET, SUCCEEDS
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
 SERVICE: Final = "skyhigh.booking.v1.BookingService"
 AT_REST_SECONDS: Final = 60
 SHOPPERS: Final = 8
 MAYHEM_SECONDS: Final = float(os.environ.get("SKYHIGH_TEST_MAYHEM_SECONDS", "6"))
 AWAY_SECONDS: Final = 1
-LOOK_SECONDS: Final = 0.1
 # Where nobody is seated of those who do not ask for it.
 FAR_SEATS: Final = ("18A", "18B", "18C", "18D")
 MIDDLE_SEATS: Final = [f"{row}{letter}" for row in range(6, 17) if row != 13 for letter in "ABCD"]
@@ -118,7 +117,7 @@ class Killed:
         if parent_too:
             await self.supervisor.start(status.name)
         # Where the parent lives, it starts them again.
-        await eventually(partial(serves, status.port, SERVICE), within_seconds=PATIENCE_SECONDS)
+        await eventually(partial(serves, status.port, SERVICE), within_seconds=AT_REST_SECONDS)
         self.down_seconds = max(self.down_seconds, time.monotonic() - begun)
 
 
@@ -143,7 +142,6 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
             "SKYHIGH_PAYMENT_ADDRESS": payment_gate.address,
         }
         url = databases["SKYHIGH_BOOKING_DATABASE_URL"]
-        await migrate.migrate(url, schema="booking", package="booking_service")
         (port,) = free_ports(1)
         process = Process(
             name=f"booking-{port}",
@@ -206,10 +204,11 @@ class Order:
 
     async def becomes(self, *states: str) -> pb.Booking:
         """Waits for one of these states."""
-        deadline = time.monotonic() + AT_REST_SECONDS
-        while state_of(await self.get()) not in states:
-            assert time.monotonic() < deadline, self.booking
-            await asyncio.sleep(LOOK_SECONDS)
+
+        async def reached() -> bool:
+            return state_of(await self.get()) in states
+
+        await eventually(reached, within_seconds=AT_REST_SECONDS)
         return self.booking
 
     async def has_the_seats_of_its_hold(self) -> bool:
@@ -366,6 +365,12 @@ async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) 
             with suppress(TimeoutError):
                 async with asyncio.timeout(CALL_SECONDS):
                     await asyncio.gather(*(stop.reached.wait() for stop in stops))
+
+            async def most_are_in_step(stops: Sequence[Stop] = stops) -> bool:
+                return sum(stop.waiting > 0 for stop in stops) > len(stops) / 2
+
+            # On a busy machine some come later, and some have been given up and are retried.
+            await eventually(most_are_in_step)
             in_step.update(name for name, stop in zip(SCENES, stops, strict=True) if stop.waiting)
             await killed.kill_all(parent_too=number % 3 == 2)
             await asyncio.gather(*going_on)
@@ -380,21 +385,26 @@ async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) 
 
 
 async def _go_on(scene: Scene, *, after_seconds: float) -> None:
-    await asyncio.sleep(after_seconds)
+    await pause(after_seconds)
     with suppress(StopAsyncIteration):
         await anext(scene)
 
 
 @pytest.mark.timeout(600)
 async def test_killed_with_the_end_of_their_time_in_hand_bookings_still_expire_in_time(world: World) -> None:
-    async with selling(world, SKYHIGH_BOOKING_HOLD_TTL_SECONDS="5") as killed:
+    async with selling(world) as killed:
         journey = await killed.agency.journey(2)
         orders = [Order(killed, journey) for _ in range(10)]
         bookings = [await order.book("ADULT") for order in orders]
         stops = [
             killed.stop("GetHold", booking.hold_id, answered=number % 2 == 0) for number, booking in enumerate(bookings)
         ]
-        await asyncio.gather(*(stop.reached.wait() for stop in stops[-2:]))
+        await killed.agency.lapse(*bookings, left=timedelta(seconds=0.5))
+
+        async def both_kinds_are_in_step() -> bool:
+            return all(stop.waiting for stop in stops[-2:])
+
+        await eventually(both_kinds_are_in_step)
         in_step = sum(stop.waiting > 0 for stop in stops)
         await killed.kill_all(parent_too=False)
         found = await ends(killed.agency, bookings)
@@ -444,10 +454,14 @@ class Mayhem:
             case "cancel":
                 await order.cancel()
 
+    async def has_killed(self) -> bool:
+        """Whether anything was killed so far."""
+        return self.killed.kills > 0
+
     async def kill(self) -> None:
         """Kills one worker, both, or the whole service, and cuts the way to the others for a moment."""
         while not self.over.is_set():
-            await asyncio.sleep(random.uniform(1, 2.5))
+            await pause(random.uniform(1, 2.5))
             match random.choices(("one", "both", "parent", "away"), (4, 2, 1, 2))[0]:
                 case "one":
                     self.killed.kill(random.sample(self.killed.workers(), 1))
@@ -458,24 +472,41 @@ class Mayhem:
                 case "away":
                     cut = random.choice((self.killed.seats, self.killed.payments))
                     cut.away = True
-                    await asyncio.sleep(AWAY_SECONDS)
+                    await pause(AWAY_SECONDS)
                     cut.away = False
 
 
 @pytest.mark.timeout(3600)
 async def test_killed_all_the_time_every_order_comes_to_a_whole_end(world: World) -> None:
-    async with selling(world, SKYHIGH_BOOKING_HOLD_TTL_SECONDS="10") as killed:
+    async with selling(world) as killed:
         agency = killed.agency
         switch(agency.provider, failure_rate=0.15, decision_delay_seconds=0.3)
         mayhem = Mayhem(killed, [await agency.journey(1 + number % 2) for number in range(6)])
         begun = time.monotonic()
         shopping = [asyncio.create_task(mayhem.shop()) for _ in range(SHOPPERS)]
         killing = asyncio.create_task(mayhem.kill())
-        await asyncio.sleep(MAYHEM_SECONDS)
+        await pause(MAYHEM_SECONDS)
+        await eventually(mayhem.has_killed)
         mayhem.over.set()
         await killing
         await asyncio.gather(*shopping)
         seconds = time.monotonic() - begun
+
+        async def all_have_ended() -> bool:
+            """Lapses the bookings that their customers forgot, also those that get their seats only now."""
+            forgotten = await agency.database.fetch(
+                """
+                SELECT booking_id::text, hold_id::text FROM bookings
+                WHERE state = 'SEATS_RESERVED' AND expire_time > clock_timestamp()
+                """
+            )
+            if forgotten:
+                await agency.lapse(*(pb.Booking(**row) for row in forgotten))
+            return not await agency.database.fetchval(
+                "SELECT EXISTS (SELECT FROM bookings WHERE state::text <> ALL($1))", list(ENDS)
+            )
+
+        await eventually(all_have_ended, within_seconds=AT_REST_SECONDS)
         rows = await agency.database.fetch("SELECT booking_id::text FROM bookings WHERE hold_id IS NOT NULL")
         bookings = [pb.Booking(booking_id=row["booking_id"]) for row in rows]
         found = await ends(agency, bookings, within_seconds=AT_REST_SECONDS)

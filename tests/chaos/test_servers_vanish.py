@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from uuid import uuid4
 
 import aio_pika
 import asyncpg
-import grpc
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from services import amqp
+from tests.booking.orders import patiently
 from tests.callers import Caller
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROWS = range(1, 31)
 
@@ -27,28 +27,22 @@ async def test_with_redis_away_maps_are_right_and_after_it_nothing_is_stale(
     await agent.states(chaotic_flight)
     await world.supervisor.stop("redis")
     try:
-        seconds = []
+        # How fast that is: the bench, P8.
         for row in ROWS:
             await agent.hold(chaotic_flight, f"{row}A")
-            started = time.perf_counter()
             states = await agent.states(chaotic_flight)
-            seconds.append(time.perf_counter() - started)
             # Without a cache every read is the truth.
             assert [states[f"{n}A"] for n in ROWS] == ["HELD"] * row + ["AVAILABLE"] * (len(ROWS) - row)
     finally:
         await world.supervisor.start("redis")
-    assert sorted(seconds)[int(len(seconds) * 0.95)] < 1
     await agent.hold(chaotic_flight, "30F")
-    await _eventually_held(agent, chaotic_flight, "30F")
+
+    async def change_is_visible() -> bool:
+        return (await agent.states(chaotic_flight))["30F"] == "HELD"
+
+    await eventually(change_is_visible)
     states = await agent.states(chaotic_flight)
     assert sum(state == "HELD" for state in states.values()) == len(ROWS) + 1
-
-
-async def _eventually_held(agent: Caller, flight_id: str, seat_number: str) -> None:
-    deadline = time.monotonic() + 1
-    while (await agent.states(flight_id))[seat_number] != "HELD":
-        assert time.monotonic() < deadline, "a change is visible within a second"
-        await asyncio.sleep(0.02)
 
 
 async def test_with_rabbitmq_away_holds_go_on_and_every_event_arrives_after_it(
@@ -80,7 +74,7 @@ async def test_with_rabbitmq_away_holds_go_on_and_every_event_arrives_after_it(
 
 async def _drain(url: str, queue_name: str, flight_id: str, *, expected: int) -> dict[tuple[str, str], tuple[str, int]]:
     released: dict[tuple[str, str], tuple[str, int]] = {}
-    async with asyncio.timeout(30), await aio_pika.connect(url) as connection:
+    async with asyncio.timeout(PATIENCE_SECONDS), await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         queue = await channel.get_queue(queue_name)
         async with queue.iterator() as messages:
@@ -119,11 +113,4 @@ async def test_a_broken_database_connection_costs_one_answer_and_no_truth(
 
 
 async def _until_answered(agent: Caller, flight_id: str, seat_number: str, key: str) -> pb.Hold:
-    for _ in range(20):
-        try:
-            return await agent.hold(flight_id, seat_number, "P7", request_id=key)
-        except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
-                raise
-            await asyncio.sleep(0.1)
-    raise AssertionError("the service did not come back")
+    return await patiently(lambda: agent.hold(flight_id, seat_number, "P7", request_id=key))

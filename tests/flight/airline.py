@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -75,7 +76,11 @@ def standing(new: NewFlight) -> Flight:
 
 
 def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date, *, hops: int = 3) -> Iterator[Way]:
-    """Every way, by looking at every flight for every next step: SPEC's FLT-2 word by word."""
+    """Every way, by trying every flight that leaves from there for every next step: SPEC's FLT-2 word by word."""
+
+    leaving: defaultdict[str, list[NewFlight]] = defaultdict(list)
+    for each in schedule:
+        leaving[each.origin].append(each)
 
     def go_on(way: Way) -> Iterator[Way]:
         if way[-1].destination == destination:
@@ -83,18 +88,14 @@ def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date
             return
         if len(way) == hops + 1:
             return
-        for following in schedule:
+        touched = [way[0].origin, *(each.destination for each in way)]
+        for following in leaving[way[-1].destination]:
             wait = following.departure_time - way[-1].arrival_time
-            touched = [way[0].origin, *(each.destination for each in way)]
-            if (
-                following.origin == way[-1].destination
-                and SHORTEST <= wait <= LONGEST
-                and following.destination not in touched
-            ):
+            if SHORTEST <= wait <= LONGEST and following.destination not in touched:
                 yield from go_on((*way, following))
 
-    for first in schedule:
-        if first.origin == source and first.departure_date == day:
+    for first in leaving[source]:
+        if first.departure_date == day:
             yield from go_on((first,))
 
 
@@ -125,6 +126,12 @@ class Airline:
         """Says how many seats are free."""
         async with db.transaction(self.pool) as conn:
             kept = [Count(new.flight_id, cabin, free, version) for cabin, free in available_seats.items()]
+            await counts.keep(conn, kept)
+
+    async def count_all(self, free: Mapping[str, Mapping[str, int]]) -> None:
+        """Says how many seats are free on many flights, by id and cabin."""
+        async with db.transaction(self.pool) as conn:
+            kept = [Count(flight_id, cabin, seats, 1) for flight_id, by in free.items() for cabin, seats in by.items()]
             await counts.keep(conn, kept)
 
     async def search(self, source: str, destination: str, day: date, **more: Any) -> pb.SearchFlightsResponse:

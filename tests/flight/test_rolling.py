@@ -22,12 +22,12 @@ from flight_service.rolling import Rolling
 from flight_service.schedule import Leg
 from flight_service.settings import FlightSettings
 from seat_service.service import SEAT_SERVICE
-from services import app, db, migrate
+from services import app, db
 from services.db import Pool
 from tests.callers import Callers
 from tests.flight.airline import Airline
 from tests.instances import database_with
-from tests.waiting import eventually
+from tests.waiting import eventually, pause, stays
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -77,7 +77,7 @@ class Rolled:
     async def roll(self, *, horizon_days: int) -> None:
         """Rolls until there is nothing left to do."""
         async with self.rolling(horizon_days=horizon_days):
-            await eventually(lambda: self.is_complete(horizon_days=horizon_days), within_seconds=20)
+            await eventually(lambda: self.is_complete(horizon_days=horizon_days))
 
     async def is_complete(self, *, horizon_days: int) -> bool:
         """Whether all days are filled, and no others."""
@@ -156,7 +156,6 @@ def settings(world: World, callers: Callers) -> Callable[..., FlightSettings]:
 async def rolled(world: World, settings: Callable[..., FlightSettings]) -> AsyncIterator[Rolled]:
     """A database without flights."""
     url = (await database_with(world, "flight"))["SKYHIGH_FLIGHT_DATABASE_URL"]
-    await migrate.migrate(url, schema="flight", package="flight_service")
     pool = await db.connect(url, schema="flight", size=8)
     peers = WatchedPeers(settings())
     yield Rolled(pool, peers)
@@ -204,9 +203,12 @@ async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: R
 async def test_nothing_is_done_twice(rolled: Rolled, legs: list[Leg]) -> None:
     await rolled.roll(horizon_days=1)
     before = await rolled.pool.fetch("SELECT * FROM schedule_rolls ORDER BY day")
+
+    async def unchanged() -> bool:
+        return await rolled.pool.fetch("SELECT * FROM schedule_rolls ORDER BY day") == before
+
     async with rolled.rolling(horizon_days=1):
-        await asyncio.sleep(0.3)
-    assert await rolled.pool.fetch("SELECT * FROM schedule_rolls ORDER BY day") == before
+        await stays(unchanged, seconds=0.3)
     assert max(Counter(rolled.peers.asked).values()) == 1
 
 
@@ -227,13 +229,13 @@ async def test_a_day_later_a_day_is_added(rolled: Rolled, legs: list[Leg]) -> No
 
 async def test_a_running_process_adds_the_next_day_by_itself(rolled: Rolled, legs: list[Leg]) -> None:
     async with rolled.rolling(horizon_days=1):
-        await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=20)
+        await eventually(lambda: rolled.is_complete(horizon_days=1))
         last_day = await rolled.today() + timedelta(days=1)
         await rolled.pool.execute("DELETE FROM flight_cabins")
         await rolled.pool.execute("DELETE FROM flights")
         # The day begins: nobody has heard of it so far.
         await rolled.pool.execute("DELETE FROM schedule_rolls WHERE day = $1", last_day)
-        await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=20)
+        await eventually(lambda: rolled.is_complete(horizon_days=1))
     assert set(await rolled.flights()) == {f"{leg.flight_number}-{last_day}" for leg in legs}
 
 
@@ -242,7 +244,7 @@ async def test_two_processes_share_the_days(
 ) -> None:
     others = WatchedPeers(settings())
     async with rolled.rolling(horizon_days=6), rolled.rolling(horizon_days=6, peers=others):
-        await eventually(lambda: rolled.is_complete(horizon_days=6), within_seconds=20)
+        await eventually(lambda: rolled.is_complete(horizon_days=6))
     await others.close()
     planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=6)}
     assert await rolled.flights() == planned
@@ -274,11 +276,13 @@ async def test_who_is_stopped_in_the_middle_is_followed_at_once(
         await eventually(rolled.peers.are_stuck)
     seen = await rolled.flights()
     assert 0 < len(seen) <= 12
+    # The lease was given back: its successor need not wait for its end.
+    assert not await rolled.pool.fetchval(
+        "SELECT EXISTS (SELECT FROM schedule_rolls WHERE complete_time IS NULL AND lease_end > clock_timestamp())"
+    )
     successor = WatchedPeers(settings())
-    # The lease was given back: nobody waits for its end.
-    soon = rolling.LEASE.total_seconds() / 2
     async with rolled.rolling(horizon_days=2, peers=successor):
-        await eventually(lambda: rolled.is_complete(horizon_days=2), within_seconds=soon)
+        await eventually(lambda: rolled.is_complete(horizon_days=2))
     await successor.close()
     planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=2)}
     assert await rolled.flights() == planned
@@ -289,18 +293,28 @@ async def test_who_is_stopped_in_the_middle_is_followed_at_once(
 
 async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolled: Rolled, legs: list[Leg]) -> None:
     today = await rolled.today()
-    lapses = await rolled.pool.fetchval(
-        """
-        INSERT INTO schedule_rolls (day, edition, lease_end)
-        VALUES ($1, $2, clock_timestamp() + interval '2 seconds') RETURNING lease_end
-        """,
+    tomorrow = today + timedelta(days=1)
+    await rolled.pool.execute(
+        "INSERT INTO schedule_rolls (day, edition, lease_end) VALUES ($1, $2, clock_timestamp() + interval '1 hour')",
         today,
         schedule.edition(),
     )
-    await rolled.roll(horizon_days=1)
-    completed = await rolled.completed()
-    tomorrow = today + timedelta(days=1)
-    assert completed[tomorrow] < lapses <= completed[today]
+
+    async def has_tomorrow() -> bool:
+        return tomorrow in await rolled.completed()
+
+    async with rolled.rolling(horizon_days=1):
+        await eventually(has_tomorrow)
+        lapses = await rolled.pool.fetchval(
+            """
+            UPDATE schedule_rolls SET lease_end = clock_timestamp() + interval '0.3 seconds'
+            WHERE day = $1 AND complete_time IS NULL RETURNING lease_end
+            """,
+            today,
+        )
+        assert lapses is not None, "the day is on lease to another"
+        await eventually(lambda: rolled.is_complete(horizon_days=1))
+    assert lapses <= (await rolled.completed())[today]
     assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
 
 
@@ -323,14 +337,18 @@ async def test_a_seat_service_that_is_away_is_waited_for(
 ) -> None:
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
-    peers = Peers(settings(SKYHIGH_SEAT_ADDRESS=address))
+    peers = WatchedPeers(settings(SKYHIGH_SEAT_ADDRESS=address))
+
+    async def retried() -> bool:
+        return max(Counter(peers.asked).values(), default=0) >= 2
+
     async with rolled.rolling(horizon_days=1, peers=peers) as task:
-        await asyncio.sleep(0.5)
+        await eventually(retried)
         assert not task.done()
         # No flight is seen without its seats.
         assert await rolled.flights() == {}
         async with app.serving(SEAT_SERVICE, world.settings(), [address]):
-            await eventually(lambda: rolled.is_complete(horizon_days=1), within_seconds=30)
+            await eventually(lambda: rolled.is_complete(horizon_days=1))
     await peers.close()
     assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
 
@@ -344,9 +362,9 @@ async def test_a_database_that_cuts_its_sessions_is_waited_for(rolled: Rolled, l
                 WHERE datname = current_database() AND pid <> pg_backend_pid()
                 """
             )
-            await asyncio.sleep(0.05)
+            await pause(0.05)
         assert not task.done()
-        await eventually(lambda: rolled.is_complete(horizon_days=4), within_seconds=30)
+        await eventually(lambda: rolled.is_complete(horizon_days=4))
     assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=4)}
 
 
@@ -399,14 +417,20 @@ async def test_what_operations_added_by_hand_stays_as_it_is(rolled: Rolled, call
 
 
 async def test_later_days_are_rolled_gently(rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who buys a seat has the machine first: only today and tomorrow are rolled as fast as it can go."""
-    monkeypatch.setattr(rolling, "PAUSE_RATIO", 1000)
-    monkeypatch.setattr(rolling, "LONGEST_PAUSE_SECONDS", 1.0)
-    began = await rolled.pool.fetchval("SELECT clock_timestamp()")
-    await rolled.roll(horizon_days=2)
-    completed = await rolled.completed()
-    *_, tomorrow, later = sorted(completed)
-    pauses = timedelta(seconds=-(-len(legs) // rolling.AT_ONCE))
-    assert completed[later] - completed[tomorrow] >= pauses
-    # Today and tomorrow have as many groups, or nearly so.
-    assert completed[tomorrow] - began < pauses
+    """A passenger who buys a seat has the machine first: only today and tomorrow are rolled without pauses."""
+    # A pause ends after the test has.
+    monkeypatch.setattr(rolling, "PAUSE_RATIO", 1_000_000)
+    monkeypatch.setattr(rolling, "LONGEST_PAUSE_SECONDS", 3600.0)
+    later = await rolled.today() + timedelta(days=2)
+
+    async def of_later() -> int:
+        return len([flight_id for flight_id in await rolled.flights() if flight_id.endswith(str(later))])
+
+    async def pauses() -> bool:
+        return await of_later() == rolling.AT_ONCE
+
+    async with rolled.rolling(horizon_days=2):
+        await eventually(pauses)
+        assert await rolled.is_complete(horizon_days=1)
+        await stays(pauses, seconds=0.3)
+    assert len(legs) > rolling.AT_ONCE

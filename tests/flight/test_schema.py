@@ -68,12 +68,12 @@ async def test_a_day_moves_with_each_change_and_never_back(
 
 
 async def _list_days(conn: Conn) -> None:
-    for day in (date(2031, 1, 5), None):
+    for day in (date(2081, 1, 5), None):
         await flights.list_page(conn, origin="LHR", destination="", day=day, after=None, limit=51)
 
 
 async def _read_days(conn: Conn) -> None:
-    await flights.scheduled(conn, [date(2031, 1, 5), date(2031, 1, 6)])
+    await flights.scheduled(conn, [date(2081, 1, 5), date(2081, 1, 6)])
 
 
 async def _free_seats(conn: Conn) -> None:
@@ -86,7 +86,7 @@ async def _find(conn: Conn) -> None:
 
 @pytest.mark.parametrize("read", [_list_days, _read_days, _free_seats, _find])
 async def test_no_table_is_read_whole(airline: Airline, read: Callable[[Conn], Coroutine[Any, Any, None]]) -> None:
-    moment = datetime(2031, 1, 1, tzinfo=UTC)
+    moment = datetime(2081, 1, 1, tzinfo=UTC)
     await airline.add(*(flight("LHR", "CDG", moment + timedelta(hours=n), flight_id=f"PLANS{n}") for n in range(1000)))
     async with db.transaction(airline.pool) as conn:
         explaining = Explaining(conn)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from skyhigh.flight.v1 import flight_service_pb2 as pb
@@ -14,6 +15,8 @@ from tests.callers import refused
 from tests.flight.airline import LONGEST, SHORTEST, Airline, after, flight, ids, itinerary_id, ways
 
 Search = pb.SearchFlightsRequest
+# More of them than every day: SKYHIGH_TEST_ROUNDS says how many.
+SEARCHES: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "250"))
 
 
 def at(day: date, hour: int, minute: int = 0) -> datetime:
@@ -182,13 +185,13 @@ async def test_a_page_token_is_good_for_its_own_question_only(airline: Airline, 
         ({"source": "LHRX"}, "source"),
         ({"destination": "QQQ"}, "destination"),
         ({"destination": "LHR"}, "destination"),
-        ({"date": "2026-02-30"}, "date"),
-        ({"date": "2020-01-01"}, "date"),
+        ({"date": "2082-02-30"}, "date"),
+        ({"date": "2019-12-31"}, "date"),
         ({"date": "0000-01-01"}, "date"),
         ({"date": "0001-01-01"}, "date"),
         ({"date": "9999-12-31"}, "date"),
         ({"date": "tomorrow"}, "date"),
-        ({"date": "2026-1-1"}, "date"),
+        ({"date": "2082-1-1"}, "date"),
         ({"date": ""}, "date"),
         ({"seats": 0}, "seats"),
         ({"seats": 10}, "seats"),
@@ -225,7 +228,7 @@ async def test_far_days_and_unserved_airports_have_no_answer(airline: Airline, d
     assert await airline.found("XKH", "LHR", day) == set()
 
 
-async def test_a_thousand_questions_have_the_answers_of_brute_force(airline: Airline, day: date) -> None:
+async def test_searches_return_what_brute_force_finds(airline: Airline, day: date) -> None:
     """Around the date line, with seats and cabins at random; every answer in its order."""
     chance = random.Random(4)
     airports = ["AKL", "APW", "HNL", "LAX", "NRT", "SYD", "LHR"]
@@ -240,13 +243,14 @@ async def test_a_thousand_questions_have_the_answers_of_brute_force(airline: Air
         facts = {"cents": cents, "aircraft_type": aircraft_type, "flight_id": f"BF{n}-{day}"}
         schedule.append(flight(origin, destination, moment, length, **facts))
     await airline.add(*schedule)
-    free: dict[str, dict[str, int]] = {}
-    for each in schedule:
-        free[each.flight_id] = {cabin: chance.choice([0, 2, 9, seats, seats]) for cabin, seats in each.seats.items()}
-        await airline.count(each, **free[each.flight_id])
+    free = {
+        each.flight_id: {cabin: chance.choice([0, 2, 9, seats, seats]) for cabin, seats in each.seats.items()}
+        for each in schedule
+    }
+    await airline.count_all(free)
 
     answers = 0
-    for _ in range(1000):
+    for _ in range(SEARCHES):
         source, destination = chance.sample(airports, 2)
         when = day + timedelta(days=chance.randrange(2))
         seats, hops = chance.randint(1, 9), chance.randint(1, 3)
@@ -264,7 +268,7 @@ async def test_a_thousand_questions_have_the_answers_of_brute_force(airline: Air
         )  # fmt: skip
         assert [each.itinerary_id for each in found] == [name for *_, name in expected]
         answers += len(found)
-    assert answers > 5_000, "too few to mean anything"
+    assert answers > 5 * SEARCHES, "too few to mean anything"
 
 
 def _minutes(way: tuple[NewFlight, ...]) -> int:
