@@ -24,6 +24,7 @@ from services.db import Pool
 from services.inbox import Handler
 from tests.callers import Caller, Callers, read
 from tests.checkin.fakes import Others
+from tests.dates import new_flight_id
 from tests.waiting import eventually
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -185,7 +186,7 @@ class Airport:
         self.payments = others.payments
         self.scales = others.scales
         self.pool = pool
-        self.flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+        self.flight_id = new_flight_id()
         self.operations = checkin.operations()
         self.agent = checkin.agent("desk")
         self.booking = seats.service("booking")

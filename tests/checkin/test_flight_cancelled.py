@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1 import events_pb2 as checkin_events
@@ -15,6 +14,7 @@ from services import db
 from tests.callers import refused
 from tests.checkin.airport import AT_REST_SECONDS, Airport, facts, outcomes
 from tests.checkin.parties import booked, log_in, party
+from tests.dates import NEXT_DAY, new_flight_id
 from tests.instances import Database
 from tests.waiting import eventually
 
@@ -83,7 +83,7 @@ async def test_an_infant_goes_with_its_adult_who_is_told_once(airport: Airport, 
 
 
 async def test_a_flight_is_cancelled_before_anybody_knows_it(airport: Airport) -> None:
-    ahead, imported = (f"SH{secrets.token_hex(4)}-2026-12-02" for _ in range(2))
+    ahead, imported = (new_flight_id(on=NEXT_DAY) for _ in range(2))
     for flight_id in (ahead, imported):
         await airport.tell("flight.cancelled.v1", cancelled(flight_id))
     its = party(booked(ahead), booked(airport.flight_id))
@@ -144,7 +144,7 @@ async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, check
 
 
 async def test_facts_and_passengers_wait_for_it(airport: Airport) -> None:
-    flight_id = f"SH{secrets.token_hex(4)}-2026-12-02"
+    flight_id = new_flight_id(on=NEXT_DAY)
     async with airport.in_the_middle_of(handlers.on_flight_cancelled, cancelled(flight_id)):
         imported = asyncio.ensure_future(
             airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=flight_id, flight=facts()))

@@ -21,12 +21,13 @@ from operations.__main__ import app
 from services import db
 from services.db import Pool
 from tests.callers import ISSUER
+from tests.dates import flight_id
 from tests.instances import database_with, running
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
-PATH: Final = "/v1/flights/SH101-2026-12-01/seatmap"
+PATH: Final = f"/v1/flights/{flight_id()}/seatmap"
 BURST: Final = Finding(
     kind="MAP_BURST",
     source="",
@@ -103,7 +104,7 @@ async def test_an_incident_says_who_did_what_and_what_followed(service: Service,
 
 
 async def test_of_different_things_the_last_one_is_shown(service: Service, source: str) -> None:
-    flights = tuple(f"/v1/flights/SH{number}-2026-12-01/seatmap" for number in range(10))
+    flights = tuple(f"/v1/flights/{flight_id(f'SH{number}')}/seatmap" for number in range(10))
     scan = replace(BURST, kind="MAP_SCAN", source=source, evidence=flights)
     await service.finds(scan, block_for=None)
     _, line = (await skyhigh("abuse", "incidents", "--source", source)).splitlines()

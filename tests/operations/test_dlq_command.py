@@ -21,6 +21,7 @@ from operations.__main__ import app
 from services import amqp, inbox
 from services.db import Conn
 from services.inbox import DELIVERY_LIMIT, Consumer, Subscription, dead_queue, declare_queues
+from tests.dates import flight_id
 from tests.instances import own_database, pooled
 from tests.waiting import eventually
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 QUEUE: Final = "seat.dlqtest"
-FLIGHT: Final = "SH9-2026-12-01"
+FLIGHT: Final = flight_id("SH9")
 RELEASED: Final = events_pb2.SeatReleased(
     flight_id=FLIGHT,
     seats=[events_pb2.SeatReleased.ReleasedSeat(seat_number="12A", version=3, state=pb.Seat.AVAILABLE)],

@@ -15,6 +15,7 @@ from operations.__main__ import app
 from operations.events import message_type, readable
 from operations.seats import cabin_lines
 from tests.callers import ISSUER, Caller, Callers
+from tests.dates import flight_id
 from tests.instances import Database
 from tests.waiting import eventually
 
@@ -76,7 +77,7 @@ async def test_a_seat_shows_all_that_happened_to_it(flight: str, agent: Caller) 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["SH999-2026-12-01"], "NOT_FOUND: flight not found"),
+        ([flight_id("SH999")], "NOT_FOUND: flight not found"),
         (["{flight}", "99Z"], "NOT_FOUND: there is no seat 99Z on this flight"),
         (["{flight}", "12I"], "'12I' is no seat number such as 12A"),
     ],

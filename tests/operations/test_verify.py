@@ -24,14 +24,15 @@ from operations.__main__ import app
 from operations.invariants import INVARIANTS
 from operations.verify import CACHED_MAPS, Finding, check, lateness
 from tests.callers import seat
+from tests.dates import flight_id
 from tests.instances import Database, Instance, connected, instance, own_database
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
-FLIGHT: Final = "SH1-2026-12-01"
-OTHER: Final = "SH2-2026-12-01"
+FLIGHT: Final = flight_id("SH1")
+OTHER: Final = flight_id("SH2")
 # Nothing that `check` has to believe in: it is what the statements below name a hold by.
 HOLD: Final = "(SELECT hold_id FROM seats WHERE flight_id = '{0}' AND seat_number = '{1}')"
 HELD: Final = HOLD.format(FLIGHT, "10A")
@@ -227,8 +228,8 @@ async def lived(world: World) -> Lived:
 
 async def _live(service: Instance) -> None:
     agent, waitlist = service.callers.agent(), service.callers.service("waitlist")
-    for flight_id in (FLIGHT, OTHER):
-        await service.callers.operations().provision(flight_id)
+    for each in (FLIGHT, OTHER):
+        await service.callers.operations().provision(each)
     await agent.hold(FLIGHT, "10A", request_id=str(uuid4()))
     several = [seat(FLIGHT, "11A"), seat(FLIGHT, "11B"), seat(OTHER, "11A")]
     await agent.confirm(await agent.hold_seats(*several, request_id=str(uuid4())))
@@ -370,8 +371,8 @@ async def test_cached_maps_that_differ_from_the_truth_are_reported(
     world: World, lived: Lived, connection: Database, redis: Redis
 ) -> None:
     async with instance(world, database_url=lived.database_url, SKYHIGH_REDIS_URL=lived.redis_url) as service:
-        for flight_id in (FLIGHT, OTHER):
-            await service.callers.agent().states(flight_id)
+        for each in (FLIGHT, OTHER):
+            await service.callers.agent().states(each)
     truth, other = await redis.mget(f"seatmap:{{{FLIGHT}}}", f"seatmap:{{{OTHER}}}")
     assert isinstance(truth, bytes)
     assert isinstance(other, bytes)
@@ -380,7 +381,7 @@ async def test_cached_maps_that_differ_from_the_truth_are_reported(
     planted = {
         f"seatmap:{{{FLIGHT}}}": b"%d %b" % (int(version) - 1, body),
         f"seatmap:{{{OTHER}}}": other.replace(b"A", b"B"),
-        "seatmap:{SH3-2026-12-01}": truth,
+        f"seatmap:{{{flight_id('SH3')}}}": truth,
         "seatmap:{poison}": b"\xff\x00 not a map",
     }
     await redis.mset(dict(planted))
@@ -395,7 +396,7 @@ async def test_cached_maps_that_differ_from_the_truth_are_reported(
 
 async def test_a_cached_map_may_be_late_for_a_moment(connection: Database, redis: Redis) -> None:
     key = f"seatmap:{{{FLIGHT}}}"
-    await redis.set(key, b"1 A320-180Y 2026-01-01T00:00:00+00:00 " + b"A" * 180)
+    await redis.set(key, b"1 A320-180Y 2010-01-01T00:00:00+00:00 " + b"A" * 180)
 
     async def drop() -> None:
         await asyncio.sleep(verify.CACHE_GRACE_SECONDS / 2)

@@ -15,6 +15,7 @@ from operations.invariants.services import SERVICES
 from operations.verify import CACHED_MAPS, Finding, check
 from services import migrate
 from tests.conftest import PACKAGES
+from tests.dates import flight_id
 from tests.instances import Database, database_with
 from tests.operations.true_history import FLIGHT, GONE, ONWARD, TRUE_HISTORY, named
 
@@ -241,7 +242,7 @@ OF_FLIGHTS: Final = {
     },
     "every cancellation of a flight has its event": {
         "none": "DELETE FROM flight.outbox",
-        "another's": "UPDATE flight.outbox SET body = convert_to('SH9-2026-12-01', 'UTF8')",
+        "another's": f"UPDATE flight.outbox SET body = convert_to('{flight_id('SH9')}', 'UTF8')",
     },
     "a cancelled flight has no live hold": {
         "confirmed": f"UPDATE seat.hold_seats SET flight_id = '{GONE}' WHERE hold_id = {named('hold P1')}",

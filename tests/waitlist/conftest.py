@@ -20,6 +20,7 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 from deploy.mocks import mail
 from deploy.mocks.mail import MailSettings, MailSink
 from tests.callers import Caller, Callers, a_few_at_once, seat
+from tests.dates import new_flight_id
 from tests.instances import running
 from tests.waiting import eventually
 from waitlist_service.service import WAITLIST_SERVICE
@@ -191,7 +192,7 @@ class Flight:
 @pytest.fixture
 async def full(callers: Callers, waitlist: Callers) -> Flight:
     """A flight of 180 seats, all of them taken."""
-    flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+    flight_id = new_flight_id()
     await callers.operations().provision(flight_id)
     agent = callers.agent()
     numbers = sorted(await agent.states(flight_id))

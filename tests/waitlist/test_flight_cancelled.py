@@ -16,8 +16,8 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from deploy.mocks.mail import MailSink
 from tests.callers import Callers, refused
 from tests.checkin.fakes import Broker
+from tests.dates import new_flight_id
 from tests.instances import Database
-from tests.seat.rules import new_flight_id
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest, Waiter
 from waitlist_service.handlers import on_flight_cancelled
