@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from operations import waitlist as command
 from tests.callers import ISSUER, Callers
+from tests.dates import flight_id
 from tests.waitlist.conftest import Flight
 
 if TYPE_CHECKING:
