@@ -10,7 +10,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
-from tests.callers import Callers, refused
+from tests.callers import Callers, a_few_at_once, refused
 from tests.dates import flight_id
 from tests.waitlist.conftest import Flight, Manifest
 
@@ -28,7 +28,7 @@ async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
 
 
 async def test_joining_at_once_gives_each_a_place_of_its_own(full: Flight) -> None:
-    entries = await asyncio.gather(*(full.waiter().join() for _ in range(40)))
+    entries = await a_few_at_once(full.waiter().join() for _ in range(40))
     assert sorted(entry.position for entry in entries)[-1] == 40
 
 
