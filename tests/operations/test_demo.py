@@ -191,6 +191,7 @@ async def skyhigh(*arguments: str) -> Result:
 
 
 async def test_the_airline_is_loaded_once(check_in: FakeCheckIn) -> None:
+    check_in.at_once_first = demo.CALLS_AT_ONCE
     first, second = await skyhigh("load"), await skyhigh("load")
     assert first.exit_code == second.exit_code == 0, first.output
     head, *lines = first.stdout.splitlines()
@@ -200,7 +201,7 @@ async def test_the_airline_is_loaded_once(check_in: FakeCheckIn) -> None:
     assert all(line.endswith(" added, 0 changed, 0 unchanged") for line in lines)
     again = second.stdout.splitlines()[1:]
     assert all(": 0 added, 0 changed, " in line for line in again)
-    assert 1 < check_in.most_calls_at_once <= demo.CALLS_AT_ONCE
+    assert check_in.most_calls_at_once == demo.CALLS_AT_ONCE
 
 
 async def test_somebody_who_can_check_in_now_is_printed(check_in: FakeCheckIn) -> None:

@@ -114,7 +114,7 @@ async def test_an_event_that_failed_is_shown_and_applied_after_its_replay(
             RELEASED.SerializeToString(), message_id=event_id, headers={"x-routing-key": "seat.released.v1"}
         )
         await exchange.publish(message, routing_key=QUEUE)
-        await eventually(partial(_dead, channel), within_seconds=10)
+        await eventually(partial(_dead, channel))
 
         assert re.search(r"^seat +1$", await _dlq("list"), re.MULTILINE)
         shown = [
@@ -139,7 +139,7 @@ async def test_an_event_that_failed_is_shown_and_applied_after_its_replay(
         async def is_applied() -> bool:
             return bool(applied)
 
-        await eventually(is_applied, within_seconds=10)
+        await eventually(is_applied)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert applied == [FLIGHT]
@@ -161,7 +161,7 @@ async def test_a_replayed_message_begins_anew(channel: AbstractChannel) -> None:
     assert [letter["id"] for letter in await _shown()] == [first]
     assert "1 sent back" in await _dlq("replay", "seat", "--all")
     queue = await channel.get_queue(QUEUE)
-    messages = [await queue.get(timeout=5) for _ in range(2)]
+    messages = [await queue.get(timeout=20) for _ in range(2)]
     assert [message.message_id for message in messages] == [second, first]
     assert _headers(messages[1]) == {
         "cloudEvents:id": first,
@@ -179,7 +179,7 @@ async def test_a_message_that_killed_its_consumers_is_told_from_the_brokers_head
     exchange = await channel.get_exchange(amqp.EVENTS, ensure=False)
     await exchange.publish(aio_pika.Message(b"\xff\xff", message_id="poison"), routing_key="dlqtest.poison.v1")
     await _give_back_until_dead(queue)
-    await eventually(partial(_dead, channel), within_seconds=10)
+    await eventually(partial(_dead, channel))
     assert await _shown() == [
         {
             "id": "poison",
@@ -191,7 +191,7 @@ async def test_a_message_that_killed_its_consumers_is_told_from_the_brokers_head
         }
     ]
     await _dlq("replay", "seat", "--all")
-    message = await queue.get(timeout=5)
+    message = await queue.get(timeout=20)
     assert _headers(message) == {"x-routing-key": "dlqtest.poison.v1"}
     await message.ack()
 
@@ -203,7 +203,7 @@ def _headers(message: AbstractIncomingMessage) -> dict[str, Any]:
 
 async def _give_back_until_dead(queue: AbstractQueue) -> None:
     for _ in range(DELIVERY_LIMIT + 1):
-        message = await queue.get(timeout=5)
+        message = await queue.get(timeout=20)
         await message.nack(requeue=True)
 
 
