@@ -118,8 +118,14 @@ def verify(
     raise typer.Exit(worst)
 
 
-async def check(connection: Conn, redis: Redis | None, *, service_runs: bool = True) -> list[Finding]:
-    """Checks every invariant: all that SQL can see in one snapshot, then the cache.
+async def check(
+    connection: Conn,
+    redis: Redis | None,
+    *,
+    invariants: Sequence[Invariant] = INVARIANTS,
+    service_runs: bool = True,
+) -> list[Finding]:
+    """Checks every invariant, or those given: all that SQL can see in one snapshot, then the cache.
 
     `connection` may read all schemas, and is best in no transaction. Without `redis` the cached maps are reported as
     not checked. Where no service runs, what only a running one brings about is left out.
@@ -127,7 +133,7 @@ async def check(connection: Conn, redis: Redis | None, *, service_runs: bool = T
     findings: list[Finding] = []
     async with one_moment(connection):
         schemas = {row["nspname"] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
-        for invariant in INVARIANTS:
+        for invariant in invariants:
             # Of a service that has no schema here there is nothing to say.
             if schemas.issuperset(invariant.schemas) and (service_runs or not invariant.needs_service):
                 findings.append(await _finding(invariant.number, invariant.name, _offenders(connection, invariant)))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -19,17 +20,19 @@ from skyhigh.mail.v1 import mail_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from checkin_service import records
+from checkin_service.checkins import PAYMENT_DEADLINE
 from services import db
 from services.db import Pool
 from services.inbox import Handler
 from tests.callers import Caller, Callers, read
 from tests.checkin.fakes import Others
+from tests.dates import new_flight_id
 from tests.waiting import eventually
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 HOUR: Final = 3600
 _LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
-AT_REST_SECONDS: Final = 8
+ALREADY_OVER: Final = -1.0
 
 
 def new_pnr() -> str:
@@ -139,13 +142,32 @@ class Traveller:
             self.airport.payments.begin(intent_id)
             await self.airport.tell("payment.failed.v1", self.airport.payments.fail(intent_id))
 
-    async def becomes(self, state: int, *, within_seconds: float = AT_REST_SECONDS) -> pb.CheckIn:
+    async def has_deadline_in(self, seconds: float) -> pb.CheckIn:
+        """Moves the deadline of its fee, row and timer alike; `ALREADY_OVER` for one that has passed."""
+        async with db.transaction(self.airport.pool) as conn:
+            await conn.execute(
+                """
+                WITH moved AS (
+                    UPDATE check_ins SET payment_deadline = statement_timestamp() + $2
+                    WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' RETURNING payment_deadline
+                )
+                UPDATE timers SET due_time = payment_deadline, try_time = payment_deadline FROM moved
+                WHERE name = $3 AND subject = $4 AND fire_time IS NULL
+                """,
+                UUID(self.checkin_id),
+                timedelta(seconds=seconds),
+                PAYMENT_DEADLINE,
+                self.checkin_id,
+            )
+        return await self.get()
+
+    async def becomes(self, state: int) -> pb.CheckIn:
         """Waits for a state of its check-in."""
 
         async def reached() -> bool:
             return (await self.get()).state == state
 
-        await eventually(reached, within_seconds=within_seconds)
+        await eventually(reached)
         return await self.get()
 
     async def has_seat(self, seat_number: str) -> None:
@@ -154,7 +176,7 @@ class Traveller:
         async def known() -> bool:
             return (await self.get()).seat_number == seat_number
 
-        await eventually(known, within_seconds=AT_REST_SECONDS)
+        await eventually(known)
 
     async def seat(self) -> str:
         """The passenger's confirmed seat as the seat service says; empty where there is none."""
@@ -185,7 +207,7 @@ class Airport:
         self.payments = others.payments
         self.scales = others.scales
         self.pool = pool
-        self.flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+        self.flight_id = new_flight_id()
         self.operations = checkin.operations()
         self.agent = checkin.agent("desk")
         self.booking = seats.service("booking")
@@ -273,7 +295,7 @@ class Airport:
             async with db.transaction(self.pool) as conn:
                 return bool(await conn.fetchval("SELECT true FROM inbox WHERE event_id = $1", event_id))
 
-        await self._broker.tell(routing_key, event, applied, within_seconds=AT_REST_SECONDS)
+        await self._broker.tell(routing_key, event, applied)
 
     @asynccontextmanager
     async def in_the_middle_of(self, handle: Handler, event: Message) -> AsyncIterator[None]:
@@ -288,7 +310,7 @@ class Airport:
                     blocked = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
                     return bool(await other.fetchval(blocked, writer))
 
-            await eventually(waits, within_seconds=1.5)
+            await eventually(waits)
 
     async def at_rest(self, traveller: Traveller) -> None:
         """Waits until nothing is left to be done for a traveller's check-in, but what is due later."""
@@ -305,7 +327,7 @@ class Airport:
                     [traveller.checkin_id, *intents],
                 )
 
-        await eventually(done, within_seconds=AT_REST_SECONDS)
+        await eventually(done)
 
     async def row(self, traveller: Traveller) -> records.CheckIn:
         """The check-in as its row has it."""

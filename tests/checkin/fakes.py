@@ -193,8 +193,6 @@ class Broker:
         routing_key: str,
         message: Message,
         noted: Callable[[UUID], Awaitable[bool]],
-        *,
-        within_seconds: float = 5,
     ) -> None:
         """Publishes an event each second until it is noted: a service that has just begun may have no queue yet."""
         event_id, again = uuid4(), 0.0
@@ -206,7 +204,7 @@ class Broker:
                 again = time.monotonic() + 1
             return await noted(event_id)
 
-        await eventually(heard, within_seconds=within_seconds)
+        await eventually(heard)
 
 
 @dataclass(frozen=True)

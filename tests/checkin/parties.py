@@ -13,6 +13,7 @@ from skyhigh.booking.v1 import events_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from tests.checkin.airport import HOUR, Airport, Traveller, new_pnr
+from tests.dates import DAY
 
 
 @dataclass
@@ -39,7 +40,7 @@ def booked(
         flight_number=number,
         origin="FRA",
         destination="LIS",
-        departure_date="2026-12-01",
+        departure_date=DAY,
         gate="B7",
     )
     departure = int(time.time() + departs_in_seconds)

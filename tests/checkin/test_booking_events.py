@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from datetime import timedelta
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from services.inbox import Handler
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport
 from tests.checkin.parties import booked, log_in, party
+from tests.dates import NEXT_DAY, new_flight_id
 from tests.instances import Database
 from tests.seat.rules import at_once
 
@@ -36,7 +36,7 @@ async def manifest(database: Database, *flight_ids: str) -> dict[str, list[str]]
 
 
 async def test_who_has_booked_logs_in_at_once_and_checks_in(airport: Airport, checkin_database: Database) -> None:
-    onward = f"SH{secrets.token_hex(4)}-2026-12-02"
+    onward = new_flight_id(on=NEXT_DAY)
     its = party(booked(airport.flight_id), booked(onward, departs_in_seconds=30 * HOUR, number="SH202"))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     trip = await log_in(airport, its.confirmed.pnr.lower(), "Mueller")
@@ -101,7 +101,7 @@ async def test_what_is_known_of_a_flight_and_a_passenger_stays(airport: Airport,
 
 
 async def test_who_cancels_is_taken_off_and_its_check_ins_with_it(airport: Airport, checkin_database: Database) -> None:
-    onward = f"SH{secrets.token_hex(4)}-2026-12-02"
+    onward = new_flight_id(on=NEXT_DAY)
     its = party(booked(airport.flight_id), booked(onward, departs_in_seconds=30 * HOUR))
     other = await airport.traveller("OTHER")
     await airport.tell("booking.confirmed.v1", its.confirmed)
@@ -143,7 +143,7 @@ async def test_both_at_once_and_often_end_in_the_same(airport: Airport, checkin_
             await handle(conn, event)
 
     for _ in range(30):
-        onward = f"SH{secrets.token_hex(4)}-2026-12-02"
+        onward = new_flight_id(on=NEXT_DAY)
         its = party(booked(onward), booked(airport.flight_id))
         results = await at_once(
             *(apply(handlers.on_booking_confirmed, its.confirmed) for _ in range(2)),

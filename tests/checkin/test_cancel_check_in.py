@@ -103,7 +103,7 @@ async def test_the_steps_wait_for_who_is_away(airport: Airport) -> None:
     async def tried() -> bool:
         return airport.payments.calls.count("CancelPaymentIntent") >= 3
 
-    await eventually(tried, within_seconds=5)
+    await eventually(tried)
     airport.payments.away = False
     await airport.at_rest(traveller)
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]

@@ -16,6 +16,7 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from checkin_service import bcbp
 from tests.callers import refused
 from tests.checkin.airport import Airport, Traveller
+from tests.dates import DAY
 
 Asked = pb.GetBoardingPassBarcodeRequest
 
@@ -28,7 +29,7 @@ async def boarding_pass(traveller: Traveller) -> pb.BoardingPass:
 
 
 async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
-    await airport.set_flight(departure_date="2026-12-01")
+    await airport.set_flight(departure_date=DAY)
     traveller = await airport.traveller(cabin=pb.BUSINESS)
     hold = await airport.seats.agent().hold(airport.flight_id, "1A", "P1")
     await airport.seats.agent().confirm(hold)
@@ -47,7 +48,7 @@ async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
         origin="FRA",
         destination="LIS",
         flight_number="SH101",
-        day_of_year=date(2026, 12, 1).timetuple().tm_yday,
+        day_of_year=date.fromisoformat(DAY).timetuple().tm_yday,
         cabin="BUSINESS",
         seat_number="1A",
         sequence_number=1,

@@ -76,7 +76,7 @@ async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
 @pytest.mark.parametrize(
     ("more", "field"),
     [
-        ({"departure_date": "2026-02-30"}, "flight.departure_date"),
+        ({"departure_date": "2010-02-30"}, "flight.departure_date"),
         ({"check_in_opens_before": seconds(60)}, "flight.check_in_closes_before"),
         (
             {"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)},

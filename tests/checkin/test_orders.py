@@ -14,7 +14,7 @@ import pytest
 from skyhigh.payment.v1 import payment_service_pb2
 
 from tests.callers import a_few_at_once, read
-from tests.checkin.airport import AT_REST_SECONDS, Airport, Traveller
+from tests.checkin.airport import Airport, Traveller
 from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
@@ -78,7 +78,7 @@ async def right_at_rest(traveller: Traveller) -> None:
         row = await airport.row(traveller)
         return await traveller.seat() == ("" if row.state == "CANCELLED" else row.seat_number or "")
 
-    await eventually(agrees_with_the_seat, within_seconds=AT_REST_SECONDS)
+    await eventually(agrees_with_the_seat)
     await airport.at_rest(traveller)
     assert await agrees_with_the_seat()
     await never_wrong(traveller)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, timedelta
 from typing import Final
+from uuid import UUID
 
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
@@ -11,16 +13,20 @@ from skyhigh.payment.v1 import payment_service_pb2
 
 from checkin_service import checkins
 from services import db
-from tests.checkin.airport import AT_REST_SECONDS, Airport
-from tests.waiting import eventually
+from services.timers import set_timer
+from tests.checkin.airport import ALREADY_OVER, HOUR, Airport
+from tests.waiting import eventually, until
 
-VARIABLES: Final = {"SKYHIGH_PAYMENT_DEADLINE_SECONDS": "0.7"}
+# Far away: each test says when the deadline of its check-in has come.
+VARIABLES: Final = {"SKYHIGH_PAYMENT_DEADLINE_SECONDS": str(HOUR)}
 Intent = payment_service_pb2.PaymentIntent
 
 
 async def test_unpaid_it_is_cancelled_in_time_and_the_passenger_told(airport: Airport) -> None:
     traveller = await airport.traveller()
-    waiting = await traveller.waiting()
+    await traveller.waiting()
+    # By the real clock: the timer is there before its time.
+    waiting = await traveller.has_deadline_in(0.5)
     cancelled = await traveller.becomes(pb.CheckIn.CANCELLED)
     assert cancelled.cancel_reason == "PAYMENT_TIMEOUT"
     lateness = cancelled.update_time.ToDatetime() - waiting.payment_deadline.ToDatetime()
@@ -36,20 +42,33 @@ async def test_paid_in_time_it_is_left_alone(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.pay()
-    await asyncio.sleep(1)
+    # As if the timer had been taken just before the payment was told.
+    async with db.transaction(airport.pool) as conn:
+        await conn.execute(
+            "UPDATE check_ins SET payment_deadline = now() WHERE checkin_id = $1", UUID(traveller.checkin_id)
+        )
+        await set_timer(conn, checkins.PAYMENT_DEADLINE, traveller.checkin_id)
+    await airport.at_rest(traveller)
     assert (await traveller.get()).state == pb.CheckIn.COMPLETED
 
 
 async def test_declared_again_it_has_the_time_anew(airport: Airport) -> None:
     traveller = await airport.traveller()
-    first = await traveller.waiting()
-    await asyncio.sleep(0.4)
+    await traveller.waiting()
+    first = await traveller.has_deadline_in(HOUR / 2)
     second = await traveller.declare(31)
-    await asyncio.sleep(0.4)
-    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    assert second.payment_deadline.ToDatetime() - first.payment_deadline.ToDatetime() >= timedelta(seconds=HOUR / 2)
+    async with db.transaction(airport.pool) as conn:
+        due_times = await conn.fetch(
+            "SELECT due_time FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL",
+            checkins.PAYMENT_DEADLINE,
+            traveller.checkin_id,
+        )
+    # There is one timer, and the first deadline is not its time any more.
+    assert [row["due_time"] >= second.payment_deadline.ToDatetime(tzinfo=UTC) for row in due_times] == [True]
+    moved = await traveller.has_deadline_in(ALREADY_OVER)
     cancelled = await traveller.becomes(pb.CheckIn.CANCELLED)
-    assert cancelled.update_time.ToDatetime() >= second.payment_deadline.ToDatetime()
-    assert second.payment_deadline.ToDatetime() > first.payment_deadline.ToDatetime()
+    assert cancelled.update_time.ToDatetime() >= moved.payment_deadline.ToDatetime()
 
 
 async def test_paid_but_not_yet_told_it_waits_for_the_event(airport: Airport) -> None:
@@ -62,7 +81,8 @@ async def test_paid_but_not_yet_told_it_waits_for_the_event(airport: Airport) ->
         return "CancelPaymentIntent" in airport.payments.calls
 
     airport.payments.calls.clear()
-    await eventually(asked, within_seconds=AT_REST_SECONDS)
+    await traveller.has_deadline_in(ALREADY_OVER)
+    await eventually(asked)
     assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
     await airport.tell("payment.succeeded.v1", succeeded)
     assert (await traveller.becomes(pb.CheckIn.COMPLETED)).state == pb.CheckIn.COMPLETED
@@ -72,6 +92,7 @@ async def test_success_after_the_deadline_is_refunded_told_and_mailed(airport: A
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
+    await traveller.has_deadline_in(ALREADY_OVER)
     await traveller.becomes(pb.CheckIn.CANCELLED)
     await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
     await airport.at_rest(traveller)
@@ -84,7 +105,19 @@ async def test_while_payments_are_down_the_deadline_waits(airport: Airport) -> N
     traveller = await airport.traveller()
     await traveller.waiting()
     airport.payments.away = True
-    await asyncio.sleep(1.2)
+    await traveller.has_deadline_in(ALREADY_OVER)
+
+    async def asked_in_vain() -> bool:
+        async with db.transaction(airport.pool) as conn:
+            return bool(
+                await conn.fetchval(
+                    "SELECT last_error FROM timers WHERE name = $1 AND subject = $2",
+                    checkins.PAYMENT_DEADLINE,
+                    traveller.checkin_id,
+                )
+            )
+
+    await eventually(asked_in_vain)
     assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
     airport.payments.away = False
     await traveller.becomes(pb.CheckIn.CANCELLED)
@@ -105,6 +138,7 @@ async def test_a_deadline_that_dies_before_its_commit_ends_the_check_in_the_next
 
     monkeypatch.setattr(checkins, "time_out", die_once)
     await traveller.waiting()
+    await traveller.has_deadline_in(ALREADY_OVER)
     await traveller.becomes(pb.CheckIn.CANCELLED)
     assert deaths == 2
     await airport.at_rest(traveller)
@@ -116,9 +150,9 @@ async def test_a_deadline_and_a_payment_at_once_end_in_one_of_both(airport: Airp
 
     async def race(n: int) -> None:
         traveller = travellers[n]
-        waiting = await traveller.waiting()
-        left = waiting.payment_deadline.ToDatetime() - waiting.update_time.ToDatetime()
-        await asyncio.sleep(left.total_seconds() - 0.02 + n * 0.04)
+        await traveller.waiting()
+        waiting = await traveller.has_deadline_in(0.3)
+        await until(waiting.payment_deadline, seconds_before=0.02, seconds_after=n * 0.04)
         if airport.payments.begin(waiting.payment_intent_id):
             await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
         await airport.at_rest(traveller)
@@ -134,6 +168,7 @@ async def test_a_deadline_and_a_payment_at_once_end_in_one_of_both(airport: Airp
 async def test_a_timer_fires_once_never_early_and_hardly_late(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
+    await traveller.has_deadline_in(0.5)
     await traveller.becomes(pb.CheckIn.CANCELLED)
     await airport.at_rest(traveller)
     async with db.transaction(airport.pool) as conn:

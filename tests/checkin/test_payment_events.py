@@ -13,7 +13,7 @@ from skyhigh.payment.v1 import payment_service_pb2
 
 from checkin_service import handlers
 from services import db
-from tests.checkin.airport import AT_REST_SECONDS, Airport
+from tests.checkin.airport import Airport
 from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
@@ -169,7 +169,7 @@ async def test_payment_service_down_while_a_refund_is_due_delays_it_only(airport
     async def tried() -> bool:
         return airport.payments.calls.count("CancelPaymentIntent") >= 2
 
-    await eventually(tried, within_seconds=AT_REST_SECONDS)
+    await eventually(tried)
     airport.payments.away = False
     await airport.at_rest(traveller)
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]

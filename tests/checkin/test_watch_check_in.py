@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import uuid4
 
@@ -10,36 +11,45 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from tests.callers import Caller, refused
 from tests.checkin.airport import Airport
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 VARIABLES: Final = {"SKYHIGH_CHECKIN_HEARTBEAT_SECONDS": "0.6"}
 
 
-async def states(caller: Caller, checkin_id: str, *, until: int) -> list[str]:
-    """Watches until a state shows; returns what was seen, `-` for heartbeats."""
-    seen = []
-    async with asyncio.timeout(10):
+async def watch(caller: Caller, checkin_id: str, seen: list[str], *, until: int) -> None:
+    """Watches until a state shows; adds each state to `seen`, and `-` for a heartbeat."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async for update in caller.WatchCheckIn(pb.WatchCheckInRequest(checkin_id=checkin_id)):
             if update.HasField("heartbeat"):
                 seen.append("-")
                 continue
             seen.append(pb.CheckIn.State.Name(update.checkin.state))
             if update.checkin.state == until:
-                return seen
+                return
     raise AssertionError(seen)
 
 
 async def test_each_change_is_shown(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
+    watched: list[list[str]] = [[], [], []]
     watching = [
-        asyncio.create_task(states(each, traveller.checkin_id, until=pb.CheckIn.COMPLETED))
-        for each in (traveller.desk, airport.agent, airport.operations)
+        asyncio.create_task(watch(each, traveller.checkin_id, seen, until=pb.CheckIn.COMPLETED))
+        for each, seen in zip((traveller.desk, airport.agent, airport.operations), watched, strict=True)
     ]
-    await asyncio.sleep(0.3)
+
+    def all_saw(state: str) -> Callable[[], Awaitable[bool]]:
+        async def saw() -> bool:
+            return all(state in seen for seen in watched)
+
+        return saw
+
+    await eventually(all_saw("INITIATED"))
     await traveller.declare(30)
-    await asyncio.sleep(0.3)
+    await eventually(all_saw("WAITING_FOR_PAYMENT"))
     await traveller.pay()
-    for seen in await asyncio.gather(*watching):
+    await asyncio.gather(*watching)
+    for seen in watched:
         assert [state for state in seen if state != "-"] == ["INITIATED", "WAITING_FOR_PAYMENT", "COMPLETED"]
 
 
@@ -49,7 +59,7 @@ async def test_a_failed_payment_is_shown(airport: Airport) -> None:
     stream = traveller.desk.WatchCheckIn(pb.WatchCheckInRequest(checkin_id=traveller.checkin_id))
     assert (await stream.read()).checkin.last_payment_error == ""
     await traveller.fail_to_pay()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await stream.read()).checkin.last_payment_error != "DECLINED":
             pass
     stream.cancel()
@@ -60,7 +70,7 @@ async def test_a_quiet_one_shows_that_the_stream_lives(airport: Airport) -> None
     await traveller.completed()
     stream = traveller.desk.WatchCheckIn(pb.WatchCheckInRequest(checkin_id=traveller.checkin_id))
     assert (await stream.read()).checkin.state == pb.CheckIn.COMPLETED
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await stream.read()).HasField("heartbeat")
     stream.cancel()
 
@@ -70,4 +80,4 @@ async def test_a_stranger_sees_nothing(airport: Airport) -> None:
     await traveller.start()
     for checkin_id in (traveller.checkin_id, str(uuid4())):
         with refused("NOT_FOUND", "CHECK_IN_NOT_FOUND"):
-            await states(stranger.desk, checkin_id, until=pb.CheckIn.COMPLETED)
+            await watch(stranger.desk, checkin_id, [], until=pb.CheckIn.COMPLETED)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,9 +19,10 @@ import pytest
 from skyhigh.weight.v1 import weight_service_pb2 as pb
 from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 
-START_SECONDS = 30
-# Half a second on an idle machine.
-END_SECONDS = 2
+from tests.waiting import PATIENCE_SECONDS
+
+# Only ends a test that hangs: what is being asked takes 600 s.
+START_SECONDS = END_SECONDS = PATIENCE_SECONDS
 
 
 @asynccontextmanager
@@ -86,9 +86,7 @@ async def test_sigterm_ends_a_mock_that_is_being_asked(
         done, _ = await asyncio.wait([asking], timeout=0.5)
         assert not done
         process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        assert await asyncio.wait_for(process.wait(), timeout=10) == 0
-        assert time.monotonic() - began < END_SECONDS
+        assert await asyncio.wait_for(process.wait(), timeout=END_SECONDS) == 0
         with pytest.raises((aiohttp.ClientError, aiosmtplib.SMTPException, grpc.aio.AioRpcError)):
             await asking
 

@@ -40,7 +40,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def weigh(scales: Scales, *grams: int, within_seconds: float = 5) -> list[int]:
+async def weigh(scales: Scales, *grams: int, within_seconds: float = 20) -> list[int]:
     async with grpc.aio.insecure_channel(scales.address) as channel:
         stub: Any = WeightServiceStub(channel)
         request = pb.WeighBagsRequest(reference="checkin/1", declared_grams=grams)
@@ -80,7 +80,7 @@ async def test_slow_scales_measure_right(scales: Scales) -> None:
 async def test_the_scales_say_that_they_are_well(scales: Scales) -> None:
     async with grpc.aio.insecure_channel(scales.address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(service=weight.SERVICE), timeout=5)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=weight.SERVICE), timeout=20)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 

@@ -19,6 +19,7 @@ from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer, add
 
 from services.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from services.validation import validate
+from tests.waiting import eventually
 
 Context = Any
 
@@ -33,6 +34,8 @@ class FakeCheckIn(CheckInServiceServicer):
         self.violations: dict[str, list[FieldViolation]] = {}
         """What is wrong with a flight, beyond the contract."""
         self.tokens: set[str] = set()
+        self.at_once_first = 1
+        """The first calls are answered when so many of them wait."""
         self.calls_at_once = 0
         self.most_calls_at_once = 0
 
@@ -61,14 +64,17 @@ class FakeCheckIn(CheckInServiceServicer):
             return pb.Eligibility(eligible=request.passenger_id not in self.checked_in)
         raise AssertionError("a refusal ends the call")
 
+    async def _first_calls_are_there(self) -> bool:
+        return self.most_calls_at_once >= self.at_once_first
+
     @asynccontextmanager
     async def _call(self, context: Context) -> AsyncIterator[None]:
         self.tokens.add(dict(context.invocation_metadata())["authorization"])
         self.calls_at_once += 1
         self.most_calls_at_once = max(self.most_calls_at_once, self.calls_at_once)
         try:
-            # Whoever else is calling arrives.
-            await asyncio.sleep(0.005)
+            if self.most_calls_at_once < self.at_once_first:
+                await eventually(self._first_calls_are_there)
             yield
         except Refusal as refusal:
             details = ("grpc-status-details-bin", refusal.status().SerializeToString())

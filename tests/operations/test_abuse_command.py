@@ -21,12 +21,13 @@ from operations.__main__ import app
 from services import db
 from services.db import Pool
 from tests.callers import ISSUER
+from tests.dates import flight_id
 from tests.instances import database_with, running
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
-PATH: Final = "/v1/flights/SH101-2026-12-01/seatmap"
+PATH: Final = f"/v1/flights/{flight_id()}/seatmap"
 BURST: Final = Finding(
     kind="MAP_BURST",
     source="",
@@ -103,7 +104,7 @@ async def test_an_incident_says_who_did_what_and_what_followed(service: Service,
 
 
 async def test_of_different_things_the_last_one_is_shown(service: Service, source: str) -> None:
-    flights = tuple(f"/v1/flights/SH{number}-2026-12-01/seatmap" for number in range(10))
+    flights = tuple(f"/v1/flights/{flight_id(f'SH{number}')}/seatmap" for number in range(10))
     scan = replace(BURST, kind="MAP_SCAN", source=source, evidence=flights)
     await service.finds(scan, block_for=None)
     _, line = (await skyhigh("abuse", "incidents", "--source", source)).splitlines()
@@ -137,8 +138,16 @@ async def test_a_block_is_lifted_and_it_is_known_by_whom(service: Service, sourc
 
 
 async def test_a_block_that_has_ended_by_itself_needs_no_lifting(service: Service, source: str) -> None:
-    await service.finds(replace(BURST, source=source), block_for=timedelta(seconds=0.05))
-    await asyncio.sleep(0.1)
+    await service.finds(replace(BURST, source=source))
+    async with db.transaction(service.pool) as conn:
+        await conn.execute(
+            """
+            UPDATE blocks
+            SET create_time = create_time - interval '1 hour', expire_time = expire_time - interval '1 hour'
+            WHERE source = $1
+            """,
+            source,
+        )
     _, line = (await skyhigh("abuse", "blocks", "--all", "--source", source)).splitlines()
     told = await skyhigh("abuse", "lift", line.split()[0], "--reason", "late")
     assert told.endswith(": the block had ended by itself.\n")
@@ -201,6 +210,18 @@ async def test_the_limits_of_a_new_gateway_are_the_defaults() -> None:
     ]
 
 
+@pytest.fixture
+async def default_limits(service: Service) -> AsyncIterator[None]:
+    """Gives the limits back to the gateway as they were before the test."""
+    async with db.transaction(service.pool) as conn:
+        before = await conn.fetch("SELECT limits FROM limits")
+    yield
+    async with db.transaction(service.pool) as conn:
+        await conn.execute("DELETE FROM limits")
+        await conn.executemany("INSERT INTO limits SELECT ($1::limits).*", [(row["limits"],) for row in before])
+
+
+@pytest.mark.usefixtures("default_limits")
 async def test_a_limit_is_set_and_keeps_its_mode_unless_one_is_named() -> None:
     change = ("limits", "set", "hold-per-service", "--per-minute", "600", "--burst", "50")
     assert await skyhigh(*change, "--mode", "shadow") == "hold-per-service: 600 a minute, 50 at once, SHADOW.\n"

@@ -21,6 +21,7 @@ from operations.__main__ import app
 from services import amqp, inbox
 from services.db import Conn
 from services.inbox import DELIVERY_LIMIT, Consumer, Subscription, dead_queue, declare_queues
+from tests.dates import flight_id
 from tests.instances import own_database, pooled
 from tests.waiting import eventually
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 QUEUE: Final = "seat.dlqtest"
-FLIGHT: Final = "SH9-2026-12-01"
+FLIGHT: Final = flight_id("SH9")
 RELEASED: Final = events_pb2.SeatReleased(
     flight_id=FLIGHT,
     seats=[events_pb2.SeatReleased.ReleasedSeat(seat_number="12A", version=3, state=pb.Seat.AVAILABLE)],
@@ -113,7 +114,7 @@ async def test_an_event_that_failed_is_shown_and_applied_after_its_replay(
             RELEASED.SerializeToString(), message_id=event_id, headers={"x-routing-key": "seat.released.v1"}
         )
         await exchange.publish(message, routing_key=QUEUE)
-        await eventually(partial(_dead, channel), within_seconds=10)
+        await eventually(partial(_dead, channel))
 
         assert re.search(r"^seat +1$", await _dlq("list"), re.MULTILINE)
         shown = [
@@ -138,7 +139,7 @@ async def test_an_event_that_failed_is_shown_and_applied_after_its_replay(
         async def is_applied() -> bool:
             return bool(applied)
 
-        await eventually(is_applied, within_seconds=10)
+        await eventually(is_applied)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert applied == [FLIGHT]
@@ -160,7 +161,7 @@ async def test_a_replayed_message_begins_anew(channel: AbstractChannel) -> None:
     assert [letter["id"] for letter in await _shown()] == [first]
     assert "1 sent back" in await _dlq("replay", "seat", "--all")
     queue = await channel.get_queue(QUEUE)
-    messages = [await queue.get(timeout=5) for _ in range(2)]
+    messages = [await queue.get(timeout=20) for _ in range(2)]
     assert [message.message_id for message in messages] == [second, first]
     assert _headers(messages[1]) == {
         "cloudEvents:id": first,
@@ -178,7 +179,7 @@ async def test_a_message_that_killed_its_consumers_is_told_from_the_brokers_head
     exchange = await channel.get_exchange(amqp.EVENTS, ensure=False)
     await exchange.publish(aio_pika.Message(b"\xff\xff", message_id="poison"), routing_key="dlqtest.poison.v1")
     await _give_back_until_dead(queue)
-    await eventually(partial(_dead, channel), within_seconds=10)
+    await eventually(partial(_dead, channel))
     assert await _shown() == [
         {
             "id": "poison",
@@ -190,7 +191,7 @@ async def test_a_message_that_killed_its_consumers_is_told_from_the_brokers_head
         }
     ]
     await _dlq("replay", "seat", "--all")
-    message = await queue.get(timeout=5)
+    message = await queue.get(timeout=20)
     assert _headers(message) == {"x-routing-key": "dlqtest.poison.v1"}
     await message.ack()
 
@@ -202,7 +203,7 @@ def _headers(message: AbstractIncomingMessage) -> dict[str, Any]:
 
 async def _give_back_until_dead(queue: AbstractQueue) -> None:
     for _ in range(DELIVERY_LIMIT + 1):
-        message = await queue.get(timeout=5)
+        message = await queue.get(timeout=20)
         await message.nack(requeue=True)
 
 

@@ -16,17 +16,19 @@ from typer.testing import CliRunner, Result
 from operations import manifest
 from operations.manifest import COLUMNS, FileError, read
 from services.errors import FieldViolation
+from tests.dates import DAY, flight_id
 from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving
 
-FLIGHT: Final = "SH101-2026-12-01"
-OTHER: Final = "SH202-2026-12-01"
+FLIGHT: Final = flight_id("SH101")
+OTHER: Final = flight_id("SH202")
+THIRD: Final = flight_id("SH303")
 HEADER: Final = "flight_id,passenger_id,pnr,given_name,last_name\n"
 FACTS: Final = {
     "flight_number": "SH101",
     "origin": "FRA",
     "destination": "LIS",
-    "departure_time": "2026-12-01T18:30:00Z",
-    "arrival_time": "2026-12-01T21:40:00Z",
+    "departure_time": f"{DAY}T18:30:00Z",
+    "arrival_time": f"{DAY}T21:40:00Z",
 }
 ADA: Final = {"passenger_id": "P1", "pnr": "XK4T7Q", "given_name": "Ada", "last_name": "Lovelace"}
 
@@ -66,7 +68,7 @@ async def test_a_csv_file_is_imported_flight_by_flight(check_in: FakeCheckIn, wr
         "\N{ZERO WIDTH NO-BREAK SPACE}flight_id,flight_number,origin,destination,departure_time,arrival_time,gate,"
         "check_in_closes_before_minutes,passenger_id,pnr,given_name,last_name,type,cabin,fare,special_services,"
         "accompanying_passenger_id,contact_email\n"
-        f"{FLIGHT},SH101,FRA,LIS,2026-12-01T18:30:00Z,2026-12-01T21:40:00+00:00,A24,45,"
+        f"{FLIGHT},SH101,FRA,LIS,{DAY}T18:30:00Z,{DAY}T21:40:00+00:00,A24,45,"
         "P1,XK4T7Q,Zoë,Müller-Lüdenscheidt,adult,BUSINESS,BUSINESS,INFT+WCHR,,zoe@passengers.example\n"
         f"{OTHER},,,,,,,,P9,R7WQ2C,Seán,O'Brien,,,,,,\n"
         f"{FLIGHT},,,,,,,,P2,XK4T7Q, Björn ,Müller-Lüdenscheidt,INFANT,BUSINESS,BUSINESS,,P1,\n"
@@ -138,7 +140,7 @@ async def test_what_the_service_refuses_is_named_by_its_line(
         f"{FLIGHT},P2,XK4T70,Alan,Turing\n"
         f"{OTHER},P3,R7WQ2C,Grace,Hopper\n"
         f"{OTHER},P4,R7WQ2C,Edsger,Dijkstra\n"
-        "SH303-2026-12-01,P5,R7WQ2D,Barbara,Liskov\n"
+        f"{THIRD},P5,R7WQ2D,Barbara,Liskov\n"
     )
     result = await import_(file)
     assert result.exit_code == 1
@@ -155,8 +157,8 @@ async def test_what_the_service_refuses_is_named_by_its_line(
     assert told[3] == f"{file}:6: check_in_closes_before: check-in must open before it closes"
     assert told[4] == f"{file}:7: accompanying_passenger_id: there is no such passenger on this flight"
     assert told[5] == f"{OTHER}: nothing was imported"
-    assert result.stdout == "SH303-2026-12-01: 1 added, 0 changed, 0 unchanged\n"
-    assert list(check_in.manifests) == ["SH303-2026-12-01"]
+    assert result.stdout == f"{THIRD}: 1 added, 0 changed, 0 unchanged\n"
+    assert list(check_in.manifests) == [THIRD]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from typing import Final
 
 from gateway.limits import DEFAULTS
 from operations.invariants.services import SERVICES
+from tests.dates import DAY, flight_id
 
-FLIGHT: Final = "SH1-2026-12-01"
-ONWARD: Final = "SH2-2026-12-01"
-GONE: Final = "SH3-2026-12-01"
+FLIGHT: Final = flight_id("SH1")
+ONWARD: Final = flight_id("SH2")
+GONE: Final = flight_id("SH3")
 
 
 def named(name: str) -> str:
@@ -267,7 +268,7 @@ BOOKINGS: Final = f"""
                                  arrival_time, departure_date, check_in_opens_before, check_in_closes_before,
                                  boarding_before, gate, price_minor_units)
     SELECT md5('booking ' || name)::uuid, leg, flight_id, 'SH1', 'FRA', 'LIS', now() + interval '25 hours',
-           now() + interval '28 hours', '2026-12-01', '24 hours', '60 min', '40 min', '', 10000
+           now() + interval '28 hours', '{DAY}', '24 hours', '60 min', '40 min', '', 10000
     FROM (VALUES ('K', 1, '{FLIGHT}'), ('K', 2, '{ONWARD}'), ('R', 1, '{FLIGHT}'), ('X', 1, '{FLIGHT}'),
                  ('E', 1, '{FLIGHT}'), ('F', 1, '{FLIGHT}'))
         AS leg (name, leg, flight_id);

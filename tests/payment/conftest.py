@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 # An hour: nothing happens by itself within a test.
 NEVER: Final = "3600"
+# After an attempt the next one begins when a test says so (`Payments.goes_on`).
+STEPWISE: Final = {
+    "SKYHIGH_PAYMENT_BACKOFF_SECONDS": NEVER,
+    "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": NEVER,
+}
 # PAY-3's times, twenty times as fast.
 QUICK: Final = {
     "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "0.5",
@@ -62,14 +67,21 @@ def nobodys_port() -> int:
 
 
 @asynccontextmanager
-async def paying(world: World, provider: PaymentProvider, *, database_url: str = "") -> AsyncIterator[Payments]:
-    """A service with this provider, whose webhooks reach it within the block."""
-    variables = {"SKYHIGH_PAYMENT_PROVIDER_URL": provider.url, **QUICK}
+async def paying(
+    world: World, provider: PaymentProvider, *, database_url: str = "", **variables: str
+) -> AsyncIterator[Payments]:
+    """A service with this provider, whose webhooks reach it within the block; `variables` are environment variables."""
+    variables = {"SKYHIGH_PAYMENT_PROVIDER_URL": provider.url, **QUICK, **variables}
+    former_url = provider.webhook_url
     async with (
         payments(world, database_url=database_url, **variables) as service,
-        bridge(service.callers) as provider.webhook_url,
+        bridge(service.callers) as webhook_url,
     ):
-        yield service
+        provider.webhook_url = webhook_url
+        try:
+            yield service
+        finally:
+            provider.webhook_url = former_url
 
 
 @pytest.fixture(scope="package")
@@ -106,8 +118,7 @@ async def silent(world: World) -> AsyncIterator[Payments]:
     async with payments(
         world,
         SKYHIGH_PAYMENT_PROVIDER_URL=f"http://127.0.0.1:{nobodys_port()}",
-        SKYHIGH_PAYMENT_BACKOFF_SECONDS=NEVER,
-        SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS=NEVER,
+        **STEPWISE,
     ) as serving:
         yield serving
 

@@ -181,14 +181,41 @@ class Payments:
         answer: pb.PaymentIntent = await self.callers.service().GetPaymentIntent(request)
         return answer
 
-    async def becomes(self, intent: pb.PaymentIntent, state: str, *, within_seconds: float = 10) -> pb.PaymentIntent:
+    async def becomes(self, intent: pb.PaymentIntent, state: str) -> pb.PaymentIntent:
         """Waits for a state and returns the intent in it."""
 
         async def there() -> bool:
             return state_of(await self.get(intent)) == state
 
-        await eventually(there, within_seconds=within_seconds)
+        await eventually(there)
         return await self.get(intent)
+
+    async def goes_on(self, intent: pb.PaymentIntent) -> None:
+        """Ends the pause before the next attempt, or before the next question about a charge whose outcome is unknown.
+
+        An attempt that runs is left alone: its timer waits for its end again.
+        """
+        await self.database.execute(
+            """
+            UPDATE timers SET due_time = statement_timestamp(), try_time = statement_timestamp()
+            WHERE fire_time IS NULL AND due_time > statement_timestamp()
+              AND (name, subject) IN (SELECT 'charge', $1::text
+                                      UNION ALL SELECT 'reconcile', key::text FROM charges WHERE intent_id = $2)
+            """,
+            intent.intent_id,
+            UUID(intent.intent_id),
+        )
+
+    async def shows(
+        self, intent: pb.PaymentIntent, *, attempts: int, last_error: str, state: str = "PROCESSING"
+    ) -> None:
+        """Waits until the intent shows so many attempts with this error."""
+
+        async def shown() -> bool:
+            found = await self.get(intent)
+            return (state_of(found), found.attempts, found.last_error) == (state, attempts, last_error)
+
+        await eventually(shown)
 
     async def deliver(self, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Delivers a webhook as the gateway does; signed where no headers are given."""

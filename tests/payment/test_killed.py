@@ -80,7 +80,7 @@ async def test_killed_in_the_call_it_recovers_to_one_charge_and_one_state(
     switch(provider, answer_delay_seconds=0, drop_webhooks=False, failure_rate=0)
     async with process(world, provider, url) as (second, _):
         for intent in intents:
-            await second.becomes(intent, "SUCCEEDED", within_seconds=10)
+            await second.becomes(intent, "SUCCEEDED")
             assert charged(provider, intent.intent_id)["succeeded"] == 1
             assert [key for key, _ in await second.told(intent)] == ["payment.succeeded.v1"]
         assert await second.violations() == []

@@ -9,10 +9,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from deploy.mocks.payment_provider import PaymentProvider
 from operations import payments
 from tests.callers import Caller
+from tests.conftest import World
+from tests.payment.conftest import paying
 from tests.payment.rules import SUCCEEDS, Payments, event, signed
-from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +74,12 @@ async def test_what_is_not_there_ends_with_a_clear_line(monkeypatch: pytest.Monk
     assert "the database is away" in await skyhigh("unsettled", code=1)
 
 
-async def test_with_nothing_open_it_says_so(prompt: Payments, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SKYHIGH_DATABASE_URL", prompt.database_url)
-
-    async def settled() -> bool:
-        return "All is settled." in await skyhigh("unsettled")
-
-    await eventually(settled, within_seconds=10)
+async def test_with_nothing_open_it_says_so(
+    world: World, provider: PaymentProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with paying(world, provider) as service:
+        monkeypatch.setenv("SKYHIGH_DATABASE_URL", service.database_url)
+        intent = await service.intent(payer := service.callers.passenger())
+        await service.pay(payer, intent)
+        await service.becomes(intent, "SUCCEEDED")
+        assert "All is settled." in await skyhigh("unsettled")

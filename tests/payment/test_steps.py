@@ -33,7 +33,7 @@ async def test_a_step_of_what_is_decided_does_nothing(
     await silent.refund(intent)
     await silent.deliver(event(intent, "refund.succeeded"))
     before, told = await silent.rows(intent), []
-    client = Provider(provider.url, timeout_seconds=1)
+    client = Provider(provider.url, timeout_seconds=20)
     charging = Charging(silent.pool, client, settings(world).attempts, tell=lambda: told.append(True))
     refunding = Refunding(silent.pool, client, tell=lambda: told.append(True))
     key = str(charge_key_of(UUID(intent.intent_id), 1))
@@ -54,7 +54,7 @@ async def test_a_step_in_the_middle_of_an_attempt_waits_for_its_end(
         "UPDATE intents SET attempt_end = now() + interval '1 hour' WHERE intent_id = $1 AND state = 'PROCESSING'",
         UUID(intent.intent_id),
     )
-    client = Provider(provider.url, timeout_seconds=1)
+    client = Provider(provider.url, timeout_seconds=20)
     charging = Charging(silent.pool, client, settings(world).attempts, tell=lambda: None)
     await at_once(*(charging.charge(intent.intent_id) for _ in range(5)))
     await client.close()
@@ -70,7 +70,7 @@ async def test_two_at_once_begin_one_attempt(
     world: World, silent: Payments, passenger: Caller, provider: PaymentProvider
 ) -> None:
     intent = await silent.unanswered(passenger)
-    client = Provider(provider.url, timeout_seconds=1)
+    client = Provider(provider.url, timeout_seconds=20)
     charging = Charging(silent.pool, client, settings(world).attempts, tell=lambda: None)
     await at_once(*(charging.charge(intent.intent_id) for _ in range(8)))
     await client.close()

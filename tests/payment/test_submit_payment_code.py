@@ -106,11 +106,7 @@ async def test_a_service_pays_again_what_failed(prompt: Payments, provider: Paym
     booking = prompt.callers.service("booking")
     for code, end in ((FAILS, "FAILED"), (SUCCEEDS, "SUCCEEDED")):
         await prompt.pay(booking, intent, code)
-
-        async def ended(state: str = end) -> bool:
-            return state_of(await prompt.get(intent)) == state
-
-        await eventually(ended, within_seconds=15)
+        await prompt.becomes(intent, end)
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,7 @@ async def failed_intent(payments: Payments) -> pb.PaymentIntent:
     intent = await payments.unanswered(payments.callers.passenger())
     for number in range(1, ATTEMPTS + 1):
         await payments.deliver(event(intent, "charge.failed", number=number))
-        await payments.database.execute(
-            """
-            UPDATE timers SET due_time = statement_timestamp(), try_time = statement_timestamp()
-            WHERE name = 'charge' AND subject = $1 AND fire_time IS NULL
-            """,
-            intent.intent_id,
-        )
+        await payments.goes_on(intent)
 
         async def next_one(expected: int = min(number + 1, ATTEMPTS)) -> bool:
             return len(await payments.charges(intent)) == expected

@@ -16,8 +16,8 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from deploy.mocks.mail import MailSink
 from tests.callers import Callers, refused
 from tests.checkin.fakes import Broker
+from tests.dates import new_flight_id
 from tests.instances import Database
-from tests.seat.rules import new_flight_id
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest, Waiter
 from waitlist_service.handlers import on_flight_cancelled
@@ -111,7 +111,7 @@ async def test_who_waited_is_told_by_mail_and_who_had_left_is_not(
             *emails[1:]
         }
 
-    await eventually(told, within_seconds=8)
+    await eventually(told)
 
 
 async def test_an_offer_ends_with_it(
@@ -158,7 +158,7 @@ async def test_who_joins_in_the_middle_of_it_does_not_wait(full: Flight, waitlis
             await waitlist_database.execute("SELECT pg_stat_clear_snapshot()")
             return bool(await waitlist_database.fetchval(blocked))
 
-        await eventually(waits, within_seconds=1.5)
+        await eventually(waits)
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
         await joining
     await first.becomes(entry, "LEFT")
@@ -174,13 +174,14 @@ async def test_whoever_is_being_served_at_this_moment_keeps_no_seat(
 
     async def at_rest() -> bool:
         waiting = "SELECT count(*) FROM entries WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED')"
+        if await waitlist_database.fetchval(waiting, full.flight_id):
+            return False
+        # An offered seat that no entry claims any more is free when its window has ended: now.
+        await database.execute("UPDATE offers SET expire_time = now() WHERE flight_id = $1", full.flight_id)
         taken = "SELECT count(*) FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'"
-        return not (
-            await waitlist_database.fetchval(waiting, full.flight_id) or await database.fetchval(taken, full.flight_id)
-        )
+        return not await database.fetchval(taken, full.flight_id)
 
-    # An offered seat that nobody claims any more is free when its window has ended.
-    await eventually(at_rest, within_seconds=15)
+    await eventually(at_rest)
     states = {(await waiter.entry(entry)).state for waiter, entry in zip(waiters, entries, strict=True)}
     assert states <= {pb.WaitlistEntry.LEFT, pb.WaitlistEntry.ASSIGNED}
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 from uuid import uuid4
 
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
-from tests.callers import Callers, refused
+from tests.callers import Callers, a_few_at_once, refused
+from tests.dates import flight_id
 from tests.waitlist.conftest import Flight, Manifest
+
+NOWHERE: Final = flight_id("SH000")
 
 
 async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
@@ -24,7 +28,7 @@ async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
 
 
 async def test_joining_at_once_gives_each_a_place_of_its_own(full: Flight) -> None:
-    entries = await asyncio.gather(*(full.waiter().join() for _ in range(40)))
+    entries = await a_few_at_once(full.waiter().join() for _ in range(40))
     assert sorted(entry.position for entry in entries)[-1] == 40
 
 
@@ -62,9 +66,9 @@ async def test_what_does_not_exist_is_said(full: Flight, waitlist: Callers) -> N
         await waiter.waitlist.JoinWaitlist(stranger)
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await waitlist.agent().JoinWaitlist(stranger)
-    nowhere = waitlist.passenger("P1:SH000-2026-12-01")
+    nowhere = waitlist.passenger(f"P1:{NOWHERE}")
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
-        await nowhere.JoinWaitlist(pb.JoinWaitlistRequest(flight_id="SH000-2026-12-01", passenger_id="P1"))
+        await nowhere.JoinWaitlist(pb.JoinWaitlistRequest(flight_id=NOWHERE, passenger_id="P1"))
 
 
 async def test_nobody_waits_for_another_class(full: Flight) -> None:
@@ -110,11 +114,11 @@ async def test_somebody_elses_entry_does_not_exist(full: Flight) -> None:
     ("field", "request_"),
     [
         ("flight_id", {"flight_id": "?", "passenger_id": "P1"}),
-        ("passenger_id", {"flight_id": "SH1-2026-12-01", "passenger_id": ""}),
+        ("passenger_id", {"flight_id": flight_id("SH1"), "passenger_id": ""}),
         (
             "preferences.seat_numbers[0]",
             {
-                "flight_id": "SH1-2026-12-01",
+                "flight_id": flight_id("SH1"),
                 "passenger_id": "P1",
                 "preferences": pb.SeatPreferences(seat_numbers=["12I"]),
             },
@@ -122,12 +126,12 @@ async def test_somebody_elses_entry_does_not_exist(full: Flight) -> None:
         (
             "preferences.positions[0]",
             {
-                "flight_id": "SH1-2026-12-01",
+                "flight_id": flight_id("SH1"),
                 "passenger_id": "P1",
                 "preferences": pb.SeatPreferences(positions=[pb.SeatPreferences.POSITION_UNSPECIFIED]),
             },
         ),
-        ("request_id", {"flight_id": "SH1-2026-12-01", "passenger_id": "P1", "request_id": "x"}),
+        ("request_id", {"flight_id": flight_id("SH1"), "passenger_id": "P1", "request_id": "x"}),
     ],
 )
 async def test_a_wrong_field_is_named(waitlist: Callers, field: str, request_: dict[str, object]) -> None:

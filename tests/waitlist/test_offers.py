@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
+from tests.aging import lapse_holds
 from tests.callers import Callers, refused
+from tests.instances import Database
 from tests.seat.rules import at_once, outcomes
+from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Waiter
+from waitlist_service.entries import LAPSE
 
 Offered = tuple[Waiter, pb.WaitlistEntry]
 
@@ -25,6 +30,25 @@ def decline(entry: pb.WaitlistEntry) -> pb.DeclineOfferRequest:
 
 def leave(entry: pb.WaitlistEntry) -> pb.LeaveWaitlistRequest:
     return pb.LeaveWaitlistRequest(entry_id=entry.entry_id)
+
+
+async def end_offer(
+    database: Database, waitlist_database: Database, entry: pb.WaitlistEntry, *, left: timedelta
+) -> datetime:
+    """Moves the end of an offer, in both services, to `left` from now; returns it."""
+    await lapse_holds(database, seats.Hold(hold_id=entry.hold_id), left=left)
+    end_time: datetime = await database.fetchval("SELECT expire_time FROM holds WHERE hold_id = $1", entry.hold_id)
+    await waitlist_database.execute(
+        "UPDATE entries SET offer_expire_time = $2 WHERE entry_id = $1", entry.entry_id, end_time
+    )
+    moved = await waitlist_database.execute(
+        "UPDATE timers SET due_time = $2, try_time = $2 WHERE name = $3 AND subject = $1 AND fire_time IS NULL",
+        entry.entry_id,
+        end_time,
+        LAPSE,
+    )
+    assert moved == "UPDATE 1"
+    return end_time
 
 
 @pytest.fixture
@@ -67,7 +91,9 @@ async def test_a_key_accepts_one_offer(full: Flight, offered: Offered) -> None:
 
 
 @pytest.mark.parametrize("how", ["decline", "leave", "lapse"])
-async def test_what_one_does_not_take_goes_to_the_next(full: Flight, offered: Offered, how: str) -> None:
+async def test_what_one_does_not_take_goes_to_the_next(
+    full: Flight, offered: Offered, database: Database, waitlist_database: Database, how: str
+) -> None:
     waiter, entry = offered
     other = full.waiter()
     waiting = await other.join("20A")
@@ -78,10 +104,12 @@ async def test_what_one_does_not_take_goes_to_the_next(full: Flight, offered: Of
         assert (await waiter.waitlist.LeaveWaitlist(leave(entry))).state == pb.WaitlistEntry.LEFT
         assert (await waiter.waitlist.LeaveWaitlist(leave(entry))).state == pb.WaitlistEntry.LEFT
     else:
-        await waiter.becomes(entry, "DECLINED", within_seconds=8)
+        end_time = await end_offer(database, waitlist_database, entry, left=timedelta(seconds=0.3))
+        lapsed = await waiter.becomes(entry, "DECLINED")
+        assert lapsed.update_time.ToDatetime(tzinfo=UTC) >= end_time
         with refused("ABORTED", "OFFER_EXPIRED"):
             await waiter.waitlist.AcceptOffer(accept(entry))
-    assert (await other.becomes(waiting, "OFFERED", within_seconds=8)).seat_number == "20A"
+    assert (await other.becomes(waiting, "OFFERED")).seat_number == "20A"
 
 
 async def test_without_an_offer_there_is_nothing_to_accept(full: Flight) -> None:
@@ -93,7 +121,9 @@ async def test_without_an_offer_there_is_nothing_to_accept(full: Flight) -> None
         await waiter.waitlist.DeclineOffer(decline(entry))
 
 
-async def test_accepting_and_declining_at_once_end_in_one_of_both(full: Flight, offered: Offered) -> None:
+async def test_accepting_and_declining_at_once_end_in_one_of_both(
+    full: Flight, offered: Offered, waitlist_database: Database
+) -> None:
     waiter, entry = offered
     results = await at_once(
         *(waiter.waitlist.AcceptOffer(accept(entry)) for _ in range(3)),
@@ -101,7 +131,18 @@ async def test_accepting_and_declining_at_once_end_in_one_of_both(full: Flight, 
         *(waiter.waitlist.LeaveWaitlist(leave(entry)) for _ in range(3)),
     )
     assert set(outcomes(results)) <= {"OK", "NO_OFFER", "ENTRY_ENDED", "OFFER_EXPIRED", "DEPENDENCY_UNAVAILABLE"}
-    await asyncio.sleep(0.5)
+
+    async def at_rest() -> bool:
+        return not await waitlist_database.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM timers WHERE subject = ANY($1) AND fire_time IS NULL)
+                OR (SELECT state FROM entries WHERE entry_id = $2) = 'OFFERED'
+            """,
+            [entry.entry_id, entry.hold_id],
+            entry.entry_id,
+        )
+
+    await eventually(at_rest)
     ended = await waiter.entry(entry)
     has_it = await full.seat_of(waiter) == "20A"
     assert has_it == (ended.state == pb.WaitlistEntry.ASSIGNED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 import typer
@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from operations import waitlist as command
 from tests.callers import ISSUER, Callers
+from tests.dates import flight_id
 from tests.waitlist.conftest import Flight
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
+NOWHERE: Final = flight_id("SH000")
 app = typer.Typer()
 command.register(app)
 
@@ -52,7 +54,7 @@ async def test_a_waitlist_is_printed_in_order_of_joining(full: Flight) -> None:
 
 
 async def test_a_flight_without_a_waitlist_says_so(waitlist: Callers) -> None:
-    assert await skyhigh("show", "SH000-2026-12-01") == "Nobody ever waited for a seat of SH000-2026-12-01.\n"
+    assert await skyhigh("show", NOWHERE) == f"Nobody ever waited for a seat of {NOWHERE}.\n"
 
 
 async def test_a_mode_is_set(full: Flight) -> None:
@@ -66,4 +68,4 @@ async def test_a_mode_is_set(full: Flight) -> None:
 
 async def test_what_is_refused_ends_the_command(waitlist: Callers) -> None:
     assert await skyhigh("show", "?", code=1) is not None
-    await skyhigh("mode", "SH000-2026-12-01", "sometimes", code=2)
+    await skyhigh("mode", NOWHERE, "sometimes", code=2)
