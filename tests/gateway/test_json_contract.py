@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
+from tests.dates import flight_id
 from tests.gateway.conftest import Gateway, Mobile
 from tests.waiting import eventually
 
@@ -211,7 +212,7 @@ BAD_HOLDS: list[tuple[str, Any]] = [
     ("/v1/flights/{flight}/seats/12A/hold?bogus=1", {"passengerId": "P1"}),
     ("/v1/flights/x/seats/12A/hold", {"passengerId": "P1"}),
     ("/v1/holds", {"seats": []}),
-    ("/v1/holds", {"seats": [{"flightId": "SH101-2026-12-01"}]}),
+    ("/v1/holds", {"seats": [{"flightId": flight_id("SH101")}]}),
     ("/v1/holds", {"seats": "12A"}),
     ("/v1/holds", [1, 2]),
     ("/v1/holds/not-a-hold/confirm", {}),

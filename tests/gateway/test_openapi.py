@@ -190,7 +190,7 @@ def test_a_refusal_says_its_reasons(openapi: dict[str, Any]) -> None:
     example = openapi["components"]["examples"]["seat.SEAT_TAKEN"]["value"]
     assert example["code"] == 10
     assert example["details"][0]["metadata"] == {
-        "flight_id": "SH101-2026-12-01",
+        "flight_id": EXAMPLES["flight_id"],
         "seat_number": "12A",
         "state": "HELD",
     }

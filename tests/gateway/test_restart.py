@@ -33,9 +33,9 @@ from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.render import write
 from tests.callers import Caller, Callers
+from tests.dates import new_flight_id
 from tests.gateway.conftest import Others
 from tests.gateway.edges import edge_settings
-from tests.seat.rules import new_flight_id
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from operations import journeys, verify
 from operations.__main__ import app
 from operations.journeys.steps import PICTURE
 from tests.journeys.conftest import Airline
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
 # The broker needs some seconds to start, and the services some to find it again.
 PATIENCE = 5
@@ -48,7 +48,7 @@ async def test_a_customer_and_two_passengers_travel(airline: Airline, capsys: py
     with Image.open(airline.stack.home / PICTURE) as picture:
         (barcode,) = zxingcpp.read_barcodes(picture)
     assert barcode.text == passes[-1]
-    await eventually(lambda: nothing_is_violated(airline), within_seconds=10)
+    await eventually(lambda: nothing_is_violated(airline))
 
 
 STEPS: Final = ("pay booking", "31 kg", "book", "cancel booking", "pay", "cancel")
@@ -60,7 +60,7 @@ async def test_a_broker_that_goes_and_comes_back_spoils_no_journey(airline: Airl
     starting: list[asyncio.Task[None]] = []
 
     async def come_back() -> None:
-        await asyncio.sleep(AWAY_SECONDS)
+        await pause(AWAY_SECONDS)
         await airline.supervisor.start("rabbitmq")
 
     async def break_the_broker(passed: str) -> None:
@@ -70,7 +70,7 @@ async def test_a_broker_that_goes_and_comes_back_spoils_no_journey(airline: Airl
 
     await journeys.travel(airline.gateway_url, after=break_the_broker, patience=PATIENCE)
     await asyncio.gather(*starting)
-    await eventually(lambda: nothing_is_violated(airline), within_seconds=30)
+    await eventually(lambda: nothing_is_violated(airline))
 
 
 async def skyhigh(*arguments: str) -> Result:
@@ -91,7 +91,7 @@ async def test_a_journey_that_fails_says_where_and_gives_everything_back(
     assert broken.exit_code == 1
     assert "9.5 kg" in broken.output
     assert "DEPENDENCY_UNAVAILABLE" in broken.output
-    await eventually(lambda: nothing_is_violated(airline), within_seconds=10)
+    await eventually(lambda: nothing_is_violated(airline))
     monkeypatch.setenv("SKYHIGH_GATEWAY_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     assert "is away" in (await skyhigh("journey")).output
     monkeypatch.setenv("SKYHIGH_GATEWAY_URL", "file:///etc")

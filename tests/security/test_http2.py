@@ -32,7 +32,7 @@ SLACK_SECONDS: Final = 5
 MAP: Final = RPCS["GetSeatMap"]
 
 
-def block(system: System, flight_id: str = "SH000-2026-12-01") -> bytes:
+def block(system: System) -> bytes:
     """The headers of a native call."""
     return literal(
         (

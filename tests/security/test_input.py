@@ -28,7 +28,7 @@ from tests.callers import a_few_at_once
 from tests.checkin.airport import new_pnr
 from tests.security.belongings import Belongings, fly
 from tests.security.hostile import BROKEN, CODE, NO_NUMBERS, SQL, TEXTS
-from tests.security.messages import Path, fields_of, name_of, spoilt, spoilt_json, valid
+from tests.security.messages import NO_FLIGHT, Path, fields_of, name_of, spoilt, spoilt_json, valid
 from tests.security.system import RPCS, Rpc, System
 
 Result = TypeVar("Result")
@@ -236,7 +236,7 @@ async def test_a_body_does_not_lead_a_path_elsewhere(system: System, belongings:
     """The path names the resource, for whoever limits and logs as for whoever acts."""
     flight_id = belongings.strangers_own["flight_id"]
     answer = await system.http.post(
-        "/v1/flights/SH000-2026-12-01/seats/14D/hold",
+        f"/v1/flights/{NO_FLIGHT}/seats/14D/hold",
         json={"flightId": flight_id, "seatNumber": "14D", "passengerId": "C4"},
         headers={"authorization": f"Bearer {belongings.stranger[Role.CUSTOMER]}"},
     )

@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from services.auth import Role
+from tests.security.messages import NO_FLIGHT
 from tests.security.system import SERVICES, System
 
 # Of Envoy, of ours, and of what others leave open.
@@ -81,7 +82,7 @@ def test_the_admin_interface_listens_on_loopback_alone(system: System) -> None:
 
 
 async def test_no_answer_says_what_is_behind_it(system: System) -> None:
-    for path in ("/v1/flights", "/v1/flights/SH000-2026-12-01", "/nothing", "/v1/holds/x"):
+    for path in ("/v1/flights", f"/v1/flights/{NO_FLIGHT}", "/nothing", "/v1/holds/x"):
         answer = await system.http.get(path)
         told = {name.lower() for name in answer.headers}
         assert not {name for name in told if name.startswith(("x-envoy-", "x-powered-by", "x-skyhigh", "via"))}, path
