@@ -119,7 +119,7 @@ async def _fuzz(fuzzing: Fuzzing) -> dict[str, Any]:
     return findings
 
 
-@pytest.mark.timeout(240 + SECONDS_PER_EXAMPLE * EXAMPLES_EACH)
+@pytest.mark.timeout(1200 + SECONDS_PER_EXAMPLE * EXAMPLES_EACH)
 async def test_the_edge_keeps_to_its_document(airline: Airline, tokens: dict[str, str], known: dict[str, str]) -> None:
     assert tokens.keys() == set(ROLES)
     openapi = airline.folder / "openapi.json"
