@@ -240,29 +240,48 @@ class Configured:
         return f"http://{LOOPBACK}:{self.port}"
 
 
-@pytest.fixture
-def configured(world: World, fleet: Fleet, others: Others) -> Configured:
-    """Of an Envoy that is still to be started."""
+def configure(world: World, fleet: Fleet, others: Others) -> Configured:
+    """Writes the configuration of an Envoy that is still to be started."""
     settings = edge_settings(world, others.address, seat_address=fleet.addresses)
     port = settings.gateway_port
     return Configured(write(settings, world.folder / f"restarted-{port}"), port, settings.gateway_admin_port)
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
-async def test_a_killed_edge_loses_nothing_that_is_repeated(
-    world: World, fleet: Fleet, configured: Configured, database: asyncpg.Connection[asyncpg.Record], number: int
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A running Envoy before the fleet."""
+
+    configured: Configured
+    supervisor: Supervisor
+
+    async def kill(self) -> None:
+        """Ends it as a crash would. The supervisor starts it again."""
+        await self.supervisor.kill("gateway")
+
+
+@pytest.fixture(scope="module")
+async def edge(world: World, fleet: Fleet, others: Others) -> AsyncIterator[Edge]:
+    """The Envoy of the tests that need no other."""
+    configured = configure(world, fleet, others)
     process = envoy(configured.path, port=configured.port)
     async with Supervisor([process], logs=world.folder / "logs") as supervisor:
-        load = await fleet.load(configured.url, rounds=1)
-        async with load.running():
-            await supervisor.kill("gateway")
+        yield Edge(configured, supervisor)
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+async def test_a_killed_edge_loses_nothing_that_is_repeated(
+    fleet: Fleet, edge: Edge, database: asyncpg.Connection[asyncpg.Record], number: int
+) -> None:
+    load = await fleet.load(edge.configured.url, rounds=1)
+    async with load.running():
+        await edge.kill()
     await load.judge(database, "edge killed")
 
 
 async def test_a_hot_restart_breaks_nothing(
-    world: World, fleet: Fleet, configured: Configured, database: asyncpg.Connection[asyncpg.Record]
+    world: World, fleet: Fleet, others: Others, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
+    configured = configure(world, fleet, others)
     base_id = world.folder / f"base-id-{configured.port}"
     first = ("--use-dynamic-base-id", "--base-id-path", str(base_id))
     running = [await _start(configured, *first, epoch=0)]
@@ -272,13 +291,13 @@ async def test_a_hot_restart_breaks_nothing(
             for epoch in range(1, ROUNDS + 1):
                 running.append(await _start(configured, "--base-id", base_id.read_text().strip(), epoch=epoch))
                 # The older one hands over its sockets, lets its connections end, and ends.
-                assert await asyncio.wait_for(running[-2].wait(), 20) == 0
+                assert await asyncio.wait_for(running[-2].wait(), PATIENCE_SECONDS) == 0
         assert running[-1].returncode is None
     finally:
         for process in running:
             with suppress(ProcessLookupError):
                 process.terminate()
-            await asyncio.wait_for(process.wait(), 20)
+            await asyncio.wait_for(process.wait(), PATIENCE_SECONDS)
     await load.judge(database, f"edge hot restarted {ROUNDS} times")
     assert not load.repeated
 
@@ -312,18 +331,16 @@ async def _serves(configured: Configured, epoch: int) -> bool:
 
 
 async def test_a_worker_that_drains_is_not_noticed(
-    world: World, fleet: Fleet, configured: Configured, database: asyncpg.Connection[asyncpg.Record]
+    fleet: Fleet, edge: Edge, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    process = envoy(configured.path, port=configured.port)
-    async with Supervisor([process], logs=world.folder / "logs", restart=False):
-        load = await fleet.load(configured.url, rounds=ROUNDS)
-        async with load.running():
-            for _ in range(ROUNDS):
-                # As whoever rolls out a new version does: the next one only when all are well.
-                await eventually(partial(_both_are_well, fleet, configured))
-                drained = secrets.choice(fleet.workers())
-                os.kill(drained, signal.SIGTERM)
-                await eventually(partial(_is_gone, fleet, drained))
+    load = await fleet.load(edge.configured.url, rounds=ROUNDS)
+    async with load.running():
+        for _ in range(ROUNDS):
+            # As in a rollout of a new version: the next worker ends only when both are well.
+            await eventually(partial(_both_are_well, fleet, edge.configured))
+            drained = secrets.choice(fleet.workers())
+            os.kill(drained, signal.SIGTERM)
+            await eventually(partial(_is_gone, fleet, drained))
     await load.judge(database, f"worker drained {ROUNDS} times")
     assert not load.repeated
 
