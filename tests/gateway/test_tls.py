@@ -81,8 +81,7 @@ class SecureEdge:
 
     async def count(self, statistic: str) -> int:
         """One of Envoy's counters."""
-        async with httpx.AsyncClient() as http:
-            answer = await http.get(f"http://127.0.0.1:{self.admin_port}/stats?filter=^{statistic}$")
+        answer = await self.http.get(f"http://127.0.0.1:{self.admin_port}/stats?filter=^{statistic}$")
         return int(answer.text.rpartition(" ")[2] or 0)
 
 

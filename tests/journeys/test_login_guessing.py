@@ -24,8 +24,8 @@ from tests.journeys.conftest import Airline
 from tests.waiting import eventually
 
 LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
-# The whole attack has 10,000; these are thirty times what the limits let through.
-GUESSES = int(os.environ.get("SKYHIGH_TEST_GUESSES", "600"))
+# The whole attack has 10,000; these are fifteen times what the limits let through.
+GUESSES = int(os.environ.get("SKYHIGH_TEST_GUESSES", "300"))
 AT_ONCE = 60
 PER_PNR, PER_ADDRESS = 5, 20
 LOGIN_ANSWER_SECONDS = CheckInSettings.model_fields["login_answer_seconds"].default
@@ -43,7 +43,8 @@ class Answers:
 
 async def guess(airline: Airline, address: str, pairs: list[tuple[str, str]], answers: Answers) -> None:
     """Tries pairs one after another from an address of this machine's own network."""
-    transport = httpx.AsyncHTTPTransport(local_address=address)
+    # HTTP without TLS: the certificates that httpx would load for each client take longer than all its guesses.
+    transport = httpx.AsyncHTTPTransport(local_address=address, verify=False)
     async with httpx.AsyncClient(base_url=airline.gateway_url, transport=transport, timeout=20) as client:
         for pnr, name in pairs:
             began = time.perf_counter()

@@ -12,7 +12,6 @@ from itertools import count, islice
 from typing import Final
 
 import grpc
-import httpx
 import pytest
 import yaml
 
@@ -115,8 +114,7 @@ UNANSWERED: Final = (pings, settings)
 
 async def counter(system: System, name: str) -> int:
     """One of Envoy's counters."""
-    async with httpx.AsyncClient() as admin:
-        answer = await admin.get(f"http://127.0.0.1:{system.admin_port}/stats", params={"filter": f"^{name}$"})
+    answer = await system.http.get(f"http://127.0.0.1:{system.admin_port}/stats", params={"filter": f"^{name}$"})
     return int(answer.text.partition(":")[2] or 0)
 
 
