@@ -204,10 +204,15 @@ async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Bel
             )
 
         async def all_ended() -> bool:
-            return peer.closed.is_set() or {frame.stream for frame in peer.of(Type.RST_STREAM)} >= set(streams)
+            # On a slow machine the edge answers some calls that they came too late: that fits into headers.
+            late = (frame for frame in peer.of(Type.HEADERS) if frame.flags & Flag.END_STREAM)
+            return peer.closed.is_set() or {frame.stream for frame in (*peer.of(Type.RST_STREAM), *late)} >= set(
+                streams
+            )
 
         await eventually(all_ended, within_seconds=HASTE["stream_idle_timeout"] + SLACK_SECONDS)
         assert peer.of(Type.DATA) == []
+        assert peer.closed.is_set() or peer.of(Type.RST_STREAM), "no answer waited for the window"
     assert memory_bytes(system.envoy_pid) < memory + 32 * MEGABYTE
 
 
