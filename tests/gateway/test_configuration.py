@@ -34,18 +34,25 @@ def api() -> FileDescriptorSet:
     return read_descriptors()
 
 
-@pytest.fixture
-def jwks(tmp_path: Path) -> Path:
-    path = tmp_path / "jwks.json"
+@pytest.fixture(scope="module")
+def jwks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("configuration") / "jwks.json"
     path.write_text('{"keys": []}')
     return path
 
 
 def rendered(api: FileDescriptorSet, jwks: Path, **settings: Any) -> dict[str, Any]:
     settings = {"jwks": jwks, "rate_limits": RateLimits.OFF, **settings}
-    config = yaml.safe_load(render(GatewaySettings(**settings), api, Path("api.binpb")))
+    # The loader that is written in C: the whole configuration takes the other one a third of a second.
+    config = yaml.load(render(GatewaySettings(**settings), api, Path("api.binpb")), yaml.CSafeLoader)
     assert isinstance(config, dict)
     return config
+
+
+@pytest.fixture(scope="module")
+def config(jwks: Path) -> dict[str, Any]:
+    """The configuration by default. It is rendered once; no test changes it."""
+    return rendered(read_descriptors(), jwks)
 
 
 def connection_manager(config: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +105,9 @@ def test_an_rpc_that_the_protos_lost_stops_the_rendering(api: FileDescriptorSet,
         rendered(api, jwks)
 
 
-def test_exactly_the_public_rpcs_have_a_route(api: FileDescriptorSet, jwks: Path) -> None:
+def test_exactly_the_public_rpcs_have_a_route(api: FileDescriptorSet, config: dict[str, Any]) -> None:
     public = {path for path, _, call in methods(api) if call is not Call.INTERNAL}
-    assert rpc_routes(rendered(api, jwks)).keys() == public
+    assert rpc_routes(config).keys() == public
 
 
 def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet) -> None:
@@ -112,9 +119,9 @@ def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet)
     }
 
 
-def test_every_route_takes_grpc_only_and_few_need_no_token(api: FileDescriptorSet, jwks: Path) -> None:
+def test_every_route_takes_grpc_only_and_few_need_no_token(config: dict[str, Any]) -> None:
     open_to_all = set()
-    for path, route in rpc_routes(rendered(api, jwks)).items():
+    for path, route in rpc_routes(config).items():
         (content_type,) = route["match"]["headers"]
         assert content_type == {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
         token = route["typed_per_filter_config"][HTTP_FILTERS + "jwt_authn"]
@@ -128,8 +135,7 @@ def test_every_route_takes_grpc_only_and_few_need_no_token(api: FileDescriptorSe
     }
 
 
-def test_nothing_but_public_rpcs_and_preflights_reaches_a_cluster(api: FileDescriptorSet, jwks: Path) -> None:
-    config = rendered(api, jwks)
+def test_nothing_but_public_rpcs_and_preflights_reaches_a_cluster(config: dict[str, Any]) -> None:
     others = [route for route in routes(config) if "path" not in route["match"]]
     assert {route["name"] for route in others if "route" in route} == {"preflight"}
     (preflight,) = [route for route in others if "route" in route]
@@ -138,8 +144,8 @@ def test_nothing_but_public_rpcs_and_preflights_reaches_a_cluster(api: FileDescr
     assert others[-1] == {"name": "unknown", "match": {"prefix": "/"}, "direct_response": {"status": 404}}
 
 
-def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet, jwks: Path) -> None:
-    found = rpc_routes(rendered(api, jwks))
+def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet, config: dict[str, Any]) -> None:
+    found = rpc_routes(config)
     unseen = {"connect-failure", "refused-stream"}
     timeouts = {Call.READ: "2s", Call.WRITE: "5s", Call.WATCH: "0s"}
     for path, _, call in methods(api):
@@ -157,8 +163,7 @@ def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet
         assert deadlines == {Call.READ: ["1900m"], Call.WRITE: ["4900m"], Call.WATCH: []}[call]
 
 
-def test_a_quiet_watch_outlives_three_heartbeats(api: FileDescriptorSet, jwks: Path) -> None:
-    config = rendered(api, jwks)
+def test_a_quiet_watch_outlives_three_heartbeats(config: dict[str, Any]) -> None:
     idle = [route["route"]["idle_timeout"] for route in rpc_routes(config).values() if "idle_timeout" in route["route"]]
     assert idle == ["60s", "60s", "60s"]
     assert connection_manager(config)["stream_idle_timeout"] == "10s"
@@ -174,8 +179,7 @@ def test_the_table_agrees_with_the_protos_verbs(api: FileDescriptorSet) -> None:
             assert (verbs == {"GET"}) == (call in {Call.READ, Call.WATCH}), path
 
 
-def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, jwks: Path) -> None:
-    config = rendered(api, jwks)
+def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, config: dict[str, Any]) -> None:
     (transcoder,) = [
         http_filter["typed_config"]
         for http_filter in connection_manager(config)["http_filters"]
@@ -217,15 +221,14 @@ def test_every_reason_of_the_edge_is_declared() -> None:
     assert {error.reason for error in EDGE_ERRORS} <= set(ErrorReason.keys())
 
 
-def test_only_errors_are_rewritten(api: FileDescriptorSet, jwks: Path) -> None:
-    replies = connection_manager(rendered(api, jwks))["local_reply_config"]
+def test_only_errors_are_rewritten(config: dict[str, Any]) -> None:
+    replies = connection_manager(config)["local_reply_config"]
     assert replies.keys() == {"mappers"}
 
 
-def test_the_filters_stand_in_the_order_that_works(api: FileDescriptorSet, jwks: Path) -> None:
+def test_the_filters_stand_in_the_order_that_works(config: dict[str, Any]) -> None:
     names = [
-        http_filter["name"].removeprefix(HTTP_FILTERS)
-        for http_filter in connection_manager(rendered(api, jwks))["http_filters"]
+        http_filter["name"].removeprefix(HTTP_FILTERS) for http_filter in connection_manager(config)["http_filters"]
     ]
     assert names == [
         *("buffer", "compressor", "health_check", "lua", "grpc_web", "grpc_json_transcoder"),

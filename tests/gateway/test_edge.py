@@ -23,10 +23,13 @@ from joserfc.jwk import ECKey
 
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
+from tests.dates import DAY, flight_id
+from tests.waiting import eventually
 
-HOLD = "/v1/flights/SH101-2026-12-01/seats/12A/hold"
-MAP = "/v1/flights/SH101-2026-12-01/seatmap"
-SEARCH = "/v1/search?source=FRA&destination=ATH&date=2026-12-01"
+FLIGHT = flight_id("SH101")
+HOLD = f"/v1/flights/{FLIGHT}/seats/12A/hold"
+MAP = f"/v1/flights/{FLIGHT}/seatmap"
+SEARCH = f"/v1/search?source=FRA&destination=ATH&date={DAY}"
 ISSUER = "https://skyhigh.example/demo"
 NO_ALGORITHM = b'{"alg":"none"}'
 SYMMETRIC = b'{"alg":"HS256"}'
@@ -84,12 +87,16 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
         process = await asyncio.create_subprocess_exec(*command, "--log-level", "warning", stdout=log, stderr=log)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            for _ in range(100):
+
+            async def answers() -> bool:
                 try:
                     await http.get("/healthz")
-                    break
                 except httpx.TransportError:
-                    await asyncio.sleep(0.05)
+                    assert process.returncode is None, (folder / "log").read_text()
+                    return False
+                return True
+
+            await eventually(answers)
             yield Edge(f"127.0.0.1:{port}", key, http)
     finally:
         process.terminate()
@@ -155,12 +162,12 @@ async def test_a_forged_token_is_none(edge: Edge) -> None:
         ("GET", "/"),
         ("GET", "/v1/nothing"),
         ("GET", "/stats"),
-        ("POST", "/v1/flights/SH101-2026-12-01/seats/12A/claim"),
+        ("POST", f"/v1/flights/{FLIGHT}/seats/12A/claim"),
         ("POST", "/skyhigh.seat.v1.SeatService/ClaimSeat"),
         ("POST", "/skyhigh.seat.v1.SeatService/HoldSeat"),
         ("POST", "/v1/payments"),
         ("POST", "/v1/payments/5b0e/refund"),
-        ("GET", "/v1/flights/SH101-2026-12-01/passengers/P1"),
+        ("GET", f"/v1/flights/{FLIGHT}/passengers/P1"),
         ("POST", "/skyhigh.payment.v1.PaymentService/RefundPayment"),
         ("POST", "/skyhigh.weight.v1.WeightService/WeighBags"),
         ("POST", "/grpc.health.v1.Health/Check"),
@@ -210,7 +217,7 @@ async def native(edge: Edge, path: str, *, token: str = "", body: bytes = b"") -
         ("GET", "/v1/sessions", "POST"),
         ("PUT", "/v1/payments/webhook", "POST"),
         ("POST", "/v1/checkins/5b0e/boardingpass.svg", "GET"),
-        ("DELETE", "/v1/flights/SH101-2026-12-01/waitlist", "GET, POST"),
+        ("DELETE", f"/v1/flights/{FLIGHT}/waitlist", "GET, POST"),
     ],
 )
 async def test_a_wrong_method_names_the_right_one(edge: Edge, method: str, path: str, allowed: str) -> None:
@@ -232,7 +239,7 @@ async def test_a_wrong_method_names_the_right_one(edge: Edge, method: str, path:
         ("GET", "/v1/flights/a%2Fb/seatmap", None, "path"),
         ("GET", "/v1/flights/a%5Cb/seatmap", None, "path"),
         ("GET", "/v1/flights/a%00b/seatmap", None, "path"),
-        ("GET", "/v1/flights/SH101-2026-12-01/seats/12A/events?page_token=%C3%28", None, "path"),
+        ("GET", f"/v1/flights/{FLIGHT}/seats/12A/events?page_token=%C3%28", None, "path"),
         ("POST", HOLD, b'{"passengerId":', "body"),
         ("POST", HOLD, b"[]", "body"),
         ("POST", HOLD, b"{} {}", "body"),

@@ -15,12 +15,13 @@ from google.type import money_pb2
 from skyhigh.booking.v1 import booking_service_pb2 as booking_pb
 from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
 
+from tests.dates import DAY, NEXT_DAY, flight_id
 from tests.gateway.conftest import Echo, Gateway, Others
 
-FLIGHT: Final = "SH101-2026-12-01"
-ITINERARY: Final = f"CF_FRA_ATH_{FLIGHT}_SH202-2026-12-02"
+FLIGHT: Final = flight_id("SH101")
+ITINERARY: Final = f"CF_FRA_ATH_{FLIGHT}_{flight_id('SH202', NEXT_DAY)}"
 FARE: Final = money_pb2.Money(currency_code="USD", units=129, nanos=500_000_000)
-SEARCH: Final = "/v1/search?source=FRA&destination=ATH&date=2026-12-01"
+SEARCH: Final = f"/v1/search?source=FRA&destination=ATH&date={DAY}"
 
 
 @contextmanager
@@ -60,7 +61,7 @@ async def test_a_search_arrives_as_it_was_asked_and_needs_no_token(
 ) -> None:
     answer = await gateway.http.get(SEARCH + query)
     assert answer.status_code == 200, answer.text
-    asked = {"source": "FRA", "destination": "ATH", "date": "2026-12-01"}
+    asked = {"source": "FRA", "destination": "ATH", "date": DAY}
     assert arrived(others, flight_pb.SearchFlightsRequest) == asked | fields
 
 
@@ -138,8 +139,8 @@ async def test_a_found_itinerary_has_the_fields_that_callers_rely_on(gateway: Ga
         total_seats=180,
         cabins=[flight_pb.Flight.CabinFare(cabin=flight_pb.ECONOMY, price=FARE, total_seats=180)],
     )
-    flight.departure_time.FromJsonString("2026-12-01T18:30:00Z")
-    flight.arrival_time.FromJsonString("2026-12-01T21:40:00Z")
+    flight.departure_time.FromJsonString(f"{DAY}T18:30:00Z")
+    flight.arrival_time.FromJsonString(f"{DAY}T21:40:00Z")
     flight.check_in_opens_before.FromSeconds(86_400)
     found = flight_pb.Itinerary(
         itinerary_id=ITINERARY,
@@ -162,7 +163,7 @@ async def test_a_found_itinerary_has_the_fields_that_callers_rely_on(gateway: Ga
         *("flightId", "flightNumber", "origin", "destination", "departureTime", "arrivalTime", "status"),
         *("aircraftType", "price", "totalSeats", "availableSeats"),
     }
-    assert (seen["status"], seen["departureTime"]) == ("SCHEDULED", "2026-12-01T18:30:00Z")
+    assert (seen["status"], seen["departureTime"]) == ("SCHEDULED", f"{DAY}T18:30:00Z")
     assert (seen["checkInOpensBefore"], seen["cabins"][0]["cabin"]) == ("86400s", "ECONOMY")
 
 
@@ -183,7 +184,7 @@ async def test_a_booking_is_made_of_json_and_answered_as_such(gateway: Gateway, 
         seats=[booking_pb.BookedSeat(flight_id=FLIGHT, seat_number="12A", passenger_id="P-1")],
         total=FARE,
     )
-    booked.expire_time.FromJsonString("2026-12-01T08:15:00Z")
+    booked.expire_time.FromJsonString(f"{DAY}T08:15:00Z")
     with answering(others, booked):
         answer = await gateway.agent()("POST", "/v1/bookings", asked, idempotency_key=key)
     heard = arrived(others, booking_pb.CreateBookingRequest)
@@ -197,7 +198,7 @@ async def test_a_booking_is_made_of_json_and_answered_as_such(gateway: Gateway, 
     assert body.keys() >= {
         *("bookingId", "state", "passengers", "seats", "total", "expireTime", "paymentAttempts", "lastError", "pnr"),
     }
-    assert (body["state"], body["expireTime"]) == ("SEATS_RESERVED", "2026-12-01T08:15:00Z")
+    assert (body["state"], body["expireTime"]) == ("SEATS_RESERVED", f"{DAY}T08:15:00Z")
     assert (body["paymentAttempts"], body["pnr"]) == (0, "")
     assert body["passengers"][0]["givenName"] == "Zoë"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import count
 from typing import Any, Final
 from uuid import uuid4
@@ -13,11 +13,13 @@ import grpc
 import pytest
 
 from tests.gateway.conftest import Gateway, Others
+from tests.waiting import PATIENCE_SECONDS
 
 # All at once, so many that the retries which are always allowed are few among them.
 CALLS: Final = 400
 CONNECTIONS: Final = 8
-ANSWER_SECONDS: Final = 0.1
+# Less than the edge waits for a read.
+MOST_ANSWER_SECONDS: Final = 1.5
 MOST_AMPLIFICATION: Final = 1.2
 FORGED: Final = {
     "x-skyhigh-principal": "operations:root",
@@ -51,7 +53,7 @@ async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: 
     heard = len(others.echo.heard)
     try:
         writer.write(b"GET /v1/flights HTTP/1.1\r\nhost: edge\r\nx-a: b\rx-skyhigh-role: operations\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answer = await reader.read(4096)
     finally:
         writer.transport.abort()
@@ -63,9 +65,14 @@ async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: 
 
 @pytest.fixture
 def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Every other call of the echo is refused; counts those that arrived, by method."""
+    """Has the echo refuse every other call of the first `CALLS`; counts those that arrived, by method.
+
+    All of them are in flight before one is answered, and retries are answered after all of them: so the number of
+    retries follows from what the edge allows, not from the speed of the machine.
+    """
     arrived: Counter[str] = Counter()
-    turn = count()
+    answered = count(1)
+    all_arrived, all_answered = asyncio.Event(), asyncio.Event()
 
     def service(details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = str(details.method)
@@ -74,8 +81,16 @@ def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         async def answer(request: bytes, context: Any) -> bytes:
             arrived[method] += 1
-            await asyncio.sleep(ANSWER_SECONDS)
-            if next(turn) % 2:
+            if arrived[method] == CALLS:
+                all_arrived.set()
+            if arrived[method] > CALLS:
+                await _wait(all_answered)
+                return b""
+            await _wait(all_arrived)
+            number = next(answered)
+            if number == CALLS:
+                all_answered.set()
+            if number % 2:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "out of breath")
             return b""
 
@@ -83,6 +98,13 @@ def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(others.echo, "service", service)
     return arrived
+
+
+async def _wait(event: asyncio.Event) -> None:
+    """Waits for the event, or until the edge is about to time the call out."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(MOST_ANSWER_SECONDS):
+            await event.wait()
 
 
 async def burst(gateway: Gateway, method: str, calls: int = CALLS) -> set[str]:

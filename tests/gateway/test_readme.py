@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,15 +25,18 @@ from services.auth import Role
 from services.settings import ServiceSettings
 from tests.callers import Callers
 from tests.checkin.airport import facts
+from tests.dates import new_flight_id
 from tests.gateway.conftest import Others
 from tests.gateway.console import Shell, difference, examples
 from tests.instances import database_with, running
 from tests.limits.conftest import edge_of
+from tests.waiting import PATIENCE_SECONDS, pause
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
-TRIES, PAUSE_SECONDS = 6, 0.5
+PAUSE_SECONDS: Final = 0.5
+TRIES: Final = round(PATIENCE_SECONDS / PAUSE_SECONDS)
 README: Final = Path(gateway.__file__).with_name("README.md").read_text()
 ORIGIN: Final = "https://app.skyhigh.example"
 PNR, GIVEN_NAME, LAST_NAME = "U4GTZT", "Mason", "Smith"
@@ -47,7 +48,7 @@ EXAMPLES: Final = list(examples(README))
 @pytest.fixture(scope="module")
 async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator[Shell]:
     """An edge as the README supposes it, with a database of its own for limits and blocks."""
-    flight_id = f"SH{secrets.randbelow(10**9)}-2026-12-01"
+    flight_id = new_flight_id()
     databases = await database_with(world, "gateway", "checkin", "booking")
     others_are_at = {f"SKYHIGH_{name}_ADDRESS": others.address for name in ("FLIGHT", "PAYMENT", "WEIGHT", "SMTP")}
     variables = databases | others_are_at | {"SKYHIGH_SEAT_ADDRESS": callers.address}
@@ -93,7 +94,7 @@ async def test_each_call_is_answered_as_shown(shell: Shell) -> None:
                 break
             differences.append(f"{example.command}{found}")
             # A block and a changed limit take a moment to reach Envoy; more haste would be abuse.
-            await asyncio.sleep(PAUSE_SECONDS)
+            await pause(PAUSE_SECONDS)
         else:
             pytest.fail("\n".join(dict.fromkeys(differences)))
 

@@ -19,10 +19,11 @@ from gateway.exposure import SERVICES, Call, ServiceExposure
 from gateway.render import json_bindings, read_descriptors
 from services.auth import ANYBODY
 from services.call import Call as Running
+from tests.dates import flight_id
 from tests.gateway.conftest import Gateway, Others
 
 VALUES: Final = {
-    "flight_id": "SH101-2026-12-01",
+    "flight_id": flight_id("SH101"),
     "seat_number": "12A",
     "passenger_id": "P1",
     "pnr": "XK4T7Q",

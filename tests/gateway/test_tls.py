@@ -29,8 +29,8 @@ from seat_service.service import SEAT_SERVICE
 from services import app, tls
 from services.identity import VARIABLES, Identity
 from tests.callers import ISSUER, Caller, Callers
+from tests.dates import flight_id, new_flight_id
 from tests.gateway.conftest import Echo, Others
-from tests.seat.rules import new_flight_id
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ class SecureEdge:
 
     async def count(self, statistic: str) -> int:
         """One of Envoy's counters."""
-        async with httpx.AsyncClient() as http:
-            answer = await http.get(f"http://127.0.0.1:{self.admin_port}/stats?filter=^{statistic}$")
+        answer = await self.http.get(f"http://127.0.0.1:{self.admin_port}/stats?filter=^{statistic}$")
         return int(answer.text.rpartition(" ")[2] or 0)
 
 
@@ -182,9 +181,9 @@ async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFa
         secure = await stack.enter_async_context(
             grpc.aio.secure_channel(f"127.0.0.1:{seat_port}", tls.channel_credentials(operations.read()))
         )
-        token, flight_id = callers.operations().token, new_flight_id()
-        await Caller(SeatServiceStub(secure), "ops", token).provision(flight_id)
-        yield SecureEdge(port, admin_port, config, shown.certificate.parent, ours, http, callers.agent(), flight_id)
+        token, flight = callers.operations().token, new_flight_id()
+        await Caller(SeatServiceStub(secure), "ops", token).provision(flight)
+        yield SecureEdge(port, admin_port, config, shown.certificate.parent, ours, http, callers.agent(), flight)
         await callers.close()
 
 
@@ -214,7 +213,7 @@ async def test_grpc_through_tls_on_both_sides(edge: SecureEdge) -> None:
     [
         f"/v1/waitlist/{AN_ID}",
         f"/v1/payments/{AN_ID}",
-        "/v1/flights/SH101-2026-12-01",
+        f"/v1/flights/{flight_id('SH101')}",
         f"/v1/checkins/{AN_ID}",
     ],
     ids=["another authority", "ended", "another name", "no TLS"],

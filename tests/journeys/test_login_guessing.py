@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import statistics
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -16,16 +16,19 @@ import pytest
 from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
+from checkin_service.settings import CheckInSettings
+from gateway.limits import DEFAULTS
 from operations import demo
 from operations.abuse import Metadata, ask
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually
 
 LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
-# The whole attack has 10,000; these are enough to meet each limit a hundred times.
-GUESSES = int(os.environ.get("SKYHIGH_TEST_GUESSES", "1500"))
+# The whole attack has 10,000; these are fifteen times what the limits let through.
+GUESSES = int(os.environ.get("SKYHIGH_TEST_GUESSES", "300"))
 AT_ONCE = 60
 PER_PNR, PER_ADDRESS = 5, 20
+LOGIN_ANSWER_SECONDS = CheckInSettings.model_fields["login_answer_seconds"].default
 
 
 @dataclass
@@ -34,21 +37,23 @@ class Answers:
 
     statuses: Counter[tuple[int, str]] = field(default_factory=Counter)
     bodies: set[str] = field(default_factory=set)
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"right pnr": [], "wrong pnr": []})
+    seconds: list[float] = field(default_factory=list)
+    """How long each answer took that was no refusal of the limits."""
 
 
-async def guess(airline: Airline, address: str, pairs: list[tuple[str, str, str]], answers: Answers) -> None:
+async def guess(airline: Airline, address: str, pairs: list[tuple[str, str]], answers: Answers) -> None:
     """Tries pairs one after another from an address of this machine's own network."""
-    transport = httpx.AsyncHTTPTransport(local_address=address)
+    # HTTP without TLS: the certificates that httpx would load for each client take longer than all its guesses.
+    transport = httpx.AsyncHTTPTransport(local_address=address, verify=False)
     async with httpx.AsyncClient(base_url=airline.gateway_url, transport=transport, timeout=20) as client:
-        for kind, pnr, name in pairs:
+        for pnr, name in pairs:
             began = time.perf_counter()
             answer = await client.post("/v1/sessions", json={"pnr": pnr, "lastName": name})
             reason = answer.json()["details"][0]["reason"]
             answers.statuses[answer.status_code, reason] += 1
             if answer.status_code == 404:
                 answers.bodies.add(answer.text)
-                answers.seconds[kind].append(time.perf_counter() - began)
+                answers.seconds.append(time.perf_counter() - began)
 
 
 def nobody() -> str:
@@ -56,9 +61,17 @@ def nobody() -> str:
 
 
 @pytest.fixture(scope="module")
-async def gateway_lets_pass(airline: Airline) -> None:
+async def gateway_lets_pass(airline: Airline) -> AsyncIterator[None]:
     """The gateway's own limit of an address, which the check-in service's would hardly show behind, is out of reach."""
-    request = pb.SetLimitRequest(limit_id="login-per-address", requests_per_minute=1_000_000, burst=100_000)
+    (default,) = [limit for limit in DEFAULTS if limit.limit_id == "login-per-address"]
+    await set_login_limit(airline, requests_per_minute=1_000_000, burst=100_000)
+    yield
+    await set_login_limit(airline, requests_per_minute=default.requests_per_minute, burst=default.burst)
+
+
+async def set_login_limit(airline: Airline, *, requests_per_minute: int, burst: int) -> None:
+    """Changes the limit of an address; returns when the gateway applies it."""
+    request = pb.SetLimitRequest(limit_id="login-per-address", requests_per_minute=requests_per_minute, burst=burst)
 
     async def set_limit(admin: GatewayAdminStub, metadata: Metadata) -> None:
         await admin.SetLimit(request, metadata=metadata)
@@ -75,8 +88,15 @@ async def gateway_lets_pass(airline: Airline) -> None:
 
 
 @pytest.fixture(autouse=True)
-async def forgotten(airline: Airline, gateway_lets_pass: None) -> None:
-    """Everybody's tries are forgotten."""
+async def forgotten(airline: Airline, gateway_lets_pass: None) -> AsyncIterator[None]:
+    """Deletes all counted tries before each test, and after it: the journeys log in from the same address."""
+    await forget(airline)
+    yield
+    await forget(airline)
+
+
+async def forget(airline: Airline) -> None:
+    """Deletes all counted tries."""
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
         await connection.execute("DELETE FROM checkin.login_tries")
@@ -86,7 +106,7 @@ async def forgotten(airline: Airline, gateway_lets_pass: None) -> None:
 
 async def test_from_one_address_no_more_than_its_limit_is_looked_at(airline: Airline) -> None:
     answers = Answers()
-    pairs = [("wrong pnr", nobody(), "Smith") for _ in range(GUESSES // AT_ONCE)]
+    pairs = [(nobody(), "Smith") for _ in range(GUESSES // AT_ONCE)]
     await asyncio.gather(*(guess(airline, "127.0.0.1", pairs, answers) for _ in range(AT_ONCE)))
     assert answers.statuses[404, "TRIP_NOT_FOUND"] == PER_ADDRESS
     assert set(answers.statuses) == {(404, "TRIP_NOT_FOUND"), (429, "TOO_MANY_TRIES")}
@@ -96,7 +116,7 @@ async def test_from_one_address_no_more_than_its_limit_is_looked_at(airline: Air
 async def test_from_many_addresses_a_pnr_is_tried_no_more_than_its_limit(airline: Airline) -> None:
     answers = Answers()
     persons = await demo.candidates(4)
-    targets = [("right pnr", person.pnr, "Wrongname") for person in persons]
+    targets = [(person.pnr, "Wrongname") for person in persons]
     pairs = [targets[n % len(targets)] for n in range(GUESSES // AT_ONCE)]
     await asyncio.gather(*(guess(airline, f"127.0.7.{n + 1}", pairs, answers) for n in range(AT_ONCE)))
     assert answers.statuses[404, "TRIP_NOT_FOUND"] == PER_PNR * len(targets)
@@ -106,14 +126,9 @@ async def test_from_many_addresses_a_pnr_is_tried_no_more_than_its_limit(airline
 async def test_a_wrong_name_and_a_wrong_pnr_are_one_answer_in_one_time(airline: Airline) -> None:
     answers = Answers()
     persons = await demo.candidates(15)
-    pairs = [
-        pair
-        for person in persons
-        for pair in (("right pnr", person.pnr, "Wrongname"), ("wrong pnr", nobody(), "Smith"))
-    ]
+    pairs = [pair for person in persons for pair in ((person.pnr, "Wrongname"), (nobody(), "Smith"))]
     await asyncio.gather(*(guess(airline, f"127.0.9.{n + 1}", pairs[n * 10 : n * 10 + 10], answers) for n in range(3)))
     assert answers.statuses == {(404, "TRIP_NOT_FOUND"): len(pairs)}
     assert len(answers.bodies) == 1
-    right, wrong = (statistics.median(answers.seconds[kind]) for kind in ("right pnr", "wrong pnr"))
-    # Both are answered a tenth of a second after they came; a look-up takes a hundredth of that.
-    assert abs(right - wrong) < 0.01
+    # A look-up takes a hundredth of that. Whether the rest of the time tells anything: tests/security/test_timing.py.
+    assert min(answers.seconds) >= LOGIN_ANSWER_SECONDS

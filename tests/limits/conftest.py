@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,21 @@ from deploy.local.supervisor import Supervisor
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import write
-from tests.callers import Caller, Callers
+from tests.callers import Caller, Callers, a_few_at_once
+from tests.dates import new_flight_id
 from tests.gateway.conftest import Others, others
 from tests.gateway.edges import edge_settings
-from tests.seat.rules import new_flight_id
+from tests.instances import running
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
 __all__ = ["others"]
-BLOCK_SECONDS = 5
+# Longer than any test takes; the test of a block's end moves the end instead.
+BLOCK_SECONDS = 600
+# How abuse is found in few calls. Only the tests of these findings cancel holds or fail to log in.
+HOLD_SPINS, FAILED_LOGINS = 3, 5
 
 
 def reason(answer: httpx.Response) -> str:
@@ -69,6 +74,19 @@ class Edge:
         body = {"passengerId": f"P-{secrets.token_hex(4)}"}
         return await self.call(caller, "POST", f"/v1/flights/{flight}/seats/{seat}/hold", body, envoy=envoy)
 
+    async def customer_reads(self, flights: Sequence[str], *, within_seconds: float, at_once: int) -> Caller:
+        """Returns a new customer who has read these maps within this time. Retries with another on a slow machine."""
+        customers: list[Caller] = []
+
+        async def in_time() -> bool:
+            customers.append(self.seats.customer())
+            began = time.monotonic()
+            await a_few_at_once((self.map_of(customers[-1], flight) for flight in flights), at_once=at_once)
+            return time.monotonic() - began < within_seconds
+
+        await eventually(in_time)
+        return customers[-1]
+
     async def incidents(self, caller: Caller) -> list[pb.Incident]:
         """What was found of a caller."""
         found = await self.admin.agent().ListIncidents(pb.ListIncidentsRequest(source=caller.name))
@@ -87,34 +105,31 @@ async def edge_of(
     others: Others,
     *,
     envoys: int = 1,
+    own_process: bool = False,
     rate_limits: RateLimits = RateLimits.ON,
     configured: Mapping[str, Any] | None = None,
     **variables: str,
 ) -> AsyncIterator[Edge]:
     """Serves within the block.
 
-    `configured` are fields of GatewaySettings, such as where a service is that is no echo; `variables` are environment
-    variables of the gateway service.
+    `own_process` keeps the gateway service out of this process, which a storm of calls leaves too busy to answer Envoy
+    in time. `configured` are fields of GatewaySettings, such as where a service is that is no echo; `variables` are
+    environment variables of the gateway service.
     """
     variables = {
         "SKYHIGH_RATE_LIMITS": rate_limits,
         "SKYHIGH_GATEWAY_BLOCK_SECONDS": str(BLOCK_SECONDS),
+        "SKYHIGH_GATEWAY_HOLD_SPINS": str(HOLD_SPINS),
+        "SKYHIGH_GATEWAY_FAILED_LOGINS": str(FAILED_LOGINS),
         "SKYHIGH_GATEWAY_POLICY_POLL_SECONDS": "0.1",
         **variables,
     }
-    # A process of its own: a storm of calls keeps this one too busy to answer Envoy in time.
-    (service_port,) = free_ports(1)
-    service = Process(
-        name=f"limits-{service_port}",
-        command=[sys.executable, "-m", GATEWAY_SERVICE.package],
-        ready=serves_grpc(service_port, GATEWAY_SERVICE.descriptor.full_name),
-        port=service_port,
-        environment=world.environment(
-            SKYHIGH_GATEWAY_LISTEN=f"127.0.0.1:{service_port}", SKYHIGH_GATEWAY_PROCESSES="1", **variables
-        ),
-    )
-    async with Supervisor([service], logs=world.folder / "logs", restart=False):
-        admin = Callers(f"127.0.0.1:{service_port}", world.keys, GatewayAdminStub)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        if own_process:
+            admin = await enter(_own_process(world, **variables))
+        else:
+            admin = await enter(running(world, GATEWAY_SERVICE, GatewayAdminStub, **variables))
         ports, admin_ports, processes = [], [], []
         for _ in range(envoys):
             settings = edge_settings(
@@ -133,15 +148,30 @@ async def edge_of(
             processes.append(replace(process, name=f"edge-{port}"))
             ports.append(port)
             admin_ports.append(settings.gateway_admin_port)
-        async with (
-            Supervisor(processes, logs=world.folder / "logs", restart=False),
-            httpx.AsyncClient(
-                timeout=20, limits=httpx.Limits(max_connections=300, max_keepalive_connections=300)
-            ) as http,
-        ):
-            for admin_port in admin_ports:
-                await eventually(partial(_tells, http, admin_port), within_seconds=20)
-            yield Edge(tuple(ports), http, seats, admin)
+        await enter(Supervisor(processes, logs=world.folder / "logs", restart=False))
+        connections = httpx.Limits(max_connections=300, max_keepalive_connections=300)
+        http = await enter(httpx.AsyncClient(timeout=20, limits=connections))
+        for admin_port in admin_ports:
+            await eventually(partial(_tells, http, admin_port))
+        yield Edge(tuple(ports), http, seats, admin)
+
+
+@asynccontextmanager
+async def _own_process(world: World, **variables: str) -> AsyncIterator[Callers]:
+    """Runs the gateway service as a process within the block; yields its callers."""
+    (port,) = free_ports(1)
+    service = Process(
+        name=f"limits-{port}",
+        command=[sys.executable, "-m", GATEWAY_SERVICE.package],
+        ready=serves_grpc(port, GATEWAY_SERVICE.descriptor.full_name),
+        port=port,
+        environment=world.environment(
+            SKYHIGH_GATEWAY_LISTEN=f"127.0.0.1:{port}", SKYHIGH_GATEWAY_PROCESSES="1", **variables
+        ),
+    )
+    async with Supervisor([service], logs=world.folder / "logs", restart=False):
+        admin = Callers(f"127.0.0.1:{port}", world.keys, GatewayAdminStub)
+        yield admin
         await admin.close()
 
 
@@ -153,8 +183,8 @@ async def _tells(http: httpx.AsyncClient, admin_port: int) -> bool:
 
 @pytest.fixture(scope="package")
 async def edge(world: World, callers: Callers, others: Others) -> AsyncIterator[Edge]:
-    """Two Envoys, with limits and short blocks."""
-    async with edge_of(world, callers, others, envoys=2) as edge:
+    """Two Envoys, with limits and blocks."""
+    async with edge_of(world, callers, others, envoys=2, own_process=True) as edge:
         yield edge
 
 

@@ -18,7 +18,7 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as waitlist
 from services.auth import Role
 from tests.callers import Caller, seat
 from tests.checkin.airport import facts, new_pnr
-from tests.seat.rules import new_flight_id
+from tests.dates import new_flight_id
 from tests.security.messages import valid
 from tests.security.system import System
 

@@ -16,12 +16,15 @@ from google.type import money_pb2
 
 from services.errors import InvalidArgument
 from services.validation import validate
+from tests.dates import DAY, flight_id
 
-DAY: Final = 86_400
+DAY_SECONDS: Final = 86_400
+# No test creates it: without an id a flight is named after `flight_number` below, which is another number.
+NO_FLIGHT: Final = flight_id("SH404")
 # What no rule tells: an example of each format, by the field's name.
 EXAMPLES: Final[Mapping[str, Any]] = {
-    "flight_id": "SH000-2026-12-01",
-    "itinerary_id": "CF_LHR_ATH_SH000-2026-12-01",
+    "flight_id": NO_FLIGHT,
+    "itinerary_id": f"CF_LHR_ATH_{NO_FLIGHT}",
     "seat_number": "12A",
     "excluded_seats": "12A",
     "seat_numbers": "12A",
@@ -38,8 +41,8 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "origin": "LHR",
     "source": "LHR",
     "destination": "ATH",
-    "date": "2026-12-01",
-    "departure_date": "2026-12-01",
+    "date": DAY,
+    "departure_date": DAY,
     "gate": "A1",
     "fare": "BASIC",
     "contact_email": "nobody@example.org",
@@ -104,7 +107,9 @@ def _fill_known(message: Message, field: FieldDescriptor, values: Mapping[str, A
     message.SetInParent()
     match message:
         case timestamp_pb2.Timestamp():
-            message.FromSeconds(int(time.time()) + DAY + (DAY // 12 if field.name.startswith("arrival") else 0))
+            message.FromSeconds(
+                int(time.time()) + DAY_SECONDS + (DAY_SECONDS // 12 if field.name.startswith("arrival") else 0)
+            )
         case duration_pb2.Duration():
             message.FromSeconds(3600)
         case money_pb2.Money():

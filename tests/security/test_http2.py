@@ -12,7 +12,6 @@ from itertools import count, islice
 from typing import Final
 
 import grpc
-import httpx
 import pytest
 import yaml
 
@@ -22,17 +21,17 @@ from tests.security.belongings import Belongings
 from tests.security.frames import CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM, Flag, Frame, Peer, Type, literal
 from tests.security.messages import valid
 from tests.security.system import HASTE, RPCS, System, memory_bytes
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 MEGABYTE: Final = 1 << 20
 # Frames in one flood, more than any limit of the edge.
 FLOOD: Final = 20_000
-# For a busy machine, besides the time itself.
-SLACK_SECONDS: Final = 5
+# For a busy machine, besides the time itself. Without the edge's times, nothing would end within it.
+SLACK_SECONDS: Final = PATIENCE_SECONDS
 MAP: Final = RPCS["GetSeatMap"]
 
 
-def block(system: System, flight_id: str = "SH000-2026-12-01") -> bytes:
+def block(system: System) -> bytes:
     """The headers of a native call."""
     return literal(
         (
@@ -115,8 +114,7 @@ UNANSWERED: Final = (pings, settings)
 
 async def counter(system: System, name: str) -> int:
     """One of Envoy's counters."""
-    async with httpx.AsyncClient() as admin:
-        answer = await admin.get(f"http://127.0.0.1:{system.admin_port}/stats", params={"filter": f"^{name}$"})
+    answer = await system.http.get(f"http://127.0.0.1:{system.admin_port}/stats", params={"filter": f"^{name}$"})
     return int(answer.text.partition(":")[2] or 0)
 
 
@@ -126,12 +124,10 @@ async def others_are_served(system: System) -> AsyncIterator[None]:
 
     async def ask() -> None:
         while True:
-            answer = await system.ask(
-                MAP, valid(MAP.request()), system.token(Role.AGENT), outside=True, timeout_seconds=10
-            )
+            answer = await system.ask(MAP, valid(MAP.request()), system.token(Role.AGENT), outside=True)
             assert answer.code is grpc.StatusCode.NOT_FOUND
             answers.append(answer)
-            await asyncio.sleep(0.01)
+            await pause(0.01)
 
     answers: list[object] = []
     asking = asyncio.create_task(ask())
@@ -208,10 +204,15 @@ async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Bel
             )
 
         async def all_ended() -> bool:
-            return peer.closed.is_set() or {frame.stream for frame in peer.of(Type.RST_STREAM)} >= set(streams)
+            # On a slow machine the edge answers some calls that they came too late: that fits into headers.
+            late = (frame for frame in peer.of(Type.HEADERS) if frame.flags & Flag.END_STREAM)
+            return peer.closed.is_set() or {frame.stream for frame in (*peer.of(Type.RST_STREAM), *late)} >= set(
+                streams
+            )
 
         await eventually(all_ended, within_seconds=HASTE["stream_idle_timeout"] + SLACK_SECONDS)
         assert peer.of(Type.DATA) == []
+        assert peer.closed.is_set() or peer.of(Type.RST_STREAM), "no answer waited for the window"
     assert memory_bytes(system.envoy_pid) < memory + 32 * MEGABYTE
 
 
@@ -236,11 +237,11 @@ async def drip(system: System, beginning: bytes, drop: bytes) -> tuple[float, by
     async def pour() -> None:
         while not writer.is_closing():
             writer.write(drop)
-            await asyncio.sleep(0.05)
+            await pause(0.05)
 
     pouring = asyncio.create_task(pour())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(2 * SLACK_SECONDS):
             answer = await reader.read()
     except ConnectionError:
         answer = b""
@@ -263,7 +264,7 @@ async def test_who_dawdles_is_cut_off(system: System) -> None:
             async def ended() -> bool:
                 return peer.closed.is_set() or bool(peer.of(Type.RST_STREAM)) or len(peer.of(Type.HEADERS)) > 0
 
-            await eventually(ended, within_seconds=60)
+            await eventually(ended, within_seconds=2 * SLACK_SECONDS)
         return time.monotonic() - started
 
     async with others_are_served(system):

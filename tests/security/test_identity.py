@@ -18,7 +18,7 @@ from services.tokens import TokenSigner
 from tests.callers import AUDIENCE, ISSUER
 from tests.seat.test_bad_input import b64, bad_tokens, forged
 from tests.security.belongings import Belongings
-from tests.security.messages import valid
+from tests.security.messages import NO_FLIGHT, valid
 from tests.security.system import RPCS, SERVICES, System
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ async def test_a_bad_token_opens_no_service_and_no_edge(system: System, world: W
 @pytest.mark.usefixtures("nothing_changed")
 async def test_a_token_comes_in_its_header_alone(system: System) -> None:
     token = system.token(Role.AGENT)
-    path = "/v1/flights/SH000-2026-12-01/seatmap"
+    path = f"/v1/flights/{NO_FLIGHT}/seatmap"
     for query in (f"access_token={token}", f"token={token}", f"authorization=Bearer%20{token}"):
         answer = await system.http.get(f"{path}?{query}")
         assert answer.status_code in (400, 401)
@@ -130,7 +130,7 @@ async def test_of_two_tokens_the_good_one_carries_nothing_in(system: System) -> 
             answer = await system.ask(rpc, valid(rpc.request()), metadata=pair, outside=outside)
             assert answer.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
         response = await system.http.post(
-            "/v1/flights/SH000-2026-12-01/seats/12A/block", json={"reason": "X"}, headers=httpx.Headers(pair)
+            f"/v1/flights/{NO_FLIGHT}/seats/12A/block", json={"reason": "X"}, headers=httpx.Headers(pair)
         )
         assert response.status_code in (401, 403)
 

@@ -28,10 +28,10 @@ from tests.callers import a_few_at_once
 from tests.checkin.airport import new_pnr
 from tests.security.belongings import Belongings, fly
 from tests.security.hostile import BROKEN, CODE, NO_NUMBERS, SQL, TEXTS
-from tests.security.messages import Path, fields_of, name_of, spoilt, spoilt_json, valid
+from tests.security.messages import NO_FLIGHT, Path, fields_of, name_of, spoilt, spoilt_json, valid
 from tests.security.system import RPCS, Rpc, System
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 MARK: Final = "MARKMARK"
 TEXT: Final = FieldDescriptor.TYPE_STRING
 NUMBERS: Final = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
@@ -44,13 +44,11 @@ REFUSED: Final = {
 }
 # Raw bytes: their signature is judged, and no field of theirs (tests/payment/test_receive_webhook.py).
 RAW: Final = "ReceiveWebhook"
-# So often is asked again what a busy machine did not answer in time.
-PATIENCE: Final = 5
 # Of these so many for each field, others for the next; SKYHIGH_TEST_ROUNDS asks for more.
-ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "4"))
+ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "2"))
 
 
-def some_of(values: tuple[str, ...], turn: int) -> tuple[str, ...]:
+def some_of(values: tuple[Value, ...], turn: int) -> tuple[Value, ...]:
     """As many as a field gets at its turn."""
     first = turn * ROUNDS % len(values)
     return (*values, *values)[first : first + min(ROUNDS, len(values))]
@@ -123,7 +121,9 @@ async def test_bytes_that_are_no_text_are_refused(system: System) -> None:
         if answer.code is not grpc.StatusCode.INVALID_ARGUMENT:
             wrong.append((rpc.name, name_of(path), value, answer.code))
 
-    await a_few_at_once(attack(rpc, path, value) for rpc, path in places(TEXT) for value in BROKEN)
+    await a_few_at_once(
+        attack(rpc, path, value) for n, (rpc, path) in enumerate(places(TEXT)) for value in some_of(BROKEN, n)
+    )
     assert wrong == []
 
 
@@ -133,10 +133,7 @@ async def test_no_number_is_another_than_it_says(system: System) -> None:
 
     async def attack(rpc: Rpc, path: Path, value: Any) -> None:
         fields = json_format.MessageToDict(valid(rpc.request()))
-        for _ in range(PATIENCE):
-            answer = await system.ask_json(rpc, spoilt_json(fields, path, value), token_for(system, rpc))
-            if answer.status_code != HTTPStatus.GATEWAY_TIMEOUT:
-                break
+        answer = await system.ask_json(rpc, spoilt_json(fields, path, value), token_for(system, rpc))
         if answer.status_code != HTTPStatus.BAD_REQUEST:
             wrong.append((rpc.name, name_of(path), value, answer.status_code))
 
@@ -236,7 +233,7 @@ async def test_a_body_does_not_lead_a_path_elsewhere(system: System, belongings:
     """The path names the resource, for whoever limits and logs as for whoever acts."""
     flight_id = belongings.strangers_own["flight_id"]
     answer = await system.http.post(
-        "/v1/flights/SH000-2026-12-01/seats/14D/hold",
+        f"/v1/flights/{NO_FLIGHT}/seats/14D/hold",
         json={"flightId": flight_id, "seatNumber": "14D", "passengerId": "C4"},
         headers={"authorization": f"Bearer {belongings.stranger[Role.CUSTOMER]}"},
     )
@@ -319,7 +316,7 @@ async def test_no_service_calls_where_a_request_says(system: System) -> None:
         bait = (f"http://127.0.0.1:{port}/", f"//127.0.0.1:{port}", f"bait@[127.0.0.1:{port}]")
         await a_few_at_once(
             system.ask(rpc, spoilt(valid(rpc.request()), path, value), token_for(system, rpc))
-            for rpc, path in places(TEXT)
-            for value in bait
+            for n, (rpc, path) in enumerate(places(TEXT))
+            for value in some_of(bait, n)
         )
     assert calls == []

@@ -251,7 +251,7 @@ async def test_a_dead_letter_says_why_and_not_whose(
                 letters.extend([letter] if letter is not None and letter.message_id == message_id else [])
                 return bool(letters)
 
-            await eventually(buried, within_seconds=10)
+            await eventually(buried)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await channel.queue_delete(f"checkin.{name}")

@@ -10,7 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from services.auth import Role
+from tests.security.messages import NO_FLIGHT
 from tests.security.system import SERVICES, System
+from tests.waiting import PATIENCE_SECONDS
 
 # Of Envoy, of ours, and of what others leave open.
 PATHS: Final = (
@@ -58,7 +60,7 @@ async def test_there_is_no_such_rpc(system: System, path: str) -> None:
         metadata = (("authorization", f"Bearer {system.token(role)}"),)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{system.port}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await cast("Any", channel.unary_unary(path))(b"", metadata=metadata, timeout=10)
+                await cast("Any", channel.unary_unary(path))(b"", metadata=metadata, timeout=PATIENCE_SECONDS)
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -67,7 +69,7 @@ async def test_health_says_no_more_than_that(system: System) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "SERVING"})
     for service in SERVICES:
         async with grpc.aio.insecure_channel(system.callers[service.name].address) as channel:
-            told = await cast("Any", channel.unary_unary("/grpc.health.v1.Health/Check"))(b"", timeout=10)
+            told = await cast("Any", channel.unary_unary("/grpc.health.v1.Health/Check"))(b"", timeout=PATIENCE_SECONDS)
         assert health_pb2.HealthCheckResponse.FromString(told).status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -81,7 +83,7 @@ def test_the_admin_interface_listens_on_loopback_alone(system: System) -> None:
 
 
 async def test_no_answer_says_what_is_behind_it(system: System) -> None:
-    for path in ("/v1/flights", "/v1/flights/SH000-2026-12-01", "/nothing", "/v1/holds/x"):
+    for path in ("/v1/flights", f"/v1/flights/{NO_FLIGHT}", "/nothing", "/v1/holds/x"):
         answer = await system.http.get(path)
         told = {name.lower() for name in answer.headers}
         assert not {name for name in told if name.startswith(("x-envoy-", "x-powered-by", "x-skyhigh", "via"))}, path

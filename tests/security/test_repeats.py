@@ -11,6 +11,7 @@ import pytest
 
 from services.auth import Role
 from tests.security.belongings import fly
+from tests.security.messages import NO_FLIGHT
 from tests.security.system import System
 
 FLOOD: Final = 60
@@ -62,7 +63,7 @@ async def test_a_key_is_one_requests_alone(system: System) -> None:
 async def test_a_key_is_a_uuid(system: System, key: str) -> None:
     for header in (True, False):
         answer = await system.http.post(
-            "/v1/flights/SH000-2026-12-01/seats/10A/hold",
+            f"/v1/flights/{NO_FLIGHT}/seats/10A/hold",
             json={"passengerId": "P1", **({} if header else {"requestId": key})},
             headers={"authorization": f"Bearer {system.token(Role.AGENT)}"}
             | ({"idempotency-key": key} if header else {}),
@@ -72,9 +73,7 @@ async def test_a_key_is_a_uuid(system: System, key: str) -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_two_keys_are_none(system: System) -> None:
-    answer = await hold(
-        system, "SH000-2026-12-01", "10A", system.token(Role.AGENT), str(uuid4()), requestId=str(uuid4())
-    )
+    answer = await hold(system, NO_FLIGHT, "10A", system.token(Role.AGENT), str(uuid4()), requestId=str(uuid4()))
     assert answer.status_code == 400
 
 
@@ -82,7 +81,5 @@ async def test_two_keys_are_none(system: System) -> None:
 async def test_keys_without_an_effect_are_not_kept(system: System) -> None:
     """Only effects are remembered, so that whoever fills the memory pays for each key with an effect."""
     token = system.token(Role.CUSTOMER)
-    answers = await asyncio.gather(
-        *(hold(system, "SH404-2026-12-01", "10A", token, str(uuid4())) for _ in range(FLOOD))
-    )
+    answers = await asyncio.gather(*(hold(system, NO_FLIGHT, "10A", token, str(uuid4())) for _ in range(FLOOD)))
     assert {answer.status_code for answer in answers} == {404}

@@ -21,7 +21,7 @@ from tests.security.belongings import Belongings
 from tests.security.frames import Flag, Frame, Peer, Type, literal
 from tests.security.messages import valid
 from tests.security.system import RPCS, System, memory_bytes
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
 MEGABYTE: Final = 1 << 20
 # What a bomb is when it goes off, and what of that may be seen in the memory of anybody whom it was thrown at.
@@ -43,7 +43,7 @@ async def memory_is_flat(system: System) -> AsyncIterator[None]:
         while True:
             for pid in processes:
                 most[pid] = max(most[pid], memory_bytes(pid))
-            await asyncio.sleep(LOOK_SECONDS)
+            await pause(LOOK_SECONDS)
 
     looking = asyncio.create_task(look())
     try:

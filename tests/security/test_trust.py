@@ -20,6 +20,7 @@ from services.auth import Role
 from services.inbox import dead_queue
 from tests.security.belongings import Belongings
 from tests.security.system import SERVICES, System
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -45,7 +46,7 @@ def publishing(exchange: str, routing_key: str, body: bytes = b"") -> Attempt:
     async def attempt(channel: AbstractChannel) -> None:
         target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
         message = aio_pika.Message(body, message_id=str(uuid4()))
-        await target.publish(message, routing_key=routing_key, mandatory=False, timeout=5)
+        await target.publish(message, routing_key=routing_key, mandatory=False, timeout=PATIENCE_SECONDS)
 
     return attempt
 
@@ -55,7 +56,7 @@ def binding(queue: str, exchange: str, routing_key: str) -> Attempt:
 
     async def attempt(channel: AbstractChannel) -> None:
         mine = await channel.declare_queue(queue, auto_delete=True)
-        await mine.bind(exchange, routing_key=routing_key, timeout=5)
+        await mine.bind(exchange, routing_key=routing_key, timeout=PATIENCE_SECONDS)
 
     return attempt
 
@@ -65,7 +66,7 @@ def reading(queue: str) -> Attempt:
 
     async def attempt(channel: AbstractChannel) -> None:
         theirs = await channel.get_queue(queue, ensure=False)
-        await theirs.get(no_ack=True, fail=False, timeout=5)
+        await theirs.get(no_ack=True, fail=False, timeout=PATIENCE_SECONDS)
 
     return attempt
 
@@ -75,9 +76,9 @@ def ending(queue: str, *, purge: bool) -> Attempt:
 
     async def attempt(channel: AbstractChannel) -> None:
         if purge:
-            await (await channel.get_queue(queue, ensure=False)).purge(timeout=5)
+            await (await channel.get_queue(queue, ensure=False)).purge(timeout=PATIENCE_SECONDS)
         else:
-            await channel.queue_delete(queue, timeout=5)
+            await channel.queue_delete(queue, timeout=PATIENCE_SECONDS)
 
     return attempt
 
@@ -86,13 +87,13 @@ def declaring(queue: str) -> Attempt:
     """Makes a queue of another's name before the other does."""
 
     async def attempt(channel: AbstractChannel) -> None:
-        await channel.declare_queue(queue, auto_delete=True, timeout=5)
+        await channel.declare_queue(queue, auto_delete=True, timeout=PATIENCE_SECONDS)
 
     return attempt
 
 
 async def new_exchange(channel: AbstractChannel) -> None:
-    await channel.declare_exchange(f"skyhigh.{secrets.token_hex(4)}", auto_delete=True, timeout=5)
+    await channel.declare_exchange(f"skyhigh.{secrets.token_hex(4)}", auto_delete=True, timeout=PATIENCE_SECONDS)
 
 
 def attempts(service: str, other: str) -> dict[str, Attempt]:

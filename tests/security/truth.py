@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from tests.instances import Database, connected
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
-AT_REST_SECONDS: Final = 15
 # Two looks that see the same, so far apart that whoever is at work has written something between them.
 LOOK_SECONDS: Final = 0.3
 # The work of machines, the count of wrong logins, and what tells of seats a second after they changed.
@@ -49,11 +48,21 @@ class Truth:
 
             async def same_as_before() -> bool:
                 before = self._last
-                await asyncio.sleep(LOOK_SECONDS)
-                return await self.now() == before
+                await pause(LOOK_SECONDS)
+                return await self.now() == before and await self._all_is_published()
 
-            await eventually(same_as_before, within_seconds=AT_REST_SECONDS)
+            await eventually(same_as_before)
         return self._last
+
+    async def _all_is_published(self) -> bool:
+        """Whether no event is still on its way to the broker."""
+        waiting = await asyncio.gather(
+            *(
+                database.fetchval(f"SELECT count(*) FROM {schema}.outbox WHERE publish_time IS NULL")
+                for schema, database in self._databases.items()
+            )
+        )
+        return not any(waiting)
 
 
 async def _of_schema(database: Database, schema: str) -> dict[str, tuple[int, str]]:
