@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
+from deploy.local.environment import clean
 from operations import (
     abuse,
     bookings,
@@ -13,11 +16,13 @@ from operations import (
     flights,
     journeys,
     limits,
+    logs,
     manifest,
     mock,
     payments,
     seats,
     stack,
+    start,
     token,
     verify,
     waitlist,
@@ -32,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(stack, demo, journeys, token, flights, seats, bookings, manifest),
+    *(start, stack, logs, demo, journeys, token, flights, seats, bookings, manifest),
     *(waitlist, payments, abuse, limits, events, dlq, mock, verify),
 ):
     module.register(app)
@@ -40,7 +45,13 @@ for module in (
 
 def main() -> None:
     """The entry of the installed command."""
-    app()
+    clean()
+    try:
+        app()
+    except OSError as error:
+        # Such as another user's home, or a full disk: no defect of ours, and a traceback would not help.
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"skyhigh: {place}{error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -21,17 +21,19 @@ def channel_to(service: str) -> grpc.aio.Channel:
     from services import tls
     from services.identity import Identity
 
+    # A proxy of the machine is for the web, and services are not there.
+    direct = ("grpc.enable_http_proxy", 0)
     address, known = address_of(f"SKYHIGH_{service.upper()}_ADDRESS"), environment()
     certificate, key, authority = (known.get(name) for name in CERTIFICATE_NAMES)
     if authority is None:
-        return grpc.aio.insecure_channel(address)
+        return grpc.aio.insecure_channel(address, options=[direct])
     if certificate is None or key is None:
         fail("the services ask for a certificate: SKYHIGH_CLIENT_CERTIFICATE and SKYHIGH_CLIENT_KEY are not known")
     try:
         credentials = tls.channel_credentials(Identity(Path(certificate), Path(key), Path(authority)).read())
     except ValueError as error:
         fail(str(error))
-    return grpc.aio.secure_channel(address, credentials, options=[tls.expected_name(service)])
+    return grpc.aio.secure_channel(address, credentials, options=[direct, tls.expected_name(service)])
 
 
 def context_for(url: str) -> ssl.SSLContext | None:

@@ -11,7 +11,9 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,6 +42,13 @@ HOUSEKEEPING_SECONDS: Final = 300
 CANCEL_AGAIN_SECONDS: Final = 1
 # A call makes hundreds of objects and hardly a cycle; looking for one every 700 objects is a few percent of its cost.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
+# A worker that ends so often before it has run for a while will not start by itself.
+FAILED_STARTS: Final = 3
+WELL_AFTER_SECONDS: Final = 10
+# What a service ends with when a worker cannot start. With 2 it ends for a wrong setting.
+CANNOT_START: Final = 3
+BIND_SECONDS: Final = 30
+BIND_AGAIN_SECONDS: Final = 0.2
 
 Config = TypeVar("Config", bound=ServiceSettings)
 Register = Callable[[grpc.aio.Server], None]
@@ -86,11 +95,18 @@ async def _oversee(service: Service[Config], config: Config) -> None:
     for name in await migrate.migrate(config.database_url, schema=service.name, package=service.package):
         _log.info("migration applied", name=name)
     keepers = [asyncio.create_task(_keep_worker(service, index, stopping)) for index in range(config.processes)]
-    await asyncio.gather(*keepers)
+    if not all(await asyncio.gather(*keepers)):
+        sys.exit(CANNOT_START)
 
 
-async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.Event) -> None:
+async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.Event) -> bool:
+    """Keeps a worker alive until told to stop. Stops the service and returns False if the worker never starts.
+
+    One that has run before is started again for ever: what ends it, such as a database that is down, may pass.
+    """
+    failed_starts, was_well = 0, False
     while not stopping.is_set():
+        began = time.monotonic()
         worker = await asyncio.create_subprocess_exec(
             sys.executable, "-m", service.package, env={**os.environ, WORKER_INDEX: str(index)}
         )
@@ -105,11 +121,19 @@ async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.E
                     await worker.wait()
             except TimeoutError:
                 worker.kill()
-            return
+            return True
         told.cancel()
         _log.error("worker died", index=index, exit_code=worker.returncode)
+        # One that was killed by a signal could start.
+        failed_starts += worker.returncode is not None and worker.returncode > 0
+        was_well = was_well or time.monotonic() - began > WELL_AFTER_SECONDS
+        if failed_starts >= FAILED_STARTS and not was_well:
+            _log.error("worker cannot start", index=index, exit_code=worker.returncode)
+            stopping.set()
+            return False
         # A worker that cannot start must not spin.
         await asyncio.sleep(0.5)
+    return True
 
 
 async def _work(service: Service[Config], config: Config, index: int) -> None:
@@ -164,7 +188,7 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
         identity = config.identity
         # For each address its own: gRPC asks those for the first certificate only once. It does not keep them, either.
         credentials = [None if identity is None else tls.server_credentials(identity) for _ in addresses]
-        ports = [_listen(server, *each) for each in zip(addresses, credentials, strict=True)]
+        ports = [await _listen(server, *each) for each in zip(addresses, credentials, strict=True)]
         await server.start()
         for name in ("", service.descriptor.full_name):
             await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -179,8 +203,34 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
             await server.stop(DRAIN_SECONDS)
 
 
-def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+async def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Binds the address; returns the port. Raises RuntimeError if it is in use for long.
+
+    The kernel may have given the port to an outgoing connection of any program, which ends sooner or later.
+    """
+    deadline = time.monotonic() + BIND_SECONDS
+    while True:
+        try:
+            if credentials is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, credentials)
+        except RuntimeError:
+            if time.monotonic() > deadline or not _may_become_free(address):
+                raise
+            _log.warning("address in use, trying again", address=address)
+        await asyncio.sleep(BIND_AGAIN_SECONDS)
+
+
+def _may_become_free(address: str) -> bool:
+    """Whether no program listens there; a connection may have its near end there."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _enable_reflection(server: grpc.aio.Server, service: str) -> None:

@@ -112,6 +112,8 @@ def channel(
         ("grpc.service_config", service_config(service)),
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", 30_000),
+        # Services reach each other directly: gRPC would otherwise obey http_proxy, and no_proxy only for one address.
+        ("grpc.enable_http_proxy", 0),
     ]
     interceptors = [_Introduction(token, timeout_seconds)]
     if identity is None:

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from services.identity import Identity
 
 Probe = Callable[[], Awaitable[bool]]
-"""Says whether the process does its work; may raise OSError while it does not."""
+"""Says whether the process does its work. While it does not, an OSError that it raises says why."""
 
 LOOPBACK: Final = "127.0.0.1"
+
+
+class NotReadyError(OSError):
+    """A server answers, but not as one that does its work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,12 @@ class Process:
     ready: Probe
     port: int
     """Where it is reached."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """All ports on which it listens when it is ready, by the variables that set them."""
+    sources: tuple[str, ...] = ()
+    """What it is made of: files and folders of the repository."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to the supervisor's own environment."""
+    """Added to what it inherits (deploy/local/environment.py)."""
     hidden: frozenset[str] = frozenset()
     """Variables of the supervisor's environment that are not the process's business."""
     after: tuple[str, ...] = ()
@@ -88,7 +96,9 @@ def answers(
             answer = await reader.read(64)
         finally:
             writer.close()
-        return answer.startswith(tuple(expect))
+        if not answer.startswith(tuple(expect)):
+            raise NotReadyError(f"port {port} answers {answer[:40]!r}")
+        return True
 
     return probe
 
@@ -101,30 +111,41 @@ def answers_http(port: int, path: str, *, identity: Identity | None = None) -> P
     )
 
 
-def serves_grpc(port: int, service: str = "", *, identity: Identity | None = None) -> Probe:
-    """A probe for gRPC servers: ready when grpc.health.v1 says SERVING for the service.
+def serves_grpc(port: int, service: str = "", *more_ports: int, identity: Identity | None = None) -> Probe:
+    """A probe for gRPC servers: ready when grpc.health.v1 says SERVING for the service, at each of the ports.
 
     With an identity it speaks mutual TLS.
     """
 
-    async def probe() -> bool:
+    async def serves(port: int) -> None:
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         address = f"{LOOPBACK}:{port}"
+        # gRPC obeys http_proxy for loopback too.
+        options = [("grpc.enable_http_proxy", 0)]
         if identity is None:
-            opened = grpc.aio.insecure_channel(address)
+            opened = grpc.aio.insecure_channel(address, options=options)
         else:
             from services import tls
 
-            opened = grpc.aio.secure_channel(address, tls.channel_credentials(identity.read()))
+            opened = grpc.aio.secure_channel(address, tls.channel_credentials(identity.read()), options=options)
         async with opened as channel:
             try:
                 health = await health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(service=service), timeout=2
                 )
-            except grpc.aio.AioRpcError:
-                return False
-        return bool(health.status == health_pb2.HealthCheckResponse.SERVING)
+            except grpc.aio.AioRpcError as error:
+                raise NotReadyError(f"port {port}: {error.code().name} {error.details()}") from error
+        if health.status != health_pb2.HealthCheckResponse.SERVING:
+            raise NotReadyError(
+                f"port {port}: it says {health_pb2.HealthCheckResponse.ServingStatus.Name(health.status)}"
+            )
+
+    async def probe() -> bool:
+        # The first alone: until it serves, more calls would only take time from a service that starts.
+        await serves(port)
+        await asyncio.gather(*map(serves, more_ports))
+        return True
 
     return probe

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deploy.local.process import LOOPBACK, Process, answers, answers_http, free_ports
+from deploy.local.process import LOOPBACK, NotReadyError, Process, answers, answers_http, free_ports
 from deploy.local.secrets import Secrets, write_private
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from services.identity import Identity
 
+PLAIN_PATH: Final = re.compile(r"[\w ./@:,=+#-]+")
+LONGEST_PLAIN_PATH: Final = 200
 DATABASE: Final = "skyhigh"
 VIRTUAL_HOST: Final = "skyhigh"
 OWNER: Final = "skyhigh"
@@ -149,8 +152,8 @@ class Servers:
 
         try:
             await (await self._connect_as_superuser("postgres")).close()
-        except (OSError, asyncpg.PostgresError):
-            return False
+        except asyncpg.PostgresError as error:
+            raise NotReadyError(str(error)) from error
         return True
 
     async def _connect_as_superuser(self, database: str) -> asyncpg.Connection:
@@ -228,7 +231,8 @@ class Servers:
             "appendonly": "no",
             "maxmemory": "256mb",
             "maxmemory-policy": "allkeys-lru",
-            "dir": str(folder),
+            # Its working folder: a path would need quoting.
+            "dir": ".",
         }
         configuration = "".join(f"{name} {value}\n" for name, value in settings.items())
 
@@ -237,7 +241,7 @@ class Servers:
 
         return Process(
             name="redis",
-            command=[_program("redis-server", "redis-server"), str(folder / "redis.conf")],
+            command=[_program("redis-server", "redis-server"), "redis.conf"],
             ready=answers(self.ports.redis, ask=b"PING\r\n", expect=[b"+PONG", b"-NOAUTH"]),
             port=self.ports.redis,
             folder=folder,
@@ -273,16 +277,18 @@ class Servers:
             port=self.ports.amqp,
             after=("epmd",),
             environment={
-                # The cookie is looked for here.
-                "HOME": str(folder),
+                # Its script otherwise starts Erlang as a child, which outlives a script that is killed.
+                "RUNNING_UNDER_SYSTEMD": "true",
+                # Relative to the working folder: the scripts quote no paths. The cookie is looked for in HOME.
+                "HOME": ".",
                 "ERL_EPMD_ADDRESS": LOOPBACK,
                 "ERL_EPMD_PORT": str(self.ports.epmd),
-                "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-                "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
-                "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
-                "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-                "RABBITMQ_MNESIA_BASE": str(folder / "data"),
-                "RABBITMQ_LOG_BASE": str(folder / "log"),
+                "RABBITMQ_CONFIG_FILE": "rabbitmq.conf",
+                "RABBITMQ_ADVANCED_CONFIG_FILE": "advanced.config",
+                "RABBITMQ_CONF_ENV_FILE": "rabbitmq-env.conf",
+                "RABBITMQ_ENABLED_PLUGINS_FILE": "enabled_plugins",
+                "RABBITMQ_MNESIA_BASE": "data",
+                "RABBITMQ_LOG_BASE": "log",
                 "RABBITMQ_LOGS": "-",
                 "RABBITMQ_NODENAME": f"skyhigh-{self.ports.amqp}@localhost",
                 "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
@@ -296,6 +302,7 @@ class Servers:
         )
 
     def _configure_rabbitmq(self, folder: Path) -> None:
+        _plain_folder(folder)
         write_private(folder / "definitions.json", json.dumps(self._definitions(), indent=1).encode())
         cookie = folder / ".erlang.cookie"
         if not cookie.exists():
@@ -304,7 +311,7 @@ class Servers:
             cookie.chmod(0o400)
         (folder / "enabled_plugins").write_text("[].\n")
         settings = {
-            "load_definitions": folder / "definitions.json",
+            "load_definitions": "definitions.json",
             "log.console": "true",
             "log.console.level": "warning",
             "log.file": "false",
@@ -468,6 +475,22 @@ def _unprivileged(user: str) -> str | None:
 
 def _group(user: str | None) -> int | None:
     return None if user is None else pwd.getpwnam(user).pw_gid
+
+
+def _plain_folder(folder: Path) -> None:
+    """Makes a folder, as a link to one with a plain path where the path would not do.
+
+    RabbitMQ asks a shell how full its disk is, with the path of its folder in simple quotes.
+    """
+    if folder.exists():
+        return
+    if PLAIN_PATH.fullmatch(str(folder)) and len(str(folder)) <= LONGEST_PLAIN_PATH:
+        folder.mkdir(parents=True)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A link that dangles: its folder was removed, as /var/tmp may be.
+    folder.unlink(missing_ok=True)
+    folder.symlink_to(tempfile.mkdtemp(prefix="skyhigh-", dir="/var/tmp"))
 
 
 def _folder_of(user: str | None, folder: Path) -> Path:

@@ -7,13 +7,14 @@ import base64
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from deploy.local import environment, ports
 from deploy.local.certificates import Authority
 from deploy.local.process import LOOPBACK, Process, answers_http, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
@@ -27,6 +28,9 @@ OWNERS_VARIABLES: Final = frozenset({"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"}
 # With TLS each service has a certificate of its name, and so have Envoy and whoever runs the `skyhigh` command.
 EDGE: Final = "edge"
 OPERATIONS: Final = "operations"
+# What each Python process of ours is made of besides its own package.
+SHARED_SOURCES: Final = ("services", "gen")
+MOST_PROCESSES: Final = 64
 EDGE_TLS_VARIABLES: Final = ("SKYHIGH_GATEWAY_TLS_CERTIFICATE", "SKYHIGH_GATEWAY_TLS_KEY")
 
 
@@ -208,9 +212,11 @@ class Stack:
         given = {name: value for name, value in environment.items() if name.startswith("SKYHIGH_") and value}
         base = _port_of(given, "SKYHIGH_PORT_BASE", highest=65535 - PORT_SPAN)
         ports = {
-            name: _port_of(given, f"SKYHIGH_{name.upper()}_PORT") or (base + offset if base else default)
+            name: _port_of(given, _port_variable(name)) or (base + offset if base else default)
             for name, (default, offset) in PORTS.items()
         }
+        for service in SERVICES:
+            _processes_of(service, given)
         speaks_tls = given.get("SKYHIGH_TLS", "0")
         if speaks_tls not in ("0", "1"):
             raise ValueError(f"SKYHIGH_TLS: {speaks_tls!r} is neither 1 nor 0")
@@ -300,7 +306,7 @@ class Stack:
         }
 
     def processes(self) -> list[Process]:
-        """The table of processes. Raises MissingServerError where a server is not installed."""
+        """The table of processes. Raises MissingServerError if a server is not installed."""
         own: list[Process] = []
         if "SKYHIGH_DATABASE_URL" not in self.given:
             own.append(self.servers.postgres())
@@ -312,7 +318,34 @@ class Stack:
         truth = tuple(process.name for process in own if process.name == "postgres")
         services = [self._service(service, after=truth) for service in SERVICES]
         mocks = [self._mock(mock) for mock in self._mocks]
-        return [*own, *mocks, *services, self._gateway(after=tuple(process.name for process in services))]
+        table = [*own, *mocks, *services, self._gateway(after=tuple(process.name for process in services))]
+        return [dataclasses.replace(process, ports=self._ports_of(process.name)) for process in table]
+
+    def _ports_of(self, process: str) -> dict[str, int]:
+        """All ports on which a process listens, by the variables that set them; `+ 1` for a second worker's."""
+        servers = {"rabbitmq": ("amqp", "amqp_distribution"), "gateway": ("gateway", "gateway_admin")}
+        mocks = {f"mock-{mock.name}": (f"mock_{mock.name}", f"mock_{mock.name}_control") for mock in MOCKS}
+        names = {**servers, **mocks}.get(process, (process,))
+        known = {_port_variable(name): self.ports[name] for name in names if name in self.ports}
+        for service in SERVICES:
+            if service.label == process:
+                for index in range(_processes_of(service, self.given)):
+                    for kind in ("worker", "metrics"):
+                        name = f"{service.label}_{kind}"
+                        known[_port_variable(name) + (f" + {index}" if index else "")] = self.ports[name] + index
+        return known
+
+    @staticmethod
+    def port_conflicts(processes: Sequence[Process]) -> list[str]:
+        """Says of each port that these processes could not listen on, which it is and why."""
+        wanted = {name: port for process in processes for name, port in process.ports.items()}
+        conflicts = [f"{' and '.join(names)} are both {wanted[names[0]]}" for names in ports.shared(wanted)]
+        taken = ports.listened_on(set(wanted.values()))
+        for name, port in wanted.items():
+            if port in taken:
+                program = taken[port].program or "a program of another user or container"
+                conflicts.append(f"{name}={port} ({program} listens there)")
+        return conflicts
 
     async def provision_given_servers(self) -> None:
         """Prepares servers that were given by URL as we prepare our own.
@@ -393,11 +426,17 @@ class Stack:
         return Process(
             name=service.label,
             command=[sys.executable, "-m", service.module],
-            ready=serves_grpc(port, service.health, identity=self.identity_of(OPERATIONS)),
+            ready=serves_grpc(
+                port,
+                service.health,
+                *(self.ports[f"{service.label}_worker"] + index for index in range(self._processes(service))),
+                identity=self.identity_of(OPERATIONS),
+            ),
             port=port,
             # An address of a service that is given is another stack's, such as one of `skyhigh env`: these are ours.
             environment=self._given_or(settings) | self._addresses_of(*service.calls),
             hidden=OWNERS_VARIABLES,
+            sources=(service.module.partition(".")[0], *SHARED_SOURCES),
             after=after,
             stop_seconds=30,
             prepare=prepare,
@@ -431,6 +470,7 @@ class Stack:
             port=port,
             environment=self._given_or(settings),
             hidden=OWNERS_VARIABLES,
+            sources=("deploy/mocks", *SHARED_SOURCES),
         )
 
     def _control_port(self, mock: Mock) -> int:
@@ -457,12 +497,12 @@ class Stack:
         }
 
     def _processes(self, service: Service) -> int:
-        return int(self.given.get(f"SKYHIGH_{service.name.upper()}_PROCESSES", service.processes))
+        return _processes_of(service, self.given)
 
     def _gateway(self, *, after: tuple[str, ...]) -> Process:
         folder = self.home / "gateway"
         keys = self.signing_keys
-        environment = self.tokens | {
+        variables = self.tokens | {
             "SKYHIGH_RATE_LIMITS": self.values["SKYHIGH_RATE_LIMITS"],
             **self._given_or({"SKYHIGH_GATEWAY_TOKEN_FILE": str(keys.token_file("gateway"))}),
             "SKYHIGH_GATEWAY_PORT": str(self.ports["gateway"]),
@@ -480,16 +520,18 @@ class Stack:
             keys.write_service_token(
                 "gateway", issuer=trusted["SKYHIGH_TOKEN_ISSUER"], audience=trusted["SKYHIGH_TOKEN_AUDIENCE"]
             )
-            await _run(sys.executable, "-m", "gateway.render", "--output", str(folder), environment=environment)
+            await _run(sys.executable, "-m", "gateway.render", "--output", str(folder), variables=variables)
 
         gateway = envoy(folder / "envoy.yaml", port=self.ports["gateway"], identity=self.identity_of(OPERATIONS))
-        return dataclasses.replace(gateway, after=after, hidden=OWNERS_VARIABLES, prepare=prepare)
+        return dataclasses.replace(
+            gateway, after=after, hidden=OWNERS_VARIABLES, sources=("gateway", "gen"), prepare=prepare
+        )
 
 
-async def _run(*command: str, environment: Mapping[str, str]) -> None:
+async def _run(*command: str, variables: Mapping[str, str]) -> None:
     process = await asyncio.create_subprocess_exec(
         *command,
-        env={**os.environ, **environment},
+        env={**environment.inherited(), **variables},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -528,6 +570,18 @@ def home_of(environment: Mapping[str, str] = os.environ) -> Path:
     """Where the stack keeps its data: SKYHIGH_HOME, or `.skyhigh` in the repository."""
     given = environment.get("SKYHIGH_HOME")
     return Path(given).absolute() if given else Path(__file__).resolve().parents[2] / ".skyhigh"
+
+
+def _port_variable(name: str) -> str:
+    return f"SKYHIGH_{name.upper()}_PORT"
+
+
+def _processes_of(service: Service, given: Mapping[str, str]) -> int:
+    name = f"SKYHIGH_{service.name.upper()}_PROCESSES"
+    value = given.get(name, str(service.processes))
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_PROCESSES:
+        raise ValueError(f"{name}: {value!r} is no number between 1 and {MOST_PROCESSES}")
+    return int(value)
 
 
 def _port_of(given: Mapping[str, str], name: str, *, highest: int = 65535) -> int | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import pwd
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+from deploy.local import environment, proc, sources
 from deploy.local.process import Process
 
 PROBE_SECONDS: Final = 0.05
@@ -27,6 +27,8 @@ LONGEST_RESTART_SECONDS: Final = 15
 # Who ran this long is well again: the next restart is a first one.
 WELL_AFTER_SECONDS: Final = 60
 LOG_BYTES: Final = 32 * 1024 * 1024
+# Children of a process that was killed end within milliseconds; a disk may hold one for longer.
+GROUP_SECONDS: Final = 5
 
 
 class State(StrEnum):
@@ -49,12 +51,18 @@ class Status:
     state: State = State.WAITING
     pid: int | None = None
     start_ticks: int | None = None
-    """When the pid was given out, in the kernel's ticks: tells it from a later process with the same number."""
+    """When the pid was given out, in the kernel's ticks: a later process with the same number has another value."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """All ports on which it listens when it is ready, by the variables that set them."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what it was started from."""
     since: float = 0
     """Since when it is in this state, in seconds of the Unix epoch."""
     restarts: int = 0
     last_end: str = ""
     """How it died the last time."""
+    trouble: str = ""
+    """Why it was not ready when it was last asked; empty if it is ready."""
 
 
 class StartError(Exception):
@@ -80,7 +88,9 @@ class Supervisor:
         self._logs = logs
         self._restart = restart
         self._on_change = on_change
-        self._statuses = {name: Status(name, process.port) for name, process in self._processes.items()}
+        self._statuses = {
+            name: Status(name, process.port, ports=process.ports) for name, process in self._processes.items()
+        }
         self._ready = {name: asyncio.Event() for name in self._processes}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -132,11 +142,17 @@ class Supervisor:
             endings[name] = asyncio.create_task(end(name))
         await asyncio.gather(*endings.values())
 
+    async def restart(self, *names: str) -> None:
+        """Ends the named processes and starts them again; the others go on. Returns when they are ready."""
+        await self.stop(*names)
+        await self.start(*names)
+
     async def kill(self, name: str) -> None:
         """Ends a process as a crash would. Where restarting is on, it comes back by itself."""
         running = self._running[name]
         os.killpg(running.pid, signal.SIGKILL)
         await running.wait()
+        await _end_members(running.pid)
         if not self._restart:
             await asyncio.gather(self._keepers.pop(name), return_exceptions=True)
 
@@ -194,6 +210,8 @@ class Supervisor:
     async def _run(self, process: Process, status: Status) -> None:
         """Starts the process, says when it is ready, and returns when it has ended."""
         self._change(status, State.STARTING)
+        # Before it reads them: what is edited from now on counts as edited.
+        status.sources = await asyncio.to_thread(sources.digests, process.sources)
         if process.prepare is not None:
             await process.prepare()
         running = await self._launch(process)
@@ -215,32 +233,41 @@ class Supervisor:
             watching.cancel()
             ended.cancel()
         # Its children hold the ports that its successor needs.
-        _kill_group(running.pid)
+        await _end_members(running.pid)
         del self._running[process.name]
 
     async def _watch(self, process: Process, status: Status) -> None:
         """Returns when the process is ready and set up."""
         while True:
-            with contextlib.suppress(OSError, TimeoutError, EOFError):
+            try:
                 async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                     if await process.ready():
                         break
+                trouble = "it does not answer as it should"
+            except TimeoutError:
+                trouble = f"no answer within {PROBE_TIMEOUT_SECONDS} s"
+            except (OSError, EOFError) as error:
+                trouble = str(error) or repr(error)
+            if trouble != status.trouble:
+                status.trouble = trouble
+                self._on_change(self.statuses)
             await asyncio.sleep(PROBE_SECONDS)
         if process.settle is not None:
             await process.settle()
+        status.trouble = ""
         self._change(status, State.READY)
         tell(f"{process.name} is ready: pid {status.pid}, port {process.port}")
         self._ready[process.name].set()
 
     async def _launch(self, process: Process) -> asyncio.subprocess.Process:
-        environment = {name: value for name, value in os.environ.items() if name not in process.hidden}
+        inherited = {name: value for name, value in environment.inherited().items() if name not in process.hidden}
         identity = pwd.getpwnam(process.user) if process.user is not None else None
         if identity is not None:
-            environment |= {"HOME": identity.pw_dir, "USER": identity.pw_name, "LOGNAME": identity.pw_name}
+            inherited |= {"HOME": identity.pw_dir, "USER": identity.pw_name, "LOGNAME": identity.pw_name}
         with self._open_log(process.name) as log:
             return await asyncio.create_subprocess_exec(
                 *process.command,
-                env=environment | dict(process.environment),
+                env=inherited | dict(process.environment),
                 cwd=process.folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -269,15 +296,17 @@ class Supervisor:
                 await asyncio.wait_for(running.wait(), process.stop_seconds)
             except TimeoutError:
                 tell(f"{name} did not end within {process.stop_seconds:g} s and is killed")
-            _kill_group(running.pid)
+            _kill(running.pid)
             await running.wait()
+            await _end_members(running.pid)
+        status.trouble = ""
         if status.state is not State.STOPPED:
             self._change(status, State.STOPPED, pid=None)
 
     def _change(self, status: Status, state: State, *, pid: int | None = -1) -> None:
         if pid != -1:
             status.pid = pid
-            status.start_ticks = start_ticks(pid) if pid is not None else None
+            status.start_ticks = proc.start_ticks(pid) if pid is not None else None
         if state is not status.state:
             status.since = time.time()
         status.state = state
@@ -294,53 +323,20 @@ class Supervisor:
         return path.open("ab")
 
 
-def start_ticks(pid: int) -> int | None:
-    """When a running process began, in the kernel's ticks since it booted; None where there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # proc(5), from field 3 on: the name in field 2 may hold blanks and parentheses.
-    state, *fields = stat.rpartition(")")[2].split()
-    # Z has ended and only waits for its parent to hear of it.
-    return None if state == "Z" else int(fields[18])
-
-
-def _kill_group(pid: int) -> None:
+def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
+
+async def _end_members(leader: int) -> None:
+    """Kills what is left of the session of a process that has ended, and waits until none of it runs."""
+    deadline = time.monotonic() + GROUP_SECONDS
+    while (left := proc.members(leader)) and time.monotonic() < deadline:
+        for member in left:
+            _kill(member.pid)
+        await asyncio.sleep(0.01)
 
 
 def tell(line: str) -> None:
     """Writes a line with its time into the supervisor's log."""
     print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)
-
-
-def end_leftovers(statuses: Iterable[Status]) -> None:
-    """Ends what a supervisor that was itself killed has left running, by its last report."""
-    left = [
-        status.pid for status in statuses if status.pid is not None and start_ticks(status.pid) == status.start_ticks
-    ]
-    for pid in left:
-        tell(f"pid {pid} was left behind by a supervisor that is gone; it is ended")
-        with contextlib.suppress(ProcessLookupError):
-            # Postgres ends its sessions at once and recovers from its log; for the others it is a crash.
-            os.kill(pid, signal.SIGQUIT)
-    deadline = time.monotonic() + 10
-    while any(start_ticks(pid) is not None for pid in left) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for pid in left:
-        _kill_group(pid)
-
-
-@contextlib.contextmanager
-def sole_supervisor(home: Path) -> Iterator[bool]:
-    """Holds the home's lock for as long as the block runs; False where another supervisor has it."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "supervisor.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -12,8 +12,8 @@ from deploy.local.process import port_is_free
 from deploy.local.stack import PORT_SPAN, Stack
 from deploy.local.supervisor import Supervisor
 from operations import demo, flights
-from operations.stack import JOURNEY_DAYS as DAYS
-from operations.stack import SCHEDULE_SECONDS
+from operations.start import JOURNEY_DAYS as DAYS
+from operations.start import SCHEDULE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

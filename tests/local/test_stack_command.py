@@ -1,4 +1,8 @@
-"""`skyhigh up`, `status`, `env`, `logs`, `psql`, `demo load`, `down`, `clean` on a real stack of its own."""
+"""`skyhigh up`, `status`, `env`, `logs`, `psql`, `restart`, `down`, `clean` on a real stack of its own.
+
+It is started as badly as a user's machine may be: a home with blanks and quotes in its path, a proxy for everything,
+and variables that Postgres' and RabbitMQ's own programs read.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from deploy.local.process import port_is_free
+from deploy.local.proc import members, start_ticks
+from deploy.local.process import LOOPBACK, port_is_free
 from deploy.local.report import Report
 from deploy.local.stack import PORT_SPAN, Stack
-from deploy.local.supervisor import start_ticks
 from operations.__main__ import app
+from tests.waiting import eventually
 
+# Far more than a start takes on a busy machine: it only ends a test that hangs.
+UP_SECONDS = 280
+pytestmark = pytest.mark.timeout(300)
 SERVERS = ["postgres", "redis", "epmd", "rabbitmq"]
 MOCKS = ["mock-weight", "mock-provider", "mock-mail"]
 SERVICES = ["seat", "checkin", "waitlist", "payment", "flight", "booking", "limits"]
@@ -59,18 +66,23 @@ def free_port_base() -> int:
 def stack() -> Iterator[Stack]:
     """A stack that `skyhigh up` started."""
     # Not below pytest's own folder: Postgres may run as another user, who must be able to enter.
-    home = Path(tempfile.mkdtemp(prefix="skyhigh-test-"))
+    home = Path(tempfile.mkdtemp(prefix='skyhigh test\'s "ü" #'))
     home.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         for variable in [name for name in os.environ if name.startswith("SKYHIGH_")]:
             patch.delenv(variable)
+        for variable in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(variable, f"http://{LOOPBACK}:9")
+        for variable, value in {"PGSSLMODE": "require", "PGHOST": "/nowhere", "ERL_FLAGS": "-bogus"}.items():
+            patch.setenv(variable, value)
+        patch.setenv("RABBITMQ_NODENAME", "rabbit@nowhere")
         patch.setenv("SKYHIGH_HOME", str(home))
         patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
         patch.setenv("SKYHIGH_SEAT_PROCESSES", "1")
         # Nobody flies here.
         patch.setenv("SKYHIGH_FLIGHT_HORIZON_DAYS", "0")
         command = [sys.executable, "-m", "operations", "up", "--no-journey"]
-        started = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        started = subprocess.run(command, capture_output=True, text=True, timeout=UP_SECONDS, check=False)
         try:
             assert started.returncode == 0, started.stdout + started.stderr
             yield Stack.from_environment()
@@ -86,9 +98,12 @@ def test_all_processes_are_ready(stack: Stack) -> None:
     assert [(row[0], row[1]) for row in rows] == [(name, "ready") for name in (*SERVERS, *MOCKS, *SERVICES, "gateway")]
 
 
-def test_the_addresses_are_printed_and_work(stack: Stack) -> None:
+def test_the_addresses_are_printed_and_work(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = dict(line.split("=", 1) for line in skyhigh("env").stdout.splitlines())
     assert lines == stack.addresses
+
+    # The driver reads PGSSLMODE; the command has forgotten it.
+    monkeypatch.delenv("PGSSLMODE")
 
     async def owner_sees_the_seats() -> int:
         import asyncpg
@@ -132,15 +147,63 @@ def test_another_stack_names_the_ports_that_are_taken(
     assert f"SKYHIGH_GATEWAY_PORT={stack.ports['gateway']}" in refused.stderr
 
 
-def test_redis_is_back_after_a_crash_and_that_is_reported(stack: Stack) -> None:
+async def test_redis_is_back_after_a_crash_and_that_is_reported(stack: Stack) -> None:
     pid = pid_of(stack, "redis")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while pid_of(stack, "redis") in (pid, None) or skyhigh("status").exit_code:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+
+    async def back() -> bool:
+        return pid_of(stack, "redis") not in (pid, None) and skyhigh("status").exit_code == 0
+
+    await eventually(back)
     assert "was killed by signal 9; restart 1" in skyhigh("logs", "supervisor", "-n", "1000").stdout
+
+
+def test_a_restart_leaves_the_other_processes_alone(stack: Stack) -> None:
+    before = {status.name: status.pid for status in report_of(stack).processes}
+    restarted = skyhigh("restart", "mock-mail", "payment")
+    assert restarted.exit_code == 0, restarted.output
+    assert "Restarted in" in restarted.stdout
+    after = {status.name: status.pid for status in report_of(stack).processes}
+    assert {name for name in before if before[name] != after[name]} == {"mock-mail", "payment"}
+    assert skyhigh("status").exit_code == 0
+
+
+def test_an_unknown_process_cannot_be_restarted(stack: Stack) -> None:
+    refused = skyhigh("restart", "pilot")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("skyhigh: there is no process 'pilot'; there are postgres, redis")
+
+
+def test_up_restarts_what_was_edited(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {status.name: status.pid for status in report_of(stack).processes}
+    monkeypatch.setattr("deploy.local.sources.edited", lambda digests: [p for p in digests if p == "deploy/mocks"])
+    again = skyhigh("up", "--no-journey")
+    assert again.exit_code == 0, again.output
+    assert "mock-mail     is restarted: deploy/mocks/" in again.stdout
+    after = {status.name: status.pid for status in report_of(stack).processes}
+    assert {name for name in before if before[name] != after[name]} == set(MOCKS)
+
+
+def test_a_killed_supervisors_processes_are_ended_and_a_new_stack_starts(stack: Stack) -> None:
+    before = report_of(stack)
+    sessions = [status.pid for status in before.processes if status.pid is not None]
+    os.kill(before.pid, signal.SIGKILL)
+
+    async def gone() -> bool:
+        return not before.is_alive
+
+    asyncio.run(eventually(gone))
+    command = [sys.executable, "-m", "operations", "up", "--no-journey"]
+    # Two at once: one starts the stack, and the other waits for it.
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [started.communicate(timeout=UP_SECONDS)[0] for started in both]
+    assert [started.returncode for started in both] == [0, 0], outputs
+    assert sum("that a killed supervisor had left" in output for output in outputs) == 1
+    assert sum("Another `make up` starts this stack" in output for output in outputs) == 1
+    assert sum("runs already" in output for output in outputs) == 1
+    assert not [pid for leader in sessions for pid in members(leader)]
+    assert skyhigh("status").exit_code == 0
 
 
 def test_logs_of_one_process_or_of_all(stack: Stack) -> None:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deploy.local.process import Process
+from deploy.local.orders import Orders
+from deploy.local.proc import start_ticks
+from deploy.local.process import NotReadyError, Process
 from deploy.local.report import Report
-from deploy.local.supervisor import (
-    StartError,
-    State,
-    Status,
-    Supervisor,
-    end_leftovers,
-    sole_supervisor,
-    start_ticks,
-)
+from deploy.local.supervisor import StartError, State, Status, Supervisor
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -60,13 +54,13 @@ def process(journal: Path) -> Callable[..., Process]:
     return make
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 5) -> None:
-    """Waits for what must come true soon."""
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise TimeoutError
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition of this process."""
+
+    async def holds() -> bool:
+        return condition()
+
+    await eventually(holds)
 
 
 def lines_of(path: Path) -> list[str]:
@@ -117,16 +111,16 @@ async def test_a_process_that_is_killed_is_reported_and_started_again(
 
 
 async def test_a_process_that_keeps_dying_is_started_ever_later(
-    process: Callable[..., Process], journal: Path, tmp_path: Path
+    process: Callable[..., Process], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     supervisor = Supervisor([process("broken", script="exit 3")], logs=tmp_path / "logs")
     starting = asyncio.create_task(supervisor.start())
-    await asyncio.sleep(1.2)
+    await until(lambda: supervisor.statuses[0].restarts == 2 and supervisor.statuses[0].state is State.DIED)
     await supervisor.stop()
     starting.cancel()
-    # At once, after 0.25 s, after 0.5 s more; the fourth would come after another second.
-    assert len(lines_of(journal)) == 3
     assert supervisor.statuses[0].last_end == "ended with code 3"
+    delays = [line.partition("; ")[2] for line in capsys.readouterr().err.splitlines() if "ended with" in line]
+    assert delays == ["restart 1 in 0.25 s", "restart 2 in 0.5 s", "restart 3 in 1 s"]
 
 
 async def test_what_a_dead_process_leaves_behind_ends_with_it(process: Callable[..., Process], tmp_path: Path) -> None:
@@ -142,19 +136,21 @@ async def test_what_a_dead_process_leaves_behind_ends_with_it(process: Callable[
         assert not is_alive(int(left))
 
 
-async def test_who_ignores_the_signal_is_killed(tmp_path: Path) -> None:
-    async def ready() -> bool:
-        return True
+async def test_a_process_that_ignores_the_signal_is_killed_with_its_children(tmp_path: Path) -> None:
+    child = tmp_path / "child"
 
-    deaf = Process("deaf", ["sh", "-c", "trap '' TERM; sleep 600"], ready, port=0, stop_seconds=0.2)
+    async def ready() -> bool:
+        return child.exists() and child.read_text() != ""
+
+    script = f"trap '' TERM; sleep 600 & echo $! >{child}; wait"
+    deaf = Process("deaf", ["sh", "-c", script], ready, port=0, stop_seconds=0.2)
     supervisor = Supervisor([deaf], logs=tmp_path / "logs")
     await supervisor.start()
     pid = supervisor.statuses[0].pid
     assert pid is not None
-    # The trap is not set before the shell has read it.
-    await asyncio.sleep(0.1)
     await supervisor.stop()
     assert not is_alive(pid)
+    assert not is_alive(int(child.read_text()))
 
 
 async def test_without_restart_a_dead_process_stays_dead_until_it_is_started(
@@ -210,22 +206,90 @@ async def test_what_cannot_be_prepared_is_told_in_one_line_and_in_its_log_whole(
     assert lines_of(tmp_path / "logs" / "gateway.log") == ["line 3: no such field", "the configuration is wrong"]
 
 
-def test_leftovers_are_ended_but_never_another_process_with_the_same_number() -> None:
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as left:
-        ticks = start_ticks(left.pid)
-        assert ticks is not None
-        end_leftovers([Status("other", 0, pid=left.pid, start_ticks=ticks - 1)])
-        assert left.poll() is None
-        end_leftovers([Status("ours", 0, pid=left.pid, start_ticks=ticks)])
-        assert left.wait(5) == -signal.SIGQUIT
+async def test_the_status_says_why_a_process_is_not_ready(process: Callable[..., Process], tmp_path: Path) -> None:
+    loaded = asyncio.Event()
+
+    async def ready() -> bool:
+        if not loaded.is_set():
+            raise NotReadyError("the dump is being loaded")
+        return True
+
+    seen: list[str] = []
+
+    def record(statuses: Sequence[Status]) -> None:
+        seen.append(statuses[0].trouble)
+
+    supervisor = Supervisor([replace(process("redis"), ready=ready)], logs=tmp_path / "logs", on_change=record)
+    starting = asyncio.create_task(supervisor.start())
+    await until(lambda: seen[-1:] == ["the dump is being loaded"])
+    loaded.set()
+    await starting
+    assert seen[-1] == ""
+    await supervisor.stop()
 
 
-def test_one_home_has_one_supervisor(tmp_path: Path) -> None:
-    with sole_supervisor(tmp_path / "home") as first, sole_supervisor(tmp_path / "home") as second:
-        assert first
-        assert not second
-    with sole_supervisor(tmp_path / "home") as third:
-        assert third
+async def test_an_order_restarts_the_named_process_alone(process: Callable[..., Process], tmp_path: Path) -> None:
+    async with Supervisor([process("redis"), process("seat", "redis")], logs=tmp_path / "logs") as supervisor:
+        redis, seat = supervisor.statuses
+        before = (redis.pid, seat.pid)
+        report = Report(os.getpid(), start_ticks(os.getpid()), addresses={}, given={})
+        stale = Orders(tmp_path)
+        (tmp_path / "orders").mkdir()
+        (tmp_path / "orders" / "stale.json").write_text('["redis"]')
+        arrived = stale.listen()
+        carrying = asyncio.create_task(stale.carry_out(supervisor, arrived))
+        try:
+            Orders(tmp_path).restart(report, ["seat"])
+            await until(lambda: seat.state is State.READY and seat.pid != before[1])
+        finally:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+            carrying.cancel()
+            await asyncio.gather(carrying, return_exceptions=True)
+        assert redis.pid == before[0]
+        assert (seat.restarts, seat.last_end) == (0, "")
+
+
+async def test_a_restart_takes_the_digests_of_the_source_again(
+    process: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter(["old", "new"])
+
+    def digests(parts: Sequence[str]) -> dict[str, str]:
+        content = next(taken)
+        return dict.fromkeys(parts, content)
+
+    monkeypatch.setattr("deploy.local.sources.digests", digests)
+    seat = replace(process("seat"), sources=("seat_service",))
+    async with Supervisor([seat], logs=tmp_path / "logs") as supervisor:
+        assert supervisor.statuses[0].sources == {"seat_service": "old"}
+        await supervisor.restart("seat")
+        assert supervisor.statuses[0].sources == {"seat_service": "new"}
+
+
+def test_a_report_of_another_boot_names_no_running_process(tmp_path: Path) -> None:
+    pid = os.getpid()
+    Report(pid, start_ticks(pid), addresses={}, given={}, boot="another").write(tmp_path)
+    report = Report.read(tmp_path)
+    assert report is not None
+    assert not report.is_alive
+    assert not report.is_of_this_boot
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"processes": [{}]}'])
+def test_a_damaged_report_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "stack.json").write_text(content)
+    assert Report.read(tmp_path) is None
+
+
+def test_a_report_of_another_version_is_read(tmp_path: Path) -> None:
+    status = '{"name": "redis", "port": 1, "colour": "red"}'
+    (tmp_path / "stack.json").write_text(
+        f'{{"pid": 1, "start_ticks": 2, "addresses": {{}}, "given": {{}}, "more": 1, "processes": [{status}]}}'
+    )
+    report = Report.read(tmp_path)
+    assert report is not None
+    assert report.processes == [Status("redis", 1)]
+    assert report.sources == {}
 
 
 def test_a_report_says_whether_its_supervisor_lives(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""How the `skyhigh` command has a running supervisor restart processes: a file for each order, and a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from deploy.local.report import Report
+from deploy.local.secrets import write_private
+from deploy.local.supervisor import StartError, Supervisor, tell
+
+SIGNAL: Final = signal.SIGUSR1
+
+
+class Orders:
+    """The orders of one home. Files, because the path of a socket may have 107 bytes and a home has more."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "orders"
+
+    def restart(self, report: Report, names: list[str]) -> None:
+        """Orders a restart of the named processes. Does not wait for it."""
+        write_private(self._folder / f"{uuid4()}.json", json.dumps(names).encode())
+        os.kill(report.pid, SIGNAL)
+
+    def listen(self) -> asyncio.Event:
+        """Returns the event of an order's arrival. Forgets the orders to an earlier supervisor.
+
+        Until this is called, the signal of an order would end the process.
+        """
+        self._take()
+        arrived = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(SIGNAL, arrived.set)
+        return arrived
+
+    async def carry_out(self, supervisor: Supervisor, arrived: asyncio.Event) -> None:
+        """Carries out each order; runs until cancelled."""
+        # Two orders for one process are two restarts, one after the other.
+        turns = {status.name: asyncio.Lock() for status in supervisor.statuses}
+        async with asyncio.TaskGroup() as restarts:
+            while True:
+                await arrived.wait()
+                arrived.clear()
+                for name in self._take():
+                    if name in turns:
+                        restarts.create_task(_restart(supervisor, name, turns[name]))
+
+    def _take(self) -> list[str]:
+        names: dict[str, None] = {}
+        for file in sorted(self._folder.glob("*.json")):
+            names |= dict.fromkeys(json.loads(file.read_text()))
+            file.unlink()
+        return list(names)
+
+
+async def _restart(supervisor: Supervisor, name: str, turn: asyncio.Lock) -> None:
+    async with turn:
+        tell(f"{name} is restarted on order")
+        try:
+            await supervisor.restart(name)
+        except StartError as error:
+            tell(str(error))

@@ -1,0 +1,136 @@
+"""Ports of loopback: which of them programs listen on, and which the kernel gave to outgoing connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.local.process import LOOPBACK, port_is_free
+
+TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+# tcp(7): the state of a socket that listens.
+LISTEN: Final = "0A"
+DEFAULT_OUTGOING: Final = (32768, 60999)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A socket that keeps a server from a port."""
+
+    port: int
+    listens: bool
+    """False for the near end of a connection."""
+    inode: int
+
+    @property
+    def program(self) -> str:
+        """Its program as `name, pid 1`, or "" if we may not see it."""
+        target = f"socket:[{self.inode}]"
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            with contextlib.suppress(OSError):
+                for descriptor in (folder / "fd").iterdir():
+                    if os.readlink(descriptor) == target:
+                        return f"{(folder / 'comm').read_text().strip()}, pid {folder.name}"
+        return ""
+
+
+def holders(ports: Collection[int]) -> list[Holder]:
+    """Returns the sockets that are bound to one of these ports of 127.0.0.1.
+
+    Without /proc, what cannot be bound counts as listened on.
+    """
+    if not TABLES[0].exists():
+        return [Holder(port, listens=True, inode=0) for port in ports if not port_is_free(port)]
+    wanted = set(ports)
+    return [holder for holder in _sockets() if holder.port in wanted]
+
+
+def listened_on(ports: Collection[int]) -> dict[int, Holder]:
+    """Returns, by its port, one listener of each of these ports that has any."""
+    return {holder.port: holder for holder in holders(ports) if holder.listens}
+
+
+def shared(ports: Mapping[str, int]) -> list[list[str]]:
+    """Returns the names, in groups, that have one port."""
+    names: dict[int, list[str]] = {}
+    for name, port in ports.items():
+        names.setdefault(port, []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def outgoing_range() -> range:
+    """Returns the ports of which the kernel takes one for the near end of an outgoing connection."""
+    try:
+        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except (OSError, ValueError):
+        low, high = DEFAULT_OUTGOING
+    return range(low, high + 1)
+
+
+class Reservations:
+    """Ports that the kernel gives to no outgoing connection, for as long as this exists.
+
+    A bound socket that does not listen keeps a port out of the kernel's choice, and does not keep out a server that
+    sets SO_REUSEADDR, as all of ours do. Without it a connection of any program, such as a service's own to
+    Postgres, may use a port that a service needs at its next start.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+
+    def reserve(self, ports: Collection[int]) -> set[int]:
+        """Reserves those of these ports that lie in the outgoing range; returns which of them are in use now."""
+        missing = set()
+        for port in set(ports) & set(outgoing_range()) - self._sockets.keys():
+            reserved = socket.socket()
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                reserved.bind((LOOPBACK, port))
+            except OSError:
+                reserved.close()
+                missing.add(port)
+            else:
+                self._sockets[port] = reserved
+        return missing
+
+    def close(self) -> None:
+        """Gives all ports up."""
+        for reserved in self._sockets.values():
+            reserved.close()
+        self._sockets.clear()
+
+
+def _hexadecimal(packed: bytes) -> str:
+    # The kernel prints each 32 bits as a number of this machine.
+    words = (packed[start : start + 4] for start in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+
+
+# A server of ours binds 127.0.0.1: another address of this machine, such as ::1, is not in its way.
+_IN_THE_WAY: Final = frozenset(
+    {
+        _hexadecimal(socket.inet_aton("0.0.0.0")),  # noqa: S104
+        _hexadecimal(socket.inet_aton(LOOPBACK)),
+        _hexadecimal(socket.inet_pton(socket.AF_INET6, "::")),
+        _hexadecimal(socket.inet_pton(socket.AF_INET6, f"::ffff:{LOOPBACK}")),
+    }
+)
+
+
+def _sockets() -> Iterator[Holder]:
+    for table in TABLES:
+        with contextlib.suppress(FileNotFoundError):
+            for line in table.read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+                address, _, port = local.partition(":")
+                # One without an inode is a connection that has ended (TIME_WAIT): servers bind over it.
+                if address in _IN_THE_WAY and inode != "0":
+                    yield Holder(int(port, 16), listens=state == LISTEN, inode=int(inode))

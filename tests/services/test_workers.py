@@ -1,0 +1,49 @@
+"""How a service keeps its workers: restarts one that dies, and gives up one that never starts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from seat_service.service import SEAT_SERVICE
+from services import app
+from tests.waiting import eventually
+
+
+async def test_a_worker_that_never_starts_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = asyncio.Event()
+    started = await app._keep_worker(replace(SEAT_SERVICE, package="no_such_package"), 0, stopping)
+    assert not started
+    assert stopping.is_set()
+
+
+async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as near:
+            port = near.getsockname()[1]
+            listening = asyncio.create_task(app._listen(server, f"127.0.0.1:{port}", None))
+
+            async def refused_once() -> bool:
+                return listening.done() or app._may_become_free(f"127.0.0.1:{port}")
+
+            await eventually(refused_once)
+            assert not listening.done()
+        # Both ends are closed, and the port is free again at the latest after TIME_WAIT, which servers bind over.
+    assert await listening == port
+    await server.stop(None)
+
+
+async def test_a_server_does_not_wait_for_a_port_that_a_program_listens_on() -> None:
+    server = grpc.aio.server()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(RuntimeError, match="Failed to bind"):
+            await app._listen(server, f"127.0.0.1:{listener.getsockname()[1]}", None)
