@@ -40,6 +40,8 @@ AWAY: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.InterfaceError,
+    # The server ended the idle session: the driver has read its error, and not yet the end of the stream.
+    asyncpg.InternalClientError,
     asyncpg.InvalidPasswordError,
     TimeoutError,
 )
