@@ -40,6 +40,8 @@ AWAY: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.InterfaceError,
+    # The server ended the idle session: the driver has read its error, and not yet the end of the stream.
+    asyncpg.InternalClientError,
     asyncpg.InvalidPasswordError,
     TimeoutError,
 )
@@ -69,6 +71,8 @@ async def connect(url: str, *, schema: str, size: int) -> Pool:
             "lock_timeout": str(LOCK_TIMEOUT_SECONDS * 1000),
             "idle_in_transaction_session_timeout": "10000",
             "jit": "off",
+            # Elsewhere "one day" takes 23 or 25 hours twice a year, and a moment's date is the server's local one.
+            "TimeZone": "UTC",
             # Every statement of a service is a handful of look-ups by key. On a small table the planner would rather
             # read it whole, which is right for one call and wrong for a thousand a second.
             "enable_seqscan": "off",
