@@ -32,7 +32,7 @@ from tests.waiting import eventually
 
 ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
 AT_REST_SECONDS: Final = 20
-# SPEC section 11, number 10.
+# Rule 11.10.
 LATEST_SECONDS: Final = 5
 PATIENCE_SECONDS: Final = 30
 GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)

@@ -75,7 +75,7 @@ def standing(new: NewFlight) -> Flight:
 
 
 def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date, *, hops: int = 3) -> Iterator[Way]:
-    """Every way, by looking at every flight for every next step: SPEC's FLT-2 word by word."""
+    """Every way, by looking at every flight for every next step: FLT-2 word by word."""
 
     def go_on(way: Way) -> Iterator[Way]:
         if way[-1].destination == destination:
