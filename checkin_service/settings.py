@@ -15,7 +15,7 @@ from services.settings import CallerSettings
 
 
 class CheckInSettings(CallerSettings, MailSettings):
-    """Variables with the prefix `SKYHIGH_CHECKIN_`, and those that SPEC section 14 names for all."""
+    """Variables with the prefix `SKYHIGH_CHECKIN_`, and those that all parts share (docs/rules.md section 14)."""
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_CHECKIN_", extra="ignore", frozen=True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -30,7 +32,6 @@ from operations import (
 
 app = typer.Typer(
     name="skyhigh",
-    help="Runs and inspects SkyHigh.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,6 +42,22 @@ for module in (
     *(waitlist, payments, abuse, limits, events, dlq, mock, verify),
 ):
     module.register(app)
+
+
+def print_version(asked: bool) -> None:
+    """Prints the version of the installed package and ends the command, if `--version` was given."""
+    if asked:
+        print(f"skyhigh {metadata.version('skyhigh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Runs and inspects SkyHigh."""
 
 
 def main() -> None:

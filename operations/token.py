@@ -11,7 +11,7 @@ import typer
 
 FLIGHT_ID: Final = re.compile(r"[A-Za-z0-9-]{3,40}")
 PASSENGER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# First a letter; no I, O, 0 or 1 (SPEC section 1).
+# First a letter; no I, O, 0 or 1 (docs/rules.md section 1).
 PNR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
 SUBJECT: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 CABINS: Final = ("FIRST", "BUSINESS", "PREMIUM_ECONOMY", "ECONOMY")

@@ -1,4 +1,4 @@
-"""`skyhigh verify`: proves on a live system that what must always hold does (SPEC section 11)."""
+"""`skyhigh verify`: proves on a live system that what must always hold does (docs/rules.md section 11)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Finding:
     """What came out for one invariant."""
 
     number: int
-    """SPEC section 11's."""
+    """3 is rule 11.3."""
     name: str
     violations: int
     samples: Sequence[Offender]

@@ -11,7 +11,7 @@ from services.settings import ServiceSettings
 
 
 class SeatSettings(ServiceSettings):
-    """Variables with the prefix `SKYHIGH_SEAT_`, and those that SPEC section 14 names for all."""
+    """Variables with the prefix `SKYHIGH_SEAT_`, and those that all parts share (docs/rules.md section 14)."""
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_SEAT_", extra="ignore", frozen=True)
 

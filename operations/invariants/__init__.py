@@ -1,4 +1,4 @@
-"""What always holds (SPEC section 11), as SQL over the schemas of all services: each statement returns the offenders.
+"""What always holds (docs/rules.md section 11), as SQL over all schemas: each statement returns the offenders.
 
 All of them are asked in one snapshot, so that they hold at every moment, also under load. What only background work
 brings about has a grace, because right after a change it may still be on its way.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """One thing that always holds. `number` is SPEC section 11's; `name` says what is so."""
+    """One thing that always holds. `number` 3 is rule 11.3; `name` says what is so."""
 
     number: int
     name: str

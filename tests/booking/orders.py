@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
 AT_REST_SECONDS: Final = 60
-# SPEC section 11, number 10.
+# Rule 11.10.
 LATEST_SECONDS: Final = 5
 GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 Answer = TypeVar("Answer")

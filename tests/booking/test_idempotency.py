@@ -1,4 +1,4 @@
-"""Repeats of mutations: the first answer again, and nothing changed (SPEC sections 3 and 11.6)."""
+"""Repeats of mutations: the first answer again, and nothing changed (rule 11.6)."""
 
 from __future__ import annotations
 

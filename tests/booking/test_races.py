@@ -1,4 +1,4 @@
-"""Many who want the same seats at once: each party gets all that it asks for, or nothing (SPEC sections 8 and 11)."""
+"""Many who want the same seats at once: each party gets all that it asks for, or nothing (BKG-2, rule 11.5)."""
 
 from __future__ import annotations
 

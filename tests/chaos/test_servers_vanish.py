@@ -1,4 +1,4 @@
-"""Redis and RabbitMQ may vanish at any moment: speed suffers, truth doesn't (SPEC section 2, SEAT-12, EVT-1)."""
+"""Redis and RabbitMQ may fail at any time: speed suffers, truth does not (docs/rules.md section 2, SEAT-12, EVT-1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may call what: the table of SPEC section 3, written out once more and held against the guard of each method."""
+"""Which role may call which RPC: written out once more, and held against the guard of each method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conventions are tests: what a reviewer would otherwise have to remember (DESIGN section 5)."""
+"""Conventions are tests: what a reviewer would otherwise have to remember (docs/rules.md section 15)."""
 
 from __future__ import annotations
 

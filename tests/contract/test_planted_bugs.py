@@ -1,4 +1,4 @@
-"""The suite catches the bugs that projects of this kind have (DESIGN sections 5 and 6): each is planted, and found."""
+"""The suite catches the bugs that projects of this kind have (docs/rules.md section 15): each is planted, and found."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def standing(new: NewFlight) -> Flight:
 
 
 def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date, *, hops: int = 3) -> Iterator[Way]:
-    """Every way, by trying every flight that leaves from there for every next step: SPEC's FLT-2 word by word."""
+    """Every way, by trying every flight that leaves from there for every next step: FLT-2 word by word."""
 
     leaving: defaultdict[str, list[NewFlight]] = defaultdict(list)
     for each in schedule:

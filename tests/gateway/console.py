@@ -10,14 +10,20 @@ import asyncio
 import json
 import os
 import re
+import secrets
+import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Self
 
 import httpx
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 LEFT_OUT: Final = "…"
 # What is another one each time: ids, numbers but for a status alone in its line, and what was left out.
 VARYING: Final = re.compile(
@@ -54,15 +60,19 @@ class Shell:
 
     async def run(self, command: str) -> tuple[int, str]:
         """Returns the last status, and what curl would have printed."""
-        options = curl_options(self._words(command))
+        status, printed = await self.send(curl_options(self._words(command)))
+        for name, variable in self.remembered.items():
+            if found := re.search(rf'"{name}":"([^"]+)"', printed):
+                self.variables[variable] = found[1]
+        return status, printed
+
+    async def send(self, options: argparse.Namespace) -> tuple[int, str]:
+        """Returns the last status, and what curl would have printed."""
         status, printed = 0, ""
         for url in urls(options.url):
             status, head, body = await self._send(options, url)
             printed += (head if options.include else "") + ("" if options.output else body)
             printed += options.write_out.replace("%{http_code}", str(status)).replace(r"\n", "\n")
-        for name, variable in self.remembered.items():
-            if found := re.search(rf'"{name}":"([^"]+)"', printed):
-                self.variables[variable] = found[1]
         return status, printed
 
     async def _send(self, options: argparse.Namespace, url: str) -> tuple[int, str, str]:
@@ -87,10 +97,61 @@ class Shell:
         return told.stdout.decode().split("\0")[:-1]
 
 
+class Terminal:
+    """Runs the commands of a page in one bash, so that later ones see the variables of earlier ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        """Where the commands run. Its `.venv` is that of this process."""
+        self._bash: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        (self.folder / ".venv").symlink_to(sys.prefix)
+        programs = self.folder / "programs"
+        programs.mkdir()
+        path = os.environ["PATH"]
+        if shutil.which("curl") is None:
+            (programs / "curl").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m {__name__} "$@"\n')
+            (programs / "curl").chmod(0o755)
+            path = f"{programs}:{path}"
+        self._bash = await asyncio.create_subprocess_exec(
+            "bash",
+            cwd=self.folder,
+            # A terminal of 300 columns: tables are neither cut nor wrapped.
+            env={**os.environ, "PATH": path, "COLUMNS": "300"},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=16 * 2**20,
+            start_new_session=True,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._bash is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGKILL)
+        await self._bash.wait()
+
+    async def run(self, command: str) -> tuple[int, str]:
+        """Returns the exit code, and all that was printed."""
+        assert self._bash is not None
+        assert self._bash.stdin is not None
+        assert self._bash.stdout is not None
+        end = f"end-{secrets.token_hex(8)}"
+        # The command comes from a here-document and not from bash's own input, which programs could read away.
+        script = f'eval "$(cat <<\'{end}\'\n{command.rstrip()}\n{end}\n)" </dev/null\necho "$?{end}"\n'
+        self._bash.stdin.write(script.encode())
+        printed = (await self._bash.stdout.readuntil(f"{end}\n".encode())).decode().removesuffix(f"{end}\n")
+        code = re.search(r"\d+$", printed)
+        assert code is not None
+        return int(code[0]), printed[: code.start()]
+
+
 def curl_options(words: list[str]) -> argparse.Namespace:
     """What the pages use of curl."""
     parser = argparse.ArgumentParser(prog="curl", add_help=False, allow_abbrev=False)
-    for flag in ("-s", "-N"):
+    for flag in ("-s", "-N", "-f"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("-i", dest="include", action="store_true")
     parser.add_argument("-X", dest="request")
@@ -176,3 +237,20 @@ def readable(shown: str) -> str:
             within.pop()
         parts.append({"[": f'"{LEFT_OUT}"', "{": f'"{LEFT_OUT}": 0'}[within[-1]] if token == LEFT_OUT else token)
     return "".join(parts)
+
+
+async def curl(arguments: list[str]) -> int:
+    """Prints what curl would print, where there is no curl; returns the exit code."""
+    async with httpx.AsyncClient(timeout=20, headers={"accept": "*/*", "accept-encoding": "identity"}) as http:
+        options = curl_options(arguments)
+        status, printed = await Shell(http, {}, {}).send(options)
+    if options.f and status >= 400:
+        return 22
+    with suppress(BrokenPipeError):
+        sys.stdout.write(printed)
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(curl(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""What always holds (SPEC section 11), and rules of the contract as functions.
+"""What always holds (docs/rules.md section 11), and rules of the contract as functions.
 
 A test calls a rule on the service as it is; a planted bug calls the same rule on a service that breaks it. The SQL here
 is written from the specification, not from the service, so that both must be wrong in the same way to go unseen.
@@ -124,7 +124,7 @@ VIOLATIONS: Final[Mapping[str, str]] = {
 
 
 async def violations(database: Database, *flight_ids: str) -> list[str]:
-    """Returns what of section 11 does not hold on these flights."""
+    """Returns which rules of docs/rules.md section 11 do not hold on these flights."""
     found = []
     # One snapshot for all: the service goes on meanwhile.
     async with database.transaction(isolation="repeatable_read", readonly=True):

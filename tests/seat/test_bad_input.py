@@ -1,4 +1,4 @@
-"""Bad input gets a clear answer that names the field, and changes nothing (SPEC section 12)."""
+"""Bad input gets a clear answer that names the field, and changes nothing (docs/rules.md section 12)."""
 
 from __future__ import annotations
 
