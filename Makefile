@@ -6,19 +6,18 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-LOCK := .venv/.lock
-# The build hook writes it last, so that it tells whether the project is installed with the present protos.
+# The build hook of the project writes it last.
 STUBS := gen/skyhigh.binpb
-# npm writes it last.
-SWAGGER_UI := gateway/docs/node_modules/.package-lock.json
-PROTOS := $(shell find protos -name '*.proto') protos/build_hook.py
-PYTHON ?= python3
+# The Python that .venv has stays, unless PYTHON names another.
+ANY_PYTHON := $(or $(PYTHON),$(shell [ ! -x $(BIN)/python ] || echo $(BIN)/python),python3)
+PROCESSES ?= 2
+ORDER := $(if $(SEED),$(if $(filter none,$(SEED)),--randomly-dont-reorganize,--randomly-seed=$(SEED)))
 
-.PHONY: help setup packages up down clean test lint breaking protos bench verify lock
+.PHONY: help install setup packages up down clean test lint breaking protos bench verify lock
 
 ## Run
 
-up: setup  ## Start everything, load the demo airline, prove it by three journeys, say where it is; TLS=1 with TLS
+up: install  ## Start everything, load the demo airline, prove it by three journeys, say where it is; TLS=1 with TLS
 	@$(if $(TLS),SKYHIGH_TLS=$(TLS)) $(BIN)/skyhigh up
 
 down:  ## Stop everything; data stay
@@ -27,22 +26,27 @@ down:  ## Stop everything; data stay
 clean:  ## Stop everything and forget its data, keys and logs
 	@[ ! -x $(BIN)/skyhigh ] || $(BIN)/skyhigh clean
 
-verify: setup  ## Prove on the running stack that what must always hold does
+verify: install  ## Prove on the running stack that what must always hold does
 	@$(BIN)/skyhigh verify
 
-bench: setup  ## Measure each figure beside its baseline and print the ratios
+bench: install  ## Measure each figure beside its baseline and print the ratios
 	@deploy/local/install_packages.sh cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/nghttp2/nghttp2.h=libnghttp2-dev
 	@$(BIN)/python -m bench
 
 ## Develop
 
-setup: packages $(STUBS) $(SWAGGER_UI)  ## Install what is missing: system packages, .venv, stubs, the API's page
+setup: packages  ## Install what is missing for developing: system packages, .venv, stubs, the API's page
+	@$(if $(PYTHON),PYTHON="$(PYTHON)") "$(ANY_PYTHON)" requirements/install.py --dev
 
-test: setup  ## Run all tests and print the coverage of lines and branches
+test: setup  ## Run all tests and print coverage and the slowest; ARGS=tests/seat runs only those, without coverage
+ifdef ARGS
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) $(ORDER) $(ARGS)
+else
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses 2 $(ARGS)
+	@$(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+endif
 
 lint: setup breaking  ## Check style, types, imports, protos and the gateway's configuration
 	@$(BIN)/ruff check --quiet
@@ -53,53 +57,44 @@ lint: setup breaking  ## Check style, types, imports, protos and the gateway's c
 	@$(BIN)/python -m gateway.render --check
 	@echo "lint: clean"
 
-protos: packages $(LOCK)  ## Compile the protos into typed stubs, changed or not
+protos: install  ## Compile the protos into typed stubs, changed or not
 	@$(BIN)/python protos/build_hook.py
 
-lock:  ## Resolve requirements.lock anew from pyproject.toml (needs uv)
-	@echo '# Resolved from pyproject.toml by `make lock`; installed by `make setup` with --require-hashes.' >.lock
-	@uv pip compile --quiet --universal --python-version 3.11 --extra local --extra dev --generate-hashes \
-		--no-emit-index-url --no-annotate --no-header pyproject.toml >>.lock
-	@mv .lock requirements.lock
+lock: packages  ## Write requirements/*.lock from pyproject.toml; UPGRADE=1 takes the newest releases
+	@"$(ANY_PYTHON)" requirements/lock.py $(if $(UPGRADE),--upgrade)
 
 help:  ## Print this
 	@awk 'BEGIN { FS = ":.*##" } \
 		/^## / { printf "%s%s\n", (n++ ? "\n" : ""), substr($$0, 4) } \
-		/^[a-z]+:.*##/ { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z]+:.*##/ { printf "  make %-8s %s\n", $$1, $$2 } \
+		/^#- / { printf "  %s\n", substr($$0, 4) }' $(MAKEFILE_LIST)
 
 packages:
-	@PYTHON=$(PYTHON) deploy/local/install_packages.sh
+	@PYTHON="$(ANY_PYTHON)" deploy/local/install_packages.sh $(if $(wildcard gateway/docs/node_modules),,npm=npm)
 
-# The folder first, the stamp last: an interrupted installation is done again.
-$(LOCK): requirements.lock | packages
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	@echo "Installing Python packages into .venv …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
-	@touch $@
-
-$(STUBS): $(LOCK) pyproject.toml $(PROTOS)
-	@echo "Compiling protos and installing the project …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-# Nothing that comes with it may run here: one of its packages would only tell its maker about this machine.
-$(SWAGGER_UI): gateway/docs/package-lock.json | packages
-	@deploy/local/install_packages.sh npm=npm
-	@echo "Installing Swagger UI …"
-	@npm ci --prefix gateway/docs --ignore-scripts --no-audit --no-fund --silent
-	@touch $@
+# What `make up` needs: without the tools of developers.
+install: packages
+	@$(if $(PYTHON),PYTHON="$(PYTHON)") "$(ANY_PYTHON)" requirements/install.py
 
 # Callers of the API as it was last agreed on must not break: compared with main, or else with the last commit whose
-# protos differ from these.
+# protos differ from these. A copy without .git has none to compare with.
 breaking: setup
 	@for reference in origin/main HEAD HEAD~1; do \
 		git rev-parse --quiet --verify $$reference^{commit} >/dev/null 2>&1 || continue; \
 		! git diff --quiet $$reference -- protos || continue; \
 		git cat-file -e $$reference:protos 2>/dev/null || continue; \
 		before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; \
-		git archive $$reference protos | tar -x -C $$before; \
-		cp protos/build_hook.py $$before/protos/; \
-		$(BIN)/python $$before/protos/build_hook.py; \
-		$(BIN)/buf breaking $(STUBS) --config buf.yaml --against $$before/gen/skyhigh.binpb; \
+		git archive $$reference protos | tar -x -C "$$before"; \
+		cp protos/build_hook.py "$$before/protos/"; \
+		$(BIN)/python "$$before/protos/build_hook.py"; \
+		$(BIN)/buf breaking $(STUBS) --config buf.yaml --against "$$before/gen/skyhigh.binpb"; \
 		break; \
 	done
+
+## Variables
+#- PYTHON=python3.12     the Python for .venv; another one than .venv has makes it again
+#- TLS=1                 up: with TLS at the gateway and mutual TLS between the services
+#- SKYHIGH_PORT_BASE=N   up: move all ports, for a second stack; with SKYHIGH_HOME=FOLDER for its data
+#- ARGS="tests/seat -x"  test: what pytest runs, and its options
+#- PROCESSES=2           test: in how many processes
+#- SEED=N                test: the order of the run that printed --randomly-seed=N; SEED=none: as written
