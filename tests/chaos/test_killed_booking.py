@@ -41,13 +41,12 @@ from deploy.mocks.payment_provider import ProviderSettings, serving
 from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services import db
-from tests.booking.agency import Agency, Journey, seats_of, state_of
+from tests.booking.agency import Agency, Journey, patiently, seats_of, state_of
 from tests.booking.gate import Gate, Stop, gate
 from tests.booking.orders import (
     ENDS,
     LATEST_SECONDS,
     ends,
-    patiently,
     pay_once_more,
     rest,
     switch,
