@@ -119,9 +119,9 @@ class Journey:
         return {"flight_id": self.flight_id} if len(self.flights) == 1 else {"itinerary_id": self.itinerary_id}
 
 
-async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+async def patiently(ask: Callable[[], Awaitable[Answer]], *, within_seconds: float = PATIENCE_SECONDS) -> Answer:
     """Retries while the services are unavailable or too busy, as a client does with the same key."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + within_seconds
     while True:
         try:
             return await ask()
