@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
+import grpc
 from google.protobuf.message import Message
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
@@ -27,7 +29,7 @@ from tests.callers import Caller, Callers, refused
 from tests.instances import Database
 from tests.payment.rules import FAILS, SUCCEEDS, Payments
 from tests.seat import rules
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 # So that the tenth that an infant pays is no whole cent.
 FARE_CENTS: Final = 10_005
@@ -39,6 +41,8 @@ TIME_TO_PAY: Final = timedelta(minutes=15)
 SEATS_AT_ONCE: Final = 9
 # The provider takes longer than any test.
 UNDECIDED: Final = ProviderBehaviour(decision_delay_seconds=600)
+GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+Answer = TypeVar("Answer")
 GIVEN_NAMES: Final = ("Ada", "Émilie", "Mary Jane", "O’Brien", "Anne-Marie", "Zoë", "Łucja", "Ngozi", "Sofía")  # noqa: RUF001
 
 MESSAGES: Final[dict[str, Any]] = {
@@ -113,6 +117,18 @@ class Journey:
     def named(self) -> dict[str, Any]:
         """As a request for a booking names it."""
         return {"flight_id": self.flight_id} if len(self.flights) == 1 else {"itinerary_id": self.itinerary_id}
+
+
+async def patiently(ask: Callable[[], Awaitable[Answer]], *, within_seconds: float = PATIENCE_SECONDS) -> Answer:
+    """Retries while the services are unavailable or too busy, as a client does with the same key."""
+    deadline = time.monotonic() + within_seconds
+    while True:
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in GONE or time.monotonic() > deadline:
+                raise
+        await pause(0.1)
 
 
 def people(*types: str) -> list[pb.CreateBookingRequest.NewPassenger]:
@@ -211,10 +227,10 @@ class Customer:
         """Waits for a state, and returns the booking in it."""
 
         async def reached() -> bool:
-            return state_of(await self.get(booking)) == state
+            return state_of(await patiently(lambda: self.get(booking))) == state
 
         await eventually(reached)
-        return await self.get(booking)
+        return await patiently(lambda: self.get(booking))
 
     async def confirmed(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
         """Books and pays, from beginning to end."""

@@ -6,16 +6,14 @@ That is seats and money whole, or neither of both.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
-import grpc
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
 from skyhigh.payment.v1.payment_service_pb2 import PaymentIntent
@@ -24,17 +22,15 @@ from deploy.mocks.payment_provider import Charge, PaymentProvider
 from services import db
 from services.db import Conn
 from tests.aging import make_timer_due
-from tests.booking.agency import Agency, Customer, Journey, state_of
+from tests.booking.agency import Agency, Customer, Journey, patiently, state_of
 from tests.callers import Caller, a_few_at_once
 from tests.payment.rules import SUCCEEDS, event
-from tests.waiting import PATIENCE_SECONDS, eventually, pause
+from tests.waiting import eventually
 
 ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
 AT_REST_SECONDS: Final = 60
 # Rule 11.10.
 LATEST_SECONDS: Final = 5
-GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-Answer = TypeVar("Answer")
 # What is due later, and finds nothing to do when it comes.
 _WATCHERS: Final = ["expire", "look-at-hold"]
 
@@ -62,18 +58,6 @@ def intent_of(booking: pb.Booking) -> PaymentIntent:
 def seen(booking: pb.Booking) -> tuple[str, int, str]:
     """What a customer sees of a payment: the booking's state, attempts so far, and how the last of them failed."""
     return state_of(booking), booking.payment_attempts, booking.last_error
-
-
-async def patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Asks again for as long as nobody answers, as a client does with the same key."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return await ask()
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in GONE or time.monotonic() > deadline:
-                raise
-        await pause(0.1)
 
 
 async def shows(customer: Customer, booking: pb.Booking, *step: str | int) -> None:
@@ -104,21 +88,23 @@ async def provider_decides(agency: Agency, booking: pb.Booking, *, succeeds: boo
 async def charge_now(agency: Agency, booking: pb.Booking) -> None:
     """Ends the attempt that runs, if one does, or else the pause before the next one."""
     intent = await _intent(agency, booking)
-    await agency.payments.database.execute(
-        """
-        UPDATE intents SET attempt_end = clock_timestamp() - interval '1 millisecond'
-        WHERE intent_id = $1 AND attempt_end > clock_timestamp()
-        """,
-        UUID(intent.intent_id),
-    )
-    await make_timer_due(agency.payments.database, "payment", "charge", intent.intent_id)
+    async with db.transaction(agency.payments.pool) as conn:
+        await conn.execute(
+            """
+            UPDATE intents SET attempt_end = clock_timestamp() - interval '1 millisecond'
+            WHERE intent_id = $1 AND attempt_end > clock_timestamp()
+            """,
+            UUID(intent.intent_id),
+        )
+        await make_timer_due(conn, "payment", "charge", intent.intent_id)
 
 
 async def _intent(agency: Agency, booking: pb.Booking) -> PaymentIntent:
     """The intent that a booking is paid by, also before the booking shows it."""
-    intent_id = await agency.payments.database.fetchval(
-        "SELECT intent_id FROM intents WHERE reference = $1", f"booking/{booking.booking_id}"
-    )
+    async with db.session(agency.payments.pool) as conn:
+        intent_id = await conn.fetchval(
+            "SELECT intent_id FROM intents WHERE reference = $1", f"booking/{booking.booking_id}"
+        )
     return await agency.payments.get(PaymentIntent(intent_id=str(intent_id)))
 
 

@@ -14,8 +14,8 @@ import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from tests.booking.agency import UNDECIDED, Agency, Customer, Journey
-from tests.booking.orders import ends, patiently, provider_decides, times
+from tests.booking.agency import UNDECIDED, Agency, Customer, Journey, patiently
+from tests.booking.orders import ends, provider_decides, times
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import pause
 

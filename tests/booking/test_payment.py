@@ -21,7 +21,7 @@ from skyhigh.payment.v1 import events_pb2
 from booking_service.peers import Peers
 from services import db
 from services.money import Amount, amount_of, money_of
-from tests.booking.agency import Agency, Customer, state_of, usd
+from tests.booking.agency import Agency, Customer, patiently, state_of, usd
 from tests.booking.conftest import opened
 from tests.booking.orders import (
     ENDS,
@@ -30,7 +30,6 @@ from tests.booking.orders import (
     ends,
     fired_well,
     intent_of,
-    patiently,
     payer,
     provider_decides,
     seen,

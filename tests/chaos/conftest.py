@@ -49,7 +49,11 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
         ready=serves_grpc(port, SERVICE),
         port=port,
         environment=world.environment(
-            SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}", SKYHIGH_SEAT_PROCESSES="2", SKYHIGH_LOG_LEVEL="warning"
+            SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}",
+            SKYHIGH_SEAT_PROCESSES="2",
+            SKYHIGH_LOG_LEVEL="warning",
+            # On a busy machine no hold lapses during a test.
+            SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS="3600",
         ),
     )
     async with Supervisor([process], logs=world.folder / "logs", restart=False) as supervisor:

@@ -12,9 +12,11 @@ from uuid import uuid4
 
 import asyncpg
 import grpc
+import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from tests.callers import Callers, read
+from tests.booking.agency import patiently
+from tests.callers import Caller, Callers, read
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
 from tests.dates import new_flight_id
@@ -23,6 +25,8 @@ from tests.waiting import eventually, pause
 CLIENTS = 24
 KILLS = 4
 HOLDS_BETWEEN_KILLS = 30
+# Killed workers are back within this time, also on a busy machine.
+START_SECONDS = 120
 # The client does not know whether its request had an effect.
 UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -36,6 +40,7 @@ class History:
     refused: Counter[str] = field(default_factory=Counter)
 
 
+@pytest.mark.timeout(900)
 async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_repeats_the_same(
     world: World, fleet: Fleet, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
@@ -54,24 +59,24 @@ async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_re
 
     for _ in range(KILLS):
         enough = len(history.acknowledged) + HOLDS_BETWEEN_KILLS
-        await eventually(under_load)
-        await eventually(has_workers)
+        await eventually(under_load, within_seconds=START_SECONDS)
+        await eventually(has_workers, within_seconds=START_SECONDS)
         os.kill(secrets.choice(fleet.workers()), signal.SIGKILL)
     enough = len(history.acknowledged) + HOLDS_BETWEEN_KILLS
-    await eventually(under_load)
+    await eventually(under_load, within_seconds=START_SECONDS)
     stop.set()
     await asyncio.gather(*clients)
-    await eventually(fleet.serves)
+    await eventually(fleet.serves, within_seconds=START_SECONDS)
 
     assert set(history.refused) <= {"SEAT_TAKEN"}
     agent = fleet.callers.agent("killed")
     for key, (request, hold) in history.acknowledged.items():
         row = await database.fetchrow("SELECT state::text, owner FROM holds WHERE hold_id = $1", hold.hold_id)
         assert row is not None, f"{key} was acknowledged and is gone"
-        assert await agent.HoldSeat(request) == hold
+        assert await _outcome(agent, request) == hold
     for key, request in history.unknown.items():
         # Whether it happened nobody was told; asked again it has one answer, and keeps it.
-        assert await _outcome(agent.HoldSeat(request)) == await _outcome(agent.HoldSeat(request)), key
+        assert await _outcome(agent, request) == await _outcome(agent, request), key
     per_seat = await database.fetch(
         """
         SELECT flight_id, seat_number FROM seat_events WHERE to_state = 'HELD' AND flight_id = ANY($1)
@@ -109,8 +114,8 @@ async def _hold_seats(world: World, fleet: Fleet, flights: list[str], history: H
             await callers.close()
 
 
-async def _outcome(call: object) -> object:
+async def _outcome(agent: Caller, request: pb.HoldSeatRequest) -> object:
     try:
-        return await call  # type: ignore[misc]
+        return await patiently(lambda: agent.HoldSeat(request))
     except grpc.aio.AioRpcError as error:
         return read(error).reason

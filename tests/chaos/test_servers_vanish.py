@@ -11,7 +11,7 @@ from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from services import amqp
-from tests.booking.orders import patiently
+from tests.booking.agency import patiently
 from tests.callers import Caller
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
