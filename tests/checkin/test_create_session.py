@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import math
 import secrets
-import statistics
 import time
 from datetime import timedelta
 
@@ -103,20 +104,26 @@ async def test_both_wrong_halves_get_one_answer(airport: Airport) -> None:
 
 
 async def test_right_and_wrong_answers_take_the_same_time(airport: Airport) -> None:
-    traveller = await airport.traveller()
+    fastest = dict.fromkeys(("right", "wrong name", "wrong locator"), math.inf)
+    rounds = itertools.count(1)
 
-    async def seconds(pnr: str, last_name: str) -> float:
+    async def measure(kind: str, pnr: str, last_name: str) -> None:
         began = time.perf_counter()
         with contextlib.suppress(grpc.aio.AioRpcError):
             await login(airport, pnr, last_name)
-        return time.perf_counter() - began
+        fastest[kind] = min(fastest[kind], time.perf_counter() - began)
 
-    right = [await seconds(traveller.pnr, "Müller") for _ in range(5)]
-    wrong_name = [await seconds(traveller.pnr, "Meier") for _ in range(4)]
-    wrong_pnr = [await seconds(new_pnr(), "Müller") for _ in range(5)]
-    medians = [statistics.median(each) for each in (right, wrong_name, wrong_pnr)]
-    assert min(map(min, (right, wrong_name, wrong_pnr))) >= 0.1
-    assert max(medians) - min(medians) < 0.05
+    async def alike() -> bool:
+        # A busy machine slows single calls; a difference that the service makes is in the fastest of each kind as well.
+        number = next(rounds)
+        traveller = await airport.traveller(f"P{number}")
+        await measure("right", traveller.pnr, "Müller")
+        await measure("wrong name", traveller.pnr, "Meier")
+        await measure("wrong locator", new_pnr(), "Müller")
+        return number >= 4 and max(fastest.values()) - min(fastest.values()) < 0.05
+
+    await eventually(alike)
+    assert min(fastest.values()) >= 0.1
 
 
 async def test_the_sixth_wrong_name_is_not_even_looked_up(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:

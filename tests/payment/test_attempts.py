@@ -273,7 +273,7 @@ async def test_killed_between_the_answer_and_the_commit_it_recovers_to_one_charg
     switch(provider, decision_delay_seconds=0, answer_delay_seconds=0.1, drop_webhooks=True)
     intent = await prompt.intent(payer)
     key = charge_key_of(UUID(intent.intent_id), 1)
-    real, died = verdicts.apply, []
+    real, died = verdicts.apply, list[bool]()
 
     async def fail_once(conn: Conn, verdict: ProviderCharge, **more: Any) -> Any:
         if verdict.key == key and not died:
