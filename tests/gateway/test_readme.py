@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,7 @@ from services.auth import Role
 from services.settings import ServiceSettings
 from tests.callers import Callers
 from tests.checkin.airport import facts
-from tests.dates import new_flight_id
+from tests.dates import flight_id
 from tests.gateway.conftest import Others
 from tests.gateway.console import Shell, difference, examples
 from tests.instances import database_with, running
@@ -48,7 +49,7 @@ EXAMPLES: Final = list(examples(README))
 @pytest.fixture(scope="module")
 async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator[Shell]:
     """An edge as the README supposes it, with a database of its own for limits and blocks."""
-    flight_id = new_flight_id()
+    flight = flight_id(f"SH{secrets.randbelow(10**9)}")
     databases = await database_with(world, "gateway", "checkin", "booking")
     others_are_at = {f"SKYHIGH_{name}_ADDRESS": others.address for name in ("FLIGHT", "PAYMENT", "WEIGHT", "SMTP")}
     variables = databases | others_are_at | {"SKYHIGH_SEAT_ADDRESS": callers.address}
@@ -70,13 +71,13 @@ async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator
         # What the client adds by itself would not be curl's.
         httpx.AsyncClient(timeout=20, headers={"accept": "*/*", "accept-encoding": "identity"}) as http,
     ):
-        await callers.operations().provision(flight_id)
+        await callers.operations().provision(flight)
         passenger = pb.ManifestPassenger(passenger_id=f"{PNR}-1", pnr=PNR, given_name=GIVEN_NAME, last_name=LAST_NAME)
-        manifest = pb.ImportManifestRequest(flight_id=flight_id, flight=facts(), passengers=[passenger])
+        manifest = pb.ImportManifestRequest(flight_id=flight, flight=facts(), passengers=[passenger])
         await checkin.operations().ImportManifest(manifest)
         known = {
             "GATEWAY": edge.urls[0],
-            "FLIGHT": flight_id,
+            "FLIGHT": flight,
             "AGENT": edge.admin.agent("demo").token,
             "OPERATIONS": edge.admin.operations("demo").token,
             "PNR": PNR,
