@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import uuid4
 
 import asyncpg
 import hypothesis
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.secrets import Secrets, SigningKeys
-from deploy.local.servers import ServerPorts, Servers
+from deploy.local.servers import DATABASE, ServerPorts, Servers
 from deploy.local.supervisor import Supervisor
 from seat_service.service import SEAT_SERVICE
 from seat_service.settings import SeatSettings
 from services import app, migrate, telemetry
 from services.settings import ServiceSettings, load
 from tests.callers import AUDIENCE, ISSUER, Caller, Callers
+from tests.dates import new_flight_id
+from tests.instances import MAINTENANCE_DATABASE, TEMPLATE_DATABASE
+from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+
+# pytest looks for its hooks here.
+__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
 
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 PACKAGES: Final = {"gateway": "gateway.rate_limit"}
@@ -29,18 +36,6 @@ AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 # How long an example takes says more about the machine than about us.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
-
-
-class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Has the tests of a folder run in one process, because they share what they start."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0].rpartition("/")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
-    """Says what runs where, if several processes run the tests."""
-    return FolderScheduling(config, log)
 
 
 class World:
@@ -61,6 +56,17 @@ class World:
             service: self.keys.write_service_token(service, issuer=ISSUER, audience=AUDIENCE) for service in SERVICES
         }
         self.supervisor = Supervisor(self.servers.processes(), logs=folder / "logs", restart=False)
+
+    async def migrate(self) -> None:
+        """Migrates all services' schemas as soon as Postgres runs, and keeps a copy as the template of databases."""
+        await self.supervisor.start("postgres")
+        for service in SERVICES:
+            package = PACKAGES.get(service, f"{service}_service")
+            await migrate.migrate(self.servers.database_url(service), schema=service, package=package)
+        url = self.servers.database_url()
+        owner = await asyncpg.connect(f"{url.rpartition('/')[0]}/{MAINTENANCE_DATABASE}")
+        await owner.execute(f"CREATE DATABASE {TEMPLATE_DATABASE} TEMPLATE {DATABASE}")
+        await owner.close()
 
     def environment(self, **more: str) -> dict[str, str]:
         """Returns the environment of the services of this world."""
@@ -100,10 +106,10 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     """The servers of the whole session."""
     world = World(tmp_path_factory.mktemp("world"))
     telemetry.configure_logging("seat", "error")
-    async with world.supervisor:
-        for service in SERVICES:
-            package = PACKAGES.get(service, f"{service}_service")
-            await migrate.migrate(world.servers.database_url(service), schema=service, package=package)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(world.supervisor.stop)
+        # RabbitMQ starts longest: the databases are made meanwhile.
+        await asyncio.gather(world.supervisor.start(), world.migrate())
         yield world
     world.servers.remove()
 
@@ -138,7 +144,7 @@ def operations(callers: Callers) -> Caller:
 @pytest.fixture
 async def flight(operations: Caller) -> str:
     """A fresh flight with 180 free seats, rows 1 to 30."""
-    flight_id = f"SH{secrets.token_hex(4)}-2026-12-01"
+    flight_id = new_flight_id()
     await operations.provision(flight_id)
     return flight_id
 
