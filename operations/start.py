@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -33,6 +33,8 @@ JOURNEY_DAYS: Final = 2
 HOPELESS_RESTARTS: Final = 2
 # What services end with when another try would end alike: a setting is wrong, a worker cannot start.
 HOPELESS_ENDS: Final = ("ended with code 2", "ended with code 3")
+# How `last_end` begins if only the process's own log says why.
+ENDED: Final = ("ended", "was killed")
 POLL_SECONDS: Final = 0.1
 WAITING_SECONDS: Final = 10
 LOCK: Final = "up.lock"
@@ -212,6 +214,8 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
 
     `before` has the pids of processes that are being restarted.
     """
+    from deploy.local.home import fault
+
     replaced = before or {}
     shown: dict[str, tuple[str, int]] = {}
     restarts = {process.name: process.restarts for process in report.processes}
@@ -233,14 +237,17 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
             return
         for process in unready:
             tries = process.restarts - restarts.get(process.name, 0)
+            if process.state == "died" and (disk := fault(home())):
+                _give_up(f"{process.name} died: {disk}", f"skyhigh logs {process.name}")
             if process.state == "died" and (tries >= HOPELESS_RESTARTS or process.last_end in HOPELESS_ENDS):
-                _give_up(f"{process.name} {process.last_end}", logs.cause(process.name), f"skyhigh logs {process.name}")
+                why = logs.cause(process.name) if process.last_end.startswith(ENDED) else ""
+                _give_up(f"{process.name} {process.last_end}", f"skyhigh logs {process.name}", why)
         if not report.is_alive:
-            _give_up("the supervisor ended", _supervisor_cause(), "skyhigh logs supervisor")
+            _give_up("the supervisor ended", "skyhigh logs supervisor", _supervisor_cause())
         blocking = next((p for p in unready if p.trouble), unready[0])
         if time.monotonic() - began > START_SECONDS:
             reason = f"{blocking.name} is not ready after {START_SECONDS} s"
-            _give_up(reason, blocking.trouble or logs.cause(blocking.name), f"skyhigh logs {blocking.name}")
+            _give_up(reason, f"skyhigh logs {blocking.name}", blocking.trouble or logs.cause(blocking.name))
         if time.monotonic() - spoke > WAITING_SECONDS:
             trouble = f": {blocking.trouble}" if blocking.trouble else ""
             print(
@@ -250,11 +257,7 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
         time.sleep(POLL_SECONDS)
 
 
-def _give_up(what: str, why: str, more: str) -> None:
-    from deploy.local.home import fault
-
-    if why and (disk := fault(home())):
-        why = disk
+def _give_up(what: str, more: str, why: str = "") -> NoReturn:
     fail(f"{what}{f': {why}' if why else ''}. `{more}` has the rest; `make down` stops the other processes")
 
 

@@ -197,6 +197,8 @@ class Supervisor:
                     log.write(f"{reason}\n".encode())
                 status.last_end = f"could not start: {reason.splitlines()[-1]}"
             self._ready[process.name].clear()
+            # That its port was closed is no news once it has ended.
+            status.trouble = ""
             self._change(status, State.DIED, pid=None)
             if not self._restart:
                 tell(f"{process.name} {status.last_end}")
@@ -223,7 +225,8 @@ class Supervisor:
             await asyncio.wait({ended, watching}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and watching.exception() is not None:
                 # Ready, but what others need of it could not be set up: start over.
-                status.last_end = f"could not be set up: {watching.exception()}"
+                reason = str(watching.exception()) or repr(watching.exception())
+                status.last_end = f"could not be set up: {reason.splitlines()[0]}"
                 running.send_signal(process.stop_signal)
                 await ended
             else:
