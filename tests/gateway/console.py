@@ -23,6 +23,8 @@ from typing import Any, Final, Self
 
 import httpx
 
+# It only ends a command that hangs, such as a loop whose condition never holds.
+COMMAND_SECONDS: Final = 180
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEFT_OUT: Final = "…"
 # What is another one each time: ids, numbers but for a status alone in its line, and what was left out.
@@ -142,7 +144,11 @@ class Terminal:
         # The command comes from a here-document and not from bash's own input, which programs could read away.
         script = f'eval "$(cat <<\'{end}\'\n{command.rstrip()}\n{end}\n)" </dev/null\necho "$?{end}"\n'
         self._bash.stdin.write(script.encode())
-        printed = (await self._bash.stdout.readuntil(f"{end}\n".encode())).decode().removesuffix(f"{end}\n")
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                printed = (await self._bash.stdout.readuntil(f"{end}\n".encode())).decode().removesuffix(f"{end}\n")
+        except TimeoutError:
+            raise AssertionError(f"it did not end within {COMMAND_SECONDS} s: {command}") from None
         code = re.search(r"\d+$", printed)
         assert code is not None
         return int(code[0]), printed[: code.start()]

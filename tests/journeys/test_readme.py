@@ -67,7 +67,8 @@ async def check(terminal: Terminal, example: Example) -> None:
         assert (problem := await problem_of(terminal, example)) is None, problem
 
 
-@pytest.mark.timeout(240)
+# Whole processes start for many of the commands, which takes minutes on a busy machine; a single command is limited.
+@pytest.mark.timeout(900)
 async def test_each_command_prints_what_the_page_shows(
     airline: Airline, logins_are_forgotten: None, tmp_path: Path
 ) -> None:
