@@ -1,4 +1,4 @@
-"""Installs what the project needs below its own folder: `install.py [--dev]`. `make` runs it; it imports nothing of ours.
+"""Installs what the project needs below its own folder: `install.py [--dev]`, run by make with any Python.
 
 1. `.venv`, with the Python that `PYTHON` names, or else the one that `.venv` has, or else `python3`.
 2. The locked packages: `runtime` and `local`, with `--dev` also `dev`. pip resolves nothing: it installs exactly the
@@ -6,8 +6,8 @@
 3. The project itself, editable; its build compiles the protos into `gen/`.
 4. Swagger UI below `gateway/docs`, by npm.
 
-Each step writes its stamp last, and is skipped while the stamp fits. If `.venv` was being changed when a run ended, the file
-`unfinished` stays; the next run then makes `.venv` again, because pip takes a half-written package for an installed one.
+Each step writes its stamp last, and is skipped while the stamp fits. If a run ends while it changes `.venv`, the file
+`unfinished` stays. The next run then makes `.venv` again: pip would take a half-written package for an installed one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON: Final = (3, 11)
-# pip waits this long for a silent registry, and asks this often again: an unreachable one ends the run within a minute.
+# How long pip waits for a silent registry, and how often it retries: an unreachable one ends the run within a minute.
 REGISTRY_TIMEOUT_SECONDS: Final = 15
 REGISTRY_RETRIES: Final = 2
 GIVE_UP_SECONDS: Final = 45
@@ -57,7 +57,7 @@ class Installation:
             self.install_swagger_ui()
 
     def prepare_venv(self) -> None:
-        """Makes `.venv`, or makes it again if it is unfinished, was moved, or has another Python than `PYTHON` names."""
+        """Makes `.venv`, or makes it again if it is unfinished, was moved, or has another Python than named."""
         named = os.environ.get("PYTHON")
         python = shutil.which(named or "python3")
         if python is None:

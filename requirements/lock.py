@@ -1,8 +1,8 @@
 """Writes the three lock files from `pyproject.toml`: `make lock`, or `make lock UPGRADE=1`.
 
 uv resolves everything at once, so that the three files agree. Each locked package then goes into the first file that
-needs it: `runtime.lock` (the services), `local.lock` (the stack on one machine and the build of the project), `dev.lock`
-(the developers' tools). Versions that are locked stay, unless `pyproject.toml` excludes them or `--upgrade` is given.
+needs it: `runtime.lock` (the services), `local.lock` (the stack on one machine and the build of the project), or
+`dev.lock` (the developers' tools). Locked versions stay, unless `pyproject.toml` excludes them or `--upgrade` is given.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def entries_of(lock: str) -> dict[str, list[str]]:
 def _install_uv(folder: Path) -> Path:
     """Installs uv into an environment of its own: it is needed here only."""
     venv.create(folder / "venv", with_pip=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--only-binary", ":all:", UV], check=True)
     return folder / "venv/bin/uv"
 
@@ -73,8 +73,8 @@ def _resolve(uv: Path, output: Path, extras: list[str], *options: str) -> None:
     names = [option for extra in extras for option in ("--extra", extra)]
     form = ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
     universal = ["--universal", "--python-version", "3.11"]
-    command = [uv, "pip", "compile", *universal, *form, *names, *options, "--output-file", output, "pyproject.toml"]
-    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    command = ["pip", "compile", *universal, *form, *names, *options, "--output-file", str(output), "pyproject.toml"]
+    subprocess.run([uv, *command], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

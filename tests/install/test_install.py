@@ -1,4 +1,4 @@
-"""`requirements/install.py` on a small project of its own, with wheels that the test makes and a registry on loopback."""
+"""`requirements/install.py` installs a small project from a registry on loopback, with wheels made by the test."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from typing import Any, Final
 
 import pytest
 
+# A test makes up to two environments. On a machine that is busy with others, each takes a minute.
+pytestmark = pytest.mark.timeout(900)
 SCRIPT: Final = Path(__file__).resolve().parents[2] / "requirements/install.py"
 PYTHON: Final = getattr(sys, "_base_executable", sys.executable)
 # Builds an empty editable project and, as the real one does, writes `gen/skyhigh.binpb`.
-BACKEND: Final = '''
+BACKEND: Final = """
 import pathlib, zipfile
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
     gen = pathlib.Path("gen")
@@ -31,10 +33,11 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     with zipfile.ZipFile(pathlib.Path(wheel_directory, "skyhigh-0.1-py3-none-any.whl"), "w") as wheel:
         info = "skyhigh-0.1.dist-info/"
         wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: skyhigh\\nVersion: 0.1\\n")
-        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        tag = "Root-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\n" + tag)
         wheel.writestr(info + "RECORD", "")
     return "skyhigh-0.1-py3-none-any.whl"
-'''
+"""
 
 
 class Registry:
@@ -94,6 +97,7 @@ class Project:
     def __init__(self, root: Path, registry: Registry) -> None:
         self.root = root
         self.registry = registry
+        self.started: list[subprocess.Popen[str]] = []
         (root / "requirements").mkdir(parents=True)
         (root / "protos").mkdir()
         shutil.copy(SCRIPT, root / "requirements")
@@ -119,7 +123,7 @@ class Project:
             "no_proxy": "127.0.0.1",
         }
         kept.pop("PYTHON", None)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [PYTHON, self.root / "requirements/install.py", *options],
             env=kept,
             stdout=subprocess.PIPE,
@@ -127,6 +131,8 @@ class Project:
             text=True,
             process_group=0,
         )
+        self.started.append(process)
+        return process
 
     def install(self, *options: str, index: str | None = None) -> tuple[int, str]:
         """Returns the exit code and the output of one run."""
@@ -160,8 +166,13 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, registry: Registry) -> Project:
-    return Project(tmp_path / "a clone", registry)
+def project(tmp_path: Path, registry: Registry) -> Iterator[Project]:
+    project = Project(tmp_path / "a clone", registry)
+    yield project
+    for process in project.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def test_only_locked_releases_are_installed_from_a_newer_registry(project: Project, registry: Registry) -> None:
@@ -182,7 +193,7 @@ def test_only_locked_releases_are_installed_from_a_newer_registry(project: Proje
 def test_installation_interrupted_in_pip_is_taken_up_again(project: Project, registry: Registry) -> None:
     registry.open.clear()
     interrupted = project.start()
-    assert registry.asked.wait(100)
+    registry.asked.wait()
     os.killpg(interrupted.pid, signal.SIGINT)
     output, _ = interrupted.communicate()
     assert interrupted.returncode == 130, output
@@ -240,7 +251,7 @@ def test_release_that_the_registry_lacks_is_named(project: Project, registry: Re
 def test_second_run_waits_for_the_first(project: Project, registry: Registry) -> None:
     registry.open.clear()
     first = project.start()
-    assert registry.asked.wait(100)
+    registry.asked.wait()
     second = project.start()
     assert second.stdout
     assert second.stdout.readline().startswith("Another make installs here")

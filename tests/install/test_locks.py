@@ -1,4 +1,4 @@
-"""The lock files are complete, disjoint and pinned with hashes: read from the files and the installed metadata alone."""
+"""The lock files are complete, disjoint and pinned with hashes. The tests read them and installed metadata only."""
 
 from __future__ import annotations
 
@@ -136,8 +136,10 @@ def test_each_pin_is_exact_and_has_hashes(lock: str) -> None:
     assert locked
     for requirement, hashes in locked:
         assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
-        assert requirement.url is None and not requirement.extras, requirement
-        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), requirement
+        assert requirement.url is None, requirement
+        assert not requirement.extras, requirement
+        assert hashes, requirement
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), requirement
 
 
 @pytest.mark.parametrize("lock", ["runtime", "local", "dev"])
