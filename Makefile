@@ -11,6 +11,7 @@ STUBS := gen/skyhigh.binpb
 # The Python that .venv has stays, unless PYTHON names another.
 ANY_PYTHON := $(or $(PYTHON),$(shell [ ! -x $(BIN)/python ] || echo $(BIN)/python),python3)
 PROCESSES ?= 2
+CLOCK := $(if $(DAYS),tests/moved_clock/run $(DAYS))
 ORDER := $(if $(SEED),$(if $(filter none,$(SEED)),--randomly-dont-reorganize,--randomly-seed=$(SEED)))
 
 .PHONY: help install setup packages up down clean test lint breaking protos bench verify lock
@@ -40,10 +41,10 @@ setup: packages  ## Install what is missing for developing: system packages, .ve
 
 test: setup  ## Run all tests and print coverage and the slowest; ARGS=tests/seat runs only those, without coverage
 ifdef ARGS
-	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) $(ORDER) $(ARGS)
+	@$(CLOCK) $(BIN)/python -m pytest --numprocesses $(PROCESSES) $(ORDER) $(ARGS)
 else
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
+	@$(CLOCK) $(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 endif
@@ -98,3 +99,4 @@ breaking: setup
 #- ARGS="tests/seat -x"  test: what pytest runs, and its options
 #- PROCESSES=2           test: in how many processes
 #- SEED=N                test: the order of the run that printed --randomly-seed=N; SEED=none: as written
+#- DAYS=40               test: with the clock of every process moved ahead by so many days
