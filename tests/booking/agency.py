@@ -185,8 +185,12 @@ class Customer:
         return self.desk.name
 
     async def book(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
-        """Books for a party of these types, of one adult where none are given; `more` are fields of the request."""
-        booked: pb.Booking = await self.desk.CreateBooking(asked(journey, *types, **more))
+        """Books for a party of these types, of one adult where none are given; `more` are fields of the request.
+
+        Retries with the same key while the services are too busy to answer.
+        """
+        request = asked(journey, *types, **{"request_id": str(uuid4()), **more})
+        booked: pb.Booking = await patiently(lambda: self.desk.CreateBooking(request))
         return booked
 
     async def get(self, booking: pb.Booking) -> pb.Booking:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 from skyhigh.booking.v1 import booking_service_pb2 as pb
@@ -22,7 +22,7 @@ from deploy.mocks.payment_provider import Charge, PaymentProvider
 from services import db
 from services.db import Conn
 from tests.aging import make_timer_due
-from tests.booking.agency import Agency, Customer, Journey, patiently, state_of
+from tests.booking.agency import Agency, Customer, Journey, state_of
 from tests.callers import Caller, a_few_at_once
 from tests.payment.rules import SUCCEEDS, event
 from tests.waiting import eventually
@@ -109,13 +109,8 @@ async def _intent(agency: Agency, booking: pb.Booking) -> PaymentIntent:
 
 
 async def booked_by(customers: Sequence[Customer], journey: Journey) -> list[pb.Booking]:
-    """Has each of these customers book a seat, a few at once; each retries while the services are too busy."""
-
-    async def book(customer: Customer) -> pb.Booking:
-        request_id = str(uuid4())
-        return await patiently(lambda: customer.book(journey, request_id=request_id))
-
-    return await a_few_at_once(map(book, customers))
+    """Has each of these customers book a seat, a few at once."""
+    return await a_few_at_once(customer.book(journey) for customer in customers)
 
 
 @dataclass(frozen=True, slots=True)

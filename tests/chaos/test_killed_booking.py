@@ -41,7 +41,7 @@ from deploy.mocks.payment_provider import ProviderSettings, serving
 from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services import db
-from tests.booking.agency import Agency, Journey, patiently, seats_of, state_of
+from tests.booking.agency import Agency, Journey, asked, patiently, seats_of, state_of
 from tests.booking.gate import Gate, Stop, gate
 from tests.booking.orders import (
     ENDS,
@@ -240,7 +240,7 @@ async def holding_and_gone(order: Order) -> Scene:
     """The customer does not come back: its seats are held, and end with their time."""
     yield "HoldSeats", order.customer.name
     with suppress(grpc.aio.AioRpcError):
-        await order.customer.book(order.journey, "ADULT")
+        await order.customer.desk.CreateBooking(asked(order.journey, "ADULT"))
 
     async with db.transaction(order.agency.pool) as conn:
         written = await conn.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", order.customer.name)

@@ -16,13 +16,13 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.booking.agency import patiently
-from tests.callers import Caller, Callers, read
+from tests.callers import Caller, Callers, a_few_at_once, read
 from tests.chaos.conftest import Fleet
 from tests.conftest import World
 from tests.dates import new_flight_id
 from tests.waiting import eventually, pause
 
-CLIENTS = 24
+CLIENTS = 12
 KILLS = 4
 HOLDS_BETWEEN_KILLS = 30
 # Killed workers are back within this time, also on a busy machine.
@@ -70,13 +70,16 @@ async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_re
 
     assert set(history.refused) <= {"SEAT_TAKEN"}
     agent = fleet.callers.agent("killed")
-    for key, (request, hold) in history.acknowledged.items():
-        row = await database.fetchrow("SELECT state::text, owner FROM holds WHERE hold_id = $1", hold.hold_id)
-        assert row is not None, f"{key} was acknowledged and is gone"
-        assert await _outcome(agent, request) == hold
-    for key, request in history.unknown.items():
-        # Whether it happened nobody was told; asked again it has one answer, and keeps it.
-        assert await _outcome(agent, request) == await _outcome(agent, request), key
+    told = {hold.hold_id for _, hold in history.acknowledged.values()}
+    kept = await database.fetch("SELECT hold_id::text FROM holds WHERE hold_id = ANY($1)", list(told))
+    assert {row["hold_id"] for row in kept} == told
+    repeats = await a_few_at_once(_outcome(agent, request) for request, _ in history.acknowledged.values())
+    assert repeats == [hold for _, hold in history.acknowledged.values()]
+    # The client does not know whether these had an effect: a repeat gets one answer, and the next one the same.
+    first, second = [
+        await a_few_at_once(_outcome(agent, request) for request in history.unknown.values()) for _ in range(2)
+    ]
+    assert first == second
     per_seat = await database.fetch(
         """
         SELECT flight_id, seat_number FROM seat_events WHERE to_state = 'HELD' AND flight_id = ANY($1)
