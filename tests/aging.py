@@ -29,8 +29,8 @@ async def age_holds(database: Connection, *holds: pb.Hold, by: timedelta) -> Non
     moved = await database.execute(
         """
         UPDATE seat.holds
-        SET create_time = create_time - $2, expire_time = expire_time - $2, confirm_time = confirm_time - $2,
-            end_time = end_time - $2
+        SET create_time = create_time - $2::interval, expire_time = expire_time - $2::interval,
+            confirm_time = confirm_time - $2::interval, end_time = end_time - $2::interval
         WHERE hold_id = ANY($1)
         """,
         [hold.hold_id for hold in holds],
@@ -46,7 +46,8 @@ async def lapse_holds(database: Connection, *holds: pb.Hold, left: timedelta = -
         UPDATE seat.holds
         SET create_time = holds.create_time - move.duration, expire_time = holds.expire_time - move.duration
         FROM (
-            SELECT hold_id, expire_time - clock_timestamp() - $2 AS duration FROM seat.holds WHERE hold_id = ANY($1)
+            SELECT hold_id, expire_time - clock_timestamp() - $2::interval AS duration
+            FROM seat.holds WHERE hold_id = ANY($1)
         ) AS move
         WHERE holds.hold_id = move.hold_id AND holds.state = 'HELD'
         """,
@@ -57,10 +58,10 @@ async def lapse_holds(database: Connection, *holds: pb.Hold, left: timedelta = -
 
 
 async def lapse_offers(database: Connection, flight_id: str, *seat_numbers: str) -> None:
-    """Moves the end of the waitlist's window for these seats to now."""
+    """Moves the end of the waitlist's window for these seats to now. The sweeper then frees them."""
     moved = await database.execute(
         """
-        UPDATE seat.offers SET expire_time = clock_timestamp() - $3
+        UPDATE seat.offers SET expire_time = clock_timestamp() - $3::interval
         WHERE flight_id = $1 AND seat_number = ANY($2)
         """,
         flight_id,
@@ -75,7 +76,7 @@ async def make_timer_due(database: Connection, schema: str, name: str, subject: 
     moved = await database.execute(
         f"""
         UPDATE {schema}.timers
-        SET due_time = least(due_time, clock_timestamp() - $3), try_time = clock_timestamp() - $3
+        SET due_time = least(due_time, clock_timestamp() - $3::interval), try_time = clock_timestamp() - $3::interval
         WHERE name = $1 AND subject = $2 AND fire_time IS NULL
         """,
         name,

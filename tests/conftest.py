@@ -7,13 +7,12 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import uuid4
 
 import asyncpg
 import hypothesis
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import DATABASE, ServerPorts, Servers
@@ -25,6 +24,10 @@ from services.settings import ServiceSettings, load
 from tests.callers import AUDIENCE, ISSUER, Caller, Callers
 from tests.dates import new_flight_id
 from tests.instances import MAINTENANCE_DATABASE, TEMPLATE_DATABASE
+from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+
+# pytest looks for its hooks here.
+__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
 
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 PACKAGES: Final = {"gateway": "gateway.rate_limit"}
@@ -33,18 +36,6 @@ AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 # How long an example takes says more about the machine than about us.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
-
-
-class FolderScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Has the tests of a folder run in one process, because they share what they start."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0].rpartition("/")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
-    """Says what runs where, if several processes run the tests."""
-    return FolderScheduling(config, log)
 
 
 class World:
