@@ -209,9 +209,15 @@ class Payments:
     async def shows(
         self, intent: pb.PaymentIntent, *, attempts: int, last_error: str, state: str = "PROCESSING"
     ) -> None:
-        """Waits until the intent shows so many attempts with this error."""
+        """Waits until the intent shows so many attempts with this error, and no attempt runs.
+
+        While an attempt runs, the error of the one before it is still shown.
+        """
+        runs = "SELECT attempt_end IS NOT NULL FROM intents WHERE intent_id = $1"
 
         async def shown() -> bool:
+            if await self.database.fetchval(runs, UUID(intent.intent_id)):
+                return False
             found = await self.get(intent)
             return (state_of(found), found.attempts, found.last_error) == (state, attempts, last_error)
 

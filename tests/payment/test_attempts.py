@@ -330,13 +330,16 @@ def test_the_pauses_are_the_contracts(attempts: Attempts) -> None:
 
 
 async def test_timers_fire_once_and_never_early(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+    # Without webhooks, the answer to its own question ends each step.
+    switch(provider, drop_webhooks=True)
     intent = await prompt.intent(payer)
-    await prompt.pay(payer, intent, FAILS)
-    await prompt.becomes(intent, "FAILED")
+    await prompt.pay(payer, intent)
+    await prompt.becomes(intent, "SUCCEEDED")
+    await prompt.refund(intent)
 
     async def fired() -> bool:
-        fire_time = "SELECT fire_time FROM timers WHERE name = 'charge' AND subject = $1"
-        return bool(await prompt.database.fetchval(fire_time, intent.intent_id))
+        fire_time = "SELECT fire_time FROM timers WHERE name = 'refund' AND subject = $1"
+        return bool(await prompt.database.fetchval(fire_time, str(charge_key_of(UUID(intent.intent_id), 1))))
 
     await eventually(fired)
     assert await prompt.database.fetch("SELECT * FROM timers WHERE fire_time < due_time") == []
