@@ -27,6 +27,7 @@ from services.auth import Access, Keys, Role, TokenVerifier
 from services.interceptors import GuardedServer
 from tests.callers import AUDIENCE, ISSUER, Caller, Callers, read, refused
 from tests.conftest import World
+from tests.dates import flight_id
 from waitlist_service.service import WAITLIST_SERVICE
 
 # Passenger, customer, agent, operations, service; - for whoever shows no token.
@@ -231,5 +232,5 @@ async def test_a_method_without_a_row_is_refused_to_everybody(world: World) -> N
     async with guarding(world, "SeatService", forgotten) as callers:
         for role in ROLES:
             with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
-                request = seat_service_pb2.GetSeatMapRequest(flight_id="SH101-2026-12-01")
+                request = seat_service_pb2.GetSeatMapRequest(flight_id=flight_id())
                 await caller_of(callers, role).GetSeatMap(request)

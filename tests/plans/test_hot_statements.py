@@ -16,10 +16,11 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import holding, passenger_seats, seat_map, seats
 from seat_service.hoarding import Limits
 from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold, OnPassenger
-from services import db, migrate
+from services import db
 from services.db import Conn
 from tests.callers import Caller
 from tests.conftest import World
+from tests.dates import new_flight_id
 from tests.instances import database_with, instance
 
 LIMITS = Limits(held_seats=9, lapses_allowed=10, lapses_window=timedelta(minutes=15), cool_down=timedelta(minutes=1))
@@ -72,9 +73,8 @@ async def explaining(world: World) -> AsyncIterator[Explaining]:
 async def explaining_new(world: World) -> AsyncIterator[tuple[Explaining, str]]:
     """The same where the planner knows nothing yet, as on the first day or after a restore; and a flight there."""
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
-    await migrate.migrate(url, schema="seat", package="seat_service")
     async with instance(world, database_url=url) as airline:
-        flight = f"PL{secrets.token_hex(4)}-2026-12-01"
+        flight = new_flight_id("PL")
         await airline.callers.operations().provision(flight)
         async with airline.pool.acquire() as conn:
             transaction = conn.transaction()

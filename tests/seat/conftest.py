@@ -1,4 +1,4 @@
-"""More instances of the seat service: a second one, one whose holds are brief, one that nobody sweeps.
+"""More instances of the seat service: a second one, one with brief holds, one whose sweeper sleeps, a strict one.
 
 Those with a database of their own are each file's own: all instances share one queue of events, and none must be left
 behind that would take another file's.
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.callers import Callers
+from tests.dates import new_flight_id
 from tests.instances import Instance, instance, own_database
 
 if TYPE_CHECKING:
     from tests.conftest import World
 
 NEVER = "3600"
-BRIEF_SECONDS = "0.4"
 
 
 @pytest.fixture(scope="package")
@@ -30,26 +30,49 @@ async def second(world: World) -> AsyncIterator[Callers]:
 
 @pytest.fixture(scope="package")
 async def brief(world: World) -> AsyncIterator[Callers]:
-    """Callers whose check-in holds last 0.4 s; they can be extended twice."""
-    async with instance(
-        world,
-        SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS=BRIEF_SECONDS,
-        SKYHIGH_SEAT_HOLD_LIFE_TTLS="3",
-    ) as other:
+    """Callers whose check-in holds last 0.4 s: for the tests that let the real clock end a hold."""
+    async with instance(world, SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS="0.4") as other:
         yield other.callers
 
 
 @pytest.fixture(scope="module")
 async def unswept(world: World) -> AsyncIterator[Instance]:
-    """A service with a database of its own, brief holds, and a sweeper that sleeps."""
+    """A service with a database of its own and a sweeper that sleeps, so that a lapsed hold stays as it is."""
     async with instance(
         world,
         database_url=await own_database(world),
-        SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS=BRIEF_SECONDS,
         SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS=NEVER,
         SKYHIGH_SEAT_LAPSES_ALLOWED="1000",
     ) as alone:
         yield alone
+
+
+@pytest.fixture
+async def unswept_flight(unswept: Instance) -> str:
+    """A flight of the service whose sweeper sleeps."""
+    flight_id = new_flight_id()
+    await unswept.callers.operations().provision(flight_id)
+    return flight_id
+
+
+@pytest.fixture(scope="module")
+async def strict(world: World) -> AsyncIterator[Instance]:
+    """A service with a database of its own that cools a principal down after two lapses: 60 s, then twice as long."""
+    async with instance(
+        world,
+        database_url=await own_database(world),
+        SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS="0.02",
+        SKYHIGH_SEAT_LAPSES_ALLOWED="2",
+    ) as other:
+        yield other
+
+
+@pytest.fixture
+async def strict_flight(strict: Instance) -> str:
+    """A flight of the strict service."""
+    flight_id = new_flight_id()
+    await strict.callers.operations().provision(flight_id)
+    return flight_id
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from deploy.local.secrets import SigningKeys
 from services import telemetry
 from tests.callers import Caller, Callers, read, refused, seat
+from tests.dates import flight_id
 from tests.instances import Database
 from tests.seat.rules import written
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 SERVICE: Final = "skyhigh.seat.v1.SeatService"
-FLIGHT: Final = "SH101-2026-12-01"
+FLIGHT: Final = flight_id()
 UUID: Final = str(uuid4())
 
 # By kind of field: values that are none, each with what is wrong about it.
@@ -258,7 +259,7 @@ async def raw(callers: Callers, token: str, method: str, body: bytes, **metadata
     async with grpc.aio.insecure_channel(callers.address) as channel:
         headers = {"authorization": f"Bearer {token}", **metadata}
         call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
-        await call(body, metadata=tuple(headers.items()), timeout=10)
+        await call(body, metadata=tuple(headers.items()), timeout=20)
 
 
 @pytest.mark.usefixtures("nothing_changed")
@@ -402,7 +403,7 @@ async def test_without_a_token_no_method_answers(callers: Callers) -> None:
     async with grpc.aio.insecure_channel(callers.address) as channel:
         for method in GOOD:
             with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
-                await channel.unary_unary(f"/{SERVICE}/{method}")(GOOD[method].SerializeToString(), timeout=10)
+                await channel.unary_unary(f"/{SERVICE}/{method}")(GOOD[method].SerializeToString(), timeout=20)
 
 
 async def test_a_monstrous_token_is_refused_by_the_transport(callers: Callers) -> None:

@@ -6,6 +6,7 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.callers import Caller, Callers, refused
+from tests.dates import flight_id
 from tests.instances import Database
 from tests.seat.rules import at_once, outcomes, rows, violations
 
@@ -83,7 +84,7 @@ async def test_what_does_not_exist_is_not_found(agent: Caller, flight: str) -> N
     for call in (agent.BlockSeat(block(flight, "31A")), agent.UnblockSeat(unblock(flight, "31A"))):
         with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
             await call
-    unknown = "SH000-2026-12-01"
+    unknown = flight_id("SH000")
     for call in (agent.BlockSeat(block(unknown)), agent.UnblockSeat(unblock(unknown))):
         with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
             await call

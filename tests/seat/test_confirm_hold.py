@@ -6,18 +6,17 @@ import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, Instance
 from tests.seat.rules import (
     a_foreign_hold_is_as_a_missing_one,
-    a_lapsed_hold_gives_way,
     at_once,
-    lapse,
-    new_flight_id,
     outcomes,
     rows,
     violations,
 )
+from tests.waiting import until
 
 
 def confirm(hold_id: str) -> pb.ConfirmHoldRequest:
@@ -89,29 +88,21 @@ async def test_a_customer_confirms_nothing_not_even_its_own(callers: Callers, fl
 async def test_a_lapsed_hold_is_too_late(brief: Callers, flight: str, database: Database) -> None:
     owner = brief.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1")
-    await lapse(hold)
+    await until(hold.expire_time)
     with refused("ABORTED", "HOLD_EXPIRED") as refusal:
         await owner.confirm(hold)
     assert refusal.info.metadata == {"expire_time": hold.expire_time.ToJsonString()}
     assert await violations(database, flight) == []
 
 
-async def test_a_lapsed_hold_is_too_late_though_nobody_swept_it(unswept: Instance) -> None:
-    flight = new_flight_id()
-    await unswept.callers.operations().provision(flight)
-    owner = unswept.callers.passenger(f"P1:{flight}")
-    hold = await owner.hold(flight, "20A", "P1")
-    await lapse(hold)
-    before = await rows(unswept.database, flight)
+async def test_a_lapsed_hold_is_too_late_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
+    owner = unswept.callers.passenger(f"P1:{unswept_flight}")
+    hold = await owner.hold(unswept_flight, "20A", "P1")
+    await lapse_holds(unswept.database, hold)
+    before = await rows(unswept.database, unswept_flight)
     with refused("ABORTED", "HOLD_EXPIRED"):
         await owner.confirm(hold)
-    assert await rows(unswept.database, flight) == before
-
-
-async def test_who_came_after_the_end_keeps_the_seat(unswept: Instance) -> None:
-    flight = new_flight_id()
-    await unswept.callers.operations().provision(flight)
-    await a_lapsed_hold_gives_way(unswept.callers, unswept.database, flight)
+    assert await rows(unswept.database, unswept_flight) == before
 
 
 async def test_a_cancelled_hold_stays_cancelled(agent: Caller, flight: str, database: Database) -> None:

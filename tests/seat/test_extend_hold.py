@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+from datetime import UTC, timedelta
 
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from tests.aging import age_holds, lapse_holds
 from tests.callers import Caller, Callers, refused
 from tests.instances import Database
 from tests.seat.rules import (
     a_foreign_hold_is_as_a_missing_one,
     at_once,
-    lapse,
     outcomes,
     rows,
     violations,
@@ -23,15 +23,17 @@ def extend(hold_id: str) -> pb.ExtendHoldRequest:
     return pb.ExtendHoldRequest(hold_id=hold_id)
 
 
-async def test_it_gives_the_full_time_again(agent: Caller, flight: str) -> None:
+async def test_it_gives_the_full_time_again(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
-    await asyncio.sleep(0.05)
+    await age_holds(database, hold, by=timedelta(seconds=100))
+    aged = await agent.get(hold)
+    before = await database.fetchval("SELECT clock_timestamp()")
     extended = await agent.ExtendHold(extend(hold.hold_id))
+    after = await database.fetchval("SELECT clock_timestamp()")
     assert extended.state == pb.Hold.HELD
     assert extended.extensions_left == hold.extensions_left - 1
-    gained = extended.expire_time.ToDatetime() - hold.expire_time.ToDatetime()
-    assert 0.05 <= gained.total_seconds() < 2
-    assert extended.create_time == hold.create_time
+    assert before <= extended.expire_time.ToDatetime(tzinfo=UTC) - timedelta(seconds=120) <= after
+    assert extended.create_time == aged.create_time
     assert await agent.get(hold) == extended
 
 
@@ -63,24 +65,25 @@ async def test_calls_that_race_use_up_the_limit_and_no_more(callers: Callers, se
     assert outcomes(results) == {"OK": 9, "HOLD_LIMIT_REACHED": 11}
 
 
-async def test_a_lapsed_hold_stays_lapsed(brief: Callers, flight: str, database: Database) -> None:
-    customer = brief.customer()
+async def test_a_lapsed_hold_stays_lapsed(callers: Callers, flight: str, database: Database) -> None:
+    customer = callers.customer()
     hold = await customer.hold(flight, "20A")
-    await lapse(hold)
+    await lapse_holds(database, hold)
     with refused("ABORTED", "HOLD_EXPIRED") as refusal:
         await customer.ExtendHold(extend(hold.hold_id))
-    assert refusal.info.metadata == {"expire_time": hold.expire_time.ToJsonString()}
+    assert refusal.info.metadata == {"expire_time": (await customer.get(hold)).expire_time.ToJsonString()}
 
 
-async def test_an_extended_hold_outlives_its_first_end(brief: Callers, flight: str) -> None:
-    owner = brief.passenger(f"P1:{flight}")
+async def test_an_extended_hold_outlives_its_first_end(callers: Callers, flight: str, database: Database) -> None:
+    owner = callers.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1")
-    await asyncio.sleep(0.1)
+    await age_holds(database, hold, by=timedelta(seconds=60))
     extended = await owner.ExtendHold(extend(hold.hold_id))
-    await lapse(hold)
+    # Now its first end was at least 10 s ago, and its new end is at most 50 s ahead.
+    await age_holds(database, hold, by=timedelta(seconds=70))
     confirmed = await owner.confirm(hold)
     assert confirmed.state == pb.Hold.CONFIRMED
-    assert confirmed.expire_time == extended.expire_time
+    assert confirmed.expire_time.ToDatetime() == extended.expire_time.ToDatetime() - timedelta(seconds=70)
 
 
 @pytest.mark.parametrize("end", ["confirm", "cancel"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused, seat
+from tests.dates import flight_id, new_flight_id
 from tests.instances import Database, Instance
-from tests.seat.rules import lapse, new_flight_id, rows
+from tests.seat.rules import rows
 
 
 def find(flight: str, *passenger_ids: str) -> pb.FindPassengerSeatsRequest:
@@ -57,7 +59,7 @@ async def test_only_who_was_asked_for_is_found(callers: Callers, agent: Caller, 
     await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"), seat(onward, "22C", "P1"))
     assert await seats_of(service, flight, "P1", "P3") == {("P1", "20A", "HELD")}
     assert await seats_of(service, onward, "P1", "P2") == {("P1", "22C", "HELD")}
-    assert await seats_of(service, "SH000-2026-12-01", "P1") == set()
+    assert await seats_of(service, flight_id("SH000"), "P1") == set()
 
 
 async def test_who_is_asked_for_twice_is_found_once(agent: Caller, service: Caller, flight: str) -> None:
@@ -71,13 +73,11 @@ async def test_a_seat_that_was_given_back_is_nobodys(agent: Caller, service: Cal
     assert await seats_of(service, flight, "P1", "P2") == set()
 
 
-async def test_a_lapsed_hold_is_no_seat_though_nobody_swept_it(unswept: Instance) -> None:
-    flight = new_flight_id()
-    await unswept.callers.operations().provision(flight)
-    hold = await unswept.callers.agent().hold(flight, "20A", "P1")
-    await lapse(hold)
-    assert await seats_of(unswept.callers.service(), flight, "P1") == set()
-    assert [row["state"] for row in (await rows(unswept.database, flight))["holds"]] == ["HELD"]
+async def test_a_lapsed_hold_is_no_seat_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
+    hold = await unswept.callers.agent().hold(unswept_flight, "20A", "P1")
+    await lapse_holds(unswept.database, hold)
+    assert await seats_of(unswept.callers.service(), unswept_flight, "P1") == set()
+    assert [row["state"] for row in (await rows(unswept.database, unswept_flight))["holds"]] == ["HELD"]
 
 
 async def test_two_hundred_passengers_are_one_call(agent: Caller, service: Caller, flight: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, seat
 from tests.instances import Database, Instance
-from tests.seat.rules import a_foreign_hold_is_as_a_missing_one, lapse, new_flight_id
+from tests.seat.rules import a_foreign_hold_is_as_a_missing_one
+from tests.waiting import eventually
 
 
 async def test_the_owner_and_who_acts_for_others_read_it(
@@ -30,20 +32,24 @@ async def test_it_follows_the_hold_through_its_states(agent: Caller, flight: str
     assert cancelled.seats == hold.seats
 
 
-async def test_a_lapsed_hold_is_expired_though_nobody_swept_it(unswept: Instance) -> None:
-    flight = new_flight_id()
-    await unswept.callers.operations().provision(flight)
+async def test_a_lapsed_hold_is_expired_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
     customer = unswept.callers.customer()
-    hold = await customer.hold(flight, "20A")
-    await lapse(hold)
+    hold = await customer.hold(unswept_flight, "20A")
+    await lapse_holds(unswept.database, hold)
     assert (await customer.get(hold)).state == pb.Hold.EXPIRED
     assert await unswept.database.fetchval("SELECT state::text FROM holds WHERE hold_id = $1", hold.hold_id) == "HELD"
 
 
-async def test_a_swept_hold_shows_what_it_had(brief: Callers, flight: str, database: Database) -> None:
-    customer = brief.customer()
+async def test_a_swept_hold_shows_what_it_had(callers: Callers, flight: str, database: Database) -> None:
+    customer = callers.customer()
     hold = await customer.hold_seats(seat(flight, "20A"), seat(flight, "20B"))
-    await lapse(hold)
+    await lapse_holds(database, hold)
+
+    async def swept() -> bool:
+        state = await database.fetchval("SELECT state::text FROM holds WHERE hold_id = $1", hold.hold_id)
+        return bool(state == "EXPIRED")
+
+    await eventually(swept)
     found = await customer.get(hold)
     assert found.state == pb.Hold.EXPIRED
     assert found.seats == hold.seats

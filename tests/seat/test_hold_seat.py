@@ -9,6 +9,7 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.callers import Caller, Callers, refused
+from tests.dates import NEXT_DAY, flight_id, new_flight_id
 from tests.instances import Database
 from tests.seat.rules import answers, at_once, one_of_many_gets_the_seat, outcomes, rows, violations
 
@@ -56,7 +57,7 @@ async def test_a_passenger_session_holds_for_the_passengers_that_it_names(caller
 
 
 async def test_a_passenger_of_another_flight_is_not_found(callers: Callers, flight: str) -> None:
-    session = callers.passenger("P1:SH999-2026-12-01")
+    session = callers.passenger(f"P1:{flight_id('SH999')}")
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await session.hold(flight, "20A", "P1")
 
@@ -84,8 +85,8 @@ async def test_a_seat_that_the_layout_lacks_is_not_found(agent: Caller, flight: 
 
 async def test_a_flight_without_seats_is_not_found(agent: Caller) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
-        await agent.hold("SH000-2026-12-01", "12A")
-    assert refusal.info.metadata == {"flight_id": "SH000-2026-12-01"}
+        await agent.hold(flight_id("SH000"), "12A")
+    assert refusal.info.metadata == {"flight_id": flight_id("SH000")}
 
 
 async def test_a_taken_seat_says_its_state(callers: Callers, agent: Caller, flight: str) -> None:
@@ -115,7 +116,7 @@ async def test_a_passenger_with_a_confirmed_seat_may_hold_another(agent: Caller,
 async def test_a_seat_of_another_cabin_is_refused(
     callers: Callers, operations: Caller, agent: Caller, flight: str
 ) -> None:
-    two_class = f"{flight[:-11]}-2026-12-02"
+    two_class = new_flight_id(on=NEXT_DAY)
     await operations.provision(two_class, "A321-16C")
     seats = (await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=two_class))).seats
     business = next(seat.seat_number for seat in seats if seat.cabin == pb.Seat.BUSINESS)

@@ -8,6 +8,7 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.callers import Caller, Callers, refused, seat
+from tests.dates import flight_id
 from tests.instances import Database
 from tests.seat.rules import (
     all_or_none,
@@ -24,8 +25,8 @@ from tests.seat.rules import (
 async def flights(operations: Caller) -> list[str]:
     """Four flights."""
     flight_ids = [new_flight_id() for _ in range(4)]
-    for flight_id in flight_ids:
-        await operations.provision(flight_id)
+    for each in flight_ids:
+        await operations.provision(each)
     return flight_ids
 
 
@@ -86,7 +87,7 @@ async def test_one_missing_seat_is_enough_to_get_none(agent: Caller, flights: li
     with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
         await agent.hold_seats(seat(flights[0], "20A"), seat(flights[1], "31A"))
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
-        await agent.hold_seats(seat(flights[0], "20A"), seat("SH000-2026-12-01", "20A"))
+        await agent.hold_seats(seat(flights[0], "20A"), seat(flight_id("SH000"), "20A"))
     assert (await rows(database, flights[0]))["hold_seats"] == []
 
 
@@ -138,7 +139,7 @@ async def test_ten_seats_of_one_of_several_flights_are_too_many(agent: Caller, f
 
 async def test_hundreds_of_seats_are_too_many(agent: Caller) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
-        await agent.hold_seats(*(seat(f"SH{n}-2026-12-01", "20A") for n in range(500)))
+        await agent.hold_seats(*(seat(flight_id(f"SH{n}"), "20A") for n in range(500)))
 
 
 async def test_a_passenger_twice_on_a_flight_is_malformed(agent: Caller, flight: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.callers import Caller, Callers, refused
+from tests.dates import flight_id
 from tests.instances import Database
 
 
@@ -104,7 +105,7 @@ async def test_what_does_not_exist_is_not_found(agent: Caller, flight: str) -> N
     with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
         await agent.ListSeatEvents(page(flight, "31A"))
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
-        await agent.ListSeatEvents(page("SH000-2026-12-01"))
+        await agent.ListSeatEvents(page(flight_id("SH000")))
 
 
 @pytest.mark.parametrize("statement", ["UPDATE seat_events SET reason = 'X'", "DELETE FROM seat_events"])

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused, seat
-from tests.instances import Database, instance, own_database
+from tests.instances import Database, Instance
 from tests.seat.rules import (
     CHANGES_OF_A_HOLD,
     a_foreign_hold_is_as_a_missing_one,
     at_once,
-    lapse,
-    new_flight_id,
     outcomes,
     rows,
     violations,
 )
 from tests.waiting import eventually
-
-if TYPE_CHECKING:
-    from tests.conftest import World
 
 NUMBERS = [f"{row}{letter}" for row in range(14, 30) for letter in "ABCDEF"]
 
@@ -168,30 +164,22 @@ async def test_a_change_for_a_customer_cannot_slip_past_the_limit(
     )
 
 
-async def test_a_customer_whose_managed_holds_lapse_is_cooled_down(world: World) -> None:
-    async with instance(
-        world,
-        database_url=await own_database(world),
-        SKYHIGH_BOOKING_HOLD_TTL_SECONDS="0.1",
-        SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS="0.02",
-        SKYHIGH_SEAT_LAPSES_ALLOWED="2",
-    ) as strict:
-        flight = new_flight_id()
-        await strict.callers.operations().provision(flight)
-        booking, customer = strict.callers.service("booking"), strict.callers.customer()
-        for number in NUMBERS[:2]:
-            hold = await managed(booking, customer.name, seat(flight, number))
-            await lapse(hold)
+async def test_a_customer_whose_managed_holds_lapse_is_cooled_down(strict: Instance, strict_flight: str) -> None:
+    booking, customer = strict.callers.service("booking"), strict.callers.customer()
+    holds = [await managed(booking, customer.name, seat(strict_flight, number)) for number in NUMBERS[:2]]
+    await lapse_holds(strict.database, *holds)
 
-            async def swept() -> bool:
-                return set((await customer.states(flight)).values()) == {"AVAILABLE"}
+    async def swept() -> bool:
+        return not await strict.database.fetchval(
+            "SELECT count(*) FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'", strict_flight
+        )
 
-            await eventually(swept)
-        with refused("RESOURCE_EXHAUSTED", "COOLING_DOWN") as refusal:
-            await managed(booking, customer.name, seat(flight, NUMBERS[2]))
-        assert refusal.retry_after_seconds is not None
-        assert 0 < refusal.retry_after_seconds <= 60
-        await managed(booking, strict.callers.customer().name, seat(flight, NUMBERS[2]))
+    await eventually(swept)
+    with refused("RESOURCE_EXHAUSTED", "COOLING_DOWN") as refusal:
+        await managed(booking, customer.name, seat(strict_flight, NUMBERS[2]))
+    assert refusal.retry_after_seconds is not None
+    assert 0 < refusal.retry_after_seconds <= 60
+    await managed(booking, strict.callers.customer().name, seat(strict_flight, NUMBERS[2]))
 
 
 async def test_a_repeat_gets_the_first_answer(booking: Caller, flight: str, request_id: str) -> None:

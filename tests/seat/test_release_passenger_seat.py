@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -14,9 +15,11 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service import seats
 from seat_service.requests import Effects, OnPassenger
 from services import db
+from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, Instance, pooled
-from tests.seat.rules import at_once, lapse, new_flight_id, outcomes, rows, violations
+from tests.seat.rules import at_once, new_flight_id, outcomes, rows, violations
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -204,14 +207,12 @@ async def test_a_held_hold_ends_with_its_last_seat(
     assert await violations(database, flight) == []
 
 
-async def test_a_lapsed_hold_is_left_to_its_expiry(unswept: Instance) -> None:
-    flight = new_flight_id()
-    await unswept.callers.operations().provision(flight)
-    hold = await unswept.callers.agent().hold(flight, "20A", "P1")
-    await lapse(hold)
-    before = await rows(unswept.database, flight)
+async def test_a_lapsed_hold_is_left_to_its_expiry(unswept: Instance, unswept_flight: str) -> None:
+    hold = await unswept.callers.agent().hold(unswept_flight, "20A", "P1")
+    await lapse_holds(unswept.database, hold)
+    before = await rows(unswept.database, unswept_flight)
     assert (await unswept.callers.service().ReleasePassengerSeat(release(hold, "P1"))).state == pb.Hold.EXPIRED
-    assert await rows(unswept.database, flight) == before
+    assert await rows(unswept.database, unswept_flight) == before
 
 
 async def test_a_whole_cabin_at_once_is_freed_seat_by_seat(
@@ -322,26 +323,24 @@ async def test_release_and_a_move_to_another_seat_at_once_do_not_deadlock(
     assert await violations(database, flight) == []
 
 
-async def test_release_and_expiry_at_once_free_each_seat_once(unswept: Instance) -> None:
-    flight = new_flight_id()
-    await unswept.callers.operations().provision(flight)
+async def test_release_and_expiry_at_once_free_each_seat_once(unswept: Instance, unswept_flight: str) -> None:
+    flight = unswept_flight
     agent, service = unswept.callers.agent(), unswept.callers.service()
     holds = await asyncio.gather(*(agent.hold(flight, f"{row}A", f"P{row}") for row in range(1, 31)))
 
-    async def expire(hold: pb.Hold) -> None:
+    async def expired_or_released(hold: pb.Hold) -> bool:
         async with db.transaction(unswept.pool) as conn:
             await seats.expire(conn, [UUID(hold.hold_id)], actor="test", effects=Effects())
-
-    async def meet(n: int, hold: pb.Hold) -> None:
-        before_end_seconds = (n % 7) * 0.005
-        await asyncio.sleep(hold.expire_time.ToNanoseconds() / 1e9 - time.time() - before_end_seconds)
-        await service.ReleasePassengerSeat(release(hold, hold.seats[0].passenger_id))
+            state = await conn.fetchval("SELECT state::text FROM holds WHERE hold_id = $1", hold.hold_id)
+        return bool(state != "HELD")
 
     async def meet_both(n: int, hold: pb.Hold) -> None:
-        met = asyncio.create_task(meet(n, hold))
-        await lapse(hold)
-        await expire(hold)
-        await met
+        async with db.session(unswept.pool) as conn:
+            await lapse_holds(conn, hold, left=timedelta(milliseconds=5 * (n % 7)))
+        await asyncio.gather(
+            service.ReleasePassengerSeat(release(hold, hold.seats[0].passenger_id)),
+            eventually(partial(expired_or_released, hold)),
+        )
 
     await asyncio.gather(*(meet_both(n, hold) for n, hold in enumerate(holds)))
     assert await freed_seats(unswept.database, flight) == sorted(hold.seats[0].seat_number for hold in holds)

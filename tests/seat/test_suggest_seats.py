@@ -6,6 +6,7 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.callers import Caller, Callers, refused, seat
+from tests.dates import flight_id
 from tests.instances import Database
 from tests.seat.rules import new_flight_id, rows
 from tests.waiting import eventually
@@ -38,7 +39,7 @@ async def test_a_taken_seat_is_not_proposed(agent: Caller, flight: str) -> None:
         now = (await agent.SuggestSeats(ask(flight, 2))).suggestions
         return not any(set(each.seat_numbers) & set(best.seat_numbers) for each in now)
 
-    await eventually(others, within_seconds=1)
+    await eventually(others)
 
 
 async def test_a_wished_cabin_is_kept(operations: Caller, agent: Caller) -> None:
@@ -56,7 +57,7 @@ async def test_no_room_is_an_empty_answer(agent: Caller, flight: str) -> None:
 
 async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
-        await agent.SuggestSeats(ask("SH000-2026-12-01"))
+        await agent.SuggestSeats(ask(flight_id("SH000")))
 
 
 @pytest.mark.parametrize("party_size", [0, 10, -1, 2**31 - 1])

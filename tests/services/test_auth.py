@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from services.call import Call
 from services.errors import Unauthenticated
 from services.tokens import TokenSigner
 from tests.callers import AUDIENCE, ISSUER
+from tests.dates import flight_id
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -32,13 +33,17 @@ def sessions(world: World) -> TokenSigner:
 
 
 async def test_a_session_token_names_its_passengers(verifier: TokenVerifier, sessions: TokenSigner) -> None:
-    passenger = {"id": "P1", "flight": "SH101-2026-12-01", "cabin": "BUSINESS", "type": "ADULT", "ssr": ["WCHR"]}
-    token, end = sessions.sign(Role.PASSENGER, "XK4T7Q", ttl=timedelta(minutes=30), passengers=[passenger])
+    passenger = {"id": "P1", "flight": flight_id(), "cabin": "BUSINESS", "type": "ADULT", "ssr": ["WCHR"]}
+    ttl = timedelta(minutes=30)
+    before = datetime.now(UTC)
+    token, end = sessions.sign(Role.PASSENGER, "XK4T7Q", ttl=ttl, passengers=[passenger])
+    after = datetime.now(UTC)
     principal = await verifier.principal(f"Bearer {token}")
     assert principal.name == "passenger:XK4T7Q"
-    named = principal.passengers["SH101-2026-12-01", "P1"]
+    named = principal.passengers[flight_id(), "P1"]
     assert (named.cabin, named.special_services) == ("BUSINESS", ("WCHR",))
-    assert abs(end.timestamp() - time.time() - 1800) < 5
+    # A token's times are whole seconds.
+    assert before - timedelta(seconds=1) < end - ttl <= after
 
 
 @pytest.mark.parametrize("role", [Role.AGENT, Role.OPERATIONS, Role.SERVICE])

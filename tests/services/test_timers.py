@@ -7,14 +7,17 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from services import db
 from services.db import Pool
-from services.timers import Handler, Timers, cancel_timer, set_timer
-from tests.waiting import eventually
+from services.timers import POLL_SECONDS, Handler, Timers, cancel_timer, set_timer
+from tests.waiting import PATIENCE_SECONDS, eventually, stays
+
+TWO_LOOKS_SECONDS: Final = 2 * POLL_SECONDS
+"""Within this time Timers look for due timers at least once more."""
 
 
 @pytest.fixture
@@ -59,8 +62,11 @@ async def test_a_timer_fires_once_and_never_early(pool: Pool, name: str) -> None
         async def all_fired() -> bool:
             return len(fired) >= 20
 
-        await eventually(all_fired, within_seconds=5)
-        await asyncio.sleep(0.3)
+        async def each_once() -> bool:
+            return len(fired) == 20
+
+        await eventually(all_fired)
+        await stays(each_once, seconds=TWO_LOOKS_SECONDS)
     assert sorted(fired) == sorted(map(str, range(20)))
     for n in range(20):
         timer = await row(pool, name, str(n))
@@ -97,7 +103,7 @@ async def test_a_handler_that_fails_is_tried_again_and_its_error_is_kept(pool: P
             return (await row(pool, name, "x"))["fire_time"] is not None
 
         await eventually(failed_once)
-        await eventually(done, within_seconds=5)
+        await eventually(done)
     assert tries == 3
 
 
@@ -115,14 +121,14 @@ async def test_who_takes_a_timer_and_dies_leaves_it_to_another(pool: Pool, name:
 
     await set_one(pool, name, "x")
     async with firing(Timers(pool, {name: Handler(hang, lease_seconds=0.5)})):
-        await asyncio.wait_for(taken.wait(), 5)
+        await asyncio.wait_for(taken.wait(), PATIENCE_SECONDS)
     # Cancelled as by a kill: nothing was settled, and until the lease ends nobody else has it.
     async with firing(Timers(pool, {name: Handler(fire, lease_seconds=0.5)})):
 
         async def done() -> bool:
             return fired == ["x"]
 
-        await eventually(done, within_seconds=5)
+        await eventually(done)
 
 
 async def test_a_timer_set_anew_while_it_fires_fires_again(pool: Pool, name: str) -> None:
@@ -139,8 +145,8 @@ async def test_a_timer_set_anew_while_it_fires_fires_again(pool: Pool, name: str
         async def twice() -> bool:
             return len(fired) == 2
 
-        await eventually(twice, within_seconds=5)
-        await asyncio.sleep(0.3)
+        await eventually(twice)
+        await stays(twice, seconds=TWO_LOOKS_SECONDS)
     assert fired == ["x", "x"]
 
 
@@ -156,23 +162,23 @@ async def test_a_cancelled_timer_does_not_fire(pool: Pool, name: str) -> None:
         await cancel_timer(conn, name, "gone")
     async with firing(Timers(pool, {name: Handler(fire)})):
 
-        async def done() -> bool:
-            return bool(fired)
+        async def kept_alone_fired() -> bool:
+            return fired == ["kept"]
 
-        await eventually(done)
-        await asyncio.sleep(0.3)
-    assert fired == ["kept"]
+        await eventually(kept_alone_fired)
+        await stays(kept_alone_fired, seconds=TWO_LOOKS_SECONDS)
 
 
 async def test_no_more_handlers_run_at_once_than_allowed(pool: Pool, name: str) -> None:
     running = most = 0
     done = 0
+    go_on = asyncio.Event()
 
     async def fire(subject: str) -> None:
         nonlocal running, most, done
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        await go_on.wait()
         running -= 1
         done += 1
 
@@ -181,8 +187,14 @@ async def test_no_more_handlers_run_at_once_than_allowed(pool: Pool, name: str) 
             await set_timer(conn, name, str(n))
     async with firing(Timers(pool, {name: Handler(fire)}, at_once=4)):
 
+        async def four_run() -> bool:
+            return running == 4
+
         async def all_done() -> bool:
             return done == 30
 
-        await eventually(all_done, within_seconds=20)
+        await eventually(four_run)
+        await stays(four_run, seconds=TWO_LOOKS_SECONDS)
+        go_on.set()
+        await eventually(all_done)
     assert most == 4
