@@ -215,6 +215,7 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
     `before` has the pids of processes that are being restarted.
     """
     from deploy.local.home import fault
+    from deploy.local.ports import obstacle
 
     replaced = before or {}
     shown: dict[str, tuple[str, int]] = {}
@@ -249,7 +250,8 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
             reason = f"{blocking.name} is not ready after {START_SECONDS} s"
             _give_up(reason, f"skyhigh logs {blocking.name}", blocking.trouble or logs.cause(blocking.name))
         if time.monotonic() - spoke > WAITING_SECONDS:
-            trouble = f": {blocking.trouble}" if blocking.trouble else ""
+            reason = "; ".join(filter(None, (blocking.trouble, obstacle(set(blocking.ports.values())))))
+            trouble = f": {reason}" if reason else ""
             print(
                 f"  {blocking.name:<13} {blocking.state} for {time.time() - blocking.since:.0f} s{trouble}", flush=True
             )

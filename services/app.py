@@ -47,7 +47,8 @@ FAILED_STARTS: Final = 3
 WELL_AFTER_SECONDS: Final = 10
 # What a service ends with when a worker cannot start. With 2 it ends for a wrong setting.
 CANNOT_START: Final = 3
-BIND_SECONDS: Final = 30
+# The kernel keeps the port of an outgoing connection for 60 s after its end (TIME_WAIT).
+BIND_SECONDS: Final = 90
 BIND_AGAIN_SECONDS: Final = 0.2
 
 Config = TypeVar("Config", bound=ServiceSettings)

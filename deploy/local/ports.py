@@ -27,10 +27,13 @@ class Holder:
     listens: bool
     """False for the near end of a connection."""
     inode: int
+    """0 for a connection that has ended, whose port the kernel keeps for 60 s (TIME_WAIT)."""
 
     @property
     def program(self) -> str:
-        """Its program as `name, pid 1`, or "" if we may not see it."""
+        """Its program as `name, pid 1`, or "" if it has none or we may not see it."""
+        if not self.inode:
+            return ""
         target = f"socket:[{self.inode}]"
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
@@ -56,6 +59,18 @@ def holders(ports: Collection[int]) -> list[Holder]:
 def listened_on(ports: Collection[int]) -> dict[int, Holder]:
     """Returns, by its port, one listener of each of these ports that has any."""
     return {holder.port: holder for holder in holders(ports) if holder.listens}
+
+
+def obstacle(ports: Collection[int]) -> str:
+    """Says which connection keeps a server from one of these ports, on which nothing listens yet; "" if none does."""
+    found = holders(ports)
+    listening = {holder.port for holder in found if holder.listens}
+    for holder in found:
+        if holder.port not in listening:
+            if not holder.inode:
+                return f"a connection that has ended may keep port {holder.port} for 60 s"
+            return f"a connection of {holder.program} has port {holder.port} for its near end"
+    return ""
 
 
 def shared(ports: Mapping[str, int]) -> list[list[str]]:
@@ -131,6 +146,5 @@ def _sockets() -> Iterator[Holder]:
             for line in table.read_text().splitlines()[1:]:
                 _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
                 address, _, port = local.partition(":")
-                # One without an inode is a connection that has ended (TIME_WAIT): servers bind over it.
-                if address in _IN_THE_WAY and inode != "0":
+                if address in _IN_THE_WAY:
                     yield Holder(int(port, 16), listens=state == LISTEN, inode=int(inode))

@@ -52,7 +52,8 @@ class Process:
     stop_seconds: float = 15
     """How long it may take to end after its signal before it is killed."""
     prepare: Callable[[], Awaitable[None]] | None = None
-    """Runs before each start, so it must be repeatable: folders, configuration files."""
+    """Runs before each start, so it must be repeatable: folders, configuration files. Those that this process starts
+    after need not be ready by then."""
     settle: Callable[[], Awaitable[None]] | None = None
     """Runs once it is ready, before anything that comes after it starts. Repeatable too."""
 

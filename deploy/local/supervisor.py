@@ -183,19 +183,27 @@ class Supervisor:
         """One process's life: wait for those before it, start, and start again."""
         status = self._statuses[process.name]
         failures = 0
-        for earlier in process.after:
-            if earlier in self._ready:
-                await self._ready[earlier].wait()
+        # Meanwhile: the gateway waits for all services, and rendering its configuration takes a second.
+        early = asyncio.create_task(self._prepare(process, status))
+        try:
+            for earlier in process.after:
+                if earlier in self._ready:
+                    await self._ready[earlier].wait()
+        except asyncio.CancelledError:
+            early.cancel()
+            raise
+        preparing: asyncio.Task[None] | None = early
         while True:
             started = time.monotonic()
             try:
-                await self._run(process, status)
+                await self._run(process, status, preparing)
             # Whatever kept it from starting, the others go on and the next try may succeed.
             except Exception as error:
                 reason = str(error) or repr(error)
                 with self._open_log(process.name) as log:
                     log.write(f"{reason}\n".encode())
                 status.last_end = f"could not start: {reason.splitlines()[-1]}"
+            preparing = None
             self._ready[process.name].clear()
             # That its port was closed is no news once it has ended.
             status.trouble = ""
@@ -209,13 +217,16 @@ class Supervisor:
             await asyncio.sleep(delay)
             status.restarts += 1
 
-    async def _run(self, process: Process, status: Status) -> None:
-        """Starts the process, says when it is ready, and returns when it has ended."""
-        self._change(status, State.STARTING)
+    async def _prepare(self, process: Process, status: Status) -> None:
         # Before it reads them: what is edited from now on counts as edited.
         status.sources = await asyncio.to_thread(sources.digests, process.sources)
         if process.prepare is not None:
             await process.prepare()
+
+    async def _run(self, process: Process, status: Status, preparing: asyncio.Task[None] | None) -> None:
+        """Starts the process, says when it is ready, and returns when it has ended."""
+        self._change(status, State.STARTING)
+        await (preparing or self._prepare(process, status))
         running = await self._launch(process)
         self._running[process.name] = running
         self._change(status, State.STARTING, pid=running.pid)

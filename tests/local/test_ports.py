@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.ports import Reservations, holders, listened_on, outgoing_range, shared
+from deploy.local.ports import Reservations, holders, listened_on, obstacle, outgoing_range, shared
 from deploy.local.process import LOOPBACK, free_ports
 from deploy.local.stack import Stack
 
@@ -55,6 +55,29 @@ def test_the_near_end_of_a_connection_is_no_listener() -> None:
     with connection() as port:
         assert listened_on([port]) == {}
         assert [holder.listens for holder in holders([port])] == [False]
+
+
+def test_a_connection_that_keeps_a_server_from_its_port_is_named() -> None:
+    with connection() as port, listener() as another:
+        assert obstacle([port, another]).startswith("a connection of ")
+        assert f"pid {os.getpid()} has port {port} for its near end" in obstacle([port, another])
+        assert obstacle([another]) == ""
+
+
+def test_a_connection_that_has_ended_is_named_while_the_kernel_keeps_its_port() -> None:
+    with listener() as port, socket.socket() as server:
+        server.bind((LOOPBACK, 0))
+        server.listen()
+        near = socket.create_connection(server.getsockname())
+        ended = int(near.getsockname()[1])
+        far, _ = server.accept()
+        # The end that closes first keeps its port.
+        near.shutdown(socket.SHUT_WR)
+        assert far.recv(1) == b""
+        far.close()
+        assert near.recv(1) == b""
+        near.close()
+        assert obstacle([ended, port]).startswith(f"a connection that has ended may keep port {ended}")
 
 
 def test_a_closed_port_has_no_holder() -> None:
@@ -110,7 +133,7 @@ def conflicts(home: Path, **given: str) -> list[str]:
 def free_base() -> str:
     """A base whose ports are free now."""
     for base in range(20000, 32000, 500):
-        if not holders(range(base, base + 500)):
+        if not listened_on(range(base, base + 500)):
             return str(base)
     raise AssertionError("no free ports")
 

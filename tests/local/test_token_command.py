@@ -13,8 +13,9 @@ from joserfc.jwk import KeySet
 from typer.testing import CliRunner
 
 from operations.__main__ import app
+from tests.dates import flight_id
 
-FLIGHT = "SH101-2026-12-01"
+FLIGHT = flight_id()
 
 
 @pytest.fixture(autouse=True)
