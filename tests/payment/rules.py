@@ -216,10 +216,10 @@ class Payments:
         runs = "SELECT attempt_end IS NOT NULL FROM intents WHERE intent_id = $1"
 
         async def shown() -> bool:
-            if await self.database.fetchval(runs, UUID(intent.intent_id)):
-                return False
             found = await self.get(intent)
-            return (state_of(found), found.attempts, found.last_error) == (state, attempts, last_error)
+            # Looked at afterwards: the attempt may have begun just before it was shown.
+            running = await self.database.fetchval(runs, UUID(intent.intent_id))
+            return not running and (state_of(found), found.attempts, found.last_error) == (state, attempts, last_error)
 
         await eventually(shown)
 
