@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ Answer = TypeVar("Answer")
 # Enough to keep a service busy, few enough that nobody else notices.
 CALLS_AT_ONCE: Final = 8
 CALL_TIMEOUT_SECONDS: Final = 10
+# For how long a part that does not answer is called again, and how often.
+PATIENCE_SECONDS: Final = 60
+RETRY_SECONDS: Final = 0.2
 # Whoever is given a passenger has this long to check in.
 OPEN_FOR_ANOTHER: Final = timedelta(minutes=30)
 
@@ -242,10 +246,20 @@ def _refusals_of(service: str) -> Iterator[None]:
 
 async def _each(ask: Callable[[Question], Awaitable[Answer]], questions: Sequence[Question]) -> list[Answer]:
     """Returns the answers in the order of the questions, asked a few at once."""
+    import grpc
+
     at_once = asyncio.Semaphore(CALLS_AT_ONCE)
+    deadline = time.monotonic() + PATIENCE_SECONDS
 
     async def ask_one(question: Question) -> Answer:
         async with at_once:
-            return await ask(question)
+            while True:
+                try:
+                    return await ask(question)
+                except grpc.aio.AioRpcError as error:
+                    # A part that starts, or a machine that is busy. All that is asked here may be repeated.
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                        raise
+                await asyncio.sleep(RETRY_SECONDS)
 
     return await asyncio.gather(*map(ask_one, questions))

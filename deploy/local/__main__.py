@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from deploy.local import proc, sources
+from deploy.local import environment, proc, sources
 from deploy.local.home import UnusableHomeError, ensure_home, lock
 from deploy.local.leftovers import end_leftovers
 from deploy.local.orders import Orders
@@ -31,6 +31,8 @@ def main() -> int:
     # A shell starts what it puts into the background with these ignored, and every child would inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    # Its probes connect to loopback and to Postgres themselves.
+    environment.clean()
     try:
         stack = Stack.from_environment()
         ensure_home(stack.home)

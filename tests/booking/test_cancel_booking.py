@@ -209,10 +209,11 @@ async def test_who_asks_while_the_payment_ends_is_told_of_the_payment_or_gets_it
 
         async def give_up(customer: Customer = customer, booked: pb.Booking = booked) -> None:
             asked = Counter({"PAYMENT_IN_PROGRESS": 1})
-            while asked.keys() == {"PAYMENT_IN_PROGRESS"}:
+            # A payment service that is too busy to answer decides nothing either.
+            while asked.keys() <= {"PAYMENT_IN_PROGRESS", "DEPENDENCY_UNAVAILABLE"}:
                 asked = outcomes(await at_once(customer.cancel(booked)))
                 reasons.update(asked)
 
         await asyncio.gather(*(give_up() for _ in range(8)))
         assert state_of(await refunded(customer, booked)) == "CANCELLED"
-    assert reasons.keys() == {"OK", "PAYMENT_IN_PROGRESS"}
+    assert reasons.keys() - {"DEPENDENCY_UNAVAILABLE"} == {"OK", "PAYMENT_IN_PROGRESS"}

@@ -36,6 +36,7 @@ from tests.callers import Caller, Callers
 from tests.dates import new_flight_id
 from tests.gateway.conftest import Others
 from tests.gateway.edges import edge_settings
+from tests.instances import serves
 from tests.waiting import eventually, pause
 
 if TYPE_CHECKING:
@@ -350,7 +351,7 @@ async def _is_gone(fleet: Fleet, worker: int) -> bool:
 async def _both_are_well(fleet: Fleet, configured: Configured) -> bool:
     """Whether both workers serve, and the edge knows."""
     ports = [int(address.rpartition(":")[2]) for address in fleet.addresses]
-    if not all([await serves_grpc(port, "skyhigh.seat.v1.SeatService")() for port in ports]):
+    if not all([await serves(port, "skyhigh.seat.v1.SeatService") for port in ports]):
         return False
     async with httpx.AsyncClient(verify=False) as http:
         answer = await http.get(f"http://{LOOPBACK}:{configured.admin_port}/clusters?format=json")

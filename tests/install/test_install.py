@@ -124,7 +124,8 @@ class Project:
         }
         kept.pop("PYTHON", None)
         process = subprocess.Popen(
-            [PYTHON, self.root / "requirements/install.py", *options],
+            # A shell starts a background run of the tests with Ctrl-C ignored, and every child inherits that.
+            ["env", "--default-signal=INT", PYTHON, self.root / "requirements/install.py", *options],
             env=kept,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -133,8 +133,8 @@ def test_each_service_is_told_of_its_certificate(secure: Stack, service: Service
 
 
 async def test_the_gateway_shows_its_certificate_to_both_sides(secure: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def render(*_: str, environment: Mapping[str, str]) -> None:
-        for variable, value in environment.items():
+    async def render(*_: str, variables: Mapping[str, str]) -> None:
+        for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
 
     monkeypatch.setattr("deploy.local.stack._run", render)

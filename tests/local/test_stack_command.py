@@ -85,10 +85,27 @@ def stack() -> Iterator[Stack]:
         started = subprocess.run(command, capture_output=True, text=True, timeout=UP_SECONDS, check=False)
         try:
             assert started.returncode == 0, started.stdout + started.stderr
-            yield Stack.from_environment()
+            stack = Stack.from_environment()
+            yield stack
+            down_leaves_no_process_and_clean_no_file(stack)
         finally:
             skyhigh("clean")
             shutil.rmtree(home, ignore_errors=True)
+
+
+def down_leaves_no_process_and_clean_no_file(stack: Stack) -> None:
+    """Ends the stack. In random order no test may do that to the tests after it, so the fixture does."""
+    pids = [status.pid for status in report_of(stack).processes]
+    assert skyhigh("down").exit_code == 0
+    assert not [pid for pid in pids if pid is not None and start_ticks(pid) is not None]
+    assert all(map(port_is_free, stack.ports.values()))
+    assert skyhigh("status").exit_code == 1
+    assert skyhigh("env").exit_code == 0
+    assert skyhigh("clean").exit_code == 0
+    assert not stack.home.exists()
+    refused = skyhigh("env")
+    assert refused.exit_code == 1
+    assert "make up" in refused.stderr
 
 
 def test_all_processes_are_ready(stack: Stack) -> None:
@@ -212,17 +229,3 @@ def test_logs_of_one_process_or_of_all(stack: Stack) -> None:
     unknown = skyhigh("logs", "pilot")
     assert unknown.exit_code == 1
     assert "postgres" in unknown.stderr
-
-
-def test_down_leaves_no_process_and_clean_no_file(stack: Stack) -> None:
-    pids = [status.pid for status in report_of(stack).processes]
-    assert skyhigh("down").exit_code == 0
-    assert not [pid for pid in pids if pid is not None and start_ticks(pid) is not None]
-    assert all(map(port_is_free, stack.ports.values()))
-    assert skyhigh("status").exit_code == 1
-    assert skyhigh("env").exit_code == 0
-    assert skyhigh("clean").exit_code == 0
-    assert not stack.home.exists()
-    refused = skyhigh("env")
-    assert refused.exit_code == 1
-    assert "make up" in refused.stderr

@@ -195,7 +195,7 @@ async def test_who_names_an_owner_means_only_its_hold(
     callers: Callers, flight: str, database: Database, role: str
 ) -> None:
     acting: Caller = getattr(callers, role)()
-    hold = await callers.passenger(f"P1:{flight}", pnr="XK4T7Q").hold(flight, "20A", "P1")
+    hold = await callers.passenger(f"P1:{flight}", pnr="XK4T7R").hold(flight, "20A", "P1")
 
     def of_owner(owner: str) -> pb.ConfirmHoldRequest:
         return pb.ConfirmHoldRequest(hold_id=hold.hold_id, owner=owner)
@@ -207,9 +207,9 @@ async def test_who_names_an_owner_means_only_its_hold(
         lambda hold_id: pb.ConfirmHoldRequest(hold_id=hold_id, owner="passenger:AAAAAA"),
         hold,
     )
-    confirmed = await acting.ConfirmHold(of_owner("passenger:XK4T7Q"))
+    confirmed = await acting.ConfirmHold(of_owner("passenger:XK4T7R"))
     assert confirmed.state == pb.Hold.CONFIRMED
-    assert await acting.ConfirmHold(of_owner("passenger:XK4T7Q")) == confirmed
+    assert await acting.ConfirmHold(of_owner("passenger:XK4T7R")) == confirmed
     with refused("NOT_FOUND", "HOLD_NOT_FOUND"):
         await acting.ConfirmHold(of_owner("passenger:AAAAAA"))
 

@@ -66,7 +66,9 @@ async def test_a_stranger_finds_nothing(callers: Callers, flight: str, database:
 async def test_a_customer_named_like_a_passenger_session_is_a_stranger(
     callers: Callers, flight: str, database: Database
 ) -> None:
-    hold = await callers.passenger(f"P1:{flight}", pnr="XK4T7Q").hold(flight, "20A", "P1")
+    owner = callers.passenger(f"P1:{flight}")
+    hold = await owner.hold(flight, "20A", "P1")
+    namesake = callers.customer(owner.name.removeprefix("passenger:"))
     await a_foreign_hold_is_as_a_missing_one(
-        database, callers.customer("XK4T7Q"), "GetHold", lambda hold_id: pb.GetHoldRequest(hold_id=hold_id), hold
+        database, namesake, "GetHold", lambda hold_id: pb.GetHoldRequest(hold_id=hold_id), hold
     )

@@ -25,6 +25,7 @@ from services.clients import PeerRefusal, ask, channel
 from services.errors import Unavailable
 from services.identity import VARIABLES, Identity
 from services.tokens import OwnToken
+from tests.instances import serves
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -104,7 +105,7 @@ async def test_without_a_certificate_nobody_is_answered(guarded: Guarded) -> Non
 
 async def test_without_tls_nobody_is_answered(guarded: Guarded) -> None:
     assert await guarded.asked_by(None) == "UNAVAILABLE"
-    assert not await serves_grpc(guarded.port, SEATS)()
+    assert not await serves(guarded.port, SEATS)
 
 
 async def test_another_authority_is_not_ours(guarded: Guarded, tmp_path: Path) -> None:
