@@ -23,10 +23,11 @@ from booking_service.records import Booking, Leg, SeatOf
 from booking_service.settings import BookingSettings
 from services.clients import PeerRefusal, ask, channel
 from services.money import amount_of, money_of
+from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
 # A booking asks three or four times, and has to answer within five seconds whatever the others do.
-TIMEOUT_SECONDS: Final = 1.4
+TIMEOUT_SECONDS: Final = 1.4 * FACTOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 from flight_service import refusals
 from flight_service.settings import FlightSettings
 from services.clients import PeerRefusal, ask, channel
+from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
-TIMEOUT_SECONDS: Final = 3
+TIMEOUT_SECONDS: Final = 3 * FACTOR
 
 
 class Peers:

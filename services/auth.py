@@ -21,6 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from services.errors import Unauthenticated, Unavailable
+from services.time_limits import FACTOR
 
 ALGORITHM: Final = "ES256"
 # Verifying a signature costs more than the rest of a call's overhead, and a token comes many times in its life.
@@ -47,8 +48,8 @@ class Role(StrEnum):
 class Effect(Enum):
     """What a method does; its longest duration follows from it."""
 
-    READ = 2.0
-    WRITE = 5.0
+    READ = 2.0 * FACTOR
+    WRITE = 5.0 * FACTOR
     STREAM = None
 
 

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from services import call, telemetry, tls
 from services.errors import Unavailable
 from services.identity import Identity
+from services.time_limits import FACTOR
 from services.tls import RenewedChannel
 from services.tokens import OwnToken
 
@@ -98,7 +99,7 @@ def channel(
     service: str,
     token: OwnToken | None = None,
     identity: Identity | None = None,
-    timeout_seconds: float = 3,
+    timeout_seconds: float = 3 * FACTOR,
 ) -> grpc.aio.Channel:
     """Opens a channel to `host:port`, or to several by commas, for calls of one proto service.
 

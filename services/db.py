@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import asyncpg
 
 from services.errors import Unavailable
+from services.time_limits import FACTOR
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -21,9 +22,10 @@ else:
     Pool = asyncpg.Pool
 
 # Long enough for the widest batch on a busy disk, short enough that a stuck lock is a 503 and not a queue.
-STATEMENT_TIMEOUT_SECONDS: Final = 4
-LOCK_TIMEOUT_SECONDS: Final = 2
-ACQUIRE_TIMEOUT_SECONDS: Final = 2
+STATEMENT_TIMEOUT_SECONDS: Final = 4 * FACTOR
+LOCK_TIMEOUT_SECONDS: Final = 2 * FACTOR
+ACQUIRE_TIMEOUT_SECONDS: Final = 2 * FACTOR
+IDLE_TRANSACTION_SECONDS: Final = 10 * FACTOR
 
 # Postgres undid the transaction whole, so that running it again is safe.
 UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -67,9 +69,9 @@ async def connect(url: str, *, schema: str, size: int) -> Pool:
         server_settings={
             "application_name": schema,
             "search_path": schema,
-            "statement_timeout": str(STATEMENT_TIMEOUT_SECONDS * 1000),
-            "lock_timeout": str(LOCK_TIMEOUT_SECONDS * 1000),
-            "idle_in_transaction_session_timeout": "10000",
+            "statement_timeout": str(round(STATEMENT_TIMEOUT_SECONDS * 1000)),
+            "lock_timeout": str(round(LOCK_TIMEOUT_SECONDS * 1000)),
+            "idle_in_transaction_session_timeout": str(round(IDLE_TRANSACTION_SECONDS * 1000)),
             "jit": "off",
             # Elsewhere "one day" takes 23 or 25 hours twice a year, and a moment's date is the server's local one.
             "TimeZone": "UTC",

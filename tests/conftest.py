@@ -14,6 +14,12 @@ import asyncpg
 import hypothesis
 import pytest
 
+# isort: split
+# Before any service, which reads the variable when it is imported.
+import tests.patience  # noqa: F401
+
+# isort: split
+
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import DATABASE, ServerPorts, Servers
 from deploy.local.supervisor import Supervisor

@@ -16,6 +16,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from services.clients import PeerRefusal, ask, channel
+from services.time_limits import FACTOR
 from services.tokens import OwnToken
 from waitlist_service import refusals
 from waitlist_service.eligibility import EXIT_ROW, NOT_FOR_INFANTS
@@ -24,7 +25,7 @@ from waitlist_service.matching import FreedSeat
 from waitlist_service.settings import WaitlistSettings
 
 # A lease of a claim is three seconds, and a claim and its confirmation are two calls.
-TIMEOUT_SECONDS: Final = 1.2
+TIMEOUT_SECONDS: Final = 1.2 * FACTOR
 # Somebody was faster, or the seat was blocked: it is not to be had.
 GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGHT_NOT_FOUND", "FLIGHT_CANCELLED"})
 # The passenger may never sit there.

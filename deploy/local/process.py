@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import socket
 import ssl
@@ -18,6 +19,8 @@ Probe = Callable[[], Awaitable[bool]]
 """Says whether the process does its work. While it does not, an OSError that it raises says why."""
 
 LOOPBACK: Final = "127.0.0.1"
+# Linux gives connections ports from 32768 on.
+FREE_PORTS: Final = (10_000, 32_000)
 
 
 class NotReadyError(OSError):
@@ -59,15 +62,16 @@ class Process:
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports of loopback that nobody listens on at this moment."""
-    listeners = [socket.socket() for _ in range(count)]
-    try:
-        for listener in listeners:
-            listener.bind((LOOPBACK, 0))
-        return [int(listener.getsockname()[1]) for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+    """Returns ports of loopback on which no server listens at this moment, below those that connections get.
+
+    A port that the kernel chose would be one of those: while its server is down, a client could get it for its own end.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.SystemRandom().randrange(*FREE_PORTS)
+        if port_is_free(port):
+            found.add(port)
+    return list(found)
 
 
 def port_is_free(port: int) -> bool:

@@ -72,11 +72,17 @@ async def shows(customer: Customer, booking: pb.Booking, *step: str | int) -> No
 async def provider_decides(agency: Agency, booking: pb.Booking, *, succeeds: bool = True) -> None:
     """Has the provider decide the pending charge of a booking now, and deliver the webhook about it."""
     intent = await _intent(agency, booking)
-    (charge,) = [
-        charge
-        for charge in agency.provider.charges.values()
-        if charge.metadata["intent_id"] == intent.intent_id and charge.status == "pending"
-    ]
+
+    def pending() -> list[Charge]:
+        charges = agency.provider.charges.values()
+        return [each for each in charges if each.metadata["intent_id"] == intent.intent_id and each.status == "pending"]
+
+    async def has_one() -> bool:
+        return bool(pending())
+
+    # The attempt is shown before the provider has heard of it.
+    await eventually(has_one)
+    (charge,) = pending()
     decided = replace(charge, status="succeeded" if succeeds else "failed", error=None if succeeds else "DECLINED")
     agency.provider.charges[charge.key] = decided
     body = event(

@@ -17,6 +17,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 
 from services.auth import Effect, Role
 from services.errors import ResourceExhausted
+from services.time_limits import FACTOR
 from services.watch import WatchPlaces
 from tests.callers import Caller, refused
 from tests.security.belongings import Belongings
@@ -114,7 +115,7 @@ async def waiting(looker: asyncpg.Connection[asyncpg.Record]) -> int:
 async def test_a_service_caps_every_deadline(system: System, belongings: Belongings) -> None:
     """None, an hour or a thousand years: a read ends after two seconds, and so does its work in the database."""
     rpc = RPCS["GetHold"]
-    assert (Effect.READ.value, Effect.WRITE.value) == (2, 5)
+    assert (Effect.READ.value, Effect.WRITE.value) == (2 * FACTOR, 5 * FACTOR)
     request = rpc.request(hold_id=belongings.values[Role.PASSENGER]["hold_id"])
     token = system.token(Role.AGENT)
     async with locked(system, "holds") as looker:

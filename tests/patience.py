@@ -1,0 +1,10 @@
+"""Lengthens the services' time limits in tests, so that a busy machine refuses nothing. Imported before any service.
+
+Tests of the limits themselves read them from the services.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("SKYHIGH_TIME_LIMITS_FACTOR", "4")
