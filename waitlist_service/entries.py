@@ -157,12 +157,27 @@ async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) 
     return [Entry(**row) for row in rows]
 
 
+async def anybody_waits(conn: Conn, flight_id: str) -> bool:
+    """Whether a flight has an entry that is WAITING or OFFERED."""
+    waiting: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT FROM entries WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1)
+        """,
+        flight_id,
+    )
+    return waiting
+
+
 async def shown(conn: Conn, entry: Entry) -> pb.WaitlistEntry:
     """Returns an entry as callers see it, with its position: 1 for whoever is first of those who wait."""
     position = 0
     if entry.state == "WAITING":
         position = await conn.fetchval(
-            "SELECT count(*) FROM entries WHERE flight_id = $1 AND state = 'WAITING' AND number <= $2",
+            """
+            SELECT count(*) FROM entries
+            WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1 AND number <= $2
+              AND state = 'WAITING'
+            """,
             entry.flight_id,
             entry.number,
         )
@@ -382,7 +397,8 @@ async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> Non
             end_time = statement_timestamp()
         FROM (
             SELECT entry_id AS id, state AS from_state FROM entries
-            WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED') ORDER BY entry_id FOR NO KEY UPDATE
+            WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1
+            ORDER BY entry_id FOR NO KEY UPDATE
         ) AS standing
         WHERE entry_id = standing.id AND state IN ('WAITING', 'OFFERED')
         RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
