@@ -234,7 +234,7 @@ async def _write_down(conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSe
         UPDATE entries SET claim_id = found.claim_id, seat_number = found.seat_number,
                            match_time = statement_timestamp(), uncertain = found.uncertain
         FROM found
-        WHERE entries.entry_id = found.entry_id AND entries.state = 'WAITING' AND entries.claim_id IS NULL
+        WHERE entries.entry_id = found.entry_id AND entries.state || '' = 'WAITING' AND entries.claim_id IS NULL
         RETURNING entries.entry_id
         """,
         flight_id,

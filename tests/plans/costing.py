@@ -61,6 +61,16 @@ class Costing:
             assert max(rows_of(node) for node in nodes(plan)) <= rows, shown
         self.plans.clear()
 
+    def expect_look_ups(self, table: str) -> None:
+        """Fails with the plan of the first statement that reads a table, or one of its indexes, from end to end."""
+        for query, plan in self.plans:
+            shown = "\n".join([query, *(summary(node) for node in nodes(plan))])
+            for node in nodes(plan):
+                # A bitmap's scan of an index does not name the table, and is looked at whatever its table.
+                of_table = node.get("Relation Name", table) == table
+                whole = "Index Name" in node and "Index Cond" not in node
+                assert not (of_table and (whole or node["Node Type"] == "Seq Scan")), shown
+
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     """All nodes of a plan."""

@@ -21,6 +21,7 @@ from tests.dates import new_flight_id
 from tests.instances import database_with
 from tests.plans.costing import Costing, pool_of
 from waitlist_service import entries, serving
+from waitlist_service.matching import FreedSeat
 from waitlist_service.openness import Openness
 
 PAST = 10_000
@@ -83,6 +84,35 @@ async def test_waiting_costs_the_same_on_a_flight_that_many_have_left(waiting: C
     await entries.end_all(conn, flight, actor="flight", reason="FLIGHT_CANCELLED")
     assert not await entries.anybody_waits(conn, flight)
     waiting.expect_bounded()
+
+
+async def test_a_planner_without_statistics_looks_entries_up_by_their_ids(waiting: Costing) -> None:
+    flight = new_flight_id("WL")
+    conn = cast("Conn", waiting)
+    await waiting.conn.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    await waiting.conn.execute("INSERT INTO flights (flight_id, open) VALUES ($1, true)", flight)
+    hold, soon = uuid4(), await waiting.conn.fetchval("SELECT now() + interval '1 min'")
+    for ordinal, seat_number in enumerate(("1A", "1B", "1C")):
+        new = entries.NewEntry(flight, seat_number, "passenger:W", "ADULT", "ECONOMY", (), (), (), "", "")
+        entry = await entries.join(conn, new, actor="passenger:W")
+        entry_id = entry.entry_id
+        freed = FreedSeat(seat_number, ordinal, "ECONOMY", "WINDOW")
+        await serving._write_down(conn, flight, {entry_id: freed}, {seat_number})
+        ((found, _),) = (await entries.matched(conn, [entry_id], mode="OFFER")).values()
+        assert found.claim_id is not None
+        if seat_number == "1A":
+            assert await entries.give_up_claim(conn, found)
+            assert await entries.leave(conn, entry_id, owner=None, actor="passenger:W")
+            continue
+        assert await entries.offer(conn, entry_id, claim_id=found.claim_id, hold_id=hold, expire_time=soon)
+        if seat_number == "1B":
+            assert await entries.decline(conn, entry_id, owner=None, actor="passenger:W", reason="DECLINED")
+            continue
+        assert await entries.begin_accept(conn, entry_id, owner=None)
+        (assigned,) = await entries.assign(conn, [entries.Claimed(found, hold, "passenger:W")])
+        assert assigned is not None
+    assert len(waiting.plans) > 20
+    waiting.expect_look_ups("entries")
 
 
 async def test_checking_in_costs_the_same_after_many_cancellations(checking_in: Costing) -> None:
