@@ -88,7 +88,7 @@ class Pass:
 
 
 def encode(boarding_pass: Pass) -> str:
-    """Returns the 60 characters. Transliterates names and cuts them off. Raises BcbpError where another fact does not fit."""
+    """Returns the 60 characters. Cuts long names off. Raises BcbpError where another fact does not fit."""
     items = (
         "M1",
         _name(boarding_pass.last_name, boarding_pass.given_name).ljust(NAME_LENGTH),
