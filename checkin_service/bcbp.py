@@ -27,18 +27,15 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from checkin_service.names import fold
+from checkin_service.transliteration import transliterate
 
 LENGTH: Final = 60
 INFANT_SEAT: Final = "INF"
 COMPARTMENTS: Final = {"FIRST": "F", "BUSINESS": "C", "PREMIUM_ECONOMY": "W", "ECONOMY": "Y"}
 NAME_LENGTH: Final = 20
-# Stands for a name that has no Latin letter: the field is never empty.
-UNKNOWN_NAME: Final = "X"
 CHECKED_IN: Final = "1"
 BAGS_AND_PASSENGER_CHECKED_IN: Final = "3"
 
-_NOT_LATIN: Final = re.compile(r"[^A-Z]+")
 _FLIGHT_NUMBER: Final = re.compile(r"([A-Z0-9]{2})([0-9]{1,4})([A-Z]?)")
 _SEAT: Final = re.compile(r"([1-9][0-9]{0,2})([A-HJ-NP-Z])")
 # Name of the item, its length, and what may stand in it.
@@ -91,7 +88,7 @@ class Pass:
 
 
 def encode(boarding_pass: Pass) -> str:
-    """Returns the 60 characters. Raises BcbpError where a fact does not fit; names are folded and cut off instead."""
+    """Returns the 60 characters. Cuts long names off. Raises BcbpError where another fact does not fit."""
     items = (
         "M1",
         _name(boarding_pass.last_name, boarding_pass.given_name).ljust(NAME_LENGTH),
@@ -113,7 +110,7 @@ def encode(boarding_pass: Pass) -> str:
 
 
 def decode(bcbp: str) -> Pass:
-    """Reads what `encode` wrote. Names are as folded and as far as they were not cut off. Raises BcbpError."""
+    """Reads what `encode` wrote. Names are as transliterated, as far as they fit. Raises BcbpError."""
     items = _split(bcbp)
     last_name, _, given_name = items["passenger name"].rstrip().partition("/")
     number, suffix = items["flight number"][:4], items["flight number"][4:]
@@ -148,7 +145,7 @@ def _split(bcbp: str) -> dict[str, str]:
 
 
 def _name(last_name: str, given_name: str) -> str:
-    last, given = (_NOT_LATIN.sub("", fold(name)) or UNKNOWN_NAME for name in (last_name, given_name))
+    last, given = transliterate(last_name), transliterate(given_name)
     # A stroke with nothing behind it would be read as the end of another name.
     return f"{last}/{given}"[:NAME_LENGTH].rstrip("/")
 

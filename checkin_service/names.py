@@ -1,4 +1,4 @@
-"""Names, folded so that a name matches however it is typed: for login, and for the boarding pass."""
+"""Names, folded so that a name matches however it is typed at login. `transliteration` writes them for a pass."""
 
 from __future__ import annotations
 

@@ -35,6 +35,9 @@ from services.timers import Timers
 from services.tokens import TokenSigner
 from services.watch import Watches
 
+# The largest manifest that the edge takes has this size as JSON. The edge holds all other calls to 64 KiB.
+LARGEST_MESSAGE_BYTES: Final = 512 * 1024
+
 
 @asynccontextmanager
 async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
@@ -111,4 +114,5 @@ CHECKIN_SERVICE: Final = Service(
     descriptor=checkin_service_pb2.DESCRIPTOR.services_by_name["CheckInService"],
     policy=POLICY,
     build=build,
+    largest_message_bytes=LARGEST_MESSAGE_BYTES,
 )

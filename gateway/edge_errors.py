@@ -42,7 +42,7 @@ EDGE_ERRORS = (
         status=401,
     ),
     EdgeError(
-        "response.code_details == 'lua_response'",
+        "response.code_details == 'lua_response' && response.code == 429",
         code_pb2.RESOURCE_EXHAUSTED,
         "BLOCKED",
         "this caller did what nobody does who wants a seat; it is let in again after a while",
@@ -104,7 +104,7 @@ EDGE_ERRORS = (
         "response.code == 413",
         code_pb2.INVALID_ARGUMENT,
         "REQUEST_TOO_LARGE",
-        "the body is larger than 64 KiB",
+        "the body is larger than 64 KiB, or 512 KiB for a manifest",
     ),
     EdgeError(
         "response.code == 503",

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+# 500 passengers, the most of one import, with 1 KiB of JSON for each; a full 787 has 71 KB.
+LARGE_BODY_BYTES = 512 * 1024
+
 
 class Call(Enum):
     """How the edge treats an RPC."""
@@ -57,6 +60,8 @@ class ServiceExposure:
     """Those that need no token."""
     classes: dict[str, CallClass] = field(default_factory=dict)
     """Those that are not counted as what they are: a read, a write, a watch, or a search where no token is needed."""
+    large: frozenset[str] = frozenset()
+    """Those whose body may have `LARGE_BODY_BYTES` instead of 64 KiB."""
 
     def class_of(self, rpc: str) -> CallClass:
         """With which other RPCs it is counted."""
@@ -124,6 +129,7 @@ SERVICES = (
         },
         public=frozenset({"CreateSession"}),
         classes={"CreateSession": CallClass.LOGIN},
+        large=frozenset({"ImportManifest"}),
     ),
     ServiceExposure(
         name="skyhigh.waitlist.v1.WaitlistService",

@@ -25,9 +25,9 @@ from pydantic import Field, FilePath, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from skyhigh.seat.v1 import seat_service_pb2
 
-from gateway import filters, tls
+from gateway import filters, strict_json, tls
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
-from gateway.exposure import NOT_OURS, SERVICES, Call, ServiceExposure
+from gateway.exposure import LARGE_BODY_BYTES, NOT_OURS, SERVICES, Call, ServiceExposure
 from gateway.limits import DEFAULTS, SHARED
 from gateway.openapi import document, page
 from gateway.rate_limit.observing import OBSERVED
@@ -168,11 +168,20 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
     template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)
     rpcs = list(_rpcs(api))
     public = [(service, method, call) for service, method, call in rpcs if call is not Call.INTERNAL]
+    large_body = _fill(patterns["large_body"], {"large_body_bytes": LARGE_BODY_BYTES})
+    large_paths = {
+        path_regex(template)
+        for service, method, _ in public
+        if method.name in service.large
+        for _, template in json_bindings(method)
+    }
     values = {
         **settings.model_dump(),
+        "large_body_bytes": LARGE_BODY_BYTES,
         "jwks": str(settings.jwks.resolve()),
         "descriptor_set": str(api_path),
         "errors_lua": ERRORS_LUA.read_text(),
+        "strict_json_lua": strict_json.script(api, [method for _, method, _ in public]),
         "services": [service.name for service in SERVICES],
         "role_header": filters.ROLE_HEADER,
         "subject_header": filters.SUBJECT_HEADER,
@@ -188,6 +197,7 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
                     "path": f"/{service.name}/{method.name}",
                     "cluster": service.cluster + ("-watch" if call is Call.WATCH else ""),
                     "token": patterns["no_token" if method.name in service.public else "token"],
+                    "body": large_body if method.name in service.large else None,
                     "class": service.class_of(method.name),
                     "shared_by": _shared_by(service, method, settings),
                 },
@@ -196,7 +206,14 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
         ],
         "docs_routes": list(_docs_routes(api_path.with_name("openapi.json"), patterns)),
         "wrong_method_routes": [
-            _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(sorted(verbs))})
+            _fill(
+                patterns["wrong_method"],
+                {
+                    "regex": regex,
+                    "allow": ", ".join(sorted(verbs)),
+                    "filters": {"envoy.filters.http.buffer": large_body} if regex in large_paths else None,
+                },
+            )
             for regex, verbs in _verbs_by_path(method for _, method, _ in public).items()
         ],
         "edge_socket": settings.shown and _fill(patterns["edge_tls"], tls.paths(api_path.parent)),
@@ -298,7 +315,7 @@ def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
     for served in files:
         yield _fill(patterns["served_file"], {**asdict(served), "file": str(served.file)})
     regex = "|".join(re.escape(served.path) for served in files)
-    wrong_method = _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(page.METHODS)})
+    wrong_method = _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(page.METHODS), "filters": None})
     yield wrong_method | {"name": "docs-wrong-method"}
 
 

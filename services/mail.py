@@ -39,6 +39,23 @@ def mail(service: str, *, to: str, subject: str, text: str) -> Event:
     return Event(mail_id, f"{service}.mail.v1", mail_pb2.Mail(mail_id=str(mail_id), to=to, subject=subject, text=text))
 
 
+def recipient(address: str) -> str:
+    """Returns the address if a mail header with it names this one recipient. Raises MailRefused.
+
+    A header decodes RFC 2047 words, comments and quotes, so that its text may name another recipient than it shows. The
+    contracts refuse such addresses; this check is for addresses that were stored before.
+    """
+    header = EmailMessage()
+    try:
+        header["To"] = address
+    except ValueError as error:
+        raise MailRefused(f"{address!r} is no address") from error
+    read = [each.addr_spec for each in header["To"].addresses]
+    if read != [address] or header["To"].defects:
+        raise MailRefused(f"{address!r} is not one plain address")
+    return address
+
+
 class Postman:
     """Sends a service's mails. At least once: a mail sent again has the same Message-ID."""
 
@@ -53,13 +70,19 @@ class Postman:
 
     async def _send(self, conn: Conn, message: mail_pb2.Mail) -> None:
         """Raises MailRefused."""
+        to = recipient(message.to)
         letter = EmailMessage()
         letter["From"] = self._from
-        letter["To"] = message.to
+        letter["To"] = to
         letter["Subject"] = message.subject
         letter["Date"] = formatdate()
         letter["Message-ID"] = f"<{message.mail_id}@skyhigh.example>"
         letter.set_content(message.text)
         await aiosmtplib.send(
-            letter, hostname=self._host, port=self._port, timeout=SMTP_TIMEOUT_SECONDS, start_tls=False
+            letter,
+            recipients=[to],
+            hostname=self._host,
+            port=self._port,
+            timeout=SMTP_TIMEOUT_SECONDS,
+            start_tls=False,
         )

@@ -30,7 +30,7 @@ DESMARAIS = Pass(
 ITEMS = [
     (1, 1, "M"),
     (2, 1, "1"),
-    (3, 20, "SORENSEN/ZOE        "),
+    (3, 20, "SOERENSEN/ZOE       "),
     (23, 1, "E"),
     (24, 7, "XK4T7Q "),
     (31, 3, "FRA"),
@@ -90,17 +90,27 @@ def test_each_item_stands_at_its_place() -> None:
 @pytest.mark.parametrize(
     ("last_name", "given_name", "shown"),
     [
-        ("Weiß", "Jörg", "WEISS/JORG"),
-        ("Müller-Lüdenscheidt", "Hans-Peter", "MULLERLUDENSCHEIDT/H"),
+        ("Weiß", "Jörg", "WEISS/JOERG"),
+        ("Müller-Lüdenscheid", "Hans-Peter", "MUELLERLUEDENSCHEID"),
         ("O'Brien", "Mary Ann", "OBRIEN/MARYANN"),
-        ("Ærø", "Þór", "AERO/THOR"),
+        ("'t Hart", "Åse", "THART/AASE"),
+        ("O\N{ACUTE ACCENT}Brien", "Seán", "OBRIEN/SEAN"),
+        ("Col·lell", "Pau", "COLLELL/PAU"),
+        ("Ærø", "Þór", "AEROE/THOR"),
         # Nineteen letters and the stroke would be twenty.
         ("Abcdefghijklmnopqrs", "Tuv", "ABCDEFGHIJKLMNOPQRS"),
         ("Wolfeschlegelsteinhausen", "Adolph", "WOLFESCHLEGELSTEINHA"),
-        ("山田", "太郎", "X/X"),
+        ("王", "小明", "WANG/XIAOMING"),
+        ("Жуков", "Юрий", "ZHUKOV/IURII"),
+        ("Щербина", "Ёлка", "SHCHERBINA/ELKA"),
+        ("Київський", "Єгор", "KIIVSKII/IEGOR"),
+        ("Παπαδόπουλος", "Νίκος", "PAPADOPOULOS/NIKOS"),
+        ("カ・トー", "アリス", "KATO/ARISU"),
+        # A script without a table has the letters' Unicode names.
+        ("\N{EGYPTIAN HIEROGLYPH A001}", "\N{CUNEIFORM SIGN AN}", "A/AN"),
     ],
 )
-def test_a_name_is_folded_and_cut_off_at_20(last_name: str, given_name: str, shown: str) -> None:
+def test_a_name_is_transliterated_and_cut_off_at_20(last_name: str, given_name: str, shown: str) -> None:
     bcbp = encode(replace(DESMARAIS, last_name=last_name, given_name=given_name))
     assert bcbp[2:22] == shown.ljust(20)
     assert decode(bcbp).last_name == shown.partition("/")[0]

@@ -42,7 +42,7 @@ async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
     assert shown.departure_time.seconds - shown.boarding_time.seconds == 40 * 60
     assert len(shown.bcbp) == 60
     assert bcbp.decode(shown.bcbp) == bcbp.Pass(
-        last_name="MULLER",
+        last_name="MUELLER",
         given_name="ZOE",
         pnr=traveller.pnr,
         origin="FRA",

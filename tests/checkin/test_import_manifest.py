@@ -97,6 +97,23 @@ async def test_a_flight_that_lands_before_it_leaves_is_refused(airport: Airport)
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
 
 
+@pytest.mark.parametrize("year", [1, 1970, 9999])
+async def test_a_flight_of_another_age_is_refused(airport: Airport, year: int) -> None:
+    flight = facts()
+    flight.departure_time.FromJsonString(f"{year:04}-01-01T10:00:00Z")
+    flight.arrival_time.FromSeconds(flight.departure_time.seconds + 2 * HOUR)
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+    assert "flight.departure_time" in refusal.fields
+
+
+async def test_a_flight_of_more_than_a_day_is_refused(airport: Airport) -> None:
+    flight = facts()
+    flight.arrival_time.seconds = flight.departure_time.seconds + 24 * HOUR + 1
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+
+
 async def test_new_facts_move_the_window(airport: Airport) -> None:
     traveller = await airport.traveller()
     await airport.set_flight(departs_in_seconds=30 * HOUR)

@@ -189,6 +189,8 @@ async def test_without_the_seat_service_nothing_happens(
         ({"price": Money(currency_code="EUR")}, ["price"]),
         ({"price": Money(units=20_001)}, ["price"]),
         ({"price": Money(units=20_000, nanos=10_000_000)}, ["price"]),
+        ({"departure_time": Timestamp(seconds=10**10), "arrival_time": Timestamp(seconds=10**10 + 3600)},
+         ["departure_time"]),
         ({"departure_time": Timestamp(seconds=10**10), "arrival_time": Timestamp(seconds=10**11)}, ["arrival_time"]),
         ({"price": Money(units=-1)}, ["price"]),
         ({"price": Money(nanos=1)}, ["price"]),

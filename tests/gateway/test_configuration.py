@@ -231,7 +231,7 @@ def test_the_filters_stand_in_the_order_that_works(config: dict[str, Any]) -> No
         http_filter["name"].removeprefix(HTTP_FILTERS) for http_filter in connection_manager(config)["http_filters"]
     ]
     assert names == [
-        *("buffer", "compressor", "health_check", "lua", "grpc_web", "grpc_json_transcoder"),
+        *("buffer", "compressor", "health_check", "lua", "strict-json", "grpc_web", "grpc_json_transcoder"),
         *("cors", "jwt_authn", "grpc_stats", "router"),
     ]
 
