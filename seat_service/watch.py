@@ -17,12 +17,16 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service.cabin_layouts import Layout
 from seat_service.flights import FlightLayouts
 from seat_service.seat_map import STATES, MapRenderer, SeatMaps, Snapshot
-from services.errors import Unavailable
+from services import call, db, telemetry
 
 # Versions of a flight to go on from without a new snapshot: seconds of a busy flight, more of a quiet one.
 REMEMBERED_VERSIONS: Final = 64
 # A phone that lost its network for a moment finds its version still remembered.
 LINGER_SECONDS: Final = 60
+# After a defect a map is read again, so that the log is not flooded.
+FAILURE_PAUSE_SECONDS: Final = 1.0
+
+_log = telemetry.log("watch")
 
 
 class Watches:
@@ -55,6 +59,8 @@ class Watches:
                     version=sent.version,
                     snapshot=pb.SeatMap.FromString(self._renderer.protobuf(sent, known_version=0)),
                 )
+            else:
+                await call.open_stream()
             while True:
                 if feed.latest.version > sent.version:
                     sent, before = feed.latest, sent
@@ -130,9 +136,15 @@ class _Feed:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(self._interval_seconds)
-            # While the truth is away, watchers get heartbeats and keep what they have.
-            with contextlib.suppress(Unavailable, OSError):
+            try:
                 await self.refresh()
+            except db.AWAY as error:
+                # Watchers get heartbeats meanwhile; the next refresh brings all changes since their last version.
+                _log.warning("watch waits", flight_id=self.latest.flight_id, error=repr(error))
+            except Exception as error:
+                # Without this task the watchers would get heartbeats for ever and never a change.
+                _log.error("watch failed", flight_id=self.latest.flight_id, error=repr(error), exc_info=error)
+                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
 
 
 def _update(layout: Layout, before: Snapshot, after: Snapshot) -> pb.SeatMapUpdate:

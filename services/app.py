@@ -256,10 +256,15 @@ def _enable_reflection(server: grpc.aio.Server, service: str) -> None:
 
 
 async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs background work; a defect is logged and the work starts again, because nobody else would do it."""
+    """Runs background work until cancelled, and starts it again after an error: no other task does this work.
+
+    An outage is logged as a warning, a defect as an error with its traceback.
+    """
     while True:
         try:
             await work()
+        except db.AWAY as error:
+            _log.warning("background work waits", work=name, error=repr(error))
         except Exception as error:
             _log.error("background work failed", work=name, error=repr(error), exc_info=error)
         await asyncio.sleep(1)

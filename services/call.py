@@ -78,3 +78,12 @@ RUNNING: Final[ContextVar[Call]] = ContextVar("call")
 def running() -> Call:
     """Returns the call that this task serves."""
     return RUNNING.get()
+
+
+async def open_stream() -> None:
+    """Sends the response headers of the running stream now: its first message may come much later.
+
+    Call it once nothing is left that refuses the call. A refusal after the headers comes as a trailer, and a JSON
+    client has already read status 200.
+    """
+    await running().context.send_initial_metadata(())

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
+from services import telemetry
 from services.errors import Unavailable
 from services.time_limits import FACTOR
 
@@ -32,23 +35,34 @@ FORGOTTEN_AT_ONCE: Final = 1000
 # Postgres undid the transaction whole, so that running it again is safe.
 UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
-# The database is away, starting, out of connections, or was too slow. What the transaction did, if anything, is found
-# by repeating the request with its key, never guessed.
-AWAY: Final = (
-    OSError,
+# SQLSTATE classes of an outage, whatever the statement was: the connection (08), a transaction that cannot write or
+# lived too long (25), no room or no connection left (53), an operator, a shutdown or a timeout (57), the system (58).
+OUTAGE_CLASSES: Final = frozenset({"08", "25", "53", "57", "58"})
+OUTAGE: Final = (
+    Unavailable,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidTransactionStateError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.StatementCompletionUnknownError,
     asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
+    # The driver's own: the connection is closed or closing.
     asyncpg.InterfaceError,
-    # The server ended the idle session: the driver has read its error, and not yet the end of the stream.
+    # The server ended the idle session: the driver has read its error, and not yet the end of the stream. Also: no host
+    # of the URL takes writes.
     asyncpg.InternalClientError,
     asyncpg.InvalidPasswordError,
-    TimeoutError,
 )
+
+# The database, or whatever else a caller of these functions reaches, is down, starting, out of connections, or too
+# slow. What the transaction did, if anything, is found by repeating the request with its key, never guessed.
+AWAY: Final = (*OUTAGE, OSError, TimeoutError)
+
+# A pool expires its connections at most this often: a server that takes no writes refuses each of a thousand calls.
+EXPIRE_SECONDS: Final = 1.0
+_just_expired: Final[set[int]] = set()
+_log = telemetry.log("db")
 
 
 class GuardMissed(Exception):
@@ -67,6 +81,7 @@ async def connect(url: str, *, schema: str, size: int) -> Pool:
         min_size=min(2, size),
         max_size=size,
         command_timeout=STATEMENT_TIMEOUT_SECONDS + 1,
+        target_session_attrs=writable_host(url),
         reset=_keep_session,
         server_settings={
             "application_name": schema,
@@ -88,31 +103,67 @@ async def connect(url: str, *, schema: str, size: int) -> Pool:
     return pool
 
 
+def writable_host(url: str) -> SessionAttribute | None:
+    """Returns what a connection demands of its host: that it takes writes, if the URL names several hosts.
+
+    After a failover the new primary is found by this. None leaves the choice to the URL's own `target_session_attrs`.
+    A single host is taken as it is: while it takes no writes, reads go on.
+    """
+    parts = urlsplit(url)
+    several = "," in parts.netloc and "target_session_attrs" not in parse_qs(parts.query)
+    return SessionAttribute.read_write if several else None
+
+
 async def _keep_session(connection: Conn) -> None:
     """Transactions leave nothing behind in a session, so that the driver's reset would be a wasted round trip."""
 
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Conn]:
-    """A READ COMMITTED transaction on a connection of the pool. Raises Unavailable where there is no answer in time."""
-    try:
-        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection, connection.transaction():
-            yield connection
-    except TimeoutError as error:
-        raise Unavailable("the database does not answer, try again") from error
+    """Opens a READ COMMITTED transaction on a pooled connection. Raises Unavailable if the pool has none in time."""
+    async with session(pool) as connection, connection.transaction():
+        yield connection
 
 
 @asynccontextmanager
 async def session(pool: Pool) -> AsyncIterator[Conn]:
-    """A connection of the pool in no transaction: for one statement, which is one by itself, without two round trips.
+    """Acquires a pooled connection without a transaction: a single statement needs no BEGIN and no COMMIT.
 
-    Raises Unavailable where there is no connection in time.
+    Raises Unavailable if the pool has no connection in time, none can be opened, or a statement takes too long; also
+    for an error of OUTAGE_CLASSES that the driver has no class for. A server that takes no writes makes the pool open
+    new connections.
     """
     try:
-        async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection:
-            yield connection
+        connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+    except AWAY as error:
+        raise Unavailable("the database does not respond, try again") from error
+    try:
+        yield connection
     except TimeoutError as error:
-        raise Unavailable("the database does not answer, try again") from error
+        raise Unavailable("the database does not respond, try again") from error
+    except asyncpg.ReadOnlySQLTransactionError:
+        await _expire_connections(pool)
+        raise
+    except asyncpg.PostgresError as error:
+        if not isinstance(error, OUTAGE) and (error.sqlstate or "")[:2] in OUTAGE_CLASSES:
+            raise Unavailable("the database does not respond, try again") from error
+        raise
+    finally:
+        await pool.release(connection)
+
+
+async def _expire_connections(pool: Pool) -> None:
+    """Lets the pool replace each of its connections before the next use.
+
+    A session outlives the promotion of another server: its own server refuses writes from then on, and only a new
+    connection finds the new primary.
+    """
+    if id(pool) in _just_expired:
+        return
+    _just_expired.add(id(pool))
+    asyncio.get_running_loop().call_later(EXPIRE_SECONDS, _just_expired.discard, id(pool))
+    _log.warning("the database takes no writes: its connections are replaced")
+    await pool.expire_connections()
 
 
 @asynccontextmanager
@@ -147,7 +198,7 @@ async def wait_until_there(url: str, *, patience_seconds: float) -> None:
     deadline = asyncio.get_running_loop().time() + patience_seconds
     while True:
         try:
-            connection = await asyncpg.connect(url, timeout=5)
+            connection = await asyncpg.connect(url, timeout=5, target_session_attrs=writable_host(url))
         except AWAY:
             if asyncio.get_running_loop().time() > deadline:
                 raise

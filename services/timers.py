@@ -25,6 +25,8 @@ POLL_SECONDS: Final = 0.25
 LOOK_PAUSE_SECONDS: Final = 0.003
 RETRY_SECONDS: Final = 0.25
 LONGEST_RETRY_SECONDS: Final = 30.0
+# After an outage the work goes on within this time.
+OUTAGE_RETRY_SECONDS: Final = 1.0
 KEPT_HOURS: Final = 72
 
 _log = telemetry.log("timers")
@@ -35,7 +37,9 @@ class Handler:
     """What a timer's name means.
 
     `fire` gets the subject, in no transaction. When it returns, the timer has fired, unless it set it again; when it
-    raises, it is tried again after a pause that grows. `lease_seconds` is longer than `fire` ever takes.
+    raises, it is tried again after a pause that grows. An outage of the database or of a peer (`db.OUTAGE`) is no
+    failed try: the timer is due again after OUTAGE_RETRY_SECONDS, however long the outage lasts. `lease_seconds` is
+    longer than `fire` ever takes.
     """
 
     fire: Callable[[str], Awaitable[None]]
@@ -55,6 +59,7 @@ class _Settled:
     timer: _Taken
     error: str | None
     pause: timedelta
+    tries: int
 
 
 async def set_timer(conn: Conn, name: str, subject: str, *, after: timedelta = NOW) -> None:
@@ -178,17 +183,21 @@ class Timers:
             handler = self._handlers[timer.name]
             async with asyncio.timeout(handler.lease_seconds):
                 await handler.fire(timer.subject)
+        except db.OUTAGE as error:
+            _log.warning("timer waits", name=timer.name, subject=timer.subject, error=repr(error))
+            await self._settle(timer, error, pause_seconds=OUTAGE_RETRY_SECONDS, tries=timer.tries - 1)
         except Exception as error:
             _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
-            await self._settle(timer, f"{type(error).__name__}: {telemetry.without_row(error)}"[:500])
+            pause_seconds = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(timer.tries - 1, 16))
+            await self._settle(timer, error, pause_seconds=pause_seconds, tries=timer.tries)
         else:
-            await self._settle(timer, None)
+            await self._settle(timer, None, pause_seconds=0, tries=timer.tries)
 
-    async def _settle(self, timer: _Taken, error: str | None) -> None:
+    async def _settle(self, timer: _Taken, error: Exception | None, *, pause_seconds: float, tries: int) -> None:
         """Marks the timer as fired or lets it wait; one that was set again, or taken by another, is left alone."""
-        pause = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(timer.tries - 1, 16))
+        text = None if error is None else f"{type(error).__name__}: {telemetry.without_row(error)}"[:500]
         try:
-            await self._settled.submit(_Settled(timer, error, timedelta(seconds=pause)))
+            await self._settled.submit(_Settled(timer, text, timedelta(seconds=pause_seconds), tries))
         except Exception as unsettled:
             # The lease lapses by itself; the handler will find that there is nothing left to do.
             _log.warning("timer not settled", name=timer.name, subject=timer.subject, error=repr(unsettled))
@@ -201,9 +210,9 @@ class Timers:
                 SET fire_time = CASE WHEN ended.error IS NULL THEN clock_timestamp() END,
                     try_time = CASE WHEN ended.error IS NULL THEN timers.try_time
                                     ELSE clock_timestamp() + ended.pause END,
-                    last_error = ended.error
-                FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::interval[])
-                    AS ended (name, subject, try_time, error, pause)
+                    last_error = ended.error, tries = ended.tries
+                FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::interval[], $6::int[])
+                    AS ended (name, subject, try_time, error, pause, tries)
                 WHERE timers.name = ended.name AND timers.subject = ended.subject
                   AND timers.try_time = ended.try_time AND coalesce(timers.fire_time, 'infinity') = 'infinity'
                 """,
@@ -212,5 +221,6 @@ class Timers:
                 [each.timer.try_time for each in settled],
                 [each.error for each in settled],
                 [each.pause for each in settled],
+                [each.tries for each in settled],
             )
         return [None] * len(settled)

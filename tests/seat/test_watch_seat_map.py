@@ -6,19 +6,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import asyncpg
 import grpc
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
+from seat_service import watch as watch_module
+from seat_service.seat_map import SeatMaps, Snapshot
 from services import interceptors
 from services.errors import ResourceExhausted
+from tests.booking.agency import patiently
 from tests.callers import Caller, Callers, refused
-from tests.dates import flight_id
-from tests.instances import instance
-from tests.waiting import eventually, stays
+from tests.dates import flight_id, new_flight_id
+from tests.instances import connected, instance, own_database
+from tests.waiting import PATIENCE_SECONDS, eventually, stays
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -155,6 +161,76 @@ async def test_all_watchers_of_both_processes_see_the_same(callers: Callers, sec
         await callers.agent().hold(flight, "20A")
         updates = await asyncio.gather(*(watch.read() for watch in watches))
     assert all(update == updates[0] for update in updates)
+
+
+async def test_headers_come_before_the_first_message(agent: Caller, flight: str) -> None:
+    with watching(agent, flight) as watch:
+        version = (await watch.read()).version
+    with watching(agent, flight, version) as watch:
+        first = asyncio.ensure_future(watch.read())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await watch.initial_metadata()
+        assert not first.done()
+        await agent.hold(flight, "20A")
+        assert (await first).changes.seats[0].seat_number == "20A"
+
+
+async def test_a_watch_continues_after_its_database_connections_end(world: World) -> None:
+    url = await own_database(world)
+    async with instance(world, database_url=url, SKYHIGH_SEAT_WATCH_INTERVAL_SECONDS="0.01") as other:
+        flight, agent = new_flight_id(), other.callers.agent()
+        await other.callers.operations().provision(flight)
+        with watching(agent, flight) as watch:
+            states: dict[str, int] = {}
+            apply(states, await watch.read())
+            for row in (20, 21, 22):
+                await end_sessions(url)
+                await patiently(partial(agent.hold, flight, f"{row}A", request_id=str(uuid4())))
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while states[f"{row}A"] != pb.Seat.HELD:
+                        apply(states, await watch.read())
+
+
+async def end_sessions(url: str) -> None:
+    """Ends all sessions of a database, as a restart of Postgres does."""
+    async with connected(url) as database:
+        await database.execute(
+            """
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+            """
+        )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.ConnectionDoesNotExistError("planted"),
+        asyncpg.ReadOnlySQLTransactionError("planted"),
+        asyncpg.InterfaceError("planted"),
+        ZeroDivisionError("planted"),
+    ],
+)
+async def test_a_watch_continues_after_any_error_of_a_read(
+    agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    read, failed = SeatMaps.read, asyncio.Event()
+
+    async def failing(self: SeatMaps, flight_id: str, *, known_version: int = 0) -> Snapshot:
+        if flight_id == flight:
+            failed.set()
+            raise error
+        return await read(self, flight_id, known_version=known_version)
+
+    monkeypatch.setattr(watch_module, "FAILURE_PAUSE_SECONDS", 0.01)
+    with watching(agent, flight) as watch:
+        await watch.read()
+        monkeypatch.setattr(SeatMaps, "read", failing)
+        await asyncio.wait_for(failed.wait(), PATIENCE_SECONDS)
+        monkeypatch.setattr(SeatMaps, "read", read)
+        await agent.hold(flight, "20A")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await watch.read()).changes.seats[0].seat_number == "20A"
 
 
 async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
