@@ -89,7 +89,7 @@ async def test_a_timer_costs_the_same_however_many_fired_and_are_to_come(costing
     )
     assert {row["name"]: row["long"] for row in leases} == {"past": False, "other": True}
     for timer in taken:
-        await keeper._settle(timer, None)
+        await keeper._settle(timer, None, pause_seconds=0, tries=timer.tries)
     assert len(costing.plans) == 6
     costing.expect_bounded()
 
