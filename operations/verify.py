@@ -221,13 +221,16 @@ async def _offenders(connection: Conn, invariant: Invariant) -> Offenders:
 async def _stale_maps(connection: Conn, redis: Redis | None) -> Offenders:
     """Compares every cached map with the truth; what differs is looked at again, because a change may be on its way."""
     from seat_service.seat_map import CACHE_PREFIX
+    from services.cache import prefix_in
 
     if redis is None:
         raise OSError("no cache was given")
     suspects: dict[bytes, Snapshot | None] = {}
     keys: list[bytes] = []
     # The generation counters' keys go on behind the brace.
-    async for key in redis.scan_iter(match=f"{CACHE_PREFIX}:{{*}}", count=KEYS_PER_SCAN):
+    # Maps of an earlier epoch are shown no more (docs/decisions/0029).
+    prefix = prefix_in(CACHE_PREFIX, await connection.fetchval("SELECT epoch FROM seat.map_cache"))
+    async for key in redis.scan_iter(match=f"{prefix}:{{*}}", count=KEYS_PER_SCAN):
         keys.append(key)
         if len(keys) == KEYS_PER_SCAN:
             suspects |= await _differing(connection, redis, keys)
@@ -265,12 +268,12 @@ async def _maps(
     connection: Conn, redis: Redis, keys: Sequence[bytes]
 ) -> tuple[list[bytes | None], list[Snapshot | None]]:
     """Reads what is cached and then what is so, for each key."""
-    from seat_service.seat_map import CACHE_PREFIX, load
+    from seat_service.seat_map import load
 
     if not keys:
         return [], []
     cached = cast("list[bytes | None]", await redis.mget(list(keys)))
-    flight_ids = [key[len(CACHE_PREFIX) + 2 : -1].decode(errors="replace") for key in keys]
+    flight_ids = [key.partition(b":{")[2][:-1].decode(errors="replace") for key in keys]
     async with connection.transaction(readonly=True):
         await connection.execute("SET LOCAL search_path = seat")
         truth = {snapshot.flight_id: snapshot for snapshot in await load(connection, flight_ids)}

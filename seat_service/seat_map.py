@@ -3,7 +3,8 @@
 The truth of a map is one short row: a version, a time, and a letter for each seat. Redis keeps that row, so that every
 process reads the same one and no client's version goes back; each process keeps the bytes that it rendered from it.
 After a change the cached row is dropped, and the next reader brings the new one, however many changes came meanwhile.
-With Redis away the rows come from Postgres. Either way all readers who come while one read is under way share the next.
+With Redis down the rows come from Postgres, after all processes have agreed to read no cached map (map_trust.py).
+Either way all readers who come while one read is under way share the next.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import refusals
 from seat_service.cabin_layouts import Layout
+from seat_service.map_trust import MapTrust
 from services import cache, db, telemetry
 from services.batch import Batcher
 from services.cache import Versioned, VersionedCache
@@ -92,6 +94,7 @@ class SeatMaps:
     def __init__(self, pool: Pool, versioned_cache: VersionedCache) -> None:
         self._pool = pool
         self._cache = versioned_cache
+        self._trust = MapTrust(pool, versioned_cache)
         self._cache_away_until = 0.0
         self._reads: Batcher[str, Snapshot] = Batcher(
             "seat_maps", self._read_batch, interval_seconds=READ_INTERVAL_SECONDS
@@ -120,10 +123,18 @@ class SeatMaps:
             self._woken.clear()
             flight_ids, self._changed = self._changed, set()
             try:
+                await self._trust.follow()
                 await self._cache.invalidate(list(flight_ids))
+            except db.OUTAGE as error:
+                _log.warning("invalidation waits", error=repr(error))
+                self.changed(flight_ids)
+                await asyncio.sleep(CACHE_RETRY_SECONDS)
             except cache.AWAY as error:
                 self._note_cache_away(error)
                 self.changed(flight_ids)
+                # Other processes may reach the cache, and would show the map before the change.
+                with contextlib.suppress(*db.AWAY):
+                    await self._trust.suspend()
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
             await asyncio.sleep(INVALIDATION_INTERVAL_SECONDS)
 
@@ -140,7 +151,7 @@ class SeatMaps:
         return [loaded.get(flight_id) or refusals.flight_not_found(flight_id) for flight_id in flight_ids]
 
     async def _cached(self, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
-        if time.monotonic() < self._cache_away_until:
+        if not await self._trust.cache_is_readable() or time.monotonic() < self._cache_away_until:
             return {}
         try:
             values = await self._cache.get(flight_ids)
@@ -156,20 +167,34 @@ class SeatMaps:
     async def _loaded(self, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
         generations: list[str] | None = None
         if time.monotonic() >= self._cache_away_until:
-            with contextlib.suppress(*cache.AWAY):
+            try:
                 generations = await self._cache.generations(flight_ids)
+            except cache.AWAY as error:
+                self._note_cache_away(error)
         async with db.transaction(self._pool) as conn:
             loaded = {snapshot.flight_id: snapshot for snapshot in await load(conn, flight_ids)}
-        if generations is not None:
-            with contextlib.suppress(*cache.AWAY):
-                await asyncio.gather(
-                    *(
-                        self._cache.set_if_newer(flight_id, loaded[flight_id].compact(), generation=generation)
-                        for flight_id, generation in zip(flight_ids, generations, strict=True)
-                        if flight_id in loaded
-                    )
-                )
+        if not loaded or (generations is not None and await self._recorded(loaded, flight_ids, generations)):
+            return loaded
+        # The cache may come back with older maps, which no process may show after this one.
+        await self._trust.suspend()
         return loaded
+
+    async def _recorded(
+        self, loaded: Mapping[str, Snapshot], flight_ids: Sequence[str], generations: Sequence[str]
+    ) -> bool:
+        """Records maps in the cache before they are shown; returns False if the cache did not respond."""
+        try:
+            await asyncio.gather(
+                *(
+                    self._cache.set_if_newer(flight_id, loaded[flight_id].compact(), generation=generation)
+                    for flight_id, generation in zip(flight_ids, generations, strict=True)
+                    if flight_id in loaded
+                )
+            )
+        except cache.AWAY as error:
+            self._note_cache_away(error)
+            return False
+        return True
 
     def _note_cache_away(self, error: Exception) -> None:
         if time.monotonic() >= self._cache_away_until:

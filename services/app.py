@@ -26,7 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers, tls
+from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers, tls, wellness
 from services.auth import Access, Keys, TokenVerifier
 from services.db import Pool
 from services.interceptors import GuardedServer
@@ -191,8 +191,18 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
         credentials = [None if identity is None else tls.server_credentials(identity) for _ in addresses]
         ports = [await _listen(server, *each) for each in zip(addresses, credentials, strict=True)]
         await server.start()
-        for name in ("", service.descriptor.full_name):
-            await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+        async def announce(well: bool) -> None:
+            kind = health_pb2.HealthCheckResponse
+            for name in ("", service.descriptor.full_name):
+                await healthy.set(name, kind.SERVING if well else kind.NOT_SERVING)
+
+        await announce(True)
+        tasks.append(
+            asyncio.create_task(
+                _forever("health", lambda: wellness.watch(config.database_url, announce)), name="health"
+            )
+        )
         _log.info("serving", ports=ports)
         try:
             yield ports

@@ -64,48 +64,58 @@ class VersionedCache:
             url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, protocol=3
         )
         self._prefix = prefix
+        # Values of one epoch are not seen in another: a new one makes all that was cached before void at once.
+        self.epoch = 0
         self._set_if_newer = self._redis.register_script(_SET_IF_NEWER)
         self._invalidate = self._redis.register_script(_INVALIDATE)
 
     async def get(self, names: Sequence[str]) -> list[Versioned | None]:
         """Returns each value, or None."""
-        values = await self._redis.mget([self._value_key(name) for name in names])
+        values = await self._redis.mget([self._key(name, self.epoch) for name in names])
         return [None if value is None else _parse(cast("bytes", value)) for value in values]
 
     async def generations(self, names: Sequence[str]) -> list[str]:
         """Returns what `set_if_newer` wants to see unchanged. To be asked before the truth is read."""
-        values = await self._redis.mget([self._generation_key(name) for name in names])
-        return [(cast("bytes | None", value) or b"0").decode() for value in values]
+        epoch = self.epoch
+        values = await self._redis.mget([_generation_key(self._key(name, epoch)) for name in names])
+        return [f"{epoch} {(cast('bytes | None', value) or b'0').decode()}" for value in values]
 
     async def set_if_newer(self, name: str, value: Versioned, *, generation: str) -> bool:
         """Sets the value over an older one. False where there is a newer one, or the key was invalidated since.
 
         Either way the caller may show its value: nobody will set an older one.
         """
+        # In the epoch whose generation was seen, whatever the epoch is by now.
+        epoch, _, seen = generation.partition(" ")
+        key = self._key(name, int(epoch))
         return bool(
             await self._set_if_newer(
-                keys=[self._value_key(name), self._generation_key(name), self._shown_key(name)],
-                args=[generation, value.version, value.body, VALUE_SECONDS, GENERATION_SECONDS],
+                keys=[key, _generation_key(key), f"{key}:shown"],
+                args=[seen, value.version, value.body, VALUE_SECONDS, GENERATION_SECONDS],
             )
         )
 
     async def invalidate(self, names: Sequence[str]) -> None:
         """Drops the values, and whatever a reader that began before may still want to set."""
-        keys = [key for name in names for key in (self._value_key(name), self._generation_key(name))]
+        values = [self._key(name, self.epoch) for name in names]
+        keys = [key for value in values for key in (value, _generation_key(value))]
         await self._invalidate(keys=keys, args=[GENERATION_SECONDS])
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._redis.aclose()
 
-    def _value_key(self, name: str) -> str:
-        return f"{self._prefix}:{{{name}}}"
+    def _key(self, name: str, epoch: int) -> str:
+        return f"{prefix_in(self._prefix, epoch)}:{{{name}}}"
 
-    def _generation_key(self, name: str) -> str:
-        return f"{self._prefix}:{{{name}}}:generation"
 
-    def _shown_key(self, name: str) -> str:
-        return f"{self._prefix}:{{{name}}}:shown"
+def prefix_in(prefix: str, epoch: int) -> str:
+    """Returns what the keys of an epoch begin with; the first epoch is 0."""
+    return f"{prefix}.{epoch}" if epoch else prefix
+
+
+def _generation_key(value_key: str) -> str:
+    return f"{value_key}:generation"
 
 
 def _parse(value: bytes) -> Versioned:

@@ -1,0 +1,59 @@
+"""Health of a process: whether it can do its work now, as the health service answers.
+
+A probe with a connection of its own asks Postgres each PROBE_SECONDS. Health has a short memory: a process is unwell
+only after it has got no answer for MEMORY_SECONDS, so that a slow moment is no outage, and is well again with the
+first answer. The pool is not asked: a process whose callers wait for connections is busy and not unwell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import asyncpg
+
+from services import db, telemetry
+
+PROBE_SECONDS: Final = 0.5
+PROBE_TIMEOUT_SECONDS: Final = 1.0
+MEMORY_SECONDS: Final = 2.0
+
+_log = telemetry.log("health")
+
+
+async def watch(database_url: str, announce: Callable[[bool], Awaitable[None]]) -> None:
+    """Probes until cancelled, and announces each change; a process starts as well."""
+    well, answered_at = True, time.monotonic()
+    connection: asyncpg.Connection[asyncpg.Record] | None = None
+    try:
+        while True:
+            error: Exception | None = None
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                    if connection is None:
+                        connection = await asyncpg.connect(
+                            database_url,
+                            target_session_attrs=db.writable_host(database_url),
+                            server_settings={"application_name": "health"},
+                        )
+                    if await connection.fetchval("SHOW transaction_read_only") == "on":
+                        raise asyncpg.ReadOnlySQLTransactionError("the database takes no writes")
+                answered_at = time.monotonic()
+            except db.AWAY as failure:
+                error = failure
+                if connection is not None:
+                    connection.terminate()
+                    connection = None
+            now_well = error is None or (time.monotonic() - answered_at < MEMORY_SECONDS and well)
+            if now_well != well:
+                well = now_well
+                _log.warning("well again" if well else "unwell: the database does not respond", error=repr(error))
+                await announce(well)
+            await asyncio.sleep(PROBE_SECONDS)
+    finally:
+        if connection is not None:
+            with contextlib.suppress(*db.AWAY):
+                connection.terminate()
