@@ -8,6 +8,7 @@ from booking_service.records import Booking
 from services import outbox
 from services.db import Conn
 from services.mail import mail
+from services.money import text_of
 
 SERVICE: Final = "booking"
 
@@ -24,7 +25,7 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
         booking,
         f"Your booking {pnr} is confirmed",
         f"Thank you. Your record locator is {pnr}; with your last name it opens the check-in.\n\n{seats}\n\n"
-        f"Paid: {_amount(booking)}",
+        f"Paid: {text_of(booking.total)}",
     )
 
 
@@ -34,8 +35,8 @@ async def refunded(conn: Conn, booking: Booking) -> None:
         conn,
         booking,
         "Your payment is given back",
-        f"Your payment of {_amount(booking)} came when your seats were no longer to be had. We are giving it back by "
-        "the way it came; you need not do anything. We would be glad to find you other seats.",
+        f"Your payment of {text_of(booking.total)} came when your seats were no longer to be had. We are giving it "
+        "back by the way it came; you need not do anything. We would be glad to find you other seats.",
     )
 
 
@@ -48,8 +49,8 @@ async def cancelled(conn: Conn, booking: Booking) -> None:
         conn,
         booking,
         f"Your booking {booking.pnr} was cancelled",
-        f"Your booking {booking.pnr} was cancelled, {why}. What you paid, {_amount(booking)}, is given back by the way "
-        "it came.",
+        f"Your booking {booking.pnr} was cancelled, {why}. What you paid, {text_of(booking.total)}, is given back "
+        "by the way it came.",
     )
 
 
@@ -58,8 +59,3 @@ async def _tell(conn: Conn, booking: Booking, subject: str, text: str) -> None:
         name = booking.travellers[0].given_name
         body = f"Dear {name},\n\n{text}\n\nSkyHigh\n"
         await outbox.enqueue(conn, [mail(SERVICE, to=booking.contact_email, subject=subject, text=body)])
-
-
-def _amount(booking: Booking) -> str:
-    units, cents = divmod(booking.total_minor_units, 100)
-    return f"{units}.{cents:02d} {booking.currency}"

@@ -9,6 +9,7 @@ from checkin_service.records import CheckIn
 from services import outbox
 from services.db import Conn
 from services.mail import mail
+from services.money import Amount, text_of
 
 SERVICE: Final = "checkin"
 
@@ -19,8 +20,8 @@ async def payment_timed_out(conn: Conn, check_in: CheckIn) -> None:
         conn,
         check_in,
         "Your check-in was cancelled",
-        f"The baggage fee of {_amount(check_in.fee_cents, check_in.fee_currency)} was not paid in time, so your "
-        "check-in was cancelled and your seat was given back. You can check in again while check-in is open.",
+        f"The baggage fee of {text_of(Amount(check_in.fee_currency, check_in.fee_cents))} was not paid in time, so "
+        "your check-in was cancelled and your seat was given back. You can check in again while check-in is open.",
     )
 
 
@@ -30,8 +31,8 @@ async def payment_refunded(conn: Conn, check_in: CheckIn, *, cents: int, currenc
         conn,
         check_in,
         "Your payment is refunded",
-        f"Your payment of {_amount(cents, currency)} came too late or was no longer due. We are giving it back by the "
-        "way it came; you need not do anything.",
+        f"Your payment of {text_of(Amount(currency, cents))} came too late or was no longer due. We are giving it "
+        "back by the way it came; you need not do anything.",
     )
 
 
@@ -83,7 +84,3 @@ async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
             )
         ],
     )
-
-
-def _amount(cents: int, currency: str) -> str:
-    return f"{cents // 100}.{cents % 100:02d} {currency}"

@@ -30,6 +30,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "skyhigh"
+# Details travel as one header, in base64. gRPC peers may refuse metadata from 8 KiB on, so that a longer list of wrong
+# fields would reach the caller as a server error.
+LARGEST_FIELD_LIST_BYTES: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,17 @@ class Refusal(Exception):
         ]
         if self.fields:
             bad_request = error_details_pb2.BadRequest()
-            for violation in self.fields:
+            for listed, violation in enumerate(self.fields):
                 bad_request.field_violations.add(
                     field=violation.field, description=violation.description, reason=violation.rule
                 )
+                if listed and bad_request.ByteSize() > LARGEST_FIELD_LIST_BYTES:
+                    del bad_request.field_violations[-1]
+                    rest = len(self.fields) - listed
+                    bad_request.field_violations.add(
+                        field="request", description=f"{rest} more fields are wrong; correct the listed ones first"
+                    )
+                    break
             details.append(bad_request)
         if self.retry_after_seconds is not None:
             delay = duration_pb2.Duration()

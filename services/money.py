@@ -49,3 +49,10 @@ def money_of(amount: Amount) -> money_pb2.Money:
     per_unit: int = 10 ** MINOR_DIGITS[amount.currency]
     units, minor = divmod(amount.minor_units, per_unit)
     return money_pb2.Money(currency_code=amount.currency, units=units, nanos=minor * (NANOS // per_unit))
+
+
+def text_of(amount: Amount) -> str:
+    """Returns the amount for people, with the digits of its currency: `12000 JPY`, `120.00 USD`, `1.200 KWD`."""
+    digits = MINOR_DIGITS[amount.currency]
+    units, minor = divmod(amount.minor_units, 10**digits)
+    return f"{units}{f'.{minor:0{digits}}' if digits else ''} {amount.currency}"

@@ -173,6 +173,16 @@ async def test_the_contracts_rules_name_the_passenger_too(airport: Airport) -> N
     assert refusal.fields == ["passengers"]
 
 
+async def test_a_thousand_wrong_fields_are_counted_and_the_first_listed(airport: Airport) -> None:
+    wrong = [passenger(f"P{n}", new_pnr(), given_name="", last_name="") for n in range(500)]
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(*wrong)
+    *listed, last = refusal.fields
+    assert listed[:2] == ["passengers[0].given_name", "passengers[0].last_name"]
+    assert last == "request"
+    assert refusal.status.ByteSize() < 6000
+
+
 async def test_an_adult_of_a_known_infant_stays_its_adult(airport: Airport) -> None:
     pnr = new_pnr()
     await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
