@@ -11,7 +11,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -28,6 +27,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers, tls, wellness
 from services.auth import Access, Keys, TokenVerifier
+from services.binding import bound
 from services.db import Pool
 from services.interceptors import GuardedServer
 from services.settings import ServiceSettings
@@ -47,9 +47,6 @@ FAILED_STARTS: Final = 3
 WELL_AFTER_SECONDS: Final = 10
 # What a service ends with when a worker cannot start. With 2 it ends for a wrong setting.
 CANNOT_START: Final = 3
-# The kernel keeps the port of an outgoing connection for 60 s after its end (TIME_WAIT).
-BIND_SECONDS: Final = 90
-BIND_AGAIN_SECONDS: Final = 0.2
 
 Config = TypeVar("Config", bound=ServiceSettings)
 Register = Callable[[grpc.aio.Server], None]
@@ -215,33 +212,14 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
 
 
 async def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Binds the address; returns the port. Raises RuntimeError if it is in use for long.
+    """Binds the address; returns the port. Raises RuntimeError if it is in use for long."""
 
-    The kernel may have given the port to an outgoing connection of any program, which ends sooner or later.
-    """
-    deadline = time.monotonic() + BIND_SECONDS
-    while True:
-        try:
-            if credentials is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, credentials)
-        except RuntimeError:
-            if time.monotonic() > deadline or not _may_become_free(address):
-                raise
-            _log.warning("address in use, trying again", address=address)
-        await asyncio.sleep(BIND_AGAIN_SECONDS)
+    async def bind() -> int:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
 
-
-def _may_become_free(address: str) -> bool:
-    """Whether no program listens there; a connection may have its near end there."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return False
-    except ConnectionRefusedError:
-        return True
-    except (OSError, ValueError):
-        return False
+    return await bound(bind, address)
 
 
 def _enable_reflection(server: grpc.aio.Server, service: str) -> None:

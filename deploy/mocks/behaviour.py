@@ -16,6 +16,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from services import telemetry
+from services.binding import bound
 
 Switches = TypeVar("Switches", bound=BaseModel)
 
@@ -81,10 +82,10 @@ async def serving_http(address: str, routes: list[web.RouteDef]) -> AsyncIterato
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
     await runner.setup()
     host, _, port = address.rpartition(":")
-    await web.TCPSite(runner, host, int(port)).start()
+    await bound(lambda: web.TCPSite(runner, host, int(port)).start(), address)
     try:
-        bound = runner.addresses[0]
-        yield f"http://{bound[0]}:{bound[1]}"
+        served = runner.addresses[0]
+        yield f"http://{served[0]}:{served[1]}"
     finally:
         await runner.cleanup()
 

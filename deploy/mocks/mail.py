@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
 from services import telemetry
+from services.binding import bound
 from services.settings import load
 
 KEPT_MAILS: Final = 1000
@@ -135,12 +136,13 @@ async def serving(settings: MailSettings) -> AsyncIterator[MailSink]:
     """Runs the mail server within the block."""
     sink = MailSink()
     host, _, port = settings.listen.rpartition(":")
-    server = await asyncio.get_running_loop().create_server(
+    loop = asyncio.get_running_loop()
+
+    def session() -> SMTP:
         # Without a name it asks DNS for one, and waits.
-        lambda: SMTP(sink, hostname="localhost", enable_SMTPUTF8=True, data_size_limit=1 << 20),
-        host,
-        int(port),
-    )
+        return SMTP(sink, hostname="localhost", enable_SMTPUTF8=True, data_size_limit=1 << 20)
+
+    server = await bound(lambda: loop.create_server(session, host, int(port)), settings.listen)
     # Closed without waiting: clients may keep their connections open.
     with closing(server):
         sink.address = f"{host}:{server.sockets[0].getsockname()[1]}"

@@ -17,6 +17,7 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceServicer, add
 
 from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
 from services import telemetry
+from services.binding import bound
 from services.settings import load
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["WeightService"].full_name
@@ -77,7 +78,11 @@ async def serving(settings: WeightSettings) -> AsyncIterator[Scales]:
     add_WeightServiceServicer_to_server(_Servicer(behaviour), server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    port = server.add_insecure_port(settings.listen)
+
+    async def bind() -> int:
+        return server.add_insecure_port(settings.listen)
+
+    port = await bound(bind, settings.listen)
     async with serving_http(settings.control, behaviour.routes()) as control_url:
         await server.start()
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)

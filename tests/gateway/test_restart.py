@@ -326,7 +326,11 @@ async def _serves(configured: Configured, epoch: int) -> bool:
         except httpx.TransportError:
             return False
     served: bool = info["command_line_options"]["restart_epoch"] == epoch and info["state"] == "LIVE"
-    return served and await answers_http(configured.port, "/healthz")()
+    if not served:
+        return False
+    with suppress(OSError, EOFError):
+        return await answers_http(configured.port, "/healthz")()
+    return False
 
 
 async def test_a_worker_that_drains_is_not_noticed(

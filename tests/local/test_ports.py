@@ -79,7 +79,10 @@ def test_a_connection_that_has_ended_is_named_while_the_kernel_keeps_its_port() 
         far.close()
         assert near.recv(1) == b""
         near.close()
-        assert obstacle([ended, port]).startswith(f"a connection that has ended may keep port {ended}")
+        named = obstacle([ended, port])
+        # Another process may have a connection with the same port for its near end, which is named first.
+        assert named.startswith((f"a connection that has ended may keep port {ended}", "a connection of "))
+        assert str(ended) in named
 
 
 def test_a_closed_port_has_no_holder() -> None:

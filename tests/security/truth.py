@@ -49,16 +49,22 @@ class Truth:
             async def same_as_before() -> bool:
                 before = self._last
                 await pause(LOOK_SECONDS)
-                return await self.now() == before and await self._all_is_published()
+                return await self.now() == before and await self._nothing_is_under_way()
 
             await eventually(same_as_before)
         return self._last
 
-    async def _all_is_published(self) -> bool:
-        """Whether no event is still on its way to the broker."""
+    async def _nothing_is_under_way(self) -> bool:
+        """Whether no event is still on its way to the broker, and no timer is due."""
         waiting = await asyncio.gather(
             *(
-                database.fetchval(f"SELECT count(*) FROM {schema}.outbox WHERE publish_time IS NULL")
+                database.fetchval(
+                    f"""
+                    SELECT (SELECT count(*) FROM {schema}.outbox WHERE publish_time IS NULL)
+                         + (SELECT count(*) FROM {schema}.timers
+                            WHERE fire_time IS NULL AND due_time <= clock_timestamp() + interval '1 s')
+                    """
+                )
                 for schema, database in self._databases.items()
             )
         )

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from seat_service.service import SEAT_SERVICE
-from services import app
+from services import app, binding
 from tests.waiting import eventually
 
 
@@ -31,7 +31,7 @@ async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
             listening = asyncio.create_task(app._listen(server, f"127.0.0.1:{port}", None))
 
             async def refused_once() -> bool:
-                return listening.done() or app._may_become_free(f"127.0.0.1:{port}")
+                return listening.done() or binding._may_become_free(f"127.0.0.1:{port}")
 
             await eventually(refused_once)
             assert not listening.done()

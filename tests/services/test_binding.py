@@ -1,0 +1,48 @@
+"""Binding a port that is in use."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from deploy.local.process import LOOPBACK
+from services.binding import bound
+
+
+async def listen(port: int) -> asyncio.Server:
+    return await asyncio.get_running_loop().create_server(asyncio.Protocol, LOOPBACK, port)
+
+
+async def test_the_near_end_of_a_connection_is_waited_for() -> None:
+    with socket.socket() as far, socket.socket() as near:
+        far.bind((LOOPBACK, 0))
+        far.listen()
+        near.bind((LOOPBACK, 0))
+        port = int(near.getsockname()[1])
+        near.connect(far.getsockname())
+        first_tried = asyncio.Event()
+
+        async def bind() -> asyncio.Server:
+            first_tried.set()
+            return await listen(port)
+
+        binding = asyncio.create_task(bound(bind, f"{LOOPBACK}:{port}"))
+        await first_tried.wait()
+        accepted, _ = far.accept()
+        # The far end closes first, so that the kernel keeps its port and not ours.
+        accepted.close()
+        near.close()
+    server = await binding
+    assert server.sockets[0].getsockname()[1] == port
+    server.close()
+
+
+async def test_a_port_at_which_another_server_listens_is_refused_at_once() -> None:
+    with socket.socket() as other:
+        other.bind((LOOPBACK, 0))
+        other.listen()
+        port = int(other.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            await bound(lambda: listen(port), f"{LOOPBACK}:{port}")
