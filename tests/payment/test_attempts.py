@@ -111,7 +111,7 @@ async def test_a_lost_answer_never_charges_twice(prompt: Payments, provider: Pay
 async def test_a_provider_that_is_slower_than_an_attempt_charges_once(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
-    switch(provider, answer_delay_seconds=5, drop_webhooks=True)
+    switch(provider, answer_delay_seconds=3600, drop_webhooks=True)
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent)
     await prompt.shows(intent, attempts=3, last_error="TIMEOUT")
