@@ -15,7 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import bookings, expiry, holds, maps, neighbours, report, scale, search, seats_mix, waitlist
+from bench import bookings, expiry, history, holds, maps, neighbours, report, scale, search, seats_mix, waitlist
 from bench.plan import Plan
 from bench.report import Measure
 from bench.stack import BenchStack, running
@@ -34,6 +34,7 @@ MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure
     "P13": bookings.bookings,
     "P14": seats_mix.seats_mix,
     "P15": neighbours.neighbours,
+    "P18": history.owner_with_a_past,
 }
 # What a measure needs beside the servers and the seat service; whatever else runs takes its share of two cores.
 EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "flight", "booking", "limits", "gateway"})

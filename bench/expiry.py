@@ -34,8 +34,8 @@ WITH due AS (SELECT now() + make_interval(secs => $2) AS start), taken AS (
            start + make_interval(secs => random())
     FROM taken CROSS JOIN due
 ), seated AS (
-    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
-    SELECT hold_id, flight_id, seat_number, 'P' || seat_number FROM taken
+    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
+    SELECT hold_id, flight_id, seat_number, 'P' || seat_number, 'passenger:' || flight_id || seat_number FROM taken
 )
 INSERT INTO seat_events
     (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason, event_time)

@@ -123,6 +123,14 @@ def holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
     return calls
 
 
+def holds_by(token: str, wanted: Sequence[Party]) -> CallFile:
+    """The same by the token's principal, for itself."""
+    calls = CallFile()
+    for party, seat_number, passenger_id in _mixed(wanted):
+        calls.add_grpc(HOLD_SEAT, _hold_seat(party, seat_number, passenger_id), token=token)
+    return calls
+
+
 def party_holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
     """One HoldSeats for each party, by one agent on its behalf."""
     calls = CallFile()

@@ -17,8 +17,8 @@ WITH taken AS (
     INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
     SELECT hold_id, 'passenger P' || :place::text, 'BOOKING', interval '15 min', 9, now(), now() + interval '15 min' FROM taken
 ), seated AS (
-    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
-    SELECT hold_id, flight_id, seat_number, 'P' || :place::text FROM taken
+    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
+    SELECT hold_id, flight_id, seat_number, 'P' || :place::text, 'passenger P' || :place::text FROM taken
 ), ledger AS (
     INSERT INTO seat_events
         (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason, request_id, event_time)

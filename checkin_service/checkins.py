@@ -72,7 +72,7 @@ async def start(
           AND statement_timestamp() < flights.departure_time - flights.closes_before
           AND NOT EXISTS (
               SELECT FROM check_ins AS former
-              WHERE former.flight_id = $2 AND former.passenger_id = $3 AND former.hold_id = $7)
+              WHERE former.hold_id = $7 AND former.flight_id || '' = $2 AND former.passenger_id = $3)
           AND (passengers.type <> 'INFANT' OR EXISTS (
               SELECT FROM check_ins AS adult
               WHERE adult.flight_id = $2 AND adult.passenger_id = passengers.accompanying_passenger_id

@@ -82,15 +82,24 @@ class LoginLimits:
         """Deletes rows whose tries are all out of the window, again and again until cancelled."""
         while True:
             with contextlib.suppress(*db.AWAY):
-                async with db.transaction(self._pool) as conn:
-                    await conn.execute(
-                        """
-                        DELETE FROM login_tries
-                        WHERE coalesce(tries[cardinality(tries)] <= statement_timestamp() - $1::interval, true)
-                        """,
-                        self._window,
-                    )
+                await db.in_batches(self._pool, self.forget_old)
             await asyncio.sleep(FORGET_SECONDS)
+
+    async def forget_old(self, conn: Conn, *, limit: int) -> int:
+        """Deletes up to `limit` rows whose tries are all out of the window, oldest first; returns how many."""
+        status = await conn.execute(
+            """
+            WITH old AS MATERIALIZED (
+                SELECT key FROM login_tries
+                WHERE coalesce(tries[cardinality(tries)], '-infinity') <= statement_timestamp() - $1::interval
+                ORDER BY coalesce(tries[cardinality(tries)], '-infinity') LIMIT $2 FOR UPDATE SKIP LOCKED
+            )
+            DELETE FROM login_tries USING old WHERE login_tries.key = old.key
+            """,
+            self._window,
+            limit,
+        )
+        return int(status.split()[-1])
 
     async def _refuse_if_full(self, conn: Conn, most: Mapping[str, int]) -> None:
         wait_seconds = await conn.fetchval(

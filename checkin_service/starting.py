@@ -123,7 +123,7 @@ async def _given_up(conn: Conn, request: StartRequest, seat: Seat) -> bool:
     given_up: bool = await conn.fetchval(
         """
         SELECT EXISTS (SELECT FROM check_ins
-                       WHERE flight_id = $1 AND passenger_id = $2 AND hold_id = $3 AND state = 'CANCELLED')
+                       WHERE hold_id = $3 AND flight_id || '' = $1 AND passenger_id = $2 AND state = 'CANCELLED')
         """,
         request.flight_id,
         request.passenger_id,

@@ -212,11 +212,21 @@ async def forget_old(pool: Pool) -> None:
 
 async def forget_once(pool: Pool) -> None:
     """Deletes events after KEPT_DAYS. Those in quarantine stay until a person has dealt with them."""
-    async with db.transaction(pool) as conn:
-        await conn.execute(
-            """
-            DELETE FROM webhook_events
+    await db.in_batches(pool, _forget)
+
+
+async def _forget(conn: Conn, *, limit: int) -> int:
+    status = await conn.execute(
+        """
+        WITH old AS MATERIALIZED (
+            SELECT provider, event_id FROM webhook_events
             WHERE outcome <> 'QUARANTINED' AND receive_time < now() - make_interval(days => $1)
-            """,
-            KEPT_DAYS,
+            ORDER BY receive_time LIMIT $2 FOR UPDATE SKIP LOCKED
         )
+        DELETE FROM webhook_events USING old
+        WHERE webhook_events.provider = old.provider AND webhook_events.event_id = old.event_id
+        """,
+        KEPT_DAYS,
+        limit,
+    )
+    return int(status.split()[-1])

@@ -22,7 +22,8 @@ from services.proto import timestamp
 _NO_LIMITS: Final = Limits(held_seats=0, lapses_allowed=0, lapses_window=timedelta(), cool_down=timedelta())
 _PURPOSES: Final = {value.number: value.name for value in pb.Hold.Purpose.DESCRIPTOR.values}
 
-# LATERAL … LIMIT 1 is a look-up by key whatever the planner believes of the tables' sizes.
+# LATERAL … LIMIT 1 is a look-up by key whatever the planner believes of the tables' sizes. OFFSET 0 has `bound` looked
+# at before `hoarding` is called: as a condition of the join it would be looked at after the call, for agents, too.
 _HOLD: Final = """
 WITH asked AS (
     SELECT n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
@@ -54,8 +55,11 @@ WITH asked AS (
         SELECT cancelled_flights.flight_id FROM cancelled_flights
         WHERE cancelled_flights.flight_id = asked.flight_id LIMIT 1
     ) AS cancelled ON true
-    LEFT JOIN LATERAL hoarding(asked.owner, asked.flight_id, asked.seats_of_flight::int, NULL, $16, $17, $18, $19)
-        ON asked.bound
+    LEFT JOIN LATERAL (
+        SELECT judged.no_room_seconds, judged.cooling_seconds
+        FROM hoarding(asked.owner, asked.flight_id, asked.seats_of_flight::int, NULL, $16, $17, $18, $19) AS judged
+        WHERE asked.bound OFFSET 0
+    ) AS hoarding ON true
 ), taken AS (
     UPDATE seats
     SET state = 'HELD', hold_id = standing.hold_id, version = seats.version + 1, update_time = $15::timestamptz
@@ -63,15 +67,15 @@ WITH asked AS (
     WHERE standing.granted
       AND seats.flight_id = standing.flight_id AND seats.seat_number = standing.seat_number
       AND (seats.state = 'AVAILABLE' OR seats.state = 'OFFERED' AND standing.takes_offers)
-    RETURNING seats.flight_id, seats.seat_number, seats.version, standing.passenger_id,
+    RETURNING seats.flight_id, seats.seat_number, seats.version, standing.passenger_id, standing.owner,
               standing.state AS from_state, standing.hold_id, standing.actor, standing.request_id
 ), held AS (
     INSERT INTO holds (hold_id, owner, purpose, managed, ttl, extensions_left, create_time, expire_time)
     SELECT hold_id, owner, purpose::hold_purpose, managed, ttl, extensions, $15, $15 + ttl
     FROM standing WHERE granted AND leads
 ), seated AS (
-    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
-    SELECT hold_id, flight_id, seat_number, passenger_id FROM taken
+    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
+    SELECT hold_id, flight_id, seat_number, passenger_id, owner FROM taken
 ), claimed AS (
     DELETE FROM offers USING taken
     WHERE taken.from_state = 'OFFERED'

@@ -47,17 +47,20 @@ async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Ef
         WITH freed AS (
             UPDATE seats
             SET state = CASE
-                    WHEN flights.waitlist_open
+                    WHEN flight.waitlist_open
                      AND (SELECT reason FROM cancelled_flights WHERE flight_id = request.flight_id) IS NULL
                     THEN 'OFFERED' ELSE 'AVAILABLE' END::seat_state,
                 hold_id = NULL, version = seats.version + 1, update_time = statement_timestamp()
             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::uuid[])
                 AS request (hold_id, flight_id, seat_number, from_state, actor, reason, request_id, event_id)
-            JOIN flights USING (flight_id)
+            CROSS JOIN LATERAL (
+                SELECT flights.waitlist_open, flights.offer_window FROM flights
+                WHERE flights.flight_id = request.flight_id LIMIT 1
+            ) AS flight
             WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
               AND seats.hold_id = request.hold_id
               AND seats.state = request.from_state::seat_state AND seats.state IN ('HELD', 'CONFIRMED')
-            RETURNING seats.flight_id, seats.seat_number, seats.version, seats.state, flights.offer_window,
+            RETURNING seats.flight_id, seats.seat_number, seats.version, seats.state, flight.offer_window,
                       request.hold_id, request.from_state, request.actor, request.reason,
                       request.request_id, request.event_id
         ), unseated AS (

@@ -117,7 +117,7 @@ async def _confirm_seats(
         ), marked AS (
             UPDATE hold_seats SET state = 'CONFIRMED' FROM confirmed
             WHERE hold_seats.hold_id = confirmed.hold_id AND hold_seats.flight_id = confirmed.flight_id
-              AND hold_seats.seat_number = confirmed.seat_number AND hold_seats.state = 'HELD'
+              AND hold_seats.seat_number = confirmed.seat_number AND hold_seats.state || '' = 'HELD'
         ), ledger AS (
             INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
                                      request_id, event_id, event_time)
@@ -273,7 +273,7 @@ async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
     await conn.execute(
         """
         DELETE FROM hold_seats USING holds
-        WHERE holds.hold_id = ANY($1::uuid[]) AND holds.state = 'HELD'
+        WHERE holds.hold_id = ANY($1::uuid[]) AND holds.state || '' = 'HELD'
           AND hold_seats.hold_id = holds.hold_id AND hold_seats.state = 'RELEASED'
         """,
         list(hold_ids),
@@ -442,7 +442,7 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
                NULL::text AS passenger_id, NULL::uuid AS own_hold, false AS takes_offers,
                (SELECT reason FROM cancelled_flights WHERE flight_id = asked.flight_id) IS NOT NULL AS flight_cancelled,
                ARRAY(SELECT holds.hold_id FROM holds
-                     WHERE holds.hold_id = seats.hold_id AND holds.state = 'HELD'
+                     WHERE holds.hold_id = seats.hold_id AND holds.state || '' = 'HELD'
                        AND holds.expire_time <= statement_timestamp()) AS lapsed_holds
         FROM asked
         LEFT JOIN seats USING (flight_id, seat_number)
@@ -481,8 +481,8 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
         raise refusals.passenger_holds_seat(elsewhere["flight_id"], elsewhere["passenger_id"])
     await conn.execute(
         """
-        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
-        SELECT $4, flight_id, seat_number, passenger_id
+        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
+        SELECT $4, flight_id, seat_number, passenger_id, (SELECT owner FROM holds WHERE hold_id = $4)
         FROM unnest($1::text[], $2::text[], $3::text[]) AS seat (flight_id, seat_number, passenger_id)
         """,
         *_columns(request),

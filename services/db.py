@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import asyncpg
 
@@ -26,6 +26,8 @@ STATEMENT_TIMEOUT_SECONDS: Final = 4 * FACTOR
 LOCK_TIMEOUT_SECONDS: Final = 2 * FACTOR
 ACQUIRE_TIMEOUT_SECONDS: Final = 2 * FACTOR
 IDLE_TRANSACTION_SECONDS: Final = 10 * FACTOR
+# A few milliseconds of work: what is kept for days has time.
+FORGOTTEN_AT_ONCE: Final = 1000
 
 # Postgres undid the transaction whole, so that running it again is safe.
 UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
@@ -121,6 +123,23 @@ async def snapshot(pool: Pool) -> AsyncIterator[Conn]:
     """
     async with session(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         yield connection
+
+
+class Forget(Protocol):
+    """Deletes up to `limit` rows, and returns how many."""
+
+    def __call__(self, conn: Conn, /, *, limit: int) -> Awaitable[int]: ...
+
+
+async def in_batches(pool: Pool, forget: Forget) -> int:
+    """Deletes in transactions of at most FORGOTTEN_AT_ONCE rows, until a batch is not full; returns how many rows."""
+    total = 0
+    while True:
+        async with transaction(pool) as conn:
+            forgotten = await forget(conn, limit=FORGOTTEN_AT_ONCE)
+        total += forgotten
+        if forgotten < FORGOTTEN_AT_ONCE:
+            return total
 
 
 async def wait_until_there(url: str, *, patience_seconds: float) -> None:

@@ -191,10 +191,19 @@ async def _remember(
         )
 
 
-async def forget_old(conn: Conn) -> int:
-    """Deletes answers older than KEPT_HOURS; returns how many."""
+async def forget_old(conn: Conn, *, limit: int) -> int:
+    """Deletes up to `limit` of the oldest answers that are older than KEPT_HOURS; returns how many."""
     status = await conn.execute(
-        "DELETE FROM idempotency WHERE create_time < now() - make_interval(hours => $1)", KEPT_HOURS
+        """
+        WITH old AS MATERIALIZED (
+            SELECT principal, key FROM idempotency WHERE create_time < now() - make_interval(hours => $1)
+            ORDER BY create_time LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM idempotency USING old
+        WHERE idempotency.principal = old.principal AND idempotency.key = old.key
+        """,
+        KEPT_HOURS,
+        limit,
     )
     return int(status.split()[-1])
 

@@ -204,9 +204,19 @@ async def note(conn: Conn, *, consumer: str, event_ids: Sequence[UUID]) -> set[U
     return {row["event_id"] for row in rows}
 
 
-async def forget_old(conn: Conn) -> int:
-    """Deletes notes older than KEPT_DAYS; returns how many."""
-    status = await conn.execute("DELETE FROM inbox WHERE receive_time < now() - make_interval(days => $1)", KEPT_DAYS)
+async def forget_old(conn: Conn, *, limit: int) -> int:
+    """Deletes up to `limit` of the oldest notes of events applied more than KEPT_DAYS ago; returns how many."""
+    status = await conn.execute(
+        """
+        WITH old AS MATERIALIZED (
+            SELECT consumer, event_id FROM inbox WHERE receive_time < now() - make_interval(days => $1)
+            ORDER BY receive_time LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM inbox USING old WHERE inbox.consumer = old.consumer AND inbox.event_id = old.event_id
+        """,
+        KEPT_DAYS,
+        limit,
+    )
     return int(status.split()[-1])
 
 

@@ -184,9 +184,17 @@ class Relay:
         telemetry.OUTBOX_AGE_SECONDS.set(age)
 
 
-async def forget_old(conn: Conn) -> int:
-    """Deletes events published more than KEPT_HOURS ago; returns how many."""
+async def forget_old(conn: Conn, *, limit: int) -> int:
+    """Deletes up to `limit` of the events published longest ago, more than KEPT_HOURS; returns how many."""
     status = await conn.execute(
-        "DELETE FROM outbox WHERE publish_time < now() - make_interval(hours => $1)", KEPT_HOURS
+        """
+        WITH old AS MATERIALIZED (
+            SELECT event_id FROM outbox WHERE publish_time < now() - make_interval(hours => $1)
+            ORDER BY publish_time LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM outbox USING old WHERE outbox.event_id = old.event_id
+        """,
+        KEPT_HOURS,
+        limit,
     )
     return int(status.split()[-1])

@@ -79,12 +79,27 @@ async def set_timers(conn: Conn, name: str, subjects: Sequence[str], *, after: t
 
 async def cancel_timer(conn: Conn, name: str, subject: str) -> None:
     """Forgets a timer that has not fired, in the caller's transaction."""
-    await conn.execute("DELETE FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL", name, subject)
+    await conn.execute(
+        "DELETE FROM timers WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'",
+        name,
+        subject,
+    )
 
 
-async def forget_old(conn: Conn) -> int:
-    """Deletes timers that fired more than KEPT_HOURS ago; returns how many."""
-    status = await conn.execute("DELETE FROM timers WHERE fire_time < now() - make_interval(hours => $1)", KEPT_HOURS)
+async def forget_old(conn: Conn, *, limit: int) -> int:
+    """Deletes up to `limit` of the timers that fired longest ago, more than KEPT_HOURS; returns how many."""
+    status = await conn.execute(
+        """
+        WITH old AS MATERIALIZED (
+            SELECT name, subject FROM timers WHERE fire_time < now() - make_interval(hours => $1)
+            ORDER BY fire_time LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM timers USING old
+        WHERE timers.name = old.name AND timers.subject = old.subject
+        """,
+        KEPT_HOURS,
+        limit,
+    )
     return int(status.split()[-1])
 
 
@@ -142,14 +157,14 @@ class Timers:
             rows = await conn.fetch(
                 """
                 WITH due AS MATERIALIZED (
-                    SELECT timers.name, timers.subject, known.lease
-                    FROM timers JOIN unnest($1::text[], $2::interval[]) AS known (name, lease) USING (name)
-                    WHERE timers.fire_time IS NULL AND timers.try_time <= statement_timestamp()
-                    ORDER BY timers.try_time LIMIT $3 FOR NO KEY UPDATE OF timers SKIP LOCKED
+                    SELECT name, subject, ($2::interval[])[array_position($1::text[], name)] AS lease FROM timers
+                    WHERE fire_time IS NULL AND try_time <= statement_timestamp() AND name || '' = ANY($1::text[])
+                    ORDER BY try_time LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
                 )
                 UPDATE timers SET try_time = clock_timestamp() + due.lease, tries = timers.tries + 1
                 FROM due
-                WHERE timers.name = due.name AND timers.subject = due.subject AND timers.fire_time IS NULL
+                WHERE timers.name = due.name AND timers.subject = due.subject
+                  AND coalesce(timers.fire_time, 'infinity') = 'infinity'
                 RETURNING timers.name, timers.subject, timers.try_time, timers.tries
                 """,
                 list(self._handlers),
@@ -190,7 +205,7 @@ class Timers:
                 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::interval[])
                     AS ended (name, subject, try_time, error, pause)
                 WHERE timers.name = ended.name AND timers.subject = ended.subject
-                  AND timers.try_time = ended.try_time AND timers.fire_time IS NULL
+                  AND timers.try_time = ended.try_time AND coalesce(timers.fire_time, 'infinity') = 'infinity'
                 """,
                 [each.timer.name for each in settled],
                 [each.timer.subject for each in settled],

@@ -112,10 +112,7 @@ class Assignment:
     async def sweep(self, flight_id: str) -> None:
         """Serves what events missed, as long as anybody waits, and then closes the flight's waitlist."""
         async with db.transaction(self._pool) as conn:
-            waiting = await conn.fetchval(
-                "SELECT EXISTS (SELECT FROM entries WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED'))",
-                flight_id,
-            )
+            waiting = await entries.anybody_waits(conn, flight_id)
         if not waiting:
             await self._openness.close_if_nobody_waits(flight_id)
             return

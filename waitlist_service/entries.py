@@ -133,7 +133,7 @@ async def matched(conn: Conn, entry_ids: Sequence[UUID], *, mode: str) -> dict[U
     rows = await conn.fetch(
         f"""
         SELECT coalesce(mode::text, $2) AS mode, {_COLUMNS} FROM entries JOIN flights USING (flight_id)
-        WHERE entry_id = ANY($1::uuid[]) AND state = 'WAITING' AND claim_id IS NOT NULL
+        WHERE entry_id = ANY($1::uuid[]) AND state || '' = 'WAITING' AND claim_id IS NOT NULL
         """,  # noqa: S608
         list(entry_ids),
         mode,
@@ -157,12 +157,27 @@ async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) 
     return [Entry(**row) for row in rows]
 
 
+async def anybody_waits(conn: Conn, flight_id: str) -> bool:
+    """Whether a flight has an entry that is WAITING or OFFERED."""
+    waiting: bool = await conn.fetchval(
+        """
+        SELECT EXISTS (SELECT FROM entries WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1)
+        """,
+        flight_id,
+    )
+    return waiting
+
+
 async def shown(conn: Conn, entry: Entry) -> pb.WaitlistEntry:
     """Returns an entry as callers see it, with its position: 1 for whoever is first of those who wait."""
     position = 0
     if entry.state == "WAITING":
         position = await conn.fetchval(
-            "SELECT count(*) FROM entries WHERE flight_id = $1 AND state = 'WAITING' AND number <= $2",
+            """
+            SELECT count(*) FROM entries
+            WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1 AND number <= $2
+              AND state = 'WAITING'
+            """,
             entry.flight_id,
             entry.number,
         )
@@ -230,7 +245,7 @@ async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
             JOIN entries USING (entry_id) ORDER BY of_entry.entry_id FOR NO KEY UPDATE OF entries
         ) AS claimed
         WHERE entry_id = claimed.id AND claim_id = claimed.claim
-          AND (state = 'WAITING' OR state = 'OFFERED' AND hold_id = claimed.confirmed_hold)
+          AND (state || '' = 'WAITING' OR state || '' = 'OFFERED' AND hold_id = claimed.confirmed_hold)
         RETURNING claimed.from_state::text AS from_state, end_time, {_COLUMNS}
         """,  # noqa: S608
         [claimed.entry.entry_id for claimed in claims],
@@ -270,7 +285,7 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
         UPDATE entries
         SET state = 'OFFERED', hold_id = $3, offer_expire_time = $4, version = version + 1,
             update_time = statement_timestamp()
-        WHERE entry_id = $1 AND claim_id = $2 AND state = 'WAITING'
+        WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'
         RETURNING offer_expire_time - statement_timestamp() AS patience, {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -294,7 +309,7 @@ async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entr
     row = await conn.fetchrow(
         f"""
         UPDATE entries SET accept_time = coalesce(accept_time, statement_timestamp())
-        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state = 'OFFERED'
+        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED'
         RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -310,7 +325,7 @@ async def decline(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str, 
         UPDATE entries
         SET state = 'DECLINED', version = version + 1, update_time = statement_timestamp(),
             end_time = statement_timestamp()
-        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state = 'OFFERED' AND accept_time IS NULL
+        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED' AND accept_time IS NULL
         RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -331,7 +346,7 @@ async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
         UPDATE entries
         SET state = 'DECLINED', version = version + 1, update_time = statement_timestamp(),
             end_time = statement_timestamp()
-        WHERE entry_id = $1 AND state = 'OFFERED' AND hold_id = $2
+        WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2
         RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -354,7 +369,7 @@ async def leave(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) ->
             end_time = statement_timestamp()
         FROM (SELECT entry_id AS id, state AS from_state FROM entries WHERE entry_id = $1 FOR NO KEY UPDATE) AS standing
         WHERE entry_id = standing.id AND ($2::text IS NULL OR owner = $2)
-          AND (state = 'WAITING' AND claim_id IS NULL OR state = 'OFFERED' AND accept_time IS NULL)
+          AND (state || '' = 'WAITING' AND claim_id IS NULL OR state || '' = 'OFFERED' AND accept_time IS NULL)
         RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -382,9 +397,10 @@ async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> Non
             end_time = statement_timestamp()
         FROM (
             SELECT entry_id AS id, state AS from_state FROM entries
-            WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED') ORDER BY entry_id FOR NO KEY UPDATE
+            WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1
+            ORDER BY entry_id FOR NO KEY UPDATE
         ) AS standing
-        WHERE entry_id = standing.id AND state IN ('WAITING', 'OFFERED')
+        WHERE entry_id = standing.id AND state || '' IN ('WAITING', 'OFFERED')
         RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
         """,  # noqa: S608
         flight_id,
@@ -404,7 +420,7 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
         """
         UPDATE entries SET claim_id = NULL, seat_number = NULL, match_time = NULL, uncertain = false,
                            update_time = statement_timestamp()
-        WHERE entry_id = $1 AND claim_id = $2 AND state = 'WAITING'
+        WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'
         """,
         entry.entry_id,
         entry.claim_id,

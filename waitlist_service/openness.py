@@ -61,7 +61,8 @@ class Openness:
                 """
                 UPDATE flights SET open = false, revision = revision + 1
                 WHERE flight_id = $1 AND open AND NOT EXISTS (
-                    SELECT FROM entries WHERE entries.flight_id = $1 AND entries.state IN ('WAITING', 'OFFERED'))
+                    SELECT FROM entries
+                    WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN entries.flight_id END) = $1)
                 """,
                 flight_id,
             )

@@ -160,7 +160,8 @@ async def _page(conn: Conn, flight_id: str, after: int, limit: int) -> tuple[lis
                ARRAY(SELECT skips.seat_number FROM skips
                      WHERE skips.entry_id = entries.entry_id AND skips.end_time = 'infinity') AS refused
         FROM entries
-        WHERE flight_id = $1 AND state = 'WAITING' AND (claim_id IS NULL OR uncertain) AND number > $2
+        WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1 AND number > $2
+          AND state = 'WAITING' AND (claim_id IS NULL OR uncertain)
         ORDER BY number LIMIT $3
         """,
         flight_id,
@@ -233,7 +234,7 @@ async def _write_down(conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSe
         UPDATE entries SET claim_id = found.claim_id, seat_number = found.seat_number,
                            match_time = statement_timestamp(), uncertain = found.uncertain
         FROM found
-        WHERE entries.entry_id = found.entry_id AND entries.state = 'WAITING' AND entries.claim_id IS NULL
+        WHERE entries.entry_id = found.entry_id AND entries.state || '' = 'WAITING' AND entries.claim_id IS NULL
         RETURNING entries.entry_id
         """,
         flight_id,

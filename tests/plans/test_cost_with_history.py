@@ -1,0 +1,202 @@
+"""SEAT-18: a statement's cost depends on what it asks for, not on what its owner, flight or service did before.
+
+The tables hold a long history and were never analyzed. What counts is rows and buffers, which a busy machine does not
+change; a statement that reads the history needs thousands.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
+from uuid import UUID
+
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import holding, seats
+from seat_service.hoarding import Limits
+from seat_service.requests import AskedSeat, ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger
+from services.db import Conn
+from tests.callers import seat
+from tests.conftest import World
+from tests.dates import new_flight_id
+from tests.instances import Instance, database_with, instance
+from tests.plans.costing import Costing, nodes
+
+PAST_HOLDS = 100_000
+LIVE_HOLDS = 5_000
+PAST_OF_FLIGHT = 1_000
+PAST_EVENTS = 200_000
+LIMITS = Limits(held_seats=9, lapses_allowed=5, lapses_window=timedelta(minutes=15), cool_down=timedelta(minutes=1))
+OWNER = "customer:history"
+AGENT = "agent:history"
+
+
+@dataclass(frozen=True)
+class History:
+    """A seat service whose tables hold what years left behind."""
+
+    airline: Instance
+    flight: str
+
+
+FILL = f"""
+WITH past AS (
+    INSERT INTO holds (hold_id, owner, purpose, state, ttl, extensions_left, create_time, expire_time, end_time)
+    SELECT gen_random_uuid(), owner, 'CHECK_IN', (ARRAY['EXPIRED', 'CANCELLED'])[1 + n % 2]::hold_state,
+           interval '2 minutes', 9, now() - interval '1 day' - n * interval '1 second',
+           now() - interval '1 day' - (n - 120) * interval '1 second',
+           now() - interval '1 day' - (n - 121) * interval '1 second'
+    FROM generate_series(1, {PAST_HOLDS}) AS n CROSS JOIN unnest(ARRAY['{OWNER}', '{AGENT}']) AS owner
+    RETURNING hold_id, owner
+), numbered AS (
+    SELECT hold_id, owner, row_number() OVER () AS n FROM past
+), live AS (
+    INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
+    SELECT gen_random_uuid(), owner, 'CHECK_IN', interval '1 hour', 9, now(), now() + interval '1 hour'
+    FROM generate_series(1, {LIVE_HOLDS}) AS n CROSS JOIN unnest(ARRAY['{OWNER}', '{AGENT}']) AS owner
+    RETURNING hold_id, owner
+)
+INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, state, owner)
+SELECT hold_id, CASE WHEN n <= {PAST_OF_FLIGHT} THEN $1 ELSE 'PAST-' || n % 1000 END, (1 + n % 30) || 'A', 'P' || n,
+       'RELEASED', owner
+FROM numbered
+UNION ALL
+SELECT hold_id, 'LIVE-' || row_number() OVER () / 5, (1 + row_number() OVER () % 5) || 'A',
+       'P' || row_number() OVER (), 'HELD', owner
+FROM live
+"""
+
+
+@pytest.fixture(scope="module")
+async def history(world: World) -> AsyncIterator[History]:
+    """A long history, written in bulk, on a database that serves calls before and after."""
+    url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
+    async with instance(world, database_url=url) as airline:
+        flight = new_flight_id("HI")
+        await airline.callers.operations().provision(flight)
+        # Nobody tells the planner about it, or only later: a service's plans may be older than its rows.
+        for table in ("holds", "hold_seats", "seat_events", "seats"):
+            await airline.database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        desk = airline.callers.agent("history")
+        confirmed = await desk.hold(flight, "30A")
+        await desk.confirm(confirmed)
+        await desk.cancel(await desk.hold(flight, "30B"))
+        await airline.database.execute(FILL, flight, timeout=120)
+        await airline.database.execute(
+            """
+            INSERT INTO seat_events
+                (flight_id, seat_number, version, from_state, to_state, actor, reason, event_time)
+            SELECT CASE WHEN n % 200 = 0 THEN $1 ELSE 'PAST-' || n % 1000 END, '1A', 1000 + n, 'AVAILABLE', 'BLOCKED',
+                   'agent:history', 'BLOCKED', now() - interval '1 day'
+            FROM generate_series(1, $2::int) AS n
+            """,
+            flight,
+            PAST_EVENTS,
+            timeout=120,
+        )
+        yield History(airline, flight)
+
+
+@pytest.fixture
+async def costing(history: History) -> AsyncIterator[Costing]:
+    """A connection as the service has it, in a transaction that is undone."""
+    async with history.airline.pool.acquire() as conn:
+        transaction = conn.transaction()
+        await transaction.start()
+        yield Costing(conn)
+        await transaction.rollback()
+
+
+def wants(flight: str, seat_number: str, owner: str) -> HoldRequest:
+    return HoldRequest(
+        seats=(AskedSeat(flight, seat_number, f"P-{secrets.token_hex(4)}"),),
+        owner=owner,
+        actor=owner,
+        purpose=pb.Hold.CHECK_IN,
+        ttl=timedelta(minutes=2),
+        extensions=9,
+        limits=LIMITS if owner == OWNER else None,
+    )
+
+
+async def held(conn: Costing, request: HoldRequest) -> pb.Hold:
+    (answer,) = await holding.hold(cast("Conn", conn), [request], effects=Effects())
+    assert isinstance(answer, pb.Hold), answer
+    return answer
+
+
+@pytest.mark.parametrize("owner", [OWNER, AGENT])
+async def test_a_hold_costs_the_same_after_a_hundred_thousand(history: History, costing: Costing, owner: str) -> None:
+    await held(costing, wants(history.flight, "1A", owner))
+    costing.expect_bounded()
+
+
+async def test_who_is_not_bound_is_not_judged(history: History, costing: Costing) -> None:
+    await held(costing, wants(history.flight, "1A", AGENT))
+    (judging,) = [node for _, plan in costing.plans for node in nodes(plan) if node.get("Function Name") == "hoarding"]
+    assert judging["Actual Loops"] == 0
+
+    costing.plans.clear()
+    await held(costing, wants(history.flight, "1B", OWNER))
+    (judging,) = [node for _, plan in costing.plans for node in nodes(plan) if node.get("Function Name") == "hoarding"]
+    assert judging["Actual Loops"] == 1
+
+
+@pytest.mark.parametrize("owner", [OWNER, AGENT])
+async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, costing: Costing, owner: str) -> None:
+    conn = cast("Conn", costing)
+    first = await held(costing, wants(history.flight, "2A", owner))
+    on = OnHold(UUID(first.hold_id), owner, owner, reason="PLANS")
+    for transition in (seats.extend, seats.confirm, seats.cancel):
+        (answer,) = await transition(conn, [on], effects=Effects())
+        assert isinstance(answer, pb.Hold), answer
+    second = await held(costing, wants(history.flight, "2B", owner))
+    on = OnHold(UUID(second.hold_id), owner if owner == OWNER else None, owner, reason="PLANS")
+    asked = AskedSeat(history.flight, "2C", second.seats[0].passenger_id)
+    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS)], effects=Effects())
+    assert isinstance(changed, pb.Hold), changed
+    passenger = OnPassenger(
+        UUID(second.hold_id),
+        None,
+        "service:plans",
+        reason="PLANS",
+        flight_id=history.flight,
+        passenger_id=second.seats[0].passenger_id,
+    )
+    (released,) = await seats.release_passenger(conn, [passenger], effects=Effects())
+    assert isinstance(released, pb.Hold), released
+    assert len(costing.plans) >= 20
+    costing.expect_bounded()
+
+
+async def test_the_limits_still_count_what_is_held_and_what_lapsed(history: History, costing: Costing) -> None:
+    for n in range(LIMITS.held_seats):
+        await held(costing, wants(history.flight, f"{10 + n}A", OWNER))
+    (full,) = await holding.hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
+    assert getattr(full, "reason", None) == "TOO_MANY_HELD_SEATS"
+    await costing.conn.execute(
+        """
+        UPDATE holds SET state = 'EXPIRED', create_time = now() - interval '3 minutes',
+                         expire_time = now() - interval '1 second', end_time = now()
+        WHERE hold_id IN (SELECT hold_id FROM hold_seats WHERE flight_id = $1 AND owner = $2 AND state = 'HELD')
+        """,
+        history.flight,
+        OWNER,
+    )
+    (cooling,) = await holding.hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
+    assert getattr(cooling, "reason", None) == "COOLING_DOWN"
+    costing.expect_bounded()
+
+
+async def test_a_call_after_all_that_is_answered(history: History) -> None:
+    customer = history.airline.callers.customer("history")
+    hold = await customer.hold_seats(seat(history.flight, "25A"))
+    changed = await customer.ChangeHoldSeats(
+        pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=[seat(history.flight, "25B", hold.seats[0].passenger_id)])
+    )
+    assert changed.seats[0].seat_number == "25B"
+    assert (await customer.cancel(changed)).state == pb.Hold.CANCELLED
