@@ -27,7 +27,7 @@ def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     kept = {
         name: value for name, value in environment.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
-    # `python -m` would otherwise prefer a module of the folder in which somebody typed the command.
+    # `python -m` would otherwise prefer a module of the folder in which the command was typed.
     return kept | _no_proxy(environment) | {"PYTHONSAFEPATH": "1"}
 
 

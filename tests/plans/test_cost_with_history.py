@@ -78,7 +78,7 @@ async def history(world: World) -> AsyncIterator[History]:
     async with instance(world, database_url=url) as airline:
         flight = new_flight_id("HI")
         await airline.callers.operations().provision(flight)
-        # Nobody tells the planner about it, or only later: a service's plans may be older than its rows.
+        # The planner has no statistics of them, or only later: a service's plans may be older than its rows.
         for table in ("holds", "hold_seats", "seat_events", "seats"):
             await airline.database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         desk = airline.callers.agent("history")
