@@ -42,33 +42,41 @@ class Truth:
         return self._last
 
     async def at_rest(self) -> Digests:
-        """Looks when nobody is at work any more: where nothing is otherwise than at the last look, at once."""
+        """Looks when no service works any more: where nothing is otherwise than at the last look, at once."""
         before = self._last
         if await self.now() != before:
+            at_work: object = None
 
             async def same_as_before() -> bool:
+                nonlocal at_work
                 before = self._last
                 await pause(LOOK_SECONDS)
-                return await self.now() == before and await self._nothing_is_under_way()
+                now = await self.now()
+                at_work = [name for name in now if now[name] != before.get(name)] or await self._under_way()
+                return not at_work
 
-            await eventually(same_as_before)
+            try:
+                await eventually(same_as_before)
+            except AssertionError as error:
+                raise AssertionError(f"still at work: {at_work}") from error
         return self._last
 
-    async def _nothing_is_under_way(self) -> bool:
-        """Whether no event is still on its way to the broker, and no timer is due."""
+    async def _under_way(self) -> list[str]:
+        """The events that are still on their way to the broker, and the timers that are due."""
         waiting = await asyncio.gather(
             *(
-                database.fetchval(
+                database.fetch(
                     f"""
-                    SELECT (SELECT count(*) FROM {schema}.outbox WHERE publish_time IS NULL)
-                         + (SELECT count(*) FROM {schema}.timers
-                            WHERE fire_time IS NULL AND due_time <= clock_timestamp() + interval '1 s')
+                    SELECT 'event ' || routing_key || ' ' || body::text FROM {schema}.outbox WHERE publish_time IS NULL
+                    UNION ALL
+                    SELECT 'timer ' || timers::text FROM {schema}.timers
+                    WHERE fire_time IS NULL AND due_time <= clock_timestamp() + interval '1 s'
                     """
                 )
                 for schema, database in self._databases.items()
             )
         )
-        return not any(waiting)
+        return [row[0] for rows in waiting for row in rows]
 
 
 async def _of_schema(database: Database, schema: str) -> dict[str, tuple[int, str]]:
