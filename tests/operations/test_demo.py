@@ -277,6 +277,7 @@ async def test_a_service_that_is_away_is_named(
     check_in: FakeCheckIn, monkeypatch: pytest.MonkeyPatch, variable: str, named: str
 ) -> None:
     monkeypatch.setenv(variable, "127.0.0.1:1")
+    monkeypatch.setattr(demo, "PATIENCE_SECONDS", 1)
     refused = await skyhigh("load")
     assert refused.exit_code == 1
     assert f"the {named} service answered UNAVAILABLE" in refused.stderr
