@@ -139,11 +139,11 @@ async def test_a_lost_answer_is_asked_for_again(airport: Airport, wire: Wire) ->
 
 
 async def test_a_login_sends_its_own_passengers(airport: Airport, wire: Wire, checkin_database: Database) -> None:
-    wire.down = True
     traveller, other = await airport.traveller("P1"), await airport.traveller("P2")
-    # Without its timer nothing but the login sends them.
-    await checkin_database.execute("DELETE FROM timers WHERE subject = $1", airport.flight_id)
-    wire.down = False
+    await is_known(airport)
+    wire.sent.clear()
+    # No timer is set by this: nothing but the login sends them.
+    await checkin_database.execute("UPDATE entitlements SET known_revision = 0 WHERE flight_id = $1", airport.flight_id)
     await log_in(airport, traveller.pnr, traveller.last_name)
     assert [each.passenger_id for each in wire.rows(airport.flight_id)] == ["P1"]
     await log_in(airport, other.pnr, other.last_name)
