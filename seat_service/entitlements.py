@@ -1,17 +1,18 @@
-"""Whether a passenger may have a seat: what the copy of the manifest says, and what the layout's rules say of it (SEAT-17).
+"""Whether a passenger may have a seat, by the copy of the manifest and the rules of the layout (SEAT-17).
 
-The check-in service owns the manifest. Its copy here (`manifests.py`) is read under the lock of `lock_seats(passengers=…)`,
-so that no passenger ends between this judgement and the commit. A request's own profile counts only for passengers
-without a row, such as those of a booking that is not paid yet.
+The check-in service owns the manifest. Its copy here (`manifests.py`) is read under the shared lock of
+`lock_seats(passengers=…)`, so that no passenger ends between this check and the commit. A request's own profile counts
+only for passengers without a row, such as those of a booking that is not paid yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
 from seat_service import eligibility, refusals
@@ -94,20 +95,11 @@ async def party(conn: Conn, flight_id: str, *, pnr: str | None, passenger_ids: C
     return [_passenger(row) for row in rows]
 
 
-def _passenger(row: Mapping[str, object]) -> Passenger:
-    services = row["special_services"]
-    assert isinstance(services, list)
-    return Passenger(
-        flight_id=str(row["flight_id"]),
-        passenger_id=str(row["passenger_id"]),
-        pnr=str(row["pnr"]),
-        person=Person(
-            PassengerProfile.Type.Value(str(row["type"])),
-            frozenset(services),
-            Seat.Cabin.Value(str(row["cabin"])),
-        ),
-        ended=bool(row["ended"]),
+def _passenger(row: asyncpg.Record) -> Passenger:
+    person = Person(
+        PassengerProfile.Type.Value(row["type"]), frozenset(row["special_services"]), Seat.Cabin.Value(row["cabin"])
     )
+    return Passenger(row["flight_id"], row["passenger_id"], row["pnr"], person, row["ended"])
 
 
 async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]]) -> dict[int, Refusal]:
@@ -125,12 +117,8 @@ async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]])
                 break
     if refused:
         # The passengers of a cancelled flight end as well: its cancellation says more.
-        flights = {seat.flight_id for n in refused for seat in requests[n][1]}
-        closed = await _closed(conn, flights)
-        for n in refused:
-            refused[n] = next(
-                (closed[seat.flight_id] for seat in requests[n][1] if seat.flight_id in closed), refused[n]
-            )
+        closed = await _closed(conn, {seat.flight_id for n in refused for seat in requests[n][1]})
+        refused |= {n: closed[seat.flight_id] for n in refused for seat in requests[n][1] if seat.flight_id in closed}
     return refused
 
 

@@ -1,8 +1,8 @@
 """The copy of the manifest, written by its owner, the check-in service, which revokes rights to seats by it (SEAT-17).
 
-A passenger's revision says which message is newer. Every transaction that gives a passenger a seat has the passenger locked,
-shared, until its commit (`locks.lock_seats`), and judges the row after that. The lock here is exclusive: a seat that was
-given before is found below; a transaction that comes later reads the new row (docs/decisions/0031).
+A passenger's revision says which message is newer. Every transaction that gives a passenger a seat has the passenger
+locked, shared, until its commit (`locks.lock_seats`), and checks the row after that. The lock here is exclusive: a seat
+that was given before is found below; a transaction that comes later reads the new row (docs/decisions/0031).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
@@ -87,7 +88,7 @@ def entry(message: pb.SyncPassengersRequest.ManifestPassenger) -> Entry:
 async def sync(
     conn: Conn, requests: Sequence[ManifestChange], *, layouts: Mapping[str, Layout], effects: Effects
 ) -> list[pb.SyncPassengersResponse | Refusal]:
-    """Writes passengers whose revision is newer, and releases the seats that these may not have any more.
+    """Writes passengers whose revision is newer, and releases the seats that they may not have any more.
 
     HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait; other seats of the same hold stay, and a hold whose
     last seat goes is CANCELLED. A confirmed seat of a flight that has left stays for the record. Answers the seats that
@@ -107,7 +108,7 @@ async def _sync(
     changed = await _unknown(conn, newest)
     if not changed:
         return pb.SyncPassengersResponse()
-    # The order of locks is holds, passengers, seats, and a passenger's holds are known before the locks only by a guess.
+    # Holds are locked before passengers (locks.py), so that these holds are a guess, which is checked after the locks.
     standing = await lock_holds(conn, {seat.hold_id for seat in await passenger_seats.live(conn, changed)})
     await lock_passengers(conn, changed)
     live = await passenger_seats.live(conn, changed)
@@ -182,7 +183,7 @@ async def _lost(
     conn: Conn,
     live: Sequence[HeldSeat],
     newest: Mapping[FlightPassenger, Entry],
-    standing: Mapping[object, StandingHold],
+    standing: Mapping[UUID, StandingHold],
     layouts: Mapping[str, Layout],
 ) -> list[tuple[HeldSeat, str]]:
     """The seats that their passengers may not have any more, each with the ledger's reason."""
@@ -282,7 +283,8 @@ class Departing:
                     WHERE holds.hold_id = held.hold_id LIMIT 1
                 ) AS hold
                 WHERE departures.flight_id = $1
-                  AND hold.expire_time > greatest(departures.departure_time, hold.create_time + interval '1 microsecond')
+                  AND hold.expire_time > greatest(departures.departure_time,
+                                              hold.create_time + interval '1 microsecond')
                 LIMIT $2
                 """,
                 flight_id,

@@ -50,7 +50,8 @@ async def confirm(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -
     """HELD → CONFIRMED, only before the hold's end; seats that the passengers had on these flights are freed.
 
     A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or what
-    `entitlements.revocations` refuses with. Who cancels or expires the same hold at the same time either was first, or finds it CONFIRMED.
+    `entitlements.revocations` refuses with. Who cancels or expires the same hold at the same time either was first, or
+    finds it CONFIRMED.
     """
     return await _in_rounds(conn, requests, _confirm, effects)
 
@@ -68,7 +69,7 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
           AND NOT {REVOKED}
           AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp()
         RETURNING holds.hold_id, holds.confirm_time
-        """,
+        """,  # noqa: S608
         *_named(requests),
     )
     confirmed = {row["hold_id"] for row in rows}
@@ -116,6 +117,7 @@ async def _confirm_seats(
             WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
               AND seats.hold_id = request.hold_id AND seats.state = 'HELD'
               AND (SELECT reason FROM cancelled_flights WHERE flight_id = request.flight_id) IS NULL
+              AND coalesce((SELECT departure_time FROM departures WHERE flight_id = request.flight_id) > $7, true)
             RETURNING seats.flight_id, seats.seat_number, seats.version, seats.hold_id,
                       request.actor, request.request_id, request.event_id
         ), marked AS (
@@ -140,7 +142,7 @@ async def _confirm_seats(
         now,
     )
     if len(rows) != len(seats):
-        # Also where a flight was cancelled since its hold was looked at: judged anew, that is what it is told.
+        # Also if a flight was cancelled, or left, after its hold was checked: the next try is refused with that.
         raise GuardMissed
     versions = {(row["flight_id"], row["seat_number"]): row["version"] for row in rows}
     messages = {
@@ -263,8 +265,8 @@ async def release_passenger(
 
     A hold whose last seat goes is CANCELLED. Where the passenger has no seat in it by now nothing changes: a repeat
     succeeds, whoever sits elsewhere keeps that, and a lapsed hold is left to its expiry. Answers the hold as all the
-    requests leave it; HOLD_NOT_FOUND; FLIGHT_DEPARTED for a confirmed seat of a flight that has left, unless the service
-    answers for it.
+    requests leave it; HOLD_NOT_FOUND; FLIGHT_DEPARTED for a confirmed seat of a flight that has left, unless the
+    service answers for it.
     """
     standing = await lock_holds(conn, [request.hold_id for request in requests])
     seats = await seats_of(conn, standing)
@@ -382,7 +384,7 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
           AND NOT {REVOKED}
           AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp() AND holds.extensions_left > 0
         RETURNING holds.hold_id, holds.expire_time, holds.extensions_left
-        """,
+        """,  # noqa: S608
         *_named(requests),
     )
     for row in rows:
@@ -403,8 +405,9 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """HELD → HELD with other seats and its full time again; after a refusal the hold is as it was.
 
-    Answers the hold; what `extend` and `entitlements.judge` refuse with; SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS
-    or COOLING_DOWN; LapsedInTheWay as `hold`. Each request has a savepoint of its own.
+    Answers the hold; what `extend` and `entitlements.judge` refuse with; SEAT_TAKEN, SEAT_NOT_FOUND,
+    PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `hold`. Each request has a savepoint
+    of its own.
     """
     answers: list[pb.Hold | Refusal] = []
     for request in requests:
@@ -561,7 +564,7 @@ async def _end_by_departure(conn: Conn, hold_id: UUID, hold: pb.Hold) -> None:
         f"""
         UPDATE holds SET expire_time = least(statement_timestamp() + ttl, {FIRST_DEPARTURE})
         WHERE hold_id = $1 AND state || '' = 'HELD' RETURNING expire_time
-        """,
+        """,  # noqa: S608
         hold_id,
     )
     hold.expire_time.CopyFrom(timestamp(expire_time))

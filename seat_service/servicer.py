@@ -84,9 +84,7 @@ class SeatServicer(SeatServiceServicer):
         party: list[Passenger] = []
         if own is not None or request.passenger_ids:
             async with db.transaction(self._pool) as conn:
-                party = await entitlements.party(
-                    conn, request.flight_id, pnr=own, passenger_ids=request.passenger_ids
-                )
+                party = await entitlements.party(conn, request.flight_id, pnr=own, passenger_ids=request.passenger_ids)
         return pb.SuggestSeatsResponse(suggestions=suggest_to_party(layout, snapshot.states, request, party))
 
     async def HoldSeat(self, request: pb.HoldSeatRequest, context: Context) -> pb.Hold:
