@@ -410,11 +410,3 @@ async def test_a_monstrous_token_is_refused_by_the_transport(callers: Callers) -
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await callers.anybody("A" * 100_000).GetSeatMap(GOOD["GetSeatMap"])
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-@pytest.mark.usefixtures("nothing_changed")
-@pytest.mark.parametrize("passenger", [":SPACE", "::KING"])
-async def test_a_session_of_an_impossible_passenger_opens_nothing(callers: Callers, demo: str, passenger: str) -> None:
-    session = callers.passenger(f"P1:{demo}{passenger}")
-    with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
-        await session.hold(demo, "20A", "P1")
