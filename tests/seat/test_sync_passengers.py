@@ -341,6 +341,22 @@ async def test_an_earlier_departure_shortens_the_holds_that_run(callers: Callers
     await eventually(shortened)
 
 
+async def test_who_ended_after_an_assumed_departure_loses_the_seat_of_a_delayed_flight(
+    callers: Callers, flight: str, database: Database
+) -> None:
+    session = callers.passenger(f"P1:{flight}", f"P2:{flight}", pnr=PNR)
+    await session.confirm(await session.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2")))
+    await depart(callers, flight, after=timedelta(seconds=-1))
+    assert seats(await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))) == []
+    await depart(callers, flight, after=timedelta(hours=2), revision=2)
+
+    async def released() -> bool:
+        return await live_seats(database, flight) == [("20B", "CONFIRMED")]
+
+    await eventually(released)
+    assert await violations(database, flight) == []
+
+
 async def test_what_comes_before_the_seats_is_kept(callers: Callers) -> None:
     early = new_flight_id()
     await sync(callers, listed_passenger(early, "P1", PNR, ended=True), listed_passenger(early, "P2", PNR))
