@@ -108,9 +108,10 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
     """AVAILABLE (for the waitlist also OFFERED) → HELD, for each request all of its seats or none.
 
     Requests for one seat are judged in their order: the first that gets all it asks for has it, the others lose. A
-    hold ends at the first departure of its flights at the latest. Answers a new hold; FLIGHT_CANCELLED, FLIGHT_DEPARTED,
-    what `entitlements.judge` refuses with, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or
-    COOLING_DOWN; LapsedInTheWay where only lapsed holds stand in the way, which the caller ends before it tries again.
+    hold ends at the first departure of its flights at the latest. Answers a new hold; FLIGHT_CANCELLED,
+    FLIGHT_DEPARTED, what `entitlements.judge` refuses with, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT,
+    TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay where only lapsed holds stand in the way, which the caller ends
+    before it tries again.
     """
     now = await lock_seats(
         conn,

@@ -7,10 +7,10 @@ that was given before is found below; a transaction that comes later reads the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
@@ -27,11 +27,15 @@ from services.db import Conn, GuardMissed, Pool
 from services.errors import Refusal
 from services.idempotency import RequestKey
 
+if TYPE_CHECKING:
+    from seat_service.inventory import Inventory
+
 # Reasons of the ledger.
 ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
-# The timer that ends a flight's holds at its departure.
-END_AT_DEPARTURE: Final = "end-at-departure"
+# The timer that brings a flight's holds in line with a new departure, and who the ledger says did it.
+FOLLOW_DEPARTURE: Final = "follow-departure"
+ACTOR: Final = "departure"
 # A hold lasts a day at most (ClaimSeatRequest.ttl): none that runs now reaches a later departure.
 LONGEST_HOLD: Final = timedelta(days=1, hours=1)
 HOLDS_AT_ONCE: Final = 100
@@ -108,16 +112,17 @@ async def _sync(
     changed = await _unknown(conn, newest)
     if not changed:
         return pb.SyncPassengersResponse()
-    # Holds are locked before passengers (locks.py), so that these holds are a guess, which is checked after the locks.
-    standing = await lock_holds(conn, {seat.hold_id for seat in await passenger_seats.live(conn, changed)})
-    await lock_passengers(conn, changed)
-    live = await passenger_seats.live(conn, changed)
-    if any(seat.hold_id not in standing for seat in live):
-        raise GuardMissed
+    live, standing = await _lock(conn, changed)
     written = await _write(conn, [newest[key] for key in sorted(changed)])
-    lost = await _lost(conn, [seat for seat in live if seat.passenger in written], newest, standing, layouts)
-    await seats.release_seats(
-        conn, list(standing), [Release(seat, request.actor, reason, None) for seat, reason in lost], effects=effects
+    passengers = {key: newest[key].passenger for key in written}
+    lost = await _release_lost(
+        conn,
+        [seat for seat in live if seat.passenger in written],
+        passengers,
+        standing,
+        layouts=layouts,
+        actor=request.actor,
+        effects=effects,
     )
     return pb.SyncPassengersResponse(
         freed_seats=[
@@ -131,6 +136,19 @@ async def _sync(
             for seat, _ in lost
         ]
     )
+
+
+async def _lock(conn: Conn, passengers: Collection[FlightPassenger]) -> tuple[list[HeldSeat], dict[UUID, StandingHold]]:
+    """Locks passengers and the holds of their seats; returns both seats and holds as they are now.
+
+    Holds are locked before passengers (locks.py), so that the holds are a guess. Raises GuardMissed if it was wrong.
+    """
+    standing = await lock_holds(conn, {seat.hold_id for seat in await passenger_seats.live(conn, passengers)})
+    await lock_passengers(conn, passengers)
+    live = await passenger_seats.live(conn, passengers)
+    if any(seat.hold_id not in standing for seat in live):
+        raise GuardMissed
+    return live, standing
 
 
 async def _unknown(conn: Conn, newest: Mapping[FlightPassenger, Entry]) -> set[FlightPassenger]:
@@ -179,14 +197,30 @@ async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
     return {(row["flight_id"], row["passenger_id"]) for row in rows}
 
 
+async def _release_lost(
+    conn: Conn,
+    live: Sequence[HeldSeat],
+    passengers: Mapping[FlightPassenger, Passenger],
+    standing: Mapping[UUID, StandingHold],
+    *,
+    layouts: Mapping[str, Layout],
+    actor: str,
+    effects: Effects,
+) -> list[tuple[HeldSeat, str]]:
+    """Releases the seats that their passengers may not have any more; returns them, each with the ledger's reason."""
+    lost = await _lost(conn, live, passengers, standing, layouts)
+    releases = [Release(seat, actor, reason, None) for seat, reason in lost]
+    await seats.release_seats(conn, list(standing), releases, effects=effects)
+    return lost
+
+
 async def _lost(
     conn: Conn,
     live: Sequence[HeldSeat],
-    newest: Mapping[FlightPassenger, Entry],
+    passengers: Mapping[FlightPassenger, Passenger],
     standing: Mapping[UUID, StandingHold],
     layouts: Mapping[str, Layout],
 ) -> list[tuple[HeldSeat, str]]:
-    """The seats that their passengers may not have any more, each with the ledger's reason."""
     if not live:
         return []
     flight_ids = {seat.flight_id for seat in live}
@@ -195,7 +229,7 @@ async def _lost(
     departed = await entitlements.departed(conn, flight_ids)
     lost: list[tuple[HeldSeat, str]] = []
     for seat in live:
-        passenger, hold = newest[seat.passenger].passenger, standing[seat.hold_id]
+        passenger, hold = passengers[seat.passenger], standing[seat.hold_id]
         if hold.present_state == "EXPIRED" or (seat.state == "CONFIRMED" and seat.flight_id in departed):
             continue
         foreign = seat.state == "HELD" and entitlements.locator(hold.owner) not in (None, passenger.pnr)
@@ -204,6 +238,28 @@ async def _lost(
         elif not eligibility.fits(passenger.person, layout_of[seat.flight_id].by_number[seat.seat_number]):
             lost.append((seat, SEAT_NO_LONGER_FITS))
     return lost
+
+
+async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], effects: Effects) -> int:
+    """Releases what passengers of a flight may not have, as `sync` does for those who change; returns how many seats.
+
+    A flight that turns out to leave later may have passengers who ended after the departure that was known before.
+    """
+    rows = await conn.fetch(
+        """
+        SELECT passengers.flight_id, passengers.passenger_id
+        FROM passengers
+        WHERE passengers.flight_id = $1
+          AND EXISTS (SELECT FROM hold_seats
+                      WHERE hold_seats.flight_id = passengers.flight_id
+                        AND hold_seats.passenger_id = passengers.passenger_id AND hold_seats.state = 'CONFIRMED')
+        """,
+        flight_id,
+    )
+    live, standing = await _lock(conn, [(row["flight_id"], row["passenger_id"]) for row in rows])
+    known = await entitlements.passengers(conn, {seat.passenger for seat in live})
+    lost = await _release_lost(conn, live, known, standing, layouts=layouts, actor=ACTOR, effects=effects)
+    return len(lost)
 
 
 async def set_departures(
@@ -238,13 +294,14 @@ async def set_departures(
             SELECT flight_id, departure_time, revision
             FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS new (flight_id, departure_time, revision)
             ON CONFLICT (flight_id) DO UPDATE
-            SET departure_time = excluded.departure_time, revision = excluded.revision
+            SET departure_time = excluded.departure_time, revision = excluded.revision,
+                update_time = statement_timestamp()
             WHERE departures.revision < excluded.revision
             """,
             *_columns({row["flight_id"]: newest[row["flight_id"]] for row in rows}),
         )
         if near:
-            await timers.set_timers(conn, END_AT_DEPARTURE, near)
+            await timers.set_timers(conn, FOLLOW_DEPARTURE, near)
     return [pb.SyncPassengersResponse() for _ in requests]
 
 
@@ -258,15 +315,24 @@ def _columns(departures: Mapping[str, Departure]) -> tuple[list[str], list[datet
 
 
 class Departing:
-    """Ends the holds of a flight at its departure."""
+    """Brings the holds of a flight in line with a departure that is new."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, inventory: Inventory, layouts: Mapping[str, Layout]) -> None:
         self._pool = pool
+        self._inventory = inventory
+        self._layouts = layouts
 
-    async def end_at_departure(self, flight_id: str) -> None:
-        """Moves the end of each HELD hold with a seat of the flight to the departure; a confirmed seat stays."""
+    async def follow(self, flight_id: str) -> None:
+        """Ends each HELD hold with a seat of the flight at the departure; releases what passengers may not have.
+
+        A confirmed seat of a flight that has left stays.
+        """
         while await self._end_some(flight_id):
             pass
+        effects = Effects()
+        async with db.transaction(self._pool) as conn:
+            await review(conn, flight_id, layouts=self._layouts, effects=effects)
+        self._inventory.tell(effects)
 
     async def _end_some(self, flight_id: str) -> bool:
         async with db.transaction(self._pool) as conn:

@@ -48,7 +48,7 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool,
         {
             cancellations.CANCEL_HOLDS: Handler(Emptying(pool, inventory).cancel_holds),
-            manifests.END_AT_DEPARTURE: Handler(Departing(pool).end_at_departure),
+            manifests.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
         },
     )
     # Each locks all seats of a flight: two in one transaction would take them in another order than holds do.

@@ -170,7 +170,8 @@ class Callers:
     def passenger(self, *passengers: str, pnr: str | None = None) -> Caller:
         """A passenger session; each passenger as `ID:FLIGHT[:CABIN[:TYPE[+SSR…]]]`.
 
-        A seat service has them on its manifest before the session takes a seat. The claims are those of old tokens.
+        A seat service has them on its manifest before the session takes a seat; one who is there already stays in the
+        session that came first. The claims are those of old tokens.
         """
         pnr = pnr or "".join(secrets.choice(_LETTERS) for _ in range(6))
         claims = [_passenger(text) for text in passengers]
@@ -179,7 +180,13 @@ class Callers:
             return caller
         listed = [
             listed_passenger(
-                each["flight"], each["id"], pnr, cabin=each["cabin"], type=each["type"], special_services=each["ssr"]
+                each["flight"],
+                each["id"],
+                pnr,
+                revision=1,
+                cabin=each["cabin"],
+                type=each["type"],
+                special_services=each["ssr"],
             )
             for each in claims
         ]

@@ -24,5 +24,7 @@ CREATE TABLE departures (
     flight_id      text        PRIMARY KEY CHECK (flight_id ~ '^[A-Za-z0-9-]{3,40}$'),
     departure_time timestamptz NOT NULL,
     -- 0 is what the flight was provisioned with; each time of a manifest is newer.
-    revision       bigint      NOT NULL CHECK (revision >= 0)
+    revision       bigint      NOT NULL CHECK (revision >= 0),
+    -- When that was written here: what was given before is no fault, even if the flight leaves earlier than it was said.
+    update_time    timestamptz NOT NULL DEFAULT statement_timestamp()
 );
