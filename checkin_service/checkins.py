@@ -35,6 +35,7 @@ CANCEL_CHECK_INS: Final = "cancel-check-ins"
 
 PAYMENT_TIMEOUT: Final = "PAYMENT_TIMEOUT"
 SEAT_RELEASED: Final = "SEAT_RELEASED"
+SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
 BOOKING_CANCELLED: Final = "BOOKING_CANCELLED"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 # Longer than the events of a seat's confirmation and release take when all is well.
@@ -178,7 +179,11 @@ async def validate_baggage(conn: Conn, standing: CheckIn, bags: Bags, *, actor: 
 
 
 async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
-    """BAGGAGE_VALIDATED, or WAITING_FOR_PAYMENT with its fee paid → COMPLETED, with a seat; gives a sequence number."""
+    """BAGGAGE_VALIDATED, or WAITING_FOR_PAYMENT with its fee paid → COMPLETED, with a seat; gives a sequence number.
+
+    False also while another completed check-in has the seat, or while the seat service does not know the passenger as
+    the manifest has it: then the seat may not be the passenger's. Seating.clear_the_way finds out.
+    """
     row = await conn.fetchrow(
         """
         WITH standing AS (
@@ -186,6 +191,14 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
             WHERE checkin_id = $1 AND seat_number IS NOT NULL
               AND (state = 'BAGGAGE_VALIDATED'
                    OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL)
+              AND NOT EXISTS (
+                  SELECT FROM entitlements AS changed
+                  WHERE changed.flight_id = check_ins.flight_id AND changed.passenger_id = check_ins.passenger_id
+                    AND changed.known_revision < changed.revision)
+              AND NOT EXISTS (
+                  SELECT FROM check_ins AS other
+                  WHERE other.flight_id = check_ins.flight_id AND other.seat_number = check_ins.seat_number
+                    AND other.state = 'COMPLETED' AND other.seat_number <> 'INF' AND NOT other.seat_disputed)
             FOR NO KEY UPDATE
         ), numbered AS (
             INSERT INTO sequence_numbers (flight_id, last_number) SELECT flight_id, 1 FROM standing
@@ -241,7 +254,8 @@ async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, curr
     if paid is None:
         return False
     await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
-    await complete(conn, checkin_id, actor="payment")
+    if not await complete(conn, checkin_id, actor="payment"):
+        await _complete_later(conn, checkin_id)
     return True
 
 
@@ -285,11 +299,17 @@ async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
 
 
 async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
-    """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid."""
+    """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid.
+
+    Another completed check-in with this seat is disputed until its own passenger's seat is asked for.
+    """
+    if standing.state == "COMPLETED":
+        await _dispute_others(conn, standing, seat)
     moved = await conn.fetchval(
         """
         UPDATE check_ins
-        SET seat_number = $3, hold_id = $4, version = version + 1, update_time = statement_timestamp()
+        SET seat_number = $3, hold_id = $4, seat_disputed = false, version = version + 1,
+            update_time = statement_timestamp()
         WHERE checkin_id = $1 AND version = $2
           AND state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
         RETURNING checkin_id
@@ -301,8 +321,45 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     )
     if moved is None:
         return False
-    await complete(conn, standing.checkin_id, actor="seat")
+    if standing.state != "COMPLETED" and not await complete(conn, standing.checkin_id, actor="seat"):
+        await _complete_later(conn, standing.checkin_id)
     return True
+
+
+async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
+    """Has the passengers looked for who completed check-in with a seat that is another passenger's now."""
+    rows = await conn.fetch(
+        """
+        UPDATE check_ins SET seat_disputed = true, version = version + 1, update_time = statement_timestamp()
+        WHERE flight_id = $1 AND seat_number = $2 AND checkin_id <> $3
+          AND state = 'COMPLETED' AND seat_number <> 'INF' AND NOT seat_disputed
+        RETURNING checkin_id
+        """,
+        standing.flight_id,
+        seat.seat_number,
+        standing.checkin_id,
+    )
+    for row in rows:
+        await timers.set_timer(conn, LOOK_AT_SEAT, str(row["checkin_id"]))
+
+
+async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
+    """Whether a check-in has a seat, accepted bags and a paid fee, and is not completed."""
+    found: bool | None = await conn.fetchval(
+        """
+        SELECT state = 'BAGGAGE_VALIDATED'
+               OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL
+        FROM check_ins WHERE checkin_id = $1 AND seat_number IS NOT NULL
+        """,
+        checkin_id,
+    )
+    return bool(found)
+
+
+async def _complete_later(conn: Conn, checkin_id: UUID) -> None:
+    """Has a check-in that lacks nothing of its own completed once the seat is known to be its passenger's."""
+    if await lacks_nothing(conn, checkin_id):
+        await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id))
 
 
 async def stand_up(conn: Conn, standing: CheckIn) -> bool:
@@ -384,7 +441,7 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
     return True
 
 
-async def lose_seat(conn: Conn, standing: CheckIn) -> bool:
+async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
     """COMPLETED → CANCELLED, because the passenger has no seat any more, as it was seen (its version)."""
     cancelled = await conn.fetchval(
         """
@@ -396,7 +453,7 @@ async def lose_seat(conn: Conn, standing: CheckIn) -> bool:
         """,
         standing.checkin_id,
         standing.version,
-        SEAT_RELEASED,
+        reason,
     )
     if cancelled is None:
         return False

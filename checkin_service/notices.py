@@ -48,6 +48,19 @@ async def seat_released(conn: Conn, check_in: CheckIn) -> None:
     )
 
 
+async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
+    """Tells that a completed check-in was cancelled because its seat does not fit the passenger any more."""
+    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
+    await _tell(
+        conn,
+        check_in,
+        "Your check-in was cancelled",
+        f"Your booking changed, and seat {check_in.seat_number} does not fit it any more (its cabin, or who may sit in "
+        f"its row). So your check-in was cancelled and your boarding pass is not valid any more.{refund} Please choose "
+        "another seat and check in again, or come to our desk at the airport.",
+    )
+
+
 async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
     """Tells that a check-in was cancelled because its flight will not leave."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""

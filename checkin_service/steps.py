@@ -15,7 +15,7 @@ from checkin_service import checkins, notices, records
 from checkin_service.peers import Peers, Seat, Withdrawal
 from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers
-from services.db import GuardMissed, Pool
+from services.db import Pool
 from services.timers import Handler
 
 # A payment's attempts end within half a minute; then its outcome is known.
@@ -39,7 +39,6 @@ class Steps:
             checkins.RELEASE_SEAT: Handler(self.release_seat),
             checkins.SETTLE_FEE: Handler(self.settle_fee),
             checkins.REFUND: Handler(self.refund),
-            checkins.LOOK_AT_SEAT: Handler(self.look_at_seat),
             checkins.CANCEL_CHECK_INS: Handler(self.cancel_check_ins),
         }
 
@@ -79,28 +78,6 @@ class Steps:
     async def refund(self, subject: str) -> None:
         """Gives back what was paid for an intent that no check-in waits for."""
         await self._peers.refund(UUID(subject), reason="NOT_DUE")
-
-    async def look_at_seat(self, subject: str) -> None:
-        """Writes where the passenger sits now; a completed check-in without a seat is cancelled."""
-        check_in = await self._find(subject)
-        if check_in.state == "CANCELLED":
-            return
-        seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
-        known = (check_in.seat_number, check_in.hold_id)
-        if known == ((None, None) if seat is None else (seat.seat_number, seat.hold_id)):
-            return
-        async with db.transaction(self._pool) as conn:
-            if seat is not None:
-                done = await checkins.sit(conn, check_in, seat)
-            elif check_in.state == "COMPLETED":
-                done = await checkins.lose_seat(conn, check_in)
-                await notices.seat_released(conn, check_in)
-            else:
-                done = await checkins.stand_up(conn, check_in)
-            if not done:
-                # The check-in changed meanwhile, and so may have the seat.
-                raise GuardMissed
-        self._tell()
 
     async def cancel_check_ins(self, flight_id: str) -> None:
         """Cancels the check-ins of a flight that will not leave, and tells the passengers."""

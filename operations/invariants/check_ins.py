@@ -97,6 +97,88 @@ CHECK_IN_INVARIANTS: Final = (
         schemas=("checkin",),
     ),
     Invariant(
+        14,
+        "the seat service knows each passenger of a manifest as the manifest does",
+        """
+        WITH listed AS (
+            SELECT flight_id, passenger_id, passengers.pnr, cabin::text, type::text, cancel_time IS NOT NULL AS ended,
+                   ARRAY(SELECT unnest(special_services)
+                         UNION
+                         SELECT 'INFT' FROM checkin.passengers AS infant
+                         WHERE infant.flight_id = passengers.flight_id
+                           AND infant.accompanying_passenger_id = passengers.passenger_id
+                         ORDER BY 1) AS needs
+            FROM checkin.passengers LEFT JOIN checkin.flights USING (flight_id)
+        )
+        SELECT flight_id, passenger_id, entitlements.revision, copy.revision AS known_revision, listed.pnr,
+               copy.pnr AS known_pnr, coalesce(listed.ended, true) AS ended, copy.ended AS known_ended
+        FROM checkin.entitlements
+        FULL JOIN listed USING (flight_id, passenger_id)
+        FULL JOIN seat.passengers AS copy USING (flight_id, passenger_id)
+        WHERE coalesce(entitlements.change_time, '-infinity') < now() - interval '5 s'
+          AND coalesce(copy.update_time, '-infinity') < now() - interval '5 s'
+          AND (entitlements.revision IS NULL OR copy.revision IS DISTINCT FROM entitlements.revision
+               OR copy.ended <> coalesce(listed.ended, true)
+               OR NOT copy.ended AND (
+                   (copy.pnr, copy.cabin, copy.type) IS DISTINCT FROM (listed.pnr, listed.cabin, listed.type)
+                   -- No more than 8 needs are sent.
+                   OR cardinality(listed.needs) <= 8
+                      AND ARRAY(SELECT unnest(copy.special_services) ORDER BY 1) <> listed.needs))
+        """,
+        needs_service=True,
+        schemas=("checkin", "seat"),
+    ),
+    Invariant(
+        14,
+        "the seat service knows when each flight of a manifest leaves",
+        """
+        SELECT flight_id, flights.departure_time, departures.departure_time AS known_departure_time
+        FROM checkin.flights LEFT JOIN seat.departures USING (flight_id)
+        WHERE departures.departure_time IS DISTINCT FROM flights.departure_time
+          AND NOT EXISTS (
+              SELECT FROM checkin.timers
+              WHERE name = 'send-entitlements' AND subject = flight_id
+                AND coalesce(fire_time, due_time) > now() - interval '5 s')
+        """,
+        needs_service=True,
+        schemas=("checkin", "seat"),
+    ),
+    Invariant(
+        14,
+        "one passenger has completed check-in with a seat",
+        """
+        SELECT flight_id, seat_number, count(*) AS check_ins, max(update_time) AS update_time
+        FROM checkin.check_ins WHERE state = 'COMPLETED' AND seat_number <> 'INF'
+        GROUP BY flight_id, seat_number HAVING count(*) > 1 AND max(update_time) < now() - interval '5 s'
+        """,
+        needs_service=True,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "a check-in is of a passenger of the manifest",
+        """
+        SELECT checkin_id, flight_id, passenger_id, state FROM checkin.check_ins
+        WHERE state <> 'CANCELLED' AND NOT EXISTS (
+            SELECT FROM checkin.passengers
+            WHERE passengers.flight_id = check_ins.flight_id AND passengers.passenger_id = check_ins.passenger_id)
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "an infant has completed check-in no longer than its adult",
+        """
+        SELECT checkin_id, flight_id, passenger_id, accompanying_passenger_id
+        FROM checkin.check_ins JOIN checkin.passengers USING (flight_id, passenger_id)
+        WHERE type = 'INFANT' AND state = 'COMPLETED' AND NOT EXISTS (
+            SELECT FROM checkin.check_ins AS adult
+            WHERE adult.flight_id = check_ins.flight_id AND adult.passenger_id = accompanying_passenger_id
+              AND adult.state = 'COMPLETED')
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
         10,
         "no unpaid check-in outlives its deadline by more than 5 s",
         """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFENCES: Final = """
     ALTER TABLE checkin.check_ins DROP CONSTRAINT state_has_what_it_needs;
     ALTER TABLE checkin.check_ins DROP CONSTRAINT cancellation_has_its_reason;
+    DROP INDEX checkin.one_completed_check_in_per_seat;
     ALTER TABLE checkin.check_in_events DROP CONSTRAINT legal_transition;
     ALTER TABLE checkin.check_in_events DISABLE TRIGGER history_is_append_only;
     ALTER TABLE payment.intents DROP CONSTRAINT intent_state_has_its_times;
@@ -97,6 +98,40 @@ OF_CHECK_INS: Final = {
         "a transition after the last": f"""
             UPDATE checkin.check_ins SET version = 2 WHERE checkin_id = {named("check-in P1")}""",
         "a history without a check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P5')}",
+    },
+    "the seat service knows each passenger of a manifest as the manifest does": {
+        "not at all": "DELETE FROM seat.passengers WHERE passenger_id = 'P2'",
+        "as entitled, who has left": "UPDATE seat.passengers SET ended = false WHERE passenger_id = 'P3'",
+        "as ended, who has not": "UPDATE seat.passengers SET ended = true WHERE passenger_id = 'P2'",
+        "an older revision": "UPDATE checkin.entitlements SET revision = revision + 1 WHERE passenger_id = 'P2'",
+        "a newer revision": "UPDATE seat.passengers SET revision = revision + 1 WHERE passenger_id = 'P2'",
+        "another cabin": "UPDATE seat.passengers SET cabin = 'BUSINESS' WHERE passenger_id = 'P2'",
+        "another age group": "UPDATE seat.passengers SET type = 'CHILD' WHERE passenger_id = 'P2'",
+        "another locator": "UPDATE seat.passengers SET pnr = 'AAAAAA' WHERE passenger_id = 'P2'",
+        "without her infant": "UPDATE seat.passengers SET special_services = '{WCHR}' WHERE passenger_id = 'P1'",
+        "who was on no manifest": "DELETE FROM checkin.entitlements WHERE passenger_id = 'P3'",
+    },
+    "the seat service knows when each flight of a manifest leaves": {
+        "not at all": f"DELETE FROM seat.departures WHERE flight_id = '{FLIGHT}'",
+        "an hour later": f"""
+            UPDATE seat.departures SET departure_time = departure_time + interval '1 hour'
+            WHERE flight_id = '{FLIGHT}'""",
+    },
+    "one passenger has completed check-in with a seat": {
+        "two": f"""
+            UPDATE checkin.check_ins SET seat_number = '10A', update_time = now() - interval '6 s'
+            WHERE checkin_id = {named("check-in P2")};
+            UPDATE checkin.check_ins SET update_time = now() - interval '6 s'
+            WHERE checkin_id = {named("check-in P1")}""",
+    },
+    "a check-in is of a passenger of the manifest": {
+        "who has left": "DELETE FROM checkin.passengers WHERE passenger_id = 'P2'",
+        "of another flight": f"UPDATE checkin.check_ins SET flight_id = '{GONE}' WHERE passenger_id = 'P1'",
+    },
+    "an infant has completed check-in no longer than its adult": {
+        "the adult is cancelled": f"""
+            UPDATE checkin.check_ins SET state = 'CANCELLED', cancel_time = now(), cancel_reason = 'ILL'
+            WHERE checkin_id = {named("check-in P1")}""",
     },
     "no unpaid check-in outlives its deadline by more than 5 s": {
         "6 s": """
@@ -369,7 +404,7 @@ OF_BOOKINGS: Final = {
         "a stranger in the trip": f"""
             INSERT INTO checkin.passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin,
                                             fare, special_services, contact_email)
-            VALUES ('{FLIGHT}', 'P1', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
+            VALUES ('{FLIGHT}', 'P9', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
     },
 }
 OF_THE_GATEWAY: Final = {
