@@ -14,14 +14,15 @@ from services.money import Amount, text_of
 SERVICE: Final = "checkin"
 
 
-async def payment_timed_out(conn: Conn, check_in: CheckIn) -> None:
+async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) -> None:
     """Tells that a check-in was cancelled because its fee was not paid in time."""
     await _tell(
         conn,
         check_in,
         "Your check-in was cancelled",
         f"The baggage fee of {text_of(Amount(check_in.fee_currency, check_in.fee_cents))} was not paid in time, so "
-        "your check-in was cancelled and your seat was given back. You can check in again while check-in is open.",
+        f"your check-in was cancelled{'' if keeps_seat else ' and your seat was given back'}. You can check in again "
+        f"while check-in is open.{' Your booking keeps its seat.' if keeps_seat else ''}",
     )
 
 

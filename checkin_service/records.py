@@ -43,6 +43,7 @@ class CheckIn:
     payment_error: str
     fee_pay_time: datetime | None
     fee_refund_time: datetime | None
+    fee_returned: bool
     sequence_number: int | None
     create_time: datetime
     update_time: datetime
@@ -100,7 +101,7 @@ async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> Check
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
                allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
-               payment_error, fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time,
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time, cancel_time,
                cancel_reason
         FROM check_ins WHERE checkin_id = $1 AND ($2::text IS NULL OR pnr = $2)
         """,
@@ -118,7 +119,7 @@ async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, check_ins.version, seat_number, hold_id,
                seat_disputed, allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id,
-               payment_deadline, payment_error, fee_pay_time, fee_refund_time, sequence_number, create_time,
+               payment_deadline, payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time,
                update_time, cancel_time, cancel_reason
         FROM unnest($1::uuid[], $2::bigint[]) AS known (checkin_id, version)
         JOIN check_ins USING (checkin_id) WHERE check_ins.version > known.version
@@ -136,7 +137,7 @@ async def of_flight(conn: Conn, flight_id: str, *, after: tuple[datetime, UUID] 
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
                allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
-               payment_error, fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time,
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time, cancel_time,
                cancel_reason
         FROM check_ins
         WHERE flight_id = $1 AND ($2::timestamptz IS NULL OR (create_time, checkin_id) > ($2, $3::uuid))

@@ -11,7 +11,7 @@ from google.api import httpbody_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer
 
-from checkin_service import boarding_passes, checkins, eligibility, manifest, records, refusals
+from checkin_service import boarding_passes, checkins, eligibility, locators, manifest, records, refusals
 from checkin_service.baggage import Baggage, Declaration
 from checkin_service.entitlements import Entitlements
 from checkin_service.records import CheckIn, pnr_of
@@ -181,6 +181,11 @@ class CheckInServicer(CheckInServiceServicer):
     async def GetPassenger(self, request: pb.GetPassengerRequest, context: Context) -> pb.ManifestPassenger:
         async with db.transaction(self._pool) as conn:
             return await manifest.find(conn, request.flight_id, request.passenger_id)
+
+    async def ReserveLocator(self, request: pb.ReserveLocatorRequest, context: Context) -> pb.ReserveLocatorResponse:
+        async with db.transaction(self._pool) as conn:
+            await locators.reserve(conn, request.pnr, booking_id=UUID(request.booking_id))
+        return pb.ReserveLocatorResponse()
 
     async def _boarding_pass(self, checkin_id: str) -> pb.BoardingPass:
         async with db.transaction(self._pool) as conn:

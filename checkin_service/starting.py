@@ -136,6 +136,8 @@ async def _given_up(conn: Conn, request: StartRequest, seat: Seat) -> bool:
         """
         SELECT EXISTS (SELECT FROM check_ins
                        WHERE hold_id = $3 AND flight_id || '' = $1 AND passenger_id = $2 AND state = 'CANCELLED')
+               AND NOT EXISTS (SELECT FROM passengers
+                               WHERE flight_id = $1 AND passenger_id = $2 AND booking IS NOT NULL)
         """,
         request.flight_id,
         request.passenger_id,
