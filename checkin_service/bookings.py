@@ -26,7 +26,7 @@ async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
 
     A manifest that is there knows better: flights and passengers that are known stay as they are, but for the mark that
     the booking has their seats. A booking that was cancelled, told before or after, puts nobody on it. Raises
-    LOCATOR_TAKEN if the locator is another party's: then the event ends in the dead-letter queue, where operators see it.
+    LOCATOR_TAKEN if the locator is another party's: then the event ends in the dead-letter queue, for operators.
     """
     await flights.lock(conn, [each.flight_id for each in event.flights])
     if await conn.fetchval("SELECT true FROM cancelled_bookings WHERE booking_id = $1", UUID(event.booking_id)):

@@ -229,7 +229,7 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
         WHERE check_ins.checkin_id = standing.checkin_id AND {_READY}
         RETURNING version, standing.state::text AS from_state, check_ins.flight_id, passenger_id, seat_number,
                   sequence_number, complete_time
-        """,
+        """,  # noqa: S608
         checkin_id,
     )
     if row is None:
@@ -445,7 +445,8 @@ async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
 async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
     """Whether a check-in has a seat, accepted bags and a paid fee, is not completed, and its flight has not left."""
     found: bool = await conn.fetchval(
-        f"SELECT EXISTS (SELECT FROM check_ins WHERE checkin_id = $1 AND {_READY})", checkin_id
+        f"SELECT EXISTS (SELECT FROM check_ins WHERE checkin_id = $1 AND {_READY})",  # noqa: S608
+        checkin_id,
     )
     return found
 
@@ -538,7 +539,10 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
 
 
 async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
-    """COMPLETED → CANCELLED, before departure, because the passenger has no seat any more, as it was seen (its version)."""
+    """COMPLETED → CANCELLED, because the passenger has no seat any more, as it was seen (its version).
+
+    Only before departure.
+    """
     cancelled = await conn.fetchval(
         """
         UPDATE check_ins

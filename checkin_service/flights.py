@@ -109,8 +109,7 @@ async def cancel(conn: Conn, flight_id: str, *, reason: str, cancel_time: dateti
     """Notes that a flight will not leave: nobody begins a check-in on it any more, and a timer cancels those there are.
 
     Whoever begins one has its passenger's entry locked: before us, then the timer finds it, or after us, then it sees
-    what we wrote. A repeat changes nothing. A cancellation after the departure changes nothing either: what has left has
-    left.
+    what we wrote. A repeat changes nothing. A cancellation after the departure changes nothing either.
     """
     await lock(conn, [flight_id])
     noted = await conn.fetchval(

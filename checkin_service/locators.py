@@ -39,7 +39,7 @@ async def take(conn: Conn, pnrs: Iterable[str], *, booking: str | None) -> Mappi
 
 
 async def reserve(conn: Conn, pnr: str, *, booking_id: UUID) -> None:
-    """Reserves a locator for a booking, whether it will be confirmed or not; a repeat succeeds. Raises LOCATOR_TAKEN."""
+    """Reserves a locator for a booking. A repeat succeeds. Raises LOCATOR_TAKEN."""
     booking = key_of(booking_id)
     if (await take(conn, [pnr], booking=booking))[pnr] != booking:
         raise refusals.locator_taken()

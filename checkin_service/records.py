@@ -101,8 +101,8 @@ async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> Check
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
                allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
-               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time, cancel_time,
-               cancel_reason
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time,
+               cancel_time, cancel_reason
         FROM check_ins WHERE checkin_id = $1 AND ($2::text IS NULL OR pnr = $2)
         """,
         checkin_id,
@@ -119,8 +119,8 @@ async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, check_ins.version, seat_number, hold_id,
                seat_disputed, allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id,
-               payment_deadline, payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time,
-               update_time, cancel_time, cancel_reason
+               payment_deadline, payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number,
+               create_time, update_time, cancel_time, cancel_reason
         FROM unnest($1::uuid[], $2::bigint[]) AS known (checkin_id, version)
         JOIN check_ins USING (checkin_id) WHERE check_ins.version > known.version
         """,
@@ -137,8 +137,8 @@ async def of_flight(conn: Conn, flight_id: str, *, after: tuple[datetime, UUID] 
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
                allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
-               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time, cancel_time,
-               cancel_reason
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time,
+               cancel_time, cancel_reason
         FROM check_ins
         WHERE flight_id = $1 AND ($2::timestamptz IS NULL OR (create_time, checkin_id) > ($2, $3::uuid))
         ORDER BY create_time, checkin_id LIMIT $4

@@ -51,7 +51,12 @@ CHECK_IN_INVARIANTS: Final = (
               SELECT FROM checkin.check_ins
               WHERE check_ins.payment_intent_id = intents.intent_id
                 AND (check_ins.state = 'COMPLETED'
-                     OR check_ins.state = 'WAITING_FOR_PAYMENT' AND check_ins.fee_pay_time IS NOT NULL))
+                     OR check_ins.state = 'WAITING_FOR_PAYMENT' AND check_ins.fee_pay_time IS NOT NULL
+                        -- It may complete until its flight leaves.
+                        AND NOT EXISTS (
+                            SELECT FROM checkin.flights
+                            WHERE flights.flight_id = check_ins.flight_id
+                              AND departure_time < now() - interval '30 s')))
         """,
         needs_service=True,
         schemas=("checkin", "payment"),
@@ -66,6 +71,14 @@ CHECK_IN_INVARIANTS: Final = (
             ON seated.hold_id = check_ins.hold_id AND seated.flight_id = check_ins.flight_id
            AND seated.passenger_id = check_ins.passenger_id AND seated.state = 'CONFIRMED'
         WHERE check_ins.state = 'CANCELLED' AND cancel_time < now() - interval '30 s'
+          -- A confirmed booking has it, or its flight has left.
+          AND NOT EXISTS (
+              SELECT FROM checkin.passengers
+              WHERE passengers.flight_id = check_ins.flight_id AND passengers.passenger_id = check_ins.passenger_id
+                AND booking IS NOT NULL)
+          AND NOT EXISTS (
+              SELECT FROM checkin.flights
+              WHERE flights.flight_id = check_ins.flight_id AND departure_time < now())
           -- Another check-in with the same hold has it now.
           AND NOT EXISTS (
               SELECT FROM checkin.check_ins AS later
@@ -95,6 +108,63 @@ CHECK_IN_INVARIANTS: Final = (
         WHERE from_state IS DISTINCT FROM state_before
         """,
         schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "a record locator is one party's",
+        """
+        SELECT passengers.flight_id, passenger_id, pnr, passengers.booking, locators.booking AS locator_booking
+        FROM checkin.passengers LEFT JOIN checkin.locators USING (pnr)
+        WHERE locators.pnr IS NULL
+           OR passengers.booking IS DISTINCT FROM locators.booking
+              AND (passengers.booking IS NOT NULL
+                   OR left(passenger_id, length(locators.booking) + 1) <> locators.booking || '-')
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "a passenger of a confirmed booking has the booking's locator",
+        """
+        SELECT passengers.flight_id, passengers.passenger_id, passengers.pnr, bookings.pnr AS booking_pnr
+        FROM booking.bookings
+        JOIN booking.booking_passengers AS booked USING (booking_id)
+        JOIN checkin.passengers ON passengers.passenger_id = booked.passenger_id
+        WHERE bookings.state = 'CONFIRMED' AND passengers.booking IS NOT NULL AND passengers.pnr <> bookings.pnr
+        """,
+        schemas=("checkin", "booking"),
+    ),
+    Invariant(
+        14,
+        "no check-in is cancelled after its flight has left",
+        """
+        SELECT checkin_id, flight_id, passenger_id, cancel_reason, check_ins.cancel_time, departure_time
+        FROM checkin.check_ins JOIN checkin.flights USING (flight_id)
+        WHERE check_ins.cancel_time > departure_time AND flights.cancel_time IS NULL
+          AND cancel_reason <> 'PAYMENT_TIMEOUT'
+          -- The departure of a flight may be moved to an earlier time.
+          AND times_revision = 1
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        16,
+        "a passenger of a confirmed booking keeps a seat when a check-in ends",
+        """
+        SELECT checkin_id, check_ins.flight_id, check_ins.passenger_id, check_ins.seat_number, cancel_time
+        FROM checkin.check_ins
+        JOIN checkin.passengers USING (flight_id, passenger_id)
+        WHERE check_ins.state = 'CANCELLED' AND passengers.booking IS NOT NULL AND passengers.type <> 'INFANT'
+          -- The flight and the seat service end seats themselves: those reasons say that the seat was lost before.
+          AND cancel_reason NOT IN ('SEAT_RELEASED', 'SEAT_NO_LONGER_FITS', 'FLIGHT_CANCELLED', 'BOOKING_CANCELLED')
+          AND cancel_time < now() - interval '30 s'
+          AND EXISTS (
+              SELECT FROM seat.seat_events AS released
+              WHERE released.flight_id = check_ins.flight_id AND released.hold_id = check_ins.hold_id
+                AND released.seat_number = check_ins.seat_number AND released.from_state = 'CONFIRMED'
+                AND released.reason = check_ins.cancel_reason AND released.event_time >= check_ins.cancel_time)
+        """,
+        schemas=("checkin", "seat"),
     ),
     Invariant(
         14,

@@ -23,15 +23,22 @@ from tests.waiting import eventually
 Intent = payment_service_pb2.PaymentIntent
 
 
-async def leaves(airport: Airport, database: Database, *, ago: timedelta = timedelta(seconds=1)) -> None:
-    """Has the flight leave: its departure is `ago` by check-in's database."""
+async def leaves(
+    airport: Airport, database: Database, *, ago: timedelta = timedelta(seconds=1), told: bool = True
+) -> None:
+    """Has the flight leave: its departure is `ago` by check-in's database.
+
+    Without `told` the seat service never learns it, and goes on releasing seats.
+    """
     await database.execute(
         """
-        UPDATE flights SET departure_time = now() - $2::interval, arrival_time = now() + interval '1 h'
+        UPDATE flights SET departure_time = now() - $2::interval, arrival_time = now() + interval '1 h',
+                           known_times_revision = CASE WHEN $3 THEN known_times_revision ELSE times_revision + 1 END
         WHERE flight_id = $1
         """,
         airport.flight_id,
         ago,
+        told,
     )
 
 
@@ -52,7 +59,7 @@ async def stays_completed(airport: Airport, traveller: Traveller) -> None:
 async def test_a_released_seat_cancels_no_check_in_that_has_left(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
-    await leaves(airport, checkin_database)
+    await leaves(airport, checkin_database, told=False)
     # The passenger's CancelHold, and all that frees a seat, comes to check-in as this.
     await traveller.lose_seat()
     await look(airport, traveller)
@@ -114,7 +121,7 @@ async def test_a_manifest_imported_after_departure_cancels_nothing(
 ) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
-    await leaves(airport, checkin_database)
+    await leaves(airport, checkin_database, told=False)
     await airport.imported(
         pb.ManifestPassenger(
             passenger_id="P1",

@@ -1,4 +1,4 @@
-"""A seat that a confirmed booking has stays the passenger's when its check-in ends; another is released (CHK-9, 11.16)."""
+"""A booked seat stays the passenger's when the check-in ends; another is released (CHK-9, 11.16)."""
 
 from __future__ import annotations
 

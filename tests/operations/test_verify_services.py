@@ -53,6 +53,8 @@ DEFENCES: Final = """
     ALTER TABLE gateway.incidents DROP CONSTRAINT incident_is_over_its_threshold;
 """ + "".join(f"ALTER TABLE {service}.timers DROP CONSTRAINT timer_fires_never_early;" for service in SERVICES)
 
+# The digits of a booking that is in no history.
+BOOKING: Final = "0" * 16
 # By the invariant's name, and what is planted.
 OF_CHECK_INS: Final = {
     "who has completed check-in sits where the seat service says": {
@@ -78,6 +80,38 @@ OF_CHECK_INS: Final = {
             UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT', fee_pay_time = NULL
             WHERE checkin_id = {named("check-in P2")}""",
         "of no check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P2')}",
+        "its flight has left": f"""
+            UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT' WHERE checkin_id = {named("check-in P2")};
+            UPDATE checkin.flights SET departure_time = now() - interval '31 s' WHERE flight_id = '{FLIGHT}'""",
+    },
+    "a record locator is one party's": {
+        "nobody's": "DELETE FROM checkin.locators",
+        "a booking's, of other passengers": f"UPDATE checkin.locators SET booking = '{BOOKING}'",
+        "another one than its passenger's": f"""
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P2'""",
+    },
+    "a passenger of a confirmed booking has the booking's locator": {
+        "another one": f"""
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P2';
+            UPDATE booking.booking_passengers SET passenger_id = 'P2'
+            FROM booking.bookings
+            WHERE bookings.booking_id = booking_passengers.booking_id AND state = 'CONFIRMED' AND number = 1""",
+    },
+    "no check-in is cancelled after its flight has left": {
+        "one is": f"""
+            UPDATE checkin.check_ins SET cancel_time = now() + interval '21 hours'
+            WHERE checkin_id = {named("check-in P3")}""",
+    },
+    "a passenger of a confirmed booking keeps a seat when a check-in ends": {
+        "the check-in released it": f"""
+            UPDATE checkin.check_ins
+            SET state = 'CANCELLED', cancel_time = now() - interval '31 s', cancel_reason = 'CHANGED_MIND'
+            WHERE checkin_id = {named("check-in P1")};
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P1';
+            INSERT INTO seat.seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor,
+                                          reason, event_id)
+            VALUES ('{FLIGHT}', '10A', 3, 'CONFIRMED', 'AVAILABLE', {named("hold P1")}, 'service:checkin',
+                    'CHANGED_MIND', gen_random_uuid())""",
     },
     "a cancelled check-in keeps no seat": {
         "it keeps it": f"""
