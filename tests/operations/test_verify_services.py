@@ -109,9 +109,9 @@ OF_CHECK_INS: Final = {
             WHERE checkin_id = {named("check-in P1")};
             UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P1';
             INSERT INTO seat.seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor,
-                                          reason, event_id)
+                                          reason, event_id, event_time)
             VALUES ('{FLIGHT}', '10A', 3, 'CONFIRMED', 'AVAILABLE', {named("hold P1")}, 'service:checkin',
-                    'CHANGED_MIND', gen_random_uuid())""",
+                    'CHANGED_MIND', gen_random_uuid(), now())""",
     },
     "a cancelled check-in keeps no seat": {
         "it keeps it": f"""
