@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Reasons of the ledger.
 ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
-# The timer that brings a flight's holds in line with a new departure, and who the ledger says did it.
+# The timer that brings a flight's holds in line with a new departure, and its name in the ledger.
 FOLLOW_DEPARTURE: Final = "follow-departure"
 ACTOR: Final = "departure"
 # A hold lasts a day at most (ClaimSeatRequest.ttl): none that runs now reaches a later departure.

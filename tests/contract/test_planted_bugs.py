@@ -75,7 +75,7 @@ SWEEP_BY_ID: Final[list[Plant]] = [
         "SET state = 'EXPIRED', confirm_time = NULL, end_time = greatest(expire_time, statement_timestamp())",
     ),
 ]
-HOLD_FOR_WHO_ENDED: Final[list[Plant]] = [
+HOLD_FOR_AN_ENDED_PASSENGER: Final[list[Plant]] = [
     ("passenger.special_services, passenger.ended", "passenger.special_services, false AS ended")
 ]
 CONFIRM_FOR_ANOTHER_LOCATOR: Final[list[Plant]] = [
@@ -142,8 +142,8 @@ async def a_repeat_has_one_effect(broken: Instance, flight: str) -> None:
     await rules.a_repeat_has_one_effect(broken.database, broken.callers.agent(), "HoldSeat", request, flight)
 
 
-async def who_ended_gets_no_seat(broken: Instance, flight: str) -> None:
-    await rules.who_ended_gets_no_seat(broken.callers, broken.database, flight)
+async def an_ended_passenger_gets_no_seat(broken: Instance, flight: str) -> None:
+    await rules.an_ended_passenger_gets_no_seat(broken.callers, broken.database, flight)
 
 
 async def a_session_confirms_for_its_locator_only(broken: Instance, flight: str) -> None:
@@ -160,7 +160,7 @@ BUGS: Final[dict[str, tuple[list[Plant], Rule]]] = {
     "a confirmation after the end": (CONFIRM_AFTER_THE_END, a_lapsed_hold_is_not_confirmed),
     "a cancellation by anybody": (CANCEL_BY_ANYBODY, a_stranger_cancels_nothing),
     "a cancellation by seat, whoever has it": (CANCEL_BY_SEAT, a_cancelled_hold_touches_nobody),
-    "a hold for a passenger who ended": (HOLD_FOR_WHO_ENDED, who_ended_gets_no_seat),
+    "a hold for a passenger who ended": (HOLD_FOR_AN_ENDED_PASSENGER, an_ended_passenger_gets_no_seat),
     "a confirmation for another locator's passenger": (
         CONFIRM_FOR_ANOTHER_LOCATOR,
         a_session_confirms_for_its_locator_only,

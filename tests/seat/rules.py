@@ -326,7 +326,7 @@ async def versions_never_go_back(callers: Sequence[Callers], flight: str) -> Non
     )
 
 
-async def who_ended_gets_no_seat(callers: Callers, database: Database, flight: str) -> None:
+async def an_ended_passenger_gets_no_seat(callers: Callers, database: Database, flight: str) -> None:
     """SEAT-17: a passenger whose entitlement ended gets no seat, whoever asks for it."""
     await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
     for caller in (callers.session(PNR), callers.agent(), callers.service()):
