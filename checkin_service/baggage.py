@@ -103,6 +103,8 @@ class Baggage:
         if known is not None:
             return known
         bags = await self._weigh(declaration, self._fares[fare])
+        if not bags.fee_cents:
+            await self._look_at_seat(standing)
         intent_id = await self._create_intent(standing, bags) if bags.fee_cents else None
         try:
             if standing.payment_intent_id is not None:
@@ -119,6 +121,13 @@ class Baggage:
             # A twin of this call was faster, and its answer is ours.
             await self._abandon(intent_id)
         return answer
+
+    async def _look_at_seat(self, standing: CheckIn) -> None:
+        """Has the seat service say whose seat it is: the check-in completes with this declaration."""
+        try:
+            await self._seating.correct(standing.checkin_id)
+        except GuardMissed as error:
+            raise Overtaken from error
 
     async def _weigh(self, declaration: Declaration, fare: Fare) -> Bags:
         weights = await self._peers.weigh(declaration.checkin_id, declaration.declared_grams)

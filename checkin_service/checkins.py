@@ -248,9 +248,10 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
 
 
 async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, currency: str) -> bool:
-    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid, by its present intent and amount, and completes it.
+    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid, by its present intent and amount.
 
-    Without a seat it waits for one, paid. False where the money belongs to nothing that still waits for it.
+    A timer completes it, once the seat service has said whose seat it is. Without a seat it waits for one, paid. False
+    where the money belongs to nothing that still waits for it.
     """
     paid = await conn.fetchval(
         """
@@ -269,7 +270,7 @@ async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, curr
     if paid is None:
         return False
     await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
-    if not await complete(conn, checkin_id, actor="payment") and not await return_fee(conn, checkin_id):
+    if not await return_fee(conn, checkin_id):
         await _complete_later(conn, checkin_id)
     return True
 

@@ -42,7 +42,8 @@ class Seating:
         check_in = await self.clear_the_way(UUID(subject))
         if check_in.state in _ACCEPTED:
             async with db.transaction(self._pool) as conn:
-                done = await checkins.complete(conn, check_in.checkin_id, actor="seat")
+                actor = "seat" if check_in.fee_pay_time is None else "payment"
+                done = await checkins.complete(conn, check_in.checkin_id, actor=actor)
                 if not done and await checkins.lacks_nothing(conn, check_in.checkin_id):
                     # Another check-in or the manifest changed meanwhile.
                     raise GuardMissed
@@ -50,9 +51,9 @@ class Seating:
 
     async def clear_the_way(self, checkin_id: UUID) -> CheckIn:
         """Corrects a check-in, and each completed one that has the same seat. Raises Unavailable."""
-        check_in = await self._correct(checkin_id)
+        check_in = await self.correct(checkin_id)
         for other in await self._others_with_seat(check_in):
-            await self._correct(other)
+            await self.correct(other)
         return check_in
 
     async def seat_for_pass(self, check_in: CheckIn) -> CheckIn:
@@ -75,7 +76,7 @@ class Seating:
             await self._look_soon(check_in)
             raise refusals.seat_required()
         if check_in.seat_number != INFANT_SEAT and not _same(check_in, seat):
-            await self._correct(check_in.checkin_id)
+            await self.correct(check_in.checkin_id)
         async with db.transaction(self._pool) as conn:
             check_in = await records.find(conn, check_in.checkin_id)
         if check_in.state != "COMPLETED":
@@ -85,8 +86,11 @@ class Seating:
             raise GuardMissed
         return check_in
 
-    async def _correct(self, checkin_id: UUID) -> CheckIn:
-        """Writes where the passenger sits now, or that there is no seat; returns the check-in as it is then."""
+    async def correct(self, checkin_id: UUID) -> CheckIn:
+        """Writes where the passenger sits now, or that there is no seat; returns the check-in as it is then.
+
+        Raises GuardMissed if the check-in changes meanwhile, or Unavailable.
+        """
         check_in = await self._find(checkin_id)
         await self._entitlements.send_of(check_in.flight_id, check_in.passenger_id)
         check_in = await self._find(checkin_id)

@@ -19,13 +19,12 @@ async def claim(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects
 
     Answers the hold, HELD or CONFIRMED; what `holding.hold` refuses with.
     """
-    # Before the passengers are locked: confirming locks these holds, and the order of locks is one (locks.py).
-    await lock_holds(
-        conn,
-        await passenger_seats.confirmed_holds(
-            conn, {seat.passenger for request in requests if request.confirm for seat in request.seats}
-        ),
+    # Before the manifests are locked: confirming locks these holds, and the order of locks is one (locks.py).
+    former = await passenger_seats.confirmed_holds(
+        conn, {seat.passenger for request in requests if request.confirm for seat in request.seats}
     )
+    if former:
+        await lock_holds(conn, former)
     answers = await holding.hold(conn, requests, effects=effects)
     held = {
         n: UUID(answer.hold_id)

@@ -1,8 +1,8 @@
 """Whether a passenger may have a seat, by the copy of the manifest and the rules of the layout (SEAT-17).
 
 The check-in service owns the manifest. Its copy here (`manifests.py`) is read under the shared lock of
-`lock_seats(passengers=…)`, so that no passenger ends between this check and the commit. A request's own profile counts
-only for passengers without a row, such as those of a booking that is not paid yet.
+`lock_seats(with_manifests=True)`, so that no passenger ends between this check and the commit. A request's own profile
+counts only for passengers without a row, such as those of a booking that is not paid yet.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ async def passengers(conn: Conn, asked: Iterable[FlightPassenger]) -> dict[Fligh
     ordered = sorted(set(asked))
     rows = await conn.fetch(
         """
-        SELECT passenger.flight_id, passenger.passenger_id, passenger.pnr, passenger.cabin, passenger.type,
+        SELECT asked.flight_id, asked.passenger_id, passenger.pnr, passenger.cabin, passenger.type,
                passenger.special_services, passenger.ended
         FROM unnest($1::text[], $2::text[]) AS asked (flight_id, passenger_id)
         CROSS JOIN LATERAL (
-            SELECT * FROM passengers
+            SELECT passengers.pnr, passengers.cabin, passengers.type, passengers.special_services, passengers.ended
+            FROM passengers
             WHERE passengers.flight_id = asked.flight_id AND passengers.passenger_id = asked.passenger_id LIMIT 1
         ) AS passenger
         """,
@@ -105,7 +106,7 @@ def _passenger(row: asyncpg.Record) -> Passenger:
 async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]]) -> dict[int, Refusal]:
     """Returns the refusals of those requests that ask for a seat which a passenger may not have, by position.
 
-    A request is its actor and its seats. The caller has the passengers locked.
+    A request is its actor and its seats. The caller has the manifests locked.
     """
     known = await passengers(conn, {seat.passenger for _, seats in requests for seat in seats})
     refused: dict[int, Refusal] = {}

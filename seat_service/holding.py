@@ -117,7 +117,7 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
         conn,
         {seat.place for request in requests for seat in request.seats},
         owners={bound for request in requests for bound in _bound_owner(request)},
-        passengers={seat.passenger for request in requests for seat in request.seats},
+        with_manifests=True,
     )
     not_entitled = await entitlements.judge(conn, [(request.actor, request.seats) for request in requests])
     answers: dict[int, pb.Hold | Refusal] = {**not_entitled}

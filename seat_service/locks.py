@@ -1,4 +1,4 @@
-"""Locks, and what they show. Always in one order, holds by id, then owners and passengers, then seats by flight
+"""Locks, and what they show. Always in one order, holds by id, then owners and manifests, then seats by flight
 and number, so that no two transactions wait for each other in a circle.
 """
 
@@ -80,18 +80,16 @@ async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, Standin
     }
 
 
-async def lock_passengers(conn: Conn, passengers: Iterable[FlightPassenger]) -> None:
-    """Locks passengers against every transaction that gives them a seat; waits for those that are about to."""
-    ordered = sorted(passengers)
+async def lock_manifests(conn: Conn, flight_ids: Iterable[str]) -> None:
+    """Locks the passengers of flights against every transaction that gives a seat there; waits for those that do."""
     await conn.execute(
         """
         SELECT count(*)
-        FROM (SELECT DISTINCT hashtextextended(flight_id || ' ' || passenger_id, 1) AS key
-              FROM unnest($1::text[], $2::text[]) AS locked (flight_id, passenger_id) ORDER BY key) AS keys
+        FROM (SELECT DISTINCT hashtextextended(flight_id, 1) AS key
+              FROM unnest($1::text[]) AS locked (flight_id) ORDER BY key) AS keys
         CROSS JOIN LATERAL pg_advisory_xact_lock(keys.key)
         """,
-        [flight_id for flight_id, _ in ordered],
-        [passenger_id for _, passenger_id in ordered],
+        list(flight_ids),
     )
 
 
@@ -100,16 +98,17 @@ async def lock_seats(
     places: Iterable[Place],
     *,
     owners: Iterable[tuple[str, str]] = (),
-    passengers: Iterable[FlightPassenger] = (),
+    with_manifests: bool = False,
 ) -> datetime:
     """Locks seats in the order of flight and number; returns the database's time after the last lock.
 
     `owners`, each with a flight, are locked before: until the transaction ends nobody else judges what they hold there.
-    So are `passengers`, with a shared lock: until the transaction ends their rows of the manifest stay as they are.
+    So are the manifests of the seats' flights (`with_manifests`), with a shared lock: until the transaction ends no row
+    of `passengers` changes there.
     """
     ordered = sorted(places)
     judged = list(owners)
-    seated = sorted(set(passengers))
+    manifests = sorted({flight_id for flight_id, _ in ordered}) if with_manifests else []
     now: datetime = await conn.fetchval(
         """
         SELECT clock_timestamp()
@@ -120,17 +119,17 @@ async def lock_seats(
             CROSS JOIN LATERAL pg_advisory_xact_lock(keys.key)
         ) AS owners_locked
         CROSS JOIN LATERAL (
-            SELECT count(*) AS passengers
-            FROM (SELECT DISTINCT hashtextextended(flight_id || ' ' || passenger_id, 1) AS key
-                  FROM unnest($5::text[], $6::text[]) AS seated (flight_id, passenger_id)
+            SELECT count(*) AS manifests
+            FROM (SELECT DISTINCT hashtextextended(flight_id, 1) AS key
+                  FROM unnest($5::text[]) AS manifest (flight_id)
                   WHERE owners_locked.owners >= 0 ORDER BY key) AS keys
             CROSS JOIN LATERAL pg_advisory_xact_lock_shared(keys.key)
-        ) AS passengers_locked
+        ) AS manifests_locked
         CROSS JOIN LATERAL (
             SELECT count(*) FROM (
                 SELECT FROM seats
                 JOIN unnest($1::text[], $2::text[]) AS asked (flight_id, seat_number) USING (flight_id, seat_number)
-                WHERE passengers_locked.passengers >= 0
+                WHERE manifests_locked.manifests >= 0
                 ORDER BY seats.flight_id, seats.seat_number FOR NO KEY UPDATE OF seats
             ) AS locked
         ) AS seats_locked
@@ -139,8 +138,7 @@ async def lock_seats(
         [seat_number for _, seat_number in ordered],
         [owner for owner, _ in judged],
         [flight_id for _, flight_id in judged],
-        [flight_id for flight_id, _ in seated],
-        [passenger_id for _, passenger_id in seated],
+        manifests,
     )
     return now
 

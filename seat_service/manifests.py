@@ -1,6 +1,6 @@
 """The copy of the manifest, written by its owner, the check-in service, which revokes rights to seats by it (SEAT-17).
 
-A passenger's revision says which message is newer. Every transaction that gives a passenger a seat has the passenger
+A passenger's revision says which message is newer. Every transaction that gives a seat has the manifest of the flight
 locked, shared, until its commit (`locks.lock_seats`), and checks the row after that. The lock here is exclusive: a seat
 that was given before is found below; a transaction that comes later reads the new row (docs/decisions/0031).
 """
@@ -19,7 +19,7 @@ from seat_service import eligibility, entitlements, passenger_seats, seats
 from seat_service.cabin_layouts import Layout
 from seat_service.eligibility import Person
 from seat_service.entitlements import Passenger
-from seat_service.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_passengers
+from seat_service.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_manifests
 from seat_service.releases import Release
 from seat_service.requests import Effects, FlightPassenger
 from services import db, timers
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Reasons of the ledger.
 ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
-# The timer that brings a flight's holds in line with a new departure, and who the ledger says did it.
+# The timer that brings a flight's holds in line with a new departure, and its name in the ledger.
 FOLLOW_DEPARTURE: Final = "follow-departure"
 ACTOR: Final = "departure"
 # A hold lasts a day at most (ClaimSeatRequest.ttl): none that runs now reaches a later departure.
@@ -141,10 +141,10 @@ async def _sync(
 async def _lock(conn: Conn, passengers: Collection[FlightPassenger]) -> tuple[list[HeldSeat], dict[UUID, StandingHold]]:
     """Locks passengers and the holds of their seats; returns both seats and holds as they are now.
 
-    Holds are locked before passengers (locks.py), so that the holds are a guess. Raises GuardMissed if it was wrong.
+    Holds are locked before manifests (locks.py), so that the holds are a guess. Raises GuardMissed if it was wrong.
     """
     standing = await lock_holds(conn, {seat.hold_id for seat in await passenger_seats.live(conn, passengers)})
-    await lock_passengers(conn, passengers)
+    await lock_manifests(conn, {flight_id for flight_id, _ in passengers})
     live = await passenger_seats.live(conn, passengers)
     if any(seat.hold_id not in standing for seat in live):
         raise GuardMissed

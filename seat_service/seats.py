@@ -217,19 +217,16 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
             AS request (hold_id, owner, manages, locator, after_departure)
         WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
           AND (request.owner IS NULL OR holds.owner = request.owner)
+          AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
           AND NOT EXISTS (
               SELECT FROM hold_seats
               WHERE hold_seats.hold_id = holds.hold_id
-                AND (SELECT passengers.pnr <> request.locator FROM passengers
-                     WHERE passengers.flight_id = hold_seats.flight_id
-                       AND passengers.passenger_id = hold_seats.passenger_id))
-          AND (holds.state = 'CONFIRMED'
-               AND (request.after_departure OR NOT EXISTS (
-                   SELECT FROM hold_seats
-                   WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.state || '' = 'CONFIRMED'
-                     AND (SELECT departure_time FROM departures WHERE flight_id = hold_seats.flight_id)
-                         <= statement_timestamp()))
-               OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
+                AND ((SELECT passengers.pnr <> request.locator FROM passengers
+                      WHERE passengers.flight_id = hold_seats.flight_id
+                        AND passengers.passenger_id = hold_seats.passenger_id)
+                     OR NOT request.after_departure AND hold_seats.state || '' = 'CONFIRMED'
+                        AND (SELECT departure_time FROM departures WHERE flight_id = hold_seats.flight_id)
+                            <= statement_timestamp()))
         RETURNING holds.hold_id
         """,
         *_named(requests),
@@ -460,7 +457,7 @@ async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[
         conn,
         places,
         owners=[] if owner is None else [(owner, flight_id) for flight_id in flights],
-        passengers=[seat.passenger for seat in request.seats],
+        with_manifests=True,
     )
     for refusal in (await judge(conn, [(request.on.actor, request.seats)])).values():
         raise refusal

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from google.api import httpbody_pb2
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
@@ -26,7 +27,7 @@ from services import db, paging
 from services.auth import Role
 from services.call import running
 from services.db import Pool
-from services.errors import PermissionDenied
+from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.paging import PageTokens
 
 Context = Any
@@ -60,7 +61,7 @@ class SeatServicer(SeatServiceServicer):
 
     async def ProvisionSeats(self, request: pb.ProvisionSeatsRequest, context: Context) -> pb.ProvisionSeatsResponse:
         key = running().request_key(request)
-        departure = request.departure_time.ToDatetime(tzinfo=UTC) if request.HasField("departure_time") else None
+        departure = _moment("departure_time", request.departure_time) if request.HasField("departure_time") else None
         return await self._inventory.provision(ProvisionRequest(request.flight_id, request.layout_id, departure, key))
 
     async def GetSeatMap(self, request: pb.GetSeatMapRequest, context: Context) -> pb.SeatMap:
@@ -186,8 +187,10 @@ class SeatServicer(SeatServiceServicer):
             await self._inventory.set_departures(
                 Departures(
                     tuple(
-                        Departure(each.flight_id, each.departure_time.ToDatetime(tzinfo=UTC), each.revision)
-                        for each in request.flights
+                        Departure(
+                            each.flight_id, _moment(f"flights[{n}].departure_time", each.departure_time), each.revision
+                        )
+                        for n, each in enumerate(request.flights)
                     )
                 )
             )
@@ -247,6 +250,14 @@ class SeatServicer(SeatServiceServicer):
             position=described.position,
             characteristics=described.characteristics,
         )
+
+
+def _moment(field: str, given: Timestamp) -> datetime:
+    """Returns the time of a request. Raises INVALID_FIELD for one that no calendar has."""
+    try:
+        return given.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error
 
 
 def _assignment(request: pb.HoldSeatRequest | pb.ClaimSeatRequest) -> pb.SeatAssignment:

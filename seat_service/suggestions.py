@@ -200,7 +200,7 @@ def suggest_to_party(
 ) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
     """Returns proposals for a request, in the cabins and with the needs of a party of the manifest, where there is one.
 
-    Nobody of the party is proposed a seat that another member could not take: which of them takes it is theirs to say.
+    A seat is proposed only if each member with needs could take it, because the party decides who sits where.
     """
     seated = [each.person for each in party if each.person.type != PassengerProfile.INFANT]
     cabins = {person.cabin for person in seated} - {Seat.CABIN_UNSPECIFIED}

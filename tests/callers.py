@@ -93,6 +93,12 @@ class Caller:
 
         return once_listed
 
+    async def listed(self) -> Caller:
+        """Has the session's passengers on the manifest before its token is used in other ways than these methods."""
+        if self._listing is not None:
+            await self._listing.sync()
+        return self
+
     async def provision(self, flight_id: str, layout_id: str = LAYOUT) -> None:
         """Creates a flight."""
         await self.ProvisionSeats(pb.ProvisionSeatsRequest(flight_id=flight_id, layout_id=layout_id))

@@ -11,9 +11,9 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
-from checkin_service import handlers
+from checkin_service import checkins, handlers
 from checkin_service.service import CHECKIN_SERVICE
-from services import db
+from services import db, timers
 from tests.callers import refused
 from tests.checkin.airport import Airport, Traveller
 from tests.instances import Database, running
@@ -147,6 +147,32 @@ async def test_a_paid_fee_completes_on_a_seat_whose_former_passenger_is_unheard(
     await beta.pay()
     await beta.becomes(pb.CheckIn.COMPLETED)
     assert (await alpha.get()).state == pb.CheckIn.CANCELLED
+
+
+async def test_a_check_in_whose_seat_was_given_up_unheard_does_not_complete(airport: Airport, unheard: None) -> None:
+    alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
+    await alpha.start(seat_number="5A")
+    await beta.start(seat_number="5B")
+    await beta.declare(30)
+    await airport.at_rest(alpha)
+    await airport.at_rest(beta)
+    for each in (alpha, beta):
+        await each.lose_seat()
+    with refused("FAILED_PRECONDITION", "SEAT_REQUIRED"):
+        await alpha.declare()
+    await beta.pay()
+    await airport.at_rest(beta)
+    paid = await airport.row(beta)
+    assert (paid.state, paid.seat_number, paid.fee_pay_time is None) == ("WAITING_FOR_PAYMENT", None, False)
+    await moves(beta, "6B")
+    await checkin_looks(airport, beta)
+    await beta.becomes(pb.CheckIn.COMPLETED)
+
+
+async def checkin_looks(airport: Airport, traveller: Traveller) -> None:
+    """Has check-in look at a traveller's seat, as an event would."""
+    async with db.transaction(airport.pool) as conn:
+        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, traveller.checkin_id)
 
 
 async def test_an_infants_pass_ends_with_its_adults_seat(airport: Airport, unheard: None) -> None:

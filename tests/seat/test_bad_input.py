@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from deploy.local.secrets import SigningKeys
@@ -113,7 +114,6 @@ GOOD: Final[dict[str, Any]] = {
         passengers=[pb.FindPassengerSeatsRequest.FlightPassenger(flight_id=FLIGHT, passenger_id="P1")]
     ),
     "SetWaitlistOpen": pb.SetWaitlistOpenRequest(flight_id=FLIGHT, open=True, request_id=UUID),
-    "SyncPassengers": pb.SyncPassengersRequest(),
 }
 ROLE: Final = {"ProvisionSeats": "operations"} | dict.fromkeys(
     ("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen", "SyncPassengers"),
@@ -221,6 +221,25 @@ async def test_a_malformed_field_is_named(callers: Callers, method: str) -> None
             "SyncPassengers",
             pb.SyncPassengersRequest(flights=[pb.SyncPassengersRequest.FlightTimes(flight_id=FLIGHT, revision=1)]),
             "flights[0].departure_time",
+        ),
+        *(
+            (
+                "SyncPassengers",
+                pb.SyncPassengersRequest(
+                    flights=[
+                        pb.SyncPassengersRequest.FlightTimes(flight_id=FLIGHT, revision=1, departure_time=impossible)
+                    ]
+                ),
+                "flights[0].departure_time",
+            )
+            for impossible in (Timestamp(seconds=10**15), Timestamp(nanos=-1))
+        ),
+        (
+            "ProvisionSeats",
+            pb.ProvisionSeatsRequest(
+                flight_id=FLIGHT, layout_id="A320-180Y", departure_time=Timestamp(seconds=-(10**12))
+            ),
+            "departure_time",
         ),
         (
             "SuggestSeats",
