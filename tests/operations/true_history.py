@@ -114,7 +114,7 @@ MANIFEST: Final = f"""
                  ('P4', 'ADULT', '{{}}', NULL), ('P5', 'INFANT', '{{}}', 'P1'))
         AS passenger (passenger_id, type, needs, adult);
     DELETE FROM passengers WHERE passenger_id = 'P3';
-    INSERT INTO locators (pnr) VALUES ('XK4T7Q') ON CONFLICT DO NOTHING;
+    INSERT INTO locators (pnr) SELECT DISTINCT pnr FROM passengers;
     UPDATE entitlements SET known_revision = revision, change_time = now() - interval '1 hour';
     UPDATE flights SET known_times_revision = times_revision;
     DELETE FROM timers WHERE name = 'send-entitlements';
