@@ -125,7 +125,7 @@ async def test_who_cancels_is_taken_off_and_its_check_ins_with_it(airport: Airpo
     with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
         await log_in(airport, its.confirmed.pnr, "Müller")
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
-        await child.start(seat_number="26A")
+        await child.start(hold_id="")
 
 
 async def test_news_of_the_confirmation_that_comes_later_changes_nothing(
