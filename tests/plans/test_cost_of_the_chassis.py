@@ -38,7 +38,7 @@ WITH past AS (
 )
 INSERT INTO idempotency (principal, key, fingerprint, response, create_time) SELECT 'past', id, '', '', at FROM past
 """
-# Rows that were undone stay in the indexes: each test adds rows before those of the last one, so that it does not read them.
+# Rows that were undone stay in the indexes: each test adds older ones than the last test, and finds its own first.
 OLDER = itertools.count(400)
 TABLES = ("timers", "outbox", "inbox", "idempotency")
 
