@@ -157,7 +157,7 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
     second = await held(costing, wants(history.flight, "2B", owner))
     on = OnHold(UUID(second.hold_id), owner if owner == OWNER else None, owner, reason="PLANS")
     asked = AskedSeat(history.flight, "2C", second.seats[0].passenger_id)
-    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS)], effects=Effects())
+    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS, LIMITS)], effects=Effects())
     assert isinstance(changed, pb.Hold), changed
     passenger = OnPassenger(
         UUID(second.hold_id),
