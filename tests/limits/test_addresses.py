@@ -6,10 +6,11 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -39,6 +40,7 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "watch": ("GET", f"/v1/flights/{FLIGHT}/seatmap/watch", None),
 }
 BURST = 5
+NONE: Mapping[str, str] = MappingProxyType({})
 FORGED = {
     "x-forwarded-for": "10.0.0.1",
     "x-real-ip": "10.0.0.2",
@@ -61,7 +63,9 @@ async def calls_from(edge: Edge, address: str = "", *, envoy: int = 0) -> AsyncI
         yield http
 
 
-async def ask(http: httpx.AsyncClient, caller: Caller, call: tuple[str, str, Any], **headers: str) -> str:
+async def ask(
+    http: httpx.AsyncClient, caller: Caller, call: tuple[str, str, Any], headers: Mapping[str, str] = NONE
+) -> str:
     """Calls once; returns the reason of the refusal."""
     method, path, body = call
     answer = await http.request(method, path, json=body, headers={"authorization": f"Bearer {caller.token}", **headers})
@@ -69,12 +73,17 @@ async def ask(http: httpx.AsyncClient, caller: Caller, call: tuple[str, str, Any
 
 
 async def by_many(
-    http: httpx.AsyncClient, callers: Callers, call: tuple[str, str, Any], *, calls: int = 20, **headers: str
+    http: httpx.AsyncClient,
+    callers: Callers,
+    call: tuple[str, str, Any],
+    *,
+    calls: int = 20,
+    headers: Mapping[str, str] = NONE,
 ) -> tuple[int, float]:
     """Has each of so many new guests call once; returns how many calls passed, and the seconds that it took."""
     began = time.monotonic()
     answers = Counter(
-        await asyncio.gather(*(ask(http, callers.customer(), call, **headers) for _ in range(calls))),
+        await asyncio.gather(*(ask(http, callers.customer(), call, headers) for _ in range(calls))),
     )
     assert answers.keys() <= {"RATE_LIMITED", "FLIGHT_NOT_FOUND", "HOLD_NOT_FOUND"}, answers
     return calls - answers["RATE_LIMITED"], time.monotonic() - began
@@ -94,10 +103,10 @@ def allowed(seconds: float) -> int:
     return BURST + int(seconds) + 1
 
 
-async def holds_limit(edge: Edge, call: tuple[str, str, Any], **headers: str) -> bool:
+async def holds_limit(edge: Edge, call: tuple[str, str, Any], headers: Mapping[str, str] = NONE) -> bool:
     """Whether a new address gets no more calls through than the lowered limit."""
     async with calls_from(edge) as http:
-        passed, seconds = await by_many(http, edge.seats, call, **headers)
+        passed, seconds = await by_many(http, edge.seats, call, headers=headers)
     return BURST <= passed <= allowed(seconds)
 
 
@@ -120,7 +129,7 @@ async def test_many_guests_of_one_address_share_its_limit(edge: Edge, call_class
     async with lowered(edge, LIMITS[f"{call_class}-per-address"]):
         await eventually(partial(holds_limit, edge, CALLS[call_class]))
         # What a client writes into headers makes no other address of it.
-        await eventually(partial(holds_limit, edge, CALLS[call_class], **FORGED))
+        await eventually(partial(holds_limit, edge, CALLS[call_class], FORGED))
 
 
 async def test_agents_of_an_office_have_a_limit_of_their_own(edge: Edge) -> None:
