@@ -1,4 +1,4 @@
-"""From a call to a request of the state machine: whose hold it is, how long it may last, and who may sit where."""
+"""From a call to a request of the state machine: whose hold it is, how long it may last, and which seats it names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import eligibility, refusals
+from seat_service import refusals
 from seat_service.cabin_layouts import LayoutSeat
 from seat_service.eligibility import Person
 from seat_service.flights import FlightLayouts
@@ -17,9 +17,9 @@ from seat_service.hoarding import Limits, binds, is_guest
 from seat_service.requests import AskedSeat, HoldRequest
 from seat_service.settings import SeatSettings
 from services.addresses import counted_address
-from services.auth import Principal, Role, SessionPassenger
+from services.auth import Principal, Role
 from services.call import Call
-from services.errors import FieldViolation, InvalidArgument, PermissionDenied, Unauthenticated
+from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.idempotency import RequestKey
 
 # A hold is one transaction; four flights are the longest itinerary there is (SEAT-5).
@@ -27,7 +27,7 @@ FLIGHTS_PER_HOLD: Final = 4
 
 
 class Admission:
-    """Judges what can be judged without a lock, because it never changes: layouts, cabins, and the token itself."""
+    """Judges what can be judged without a lock, because it never changes: layouts, and the token itself."""
 
     def __init__(self, layouts: FlightLayouts, settings: SeatSettings) -> None:
         self._layouts = layouts
@@ -64,7 +64,7 @@ class Admission:
         """Returns the request for a hold.
 
         Raises PermissionDenied for a foreign owner, and where somebody else than a service wants to manage it;
-        PASSENGER_NOT_FOUND, FLIGHT_NOT_FOUND, SEAT_NOT_FOUND; and the rules of eligibility.
+        FLIGHT_NOT_FOUND or SEAT_NOT_FOUND.
         """
         check_owner(call.principal, owner)
         if managed and not manages(call.principal):
@@ -75,7 +75,7 @@ class Admission:
         owner = owner or call.principal.name
         outside = call.outside_address() if bound and is_guest(owner) else ""
         return HoldRequest(
-            seats=await self.seats(call.principal, assignments),
+            seats=await self.seats(assignments),
             owner=owner,
             actor=call.principal.name,
             purpose=purpose,
@@ -90,16 +90,14 @@ class Admission:
             request_key=request_key,
         )
 
-    async def seats(self, principal: Principal, assignments: Sequence[pb.SeatAssignment]) -> tuple[AskedSeat, ...]:
-        """Returns the seats that are asked for, once each passenger may sit there."""
+    async def seats(self, assignments: Sequence[pb.SeatAssignment]) -> tuple[AskedSeat, ...]:
+        """Returns the seats that are asked for, as their layouts describe them; FLIGHT_NOT_FOUND, SEAT_NOT_FOUND."""
         if len({assignment.flight_id for assignment in assignments}) > FLIGHTS_PER_HOLD:
             raise InvalidArgument.of(FieldViolation("seats", f"at most {FLIGHTS_PER_HOLD} flights", "seats.flights"))
-        for assignment in assignments:
-            person = _person(principal, assignment)
-            eligibility.check(person, await self.seat(assignment.flight_id, assignment.seat_number))
+        described = [await self.seat(each.flight_id, each.seat_number) for each in assignments]
         return tuple(
-            AskedSeat(assignment.flight_id, assignment.seat_number, assignment.passenger_id)
-            for assignment in assignments
+            AskedSeat(each.flight_id, each.seat_number, each.passenger_id, _person(each.profile), seat)
+            for each, seat in zip(assignments, described, strict=True)
         )
 
     async def seat(self, flight_id: str, seat_number: str) -> LayoutSeat:
@@ -121,23 +119,5 @@ def check_owner(principal: Principal, owner: str) -> None:
         raise PermissionDenied
 
 
-def _person(principal: Principal, assignment: pb.SeatAssignment) -> Person:
-    if principal.role is Role.PASSENGER:
-        passenger = principal.passengers.get((assignment.flight_id, assignment.passenger_id))
-        if passenger is None:
-            raise refusals.passenger_not_found()
-        return _of_session(passenger)
-    profile = assignment.profile
+def _person(profile: pb.PassengerProfile) -> Person:
     return Person(profile.type or pb.PassengerProfile.ADULT, frozenset(profile.special_services), profile.cabin)
-
-
-def _of_session(passenger: SessionPassenger) -> Person:
-    try:
-        return Person(
-            pb.PassengerProfile.Type.Value(passenger.type),
-            frozenset(passenger.special_services),
-            pb.Seat.Cabin.Value(passenger.cabin),
-        )
-    except (ValueError, TypeError) as error:
-        # Signed by our issuer, and still no passenger that we know of: such a token opens nothing.
-        raise Unauthenticated from error
