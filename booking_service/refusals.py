@@ -148,4 +148,6 @@ def is_of_seats(reason: str) -> bool:
 def of_seats(reason: str, metadata: Mapping[str, str], *, retry_after_seconds: float | None = None) -> Refusal:
     """Returns the refusal for a reason of the seat service, or for SEATS_UNAVAILABLE."""
     kind, own, message = _OF_SEATS[reason]
+    if metadata.get("counted_by") == "ADDRESS":
+        message = "too many seats are held unpaid from your network address, wait before the next booking"
     return kind(_name(own), message, metadata=metadata, retry_after_seconds=retry_after_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -12,9 +13,10 @@ from seat_service import refusals
 from seat_service.cabin_layouts import LayoutSeat
 from seat_service.eligibility import Person
 from seat_service.flights import FlightLayouts
-from seat_service.hoarding import Limits, binds
+from seat_service.hoarding import Limits, binds, is_guest
 from seat_service.requests import AskedSeat, HoldRequest
 from seat_service.settings import SeatSettings
+from services.addresses import counted_address
 from services.auth import Principal, Role
 from services.call import Call
 from services.errors import FieldViolation, InvalidArgument, PermissionDenied
@@ -39,6 +41,11 @@ class Admission:
             lapses_allowed=settings.lapses_allowed,
             lapses_window=timedelta(seconds=settings.lapses_window_seconds),
             cool_down=timedelta(seconds=settings.cool_down_seconds),
+        )
+        self.address_limits = replace(
+            self.limits,
+            held_seats=settings.held_seats_limit_per_address,
+            lapses_allowed=settings.lapses_allowed_per_address,
         )
 
     async def hold(
@@ -65,14 +72,18 @@ class Admission:
         purpose = purpose or pb.Hold.CHECK_IN
         # A managed hold is what its owner wanted.
         bound = binds(owner) if managed else not call.principal.acts_for_others
+        owner = owner or call.principal.name
+        outside = call.outside_address() if bound and is_guest(owner) else ""
         return HoldRequest(
             seats=await self.seats(assignments),
-            owner=owner or call.principal.name,
+            owner=owner,
             actor=call.principal.name,
             purpose=purpose,
             ttl=ttl or self._ttl[purpose],
             extensions=self._extensions,
             limits=self.limits if bound else None,
+            address=counted_address(outside) if outside else "",
+            address_limits=self.address_limits,
             takes_offers=takes_offers,
             confirm=confirm,
             managed=managed,

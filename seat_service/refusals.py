@@ -183,6 +183,26 @@ def too_many_held_seats(limit: int, retry_after_seconds: float) -> ResourceExhau
     )
 
 
+def too_many_held_seats_of_address(limit: int, retry_after_seconds: float) -> ResourceExhausted:
+    """The guests of the address hold as many seats on the flight as they may."""
+    return ResourceExhausted(
+        _name(ErrorReason.TOO_MANY_HELD_SEATS),
+        f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later",
+        metadata={"limit": str(limit), "counted_by": "ADDRESS"},
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def address_cooling_down(retry_after_seconds: float) -> ResourceExhausted:
+    """Too many holds of the address's guests lapsed."""
+    return ResourceExhausted(
+        _name(ErrorReason.COOLING_DOWN),
+        "too many holds of guests of your network address lapsed, wait before the next",
+        metadata={"counted_by": "ADDRESS"},
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
 def cooling_down(retry_after_seconds: float) -> ResourceExhausted:
     """Too many of the principal's holds lapsed."""
     return ResourceExhausted(

@@ -48,7 +48,8 @@ class AskedSeat:
 class HoldRequest:
     """Asks to hold seats for `owner`; `actor` is who asks.
 
-    `limits` is None for owners whom SEAT-16 does not bind. `takes_offers` is the waitlist's right to OFFERED seats;
+    `limits` is None for owners whom SEAT-16 does not bind; `address` is empty unless the owner is a guest whose address
+    outside is known. `takes_offers` is the waitlist's right to OFFERED seats;
     `confirm` has them confirmed in the same transaction. A `managed` hold is for services alone to go on with.
     """
 
@@ -59,6 +60,8 @@ class HoldRequest:
     ttl: timedelta
     extensions: int
     limits: hoarding.Limits | None
+    address: str = ""
+    address_limits: hoarding.Limits | None = None
     takes_offers: bool = False
     confirm: bool = False
     managed: bool = False
@@ -97,6 +100,7 @@ class ChangeRequest:
     on: OnHold
     seats: tuple[AskedSeat, ...]
     limits: hoarding.Limits
+    address_limits: hoarding.Limits
 
     @property
     def request_key(self) -> RequestKey | None:

@@ -452,11 +452,13 @@ async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Ho
 async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[Place]) -> datetime:
     """Locks the seats; raises what SEAT-17 and, where it binds the owner, SEAT-16 say against the change."""
     owner = await _bound_owner(conn, request.on)
+    address = "" if owner is None else await _guests_address(conn, request.on, owner)
     flights = Counter(seat.flight_id for seat in request.seats)
+    counted = [] if owner is None else [owner, *([hoarding.locked_address(address)] if address else [])]
     now = await lock_seats(
         conn,
         places,
-        owners=[] if owner is None else [(owner, flight_id) for flight_id in flights],
+        owners=[(each, flight_id) for flight_id in flights for each in counted],
         with_manifests=True,
     )
     for refusal in (await judge(conn, [(request.on.actor, request.seats)])).values():
@@ -464,6 +466,8 @@ async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[
     if owner is None:
         return now
     for flight_id, seats in flights.items():
+        if address:
+            await hoarding.refuse_address(conn, request, address=address, flight_id=flight_id, seats=seats)
         await hoarding.refuse(
             conn, request.limits, owner=owner, flight_id=flight_id, seats=seats, other_than=request.on.hold_id
         )
@@ -476,6 +480,14 @@ async def _bound_owner(conn: Conn, on: OnHold) -> str | None:
         return on.owner
     owner: str | None = await conn.fetchval("SELECT owner FROM holds WHERE hold_id = $1 AND managed", on.hold_id)
     return owner if owner is not None and hoarding.binds(owner) else None
+
+
+async def _guests_address(conn: Conn, on: OnHold, owner: str) -> str | None:
+    """The address that a guest's hold came from; None for other owners, and where no address is known."""
+    if not hoarding.is_guest(owner):
+        return None
+    address: str | None = await conn.fetchval("SELECT address FROM holds WHERE hold_id = $1", on.hold_id)
+    return address
 
 
 async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:
@@ -546,8 +558,9 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
         raise refusals.passenger_holds_seat(elsewhere["flight_id"], elsewhere["passenger_id"])
     await conn.execute(
         """
-        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
-        SELECT $4, flight_id, seat_number, passenger_id, (SELECT owner FROM holds WHERE hold_id = $4)
+        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner, address)
+        SELECT $4, flight_id, seat_number, passenger_id, (SELECT owner FROM holds WHERE hold_id = $4),
+               (SELECT address FROM holds WHERE hold_id = $4)
         FROM unnest($1::text[], $2::text[], $3::text[]) AS seat (flight_id, seat_number, passenger_id)
         """,
         *_columns(request),

@@ -143,6 +143,7 @@ class SeatServicer(SeatServiceServicer):
                 on=_on_hold(request, request.hold_id),
                 seats=await self._admission.seats(request.seats),
                 limits=self._admission.limits,
+                address_limits=self._admission.address_limits,
             )
         )
 
