@@ -21,7 +21,6 @@ from checkin_service import checkins, flights, notices, records
 from checkin_service.peers import Peers, Place, Seat
 from checkin_service.records import INFANT_SEAT
 from services import db, telemetry, timers
-from services.clients import PeerRefusal
 from services.db import Conn, Pool
 from services.proto import timestamp
 from services.time_limits import FACTOR
@@ -119,7 +118,8 @@ class Entitlements:
                     async with self._alone(flight_id):
                         while await self._send_some(flight_id, pnr=pnr) == AT_ONCE:
                             pass
-        except (*db.AWAY, *db.UNDONE, PeerRefusal) as error:
+        except Exception as error:
+            # The change is committed: no failure of this may refuse the call, and the timer repeats it.
             _log.warning("the seat service learns changes of a manifest later", error=repr(error))
 
     @asynccontextmanager
