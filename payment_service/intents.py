@@ -311,19 +311,17 @@ def _refuse_refund(standing: asyncpg.Record, total: Amount | None, *, by_agent: 
     purpose = standing["reference"].partition("/")[0]
     if standing["state"] not in ("SUCCEEDED", "REFUNDING", "REFUNDED"):
         raise refusals.intent_not_paid(standing["state"])
-    if total is not None and (
-        total.currency != standing["currency"] or total.minor_units > standing["minor_units"]
-    ):
+    if total is not None and (total.currency != standing["currency"] or total.minor_units > standing["minor_units"]):
         raise InvalidArgument.of(
-            FieldViolation("total_refund", f"must be at most the intent's amount, in its currency {standing['currency']}")
+            FieldViolation(
+                "total_refund", f"must be at most the intent's amount, in its currency {standing['currency']}"
+            )
         )
     if by_agent and standing["state"] == "SUCCEEDED" and purpose in CALLS_OF_PURPOSES:
         raise refusals.refund_by_its_service(standing["reference"], CALLS_OF_PURPOSES[purpose])
 
 
-async def finish_refund(
-    conn: Conn, intent_id: UUID, *, charge_key: UUID, minor_units: int, cause: Cause
-) -> None:
+async def finish_refund(conn: Conn, intent_id: UUID, *, charge_key: UUID, minor_units: int, cause: Cause) -> None:
     """Notes that so much of the charge that paid it was given back; with the last part REFUNDING → REFUNDED.
 
     Tells `payment.refunded.v1`. A charge that came too late for a cancelled intent moves no state; others are told all

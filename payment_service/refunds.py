@@ -120,9 +120,7 @@ class Refunding:
         if row is None:
             return
         part = None if row["minor_units"] == row["whole"] else Amount(row["currency"], row["minor_units"])
-        refund = await self._provider.refund(
-            row["refund_key"], provider_charge_id=row["provider_charge_id"], part=part
-        )
+        refund = await self._provider.refund(row["refund_key"], provider_charge_id=row["provider_charge_id"], part=part)
         async with db.transaction(self._pool) as conn:
             if refund.status is Status.SUCCEEDED:
                 await finish(conn, charge_key, number, provider_refund_id=refund.refund_id, actor="payment")

@@ -258,19 +258,18 @@ class PaymentProvider:
         charge_id = asked.charge_id
         known = next((refund for refund in self.refunds.values() if refund.key == key), None)
         part = asked.amount.model_dump() if asked.amount is not None else None
-        if known is not None and (known.charge_id != charge_id or part is not None and known.amount != part):
+        if known is not None and (known.charge_id != charge_id or (part is not None and known.amount != part)):
             return problem(409, "the key was used with another request")
         charge = next((charge for charge in self.charges.values() if charge.charge_id == charge_id), None)
         if charge is None:
             return problem(404, "no such charge")
-        if charge.status != "succeeded":
-            return problem(409, f"the charge is {charge.status}")
+        amount = part or charge.amount
+        before = sum(each.amount["minor_units"] for each in self.refunds.values() if each.charge_id == charge_id)
         refund = known or self.refunds.get(charge_id)
+        too_much = charge.status == "succeeded" and before + amount["minor_units"] > charge.amount["minor_units"]
+        if charge.status != "succeeded" or (refund is None and too_much):
+            return problem(409, "the charge has not so much left" if too_much else f"the charge is {charge.status}")
         if refund is None:
-            given_back = sum(each.amount["minor_units"] for each in self.refunds.values() if each.charge_id == charge_id)
-            amount = part or charge.amount
-            if given_back + amount["minor_units"] > charge.amount["minor_units"]:
-                return problem(409, "more than the charge would be given back")
             refund = Refund(f"re_{secrets.token_hex(8)}", charge_id, key, "succeeded", amount)
             self.refunds[charge_id if part is None else key] = refund
             self._tell(
