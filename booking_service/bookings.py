@@ -440,8 +440,12 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
         FROM bookings
         WHERE booking_flights.booking_id = $1 AND bookings.booking_id = $1 AND owner = coalesce($2, owner)
           AND state IN ('SEATS_RESERVED', 'CONFIRMED') AND booking_flights.cancel_time IS NULL
-          AND (booking_flights.departure_time > statement_timestamp()
-               OR EXISTS (SELECT FROM cancelled_flights WHERE cancelled_flights.flight_id = booking_flights.flight_id))
+          -- What is not paid has no flight that was flown: it is given up whole, while one of its flights can be.
+          AND EXISTS (
+              SELECT FROM booking_flights AS leg LEFT JOIN cancelled_flights USING (flight_id)
+              WHERE leg.booking_id = $1
+                AND (leg.flight_id = booking_flights.flight_id OR bookings.state = 'SEATS_RESERVED')
+                AND (leg.departure_time > statement_timestamp() OR cancelled_flights.flight_id IS NOT NULL))
         RETURNING booking_flights.flight_id
         """,
         booking_id,

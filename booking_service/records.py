@@ -180,7 +180,7 @@ class Booking:
                     departure_time=timestamp(leg.departure_time),
                     arrival_time=timestamp(leg.arrival_time),
                     price=money_of(Amount(self.currency, leg.price_minor_units)),
-                    state=pb.Booking.Flight.BOOKED if leg.cancel_time is None else pb.Booking.Flight.CANCELLED,
+                    state=self._state_of(leg),
                     fare=money_of(self.fare_of(leg)),
                     cancel_time=timestamp(leg.cancel_time) if leg.cancel_time else None,
                     cancel_reason=leg.cancel_reason or "",
@@ -198,6 +198,10 @@ class Booking:
             refund_time=timestamp(self.refund_time) if self.refund_time else None,
             refund=money_of(self.refund) if self.refund is not None else None,
         )
+
+    def _state_of(self, leg: Leg) -> pb.Booking.Flight.State.ValueType:
+        cancelled = self.state == "CANCELLED" or leg.cancel_time is not None
+        return pb.Booking.Flight.CANCELLED if cancelled else pb.Booking.Flight.BOOKED
 
     def _shown_seats(self) -> Sequence[SeatOf]:
         """Its seats. A plan is no seat; what a confirmed booking had on a cancelled flight is no seat any more."""

@@ -265,7 +265,7 @@ class PaymentProvider:
             return problem(404, "no such charge")
         amount = part or charge.amount
         before = sum(each.amount["minor_units"] for each in self.refunds.values() if each.charge_id == charge_id)
-        refund = known or self.refunds.get(charge_id)
+        refund = known or (self.refunds.get(charge_id) if part is None else None)
         too_much = charge.status == "succeeded" and before + amount["minor_units"] > charge.amount["minor_units"]
         if charge.status != "succeeded" or (refund is None and too_much):
             return problem(409, "the charge has not so much left" if too_much else f"the charge is {charge.status}")
