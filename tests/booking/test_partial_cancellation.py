@@ -1,4 +1,4 @@
-"""BKG-8: a cancellation reaches the flights that have not departed; flown ones keep seats and their share of the fare."""
+"""BKG-8: a cancellation reaches the flights that have not departed; flown ones keep their seats and their fares."""
 
 from __future__ import annotations
 
