@@ -58,7 +58,7 @@ ALTER TABLE booking_events
 -- Whoever cancels a flight reads its live bookings, never those that ended.
 CREATE INDEX live_bookings_of_flight ON booking_flights (flight_id, booking_id) WHERE live;
 
-CREATE FUNCTION legs_follow_booking() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION legs_follow_booking() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE booking_flights
     SET live = cancel_time IS NULL AND NEW.state NOT IN ('FAILED', 'EXPIRED', 'CANCELLED')
