@@ -46,7 +46,7 @@ STORY: Final = {
     "timers": """
         SELECT name, due_time, try_time, tries, last_error
         FROM payment.timers
-        WHERE fire_time IS NULL AND subject IN (
+        WHERE fire_time IS NULL AND split_part(subject, '/', 1) IN (
             SELECT $1::text UNION ALL SELECT key::text FROM payment.charges WHERE intent_id = $1::uuid)
         ORDER BY due_time
     """,
@@ -66,7 +66,8 @@ UNSETTLED: Final = """
     SELECT 'refund', intents.intent_id, refunds.minor_units, intents.currency, refunds.create_time,
            timers.tries, timers.last_error
     FROM payment.refunds JOIN payment.intents USING (intent_id)
-    LEFT JOIN payment.timers ON timers.name = 'refund' AND timers.subject = refunds.charge_key::text
+    LEFT JOIN payment.timers ON timers.name = 'refund' AND timers.subject
+        = refunds.charge_key::text || CASE number WHEN 1 THEN '' ELSE '/' || number END
     WHERE refunds.state = 'REQUESTED'
     ORDER BY since LIMIT $1
 """

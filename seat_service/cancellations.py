@@ -65,7 +65,8 @@ class Emptying:
                 SELECT DISTINCT seats.hold_id, hold.state = 'CONFIRMED' AND hold.managed AS in_part
                 FROM seats
                 CROSS JOIN LATERAL (
-                    SELECT holds.state, holds.expire_time, holds.managed FROM holds WHERE holds.hold_id = seats.hold_id LIMIT 1
+                    SELECT holds.state, holds.expire_time, holds.managed FROM holds
+                    WHERE holds.hold_id = seats.hold_id LIMIT 1
                 ) AS hold
                 WHERE seats.flight_id = $1 AND seats.hold_id IS NOT NULL
                   AND (hold.state = 'CONFIRMED' OR hold.state = 'HELD' AND hold.expire_time > statement_timestamp())
@@ -100,7 +101,8 @@ class Emptying:
                     flight_id,
                 )
             ]
-            if parts:
+            # One call a transaction: each locks all its seats in one go.
+            if parts and not live:
                 await seats.release_passenger(conn, parts, effects=effects)
         self._inventory.tell(effects)
         return bool(live or parts)
