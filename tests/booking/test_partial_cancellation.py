@@ -8,7 +8,7 @@ import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.payment.v1 import payment_service_pb2 as payment_pb
 
-from booking_service import bookings, steps
+from booking_service import bookings, records, steps
 from booking_service.steps import Steps
 from services import db
 from services.money import amount_of
@@ -187,7 +187,7 @@ async def test_the_shown_seats_are_followed_by_the_booking_as_it_was_seen_only(
 ) -> None:
     booking = await customer.confirmed(await agency.flight())
     async with db.transaction(agency.pool) as conn:
-        standing = await steps.records.find(conn, UUID(booking.booking_id))
+        standing = await records.find(conn, UUID(booking.booking_id))
         assert await bookings.follow_seats(conn, standing, standing.seats)
         assert not await bookings.follow_seats(conn, standing, [])
     assert (await customer.get(booking)).seats == booking.seats

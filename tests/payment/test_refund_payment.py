@@ -12,6 +12,7 @@ from skyhigh.payment.v1 import payment_service_pb2 as pb
 from deploy.mocks.payment_provider import PaymentProvider, Refund
 from payment_service.charging import charge_key_of
 from payment_service.refunds import refund_key_of
+from services.money import amount_of
 from tests.callers import Caller, refused
 from tests.payment.rules import FAILS, PRICE, Payments, event, signed, state_of, usd
 from tests.payment.test_attempts import charged, switch
@@ -81,7 +82,7 @@ async def given_back(payments: Payments, intent: pb.PaymentIntent, minor_units: 
     """Waits until so much has been given back, and returns the intent."""
 
     async def so_much() -> bool:
-        return (await payments.get(intent)).refunded == usd(minor_units)
+        return amount_of((await payments.get(intent)).refunded).minor_units == minor_units
 
     await eventually(so_much)
     return await payments.get(intent)
