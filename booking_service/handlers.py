@@ -7,7 +7,7 @@ service says is a hint to look where the passengers sit now.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -23,6 +23,8 @@ from services.money import amount_of
 
 # Others' intents are for other things, such as heavy bags.
 REFERENCE: Final = "booking/"
+# Whoever freed a seat has told why by then.
+FREED_LOOK: Final = timedelta(seconds=5)
 
 
 async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> None:
@@ -75,8 +77,12 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Has a look taken where the passengers sit whose confirmed booking shows the seat that was freed."""
-    await _follow(conn, event.flight_id, {each.passenger_id: "" for each in event.seats if each.passenger_id})
+    """Has a look taken where the passengers sit whose confirmed booking shows the seat that was freed.
+
+    A little later: a seat that was freed with its flight or booking is theirs to tell of, and who moved has another.
+    """
+    freed = {each.passenger_id: "" for each in event.seats if each.passenger_id}
+    await _follow(conn, event.flight_id, freed, after=FREED_LOOK)
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
@@ -94,7 +100,7 @@ async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None
         await timers.set_timer(conn, bookings.CANCEL_FLIGHT, event.flight_id)
 
 
-async def _follow(conn: Conn, flight_id: str, seats: Mapping[str, str]) -> None:
+async def _follow(conn: Conn, flight_id: str, seats: Mapping[str, str], *, after: timedelta = timers.NOW) -> None:
     rows = await conn.fetch(
         """
         SELECT DISTINCT booking_id
@@ -110,7 +116,7 @@ async def _follow(conn: Conn, flight_id: str, seats: Mapping[str, str]) -> None:
         list(seats.values()),
     )
     for row in rows:
-        await timers.set_timer(conn, bookings.FOLLOW_SEATS, str(row["booking_id"]))
+        await timers.set_timer(conn, bookings.FOLLOW_SEATS, str(row["booking_id"]), after=after)
 
 
 def _booking_of(reference: str) -> UUID | None:

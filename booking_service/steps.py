@@ -265,6 +265,9 @@ class Steps:
         booking = await self._find(subject)
         if booking.state != "CONFIRMED" or not booking.live_legs:
             return
+        if await self._of_a_cancelled_flight(booking):
+            # Its cancellation tells which seats it had.
+            return
         sitting = await self._peers.sitting(booking)
         known = [seat for seat in booking.seats if seat.flight_id in {leg.flight_id for leg in booking.live_legs}]
         if {_place(seat) for seat in sitting} == {_place(seat) for seat in known}:
@@ -278,6 +281,15 @@ class Steps:
     async def drop_hold(self, subject: str) -> None:
         """Gives back a hold that no booking knows."""
         await self._peers.drop(UUID(subject), reason="NOT_NEEDED")
+
+    async def _of_a_cancelled_flight(self, booking: Booking) -> bool:
+        async with db.transaction(self._pool) as conn:
+            return bool(
+                await conn.fetchval(
+                    "SELECT EXISTS (SELECT FROM cancelled_flights WHERE flight_id = ANY($1::text[]))",
+                    [leg.flight_id for leg in booking.live_legs],
+                )
+            )
 
     async def cancel_flight(self, subject: str) -> None:
         """Cancels the bookings of a flight that will not leave, and looks again when nobody can have missed it."""
