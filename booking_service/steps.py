@@ -37,6 +37,7 @@ LEASE_SECONDS: Final = 4
 LAST_LOOK: Final = timedelta(seconds=10)
 CANCELLED_AT_ONCE: Final = 100
 NO_RETURN: Final = timedelta(seconds=15)
+FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 
 _HOLD_IS_OVER: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND"})
 
@@ -125,7 +126,7 @@ class Steps:
             if refusal.reason == "HOLD_LIMIT_REACHED":
                 # It was given the most that there is; money that comes after its end is late money.
                 return True
-            if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED}:
+            if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED, FLIGHT_DEPARTED}:
                 raise
             async with db.transaction(self._pool) as conn:
                 if not await bookings.expire(conn, booking.booking_id):

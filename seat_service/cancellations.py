@@ -76,7 +76,7 @@ class Emptying:
                 HOLDS_AT_ONCE,
             )
             live = [
-                OnHold(row["hold_id"], None, ACTOR, reason=FLIGHT_CANCELLED, manages=True)
+                OnHold(row["hold_id"], None, ACTOR, reason=FLIGHT_CANCELLED, manages=True, after_departure=True)
                 for row in rows
                 if not row["in_part"]
             ]
@@ -89,6 +89,7 @@ class Emptying:
                     ACTOR,
                     reason=FLIGHT_CANCELLED,
                     manages=True,
+                    after_departure=True,
                     flight_id=flight_id,
                     passenger_id=row["passenger_id"],
                 )
