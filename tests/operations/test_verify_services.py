@@ -39,6 +39,9 @@ DEFENCES: Final = """
     ALTER TABLE waitlist.entry_events DROP CONSTRAINT legal_transition;
     ALTER TABLE waitlist.entry_events DISABLE TRIGGER history_is_append_only;
     ALTER TABLE booking.bookings DROP CONSTRAINT state_has_what_it_needs;
+    ALTER TABLE booking.bookings DROP CONSTRAINT refund_has_its_amount;
+    ALTER TABLE payment.intents DROP CONSTRAINT refunds_within_amount;
+    ALTER TABLE payment.intents DROP CONSTRAINT intent_state_has_its_refunds;
     ALTER TABLE booking.bookings DROP CONSTRAINT code_only_while_it_is_needed;
     ALTER TABLE booking.bookings DROP CONSTRAINT cancellation_has_its_reason;
     DROP INDEX booking.one_booking_per_locator;
@@ -190,7 +193,14 @@ OF_PAYMENTS: Final = {
         "a paid one is cancelled": f"""
             UPDATE payment.intents SET state = 'CANCELLED' WHERE intent_id = {named("intent P2")}""",
     },
-    "what an intent says of its refund is what its charge's refund says": {
+    "no charge is given back twice, in whole or in parts": {
+        "a part once more": f"""
+            INSERT INTO payment.refunds (charge_key, number, intent_id, refund_key, minor_units, reason)
+            VALUES ({named("charge P3")}, 2, {named("intent P3")}, gen_random_uuid(), 1, 'AGAIN')""",
+    },
+    "what an intent says of its refunds is what its charge's refunds say": {
+        "a part is not counted": f"""
+            UPDATE payment.refunds SET minor_units = 2999 WHERE charge_key = {named("charge P3")}""",
         "it was given back in silence": f"""
             UPDATE payment.intents SET state = 'SUCCEEDED', refund_time = NULL
             WHERE intent_id = {named("intent P3")}""",
@@ -361,16 +371,41 @@ OF_BOOKINGS: Final = {
         "and given back": f"UPDATE payment.intents SET state = 'REFUNDED' WHERE intent_id = {named('intent K')}",
     },
     "a booking with seats has one on each flight for each passenger who needs one": {
-        "a leg without": f"""
-            DELETE FROM booking.booking_seats
-            WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
-        "a passenger without": "UPDATE booking.booking_passengers SET type = 'CHILD' WHERE passenger_id = 'K-2'",
-        "an infant with": "UPDATE booking.booking_seats SET passenger_id = 'K-2' WHERE passenger_id = 'K-1'",
+        "a leg without": f"DELETE FROM booking.booking_seats WHERE booking_id = {named('booking R')}",
+        "a passenger without": f"""
+            INSERT INTO booking.booking_passengers (booking_id, number, passenger_id, given_name, last_name, type)
+            VALUES ({named("booking R")}, 2, 'R-2', 'Zoë', 'Lind', 'CHILD')""",
+        "an infant with": "UPDATE booking.booking_passengers SET type = 'INFANT' WHERE passenger_id = 'R-1'",
     },
-    "the seats of a booking are those of its hold, all of them": {
+    "a confirmed booking shows exactly the seats that its passengers have": {
         "another seat": f"""
             UPDATE booking.booking_seats SET seat_number = '9A'
             WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
+        "none": f"DELETE FROM booking.booking_seats WHERE booking_id = {named('booking K')} AND flight_id = '{ONWARD}'",
+        "one that was given up": f"UPDATE seat.hold_seats SET state = 'RELEASED' WHERE hold_id = {named('hold K')}",
+        "an infant's": "UPDATE booking.booking_seats SET passenger_id = 'K-2' WHERE passenger_id = 'K-1'",
+    },
+    "no flight has more passengers of confirmed bookings who need a seat than seats": {
+        "one too many": "UPDATE booking.booking_passengers SET type = 'CHILD' WHERE passenger_id = 'K-2'",
+        "a seat that is no more": f"DELETE FROM seat.seats WHERE flight_id = '{ONWARD}'",
+    },
+    "no payment under a live booking is given back, but for flights that were cancelled": {
+        "whole": f"""
+            UPDATE payment.intents SET state = 'REFUNDED', refund_minor_units = minor_units
+            WHERE intent_id = {named("intent K")}""",
+        "a part": f"UPDATE payment.intents SET refund_minor_units = 1 WHERE intent_id = {named('intent K')}",
+    },
+    "a live booking gives back the fares of its cancelled flights, and of no others": {
+        "nothing": f"""
+            UPDATE booking.booking_flights SET cancel_time = now(), cancel_reason = 'FOG'
+            WHERE booking_id = {named("booking K")} AND leg = 2""",
+        "without a cancellation": f"""
+            UPDATE booking.bookings SET refund_reason = 'FOG', refund_minor_units = 1
+            WHERE booking_id = {named("booking K")}""",
+    },
+    "the seats of a booking are those of its hold, all of them": {
+        "another seat": f"""
+            UPDATE booking.booking_seats SET seat_number = '9A' WHERE booking_id = {named("booking R")}""",
         "another passenger's": f"UPDATE seat.hold_seats SET passenger_id = 'R-2' WHERE hold_id = {named('hold R')}",
         "one more": f"""
             INSERT INTO seat.hold_seats (hold_id, flight_id, seat_number, passenger_id)
@@ -384,7 +419,10 @@ OF_BOOKINGS: Final = {
             UPDATE seat.hold_seats SET state = 'RELEASED'
             WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}'""",
     },
-    "a booking that came to nothing keeps no seat": {
+    "a booking that came to nothing keeps no seat, nor does one on a flight that was cancelled for it": {
+        "a cancelled flight": f"""
+            UPDATE booking.booking_flights SET cancel_time = now(), cancel_reason = 'FOG'
+            WHERE booking_id = {named("booking K")} AND leg = 2""",
         "cancelled": f"UPDATE seat.hold_seats SET state = 'CONFIRMED' WHERE hold_id = {named('hold X')}",
         "expired": f"UPDATE seat.hold_seats SET state = 'HELD' WHERE hold_id = {named('hold E')}",
         "never had": f"UPDATE seat.hold_seats SET passenger_id = 'F-1' WHERE hold_id = {named('hold R')}",
@@ -419,7 +457,7 @@ OF_BOOKINGS: Final = {
     },
     "a booking knows of its refund within 30 s": {
         "it does not": f"UPDATE booking.bookings SET refund_time = NULL WHERE booking_id = {named('booking X')}",
-        "there is none": f"UPDATE payment.intents SET refund_time = NULL WHERE intent_id = {named('intent X')}",
+        "there is none": f"UPDATE payment.intents SET refunded_minor_units = 0 WHERE intent_id = {named('intent X')}",
     },
     "every confirmed booking is in the manifest within 30 s, and leaves it when it is cancelled": {
         "nobody of it": "DELETE FROM checkin.passengers",
@@ -586,7 +624,8 @@ async def test_a_planted_corruption_is_reported(connection: Database, invariant:
             INSERT INTO seat.hold_seats (hold_id, flight_id, seat_number, passenger_id, state)
             VALUES ({named("hold P1")}, '{ONWARD}', '9A', 'K-1', 'RELEASED');
             UPDATE seat.hold_seats SET state = 'RELEASED'
-            WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}'""",
+            WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}';
+            DELETE FROM booking.booking_seats WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
             id="a passenger moved, and gave that seat up",
         ),
     ],
