@@ -32,6 +32,8 @@ class ServiceSettings(BaseSettings):
     """How long a process that is told to end says NOT_SERVING before it does: longer than between two health checks."""
     watches_per_principal: int = Field(default=20, ge=1)
     """Streams that one caller may have open at a process."""
+    reconcile_seconds: float = Field(default=10, gt=0, le=15, validation_alias="SKYHIGH_RECONCILE_SECONDS")
+    """How often what waits for another service's fact is compared with that service: twice within 30 s at least."""
 
     redis_url: str = Field(validation_alias="SKYHIGH_REDIS_URL")
     jwks: str = Field(validation_alias="SKYHIGH_JWKS")
