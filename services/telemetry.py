@@ -23,6 +23,9 @@ BATCH_SIZE: Final = Histogram(
     "skyhigh_batch_size", "Requests in one batch.", ["batch"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 OUTBOX_PUBLISHED: Final = Counter("skyhigh_outbox_published_total", "Events that the broker confirmed.")
+OUTBOX_RETURNED: Final = Counter(
+    "skyhigh_outbox_returned_total", "Events that the broker had no queue for; they are tried again."
+)
 OUTBOX_WAITING: Final = Gauge("skyhigh_outbox_waiting", "Events that the broker has not confirmed yet.")
 OUTBOX_AGE_SECONDS: Final = Gauge("skyhigh_outbox_age_seconds", "Age of the oldest unconfirmed event.")
 EVENTS_CONSUMED: Final = Counter("skyhigh_events_consumed_total", "Events handled.", ["queue", "outcome"])

@@ -37,7 +37,7 @@ class Ledger:
 
     async def left(self) -> set[str]:
         async with db.transaction(self.pool) as conn:
-            return {row[0] for row in await conn.fetch(f"SELECT subject FROM {self.name} WHERE waits")}  # noqa: S608
+            return {row[0] for row in await conn.fetch(f"SELECT subject FROM {self.name} WHERE waits")}
 
     async def repair(self, subject: str) -> bool:
         self.compared[subject] += 1
@@ -48,11 +48,11 @@ class Ledger:
         if subject.startswith("right"):
             return False
         async with db.transaction(self.pool) as conn:
-            await conn.execute(f"UPDATE {self.name} SET waits = false WHERE subject = $1", subject)  # noqa: S608
+            await conn.execute(f"UPDATE {self.name} SET waits = false WHERE subject = $1", subject)
         return True
 
     def comparison(self) -> Comparison:
-        statement = f"SELECT subject FROM {self.name} WHERE waits AND subject > $1 ORDER BY subject LIMIT $2"  # noqa: S608
+        statement = f"SELECT subject FROM {self.name} WHERE waits AND subject > $1 ORDER BY subject LIMIT $2"
         return Comparison(self.name, waiting(self.pool, statement), self.repair)
 
     def reconciler(self, interval: timedelta, tell: Any = lambda: None) -> Reconciler:
@@ -125,7 +125,7 @@ async def test_a_lost_event_is_repaired_while_the_service_runs(ledger: Ledger) -
     task = asyncio.create_task(ledger.reconciler(timedelta(milliseconds=50)).run())
     try:
         async with db.transaction(ledger.pool) as conn:
-            await conn.execute(f"INSERT INTO {ledger.name} VALUES ('lost-1')")  # noqa: S608
+            await conn.execute(f"INSERT INTO {ledger.name} VALUES ('lost-1')")
 
         async def repaired() -> bool:
             return await ledger.left() == set()

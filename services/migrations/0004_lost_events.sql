@@ -5,3 +5,8 @@ CREATE TABLE reconciliations (
     after     text NOT NULL DEFAULT '',
     look_time timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
+
+-- When an event may be published next: one that no queue took goes to the end of the line.
+ALTER TABLE outbox ADD COLUMN try_time timestamptz NOT NULL DEFAULT now();
+CREATE INDEX outbox_to_publish ON outbox (try_time) WHERE publish_time IS NULL;
+DROP INDEX outbox_unpublished;
