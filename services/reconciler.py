@@ -18,8 +18,8 @@ from services import db, telemetry
 from services.db import Pool
 
 BATCH: Final = 100
-# One look of one comparison asks the owner about no more rows; the next look goes on from there.
-LONGEST_LOOK: Final = 1000
+# One look of one comparison takes no more batches; the next look goes on from there.
+LONGEST_LOOK: Final = 10
 AT_ONCE: Final = 8
 # Longer than any repair takes that is not stuck.
 REPAIR_SECONDS: Final = 10.0
@@ -54,14 +54,14 @@ class Comparison:
 def waiting(pool: Pool, statement: str) -> Find:
     """Returns a `find` that reads the rows that wait.
 
-    The statement returns one column of text, greater than $1, in its order, at most $2 rows; an index keeps it from
-    reading rows that do not wait.
+    The statement returns a subject and the text of the key that its row is ordered by, greater than $1 unless that is
+    empty, in the order of the key, at most $2 rows. An index keeps it from reading rows that do not wait.
     """
 
     async def find(after: str, limit: int) -> Batch:
         async with db.session(pool) as conn:
-            found = [row[0] for row in await conn.fetch(statement, after, limit)]
-        return Batch(found, found[-1] if len(found) == limit else "")
+            rows = await conn.fetch(statement, after, limit)
+        return Batch([row[0] for row in rows], rows[-1][1] if len(rows) == limit else "")
 
     return find
 
@@ -87,15 +87,15 @@ class Reconciler:
         """Takes one look, unless a process has looked within the interval. Raises nothing but a cancellation."""
         try:
             after = await self._claim(comparison.name)
-            looked = 0
-            while after is not None and looked < LONGEST_LOOK:
+            for _ in range(LONGEST_LOOK):
+                if after is None:
+                    break
                 batch = await comparison.find(after, BATCH)
                 # Before the repairs: a batch whose owner does not respond must not keep the next one from its turn.
                 after = batch.after
                 await self._go_on(comparison.name, after)
                 if not await self._repair(comparison, batch.subjects) or not after:
                     break
-                looked += len(batch.subjects)
         except db.AWAY as error:
             _log.warning("reconciler waits", comparison=comparison.name, error=repr(error))
         except Exception as error:
@@ -119,17 +119,17 @@ class Reconciler:
             async with asyncio.timeout(REPAIR_SECONDS):
                 if await comparison.repair(subject):
                     outcome = "repaired"
-                    _log.warning("repaired", comparison=comparison.name, subject=str(subject)[:80])
+                    _log.warning("repaired", comparison=comparison.name, subject=_short(subject))
                     self._tell()
         except db.AWAY as error:
             outcome, answered = "waits", False
-            _log.warning("comparison waits", comparison=comparison.name, subject=str(subject)[:80], error=repr(error))
+            _log.warning("comparison waits", comparison=comparison.name, subject=_short(subject), error=repr(error))
         except Exception as error:
             outcome = "failed"
             _log.error(
                 "comparison failed",
                 comparison=comparison.name,
-                subject=str(subject)[:80],
+                subject=_short(subject),
                 error=repr(error),
                 exc_info=error,
             )
@@ -155,3 +155,8 @@ class Reconciler:
     async def _go_on(self, name: str, after: str) -> None:
         async with db.session(self._pool) as conn:
             await conn.execute("UPDATE reconciliations SET after = $2 WHERE name = $1", name, after)
+
+
+def _short(subject: object) -> str:
+    """Names a subject in a log line: its id, and no more of a message than its first words."""
+    return " ".join(str(getattr(subject, "flight_id", subject)).split())[:80]

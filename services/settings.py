@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -57,6 +58,11 @@ class ServiceSettings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         whole(self.tls_certificate, self.tls_key, self.tls_authority)
         return self
+
+    @property
+    def reconcile(self) -> timedelta:
+        """The pause between two looks at what waits for another service's fact."""
+        return timedelta(seconds=self.reconcile_seconds)
 
     @property
     def identity(self) -> Identity | None:

@@ -52,7 +52,7 @@ class Ledger:
         return True
 
     def comparison(self) -> Comparison:
-        statement = f"SELECT subject FROM {self.name} WHERE waits AND subject > $1 ORDER BY subject LIMIT $2"
+        statement = f"SELECT subject, subject FROM {self.name} WHERE waits AND subject > $1 ORDER BY subject LIMIT $2"
         return Comparison(self.name, waiting(self.pool, statement), self.repair)
 
     def reconciler(self, interval: timedelta, tell: Any = lambda: None) -> Reconciler:
