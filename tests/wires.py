@@ -19,7 +19,13 @@ class Wire:
         self._open: set[asyncio.StreamWriter] = set()
         self.lose_answer_to: bytes | None = None
         """Cut the connection that says this, when the server has answered it and before the client hears of that."""
-        self.lost_answers = 0
+        self.lose_question: bytes | None = None
+        """Cut the connection that says this, before the server hears of it."""
+        self.lost = 0
+        self.is_down = False
+        """New connections end at once."""
+        self.goes_down = False
+        """Be down from the lost answer on."""
 
     def cut(self) -> None:
         """Ends all connections without a word, as a server does that is killed."""
@@ -28,6 +34,9 @@ class Wire:
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection."""
+        if self.is_down:
+            writer.transport.abort()
+            return
         from_server, to_server = await asyncio.open_connection(LOOPBACK, self._server_port)
         self._open |= {writer, to_server}
         losing = asyncio.Event()
@@ -41,6 +50,10 @@ class Wire:
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                if self.lose_question is not None and self.lose_question in data:
+                    self.lose_question = None
+                    self.lost += 1
+                    break
                 if self.lose_answer_to is not None and self.lose_answer_to in data:
                     losing.set()
                 writer.write(data)
@@ -50,8 +63,11 @@ class Wire:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 if losing.is_set():
-                    self.lost_answers += 1
+                    self.lost += 1
                     self.lose_answer_to = None
+                    if self.goes_down:
+                        self.is_down = True
+                        self.cut()
                     writer.transport.abort()
                     return
                 writer.write(data)
