@@ -53,6 +53,8 @@ class Service:
     """How many it has where SKYHIGH_<NAME>_PROCESSES does not say."""
     calls: tuple[str, ...] = ()
     """Services that it calls. It is told where they are, and gets a token to show them."""
+    reads: tuple[str, ...] = ()
+    """Services that it calls for what everybody may read. It is told where they are."""
     settings: tuple[str, ...] = ()
     """What it is told besides, of `Stack.values`."""
     alias: str = ""
@@ -72,14 +74,15 @@ SERVICES: Final = (
         module="seat_service",
         health="skyhigh.seat.v1.SeatService",
         processes=2,
-        calls=("flight",),
+        reads=("flight",),
     ),
     Service(
         "checkin",
         number=2,
         module="checkin_service",
         health="skyhigh.checkin.v1.CheckInService",
-        calls=("seat", "payment", "flight"),
+        calls=("seat", "payment"),
+        reads=("flight",),
         settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_WEIGHT_ADDRESS", "SKYHIGH_SMTP_ADDRESS"),
     ),
     Service(
@@ -87,7 +90,8 @@ SERVICES: Final = (
         number=3,
         module="waitlist_service",
         health="skyhigh.waitlist.v1.WaitlistService",
-        calls=("seat", "checkin", "flight"),
+        calls=("seat", "checkin"),
+        reads=("flight",),
         settings=("SKYHIGH_SMTP_ADDRESS",),
     ),
     Service(
@@ -441,7 +445,7 @@ class Stack:
             ),
             port=port,
             # An address of a service that is given is another stack's, such as one of `skyhigh env`: these are ours.
-            environment=self._given_or(settings) | self._addresses_of(*service.calls),
+            environment=self._given_or(settings) | self._addresses_of(*service.calls, *service.reads),
             hidden=OWNERS_VARIABLES,
             sources=(service.module.partition(".")[0], *SHARED_SOURCES),
             after=after,

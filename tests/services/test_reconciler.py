@@ -15,7 +15,7 @@ from services import db
 from services.db import Pool
 from services.errors import Unavailable
 from services.reconciler import AT_ONCE, BATCH, Comparison, Reconciler, waiting
-from tests.waiting import eventually
+from tests.waiting import eventually, pause
 
 NEVER: Final = timedelta(hours=1)
 AT_ONCE_AGAIN: Final = timedelta()
@@ -112,7 +112,7 @@ async def test_a_batch_asks_about_a_few_rows_at_a_time(ledger: Ledger) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0)
+        await pause(0)
         running -= 1
         return False
 
