@@ -173,6 +173,10 @@ class CheckInServicer(CheckInServiceServicer):
         async with db.transaction(self._pool) as conn:
             return await manifest.find(conn, request.flight_id, request.passenger_id)
 
+    async def FindPassengers(self, request: pb.FindPassengersRequest, context: Context) -> pb.FindPassengersResponse:
+        async with db.transaction(self._pool) as conn:
+            return await manifest.find_all(conn, request)
+
     async def _boarding_pass(self, checkin_id: str) -> pb.BoardingPass:
         async with db.transaction(self._pool) as conn:
             return await boarding_passes.find(conn, await _own(conn, checkin_id))

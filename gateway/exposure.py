@@ -126,6 +126,7 @@ SERVICES = (
             "GetBoardingPassPng": Call.READ,
             "ListCheckIns": Call.READ,
             "GetPassenger": Call.INTERNAL,
+            "FindPassengers": Call.INTERNAL,
         },
         public=frozenset({"CreateSession"}),
         classes={"CreateSession": CallClass.LOGIN},

@@ -206,13 +206,16 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[], $4::bool[])
+            AS request (hold_id, owner, manages, unless_confirmed)
         WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
           AND (request.owner IS NULL OR holds.owner = request.owner)
-          AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
+          AND (holds.state = 'CONFIRMED' AND NOT request.unless_confirmed
+               OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
         RETURNING holds.hold_id
         """,
         *_named(requests),
+        [request.unless_confirmed for request in requests],
     )
     cancelled = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -152,7 +153,8 @@ class SeatServicer(SeatServiceServicer):
         return await self._inventory.confirm(_on_hold(request, request.hold_id, owner=request.owner))
 
     async def CancelHold(self, request: pb.CancelHoldRequest, context: Context) -> pb.Hold:
-        return await self._inventory.cancel(_on_hold(request, request.hold_id, reason=request.reason or "CANCELLED"))
+        on_hold = _on_hold(request, request.hold_id, reason=request.reason or "CANCELLED")
+        return await self._inventory.cancel(replace(on_hold, unless_confirmed=request.unless_confirmed))
 
     async def ReleasePassengerSeat(self, request: pb.ReleasePassengerSeatRequest, context: Context) -> pb.Hold:
         call = running()

@@ -21,6 +21,7 @@ from services.timers import Timers
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
 from waitlist_service.handlers import SUBSCRIPTIONS
+from waitlist_service.entitlements import Entitlements
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
 from waitlist_service.offers import Offers
@@ -40,7 +41,8 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
 
     peers = Peers(settings)
     openness = Openness(pool, peers)
-    assignment = Assignment(pool, peers, openness, settings, tell=tell)
+    entitlements = Entitlements(pool, peers, tell=tell)
+    assignment = Assignment(pool, peers, openness, entitlements, settings, tell=tell)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
     timers = Timers(pool, assignment.handlers(), at_once=128)
     mutations = Mutations(pool, tell=tell)
@@ -48,7 +50,7 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool=pool,
         mutations=mutations,
         joining=Joining(peers, openness, mutations),
-        offers=Offers(pool, assignment, mutations),
+        offers=Offers(pool, assignment, entitlements, mutations),
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
@@ -58,7 +60,13 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
     try:
         yield Parts(
             register=partial(add_WaitlistServiceServicer_to_server, servicer),
-            background={"relay": relay.run, "timers": timers.run, "events": events.run, "mails": mails.run},
+            background={
+                "relay": relay.run,
+                "timers": timers.run,
+                "events": events.run,
+                "mails": mails.run,
+                "entitlements": entitlements.run,
+            },
         )
     finally:
         await peers.close()

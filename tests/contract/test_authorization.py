@@ -69,6 +69,7 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "GetBoardingPassPng": "PA",
         "ListCheckIns": "AO",
         "GetPassenger": "S",
+        "FindPassengers": "S",
     },
     "WaitlistService": {
         "JoinWaitlist": "PA",
