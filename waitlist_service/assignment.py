@@ -34,6 +34,8 @@ CLAIM_LEASE_SECONDS: Final = 4
 SKIP: Final = timedelta(seconds=3)
 # Any other refusal of a seat is tried again after twice as long as the time before.
 LONGEST_SKIP: Final = timedelta(minutes=10)
+# Until a match that could not be claimed is looked at again.
+CLAIM_AGAIN: Final = timedelta(seconds=0.25)
 # The most of one question to the seat service.
 OFFERS_AT_ONCE: Final = 200
 
@@ -87,8 +89,11 @@ class Assignment:
         if entry is None:
             return
         if entry.claim_request is None:
-            # Ends the entry or updates it, as the manifest says; then its timer comes again, or the next is served.
+            # Ends the entry or updates it, as the manifest says. A match that still stands is claimed then.
             await self._entitlements.compare_entries(entry.flight_id, [entry])
+            async with db.transaction(self._pool) as conn:
+                if await entries.is_matched(conn, entry):
+                    await timers.set_timer(conn, entries.ASSIGN, subject, after=CLAIM_AGAIN)
             return
         request = seat.ClaimSeatRequest.FromString(entry.claim_request)
         try:
@@ -118,7 +123,7 @@ class Assignment:
         except NotForPassenger as refusal:
             await self._refuse_accept(entry, refusal)
         else:
-            await self._assigned.submit(Claimed(entry, entry.hold_id, hold.seat_number, entry.owner))
+            await self._assigned.submit(Claimed(entry, entry.hold_id, hold.seat_of(entry), entry.owner))
         self._tell()
 
     async def withdraw(self, subject: str) -> None:
@@ -208,7 +213,179 @@ class Assignment:
         """Cancels the hold of an offer that ended with its flight, or with a former version of this service."""
         await self._peers.cancel_unconfirmed(UUID(subject), reason="OFFER_DECLINED")
 
-    async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
+    async def hand_back(self, subject: str) -> None:
+        """Hands back a seat that nobody who waits wants."""
+        flight_id, _, seat_number = subject.rpartition("/")
+        await self._peers.hand_back(flight_id, seat_number)
+
+    async def _take(self, entry: Entry, hold: Hold) -> None:
+        """Writes what the seat service answered a claim with: a confirmed seat, or one to offer."""
+        if hold.state == "CONFIRMED":
+            await self._assigned.submit(Claimed(entry, hold.hold_id, hold.seat_of(entry), "waitlist"))
+        else:
+            await self._offer(entry, hold)
+        self._tell()
+
+    async def _offer(self, entry: Entry, hold: Hold) -> None:
+        assert entry.claim_id is not None
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, entry.flight_id)
+            await entries.offer(
+                conn, entry.entry_id, claim_id=entry.claim_id, hold_id=hold.hold_id, expire_time=hold.expire_time
+            )
+            await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
+            await _serve_kept(conn, [entry.flight_id])
+
+    async def _settle(self, entry: Entry, refusal: PeerRefusal) -> None:
+        """Ends a claim that was refused for an unexpected reason, so that it holds up no other entry.
+
+        An earlier try may have had an effect: the seat service says whether the passenger has the seat. If not, the
+        seat goes to the next in line, and the entry tries it again later.
+        """
+        _log.error(
+            "a claim was refused for an unexpected reason",
+            entry_id=str(entry.entry_id),
+            flight_id=entry.flight_id,
+            seat_number=entry.seat_number,
+            reason=refusal.reason,
+            code=refusal.code.name,
+        )
+        UNEXPECTED_REFUSALS.labels(refusal.reason or refusal.code.name).inc()
+        for each in (await self._peers.seats_of([entry]))[entry.entry_id]:
+            if each.seat_number == entry.seat_number:
+                return await self._take(entry, await self._peers.hold(each.hold_id))
+        await self._next_in_line(entry, refusal.reason or refusal.code.name, twice_as_long=True)
+
+    async def _keep_confirmed(self, entry: Entry, hold_id: UUID) -> None:
+        """OFFERED → ASSIGNED: the passenger confirmed the hold of the offer itself, at the seat service."""
+        hold = await self._peers.hold(hold_id)
+        await self._assigned.submit(Claimed(entry, hold_id, hold.seat_of(entry), entry.owner))
+        self._tell()
+
+    async def _refuse_accept(self, entry: Entry, refusal: NotForPassenger) -> None:
+        """Ends an offer that the seat service does not confirm for its passenger any more."""
+        async with db.transaction(self._pool) as conn:
+            await entries.end_accept(conn, entry)
+        await self._entitlements.try_to_compare(entry.flight_id)
+        async with db.transaction(self._pool) as conn:
+            await entries.withdraw(
+                conn, [entry.entry_id], to="DECLINED", owner=None, actor="seat", reason=refusal.reason
+            )
+
+    async def _look_at_offers(self, flight_id: str) -> None:
+        """Finds offers whose hold the passenger has confirmed, cancelled or changed at the seat service."""
+        async with db.session(self._pool) as conn:
+            offered = await entries.offered(conn, flight_id, limit=OFFERS_AT_ONCE)
+        if not offered:
+            return
+        seats = await self._peers.seats_of(offered)
+        for entry in offered:
+            holds = {each.hold_id: each for each in seats[entry.entry_id]}
+            hold = holds.get(entry.hold_id) if entry.hold_id is not None else None
+            if hold is None or hold.confirmed:
+                await self.lapse(str(entry.entry_id))
+
+    async def _decided_batch(self, entry_ids: Sequence[UUID]) -> list[Entry | Refusal | None]:
+        """Returns the matched entries, each with its claim; without one if the entry or its passenger has changed.
+
+        None for an entry that is matched with nothing any more.
+        """
+        async with db.session(self._pool) as conn:
+            found = await entries.matched(conn, entry_ids, mode=self._settings.mode)
+        answers = {entry_id: entry for entry_id, (entry, _) in found.items()}
+        undecided = [entry for entry in answers.values() if entry.claim_request is None]
+        if undecided:
+            manifest = await self._peers.manifest([(entry.flight_id, entry.passenger_id) for entry in undecided])
+            claims = [
+                (entry, self._claim(entry, found[entry.entry_id][1]))
+                for entry in undecided
+                if _may_claim(entry, manifest)
+            ]
+            async with db.session(self._pool) as conn:
+                decided = await entries.decide(conn, claims) if claims else set()
+            for entry, request in claims:
+                # If not, it has ended, or another process has decided it and may die before it sends the claim.
+                if entry.entry_id in decided:
+                    answers[entry.entry_id] = replace(entry, claim_request=request)
+        return [answers.get(entry_id) for entry_id in entry_ids]
+
+    def _claim(self, entry: Entry, mode: str) -> bytes:
+        request = peers.claim_request(entry, offer_ttl=None if mode == "AUTO_CONFIRM" else self._settings.offer_ttl)
+        return request.SerializeToString(deterministic=True)
+
+    async def _assigned_batch(self, claims: Sequence[Claimed]) -> Sequence[Entry | Refusal | None]:
+        flights = {claimed.entry.flight_id for claimed in claims if claimed.entry.uncertain}
+        async with db.transaction(self._pool) as conn:
+            if flights:
+                await serving.lock_all(conn, flights)
+            assigned = await entries.assign(conn, claims)
+            await serving.touch(conn, [seat for claimed in claims if (seat := claimed.entry.seat) is not None])
+            if flights:
+                await _serve_kept(conn, flights)
+        return assigned
+
+    async def _back_in_line(self, entry: Entry) -> None:
+        """The seat is gone: the entry is back in its place, and a look at the map finds what else is free."""
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, entry.flight_id)
+            if await entries.give_up_claim(conn, entry):
+                await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
+                await _serve_kept(conn, [entry.flight_id])
+                await timers.set_timer(conn, entries.SWEEP, entry.flight_id)
+        self._tell()
+
+    async def _next_in_line(self, entry: Entry, reason: str, *, twice_as_long: bool) -> None:
+        """The seat is not for this passenger now: why is written down, it keeps its place, and the next is served.
+
+        It tries the seat again after SKIP, or after twice as long as the last time, up to LONGEST_SKIP.
+        """
+        assert entry.seat_number is not None
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, entry.flight_id)
+            if not await entries.give_up_claim(conn, entry):
+                return
+            await conn.execute(
+                """
+                INSERT INTO skips (entry_id, seat_number, reason, end_time)
+                VALUES ($1, $2, $3, statement_timestamp() + $4::interval)
+                ON CONFLICT (entry_id, seat_number) DO UPDATE
+                SET reason = excluded.reason, skip_time = statement_timestamp(),
+                    end_time = CASE WHEN $5 AND isfinite(skips.end_time)
+                                    THEN statement_timestamp()
+                                         + least(2 * greatest(skips.end_time - skips.skip_time, $4::interval), $6)
+                                    ELSE excluded.end_time END
+                """,
+                entry.entry_id,
+                entry.seat_number,
+                reason,
+                SKIP,
+                twice_as_long,
+                LONGEST_SKIP,
+            )
+            unwanted = await serving.serve(conn, entry.flight_id, {entry.seat_number: None})
+            await serving.hand_back(conn, entry.flight_id, unwanted)
+        self._tell()
+
+
+def _may_claim(entry: Entry, manifest: peers.Manifest) -> bool:
+    """Whether the manifest says of an entry's passenger and flight what it said when the entry was matched."""
+    times = manifest.flights.get(entry.flight_id)
+    return (
+        manifest.passengers.get((entry.flight_id, entry.passenger_id)) == entry.facts
+        and entry.type != "INFANT"
+        and times is not None
+        and not times.closed
+        and times.cancel_time is None
+    )
+
+
+async def _serve_kept(conn: Conn, flight_ids: Collection[str]) -> None:
+    """Serves what was kept until a claim was judged; the flights are locked."""
+    for flight_id in await serving.keeping(conn, flight_ids):
+        await serving.hand_back(conn, flight_id, await serving.serve(conn, flight_id, {}))
+
+
+async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
     """Begins to accept an offer; the timer goes on with it should this process die.
 
     Returns the entry, also one that is assigned already. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED,

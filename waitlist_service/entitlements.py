@@ -139,7 +139,7 @@ class Entitlements:
         return True
 
     async def close(self, flight_id: str) -> None:
-        """Ends all entries of a flight whose check-in has closed; follows a close time that moved. A timer's handler."""
+        """Ends all entries of a flight if its check-in has closed; follows a close time that moved."""
         manifest = await self._peers.manifest([], [flight_id])
         if await self._has_closed(flight_id, manifest):
             return
@@ -180,7 +180,10 @@ class Entitlements:
         return True
 
     async def _end_all(self, flight_id: str) -> None:
-        """Ends all live entries of a flight, a batch for each transaction. A timer ends those that are being claimed."""
+        """Ends all live entries of a flight, a batch in each transaction.
+
+        A timer ends those that are being claimed or accepted at this moment.
+        """
         ended = PAGE
         while ended == PAGE:
             async with db.transaction(self._pool) as conn:
@@ -227,11 +230,8 @@ async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
                 await entries.withdraw(
                     conn, [now.entry_id], to="DECLINED", actor=ACTOR, reason=SEAT_NO_LONGER_FITS, owner=None
                 )
-        elif now.claim_request is None:
-            if fits:
-                await timers.set_timer(conn, entries.ASSIGN, str(now.entry_id))
-            elif await entries.give_up_claim(conn, now):
-                freed.add(now.seat_number)
+        elif not fits and await entries.give_up_claim(conn, now):
+            freed.add(now.seat_number)
     if freed:
         unwanted = await serving.serve(conn, flight_id, dict.fromkeys(freed))
         await serving.hand_back(conn, flight_id, unwanted)
@@ -252,4 +252,3 @@ async def _fits(conn: Conn, entry: Entry) -> bool:
         )
         is None
     )
-

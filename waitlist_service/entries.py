@@ -202,6 +202,16 @@ async def decide(conn: Conn, requests: Sequence[tuple[Entry, bytes]]) -> set[UUI
     return {row["entry_id"] for row in rows}
 
 
+async def is_matched(conn: Conn, entry: Entry) -> bool:
+    """Whether an entry is WAITING with the match that it had."""
+    matched: bool | None = await conn.fetchval(
+        "SELECT true FROM entries WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'",
+        entry.entry_id,
+        entry.claim_id,
+    )
+    return bool(matched)
+
+
 async def live(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
     """Returns entries of a flight that are WAITING or OFFERED, in order of joining."""
     rows = await conn.fetch(

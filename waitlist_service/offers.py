@@ -19,9 +19,7 @@ from waitlist_service.entries import Entry
 class Offers:
     """Accepting, declining and leaving, which ask the seat service what has become of the offer's hold."""
 
-    def __init__(
-        self, pool: Pool, assigning: Assignment, all_entitlements: Entitlements, mutations: Mutations
-    ) -> None:
+    def __init__(self, pool: Pool, assigning: Assignment, all_entitlements: Entitlements, mutations: Mutations) -> None:
         self._pool = pool
         self._assigning = assigning
         self._entitlements = all_entitlements

@@ -64,12 +64,16 @@ class NotForPassenger(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold of the seat service with the one seat of an entry; `state` by its contract."""
+    """A hold of the seat service; `state` by its contract. `seats` has its seats by flight and passenger."""
 
     hold_id: UUID
     state: str
     expire_time: datetime
-    seat_number: str
+    seats: Mapping[tuple[str, str], str]
+
+    def seat_of(self, entry: Entry) -> str:
+        """Returns the passenger's seat: another than the offered one if the passenger has changed the hold."""
+        return self.seats.get((entry.flight_id, entry.passenger_id), entry.seat_number or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +311,7 @@ def _hold(answer: seat.Hold) -> Hold:
         hold_id=UUID(answer.hold_id),
         state=seat.Hold.State.Name(answer.state),
         expire_time=answer.expire_time.ToDatetime(tzinfo=UTC),
-        seat_number=answer.seats[0].seat_number if answer.seats else "",
+        seats={(each.flight_id, each.passenger_id): each.seat_number for each in answer.seats},
     )
 
 

@@ -20,8 +20,8 @@ from services.paging import PageTokens
 from services.timers import Timers
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
-from waitlist_service.handlers import SUBSCRIPTIONS
 from waitlist_service.entitlements import Entitlements
+from waitlist_service.handlers import SUBSCRIPTIONS
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
 from waitlist_service.offers import Offers
