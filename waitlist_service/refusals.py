@@ -46,7 +46,7 @@ def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
 
 
 def passenger_not_found() -> NotFound:
-    """The flight's manifest has no such passenger, or the session is of another locator; not even the text says which."""
+    """The flight's manifest has no such passenger, or the session is of another locator: one answer for both."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
 
 
