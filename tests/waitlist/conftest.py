@@ -188,7 +188,7 @@ class Flight:
     ) -> None:
         self.flight_id = flight_id
         self.manifest = manifest
-        self._callers = callers
+        self.callers = callers
         self._waitlist = waitlist
         self._held = held
 
@@ -201,7 +201,7 @@ class Flight:
             self.flight_id,
             f"{pnr}-1",
             pnr,
-            self._callers.passenger(passenger, pnr=pnr),
+            self.callers.passenger(passenger, pnr=pnr),
             # The session names the locator alone.
             self._waitlist.passenger(pnr=pnr),
         )
@@ -213,19 +213,25 @@ class Flight:
 
     async def free(self, *seat_numbers: str) -> None:
         """Has seats given back by whoever has them, all at once."""
-        agent = self._callers.agent()
+        agent = self.callers.agent()
         await asyncio.gather(*(agent.cancel(self._held.pop(number)) for number in seat_numbers))
+
+    async def take(self, seat_number: str) -> None:
+        """Has an agent take a free seat for a passenger of no party here."""
+        agent = self.callers.agent()
+        hold = await agent.hold(self.flight_id, seat_number, f"X-{secrets.token_hex(4)}")
+        self._held[seat_number] = await agent.confirm(hold)
 
     async def give_to_one_hold(self, *seat_numbers: str) -> None:
         """Has seats change hands, so that they are freed in one transaction, as a family's are: one event names all."""
         await self.free(*seat_numbers)
-        agent = self._callers.agent()
+        agent = self.callers.agent()
         hold = await agent.hold_seats(*(seat(self.flight_id, number, f"F-{number}") for number in seat_numbers))
         self._held[seat_numbers[0]] = await agent.confirm(hold)
 
     async def state(self, seat_number: str) -> str:
         """A seat's state, as the map has it: at most a second late."""
-        return (await self._callers.agent().states(self.flight_id))[seat_number]
+        return (await self.callers.agent().states(self.flight_id))[seat_number]
 
     async def shows(self, seat_number: str, state: str) -> None:
         """Waits until the map shows a seat so."""
@@ -237,7 +243,7 @@ class Flight:
 
     async def seat_of(self, waiter: Waiter) -> str:
         """The confirmed seat of a passenger, or nothing."""
-        answer = await self._callers.service().FindPassengerSeats(
+        answer = await self.callers.service().FindPassengerSeats(
             seats.FindPassengerSeatsRequest(
                 passengers=[
                     seats.FindPassengerSeatsRequest.FlightPassenger(
