@@ -162,6 +162,11 @@ class Peers:
         )
         return UUID(intent.intent_id)
 
+    async def intent(self, intent_id: UUID) -> payment.PaymentIntent:
+        """Returns an intent as it is now."""
+        request = payment.GetPaymentIntentRequest(intent_id=str(intent_id))
+        return await ask(self._payments.GetPaymentIntent(request, timeout=TIMEOUT_SECONDS))
+
     async def withdraw_intent(self, intent_id: UUID, *, reason: str) -> Withdrawal:
         """Ends an intent unless it is paid or being paid. A repeat succeeds."""
         try:

@@ -7,7 +7,6 @@ seats, and when check-in closes (docs/decisions/0032).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from typing import Final
 from services import db, telemetry, timers
 from services.db import Conn, Pool
 from services.errors import Unavailable
+from services.reconciler import Comparison, waiting
 from waitlist_service import cancellations, eligibility, entries, serving
 from waitlist_service.entries import Entry, Facts
 from waitlist_service.peers import Manifest, Peers
@@ -28,9 +28,8 @@ ACTOR: Final = "checkin"
 PAGE: Final = 200
 # Until the seat service has answered what is under way for the last entries of a closed flight.
 CLOSE_AGAIN: Final = timedelta(seconds=1)
-# A flight that no timer has compared for so long is compared by the loop; so often, and so many flights at a time.
-COMPARE_SECONDS: Final = 10
-FLIGHTS_AT_ONCE: Final = 20
+# Sweeps compare every few seconds; the reconciler compares a flight whose sweep has not for so long.
+OVERDUE_SECONDS: Final = 10
 
 _log = telemetry.log("entitlements")
 
@@ -64,38 +63,28 @@ class Entitlements:
         self._peers = peers
         self._tell = tell
 
-    async def run(self) -> None:
-        """Compares flights that no timer has compared for a while, until cancelled."""
-        while True:
-            await self.compare_overdue()
-            await asyncio.sleep(COMPARE_SECONDS)
+    def comparison(self) -> Comparison:
+        """Returns the comparison of flights with live entries that no sweep has compared for a while."""
+        overdue = f"""
+            SELECT flight_id FROM flights
+            WHERE open AND flight_id > $1 AND compare_time < statement_timestamp() - interval '{OVERDUE_SECONDS} s'
+            ORDER BY flight_id LIMIT $2
+        """  # noqa: S608
+        return Comparison("entitlements", waiting(self._pool, overdue), self.repair)
 
-    async def compare_overdue(self) -> int:
-        """Compares a bounded batch of the flights with live entries; returns how many flights it took.
-
-        Their sweeps do that every few seconds; this finds a flight whose sweep is lost, and sets it again.
-        """
+    async def repair(self, flight_id: str) -> bool:
+        """Compares a flight's live entries, and sets its sweep again; returns whether the sweep was lost."""
         async with db.transaction(self._pool) as conn:
-            rows = await conn.fetch(
-                """
-                UPDATE flights SET compare_time = statement_timestamp()
-                FROM (
-                    SELECT flight_id FROM flights
-                    WHERE open AND compare_time < statement_timestamp() - make_interval(secs => $1)
-                    ORDER BY compare_time LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
-                ) AS overdue
-                WHERE flights.flight_id = overdue.flight_id
-                RETURNING flights.flight_id
-                """,
-                COMPARE_SECONDS,
-                FLIGHTS_AT_ONCE,
+            await serving.lock(conn, flight_id)
+            waits = await conn.fetchval(
+                "SELECT true FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL",
+                entries.SWEEP,
+                flight_id,
             )
-            overdue = [row["flight_id"] for row in rows]
-            await timers.set_timers(conn, entries.SWEEP, overdue)
-        self._tell()
-        for flight_id in overdue:
-            await self.try_to_compare(flight_id)
-        return len(overdue)
+            if not waits:
+                await timers.set_timer(conn, entries.SWEEP, flight_id)
+        await self.compare(flight_id)
+        return not waits
 
     async def try_to_compare(self, flight_id: str) -> None:
         """Compares a flight's live entries, unless the check-in service is down: the next look does it then."""

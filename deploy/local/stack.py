@@ -66,13 +66,20 @@ class Service:
 
 SERVICES: Final = (
     # The one that a rush meets: one process for each of two cores. Of the others one does, and starts sooner.
-    Service("seat", number=1, module="seat_service", health="skyhigh.seat.v1.SeatService", processes=2),
+    Service(
+        "seat",
+        number=1,
+        module="seat_service",
+        health="skyhigh.seat.v1.SeatService",
+        processes=2,
+        calls=("flight",),
+    ),
     Service(
         "checkin",
         number=2,
         module="checkin_service",
         health="skyhigh.checkin.v1.CheckInService",
-        calls=("seat", "payment"),
+        calls=("seat", "payment", "flight"),
         settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_WEIGHT_ADDRESS", "SKYHIGH_SMTP_ADDRESS"),
     ),
     Service(
@@ -80,7 +87,7 @@ SERVICES: Final = (
         number=3,
         module="waitlist_service",
         health="skyhigh.waitlist.v1.WaitlistService",
-        calls=("seat", "checkin"),
+        calls=("seat", "checkin", "flight"),
         settings=("SKYHIGH_SMTP_ADDRESS",),
     ),
     Service(

@@ -134,6 +134,7 @@ async def waitlist(
         SKYHIGH_SMTP_ADDRESS=any_mails.address,
         SKYHIGH_WAITLIST_OFFER_SECONDS=OFFER_SECONDS,
         SKYHIGH_WAITLIST_SWEEP_INTERVAL_SECONDS="1",
+        SKYHIGH_RECONCILE_SECONDS="1",
     ) as served:
         yield served
 

@@ -337,12 +337,12 @@ async def test_a_flight_whose_sweep_is_lost_is_compared_again(full: Flight, wait
     entry = await waiter.join("20A")
 
     async def lost() -> bool:
-        """The sweep sets itself while it runs; it is deleted until it is gone."""
+        """The sweep sets itself while it runs; it is deleted until no sweep has run for longer than its interval."""
         await waitlist_database.execute("DELETE FROM timers WHERE name = 'sweep' AND subject = $1", full.flight_id)
-        compared = await waitlist_database.fetchval(
+        is_old: bool = await waitlist_database.fetchval(
             "SELECT compare_time < now() - interval '2 s' FROM flights WHERE flight_id = $1", full.flight_id
         )
-        return bool(compared)
+        return is_old
 
     await eventually(lost)
     await waitlist_database.execute(

@@ -5,8 +5,8 @@ ALTER TABLE flights
     ADD COLUMN close_time timestamptz,
     -- When all live entries were last compared with the manifest.
     ADD COLUMN compare_time timestamptz NOT NULL DEFAULT '-infinity';
--- The flights with live entries, the one that was compared longest ago first.
-CREATE INDEX flights_to_compare ON flights (compare_time) WHERE open;
+-- The flights with live entries, in the order in which the reconciler compares them.
+CREATE INDEX flights_to_compare ON flights (flight_id) WHERE open;
 
 ALTER TABLE entries
     -- The ClaimSeat request of the match, once it is decided. It is repeated as it is until its outcome is known, whatever
