@@ -38,14 +38,7 @@ def mail_of(entry: Told, *, reason: str = "") -> Event | None:
     match entry.state:
         case "LEFT" if reason == "CHECK_IN_CLOSED":
             subject = f"The waitlist has closed: {entry.flight_id}"
-            text = (
-                "Check-in has closed, so you are no longer on this flight's waitlist. A seat that you have stays yours."
-            )
-        case "LEFT" if reason == "ENTITLEMENT_ENDED":
-            subject = f"You are no longer on the waitlist: {entry.flight_id}"
-            text = (
-                "Check-in has closed, so you are no longer on this flight's waitlist. Your seat, if any, stays yours."
-            )
+            text = "Check-in has closed, so you are no longer on this flight's waitlist. A seat that you have is yours."
         case "LEFT" if reason == "ENTITLEMENT_ENDED":
             subject = f"You are no longer on the waitlist: {entry.flight_id}"
             text = (

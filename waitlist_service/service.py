@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -20,17 +19,12 @@ from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
 from services.reconciler import Reconciler
-from services.reconciler import Reconciler
 from services.timers import Timers
 from waitlist_service import cancellations
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
-<<<<<<< HEAD
 from waitlist_service.entitlements import Entitlements
-from waitlist_service.handlers import SUBSCRIPTIONS
-=======
 from waitlist_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
->>>>>>> h/W4
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
 from waitlist_service.offers import Offers
@@ -54,9 +48,6 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
     assignment = Assignment(pool, peers, openness, entitlements, settings, tell=tell)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
     timers = Timers(pool, assignment.handlers(), at_once=128)
-    reconciler = Reconciler(
-        pool, [entitlements.comparison()], interval=timedelta(seconds=settings.reconcile_seconds), tell=tell
-    )
     mutations = Mutations(pool, tell=tell)
     servicer = WaitlistServicer(
         pool=pool,
@@ -77,20 +68,9 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         cancel=on_flight_cancelled,
     )
     try:
-<<<<<<< HEAD
-        yield Parts(
-            register=partial(add_WaitlistServiceServicer_to_server, servicer),
-            background={
-                "relay": relay.run,
-                "timers": timers.run,
-                "events": events.run,
-                "mails": mails.run,
-                "reconciler": reconciler.run,
-            },
-        )
-=======
         async with flights as cancelled:
-            reconciler = Reconciler(pool, [cancelled], interval=settings.reconcile, tell=tell)
+            comparisons = [cancelled, entitlements.comparison()]
+            reconciler = Reconciler(pool, comparisons, interval=settings.reconcile, tell=tell)
             yield Parts(
                 register=partial(add_WaitlistServiceServicer_to_server, servicer),
                 background={
@@ -101,7 +81,6 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
                     "reconciler": reconciler.run,
                 },
             )
->>>>>>> h/W4
     finally:
         await peers.close()
 
