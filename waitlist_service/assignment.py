@@ -188,8 +188,12 @@ class Assignment:
                 conn, flight_id, {number: as_of if number in offered else None for number in free}
             )
             await serving.hand_back(conn, flight_id, unwanted & offered)
-            await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
+            # Check-in may have closed since: the flight's last sweep is set then, and no other.
+            if waits := await entries.anybody_waits(conn, flight_id):
+                await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
         self._tell()
+        if not waits:
+            await self._openness.close_if_nobody_waits(flight_id)
 
     async def notify(self, subject: str) -> None:
         """Has a passenger told by mail for whom the manifest could not be asked before."""
