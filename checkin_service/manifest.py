@@ -119,13 +119,14 @@ async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPass
     asked = [(each.flight_id, each.passenger_id) for each in request.passengers]
     passengers = await conn.fetch(
         """
-        SELECT flight_id, passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
-               needs_of(passengers) AS special_services, accompanying_passenger_id, contact_email
+        SELECT found.*
         FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS one (flight_id, passenger_id)) AS asked
         CROSS JOIN LATERAL (
-            SELECT * FROM passengers
+            SELECT flight_id, passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
+                   needs_of(passengers) AS special_services, accompanying_passenger_id, contact_email
+            FROM passengers
             WHERE passengers.flight_id = asked.flight_id AND passengers.passenger_id = asked.passenger_id LIMIT 1
-        ) AS passengers
+        ) AS found
         """,
         [flight_id for flight_id, _ in asked],
         [passenger_id for _, passenger_id in asked],
