@@ -116,7 +116,8 @@ class RoutesCache:
         with contextlib.suppress(*cache.AWAY):
             name = self._name(market)
             # Nobody invalidates: the version of the schedule says what is old.
-            await self._cache.set_if_newer(name, Versioned(timetable.version, _write(found)), generation="0")
+            value = Versioned(timetable.version, _write(found))
+            await self._cache.set_if_newer(name, value, generation=self._cache.first_generation())
 
     def _name(self, market: Market) -> str:
         limits = f"{self._connections.shortest}-{self._connections.longest}"

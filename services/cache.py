@@ -80,6 +80,10 @@ class VersionedCache:
         values = await self._redis.mget([_generation_key(self._key(name, epoch)) for name in names])
         return [f"{epoch} {(cast('bytes | None', value) or b'0').decode()}" for value in values]
 
+    def first_generation(self) -> str:
+        """Returns what `generations` returns for each value of a cache that is never invalidated."""
+        return f"{self.epoch} 0"
+
     async def set_if_newer(self, name: str, value: Versioned, *, generation: str) -> bool:
         """Sets the value over an older one. False where there is a newer one, or the key was invalidated since.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -96,10 +94,12 @@ class OneConnection:
     def __init__(self, conn: Costing) -> None:
         self._conn = conn
 
-    @asynccontextmanager
-    async def acquire(self, *, timeout: float) -> AsyncIterator[Costing]:  # noqa: ASYNC109
+    async def acquire(self, *, timeout: float) -> Costing:  # noqa: ASYNC109
         del timeout
-        yield self._conn
+        return self._conn
+
+    async def release(self, conn: Costing) -> None:
+        assert conn is self._conn
 
 
 def pool_of(conn: Costing) -> Pool:
