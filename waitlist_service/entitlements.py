@@ -1,4 +1,4 @@
-"""Ends and updates entries by what the check-in service, which owns the manifest, says at this moment (WL-7, SEAT-17).
+"""Ends and updates entries by what the check-in service, which owns the manifest, says at this moment (WL-7).
 
 An entry depends on its passenger being on the manifest and on check-in being open. Events only make it faster: the
 service asks when a passenger joins, when a match is claimed, when an offer is accepted, with every look at a flight's
