@@ -176,8 +176,9 @@ class Assignment:
         if not waiting:
             await self._openness.close_if_nobody_waits(flight_id)
             return
-        await self._openness.tell(flight_id)
+        # First: entries end also while the seat service is down.
         await self._entitlements.try_to_compare(flight_id)
+        await self._openness.tell(flight_id)
         await self._look_at_offers(flight_id)
         seats = await self._peers.seat_map(flight_id)
         async with db.transaction(self._pool) as conn:

@@ -28,7 +28,7 @@ ACTOR: Final = "checkin"
 PAGE: Final = 200
 # Until the seat service has answered what is under way for the last entries of a closed flight.
 CLOSE_AGAIN: Final = timedelta(seconds=1)
-# Sweeps compare every few seconds; the reconciler compares a flight whose sweep has not for so long.
+# Sweeps compare every few seconds; the reconciler looks at flights that none has compared for so long.
 OVERDUE_SECONDS: Final = 10
 
 _log = telemetry.log("entitlements")
@@ -64,27 +64,23 @@ class Entitlements:
         self._tell = tell
 
     def comparison(self) -> Comparison:
-        """Returns the comparison of flights with live entries that no sweep has compared for a while."""
-        overdue = f"""
+        """Returns the comparison of flights with live entries whose sweep is lost: no other timer asks for them."""
+        lost = f"""
             SELECT flight_id FROM flights
             WHERE open AND flight_id > $1 AND compare_time < statement_timestamp() - interval '{OVERDUE_SECONDS} s'
+              AND NOT EXISTS (SELECT FROM timers
+                              WHERE name = '{entries.SWEEP}' AND subject = flight_id
+                                AND coalesce(fire_time, 'infinity') = 'infinity')
             ORDER BY flight_id LIMIT $2
         """  # noqa: S608
-        return Comparison("entitlements", waiting(self._pool, overdue), self.repair)
+        return Comparison("entitlements", waiting(self._pool, lost), self.repair)
 
     async def repair(self, flight_id: str) -> bool:
-        """Compares a flight's live entries, and sets its sweep again; returns whether the sweep was lost."""
+        """Sets a flight's sweep again, and compares its live entries."""
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, flight_id)
-            waits = await conn.fetchval(
-                "SELECT true FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL",
-                entries.SWEEP,
-                flight_id,
-            )
-            if not waits:
-                await timers.set_timer(conn, entries.SWEEP, flight_id)
+            await timers.set_timer(conn, entries.SWEEP, flight_id)
         await self.compare(flight_id)
-        return not waits
+        return True
 
     async def try_to_compare(self, flight_id: str) -> None:
         """Compares a flight's live entries, unless the check-in service is down: the next look does it then."""
