@@ -22,7 +22,7 @@ from checkin_service import refusals
 from checkin_service.records import money
 from checkin_service.settings import CheckInSettings
 from services.call import running
-from services.clients import PeerRefusal, ask, channel
+from services.clients import Meanings, PeerRefusal, ask, channel
 from services.errors import Refusal, Unavailable
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
@@ -110,14 +110,12 @@ class Peers:
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
         named, as_caller = str(hold_id), _as_caller()
-        try:
-            if meant is None:
-                hold = await ask(self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller))
-                raise _unusable(hold.state)
-            if meant.confirm_time is None:
-                await ask(self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller))
-        except PeerRefusal as refusal:
-            raise _HOLD_REFUSALS[refusal.reason]() from refusal
+        if meant is None:
+            look = self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller)
+            raise _unusable((await ask(look, _OF_HOLDS)).state)
+        if meant.confirm_time is None:
+            confirm = self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller)
+            await ask(confirm, _OF_HOLDS)
         return meant
 
     async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:
@@ -207,11 +205,11 @@ def _unusable(state: seat.Hold.State.ValueType) -> Refusal:
     return refusals.hold_mismatch()
 
 
-_HOLD_REFUSALS: Final = {
-    "HOLD_NOT_FOUND": refusals.hold_not_found,
-    "HOLD_EXPIRED": refusals.hold_expired,
-    "HOLD_CANCELLED": refusals.hold_cancelled,
+_OF_HOLDS: Final[Meanings] = {
+    "HOLD_NOT_FOUND": lambda _: refusals.hold_not_found(),
+    "HOLD_EXPIRED": lambda _: refusals.hold_expired(),
+    "HOLD_CANCELLED": lambda _: refusals.hold_cancelled(),
     # An order's, whoever asks.
-    "HOLD_MANAGED": refusals.hold_not_found,
-    "FLIGHT_CANCELLED": refusals.flight_cancelled,
+    "HOLD_MANAGED": lambda _: refusals.hold_not_found(),
+    "FLIGHT_CANCELLED": lambda _: refusals.flight_cancelled(),
 }

@@ -29,6 +29,12 @@ OUTBOX_RETURNED: Final = Counter(
 OUTBOX_WAITING: Final = Gauge("skyhigh_outbox_waiting", "Events that the broker has not confirmed yet.")
 OUTBOX_AGE_SECONDS: Final = Gauge("skyhigh_outbox_age_seconds", "Age of the oldest unconfirmed event.")
 EVENTS_CONSUMED: Final = Counter("skyhigh_events_consumed_total", "Events handled.", ["queue", "outcome"])
+PEER_FAULTS: Final = Counter(
+    "skyhigh_peer_faults_total", "Answers of other services that no reason of a contract explains.", ["code", "reason"]
+)
+TIMERS_FAILED: Final = Counter(
+    "skyhigh_timers_failed_total", "Tries of a timer that failed, outages left out.", ["name"]
+)
 RECONCILED: Final = Counter(
     "skyhigh_reconciled_total",
     "Rows compared with the service that owns their fact: agreed, repaired, waits or failed.",

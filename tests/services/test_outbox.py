@@ -121,7 +121,9 @@ async def test_an_event_that_no_queue_takes_is_not_published_until_one_does(post
 
         async def returned() -> bool:
             async with db.transaction(post.pool) as conn:
-                return await conn.fetchval("SELECT try_time > create_time FROM outbox WHERE event_id = $1", told[0])
+                return bool(
+                    await conn.fetchval("SELECT try_time > create_time FROM outbox WHERE event_id = $1", told[0])
+                )
 
         await eventually(returned)
         assert await post.published(told) == set()
