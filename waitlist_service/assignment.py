@@ -17,7 +17,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 
 from services import db, outbox, telemetry, timers
 from services.batch import Batcher
-from services.clients import PeerRefusal
+from services.clients import PeerFault, PeerRefusal
 from services.db import Conn, Pool
 from services.errors import Refusal
 from services.timers import Handler
@@ -105,7 +105,7 @@ class Assignment:
             if refusal.is_for_manifest:
                 await self._entitlements.try_to_compare(entry.flight_id)
             return
-        except PeerRefusal as refusal:
+        except (PeerRefusal, PeerFault) as refusal:
             return await self._settle(entry, refusal)
         await self._take(entry, hold)
 
@@ -241,7 +241,7 @@ class Assignment:
             await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
             await _serve_kept(conn, [entry.flight_id])
 
-    async def _settle(self, entry: Entry, refusal: PeerRefusal) -> None:
+    async def _settle(self, entry: Entry, refusal: PeerRefusal | PeerFault) -> None:
         """Ends a claim that was refused for an unexpected reason, so that it holds up no other entry.
 
         An earlier try may have had an effect: the seat service says whether the passenger has the seat. If not, the

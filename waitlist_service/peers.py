@@ -136,7 +136,7 @@ class Peers:
     async def claim(self, request: seat.ClaimSeatRequest) -> Hold:
         """Sends a claim. A repeat of the same request answers the same hold.
 
-        Raises SeatGone, NotForPassenger, or PeerRefusal for a reason that is not expected.
+        Raises SeatGone, NotForPassenger, or PeerRefusal or PeerFault for a reason that is not expected.
         """
         try:
             return _hold(await ask(self._seats.ClaimSeat(request)))

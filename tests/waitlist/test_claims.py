@@ -11,7 +11,7 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
-from services.clients import PeerRefusal
+from services.clients import PeerFault, PeerRefusal
 from services.errors import Unavailable
 from tests.callers import refused
 from tests.instances import Database
@@ -117,7 +117,7 @@ def refuse(full: Flight, passenger: Waiter, refusal: Exception, monkeypatch: pyt
 @pytest.mark.parametrize(
     "refusal",
     [
-        PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {}),
+        PeerFault(PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {})),
         PeerRefusal(grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", {}),
         PeerRefusal(grpc.StatusCode.FAILED_PRECONDITION, "A_REASON_OF_NEXT_YEAR", {}),
         NotForPassenger("PASSENGER_NOT_ENTITLED"),
