@@ -173,7 +173,8 @@ class Peers:
         try:
             await ask(self._seats.CancelHold(request))
         except PeerRefusal as refusal:
-            if refusal.reason == "HOLD_CONFIRMED":
+            # Of a flight that has left only a confirmed hold cannot be cancelled.
+            if refusal.reason in ("HOLD_CONFIRMED", "FLIGHT_DEPARTED"):
                 return False
             if refusal.reason not in ENDED:
                 raise
