@@ -15,6 +15,7 @@ from checkin_service import flights, locators, names, refusals
 from checkin_service.flights import Flight
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
+from services.proto import timestamp
 
 DEFAULT_FARE: Final = "STANDARD"
 # What a check-in was judged by, and can't follow once it has begun. Names, needs and addresses it follows.
@@ -135,6 +136,53 @@ def _foreign_locators(
                 f"passenger {each.passenger_id} belongs to a booking with another record locator than {each.pnr}; "
                 "import the passenger with the booking's locator",
             )
+
+
+async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPassengersResponse:
+    """Returns those of the passengers who are on a manifest, and the flights that are known, in one statement each."""
+    asked = [(each.flight_id, each.passenger_id) for each in request.passengers]
+    passengers = await conn.fetch(
+        """
+        SELECT found.*
+        FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS one (flight_id, passenger_id)) AS asked
+        CROSS JOIN LATERAL (
+            SELECT flight_id, passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
+                   needs_of(passengers) AS special_services, accompanying_passenger_id, contact_email
+            FROM passengers
+            WHERE passengers.flight_id = asked.flight_id AND passengers.passenger_id = asked.passenger_id LIMIT 1
+        ) AS found
+        """,
+        [flight_id for flight_id, _ in asked],
+        [passenger_id for _, passenger_id in asked],
+    )
+    of_flights = await conn.fetch(
+        """
+        SELECT flight_id, departure_time - closes_before AS close_time,
+               departure_time - closes_before <= statement_timestamp() AS closed, cancel_time,
+               (SELECT reason FROM cancelled_flights WHERE cancelled_flights.flight_id = flights.flight_id) AS reason
+        FROM flights WHERE flight_id = ANY($1::text[])
+        """,
+        list({*request.flight_ids, *(flight_id for flight_id, _ in asked)}),
+    )
+    return pb.FindPassengersResponse(
+        passengers=[
+            pb.FindPassengersResponse.FoundPassenger(
+                flight_id=row["flight_id"],
+                passenger=Passenger(**{name: value for name, value in row.items() if name != "flight_id"}).message(),
+            )
+            for row in passengers
+        ],
+        flights=[
+            pb.FindPassengersResponse.FoundFlight(
+                flight_id=row["flight_id"],
+                check_in_close_time=timestamp(row["close_time"]),
+                check_in_closed=row["closed"],
+                cancel_time=None if row["cancel_time"] is None else timestamp(row["cancel_time"]),
+                cancel_reason=row["reason"] or "",
+            )
+            for row in of_flights
+        ],
+    )
 
 
 def _violations(known: Mapping[str, Passenger], asked: Sequence[Passenger]) -> Iterator[FieldViolation]:
