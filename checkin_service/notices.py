@@ -25,13 +25,13 @@ async def payment_timed_out(conn: Conn, check_in: CheckIn) -> None:
     )
 
 
-async def payment_refunded(conn: Conn, check_in: CheckIn, *, cents: int, currency: str) -> None:
+async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -> None:
     """Tells that a payment that nothing waits for any more is given back."""
     await _tell(
         conn,
         check_in,
         "Your payment is refunded",
-        f"Your payment of {text_of(Amount(currency, cents))} came too late or was no longer due. We are giving it "
+        f"Your payment{f' of {text_of(paid)}' if paid else ''} came too late or was no longer due. We are giving it "
         "back by the way it came; you need not do anything.",
     )
 

@@ -14,9 +14,9 @@ import typer
 from operations.connections import channel_to
 from operations.stack import fail
 from operations.token import mint
+from services.money import text_of_money
 
 if TYPE_CHECKING:
-    from google.type.money_pb2 import Money
     from rich.table import Table
     from skyhigh.flight.v1 import flight_service_pb2 as pb
     from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
@@ -138,7 +138,7 @@ async def _search(stub: FlightServiceStub, metadata: Metadata, request: pb.Searc
             local_time(first.departure_time.ToDatetime(UTC), first.origin_time_zone),
             local_time(last.arrival_time.ToDatetime(UTC), last.destination_time_zone),
             f"{hours}h{minutes:02}",
-            money(itinerary.total_price),
+            text_of_money(itinerary.total_price),
             str(itinerary.available_seats),
             itinerary.itinerary_id,
         )
@@ -163,7 +163,7 @@ async def _list(stub: FlightServiceStub, metadata: Metadata, request: pb.ListFli
                 local_time(flight.departure_time.ToDatetime(UTC), flight.origin_time_zone),
                 local_time(flight.arrival_time.ToDatetime(UTC), flight.destination_time_zone),
                 flight.aircraft_type,
-                money(flight.price),
+                text_of_money(flight.price),
                 str(flight.available_seats),
                 str(flight.total_seats),
                 f"[{STYLES[status]}]{status}[/]" if status in STYLES else status,
@@ -193,7 +193,7 @@ async def _show(stub: FlightServiceStub, metadata: Metadata, flight_id: str) -> 
     table = _table("CABIN", "PRICE", "FREE", "SEATS")
     for cabin in flight.cabins:
         name = pb.Cabin.Name(cabin.cabin)
-        table.add_row(name, money(cabin.price), str(cabin.available_seats), str(cabin.total_seats))
+        table.add_row(name, text_of_money(cabin.price), str(cabin.available_seats), str(cabin.total_seats))
     _print(table)
 
 
@@ -255,11 +255,6 @@ def local_time(moment: datetime, zone: str) -> str:
     from zoneinfo import ZoneInfo
 
     return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M %z}" if zone else f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def money(amount: Money) -> str:
-    """An amount with its currency, in a line."""
-    return f"{amount.units}.{amount.nanos // 10_000_000:02d} {amount.currency_code}"
 
 
 def _table(*columns: str) -> Table:

@@ -15,6 +15,7 @@ import typer
 from operations.invariants import INVARIANTS, Invariant
 from operations.invariants.payments import MONEY_OF_INTENTS, MONEY_SCHEMAS
 from operations.stack import environment
+from services.money import Amount, text_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -84,9 +85,12 @@ class Money:
 
     def __str__(self) -> str:
         return (
-            f"money: {_major(self.taken)} {self.currency} in = {_major(self.fares)} fares + {_major(self.fees)} fees "
-            f"+ {_major(self.given_back)} given back"
+            f"money: {self._text(self.taken)} in = {self._text(self.fares)} fares + {self._text(self.fees)} fees "
+            f"+ {self._text(self.given_back)} given back"
         )
+
+    def _text(self, minor_units: int) -> str:
+        return text_of(Amount(self.currency, minor_units))
 
 
 def register(app: typer.Typer) -> None:
@@ -381,11 +385,6 @@ def _lines(late: Lateness) -> Iterator[str]:
             f"holds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
             f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; later than 5 s: {late.later_than_5_s:.2%}"
         )
-
-
-def _major(minor_units: int) -> str:
-    # Fares and fees are in currencies of two digits.
-    return f"{minor_units // 100}.{minor_units % 100:02d}"
 
 
 def _verdict(finding: Finding) -> str:

@@ -186,7 +186,7 @@ async def test_a_row_that_can_not_be_read_is_named_and_not_sent(
 def test_a_time_that_can_not_be_read_is_named(write: Callable[[str], Path]) -> None:
     (flight,) = read(write(f"flight_id,passenger_id,departure_time\n{FLIGHT},P1,noon\n"))
     (fault,) = flight.faults
-    assert str(fault) == "departure_time: 'noon' is no time such as 2026-12-01T09:30:00Z"
+    assert str(fault).startswith("departure_time: 'noon' is no time such as ")
     assert not flight.request.flight.HasField("departure_time")
 
 
