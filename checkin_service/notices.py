@@ -6,7 +6,7 @@ from datetime import date
 from typing import Final
 
 from checkin_service.records import CheckIn
-from services import outbox
+from services import airports, outbox
 from services.db import Conn
 from services.mail import mail
 from services.money import Amount, text_of
@@ -63,7 +63,7 @@ async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
 async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     row = await conn.fetchrow(
         """
-        SELECT contact_email, given_name, flight_number, origin, destination, departure_date
+        SELECT contact_email, given_name, flight_number, origin, destination, departure_date, departure_time
         FROM passengers JOIN flights USING (flight_id) WHERE flight_id = $1 AND passenger_id = $2
         """,
         check_in.flight_id,
@@ -72,7 +72,8 @@ async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     if row is None or not row["contact_email"]:
         return
     departure_date: date = row["departure_date"]
-    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']} on {departure_date.isoformat()}"
+    departure = airports.local_time(row["departure_time"], airports.zone(row["origin"]))
+    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']}, which leaves at {departure}"
     await outbox.enqueue(
         conn,
         [

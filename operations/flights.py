@@ -17,6 +17,7 @@ from operations.token import mint
 from services.money import text_of_money
 
 if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
     from rich.table import Table
     from skyhigh.flight.v1 import flight_service_pb2 as pb
     from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
@@ -135,8 +136,8 @@ async def _search(stub: FlightServiceStub, metadata: Metadata, request: pb.Searc
         table.add_row(
             pb.Itinerary.Type.Name(itinerary.type).lower(),
             " ".join([first.origin, *(f"{each.flight_number} {each.destination}" for each in itinerary.flights)]),
-            local_time(first.departure_time.ToDatetime(UTC), first.origin_time_zone),
-            local_time(last.arrival_time.ToDatetime(UTC), last.destination_time_zone),
+            _clock(first.departure_time, first.origin_time_zone),
+            _clock(last.arrival_time, last.destination_time_zone),
             f"{hours}h{minutes:02}",
             text_of_money(itinerary.total_price),
             str(itinerary.available_seats),
@@ -160,8 +161,8 @@ async def _list(stub: FlightServiceStub, metadata: Metadata, request: pb.ListFli
                 flight.flight_id,
                 flight.origin,
                 flight.destination,
-                local_time(flight.departure_time.ToDatetime(UTC), flight.origin_time_zone),
-                local_time(flight.arrival_time.ToDatetime(UTC), flight.destination_time_zone),
+                _clock(flight.departure_time, flight.origin_time_zone),
+                _clock(flight.arrival_time, flight.destination_time_zone),
                 flight.aircraft_type,
                 text_of_money(flight.price),
                 str(flight.available_seats),
@@ -183,8 +184,8 @@ async def _show(stub: FlightServiceStub, metadata: Metadata, flight_id: str) -> 
     request = pb.GetFlightRequest(flight_id=flight_id)
     flight = await stub.GetFlight(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
     status = pb.Flight.Status.Name(flight.status)
-    departure = local_time(flight.departure_time.ToDatetime(UTC), flight.origin_time_zone)
-    arrival = local_time(flight.arrival_time.ToDatetime(UTC), flight.destination_time_zone)
+    departure = _clock(flight.departure_time, flight.origin_time_zone)
+    arrival = _clock(flight.arrival_time, flight.destination_time_zone)
     print(
         f"{flight.flight_id}  {status}{f' ({flight.cancel_reason})' if flight.cancel_reason else ''}\n"
         f"{flight.origin} {departure}  →  {flight.destination} {arrival}\n"
@@ -250,11 +251,13 @@ async def _listed(stub: FlightServiceStub, metadata: Metadata, wanted: Mapping[s
     return found
 
 
-def local_time(moment: datetime, zone: str) -> str:
-    """A moment as a clock at the airport shows it, with its difference to UTC."""
+def _clock(moment: Timestamp, zone: str) -> str:
+    """A moment as a clock at the airport shows it."""
     from zoneinfo import ZoneInfo
 
-    return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M %z}" if zone else f"{moment:%Y-%m-%d %H:%M} UTC"
+    from services.airports import local_time
+
+    return local_time(moment.ToDatetime(UTC), ZoneInfo(zone) if zone else None)
 
 
 def _table(*columns: str) -> Table:
