@@ -32,6 +32,7 @@ CACHE_TIMEOUT_SECONDS: Final = 2
 KEYS_PER_SCAN: Final = 500
 # How late a cached map may be (SEAT-12).
 CACHE_GRACE_SECONDS: Final = 1.0
+USED_LAYOUTS: Final = (3, "the file of each used cabin layout has the content that its flights were given")
 CACHED_MAPS: Final = (11, "the cached maps are those of the database, at most a second late")
 
 VIOLATED: Final = 1
@@ -141,6 +142,8 @@ async def check(
             # Of a service that has no schema here there is nothing to say.
             if schemas.issuperset(invariant.schemas) and (service_runs or not invariant.needs_service):
                 findings.append(await _finding(invariant.number, invariant.name, _offenders(connection, invariant)))
+    if not schemas.isdisjoint({"seat"}):
+        findings.append(await _finding(*USED_LAYOUTS, _faulty_layouts(connection)))
     if service_runs:
         findings.append(await _finding(*CACHED_MAPS, _stale_maps(connection, redis)))
     return findings
@@ -220,6 +223,25 @@ async def _offenders(connection: Conn, invariant: Invariant) -> Offenders:
         )
     violations: int = rows[0]["violations"] if rows else 0
     return violations, [{name: value for name, value in row.items() if name != "violations"} for row in rows]
+
+
+async def _faulty_layouts(connection: Conn) -> Offenders:
+    """Compares the files of cabin layouts with the digests that were stored when each layout was first used."""
+    from seat_service.cabin_layouts import LayoutError, read_layouts
+    from seat_service.layout_register import faults
+
+    rows = await connection.fetch(
+        """
+        SELECT layout_id, digest
+        FROM seat.layouts FULL JOIN (SELECT DISTINCT layout_id FROM seat.flights) AS used USING (layout_id)
+        """
+    )
+    try:
+        found = faults({row["layout_id"]: row["digest"] for row in rows}, read_layouts())
+    except LayoutError as error:
+        return 1, [{"fault": str(error)}]
+    offenders: list[Offender] = [{"layout_id": layout_id, "fault": fault} for layout_id, fault in sorted(found.items())]
+    return len(offenders), offenders[:SAMPLES]
 
 
 async def _stale_maps(connection: Conn, redis: Redis | None) -> Offenders:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from services import db
+from services import airports, db
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport, facts, new_pnr, outcomes, seconds
 
@@ -126,6 +126,18 @@ async def test_a_flight_of_more_than_a_day_is_refused(airport: Airport) -> None:
     flight.arrival_time.seconds = flight.departure_time.seconds + 24 * HOUR + 1
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+
+
+async def test_a_flight_without_a_date_leaves_on_the_origins_date(airport: Airport) -> None:
+    """Of Kiritimati, 14 hours before UTC, and Pago Pago, 11 hours behind it, at least one has another date than UTC."""
+    for origin in ("CXI", "PPG"):
+        flight = facts()
+        flight.origin = origin
+        await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+        zone = airports.zone(origin)
+        assert zone is not None
+        row = await flight_row(airport)
+        assert row["departure_date"] == row["departure_time"].astimezone(zone).date()
 
 
 async def test_new_facts_move_the_window(airport: Airport) -> None:
