@@ -90,8 +90,8 @@ def _print(booking: pb.Booking) -> None:
                 f.flight_id,
                 f.origin,
                 f.destination,
-                _time(f.departure_time),
-                _time(f.arrival_time),
+                _clock(f.departure_time, f.origin),
+                _clock(f.arrival_time, f.destination),
                 text_of_money(f.price),
             )
             for f in booking.flights
@@ -127,6 +127,13 @@ def _print(booking: pb.Booking) -> None:
     )
 
 
+def _clock(moment: Timestamp, airport: str) -> str:
+    """A moment as a clock at the airport shows it."""
+    from services import airports
+
+    return airports.local_time(moment.ToDatetime(UTC), airports.zone(airport))
+
+
 def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -143,4 +150,4 @@ def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def _time(moment: Timestamp) -> str:
     """UTC to the second; nothing where there is none."""
-    return f"{moment.ToDatetime(UTC):%Y-%m-%d %H:%M:%S}" if moment.seconds else ""
+    return f"{moment.ToDatetime(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment.seconds else ""
