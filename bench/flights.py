@@ -28,6 +28,9 @@ PARTY: Final = 9
 DATE: Final = "2030-12-01"
 
 _serial = itertools.count(1)
+# First a letter, as of record locators.
+_LOCATOR_LETTERS: Final = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+_locators = itertools.count(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +100,34 @@ async def _copy(connection: asyncpg.Connection, first: str, series: str, flights
 def parties(flight_ids: Sequence[str], seat_numbers: Sequence[str]) -> list[Party]:
     """All seats of the flights, in parties of nine."""
     return [
-        Party(f"{flight_id[:10]}P{n // PARTY:03}", flight_id, tuple(seat_numbers[n : n + PARTY]))
+        Party(_locator(next(_locators)), flight_id, tuple(seat_numbers[n : n + PARTY]))
         for flight_id in flight_ids
         for n in range(0, len(seat_numbers) - PARTY + 1, PARTY)
     ]
+
+
+def _locator(number: int) -> str:
+    """A record locator for each number below a thousand million, which counts in the letters and digits of locators."""
+    letters = []
+    for _ in range(6):
+        number, digit = divmod(number, len(_LOCATOR_LETTERS))
+        letters.append(_LOCATOR_LETTERS[digit])
+    return "".join(reversed(letters))
+
+
+async def list_passengers(server: SeatServer, wanted: Sequence[Party]) -> None:
+    """Puts the parties on the manifest, as the check-in service does before their sessions hold seats."""
+    async with server.connection() as connection:
+        await connection.copy_records_to_table(
+            "passengers",
+            records=[
+                (party.flight_id, passenger_id, party.pnr, "ECONOMY", "ADULT", [], False, 1)
+                for party in wanted
+                for passenger_id in party.passenger_ids
+            ],
+            columns=("flight_id", "passenger_id", "pnr", "cabin", "type", "special_services", "ended", "revision"),
+        )
+        await connection.execute("VACUUM (ANALYZE) passengers")
 
 
 def holds_by_passengers(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:

@@ -14,6 +14,7 @@ from bench.flights import (
     answer_bytes,
     holds_by_agent,
     holds_by_passengers,
+    list_passengers,
     parties,
     party_holds_by_agent,
     provision,
@@ -74,7 +75,9 @@ async def many_seats_per_call(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 async def _free_seats(stack: BenchStack, seconds: float, per_second: int) -> list[Party]:
     flights = math.ceil(seconds * per_second / SEATS)
-    return parties(*await provision(stack, stack.seat, flights=flights))
+    wanted = parties(*await provision(stack, stack.seat, flights=flights))
+    await list_passengers(stack.seat, wanted)
+    return wanted
 
 
 async def _a_hold(stack: BenchStack) -> bytes:

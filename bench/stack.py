@@ -36,7 +36,7 @@ HOLD_TTL_SECONDS: Final = 6 * 3600
 START_SECONDS: Final = 60
 FOLLOW_SECONDS: Final = 2
 ALWAYS: Final = ("postgres", "redis", "epmd", "rabbitmq", "seat")
-FLIGHT_TABLES: Final = ("flights", "seats", "availability", "offers")
+FLIGHT_TABLES: Final = ("flights", "seats", "availability", "offers", "passengers", "departures")
 HOLD_TABLES: Final = ("holds", "hold_seats", "seat_events", "outbox", "inbox", "idempotency")
 
 

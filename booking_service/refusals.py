@@ -109,6 +109,7 @@ _OF_SEATS: Final[Mapping[str, tuple[type[Refusal], ErrorReason.ValueType, str]]]
     "FLIGHT_NOT_FOUND": (NotFound, ErrorReason.FLIGHT_NOT_FOUND, "flight not found"),
     "SEAT_NOT_FOUND": (NotFound, ErrorReason.SEAT_NOT_FOUND, "the flight has no such seat"),
     "FLIGHT_CANCELLED": (FailedPrecondition, ErrorReason.FLIGHT_CANCELLED, "the flight was cancelled"),
+    "FLIGHT_DEPARTED": (FailedPrecondition, ErrorReason.FLIGHT_DEPARTED, "the flight has left"),
     "SEAT_TAKEN": (Aborted, ErrorReason.SEAT_TAKEN, "the seat is taken"),
     "CABIN_NOT_ALLOWED": (FailedPrecondition, ErrorReason.CABIN_NOT_ALLOWED, "the seat is in another cabin"),
     "EXIT_ROW_NOT_ALLOWED": (
@@ -147,4 +148,6 @@ def is_of_seats(reason: str) -> bool:
 def of_seats(reason: str, metadata: Mapping[str, str], *, retry_after_seconds: float | None = None) -> Refusal:
     """Returns the refusal for a reason of the seat service, or for SEATS_UNAVAILABLE."""
     kind, own, message = _OF_SEATS[reason]
+    if metadata.get("counted_by") == "ADDRESS":
+        message = "too many seats are held unpaid from your network address, wait before the next booking"
     return kind(_name(own), message, metadata=metadata, retry_after_seconds=retry_after_seconds)

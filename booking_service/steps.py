@@ -36,6 +36,7 @@ LEASE_SECONDS: Final = 4
 # A transaction that did not see the cancellation of its flight has ended by then.
 LAST_LOOK: Final = timedelta(seconds=10)
 NO_RETURN: Final = timedelta(seconds=15)
+FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 
 _HOLD_IS_OVER: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND"})
 
@@ -123,7 +124,7 @@ class Steps:
             if refusal.reason == "HOLD_LIMIT_REACHED":
                 # It was given the most that there is; money that comes after its end is late money.
                 return True
-            if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED}:
+            if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED, FLIGHT_DEPARTED}:
                 raise
             async with db.transaction(self._pool) as conn:
                 if not await bookings.expire(conn, booking.booking_id):

@@ -11,16 +11,15 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_address, ip_network
 from typing import Final
 
 from checkin_service import refusals
 from services import db
+from services.addresses import counted_address
 from services.db import Conn, Pool
 
 FORGET_SECONDS: Final = 60
 # A home or a phone has a whole /64 of addresses to choose from.
-IPV6_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +119,6 @@ class LoginLimits:
 def network_of(address: str) -> str:
     """Returns what is counted as one address: an IPv4 address, or an IPv6 network of 64 bits."""
     try:
-        parsed = ip_address(address.partition("%")[0])
+        return counted_address(address)
     except ValueError:
         return address
-    if parsed.version == 4:
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ip_network((parsed, IPV6_PREFIX), strict=False))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from ipaddress import ip_network
 from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.call import Network
 from services.mail import MailSettings
 from services.settings import CallerSettings
 
@@ -32,8 +30,6 @@ class CheckInSettings(CallerSettings, MailSettings):
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     payment_address: str = Field(default="127.0.0.1:50054", validation_alias="SKYHIGH_PAYMENT_ADDRESS")
     weight_address: str = Field(default="127.0.0.1:50061", validation_alias="SKYHIGH_WEIGHT_ADDRESS")
-    trusted_proxies: str = Field(default="127.0.0.0/8,::1/128", validation_alias="SKYHIGH_TRUSTED_PROXIES")
-    """Networks of gateways whose word about a caller's address is believed, by commas."""
     login_tries_per_pnr: int = Field(default=5, ge=1)
     login_tries_per_address: int = Field(default=20, ge=1)
     login_window_seconds: float = Field(default=600, gt=0)
@@ -57,8 +53,3 @@ class CheckInSettings(CallerSettings, MailSettings):
     def login_window(self) -> timedelta:
         """How long a try to log in counts."""
         return timedelta(seconds=self.login_window_seconds)
-
-    @property
-    def proxies(self) -> list[Network]:
-        """The networks of `trusted_proxies`."""
-        return [ip_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip()]

@@ -63,7 +63,7 @@ class Creating:
             return
         if not to_come:
             raise InvalidArgument.of(FieldViolation("departure_time", "is in the past"))
-        await self._peers.provision(new.flight_id, new.layout_id)
+        await self._peers.provision(new.flight_id, new.layout_id, new.departure_time)
 
 
 def new_flight(request: pb.CreateFlightRequest) -> NewFlight:

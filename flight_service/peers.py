@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as seat
@@ -10,6 +11,7 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 from flight_service import refusals
 from flight_service.settings import FlightSettings
 from services.clients import PeerRefusal, ask, channel
+from services.proto import timestamp
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
@@ -34,12 +36,14 @@ class Peers:
         """Closes the connection."""
         await self._channel.close()
 
-    async def provision(self, flight_id: str, layout_id: str) -> int:
+    async def provision(self, flight_id: str, layout_id: str, departure_time: datetime) -> int:
         """Creates the seats of a flight; returns how many there are. A repeat with the same layout changes nothing.
 
         Raises FLIGHT_EXISTS where the flight has seats of another layout.
         """
-        request = seat.ProvisionSeatsRequest(flight_id=flight_id, layout_id=layout_id)
+        request = seat.ProvisionSeatsRequest(
+            flight_id=flight_id, layout_id=layout_id, departure_time=timestamp(departure_time)
+        )
         try:
             answer: seat.ProvisionSeatsResponse = await ask(self._seats.ProvisionSeats(request))
         except PeerRefusal as refusal:

@@ -146,7 +146,7 @@ class Rolling:
     async def _provision(self, flight: NewFlight) -> bool:
         """Gives a flight its seats; returns whether it has them."""
         try:
-            await self._peers.provision(flight.flight_id, flight.layout_id)
+            await self._peers.provision(flight.flight_id, flight.layout_id, flight.departure_time)
         except AlreadyExists as refusal:
             # Somebody provisioned this very flight otherwise, and may have sold seats already. Only people can tell.
             _log.error("flight left out", flight_id=flight.flight_id, error=str(refusal))

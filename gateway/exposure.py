@@ -99,6 +99,7 @@ SERVICES = (
             "ReleasePassengerSeat": Call.INTERNAL,
             "FindPassengerSeats": Call.INTERNAL,
             "SetWaitlistOpen": Call.INTERNAL,
+            "SyncPassengers": Call.INTERNAL,
         },
         classes={
             "GetSeatMap": CallClass.MAP,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.exposure import SERVICES, CallClass
-from gateway.limits import ANY_CLASS, TOKEN_ROLES, Key, Limit, Mode, of_call
+from gateway.limits import ADDRESS_ROLES, ANY_CLASS, TOKEN_ROLES, Key, Limit, Mode, address_limit, of_call
+from services.addresses import IPV6_PREFIX_BITS
 
 BLOCKS_LUA: Final = Path(__file__).with_name("blocks.lua")
 # Names of the filters, and of the resources that Envoy asks for.
@@ -30,8 +31,6 @@ LUA: Final = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
 # Set from the token by the filter that verified it. No client can send them.
 ROLE_HEADER: Final = "x-skyhigh-role"
 SUBJECT_HEADER: Final = "x-skyhigh-subject"
-# One customer's part of IPv6.
-IPV6_PREFIX_BITS: Final = 64
 # So many sources are counted at once for each limit; whoever was quiet longest is forgotten.
 COUNTED_SOURCES: Final = 10_000
 SHORTEST_FILL_SECONDS: Final = 0.05
@@ -51,15 +50,13 @@ CLASS_ACTION: Final = {
     }
 }
 ADDRESS_ACTION: Final = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": IPV6_PREFIX_BITS}}
-# What a call is counted by: class and principal, class and address.
+ROLE_ACTION: Final = {"request_headers": {"header_name": ROLE_HEADER, "descriptor_key": "role"}}
+SUBJECT_ACTION: Final = {"request_headers": {"header_name": SUBJECT_HEADER, "descriptor_key": "subject"}}
+# What a call is counted by: with a token class and principal, and class, role and address; without one class and
+# address. Envoy leaves out a descriptor whose header the call does not have.
 DESCRIPTORS: Final = (
-    {
-        "actions": [
-            CLASS_ACTION,
-            {"request_headers": {"header_name": ROLE_HEADER, "descriptor_key": "role"}},
-            {"request_headers": {"header_name": SUBJECT_HEADER, "descriptor_key": "subject"}},
-        ]
-    },
+    {"actions": [CLASS_ACTION, ROLE_ACTION, SUBJECT_ACTION]},
+    {"actions": [CLASS_ACTION, ROLE_ACTION, ADDRESS_ACTION]},
     {"actions": [CLASS_ACTION, ADDRESS_ACTION]},
 )
 
@@ -101,7 +98,11 @@ def _address_shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
 
 
 def _shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
-    """Counts each class for each principal and address, in this Envoy alone."""
+    """Counts each class for each principal and address, in this Envoy alone.
+
+    A call passes that all of its limits let pass. Envoy asks the one with the slowest refill first, so that a principal
+    that is over its own limit takes nothing from its address.
+    """
     return _local_rate_limit("shield", list(DESCRIPTORS), list(_counted(tuple(limits))), enforced=enforced) | {
         "enable_x_ratelimit_headers": "DRAFT_VERSION_03"
     }
@@ -116,8 +117,18 @@ def _counted(limits: tuple[Limit, ...]) -> Iterator[Json]:
                     limit,
                     [{"key": "class", "value": call_class}, {"key": "role", "value": role}, {"key": "subject"}],
                 )
-        if limit := of_call(limits, call_class, Key.ADDRESS, ""):
+        if limit := address_limit(limits, call_class, ""):
             yield _descriptor(limit, [{"key": "class", "value": call_class}, {"key": "masked_remote_address"}])
+        for role in ADDRESS_ROLES:
+            if limit := address_limit(limits, call_class, role):
+                yield _descriptor(
+                    limit,
+                    [
+                        {"key": "class", "value": call_class},
+                        {"key": "role", "value": role},
+                        {"key": "masked_remote_address"},
+                    ],
+                )
 
 
 def _descriptor(limit: Limit, entries: list[dict[str, str]]) -> Json:

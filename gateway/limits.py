@@ -30,6 +30,10 @@ class Mode(StrEnum):
 # The class of every call, whatever it is: the shield of the machine itself.
 ANY_CLASS: Final = "any"
 TOKEN_ROLES: Final = tuple(role for role in Role if role is not Role.ANYBODY)
+# Those whose calls are counted by address, too. The tokens of operations and services are the airline's own.
+ADDRESS_ROLES: Final = (Role.PASSENGER, Role.CUSTOMER, Role.AGENT)
+# What is called without a token.
+PUBLIC_CLASSES: Final = frozenset({CallClass.LOGIN, CallClass.SEARCH, CallClass.WEBHOOK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,16 @@ def _of_addresses(call_class: str, per_minute: int, burst: int) -> Limit:
     return Limit(f"{call_class}-per-address", call_class, Key.ADDRESS, per_minute, burst)
 
 
+def _of_callers_addresses(
+    call_class: CallClass, *, everybody: tuple[int, int], agents: tuple[int, int]
+) -> tuple[Limit, ...]:
+    """The limits of all passengers, of all customers, and of all agents of one address: (calls in a minute, burst)."""
+    return (
+        _of_addresses(call_class, *everybody),
+        Limit(f"{call_class}-per-agent-address", call_class, Key.ADDRESS, *agents, Role.AGENT),
+    )
+
+
 DEFAULTS: Final = (
     # A burst of maps is just what is no abuse yet (GW-3): more than 30 in 5 s.
     *_of_principals(CallClass.MAP, everybody=(60, 30), agents=(300, 30)),
@@ -67,7 +81,13 @@ DEFAULTS: Final = (
     *_of_principals(CallClass.READ, everybody=(300, 150), agents=(3_000, 500)),
     *_of_principals(CallClass.WRITE, everybody=(120, 60), agents=(1_200, 300)),
     *_of_principals(CallClass.WATCH, everybody=(60, 30), agents=(300, 60)),
-    # Behind one address may be an airport, or a mobile network.
+    # Behind one address may be an airport, an office, or a mobile network: as much as fifty callers at their limits.
+    # Without these a caller has the limits of as many principals as it makes.
+    *_of_callers_addresses(CallClass.MAP, everybody=(3_000, 1_000), agents=(6_000, 1_000)),
+    *_of_callers_addresses(CallClass.HOLD, everybody=(1_200, 300), agents=(3_000, 500)),
+    *_of_callers_addresses(CallClass.READ, everybody=(15_000, 2_500), agents=(30_000, 3_000)),
+    *_of_callers_addresses(CallClass.WRITE, everybody=(6_000, 1_000), agents=(12_000, 2_000)),
+    *_of_callers_addresses(CallClass.WATCH, everybody=(3_000, 1_000), agents=(6_000, 1_000)),
     _of_addresses(CallClass.LOGIN, 600, 600),
     _of_addresses(CallClass.SEARCH, 6_000, 1_000),
     _of_addresses(CallClass.WEBHOOK, 6_000, 1_000),
@@ -83,3 +103,10 @@ def of_call(limits: tuple[Limit, ...], call_class: str, key: Key, role: str) -> 
     """The limit of a call: its role's own, or that of everybody; None where there is none."""
     found = {limit.role: limit for limit in limits if limit.call_class == call_class and limit.key is key}
     return found.get(role) or found.get("")
+
+
+def address_limit(limits: tuple[Limit, ...], call_class: str, role: str) -> Limit | None:
+    """The limit of an address for calls of a role, or without a token (role ""); None where there is none."""
+    if (call_class in PUBLIC_CLASSES) != (role == "") or (role and role not in ADDRESS_ROLES):
+        return None
+    return of_call(limits, call_class, Key.ADDRESS, role)

@@ -47,7 +47,8 @@ def token(
         list[str] | None,
         typer.Option(
             metavar="ID:FLIGHT[:CABIN[:TYPE]]",
-            help="One passenger on one flight; repeatable. CABIN is ECONOMY and TYPE is ADULT where left out. "
+            help="One passenger on one flight; repeatable. Services look the passengers of a locator up, so that it is "
+            "not needed any more. CABIN is ECONOMY and TYPE is ADULT where left out. "
             "Service codes follow the type: ADULT+INFT+WCHR.",
         ),
     ] = None,
@@ -96,9 +97,7 @@ def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dic
         raise typer.BadParameter(
             f"{pnr!r} is not a letter and 5 letters or digits, without 0, 1, I and O", param_hint="--pnr"
         )
-    if not passengers:
-        raise typer.BadParameter("--role passenger needs at least one", param_hint="--passenger")
-    return pnr, {"passengers": [_passenger(text) for text in passengers]}
+    return pnr, {"passengers": [_passenger(text) for text in passengers]} if passengers else {}
 
 
 def _passenger(text: str) -> dict[str, Any]:

@@ -1,23 +1,25 @@
-"""From a call to a request of the state machine: whose hold it is, how long it may last, and who may sit where."""
+"""From a call to a request of the state machine: whose hold it is, how long it may last, and which seats it names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import eligibility, refusals
+from seat_service import refusals
 from seat_service.cabin_layouts import LayoutSeat
 from seat_service.eligibility import Person
 from seat_service.flights import FlightLayouts
-from seat_service.hoarding import Limits, binds
+from seat_service.hoarding import Limits, binds, is_guest
 from seat_service.requests import AskedSeat, HoldRequest
 from seat_service.settings import SeatSettings
-from services.auth import Principal, Role, SessionPassenger
+from services.addresses import counted_address
+from services.auth import Principal, Role
 from services.call import Call
-from services.errors import FieldViolation, InvalidArgument, PermissionDenied, Unauthenticated
+from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.idempotency import RequestKey
 
 # A hold is one transaction; four flights are the longest itinerary there is (SEAT-5).
@@ -25,7 +27,7 @@ FLIGHTS_PER_HOLD: Final = 4
 
 
 class Admission:
-    """Judges what can be judged without a lock, because it never changes: layouts, cabins, and the token itself."""
+    """Judges what can be judged without a lock, because it never changes: layouts, and the token itself."""
 
     def __init__(self, layouts: FlightLayouts, settings: SeatSettings) -> None:
         self._layouts = layouts
@@ -39,6 +41,11 @@ class Admission:
             lapses_allowed=settings.lapses_allowed,
             lapses_window=timedelta(seconds=settings.lapses_window_seconds),
             cool_down=timedelta(seconds=settings.cool_down_seconds),
+        )
+        self.address_limits = replace(
+            self.limits,
+            held_seats=settings.held_seats_limit_per_address,
+            lapses_allowed=settings.lapses_allowed_per_address,
         )
 
     async def hold(
@@ -57,7 +64,7 @@ class Admission:
         """Returns the request for a hold.
 
         Raises PermissionDenied for a foreign owner, and where somebody else than a service wants to manage it;
-        PASSENGER_NOT_FOUND, FLIGHT_NOT_FOUND, SEAT_NOT_FOUND; and the rules of eligibility.
+        FLIGHT_NOT_FOUND or SEAT_NOT_FOUND.
         """
         check_owner(call.principal, owner)
         if managed and not manages(call.principal):
@@ -65,30 +72,32 @@ class Admission:
         purpose = purpose or pb.Hold.CHECK_IN
         # A managed hold is what its owner wanted.
         bound = binds(owner) if managed else not call.principal.acts_for_others
+        owner = owner or call.principal.name
+        outside = call.outside_address() if bound and is_guest(owner) else ""
         return HoldRequest(
-            seats=await self.seats(call.principal, assignments),
-            owner=owner or call.principal.name,
+            seats=await self.seats(assignments),
+            owner=owner,
             actor=call.principal.name,
             purpose=purpose,
             ttl=ttl or self._ttl[purpose],
             extensions=self._extensions,
             limits=self.limits if bound else None,
+            address=counted_address(outside) if outside else "",
+            address_limits=self.address_limits,
             takes_offers=takes_offers,
             confirm=confirm,
             managed=managed,
             request_key=request_key,
         )
 
-    async def seats(self, principal: Principal, assignments: Sequence[pb.SeatAssignment]) -> tuple[AskedSeat, ...]:
-        """Returns the seats that are asked for, once each passenger may sit there."""
+    async def seats(self, assignments: Sequence[pb.SeatAssignment]) -> tuple[AskedSeat, ...]:
+        """Returns the seats that are asked for, as their layouts describe them; FLIGHT_NOT_FOUND, SEAT_NOT_FOUND."""
         if len({assignment.flight_id for assignment in assignments}) > FLIGHTS_PER_HOLD:
             raise InvalidArgument.of(FieldViolation("seats", f"at most {FLIGHTS_PER_HOLD} flights", "seats.flights"))
-        for assignment in assignments:
-            person = _person(principal, assignment)
-            eligibility.check(person, await self.seat(assignment.flight_id, assignment.seat_number))
+        described = [await self.seat(each.flight_id, each.seat_number) for each in assignments]
         return tuple(
-            AskedSeat(assignment.flight_id, assignment.seat_number, assignment.passenger_id)
-            for assignment in assignments
+            AskedSeat(each.flight_id, each.seat_number, each.passenger_id, _person(each.profile), seat)
+            for each, seat in zip(assignments, described, strict=True)
         )
 
     async def seat(self, flight_id: str, seat_number: str) -> LayoutSeat:
@@ -110,23 +119,5 @@ def check_owner(principal: Principal, owner: str) -> None:
         raise PermissionDenied
 
 
-def _person(principal: Principal, assignment: pb.SeatAssignment) -> Person:
-    if principal.role is Role.PASSENGER:
-        passenger = principal.passengers.get((assignment.flight_id, assignment.passenger_id))
-        if passenger is None:
-            raise refusals.passenger_not_found()
-        return _of_session(passenger)
-    profile = assignment.profile
+def _person(profile: pb.PassengerProfile) -> Person:
     return Person(profile.type or pb.PassengerProfile.ADULT, frozenset(profile.special_services), profile.cabin)
-
-
-def _of_session(passenger: SessionPassenger) -> Person:
-    try:
-        return Person(
-            pb.PassengerProfile.Type.Value(passenger.type),
-            frozenset(passenger.special_services),
-            pb.Seat.Cabin.Value(passenger.cabin),
-        )
-    except (ValueError, TypeError) as error:
-        # Signed by our issuer, and still no passenger that we know of: such a token opens nothing.
-        raise Unauthenticated from error

@@ -30,5 +30,6 @@ POLICY: Final[Mapping[str, Access]] = {
     "ReturnSeat": allow(S, effect=Effect.WRITE),
     "ReleasePassengerSeat": allow(S, effect=Effect.WRITE),
     "FindPassengerSeats": allow(S, effect=Effect.READ),
+    "SyncPassengers": allow(S, effect=Effect.WRITE),
     "SetWaitlistOpen": allow(S, effect=Effect.WRITE),
 }

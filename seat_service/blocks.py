@@ -43,6 +43,8 @@ async def unblock(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -
         waiting = await conn.fetchval(
             """
             SELECT waitlist_open AND NOT EXISTS (SELECT FROM cancelled_flights WHERE flight_id = $1)
+                   AND NOT EXISTS (SELECT FROM departures
+                                   WHERE flight_id = $1 AND departure_time <= statement_timestamp())
             FROM flights WHERE flight_id = $1
             """,
             request.flight_id,

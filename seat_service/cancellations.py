@@ -70,7 +70,10 @@ class Emptying:
                 flight_id,
                 HOLDS_AT_ONCE,
             )
-            live = [OnHold(row["hold_id"], None, ACTOR, reason=FLIGHT_CANCELLED, manages=True) for row in rows]
+            live = [
+                OnHold(row["hold_id"], None, ACTOR, reason=FLIGHT_CANCELLED, manages=True, after_departure=True)
+                for row in rows
+            ]
             if live:
                 await seats.cancel(conn, live, effects=effects)
         self._inventory.tell(effects)

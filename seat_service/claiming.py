@@ -7,7 +7,8 @@ from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import holding, seats
+from seat_service import holding, passenger_seats, seats
+from seat_service.locks import lock_holds
 from seat_service.requests import Effects, HoldRequest, OnHold
 from services.db import Conn, GuardMissed
 from services.errors import Refusal
@@ -18,6 +19,12 @@ async def claim(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects
 
     Answers the hold, HELD or CONFIRMED; what `holding.hold` refuses with.
     """
+    # Before the manifests are locked: confirming locks these holds, and the order of locks is one (locks.py).
+    former = await passenger_seats.confirmed_holds(
+        conn, {seat.passenger for request in requests if request.confirm for seat in request.seats}
+    )
+    if former:
+        await lock_holds(conn, former)
     answers = await holding.hold(conn, requests, effects=effects)
     held = {
         n: UUID(answer.hold_id)

@@ -41,8 +41,7 @@ def _fit_for_exit_row(person: Person, seat: LayoutSeat) -> bool:
 
 
 def _infant_has_a_mask(person: Person, seat: LayoutSeat) -> bool:
-    with_infant = person.type == PassengerProfile.INFANT or INFANT_ON_LAP in person.special_services
-    return not with_infant or seat.infant_allowed
+    return INFANT_ON_LAP not in person.special_services or seat.infant_allowed
 
 
 _RULES: Final[tuple[tuple[Callable[[Person, LayoutSeat], bool], Callable[[LayoutSeat], Refusal]], ...]] = (
@@ -52,8 +51,11 @@ _RULES: Final[tuple[tuple[Callable[[Person, LayoutSeat], bool], Callable[[Layout
 )
 
 
-def check(person: Person, seat: LayoutSeat) -> None:
-    """Raises the refusal of the first rule that the passenger breaks on this seat."""
-    for rule, refusal in _RULES:
-        if not rule(person, seat):
-            raise refusal(seat)
+def refusal(person: Person, seat: LayoutSeat) -> Refusal | None:
+    """Returns the refusal of the first rule that the passenger breaks on this seat; None if the seat fits."""
+    return next((refuse(seat) for rule, refuse in _RULES if not rule(person, seat)), None)
+
+
+def fits(person: Person, seat: LayoutSeat) -> bool:
+    """Whether the passenger may sit there. A lap infant has no seat at all."""
+    return person.type != PassengerProfile.INFANT and refusal(person, seat) is None

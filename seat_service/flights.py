@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
@@ -28,6 +28,7 @@ class ProvisionRequest:
 
     flight_id: str
     layout_id: str
+    departure_time: datetime | None
     request_key: RequestKey | None
 
 
@@ -120,6 +121,16 @@ async def _provision(
             request.flight_id,
             [seat.seat_number for seat in layout.seats],
             [seat.ordinal for seat in layout.seats],
+        )
+    if request.departure_time is not None:
+        # What the manifest says of it is newer, also where it came before the seats.
+        await conn.execute(
+            """
+            INSERT INTO departures (flight_id, departure_time, revision) VALUES ($1, $2, 0)
+            ON CONFLICT (flight_id) DO NOTHING
+            """,
+            request.flight_id,
+            request.departure_time,
         )
     return pb.ProvisionSeatsResponse(
         flight_id=request.flight_id, layout_id=layout.layout_id, total_seats=len(layout.seats)

@@ -1,20 +1,28 @@
 """SEAT-16: how many seats one principal may hold, and the cool-down of one whose holds keep lapsing.
 
+Guests are counted by their address, too, with larger limits, because a guest's session costs nothing (decision 35).
+
 It binds passenger sessions and customers, also where a service manages a hold for them. Agents and services act for
 many people, and answer for what they do. The rule itself is the function `hoarding` of the schema, so that taking a
 seat judges it in the same statement; it is judged under `lock_seats(owners=…)`, without which two calls would each see
-room for the last seat.
+room for the last seat. The function `hoarding_of_address` is called before that statement, for guests alone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from seat_service import refusals
 from services.db import Conn
 from services.errors import Refusal
+
+if TYPE_CHECKING:
+    from seat_service.requests import ChangeRequest, HoldRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,16 @@ class Limits:
 def binds(owner: str) -> bool:
     """Whether a principal is one whose held seats are counted, whoever holds them for it."""
     return owner.startswith(("customer:", "passenger:"))
+
+
+def is_guest(owner: str) -> bool:
+    """Whether a principal is a customer: their sessions are given without a login."""
+    return owner.startswith("customer:")
+
+
+def locked_address(address: str) -> str:
+    """Returns what `lock_seats` locks for an address. No owner has this name."""
+    return f"address:{address}"
 
 
 def explain(limits: Limits, *, no_room_seconds: float | None, cooling_seconds: float | None) -> Refusal | None:
@@ -58,3 +76,62 @@ async def refuse(conn: Conn, limits: Limits, *, owner: str, flight_id: str, seat
     refusal = explain(limits, **row)
     if refusal is not None:
         raise refusal
+
+
+async def refuse_addresses(conn: Conn, requests: Iterable[tuple[int, HoldRequest]]) -> dict[int, Refusal]:
+    """Returns TOO_MANY_HELD_SEATS or COOLING_DOWN for each request, by its number, that its address has no room for."""
+    limits: Limits | None = None
+    asked: list[tuple[int, str, str, int]] = []
+    for n, request in requests:
+        if request.address:
+            limits = request.address_limits
+            flights = Counter(seat.flight_id for seat in request.seats)
+            asked += [(n, request.address, flight_id, seats) for flight_id, seats in flights.items()]
+    if limits is None:
+        return {}
+    rows = await conn.fetch(
+        """
+        SELECT n, no_room_seconds, cooling_seconds
+        FROM unnest($1::int[], $2::text[], $3::text[], $4::int[]) AS asked (n, address, flight_id, seats)
+        CROSS JOIN LATERAL hoarding_of_address(address, flight_id, seats, NULL, $5, $6, $7, $8)
+        """,
+        *([each[column] for each in asked] for column in range(4)),
+        limits.held_seats,
+        limits.lapses_allowed,
+        limits.lapses_window,
+        limits.cool_down,
+    )
+    refused: dict[int, Refusal] = {}
+    for row in rows:
+        refusal = _explain_address(limits, row["no_room_seconds"], row["cooling_seconds"])
+        if refusal is not None:
+            refused.setdefault(row["n"], refusal)
+    return refused
+
+
+async def refuse_address(conn: Conn, request: ChangeRequest, *, address: str, flight_id: str, seats: int) -> None:
+    """Raises TOO_MANY_HELD_SEATS or COOLING_DOWN where a changed hold would be too much for its address."""
+    limits = request.address_limits
+    row = await conn.fetchrow(
+        "SELECT no_room_seconds, cooling_seconds FROM hoarding_of_address($1, $2, $3, $4, $5, $6, $7, $8)",
+        address,
+        flight_id,
+        seats,
+        request.on.hold_id,
+        limits.held_seats,
+        limits.lapses_allowed,
+        limits.lapses_window,
+        limits.cool_down,
+    )
+    assert row is not None
+    refusal = _explain_address(limits, row["no_room_seconds"], row["cooling_seconds"])
+    if refusal is not None:
+        raise refusal
+
+
+def _explain_address(limits: Limits, no_room: float | None, cooling: float | None) -> Refusal | None:
+    if cooling is not None:
+        return refusals.address_cooling_down(cooling)
+    if no_room is not None:
+        return refusals.too_many_held_seats_of_address(limits.held_seats, max(1.0, no_room))
+    return None

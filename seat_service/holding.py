@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import refusals
+from seat_service import entitlements, hoarding, refusals
 from seat_service.hoarding import Limits, explain
 from seat_service.locks import lock_seats
 from seat_service.requests import Effects, HoldRequest, Place, request_id
@@ -27,18 +27,21 @@ _PURPOSES: Final = {value.number: value.name for value in pb.Hold.Purpose.DESCRI
 _HOLD: Final = """
 WITH asked AS (
     SELECT n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
-           request_id, takes_offers, bound, managed, count(*) OVER (PARTITION BY n, flight_id) AS seats_of_flight
+           request_id, takes_offers, bound, managed, address,
+           count(*) OVER (PARTITION BY n, flight_id) AS seats_of_flight
     FROM unnest($1::int[], $2::bool[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[],
-                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[], $14::bool[], $20::bool[])
+                $9::interval[], $10::smallint[], $11::text[], $12::uuid[], $13::bool[], $14::bool[], $20::bool[],
+                $21::text[])
         AS asked (n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
-                  request_id, takes_offers, bound, managed)
+                  request_id, takes_offers, bound, managed, address)
 ), standing AS (
     SELECT asked.n, asked.leads, asked.flight_id, asked.seat_number, asked.passenger_id, asked.hold_id, asked.owner,
            asked.purpose, asked.ttl, asked.extensions, asked.actor, asked.request_id, asked.takes_offers, asked.managed,
-           seat.state, seat.hold_id AS seat_hold, own.hold_id AS own_hold,
+           asked.address, seat.state, seat.hold_id AS seat_hold, own.hold_id AS own_hold,
            hoarding.no_room_seconds, hoarding.cooling_seconds, cancelled.flight_id IS NOT NULL AS flight_cancelled,
+           departure.departure_time, min(departure.departure_time) OVER (PARTITION BY asked.n) AS first_departure,
            bool_and(own.hold_id IS NULL AND hoarding.no_room_seconds IS NULL AND hoarding.cooling_seconds IS NULL
-                    AND cancelled.flight_id IS NULL
+                    AND cancelled.flight_id IS NULL AND coalesce(departure.departure_time > $15, true)
                     AND coalesce(seat.state = 'AVAILABLE' OR seat.state = 'OFFERED' AND asked.takes_offers, false))
                OVER (PARTITION BY asked.n) AS granted
     FROM asked
@@ -56,6 +59,9 @@ WITH asked AS (
         WHERE cancelled_flights.flight_id = asked.flight_id LIMIT 1
     ) AS cancelled ON true
     LEFT JOIN LATERAL (
+        SELECT departures.departure_time FROM departures WHERE departures.flight_id = asked.flight_id LIMIT 1
+    ) AS departure ON true
+    LEFT JOIN LATERAL (
         SELECT judged.no_room_seconds, judged.cooling_seconds
         FROM hoarding(asked.owner, asked.flight_id, asked.seats_of_flight::int, NULL, $16, $17, $18, $19) AS judged
         WHERE asked.bound OFFSET 0
@@ -68,14 +74,15 @@ WITH asked AS (
       AND seats.flight_id = standing.flight_id AND seats.seat_number = standing.seat_number
       AND (seats.state = 'AVAILABLE' OR seats.state = 'OFFERED' AND standing.takes_offers)
     RETURNING seats.flight_id, seats.seat_number, seats.version, standing.passenger_id, standing.owner,
-              standing.state AS from_state, standing.hold_id, standing.actor, standing.request_id
+              standing.state AS from_state, standing.hold_id, standing.actor, standing.request_id, standing.address
 ), held AS (
-    INSERT INTO holds (hold_id, owner, purpose, managed, ttl, extensions_left, create_time, expire_time)
-    SELECT hold_id, owner, purpose::hold_purpose, managed, ttl, extensions, $15, $15 + ttl
+    INSERT INTO holds (hold_id, owner, purpose, managed, ttl, extensions_left, create_time, expire_time, address)
+    SELECT hold_id, owner, purpose::hold_purpose, managed, ttl, extensions, $15, least($15 + ttl, first_departure),
+           address
     FROM standing WHERE granted AND leads
 ), seated AS (
-    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
-    SELECT hold_id, flight_id, seat_number, passenger_id, owner FROM taken
+    INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner, address)
+    SELECT hold_id, flight_id, seat_number, passenger_id, owner, address FROM taken
 ), claimed AS (
     DELETE FROM offers USING taken
     WHERE taken.from_state = 'OFFERED'
@@ -87,7 +94,8 @@ WITH asked AS (
     FROM taken
 )
 SELECT n, flight_id, seat_number, passenger_id, state::text, takes_offers, own_hold,
-       no_room_seconds, cooling_seconds, flight_cancelled, granted,
+       no_room_seconds, cooling_seconds, flight_cancelled, departure_time, first_departure,
+       coalesce(departure_time <= $15, false) AS departed, granted,
        (SELECT count(*) FROM taken) AS taken,
        CASE WHEN granted THEN '{}' ELSE ARRAY(
            SELECT hold.hold_id FROM unnest(ARRAY[seat_hold, own_hold]) AS way (hold_id)
@@ -102,19 +110,29 @@ FROM standing
 async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """AVAILABLE (for the waitlist also OFFERED) → HELD, for each request all of its seats or none.
 
-    Requests for one seat are judged in their order: the first that gets all it asks for has it, the others lose.
-    Answers a new hold; FLIGHT_CANCELLED, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or
-    COOLING_DOWN; LapsedInTheWay where only lapsed holds stand in the way, which the caller ends before it tries again.
+    Requests for one seat are judged in their order: the first that gets all it asks for has it, the others lose. A
+    hold ends at the first departure of its flights at the latest. Answers a new hold; FLIGHT_CANCELLED,
+    FLIGHT_DEPARTED, what `entitlements.judge` refuses with, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT,
+    TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay where only lapsed holds stand in the way, which the caller ends
+    before it tries again.
     """
     now = await lock_seats(
         conn,
         {seat.place for request in requests for seat in request.seats},
         owners={bound for request in requests for bound in _bound_owner(request)},
+        with_manifests=True,
     )
-    answers: dict[int, pb.Hold | Refusal] = {}
-    pending = list(range(len(requests)))
+    not_entitled = await entitlements.judge(conn, [(request.actor, request.seats) for request in requests])
+    answers: dict[int, pb.Hold | Refusal] = {**not_entitled}
+    pending = [n for n in range(len(requests)) if n not in answers]
     while pending:
         contenders, rivals = _first_come(requests, pending)
+        refused = await hoarding.refuse_addresses(conn, [(n, requests[n]) for n in contenders])
+        answers.update(refused)
+        contenders = [n for n in contenders if n not in refused]
+        if not contenders:
+            pending = rivals
+            continue
         judged, lost = await _hold_contenders(conn, requests, contenders, now=now, effects=effects)
         answers.update(judged)
         pending = []
@@ -128,8 +146,11 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
 
 
 def _bound_owner(request: HoldRequest) -> set[tuple[str, str]]:
-    """The owner with each flight, where SEAT-16 binds it."""
-    return set() if request.limits is None else {(request.owner, seat.flight_id) for seat in request.seats}
+    """The owner, and a guest's address, with each flight, where SEAT-16 binds them."""
+    if request.limits is None:
+        return set()
+    counted = [request.owner, *([hoarding.locked_address(request.address)] if request.address else [])]
+    return {(each, seat.flight_id) for seat in request.seats for each in counted}
 
 
 def _first_come(requests: Sequence[HoldRequest], pending: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -176,6 +197,7 @@ async def _hold_contenders(
         limits.lapses_window,
         limits.cool_down,
         [request.managed for _, _, request in asked],
+        [request.address or None for _, _, request in asked],
     )
     if rows[0]["taken"] != sum(row["granted"] for row in rows):
         raise GuardMissed
@@ -188,7 +210,7 @@ async def _hold_contenders(
         request = requests[n]
         if by_request[n][0]["granted"]:
             effects.flights.update(seat.flight_id for seat in request.seats)
-            answers[n] = _new_hold(hold_ids[n], request, now)
+            answers[n] = _new_hold(hold_ids[n], request, now, by_request[n][0]["first_departure"])
             lost.update((seat.place, "HELD") for seat in request.seats)
         else:
             answers[n] = refusal = _explain(by_request[n], limits)
@@ -201,9 +223,9 @@ def _explain(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal:
     verdicts = (
         explain(limits, no_room_seconds=row["no_room_seconds"], cooling_seconds=row["cooling_seconds"]) for row in rows
     )
-    hoarding = next((verdict for verdict in verdicts if verdict is not None), None)
-    flies = not any(row["flight_cancelled"] for row in rows)
-    return hoarding if flies and hoarding is not None else explain_taken(rows)
+    too_much = next((verdict for verdict in verdicts if verdict is not None), None)
+    flies = not any(row["flight_cancelled"] or row["departed"] for row in rows)
+    return too_much if flies and too_much is not None else explain_taken(rows)
 
 
 def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
@@ -211,6 +233,9 @@ def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
     cancelled = next((row["flight_id"] for row in rows if row["flight_cancelled"]), None)
     if cancelled is not None:
         return refusals.flight_cancelled(cancelled)
+    departed = next((row for row in rows if row["departed"]), None)
+    if departed is not None:
+        return refusals.flight_departed(departed["flight_id"], departed["departure_time"])
     lapsed: list[UUID] = []
     for row in rows:
         flight_id, seat_number, state = row["flight_id"], row["seat_number"], row["state"]
@@ -228,7 +253,8 @@ def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
     return refusals.LapsedInTheWay(rows[0]["flight_id"], rows[0]["seat_number"], lapsed)
 
 
-def _new_hold(hold_id: UUID, request: HoldRequest, now: datetime) -> pb.Hold:
+def _new_hold(hold_id: UUID, request: HoldRequest, now: datetime, departure: datetime | None) -> pb.Hold:
+    expire_time = now + request.ttl
     return pb.Hold(
         hold_id=str(hold_id),
         state=pb.Hold.HELD,
@@ -238,7 +264,7 @@ def _new_hold(hold_id: UUID, request: HoldRequest, now: datetime) -> pb.Hold:
             for seat in request.seats
         ],
         create_time=timestamp(now),
-        expire_time=timestamp(now + request.ttl),
+        expire_time=timestamp(expire_time if departure is None else min(expire_time, departure)),
         extensions_left=request.extensions,
         managed=request.managed,
     )

@@ -11,10 +11,11 @@ import asyncpg
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import blocks, claiming, flights, holding, seats
+from seat_service import blocks, claiming, flights, holding, manifests, seats
 from seat_service.availability import Availability
 from seat_service.cabin_layouts import Layout
 from seat_service.flights import ProvisionRequest, WaitlistRequest
+from seat_service.manifests import Departures, ManifestChange
 from seat_service.refusals import LapsedInTheWay
 from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger, OnSeat
 from seat_service.seat_map import SeatMaps
@@ -83,6 +84,13 @@ class Inventory:
             "waitlist", self._batch(_waitlist_transition, pb.SetWaitlistOpenResponse), largest=1
         )
 
+        self._departures: Batcher[Departures, pb.SyncPassengersResponse] = Batcher(
+            "departures", self._batch(manifests.set_departures, pb.SyncPassengersResponse), largest=1
+        )
+        self._passengers: Batcher[ManifestChange, pb.SyncPassengersResponse] = Batcher(
+            "passengers", self._batch(self._sync_transition, pb.SyncPassengersResponse), largest=1
+        )
+
     async def hold(self, request: HoldRequest) -> pb.Hold:
         """AVAILABLE → HELD, all seats or none."""
         return await self._hold.submit(request)
@@ -131,6 +139,14 @@ class Inventory:
         """Decides whether freed seats are OFFERED."""
         return await self._waitlist.submit(request)
 
+    async def set_departures(self, request: Departures) -> pb.SyncPassengersResponse:
+        """Decides from when on nothing is given on flights."""
+        return await self._departures.submit(request)
+
+    async def sync_passengers(self, request: ManifestChange) -> pb.SyncPassengersResponse:
+        """HELD or CONFIRMED → AVAILABLE or OFFERED, for passengers who ended or whose seat does not fit any more."""
+        return await self._passengers.submit(request)
+
     def tell(self, effects: Effects) -> None:
         """Tells the map, the counts and the relay what a committed transaction changed."""
         if effects.flights:
@@ -144,6 +160,11 @@ class Inventory:
     ) -> list[pb.ProvisionSeatsResponse | Refusal]:
         effects.flights.update(request.flight_id for request in requests)
         return await flights.provision(conn, requests, layouts=self._layouts)
+
+    async def _sync_transition(
+        self, conn: Conn, requests: Sequence[ManifestChange], /, *, effects: Effects
+    ) -> list[pb.SyncPassengersResponse | Refusal]:
+        return await manifests.sync(conn, requests, layouts=self._layouts, effects=effects)
 
     def _batch(
         self, transition: Transition[AnyRequest, AnyAnswer], answer_type: type[AnyAnswer]

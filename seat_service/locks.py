@@ -1,5 +1,5 @@
-"""Locks, and what they show. Always in one order, holds by id and then seats by flight and number, so that no two
-transactions wait for each other in a circle.
+"""Locks, and what they show. Always in one order, holds by id, then owners and manifests, then seats by flight
+and number, so that no two transactions wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from seat_service.requests import Place
+from seat_service.requests import FlightPassenger, Place
 from services.db import Conn
 
 
@@ -48,6 +48,11 @@ class HeldSeat:
         """Which seat it is."""
         return self.flight_id, self.seat_number
 
+    @property
+    def passenger(self) -> FlightPassenger:
+        """Whose seat it is."""
+        return self.flight_id, self.passenger_id
+
 
 async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, StandingHold]:
     """Locks holds in the order of their ids, and returns them as they are now."""
@@ -75,13 +80,35 @@ async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, Standin
     }
 
 
-async def lock_seats(conn: Conn, places: Iterable[Place], *, owners: Iterable[tuple[str, str]] = ()) -> datetime:
+async def lock_manifests(conn: Conn, flight_ids: Iterable[str]) -> None:
+    """Locks the passengers of flights against every transaction that gives a seat there; waits for those that do."""
+    await conn.execute(
+        """
+        SELECT count(*)
+        FROM (SELECT DISTINCT hashtextextended(flight_id, 1) AS key
+              FROM unnest($1::text[]) AS locked (flight_id) ORDER BY key) AS keys
+        CROSS JOIN LATERAL pg_advisory_xact_lock(keys.key)
+        """,
+        list(flight_ids),
+    )
+
+
+async def lock_seats(
+    conn: Conn,
+    places: Iterable[Place],
+    *,
+    owners: Iterable[tuple[str, str]] = (),
+    with_manifests: bool = False,
+) -> datetime:
     """Locks seats in the order of flight and number; returns the database's time after the last lock.
 
     `owners`, each with a flight, are locked before: until the transaction ends nobody else judges what they hold there.
+    So are the manifests of the seats' flights (`with_manifests`), with a shared lock: until the transaction ends no row
+    of `passengers` changes there.
     """
     ordered = sorted(places)
     judged = list(owners)
+    manifests = sorted({flight_id for flight_id, _ in ordered}) if with_manifests else []
     now: datetime = await conn.fetchval(
         """
         SELECT clock_timestamp()
@@ -92,10 +119,17 @@ async def lock_seats(conn: Conn, places: Iterable[Place], *, owners: Iterable[tu
             CROSS JOIN LATERAL pg_advisory_xact_lock(keys.key)
         ) AS owners_locked
         CROSS JOIN LATERAL (
+            SELECT count(*) AS manifests
+            FROM (SELECT DISTINCT hashtextextended(flight_id, 1) AS key
+                  FROM unnest($5::text[]) AS manifest (flight_id)
+                  WHERE owners_locked.owners >= 0 ORDER BY key) AS keys
+            CROSS JOIN LATERAL pg_advisory_xact_lock_shared(keys.key)
+        ) AS manifests_locked
+        CROSS JOIN LATERAL (
             SELECT count(*) FROM (
                 SELECT FROM seats
                 JOIN unnest($1::text[], $2::text[]) AS asked (flight_id, seat_number) USING (flight_id, seat_number)
-                WHERE owners_locked.owners >= 0
+                WHERE manifests_locked.manifests >= 0
                 ORDER BY seats.flight_id, seats.seat_number FOR NO KEY UPDATE OF seats
             ) AS locked
         ) AS seats_locked
@@ -104,6 +138,7 @@ async def lock_seats(conn: Conn, places: Iterable[Place], *, owners: Iterable[tu
         [seat_number for _, seat_number in ordered],
         [owner for owner, _ in judged],
         [flight_id for _, flight_id in judged],
+        manifests,
     )
     return now
 

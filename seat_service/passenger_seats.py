@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from seat_service.locks import HeldSeat
+from seat_service.requests import FlightPassenger
 from services.db import Conn
 from services.proto import timestamp
 
@@ -51,3 +54,35 @@ async def find(
         )
         for row in rows
     ]
+
+
+async def live(conn: Conn, passengers: Iterable[FlightPassenger]) -> list[HeldSeat]:
+    """Returns the passengers' held and confirmed seats, lapsed holds included."""
+    asked = sorted(set(passengers))
+    rows = await conn.fetch(
+        """
+        SELECT seat.hold_id, seat.flight_id, seat.seat_number, seat.passenger_id, seat.state
+        FROM unnest($1::text[], $2::text[]) AS asked (flight_id, passenger_id)
+        CROSS JOIN LATERAL (
+            (SELECT hold_id, flight_id, seat_number, passenger_id, state FROM hold_seats
+             WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
+               AND hold_seats.state = 'CONFIRMED' LIMIT 1)
+            UNION ALL
+            (SELECT hold_id, flight_id, seat_number, passenger_id, state FROM hold_seats
+             WHERE hold_seats.flight_id = asked.flight_id AND hold_seats.passenger_id = asked.passenger_id
+               AND hold_seats.state = 'HELD' LIMIT 1)
+        ) AS seat
+        """,
+        [flight_id for flight_id, _ in asked],
+        [passenger_id for _, passenger_id in asked],
+    )
+    return [
+        HeldSeat(row["hold_id"], row["flight_id"], row["seat_number"], row["passenger_id"], row["state"])
+        for row in rows
+    ]
+
+
+async def confirmed_holds(conn: Conn, passengers: Iterable[FlightPassenger]) -> set[UUID]:
+    """Returns the holds of the passengers' confirmed seats."""
+    asked = set(passengers)
+    return {seat.hold_id for seat in await live(conn, asked) if seat.state == "CONFIRMED"} if asked else set()

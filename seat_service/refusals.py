@@ -28,6 +28,15 @@ def flight_cancelled(flight_id: str) -> FailedPrecondition:
     )
 
 
+def flight_departed(flight_id: str, departure_time: datetime) -> FailedPrecondition:
+    """The flight has left."""
+    return FailedPrecondition(
+        _name(ErrorReason.FLIGHT_DEPARTED),
+        "the flight has left",
+        metadata={"flight_id": flight_id, "departure_time": rfc3339(departure_time)},
+    )
+
+
 def layout_not_found(layout_id: str) -> NotFound:
     """There is no such cabin layout."""
     return NotFound(_name(ErrorReason.LAYOUT_NOT_FOUND), "cabin layout not found", metadata={"layout_id": layout_id})
@@ -70,8 +79,26 @@ def seat_occupied(flight_id: str, seat_number: str, state: str) -> Aborted:
 
 
 def passenger_not_found() -> NotFound:
-    """The caller's session names no such passenger on that flight."""
+    """The manifest of that flight names no such passenger whom the caller may act for."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
+
+
+def passenger_not_entitled(flight_id: str, passenger_id: str) -> FailedPrecondition:
+    """The passenger's right to a seat has ended."""
+    return FailedPrecondition(
+        _name(ErrorReason.PASSENGER_NOT_ENTITLED),
+        "the passenger may not have a seat on this flight any more",
+        metadata={"flight_id": flight_id, "passenger_id": passenger_id},
+    )
+
+
+def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
+    """The passenger travels on a lap."""
+    return FailedPrecondition(
+        _name(ErrorReason.LAP_INFANT_HAS_NO_SEAT),
+        "a lap infant has no seat of its own",
+        metadata={"passenger_id": passenger_id},
+    )
 
 
 def passenger_holds_seat(flight_id: str, passenger_id: str) -> FailedPrecondition:
@@ -152,6 +179,26 @@ def too_many_held_seats(limit: int, retry_after_seconds: float) -> ResourceExhau
         _name(ErrorReason.TOO_MANY_HELD_SEATS),
         f"at most {limit} seats of a flight can be held at a time",
         metadata={"limit": str(limit)},
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def too_many_held_seats_of_address(limit: int, retry_after_seconds: float) -> ResourceExhausted:
+    """The guests of the address hold as many seats on the flight as they may."""
+    return ResourceExhausted(
+        _name(ErrorReason.TOO_MANY_HELD_SEATS),
+        f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later",
+        metadata={"limit": str(limit), "counted_by": "ADDRESS"},
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+def address_cooling_down(retry_after_seconds: float) -> ResourceExhausted:
+    """Too many holds of the address's guests lapsed."""
+    return ResourceExhausted(
+        _name(ErrorReason.COOLING_DOWN),
+        "too many holds of guests of your network address lapsed, wait before the next",
+        metadata={"counted_by": "ADDRESS"},
         retry_after_seconds=retry_after_seconds,
     )
 

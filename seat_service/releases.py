@@ -35,7 +35,7 @@ async def free(conn: Conn, releases: Sequence[Release], *, effects: Effects) -> 
 
 
 async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Effects) -> None:
-    """HELD or CONFIRMED → OFFERED while passengers wait for a flight that flies, else AVAILABLE; and says so.
+    """HELD or CONFIRMED → OFFERED while passengers wait for a flight that will leave, else AVAILABLE; and says so.
 
     The guard is the hold itself: a seat that belongs to another hold by now is not touched, and its transaction undone.
     """
@@ -49,6 +49,8 @@ async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Ef
             SET state = CASE
                     WHEN flight.waitlist_open
                      AND (SELECT reason FROM cancelled_flights WHERE flight_id = request.flight_id) IS NULL
+                     AND coalesce((SELECT departure_time FROM departures WHERE flight_id = request.flight_id)
+                                  > statement_timestamp(), true)
                     THEN 'OFFERED' ELSE 'AVAILABLE' END::seat_state,
                 hold_id = NULL, version = seats.version + 1, update_time = statement_timestamp()
             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::uuid[])

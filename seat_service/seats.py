@@ -14,7 +14,7 @@ restore, would take `state = 'HELD'` for an invitation to read the partial index
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -23,7 +23,8 @@ from uuid import UUID, uuid4
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import hoarding, refusals
+from seat_service import entitlements, hoarding, refusals
+from seat_service.entitlements import REVOKED, judge, locator, revocations
 from seat_service.holding import explain_taken
 from seat_service.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
 from seat_service.releases import Release, announce, free, release_locked
@@ -35,6 +36,12 @@ from services.proto import timestamp
 EXPIRED: Final = "EXPIRED"
 CHANGED: Final = "CHANGED"
 MOVED: Final = "MOVED"
+# No hold outlives this: nothing of a flight that has left can be held.
+FIRST_DEPARTURE: Final = """(SELECT min(departures.departure_time) FROM hold_seats
+    CROSS JOIN LATERAL (
+        SELECT departures.departure_time FROM departures WHERE departures.flight_id = hold_seats.flight_id LIMIT 1
+    ) AS departures
+    WHERE hold_seats.hold_id = holds.hold_id)"""
 
 Transition = Callable[[Conn, Sequence[OnHold], Effects], Awaitable[list[pb.Hold | Refusal]]]
 
@@ -42,8 +49,9 @@ Transition = Callable[[Conn, Sequence[OnHold], Effects], Awaitable[list[pb.Hold 
 async def confirm(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """HELD → CONFIRMED, only before the hold's end; seats that the passengers had on these flights are freed.
 
-    A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or
-    FLIGHT_CANCELLED. Who cancels or expires the same hold at the same time either was first, or finds it CONFIRMED.
+    A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or what
+    `entitlements.revocations` refuses with. Who cancels or expires the same hold at the same time either was first, or
+    finds it CONFIRMED.
     """
     return await _in_rounds(conn, requests, _confirm, effects)
 
@@ -53,18 +61,15 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
     former = await _former_seats(conn, hold_ids)
     standing = await lock_holds(conn, [*hold_ids, *(seat.hold_id for seat, _ in former)])
     rows = await conn.fetch(
-        """
+        f"""
         UPDATE holds SET state = 'CONFIRMED', confirm_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[], $4::text[]) AS request (hold_id, owner, manages, locator)
         WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
           AND (request.owner IS NULL OR holds.owner = request.owner)
-          AND NOT EXISTS (
-              SELECT FROM hold_seats
-              WHERE hold_seats.hold_id = holds.hold_id
-                AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL)
+          AND NOT {REVOKED}
           AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp()
         RETURNING holds.hold_id, holds.confirm_time
-        """,
+        """,  # noqa: S608
         *_named(requests),
     )
     confirmed = {row["hold_id"] for row in rows}
@@ -74,11 +79,11 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
         former = await _former_seats(conn, list(by_hold)) if former else []
         await _confirm_seats(conn, by_hold, former, now=rows[0]["confirm_time"], effects=effects)
     seats = await seats_of(conn, standing)
-    cancelled = await _cancelled_flights(conn, [hold_id for hold_id in hold_ids if hold_id not in confirmed])
+    revoked = await revocations(conn, [request for request in requests if request.hold_id not in confirmed])
     return [
         _answer(standing[request.hold_id], seats, state="CONFIRMED")
         if request.hold_id in confirmed
-        else _explain(standing.get(request.hold_id), request, seats, cancelled, repeats="CONFIRMED")
+        else _explain(standing.get(request.hold_id), request, seats, revoked, repeats="CONFIRMED")
         for request in requests
     ]
 
@@ -112,6 +117,7 @@ async def _confirm_seats(
             WHERE seats.flight_id = request.flight_id AND seats.seat_number = request.seat_number
               AND seats.hold_id = request.hold_id AND seats.state = 'HELD'
               AND (SELECT reason FROM cancelled_flights WHERE flight_id = request.flight_id) IS NULL
+              AND coalesce((SELECT departure_time FROM departures WHERE flight_id = request.flight_id) > $7, true)
             RETURNING seats.flight_id, seats.seat_number, seats.version, seats.hold_id,
                       request.actor, request.request_id, request.event_id
         ), marked AS (
@@ -136,7 +142,7 @@ async def _confirm_seats(
         now,
     )
     if len(rows) != len(seats):
-        # Also where a flight was cancelled since its hold was looked at: judged anew, that is what it is told.
+        # Also if a flight was cancelled, or left, after its hold was checked: the next try is refused with that.
         raise GuardMissed
     versions = {(row["flight_id"], row["seat_number"]): row["version"] for row in rows}
     messages = {
@@ -196,7 +202,8 @@ async def cancel(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) ->
     """HELD or CONFIRMED → CANCELLED; its seats become AVAILABLE, or OFFERED where passengers wait.
 
     A repeat answers the cancelled hold. Somebody else's hold does not exist (HOLD_NOT_FOUND); a lapsed one is
-    HOLD_EXPIRED.
+    HOLD_EXPIRED. A confirmed hold with a seat on a flight that has left stays as it is (FLIGHT_DEPARTED), but for a
+    service that answers for it; a session that lost its passenger to another locator is refused (PASSENGER_NOT_FOUND).
     """
     return await _in_rounds(conn, requests, _cancel, effects)
 
@@ -206,13 +213,24 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[], $4::text[], $5::bool[])
+            AS request (hold_id, owner, manages, locator, after_departure)
         WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
           AND (request.owner IS NULL OR holds.owner = request.owner)
           AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
+          AND NOT EXISTS (
+              SELECT FROM hold_seats
+              WHERE hold_seats.hold_id = holds.hold_id
+                AND ((SELECT passengers.pnr <> request.locator FROM passengers
+                      WHERE passengers.flight_id = hold_seats.flight_id
+                        AND passengers.passenger_id = hold_seats.passenger_id)
+                     OR NOT request.after_departure AND hold_seats.state || '' = 'CONFIRMED'
+                        AND (SELECT departure_time FROM departures WHERE flight_id = hold_seats.flight_id)
+                            <= statement_timestamp()))
         RETURNING holds.hold_id
         """,
         *_named(requests),
+        [request.after_departure for request in requests],
     )
     cancelled = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)
@@ -226,10 +244,13 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
         ],
         effects=effects,
     )
+    # What ended before is answered by how it ended.
+    live = {hold.hold_id for hold in standing.values() if hold.present_state in ("HELD", "CONFIRMED")}
+    revoked = await revocations(conn, [request for request in requests if request.hold_id in live - cancelled])
     return [
         _answer(standing[request.hold_id], seats, state="CANCELLED")
         if request.hold_id in cancelled
-        else _explain(standing.get(request.hold_id), request, seats, {}, repeats="CANCELLED")
+        else _explain(standing.get(request.hold_id), request, seats, revoked, repeats="CANCELLED")
         for request in requests
     ]
 
@@ -241,31 +262,62 @@ async def release_passenger(
 
     A hold whose last seat goes is CANCELLED. Where the passenger has no seat in it by now nothing changes: a repeat
     succeeds, whoever sits elsewhere keeps that, and a lapsed hold is left to its expiry. Answers the hold as all the
-    requests leave it; HOLD_NOT_FOUND.
+    requests leave it; HOLD_NOT_FOUND; FLIGHT_DEPARTED for a confirmed seat of a flight that has left, unless the
+    service answers for it.
     """
     standing = await lock_holds(conn, [request.hold_id for request in requests])
     seats = await seats_of(conn, standing)
+    kept = await _kept_for_the_record(conn, requests, seats)
     # Of two requests for one seat the first has it. All seats are locked in one go: rounds would break the order.
     releases = {
         seat.place: Release(seat, request.actor, request.reason, request_id(request.request_key))
-        for request in reversed(requests)
+        for n, request in reversed(list(enumerate(requests)))
+        if n not in kept
         for seat in seats.get(request.hold_id, ())
         if (seat.flight_id, seat.passenger_id) == (request.flight_id, request.passenger_id)
         and seat.state != "RELEASED"
         and standing[request.hold_id].present_state != "EXPIRED"
     }
-    ended: set[UUID] = set()
+    ended = await release_seats(conn, standing, list(releases.values()), effects=effects)
     if releases:
-        await free(conn, list(releases.values()), effects=effects)
-        ended = await _end_empty_holds(conn, standing)
-        await _forget_given_back(conn, standing)
         seats = await seats_of(conn, standing)
     return [
-        refusals.hold_not_found()
+        kept[n]
+        if n in kept
+        else refusals.hold_not_found()
         if (hold := standing.get(request.hold_id)) is None
         else _answer(hold, seats, state="CANCELLED" if hold.hold_id in ended else hold.present_state)
-        for request in requests
+        for n, request in enumerate(requests)
     ]
+
+
+async def _kept_for_the_record(
+    conn: Conn, requests: Sequence[OnPassenger], seats: Mapping[UUID, Sequence[HeldSeat]]
+) -> dict[int, Refusal]:
+    """The refusals of those requests, by position, that mean a confirmed seat of a flight that has left (CHK-9)."""
+    departed = await entitlements.departed(conn, {request.flight_id for request in requests})
+    return {
+        n: departed[request.flight_id]
+        for n, request in enumerate(requests)
+        if request.flight_id in departed and not request.after_departure
+        for seat in seats.get(request.hold_id, ())
+        if (seat.flight_id, seat.passenger_id, seat.state) == (request.flight_id, request.passenger_id, "CONFIRMED")
+    }
+
+
+async def release_seats(
+    conn: Conn, hold_ids: Iterable[UUID], releases: Sequence[Release], *, effects: Effects
+) -> set[UUID]:
+    """HELD or CONFIRMED → AVAILABLE or OFFERED for single seats of locked holds; returns the holds that end by it.
+
+    A hold whose last seat goes is CANCELLED.
+    """
+    if not releases:
+        return set()
+    await free(conn, releases, effects=effects)
+    ended = await _end_empty_holds(conn, hold_ids)
+    await _forget_given_back(conn, hold_ids)
+    return ended
 
 
 async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
@@ -311,8 +363,8 @@ async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, eff
 async def extend(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """HELD → HELD with its full time again, while extensions are left and the hold has not ended (SEAT-9).
 
-    Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_CONFIRMED, HOLD_LIMIT_REACHED or
-    FLIGHT_CANCELLED.
+    It ends at the first departure of its flights at the latest. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED,
+    HOLD_CANCELLED, HOLD_CONFIRMED, HOLD_LIMIT_REACHED or what `entitlements.revocations` refuses with.
     """
     return await _in_rounds(conn, requests, _extend, effects)
 
@@ -320,18 +372,16 @@ async def extend(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) ->
 async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> list[pb.Hold | Refusal]:
     standing = await lock_holds(conn, [request.hold_id for request in requests])
     rows = await conn.fetch(
-        """
-        UPDATE holds SET expire_time = statement_timestamp() + ttl, extensions_left = extensions_left - 1
-        FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS request (hold_id, owner, manages)
+        f"""
+        UPDATE holds
+        SET expire_time = least(statement_timestamp() + ttl, {FIRST_DEPARTURE}), extensions_left = extensions_left - 1
+        FROM unnest($1::uuid[], $2::text[], $3::bool[], $4::text[]) AS request (hold_id, owner, manages, locator)
         WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
           AND (request.owner IS NULL OR holds.owner = request.owner)
-          AND NOT EXISTS (
-              SELECT FROM hold_seats
-              WHERE hold_seats.hold_id = holds.hold_id
-                AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL)
+          AND NOT {REVOKED}
           AND holds.state || '' = 'HELD' AND holds.expire_time > statement_timestamp() AND holds.extensions_left > 0
         RETURNING holds.hold_id, holds.expire_time, holds.extensions_left
-        """,
+        """,  # noqa: S608
         *_named(requests),
     )
     for row in rows:
@@ -340,11 +390,11 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
         )
     extended = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)
-    cancelled = await _cancelled_flights(conn, standing.keys() - extended)
+    revoked = await revocations(conn, [request for request in requests if request.hold_id not in extended])
     return [
         _answer(standing[request.hold_id], seats, state="HELD")
         if request.hold_id in extended
-        else _explain(standing.get(request.hold_id), request, seats, cancelled)
+        else _explain(standing.get(request.hold_id), request, seats, revoked)
         for request in requests
     ]
 
@@ -352,8 +402,9 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
     """HELD → HELD with other seats and its full time again; after a refusal the hold is as it was.
 
-    Answers the hold; what `extend` refuses with; SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS
-    or COOLING_DOWN; LapsedInTheWay as `hold`. Each request has a savepoint of its own.
+    Answers the hold; what `extend` and `entitlements.judge` refuse with; SEAT_TAKEN, SEAT_NOT_FOUND,
+    PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `hold`. Each request has a savepoint
+    of its own.
     """
     answers: list[pb.Hold | Refusal] = []
     for request in requests:
@@ -387,6 +438,8 @@ async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Ho
     )
     await _take(conn, on, [place for place in wanted if place not in had], now)
     await _seat_passengers(conn, request)
+    if {seat.flight_id for seat in request.seats} != {flight_id for flight_id, _ in had}:
+        await _end_by_departure(conn, on.hold_id, hold)
     effects.flights.update(seat.flight_id for seat in request.seats)
     del hold.seats[:]
     hold.seats.extend(
@@ -397,13 +450,24 @@ async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Ho
 
 
 async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[Place]) -> datetime:
-    """Locks the seats; raises what SEAT-16 says against the change, where it binds the owner."""
+    """Locks the seats; raises what SEAT-17 and, where it binds the owner, SEAT-16 say against the change."""
     owner = await _bound_owner(conn, request.on)
-    if owner is None:
-        return await lock_seats(conn, places)
+    address = "" if owner is None else await _guests_address(conn, request.on, owner)
     flights = Counter(seat.flight_id for seat in request.seats)
-    now = await lock_seats(conn, places, owners=[(owner, flight_id) for flight_id in flights])
+    counted = [] if owner is None else [owner, *([hoarding.locked_address(address)] if address else [])]
+    now = await lock_seats(
+        conn,
+        places,
+        owners=[(each, flight_id) for flight_id in flights for each in counted],
+        with_manifests=True,
+    )
+    for refusal in (await judge(conn, [(request.on.actor, request.seats)])).values():
+        raise refusal
+    if owner is None:
+        return now
     for flight_id, seats in flights.items():
+        if address:
+            await hoarding.refuse_address(conn, request, address=address, flight_id=flight_id, seats=seats)
         await hoarding.refuse(
             conn, request.limits, owner=owner, flight_id=flight_id, seats=seats, other_than=request.on.hold_id
         )
@@ -416,6 +480,14 @@ async def _bound_owner(conn: Conn, on: OnHold) -> str | None:
         return on.owner
     owner: str | None = await conn.fetchval("SELECT owner FROM holds WHERE hold_id = $1 AND managed", on.hold_id)
     return owner if owner is not None and hoarding.binds(owner) else None
+
+
+async def _guests_address(conn: Conn, on: OnHold, owner: str) -> str | None:
+    """The address that a guest's hold came from; None for other owners, and where no address is known."""
+    if not hoarding.is_guest(owner):
+        return None
+    address: str | None = await conn.fetchval("SELECT address FROM holds WHERE hold_id = $1", on.hold_id)
+    return address
 
 
 async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:
@@ -432,6 +504,7 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
             WHERE seats.flight_id = asked.flight_id AND seats.seat_number = asked.seat_number
               AND seats.state = 'AVAILABLE'
               AND (SELECT reason FROM cancelled_flights WHERE flight_id = asked.flight_id) IS NULL
+              AND coalesce((SELECT departure_time FROM departures WHERE flight_id = asked.flight_id) > $6, true)
             RETURNING seats.flight_id, seats.seat_number, seats.version
         ), ledger AS (
             INSERT INTO seat_events
@@ -441,12 +514,16 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
         SELECT asked.flight_id, asked.seat_number, seats.state::text, taken.version IS NOT NULL AS taken,
                NULL::text AS passenger_id, NULL::uuid AS own_hold, false AS takes_offers,
                (SELECT reason FROM cancelled_flights WHERE flight_id = asked.flight_id) IS NOT NULL AS flight_cancelled,
+               departure.departure_time, coalesce(departure.departure_time <= $6, false) AS departed,
                ARRAY(SELECT holds.hold_id FROM holds
                      WHERE holds.hold_id = seats.hold_id AND holds.state || '' = 'HELD'
                        AND holds.expire_time <= statement_timestamp()) AS lapsed_holds
         FROM asked
         LEFT JOIN seats USING (flight_id, seat_number)
         LEFT JOIN taken USING (flight_id, seat_number)
+        LEFT JOIN LATERAL (
+            SELECT departures.departure_time FROM departures WHERE departures.flight_id = asked.flight_id LIMIT 1
+        ) AS departure ON true
         """,
         [flight_id for flight_id, _ in places],
         [seat_number for _, seat_number in places],
@@ -481,13 +558,26 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
         raise refusals.passenger_holds_seat(elsewhere["flight_id"], elsewhere["passenger_id"])
     await conn.execute(
         """
-        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner)
-        SELECT $4, flight_id, seat_number, passenger_id, (SELECT owner FROM holds WHERE hold_id = $4)
+        INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, owner, address)
+        SELECT $4, flight_id, seat_number, passenger_id, (SELECT owner FROM holds WHERE hold_id = $4),
+               (SELECT address FROM holds WHERE hold_id = $4)
         FROM unnest($1::text[], $2::text[], $3::text[]) AS seat (flight_id, seat_number, passenger_id)
         """,
         *_columns(request),
         hold_id,
     )
+
+
+async def _end_by_departure(conn: Conn, hold_id: UUID, hold: pb.Hold) -> None:
+    """Ends a hold that has seats of other flights now at the first departure of these at the latest."""
+    expire_time = await conn.fetchval(
+        f"""
+        UPDATE holds SET expire_time = least(statement_timestamp() + ttl, {FIRST_DEPARTURE})
+        WHERE hold_id = $1 AND state || '' = 'HELD' RETURNING expire_time
+        """,  # noqa: S608
+        hold_id,
+    )
+    hold.expire_time.CopyFrom(timestamp(expire_time))
 
 
 def _columns(request: ChangeRequest) -> tuple[list[str], list[str], list[str]]:
@@ -535,7 +625,7 @@ def _explain(
     hold: StandingHold | None,
     request: OnHold,
     seats: Mapping[UUID, Sequence[HeldSeat]],
-    cancelled_flights: Mapping[UUID, str],
+    revoked: Mapping[UUID, Refusal],
     *,
     repeats: str | None = None,
 ) -> pb.Hold | Refusal:
@@ -546,8 +636,7 @@ def _explain(
         return refusals.hold_managed()
     if hold.state == repeats:
         return _answer(hold, seats, state=hold.state)
-    cancelled = cancelled_flights.get(hold.hold_id)
-    return _explain_state(hold) if cancelled is None else refusals.flight_cancelled(cancelled)
+    return revoked.get(hold.hold_id) or _explain_state(hold)
 
 
 def _explain_state(hold: StandingHold) -> Refusal:
@@ -559,22 +648,6 @@ def _explain_state(hold: StandingHold) -> Refusal:
         case "HELD" if not hold.lapsed and hold.extensions_left == 0:
             return refusals.hold_limit_reached(hold.expire_time)
     return refusals.hold_expired(hold.expire_time)
-
-
-async def _cancelled_flights(conn: Conn, hold_ids: Collection[UUID]) -> dict[UUID, str]:
-    """Of those of the holds that have a seat of a cancelled flight, that flight; also of holds that ended by it."""
-    if not hold_ids:
-        return {}
-    rows = await conn.fetch(
-        """
-        SELECT hold_id, min(flight_id) AS flight_id FROM hold_seats
-        WHERE hold_id = ANY($1::uuid[])
-          AND (SELECT reason FROM cancelled_flights WHERE flight_id = hold_seats.flight_id) IS NOT NULL
-        GROUP BY hold_id
-        """,
-        list(hold_ids),
-    )
-    return {row["hold_id"]: row["flight_id"] for row in rows}
 
 
 async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
@@ -594,9 +667,10 @@ async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
     return _answer(hold, await seats_of(conn, [hold_id]), state=hold.present_state)
 
 
-def _named(requests: Sequence[OnHold]) -> tuple[list[UUID], list[str | None], list[bool]]:
+def _named(requests: Sequence[OnHold]) -> tuple[list[UUID], list[str | None], list[bool], list[str | None]]:
     return (
         [request.hold_id for request in requests],
         [request.owner for request in requests],
         [request.manages for request in requests],
+        [locator(request.actor) for request in requests],
     )

@@ -12,7 +12,7 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2
 from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_server
 
-from seat_service import cancellations, sweeper
+from seat_service import cancellations, manifests, sweeper
 from seat_service.admission import Admission
 from seat_service.authorization import POLICY
 from seat_service.availability import Availability
@@ -22,6 +22,7 @@ from seat_service.flights import FlightLayouts
 from seat_service.handlers import SUBSCRIPTIONS
 from seat_service.inventory import Inventory
 from seat_service.layout_register import Layouts
+from seat_service.manifests import Departing
 from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
 from seat_service.servicer import SeatServicer
 from seat_service.settings import SeatSettings
@@ -48,7 +49,13 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
     maps = SeatMaps(pool, cache)
     availability = Availability(pool, layouts, relay)
     inventory = Inventory(pool, layouts=layouts, maps=maps, availability=availability, relay=relay)
-    timers = Timers(pool, {cancellations.CANCEL_HOLDS: Handler(Emptying(pool, inventory).cancel_holds)})
+    timers = Timers(
+        pool,
+        {
+            cancellations.CANCEL_HOLDS: Handler(Emptying(pool, inventory).cancel_holds),
+            manifests.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
+        },
+    )
     # Each locks all seats of a flight: two in one transaction would take them in another order than holds do.
     events = Consumer(
         pool,

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from google.api import httpbody_pb2
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
-from seat_service import ledger, passenger_seats, seats
+from seat_service import entitlements, ledger, manifests, passenger_seats, seats
 from seat_service.admission import Admission, check_owner, manages
+from seat_service.entitlements import Passenger
 from seat_service.flights import FlightLayouts, ProvisionRequest, WaitlistRequest
 from seat_service.inventory import Inventory
+from seat_service.manifests import Departure, Departures, ManifestChange
 from seat_service.requests import ChangeRequest, OnHold, OnPassenger, OnSeat
 from seat_service.seat_map import MapRenderer, SeatMaps
-from seat_service.suggestions import suggest
+from seat_service.suggestions import suggest_to_party
 from seat_service.watch import Watches
 from services import db, paging
 from services.auth import Role
 from services.call import running
 from services.db import Pool
+from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.paging import PageTokens
 
 Context = Any
@@ -57,7 +61,8 @@ class SeatServicer(SeatServiceServicer):
 
     async def ProvisionSeats(self, request: pb.ProvisionSeatsRequest, context: Context) -> pb.ProvisionSeatsResponse:
         key = running().request_key(request)
-        return await self._inventory.provision(ProvisionRequest(request.flight_id, request.layout_id, key))
+        departure = _moment("departure_time", request.departure_time) if request.HasField("departure_time") else None
+        return await self._inventory.provision(ProvisionRequest(request.flight_id, request.layout_id, departure, key))
 
     async def GetSeatMap(self, request: pb.GetSeatMapRequest, context: Context) -> pb.SeatMap:
         snapshot = await self._maps.read(request.flight_id, known_version=request.known_version)
@@ -76,18 +81,12 @@ class SeatServicer(SeatServiceServicer):
     async def SuggestSeats(self, request: pb.SuggestSeatsRequest, context: Context) -> pb.SuggestSeatsResponse:
         layout = await self._layouts.of(request.flight_id)
         snapshot = await self._maps.read(request.flight_id)
-        return pb.SuggestSeatsResponse(
-            suggestions=suggest(
-                layout,
-                snapshot.states,
-                party_size=request.party_size,
-                cabin=request.cabin,
-                positions=list(request.positions),
-                children=request.children,
-                infants=request.infants,
-                excluded=frozenset(request.excluded_seats),
-            )
-        )
+        own = entitlements.locator(running().principal.name)
+        party: list[Passenger] = []
+        if own is not None or request.passenger_ids:
+            async with db.transaction(self._pool) as conn:
+                party = await entitlements.party(conn, request.flight_id, pnr=own, passenger_ids=request.passenger_ids)
+        return pb.SuggestSeatsResponse(suggestions=suggest_to_party(layout, snapshot.states, request, party))
 
     async def HoldSeat(self, request: pb.HoldSeatRequest, context: Context) -> pb.Hold:
         call = running()
@@ -139,12 +138,12 @@ class SeatServicer(SeatServiceServicer):
         return await self._inventory.extend(_on_hold(request, request.hold_id))
 
     async def ChangeHoldSeats(self, request: pb.ChangeHoldSeatsRequest, context: Context) -> pb.Hold:
-        principal = running().principal
         return await self._inventory.change(
             ChangeRequest(
                 on=_on_hold(request, request.hold_id),
-                seats=await self._admission.seats(principal, request.seats),
+                seats=await self._admission.seats(request.seats),
                 limits=self._admission.limits,
+                address_limits=self._admission.address_limits,
             )
         )
 
@@ -152,7 +151,16 @@ class SeatServicer(SeatServiceServicer):
         return await self._inventory.confirm(_on_hold(request, request.hold_id, owner=request.owner))
 
     async def CancelHold(self, request: pb.CancelHoldRequest, context: Context) -> pb.Hold:
-        return await self._inventory.cancel(_on_hold(request, request.hold_id, reason=request.reason or "CANCELLED"))
+        if request.after_departure and running().principal.role is not Role.SERVICE:
+            raise PermissionDenied
+        return await self._inventory.cancel(
+            _on_hold(
+                request,
+                request.hold_id,
+                reason=request.reason or "CANCELLED",
+                after_departure=request.after_departure,
+            )
+        )
 
     async def ReleasePassengerSeat(self, request: pb.ReleasePassengerSeatRequest, context: Context) -> pb.Hold:
         call = running()
@@ -162,6 +170,7 @@ class SeatServicer(SeatServiceServicer):
                 owner=None,
                 actor=call.principal.name,
                 reason=request.reason or "RELEASED",
+                after_departure=request.after_departure,
                 request_key=call.request_key(request),
                 flight_id=request.flight_id,
                 passenger_id=request.passenger_id,
@@ -173,6 +182,22 @@ class SeatServicer(SeatServiceServicer):
     ) -> pb.FindPassengerSeatsResponse:
         async with db.transaction(self._pool) as conn:
             return pb.FindPassengerSeatsResponse(seats=await passenger_seats.find(conn, request.passengers))
+
+    async def SyncPassengers(self, request: pb.SyncPassengersRequest, context: Context) -> pb.SyncPassengersResponse:
+        if request.flights:
+            await self._inventory.set_departures(
+                Departures(
+                    tuple(
+                        Departure(
+                            each.flight_id, _moment(f"flights[{n}].departure_time", each.departure_time), each.revision
+                        )
+                        for n, each in enumerate(request.flights)
+                    )
+                )
+            )
+        return await self._inventory.sync_passengers(
+            ManifestChange(tuple(map(manifests.entry, request.passengers)), running().principal.name)
+        )
 
     async def BlockSeat(self, request: pb.BlockSeatRequest, context: Context) -> pb.Seat:
         return await self._described(request, await self._inventory.block(await self._on_seat(request)))
@@ -228,6 +253,14 @@ class SeatServicer(SeatServiceServicer):
         )
 
 
+def _moment(field: str, given: Timestamp) -> datetime:
+    """Returns the time of a request. Raises INVALID_FIELD for one that no calendar has."""
+    try:
+        return given.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error
+
+
 def _assignment(request: pb.HoldSeatRequest | pb.ClaimSeatRequest) -> pb.SeatAssignment:
     return pb.SeatAssignment(
         flight_id=request.flight_id,
@@ -237,7 +270,9 @@ def _assignment(request: pb.HoldSeatRequest | pb.ClaimSeatRequest) -> pb.SeatAss
     )
 
 
-def _on_hold(request: Message, hold_id: str, *, reason: str = "", owner: str = "") -> OnHold:
+def _on_hold(
+    request: Message, hold_id: str, *, reason: str = "", owner: str = "", after_departure: bool = False
+) -> OnHold:
     """Raises PermissionDenied for a foreign owner."""
     call = running()
     check_owner(call.principal, owner)
@@ -247,5 +282,6 @@ def _on_hold(request: Message, hold_id: str, *, reason: str = "", owner: str = "
         actor=call.principal.name,
         reason=reason,
         manages=manages(call.principal),
+        after_departure=after_departure,
         request_key=call.request_key(request),
     )

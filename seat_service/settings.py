@@ -28,6 +28,10 @@ class SeatSettings(ServiceSettings):
     lapses_window_seconds: float = Field(default=900, gt=0)
     cool_down_seconds: float = Field(default=60, gt=0)
     """The first cool-down; each further lapse doubles it, up to `lapses_window_seconds`."""
+    held_seats_limit_per_address: int = Field(default=27, ge=1)
+    """Seats that all guests of one network address together may hold on one flight."""
+    lapses_allowed_per_address: int = Field(default=30, ge=1)
+    """Holds of all guests of one address that may lapse within the window before the address is cooled down."""
     sweep_interval_seconds: float = Field(default=0.25, gt=0)
     watch_interval_seconds: float = Field(default=0.2, gt=0)
     """How often a watched map is looked at."""

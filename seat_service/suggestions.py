@@ -16,14 +16,16 @@ of them as the shapes of the cabin allow sit beside an adult.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 from skyhigh.seat.v1 import seat_service_pb2
-from skyhigh.seat.v1.seat_service_pb2 import Seat, SuggestSeatsResponse
+from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat, SuggestSeatsResponse
 
+from seat_service import eligibility
 from seat_service.cabin_layouts import AISLE_SEAT, CENTRE_SEAT, EXIT_ROW, WINDOW_SEAT, Layout, LayoutSeat
+from seat_service.entitlements import Passenger
 
 MAX_SUGGESTIONS = 5
 FREE = "A"
@@ -191,6 +193,34 @@ def suggest(
         if candidates:
             return [_suggestion(grid, party, candidate, band) for candidate in _best(candidates)]
     return []
+
+
+def suggest_to_party(
+    layout: Layout, states: str, request: seat_service_pb2.SuggestSeatsRequest, party: Sequence[Passenger]
+) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
+    """Returns proposals for a request, in the cabins and with the needs of a party of the manifest, where there is one.
+
+    A seat is proposed only if each member with needs could take it, because the party decides who sits where.
+    """
+    seated = [each.person for each in party if each.person.type != PassengerProfile.INFANT]
+    cabins = {person.cabin for person in seated} - {Seat.CABIN_UNSPECIFIED}
+    needs = [replace(person, cabin=Seat.CABIN_UNSPECIFIED) for person in seated]
+    unfit = {
+        seat.seat_number
+        for seat in layout.seats
+        if (cabins and seat.cabin not in cabins) or not all(eligibility.fits(person, seat) for person in needs)
+    }
+    children = sum(person.type == PassengerProfile.CHILD for person in seated) if request.passenger_ids else 0
+    return suggest(
+        layout,
+        states,
+        party_size=request.party_size,
+        cabin=request.cabin,
+        positions=list(request.positions),
+        children=min(max(request.children, children), request.party_size),
+        infants=max(request.infants, len(party) - len(seated)),
+        excluded=unfit.union(request.excluded_seats),
+    )
 
 
 def _by_kind(search: _Search) -> Iterator[tuple[tuple[int, int], list[_Candidate]]]:

@@ -180,6 +180,7 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
             policy=service.policy,
             verifier=verifier,
             watches_per_principal=config.watches_per_principal,
+            proxies=config.proxies,
         )
         parts.register(cast("grpc.aio.Server", guarded))
         healthy = health.aio.HealthServicer()

@@ -12,7 +12,7 @@ from uuid import UUID
 import grpc
 from google.protobuf.message import Message
 
-from services.auth import Principal
+from services.auth import Principal, Role
 from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey, fingerprint
 
@@ -24,13 +24,17 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who calls which method, in which trace, and with which idempotency key in the header."""
+    """Who calls which method, in which trace, and with which idempotency key in the header.
+
+    `proxies` are the networks of the gateways, whose header names the client's address.
+    """
 
     method: str
     principal: Principal
     traceparent: str
     idempotency_header: str | None
     context: grpc.aio.ServicerContext[Any, Any]
+    proxies: Sequence[Network] = ()
 
     def header(self, name: str) -> str | None:
         """Returns a header by its lower-case name; the last one where it was sent more than once."""
@@ -42,16 +46,35 @@ class Call:
 
         The gateway says it in a header that it takes from no client.
         """
-        # `ipv4:127.0.0.1:4711` or `ipv6:[::1]:4711`, percent-encoded.
-        peer = (
-            self.context.peer().partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
-        )
+        peer = self._peer()
         try:
             if any(ip_address(peer) in network for network in proxies):
                 return str(ip_address(self.header(CLIENT_HEADER) or peer))
         except ValueError:
             pass
         return peer
+
+    def outside_address(self) -> str:
+        """Returns the address outside that the call comes from; empty for a call that began inside.
+
+        The gateway names it in a header that it takes from no client, and a service passes on what it was told. The
+        same header from another peer is ignored.
+        """
+        named = self.header(CLIENT_HEADER)
+        if not named:
+            return ""
+        try:
+            trusted = self.principal.role is Role.SERVICE or any(
+                ip_address(self._peer()) in network for network in self.proxies
+            )
+            return str(ip_address(named)) if trusted else ""
+        except ValueError:
+            return ""
+
+    def _peer(self) -> str:
+        # `ipv4:127.0.0.1:4711` or `ipv6:[::1]:4711`, percent-encoded.
+        peer: str = self.context.peer()
+        return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
 
     def request_key(self, request: Message) -> RequestKey | None:
         """Returns the key of a mutation, from its `request_id` or from the header; None where there is neither.

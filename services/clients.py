@@ -127,7 +127,7 @@ def channel(
 
 
 class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
-    """Says who calls, in which trace, and until when."""
+    """Says who calls, in which trace, for which address outside, and until when."""
 
     def __init__(self, token: OwnToken | None, timeout_seconds: float) -> None:
         self._token = token
@@ -143,6 +143,9 @@ class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
         metadata = [("traceparent", telemetry.traceparent_or_new(running.traceparent if running else None))]
         if self._token is not None:
             metadata.append(("authorization", f"Bearer {self._token}"))
+            # Limits by address count a client's calls, whichever service makes them for it.
+            if address := running.outside_address() if running else "":
+                metadata.append((call.CLIENT_HEADER, address))
         details = grpc.aio.ClientCallDetails(
             method=client_call_details.method,
             timeout=client_call_details.timeout or self._timeout_seconds,

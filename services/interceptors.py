@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from services import call, db, telemetry
 from services.auth import ANYBODY, Access, TokenVerifier
-from services.call import Call
+from services.call import Call, Network
 from services.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -55,11 +55,13 @@ class GuardedServer:
         policy: Mapping[str, Access],
         verifier: TokenVerifier,
         watches_per_principal: int,
+        proxies: Sequence[Network] = (),
     ) -> None:
         self._server = server
         self._policy = policy
         self._verifier = verifier
         self._places = WatchPlaces(per_principal=watches_per_principal)
+        self._proxies = proxies
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Does nothing: the generated code registers the same methods twice, here and below."""
@@ -71,7 +73,8 @@ class GuardedServer:
 
     def _guard(self, method: str, handler: _Handler) -> _Handler:
         # Requests are decoded inside, because a decoding failure of the library's own is answered as a defect of ours.
-        guard = _Guard(method, self._policy.get(method), self._verifier, self._places, handler)
+        access = self._policy.get(method)
+        guard = _Guard(method, access, self._verifier, self._places, handler, proxies=self._proxies)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(guard.listen, handler.request_deserializer, _serialize)
         if handler.response_streaming:
@@ -88,9 +91,17 @@ class _Guard:
     """One method with everything around it."""
 
     def __init__(
-        self, method: str, access: Access | None, verifier: TokenVerifier, places: WatchPlaces, handler: _Handler
+        self,
+        method: str,
+        access: Access | None,
+        verifier: TokenVerifier,
+        places: WatchPlaces,
+        handler: _Handler,
+        *,
+        proxies: Sequence[Network],
     ) -> None:
         self._method = method
+        self._proxies = proxies
         self._access = access
         self._verifier = verifier
         self._places = places
@@ -183,6 +194,7 @@ class _Guard:
                 telemetry.traceparent_or_new(cast("str | None", traceparent)),
                 cast("str | None", idempotency_header),
                 context,
+                self._proxies,
             )
         )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.call import Network
 from services.identity import Identity, whole
 
 
@@ -41,6 +43,8 @@ class ServiceSettings(BaseSettings):
     page_token_key: str = Field(min_length=32, validation_alias="SKYHIGH_PAGE_TOKEN_KEY")
     """Signs page tokens; the same for all processes."""
     log_level: str = Field(default="info", validation_alias="SKYHIGH_LOG_LEVEL")
+    trusted_proxies: str = Field(default="127.0.0.0/8,::1/128", validation_alias="SKYHIGH_TRUSTED_PROXIES")
+    """Networks of the gateways whose header names the client's address, by commas."""
 
     tls_certificate: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_CERTIFICATE")
     """With this and the next two every port takes mutual TLS and nothing else, and so do the services that are called.
@@ -55,6 +59,11 @@ class ServiceSettings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         whole(self.tls_certificate, self.tls_key, self.tls_authority)
         return self
+
+    @property
+    def proxies(self) -> list[Network]:
+        """The networks of `trusted_proxies`."""
+        return [ip_network(text.strip()) for text in self.trusted_proxies.split(",") if text.strip()]
 
     @property
     def identity(self) -> Identity | None:

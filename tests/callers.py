@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -21,6 +21,10 @@ AUDIENCE: Final = "skyhigh"
 LAYOUT: Final = "A320-180Y"
 # So many calls two cores answer well within a deadline.
 AT_ONCE: Final = 8
+# What passenger sessions may do only for passengers of the manifest.
+READS_MANIFEST: Final = frozenset(
+    {"SuggestSeats", "HoldSeat", "HoldSeats", "ExtendHold", "ChangeHoldSeats", "ConfirmHold"}
+)
 Result = TypeVar("Result")
 _LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
 
@@ -46,11 +50,29 @@ async def a_few_at_once(calls: Iterable[Awaitable[Result]], *, at_once: int = AT
     return await asyncio.gather(*(one(call) for call in calls))
 
 
+class Listing:
+    """Passengers whom a seat service shall have on its manifest before their session acts."""
+
+    def __init__(self, checkin: Caller, passengers: Sequence[pb.SyncPassengersRequest.ManifestPassenger]) -> None:
+        self._checkin = checkin
+        self._passengers = passengers
+        self._syncing = asyncio.Lock()
+        self._synced = False
+
+    async def sync(self) -> None:
+        """Syncs them, once."""
+        async with self._syncing:
+            if not self._synced:
+                await self._checkin.SyncPassengers(pb.SyncPassengersRequest(passengers=self._passengers))
+                self._synced = True
+
+
 class Caller:
     """One principal and its stub. Each RPC of the contract is a method of `rpc`."""
 
-    def __init__(self, stub: Any, name: str, token: str) -> None:
+    def __init__(self, stub: Any, name: str, token: str, listing: Listing | None = None) -> None:
         self._stub = stub
+        self._listing = listing
         self.name = name
         self.token = token
 
@@ -61,7 +83,21 @@ class Caller:
             metadata = (("authorization", f"Bearer {self.token}"), *more.pop("metadata", ()))
             return call(request, metadata=metadata, timeout=more.pop("timeout", 20), **more)
 
-        return with_token
+        if self._listing is None or method not in READS_MANIFEST:
+            return with_token
+        listing = self._listing
+
+        async def once_listed(request: Any, **more: Any) -> Any:
+            await listing.sync()
+            return await with_token(request, **more)
+
+        return once_listed
+
+    async def listed(self) -> Caller:
+        """Has the session's passengers on the manifest before its token is used in other ways than these methods."""
+        if self._listing is not None:
+            await self._listing.sync()
+        return self
 
     async def provision(self, flight_id: str, layout_id: str = LAYOUT) -> None:
         """Creates a flight."""
@@ -113,6 +149,7 @@ class Callers:
     ) -> None:
         self._channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
         self._stub = stub(self._channel)
+        self._seats = stub is SeatServiceStub
         self._keys = keys
         self.address = address
 
@@ -137,9 +174,33 @@ class Callers:
         return self._caller("customer", name or secrets.token_hex(6))
 
     def passenger(self, *passengers: str, pnr: str | None = None) -> Caller:
-        """A passenger session; each passenger as `ID:FLIGHT[:CABIN[:TYPE[+SSR…]]]`."""
+        """A passenger session; each passenger as `ID:FLIGHT[:CABIN[:TYPE[+SSR…]]]`.
+
+        A seat service has them on its manifest before the session takes a seat; one who is there already stays in the
+        session that came first. The claims are those of old tokens.
+        """
         pnr = pnr or "".join(secrets.choice(_LETTERS) for _ in range(6))
-        return self._caller("passenger", pnr, passengers=[_passenger(text) for text in passengers])
+        claims = [_passenger(text) for text in passengers]
+        caller = self._caller("passenger", pnr, passengers=claims)
+        if not self._seats:
+            return caller
+        listed = [
+            listed_passenger(
+                each["flight"],
+                each["id"],
+                pnr,
+                revision=1,
+                cabin=each["cabin"],
+                type=each["type"],
+                special_services=each["ssr"],
+            )
+            for each in claims
+        ]
+        return Caller(self._stub, caller.name, caller.token, Listing(self.service("checkin"), listed))
+
+    def session(self, pnr: str) -> Caller:
+        """A passenger session as check-in signs it: the token has the locator alone, and nothing is synced."""
+        return self._caller("passenger", pnr)
 
     def anybody(self, token: str) -> Caller:
         """Whoever has this token."""
@@ -153,6 +214,20 @@ class Callers:
     def _caller(self, role: str, subject: str, **more: Any) -> Caller:
         token = self._keys.sign(self.claims(role, subject, **more))
         return Caller(self._stub, f"{role}:{subject}", token)
+
+
+def listed_passenger(
+    flight_id: str, passenger_id: str, pnr: str, *, ended: bool = False, revision: int = 0, **profile: Any
+) -> pb.SyncPassengersRequest.ManifestPassenger:
+    """A passenger of a manifest; without a revision newer than all before."""
+    return pb.SyncPassengersRequest.ManifestPassenger(
+        flight_id=flight_id,
+        passenger_id=passenger_id,
+        pnr=pnr,
+        profile=pb.PassengerProfile(**profile),
+        ended=ended,
+        revision=revision or time.time_ns(),
+    )
 
 
 def _passenger(text: str) -> dict[str, Any]:

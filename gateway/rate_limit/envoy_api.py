@@ -13,7 +13,7 @@ from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.json_format import ParseDict
 from skyhigh.gateway.v1 import envoy_pb2
 
-from gateway.limits import SHARED, Key, Limit, Mode, of_call
+from gateway.limits import SHARED, Key, Limit, Mode, address_limit, of_call
 from gateway.rate_limit import abuse, observing, telemetry
 from gateway.rate_limit.abuse import Finding
 from gateway.rate_limit.gcra import Rate, SharedLimits
@@ -124,7 +124,8 @@ class EnvoyApi:
             limit = of_call(self._policy.limits, call_class, Key.PRINCIPAL, entries["role"])
             source = f"{entries['role']}:{entries['subject']}"
         else:
-            limit = of_call(self._policy.limits, call_class, Key.ADDRESS, "")
+            role = entries.get("role", "")
+            limit = address_limit(self._policy.limits, call_class, role)
             source = entries.get("masked_remote_address", "")
         return (limit, source) if limit else None
 
@@ -157,7 +158,8 @@ class EnvoyApi:
             scope="LOGIN" if window.kind in observing.LOGIN_ONLY else "EVERYTHING",
             evidence=observing.evidence(exceeded.evidence),
         )
-        block_for = timedelta(seconds=self._settings.block_seconds) if self._policy.enforced else None
+        blocks = self._policy.enforced and window.kind not in observing.WITHOUT_BLOCK
+        block_for = timedelta(seconds=self._settings.block_seconds) if blocks else None
         async with db.transaction(self._pool) as conn:
             written = await abuse.record(conn, finding, block_for=block_for)
         if written:

@@ -8,21 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from typing import Final
 
 from skyhigh.gateway.v1 import envoy_pb2
 
-from gateway.filters import IPV6_PREFIX_BITS, ROLE_HEADER, SUBJECT_HEADER
+from gateway.filters import ROLE_HEADER, SUBJECT_HEADER
 from gateway.rate_limit.settings import GatewayServiceSettings
 from gateway.rate_limit.windows import Seen, Window
+from services.addresses import counted_address
 from services.auth import Role
 
 MAPS: Final = frozenset({"seat.GetSeatMap", "seat.GetSeatMapJson"})
 HOLDS: Final = frozenset({"seat.HoldSeat", "seat.HoldSeats"})
 GIVEN_UP: Final = frozenset({"seat.CancelHold"})
 LOGINS: Final = frozenset({"checkin.CreateSession"})
-OBSERVED: Final = MAPS | HOLDS | GIVEN_UP | LOGINS
+BOOKINGS: Final = frozenset({"booking.CreateBooking"})
+OBSERVED: Final = MAPS | HOLDS | GIVEN_UP | LOGINS | BOOKINGS
 # Machines of ours, which read many maps by design.
 TRUSTED: Final = frozenset({Role.OPERATIONS, Role.SERVICE})
 
@@ -30,7 +31,10 @@ MAP_BURST: Final = "MAP_BURST"
 MAP_SCAN: Final = "MAP_SCAN"
 HOLD_SPINNING: Final = "HOLD_SPINNING"
 LOGIN_GUESSING: Final = "LOGIN_GUESSING"
-KINDS: Final = (MAP_BURST, MAP_SCAN, HOLD_SPINNING, LOGIN_GUESSING)
+ADDRESS_HOARDING: Final = "ADDRESS_HOARDING"
+KINDS: Final = (MAP_BURST, MAP_SCAN, HOLD_SPINNING, LOGIN_GUESSING, ADDRESS_HOARDING)
+# The seat service refuses the address's holds by itself, and a block of the address would close it to the others.
+WITHOUT_BLOCK: Final = frozenset({ADDRESS_HOARDING})
 # Others may share the address.
 LOGIN_ONLY: Final = frozenset({LOGIN_GUESSING})
 
@@ -76,6 +80,9 @@ def _of_call(entry: envoy_pb2.HttpAccessLogEntry, settings: GatewayServiceSettin
                 yield _observed(entry, Window(MAP_SCAN, principal, 2, settings.map_scan), of=flight[1])
         elif _spins(rpc, entry) and role != Role.AGENT:
             yield _observed(entry, Window(HOLD_SPINNING, principal, 300, settings.hold_spins))
+        if rpc in HOLDS | BOOKINGS and role == Role.CUSTOMER and _refused_by_service(entry):
+            window = Window(ADDRESS_HOARDING, _address(entry), 300, settings.hoarding_guests)
+            yield Observation(window, Seen(_time(entry), f"{principal} {rpc}"))
 
 
 def _failed(entry: envoy_pb2.HttpAccessLogEntry) -> bool:
@@ -86,15 +93,24 @@ def _spins(rpc: str, entry: envoy_pb2.HttpAccessLogEntry) -> bool:
     """Whether somebody gave up a hold, or was refused one by the service, which counts the holds that lapsed."""
     if rpc in GIVEN_UP:
         return entry.response.response_code.value == _OK
+    return rpc in HOLDS and _refused_by_service(entry)
+
+
+def _refused_by_service(entry: envoy_pb2.HttpAccessLogEntry) -> bool:
+    """Whether the service, and no limit of the gateway, refused it as too much."""
     return entry.response.response_code.value == _TOO_MANY and entry.response.response_code_details == _FROM_SERVICE
+
+
+def _time(entry: envoy_pb2.HttpAccessLogEntry) -> float:
+    start = entry.common_properties.start_time
+    return start.seconds + start.nanos / 1e9
 
 
 def _observed(entry: envoy_pb2.HttpAccessLogEntry, window: Window, *, of: str = "") -> Observation:
     """`of` says what is counted once; else each call counts."""
-    start = entry.common_properties.start_time
     path = _path(entry) if window.kind not in LOGIN_ONLY else entry.common_properties.route_name
     member = f"{of} {path}" if of else f"{entry.request.request_id} {path}"
-    return Observation(window, Seen(start.seconds + start.nanos / 1e9, member))
+    return Observation(window, Seen(_time(entry), member))
 
 
 def evidence(members: Iterable[str]) -> tuple[str, ...]:
@@ -114,8 +130,5 @@ def _principal(entry: envoy_pb2.HttpAccessLogEntry) -> tuple[str, str]:
 
 
 def _address(entry: envoy_pb2.HttpAccessLogEntry) -> str:
-    address = ip_address(entry.common_properties.downstream_remote_address.socket_address.address)
-    if address.version == 4:
-        return f"address:{address}"
-    groups = ip_network((address, IPV6_PREFIX_BITS), strict=False).network_address.exploded.split(":")[:4]
-    return f"address:{':'.join(groups)}::/{IPV6_PREFIX_BITS}"
+    address = entry.common_properties.downstream_remote_address.socket_address.address
+    return f"address:{counted_address(address)}"

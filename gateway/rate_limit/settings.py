@@ -37,5 +37,7 @@ class GatewayServiceSettings(ServiceSettings):
     """More holds given up, or refused for the holds before, than this in 5 minutes are abuse."""
     failed_logins: int = Field(default=30, ge=1)
     """More failed logins from one address than this in 10 minutes are abuse."""
+    hoarding_guests: int = Field(default=9, ge=1)
+    """More guests of one address than this whose holds or bookings the seat service refused in 5 minutes are abuse."""
     policy_poll_seconds: float = Field(default=0.5, gt=0)
     """How often limits and blocks are read, for what other processes changed."""

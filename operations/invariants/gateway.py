@@ -13,6 +13,11 @@ LIMITS: Final = (
         for call_class in ("map", "hold", "read", "write", "watch")
         for who in ("principal", "agent", "operations", "service")
     ),
+    *(
+        f"{call_class}-per-{who}"
+        for call_class in ("map", "hold", "read", "write", "watch")
+        for who in ("address", "agent-address")
+    ),
     *(f"{call_class}-per-address" for call_class in ("login", "search", "webhook", "any")),
 )
 

@@ -4,7 +4,38 @@ from __future__ import annotations
 
 from typing import Final
 
+from skyhigh.seat.v1.seat_service_pb2 import Seat
+
 from operations.invariants.invariant import Invariant
+from seat_service.cabin_layouts import load_layouts
+
+# 14 CFR 121.585: these passengers, children and lap infants sit in no exit row.
+_NO_EXIT_ROW: Final = [
+    "WCHR",
+    "WCHS",
+    "WCHC",
+    "BLND",
+    "DEAF",
+    "STCR",
+    "MEDA",
+    "DPNA",
+    "MAAS",
+    "UMNR",
+    "INFT",
+    "PETC",
+    "ESCT",
+]
+
+
+def _described_seats() -> str:
+    """The seats of all layouts as rows of SQL: layout, seat number, cabin, exit row, room for a lap infant."""
+    return ", ".join(
+        f"('{layout.layout_id}', '{seat.seat_number}', '{Seat.Cabin.Name(seat.cabin)}', "
+        f"{seat.exit_row}, {seat.infant_allowed})"
+        for layout in load_layouts().values()
+        for seat in layout.seats
+    )
+
 
 SEAT_INVARIANTS: Final = (
     Invariant(
@@ -295,6 +326,61 @@ SEAT_INVARIANTS: Final = (
            OR coalesce(availability.version, 1) < map.version
               -- What the change's own process did not announce, the reconciler does: 200 flights in 5 s and a bit.
               AND map.change_time < now() - interval '30 s' - interval '30 ms' * (SELECT count(*) FROM seat.flights)
+        """,
+        needs_service=True,
+    ),
+    Invariant(
+        14,
+        "no passenger who may have no seat on a flight has one",
+        """
+        SELECT flight_id, passenger_id, of_hold.seat_number, of_hold.state, passengers.ended, passengers.type,
+               passengers.update_time
+        FROM seat.passengers JOIN seat.hold_seats AS of_hold USING (flight_id, passenger_id)
+        LEFT JOIN seat.holds USING (hold_id) LEFT JOIN seat.departures USING (flight_id)
+        WHERE (passengers.ended OR passengers.type = 'INFANT')
+          -- A hold that had lapsed before is the sweeper's; a confirmed seat of a flight that has left stays.
+          AND (of_hold.state = 'HELD' AND holds.expire_time > passengers.update_time
+               OR of_hold.state = 'CONFIRMED'
+                  AND (departures.departure_time <= passengers.update_time + interval '5 s') IS NOT TRUE)
+        """,
+    ),
+    Invariant(
+        14,
+        "every seat fits the cabin and the needs of its passenger",
+        f"""
+        SELECT flight_id, passenger_id, of_hold.seat_number, of_hold.state, passengers.cabin, passengers.type,
+               passengers.special_services, described.cabin AS seat_cabin, described.exit_row, described.infant_allowed
+        FROM seat.passengers JOIN seat.hold_seats AS of_hold USING (flight_id, passenger_id)
+        JOIN seat.flights USING (flight_id) LEFT JOIN seat.holds USING (hold_id)
+        LEFT JOIN seat.departures USING (flight_id)
+        JOIN (VALUES {_described_seats()}) AS described (layout_id, seat_number, cabin, exit_row, infant_allowed)
+            ON described.layout_id = flights.layout_id AND described.seat_number = of_hold.seat_number
+        WHERE (passengers.cabin NOT IN ('CABIN_UNSPECIFIED', described.cabin)
+               OR described.exit_row
+                  AND (passengers.type <> 'ADULT' OR passengers.special_services && ARRAY{_NO_EXIT_ROW})
+               OR NOT described.infant_allowed AND 'INFT' = ANY(passengers.special_services))
+          AND (of_hold.state = 'HELD' AND holds.expire_time > passengers.update_time
+               OR of_hold.state = 'CONFIRMED'
+                  AND (departures.departure_time <= passengers.update_time + interval '5 s') IS NOT TRUE)
+        """,  # noqa: S608
+    ),
+    Invariant(
+        14,
+        "nothing is held, confirmed or offered on a flight that has left",
+        """
+        SELECT flight_id, seat_number, to_state, event_time, departure_time FROM seat.seat_events
+        JOIN seat.departures USING (flight_id)
+        WHERE to_state IN ('HELD', 'CONFIRMED', 'OFFERED')
+          AND event_time > greatest(departure_time, departures.update_time)
+        """,
+    ),
+    Invariant(
+        14,
+        "no hold outlives the departure of its flight by more than 5 s",
+        """
+        SELECT hold_id, flight_id, of_hold.seat_number, expire_time, departure_time
+        FROM seat.departures JOIN seat.hold_seats AS of_hold USING (flight_id) JOIN seat.holds USING (hold_id)
+        WHERE of_hold.state = 'HELD' AND greatest(departure_time, departures.update_time) < now() - interval '5 s'
         """,
         needs_service=True,
     ),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -170,7 +170,7 @@ async def until(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def money_text(money: Mapping[str, Any]) -> str:
+def money_text(money: dict[str, Any]) -> str:
     """Returns the gateway's JSON of an amount for people."""
     return text_of_money(json_format.ParseDict(money, money_pb2.Money()))
 

@@ -383,6 +383,13 @@ class Agency:
             "INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, 'FOG', now())", flight_id
         )
 
+    async def depart(self, flight_id: str) -> None:
+        """Lets the seat service alone know that a flight has left."""
+        times = seat_pb.SyncPassengersRequest.FlightTimes(
+            flight_id=flight_id, departure_time=timestamp(datetime.now(UTC)), revision=1
+        )
+        await self.seats.service("checkin").SyncPassengers(seat_pb.SyncPassengersRequest(flights=[times]))
+
     async def row(self, booking: pb.Booking) -> asyncpg.Record:
         """A booking as it is written."""
         row = await self.database.fetchrow("SELECT * FROM bookings WHERE booking_id = $1", UUID(booking.booking_id))

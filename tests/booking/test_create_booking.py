@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
@@ -12,6 +13,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from booking_service import bookings, seating
 from booking_service.records import SeatOf
+from services.call import CLIENT_HEADER
 from services.errors import Unavailable
 from tests.aging import make_timer_due
 from tests.booking.agency import (
@@ -498,3 +500,24 @@ async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans
     assert state_of(booking) == "CREATED"
     await make_timer_due(agency.database, "booking", "reserve", booking.booking_id)
     await customer.becomes(booking, "SEATS_RESERVED")
+
+
+async def test_bookings_count_for_the_address_of_their_guests(agency: Agency) -> None:
+    journey, address = await agency.flight(), ((CLIENT_HEADER, f"203.0.113.{secrets.randbelow(256)}"),)
+
+    async def book() -> pb.Booking:
+        guest = agency.customer()
+        request = pb.CreateBookingRequest(
+            flight_id=journey.flight_id, passengers=people(*["ADULT"] * 9), request_id=str(uuid4())
+        )
+        booked: pb.Booking = await guest.desk.CreateBooking(request, metadata=address)
+        return booked
+
+    for _ in range(3):
+        assert (await book()).state == pb.Booking.SEATS_RESERVED
+    with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS") as refusal:
+        await book()
+    assert refusal.info.metadata == {"limit": "27", "counted_by": "ADDRESS"}
+    assert "network address" in refusal.message
+    # A guest of another address books what is left.
+    await agency.customer().book(journey)

@@ -53,6 +53,7 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "ReleasePassengerSeat": "S",
         "FindPassengerSeats": "S",
         "SetWaitlistOpen": "S",
+        "SyncPassengers": "S",
     },
     "CheckInService": {
         "ImportManifest": "OS",

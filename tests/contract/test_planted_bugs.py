@@ -75,6 +75,16 @@ SWEEP_BY_ID: Final[list[Plant]] = [
         "SET state = 'EXPIRED', confirm_time = NULL, end_time = greatest(expire_time, statement_timestamp())",
     ),
 ]
+HOLD_FOR_AN_ENDED_PASSENGER: Final[list[Plant]] = [
+    ("passenger.special_services, passenger.ended", "passenger.special_services, false AS ended")
+]
+CONFIRM_FOR_ANOTHER_LOCATOR: Final[list[Plant]] = [
+    ("passengers.ended OR passengers.type = 'INFANT' OR passengers.pnr <> request.locator", "false")
+]
+CONFIRM_AFTER_DEPARTURE: Final[list[Plant]] = [
+    ("<= statement_timestamp(), false)", "IS NULL, false)"),
+    ("coalesce((SELECT departure_time FROM departures WHERE flight_id = request.flight_id) > $7, true)", "true"),
+]
 RELEASE_WITHOUT_AN_EVENT: Final[list[Plant]] = [
     (
         "INSERT INTO outbox (event_id, routing_key, body, traceparent) SELECT event_id, routing_key, body, traceparent"
@@ -132,12 +142,30 @@ async def a_repeat_has_one_effect(broken: Instance, flight: str) -> None:
     await rules.a_repeat_has_one_effect(broken.database, broken.callers.agent(), "HoldSeat", request, flight)
 
 
+async def an_ended_passenger_gets_no_seat(broken: Instance, flight: str) -> None:
+    await rules.an_ended_passenger_gets_no_seat(broken.callers, broken.database, flight)
+
+
+async def a_session_confirms_for_its_locator_only(broken: Instance, flight: str) -> None:
+    await rules.a_session_confirms_for_its_locator_only(broken.callers, broken.database, flight)
+
+
+async def nothing_is_confirmed_after_departure(broken: Instance, flight: str) -> None:
+    await rules.nothing_is_confirmed_after_departure(broken.callers, broken.database, flight)
+
+
 BUGS: Final[dict[str, tuple[list[Plant], Rule]]] = {
     "a hold without a guard": (HOLD_WITHOUT_A_GUARD, one_of_many),
     "a hold of the seats that are left": (HOLD_OF_WHAT_IS_LEFT, one_taken_seat_is_enough_to_get_none),
     "a confirmation after the end": (CONFIRM_AFTER_THE_END, a_lapsed_hold_is_not_confirmed),
     "a cancellation by anybody": (CANCEL_BY_ANYBODY, a_stranger_cancels_nothing),
     "a cancellation by seat, whoever has it": (CANCEL_BY_SEAT, a_cancelled_hold_touches_nobody),
+    "a hold for a passenger who ended": (HOLD_FOR_AN_ENDED_PASSENGER, an_ended_passenger_gets_no_seat),
+    "a confirmation for another locator's passenger": (
+        CONFIRM_FOR_ANOTHER_LOCATOR,
+        a_session_confirms_for_its_locator_only,
+    ),
+    "a confirmation after the departure": (CONFIRM_AFTER_DEPARTURE, nothing_is_confirmed_after_departure),
     "a sweeper that does not look at the end": (SWEEP_BEFORE_THE_END, living_holds_are_kept),
     "a sweeper that frees by id what it read before": (SWEEP_BY_ID, a_decided_hold_does_not_expire),
     "a release that nobody hears of": (RELEASE_WITHOUT_AN_EVENT, a_cancelled_hold_touches_nobody),

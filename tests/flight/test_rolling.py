@@ -44,11 +44,11 @@ class WatchedPeers(Peers):
         self.asked: list[str] = []
         self.answers = MANY
 
-    async def provision(self, flight_id: str, layout_id: str) -> int:
+    async def provision(self, flight_id: str, layout_id: str, departure_time: datetime) -> int:
         self.asked.append(flight_id)
         if len(self.asked) > self.answers:
             await asyncio.Event().wait()
-        return await super().provision(flight_id, layout_id)
+        return await super().provision(flight_id, layout_id, departure_time)
 
     async def are_stuck(self) -> bool:
         """Whether somebody waits for an answer that never comes."""

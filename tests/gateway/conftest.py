@@ -29,6 +29,7 @@ class Mobile:
     caller: Caller
 
     async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        await self.caller.listed()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.request(
             method, path, json=body, headers={"authorization": f"Bearer {self.caller.token}", **named}

@@ -18,7 +18,7 @@ import gateway
 from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
 from gateway.exposure import SERVICES, CallClass
-from gateway.limits import ANY_CLASS, DEFAULTS, SHARED, Key, of_call
+from gateway.limits import ANY_CLASS, DEFAULTS, PUBLIC_CLASSES, SHARED, Key, of_call
 from gateway.rate_limit import observing
 from gateway.rate_limit.settings import GatewayServiceSettings
 from gateway.render import GatewaySettings
@@ -137,20 +137,30 @@ def shown_limit(call_class: str, key: Key, role: str) -> str:
 
 def test_the_limits_are_those_of_the_code() -> None:
     expected = []
-    for call_class in (*CallClass, ANY_CLASS):
-        key = Key.PRINCIPAL if of_call(DEFAULTS, call_class, Key.PRINCIPAL, "") else Key.ADDRESS
+    keys = [
+        (call_class, key)
+        for call_class in (*CallClass, ANY_CLASS)
+        for key in Key
+        if of_call(DEFAULTS, call_class, key, "")
+    ]
+    for call_class, key in keys:
         everybody, agents, machines = (
             {shown_limit(call_class, key, role) for role in roles}
             for roles in ((Role.PASSENGER, Role.CUSTOMER), (Role.AGENT,), (Role.OPERATIONS, Role.SERVICE))
         )
-        others = ["the same", "the same"] if key is Key.ADDRESS else [*agents, *machines]
+        if key is Key.PRINCIPAL:
+            others = [*agents, *machines]
+        elif call_class in {*PUBLIC_CLASSES, ANY_CLASS}:
+            others = ["the same", "the same"]
+        else:
+            others = [*agents, "none"]
         counted = "by all together" if call_class in SHARED else "by each gateway"
         expected.append([call_class, key.lower(), *everybody, *others, counted])
     assert sorted([row[0], *row[2:]] for row in rows("class")) == sorted(expected)
 
 
 def test_the_classes_have_the_rpcs_that_are_named() -> None:
-    named = {row[0]: row[1].split(", ") for row in rows("class")}
+    named = {row[0]: row[1].split(", ") for row in rows("class") if row[1] != "the same"}
     own = {rpc: call_class for service in SERVICES for rpc, call_class in service.classes.items()}
     assert {rpc for rpcs in named.values() for rpc in rpcs if " " not in rpc and rpc != "streams"} == own.keys()
     assert [rpc for rpc, call_class in own.items() if rpc not in named[call_class]] == []
@@ -158,11 +168,14 @@ def test_the_classes_have_the_rpcs_that_are_named() -> None:
 
 def test_the_rules_of_abuse_are_those_of_the_code() -> None:
     settings = GatewayServiceSettings.model_fields
-    thresholds = (settings[name].default for name in ("map_burst", "map_scan", "hold_spins", "failed_logins"))
+    names = ("map_burst", "map_scan", "hold_spins", "failed_logins", "hoarding_guests")
+    thresholds = (settings[name].default for name in names)
+    closed = {kind: ["address", "logins"] for kind in observing.LOGIN_ONLY}
+    closed |= {kind: ["address", "nothing"] for kind in observing.WITHOUT_BLOCK}
     for row, kind, threshold in zip(rows("found"), observing.KINDS, thresholds, strict=True):
         assert row[0] == kind
         assert f"more than {threshold} " in row[1]
-        assert row[2:] == (["address", "logins"] if kind in observing.LOGIN_ONLY else ["principal", "everything"])
+        assert row[2:] == closed.get(kind, ["principal", "everything"])
     assert f"a **block** of {settings['block_seconds'].default // 60} minutes" in README
 
 

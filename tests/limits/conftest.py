@@ -19,6 +19,7 @@ from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 from deploy.local.process import Process, free_ports, serves_grpc
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
+from gateway.limits import ANY_CLASS, DEFAULTS, PUBLIC_CLASSES, Key, Limit
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import write
@@ -107,14 +108,16 @@ async def edge_of(
     envoys: int = 1,
     own_process: bool = False,
     rate_limits: RateLimits = RateLimits.ON,
+    shared_address: bool = True,
     configured: Mapping[str, Any] | None = None,
     **variables: str,
 ) -> AsyncIterator[Edge]:
     """Serves within the block.
 
     `own_process` keeps the gateway service out of this process, which a storm of calls leaves too busy to answer Envoy
-    in time. `configured` are fields of GatewaySettings, such as where a service is that is no echo; `variables` are
-    environment variables of the gateway service.
+    in time. `shared_address` raises the limits of addresses: the calls of most tests come from 127.0.0.1 and are about
+    other limits. `configured` are fields of GatewaySettings, such as where a service is that is no echo; `variables`
+    are environment variables of the gateway service.
     """
     variables = {
         "SKYHIGH_RATE_LIMITS": rate_limits,
@@ -153,7 +156,17 @@ async def edge_of(
         http = await enter(httpx.AsyncClient(timeout=20, limits=connections))
         for admin_port in admin_ports:
             await eventually(partial(_tells, http, admin_port))
+        if shared_address and rate_limits is RateLimits.ON:
+            for limit in DEFAULTS:
+                if limit.key is Key.ADDRESS and limit.call_class not in {*PUBLIC_CLASSES, ANY_CLASS}:
+                    await set_limit(admin, limit, requests_per_minute=1_000_000, burst=100_000)
         yield Edge(tuple(ports), http, seats, admin)
+
+
+async def set_limit(admin: Callers, limit: Limit, *, requests_per_minute: int, burst: int) -> None:
+    """Changes a limit."""
+    request = pb.SetLimitRequest(limit_id=limit.limit_id, requests_per_minute=requests_per_minute, burst=burst)
+    await admin.operations().SetLimit(request)
 
 
 @asynccontextmanager

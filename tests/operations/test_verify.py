@@ -24,7 +24,7 @@ from operations.__main__ import app
 from operations.invariants import INVARIANTS
 from operations.verify import CACHED_MAPS, Finding, check, lateness
 from tests.aging import lapse_holds
-from tests.callers import seat
+from tests.callers import listed_passenger, seat
 from tests.conftest import SERVICES
 from tests.dates import flight_id
 from tests.instances import Database, Instance, connected, instance, own_database
@@ -41,6 +41,16 @@ HELD: Final = HOLD.format(FLIGHT, "10A")
 CONFIRMED: Final = HOLD.format(FLIGHT, "11A")
 OF_10A: Final = f"flight_id = '{FLIGHT}' AND seat_number = '10A'"
 OF_11A: Final = f"flight_id = '{FLIGHT}' AND seat_number = '11A'"
+# Of an exit row.
+OF_12B: Final = f"flight_id = '{FLIGHT}' AND seat_number = '12B'"
+# Lists the passenger of a seat.
+LISTED: Final = """
+    INSERT INTO passengers (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision)
+    SELECT flight_id, passenger_id, '{pnr}', '{cabin}', '{type}', '{services}', {ended}, 1
+    FROM hold_seats WHERE {where} AND state <> 'RELEASED'"""
+DEPARTED: Final = f"""
+    INSERT INTO departures (flight_id, departure_time, revision, update_time)
+    VALUES ('{FLIGHT}', now() - interval '1 hour', 1, now() - interval '1 hour')"""
 
 # What holds back whoever corrupts by mistake.
 DEFENCES: Final = """
@@ -201,6 +211,37 @@ CORRUPTIONS: Final = {
             INSERT INTO timers (name, subject, due_time, try_time)
             VALUES ('test', 'x', now() - interval '6 s', now() - interval '6 s')""",
     },
+    "no passenger who may have no seat on a flight has one": {
+        "held by one who ended": LISTED.format(
+            pnr="XK4T7Q", cabin="ECONOMY", type="ADULT", services="{}", ended=True, where=OF_10A
+        ),
+        "confirmed for one who ended": LISTED.format(
+            pnr="XK4T7Q", cabin="ECONOMY", type="ADULT", services="{}", ended=True, where=OF_11A
+        ),
+        "confirmed for a lap infant": LISTED.format(
+            pnr="XK4T7Q", cabin="ECONOMY", type="INFANT", services="{}", ended=False, where=OF_11A
+        ),
+    },
+    "every seat fits the cabin and the needs of its passenger": {
+        "another cabin": LISTED.format(
+            pnr="XK4T7Q", cabin="BUSINESS", type="ADULT", services="{}", ended=False, where=OF_11A
+        ),
+        "a wheelchair in an exit row": LISTED.format(
+            pnr="XK4T7Q", cabin="ECONOMY", type="ADULT", services="{VGML,WCHR}", ended=False, where=OF_12B
+        ),
+        "a child in an exit row": LISTED.format(
+            pnr="XK4T7Q", cabin="ECONOMY", type="CHILD", services="{}", ended=False, where=OF_12B
+        ),
+        "a lap infant without a mask": LISTED.format(
+            pnr="XK4T7Q", cabin="ECONOMY", type="ADULT", services="{INFT}", ended=False, where=OF_11A
+        ),
+    },
+    "nothing is held, confirmed or offered on a flight that has left": {
+        "held and confirmed": DEPARTED,
+    },
+    "no hold outlives the departure of its flight by more than 5 s": {
+        "held": DEPARTED,
+    },
 }
 OF_SEATS: Final = [invariant for invariant in INVARIANTS if invariant.schemas == ("seat",)]
 
@@ -263,6 +304,20 @@ async def _live(service: Instance) -> None:
                 request_id=str(uuid4()),
             )
         )
+    # One who ends loses a seat, one whose needs change loses an exit row, one who may stay keeps a seat.
+    checkin = service.callers.service("checkin")
+    listed = [f"listed{n}" for n in range(3)]
+    for number, passenger in zip(("17A", "13E", "17C"), listed, strict=True):
+        await agent.confirm(await agent.hold(FLIGHT, number, passenger))
+    changes: tuple[dict[str, Any], ...] = (
+        {"ended": True},
+        {"special_services": ["WCHR"]},
+        {"special_services": ["VGML"]},
+    )
+    for change, passenger in zip(changes, listed, strict=True):
+        await checkin.SyncPassengers(
+            pb.SyncPassengersRequest(passengers=[listed_passenger(FLIGHT, passenger, "XK4T7Q", **change)])
+        )
     # A canceller's reason is free text, also this one.
     await agent.cancel(await agent.hold_seats(seat(FLIGHT, "14A"), seat(OTHER, "14A")), reason="EXPIRED")
     for number in ("15A", "15B"):
@@ -323,7 +378,7 @@ async def test_a_true_history_has_no_violation(connection: Database, redis: Redi
     findings = await check(connection, redis)
     assert _found(findings) == {}
     assert [str(finding) for finding in findings if finding.not_checked] == []
-    assert {finding.number for finding in findings} == {1, 2, 3, 4, 5, 6, 7, 10, 11}
+    assert {finding.number for finding in findings} == {1, 2, 3, 4, 5, 6, 7, 10, 11, 14}
 
 
 async def test_the_history_has_every_kind_of_transition(connection: Database) -> None:
@@ -332,6 +387,7 @@ async def test_the_history_has_every_kind_of_transition(connection: Database) ->
     assert len(edges) >= 9
     reasons = {row["reason"] for row in await connection.fetch("SELECT DISTINCT reason FROM seat_events")}
     assert {"HELD", "CONFIRMED", "CHANGED", "MOVED", "EXPIRED", "BROKEN"} <= reasons
+    assert {"ENTITLEMENT_ENDED", "SEAT_NO_LONGER_FITS"} <= reasons
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import cast
 from uuid import UUID
@@ -33,6 +33,7 @@ PAST_EVENTS = 200_000
 LIMITS = Limits(held_seats=9, lapses_allowed=5, lapses_window=timedelta(minutes=15), cool_down=timedelta(minutes=1))
 OWNER = "customer:history"
 AGENT = "agent:history"
+ADDRESS = "203.0.113.1"
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,31 @@ class History:
 
 FILL = f"""
 WITH past AS (
-    INSERT INTO holds (hold_id, owner, purpose, state, ttl, extensions_left, create_time, expire_time, end_time)
+    INSERT INTO holds (hold_id, owner, purpose, state, ttl, extensions_left, create_time, expire_time, end_time,
+                       address)
     SELECT gen_random_uuid(), owner, 'CHECK_IN', (ARRAY['EXPIRED', 'CANCELLED'])[1 + n % 2]::hold_state,
            interval '2 minutes', 9, now() - interval '1 day' - n * interval '1 second',
            now() - interval '1 day' - (n - 120) * interval '1 second',
-           now() - interval '1 day' - (n - 121) * interval '1 second'
+           now() - interval '1 day' - (n - 121) * interval '1 second',
+           CASE WHEN owner = '{OWNER}' THEN '{ADDRESS}' END
     FROM generate_series(1, {PAST_HOLDS}) AS n CROSS JOIN unnest(ARRAY['{OWNER}', '{AGENT}']) AS owner
     RETURNING hold_id, owner
 ), numbered AS (
     SELECT hold_id, owner, row_number() OVER () AS n FROM past
 ), live AS (
-    INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time)
-    SELECT gen_random_uuid(), owner, 'CHECK_IN', interval '1 hour', 9, now(), now() + interval '1 hour'
+    INSERT INTO holds (hold_id, owner, purpose, ttl, extensions_left, create_time, expire_time, address)
+    SELECT gen_random_uuid(), owner, 'CHECK_IN', interval '1 hour', 9, now(), now() + interval '1 hour',
+           CASE WHEN owner = '{OWNER}' THEN '{ADDRESS}' END
     FROM generate_series(1, {LIVE_HOLDS}) AS n CROSS JOIN unnest(ARRAY['{OWNER}', '{AGENT}']) AS owner
     RETURNING hold_id, owner
 )
-INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, state, owner)
+INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, state, owner, address)
 SELECT hold_id, CASE WHEN n <= {PAST_OF_FLIGHT} THEN $1 ELSE 'PAST-' || n % 1000 END, (1 + n % 30) || 'A', 'P' || n,
-       'RELEASED', owner
+       'RELEASED', owner, CASE WHEN owner = '{OWNER}' THEN '{ADDRESS}' END
 FROM numbered
 UNION ALL
 SELECT hold_id, 'LIVE-' || row_number() OVER () / 5, (1 + row_number() OVER () % 5) || 'A',
-       'P' || row_number() OVER (), 'HELD', owner
+       'P' || row_number() OVER (), 'HELD', owner, CASE WHEN owner = '{OWNER}' THEN '{ADDRESS}' END
 FROM live
 """
 
@@ -120,6 +124,8 @@ def wants(flight: str, seat_number: str, owner: str) -> HoldRequest:
         ttl=timedelta(minutes=2),
         extensions=9,
         limits=LIMITS if owner == OWNER else None,
+        address=ADDRESS if owner == OWNER else "",
+        address_limits=replace(LIMITS, held_seats=27, lapses_allowed=30),
     )
 
 
@@ -157,7 +163,7 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
     second = await held(costing, wants(history.flight, "2B", owner))
     on = OnHold(UUID(second.hold_id), owner if owner == OWNER else None, owner, reason="PLANS")
     asked = AskedSeat(history.flight, "2C", second.seats[0].passenger_id)
-    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS)], effects=Effects())
+    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS, LIMITS)], effects=Effects())
     assert isinstance(changed, pb.Hold), changed
     passenger = OnPassenger(
         UUID(second.hold_id),
@@ -188,6 +194,27 @@ async def test_the_limits_still_count_what_is_held_and_what_lapsed(history: Hist
         OWNER,
     )
     (cooling,) = await holding.hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
+    assert getattr(cooling, "reason", None) == "COOLING_DOWN"
+    costing.expect_bounded()
+
+
+async def test_the_limit_of_an_address_costs_the_same_and_still_counts(history: History, costing: Costing) -> None:
+    for n in range(27):
+        guest = replace(wants(history.flight, f"{4 + n // 6}{'ABCDEF'[n % 6]}", OWNER), owner=f"customer:guest-{n}")
+        await held(costing, guest)
+    full_address = replace(wants(history.flight, "20A", OWNER), owner="customer:guest-27")
+    (full,) = await holding.hold(cast("Conn", costing), [full_address], effects=Effects())
+    assert getattr(full, "metadata", None) == {"limit": "27", "counted_by": "ADDRESS"}
+    await costing.conn.execute(
+        """
+        UPDATE holds SET state = 'EXPIRED', create_time = now() - interval '3 minutes',
+                         expire_time = now() - interval '1 second', end_time = now()
+        WHERE hold_id IN (SELECT hold_id FROM hold_seats
+                          WHERE address = $1 AND state = 'HELD' ORDER BY hold_id LIMIT 30)
+        """,
+        ADDRESS,
+    )
+    (cooling,) = await holding.hold(cast("Conn", costing), [full_address], effects=Effects())
     assert getattr(cooling, "reason", None) == "COOLING_DOWN"
     costing.expect_bounded()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -13,12 +14,13 @@ import asyncpg
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import holding, passenger_seats, seat_map, seats
+from seat_service import entitlements, holding, manifests, passenger_seats, seat_map, seats
+from seat_service.cabin_layouts import load_layouts
 from seat_service.hoarding import Limits
 from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold, OnPassenger
 from services import db
 from services.db import Conn
-from tests.callers import Caller
+from tests.callers import Caller, listed_passenger
 from tests.conftest import World
 from tests.dates import new_flight_id
 from tests.instances import database_with, instance
@@ -27,7 +29,7 @@ LIMITS = Limits(held_seats=9, lapses_allowed=10, lapses_window=timedelta(minutes
 
 
 # A scan of a table that only grows.
-GROWING = re.compile(r"Scan .*on (seats|holds|hold_seats|seat_events|idempotency)\b")
+GROWING = re.compile(r"Scan .*on (seats|holds|hold_seats|seat_events|idempotency|passengers|departures)\b")
 
 
 class Explaining:
@@ -172,6 +174,35 @@ async def test_passengers_seats_are_looked_up_by_the_partial_indexes(explaining:
         assert index in plan, plan
     assert "Seq Scan" not in plan, plan
     assert "Bitmap" not in plan, plan
+
+
+async def test_the_manifest_is_read_and_written_by_its_keys(explaining_new: tuple[Explaining, str]) -> None:
+    explaining, flight = explaining_new
+    conn = cast("Conn", explaining)
+    numbers = [f"{row}A" for row in range(15, 25)]
+    requests = [
+        replace(wants(flight, number), owner="passenger:XK4T7Q", actor="service:plans", limits=None)
+        for number in numbers
+    ]
+    await holding.hold(conn, requests, effects=Effects())
+    entries = tuple(
+        manifests.entry(listed_passenger(flight, request.seats[0].passenger_id, "XK4T7Q", ended=n % 2 == 0, revision=1))
+        for n, request in enumerate(requests)
+    )
+    times = (manifests.Departure(flight, datetime.now(UTC) + timedelta(hours=2), 1),)
+    layouts = load_layouts()
+    await manifests.set_departures(conn, [manifests.Departures(times)], effects=Effects())
+    change = manifests.ManifestChange(entries, "service:plans")
+    (response,) = await manifests.sync(conn, [change], layouts=layouts, effects=Effects())
+    assert isinstance(response, pb.SyncPassengersResponse)
+    assert len(response.freed_seats) == len(numbers) / 2
+    assert await manifests.review(conn, flight, layouts=layouts, effects=Effects()) == 0
+    assert len(await entitlements.party(conn, flight, pnr="XK4T7Q", passenger_ids=[])) == len(numbers) / 2
+    for plan in explaining.plans:
+        assert whole(plan) == [], plan
+        assert "Seq Scan" not in plan, plan
+    for index in ("passengers_pkey", "passengers_of_locator", "departures_pkey", "one_confirmed_seat_per_passenger"):
+        assert any(index in plan for plan in explaining.plans), index
 
 
 async def test_a_map_is_read_by_its_flight(explaining: Explaining, flight: str) -> None:

@@ -23,10 +23,13 @@ from seat_service.requests import Effects
 from services import db
 from services.db import Pool
 from tests.aging import age_holds, lapse_holds
-from tests.callers import Caller, Callers, a_few_at_once, read, refused, seat
+from tests.callers import Caller, Callers, a_few_at_once, listed_passenger, read, refused, seat
 from tests.dates import new_flight_id as new_flight_id  # noqa: PLC0414 - other folders import it from here
 from tests.instances import Database
 from tests.waiting import eventually
+
+# Locators of two parties.
+PNR, OTHER_PNR = "XK4T7Q", "XK4T7R"
 
 # Each returns a row for each violation on the flights $1.
 VIOLATIONS: Final[Mapping[str, str]] = {
@@ -321,6 +324,44 @@ async def versions_never_go_back(callers: Sequence[Callers], flight: str) -> Non
     await asyncio.gather(
         watch_the_end(), *(write(n) for n in range(4)), follow(agents), follow(agents[:1]), follow(agents[-1:])
     )
+
+
+async def an_ended_passenger_gets_no_seat(callers: Callers, database: Database, flight: str) -> None:
+    """SEAT-17: a passenger whose entitlement ended gets no seat, whoever asks for it."""
+    await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
+    for caller in (callers.session(PNR), callers.agent(), callers.service()):
+        with refused("FAILED_PRECONDITION", "PASSENGER_NOT_ENTITLED"):
+            await caller.hold(flight, "20A", "P1")
+    assert (await rows(database, flight))["hold_seats"] == []
+
+
+async def a_session_confirms_for_its_locator_only(callers: Callers, database: Database, flight: str) -> None:
+    """SEAT-17: a hold that an agent took for a session is not confirmed by it for a passenger of another locator."""
+    await sync(callers, listed_passenger(flight, "P1", OTHER_PNR))
+    session = callers.session(PNR)
+    hold = await callers.agent().hold(flight, "20A", "P1", owner=session.name)
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await session.confirm(hold)
+    assert (
+        await database.fetchval("SELECT count(*) FROM seats WHERE flight_id = $1 AND state = 'CONFIRMED'", flight) == 0
+    )
+
+
+async def nothing_is_confirmed_after_departure(callers: Callers, database: Database, flight: str) -> None:
+    """SEAT-17: a hold that still runs when its flight has left is not confirmed."""
+    hold = await callers.agent().hold(flight, "20A")
+    # As a departure that the timer has not followed yet.
+    await database.execute("INSERT INTO departures VALUES ($1, now() - interval '1 s', 1)", flight)
+    with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED"):
+        await callers.agent().confirm(hold)
+
+
+async def sync(callers: Callers, *passengers: pb.SyncPassengersRequest.ManifestPassenger) -> pb.SyncPassengersResponse:
+    """Syncs passengers as the check-in service does."""
+    response: pb.SyncPassengersResponse = await callers.service("checkin").SyncPassengers(
+        pb.SyncPassengersRequest(passengers=passengers)
+    )
+    return response
 
 
 async def a_lapsed_hold_is_not_confirmed(callers: Callers, database: Database, flight: str) -> None:

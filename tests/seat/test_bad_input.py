@@ -15,11 +15,12 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from deploy.local.secrets import SigningKeys
 from services import telemetry
-from tests.callers import Caller, Callers, read, refused, seat
+from tests.callers import Caller, Callers, listed_passenger, read, refused, seat
 from tests.dates import flight_id
 from tests.instances import Database
 from tests.seat.rules import written
@@ -115,7 +116,8 @@ GOOD: Final[dict[str, Any]] = {
     "SetWaitlistOpen": pb.SetWaitlistOpenRequest(flight_id=FLIGHT, open=True, request_id=UUID),
 }
 ROLE: Final = {"ProvisionSeats": "operations"} | dict.fromkeys(
-    ("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"), "service"
+    ("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen", "SyncPassengers"),
+    "service",
 )
 OPTIONAL: Final = {
     ("HoldSeat", "owner"),
@@ -205,6 +207,45 @@ async def test_a_malformed_field_is_named(callers: Callers, method: str) -> None
         ("ChangeHoldSeats", pb.ChangeHoldSeatsRequest(hold_id=UUID), "seats"),
         ("FindPassengerSeats", pb.FindPassengerSeatsRequest(), "passengers"),
         ("SetWaitlistOpen", pb.SetWaitlistOpenRequest(flight_id=FLIGHT, revision=-1), "revision"),
+        *(
+            ("SyncPassengers", pb.SyncPassengersRequest(passengers=[wrong]), f"passengers[0].{field}")
+            for field, wrong in {
+                "flight_id": listed_passenger("?", "P1", "XK4T7Q"),
+                "passenger_id": listed_passenger(FLIGHT, "P 1", "XK4T7Q"),
+                "pnr": listed_passenger(FLIGHT, "P1", "XK4T7"),
+                "revision": listed_passenger(FLIGHT, "P1", "XK4T7Q", revision=-1),
+                "profile.special_services[0]": listed_passenger(FLIGHT, "P1", "XK4T7Q", special_services=["x"]),
+            }.items()
+        ),
+        (
+            "SyncPassengers",
+            pb.SyncPassengersRequest(flights=[pb.SyncPassengersRequest.FlightTimes(flight_id=FLIGHT, revision=1)]),
+            "flights[0].departure_time",
+        ),
+        *(
+            (
+                "SyncPassengers",
+                pb.SyncPassengersRequest(
+                    flights=[
+                        pb.SyncPassengersRequest.FlightTimes(flight_id=FLIGHT, revision=1, departure_time=impossible)
+                    ]
+                ),
+                "flights[0].departure_time",
+            )
+            for impossible in (Timestamp(seconds=10**15), Timestamp(nanos=-1))
+        ),
+        (
+            "ProvisionSeats",
+            pb.ProvisionSeatsRequest(
+                flight_id=FLIGHT, layout_id="A320-180Y", departure_time=Timestamp(seconds=-(10**12))
+            ),
+            "departure_time",
+        ),
+        (
+            "SuggestSeats",
+            pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=2, passenger_ids=["P 1"]),
+            "passenger_ids[0]",
+        ),
         ("SuggestSeats", pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=0), "party_size"),
         ("SuggestSeats", pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=10), "party_size"),
         ("SuggestSeats", pb.SuggestSeatsRequest(flight_id=FLIGHT, party_size=9, children=9), "children"),
@@ -410,11 +451,3 @@ async def test_a_monstrous_token_is_refused_by_the_transport(callers: Callers) -
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await callers.anybody("A" * 100_000).GetSeatMap(GOOD["GetSeatMap"])
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-@pytest.mark.usefixtures("nothing_changed")
-@pytest.mark.parametrize("passenger", [":SPACE", "::KING"])
-async def test_a_session_of_an_impossible_passenger_opens_nothing(callers: Callers, demo: str, passenger: str) -> None:
-    session = callers.passenger(f"P1:{demo}{passenger}")
-    with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
-        await session.hold(demo, "20A", "P1")

@@ -155,7 +155,9 @@ async def prepared(method: str, callers: Callers, flight: str) -> tuple[Caller, 
 
 
 def test_every_mutation_is_tested() -> None:
-    assert {method for method, access in POLICY.items() if access.effect is Effect.WRITE} == MUTATIONS.keys()
+    # SyncPassengers has no key: the revisions of its rows say what is a repeat (test_sync_passengers.py).
+    keyed_methods = {method for method, access in POLICY.items() if access.effect is Effect.WRITE} - {"SyncPassengers"}
+    assert keyed_methods == MUTATIONS.keys()
 
 
 @every_mutation

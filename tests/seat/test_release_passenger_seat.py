@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 
-def release(hold: pb.Hold, passenger_id: str, **more: str) -> pb.ReleasePassengerSeatRequest:
+def release(hold: pb.Hold, passenger_id: str, **more: Any) -> pb.ReleasePassengerSeatRequest:
     return pb.ReleasePassengerSeatRequest(
         hold_id=hold.hold_id, flight_id=hold.seats[0].flight_id, passenger_id=passenger_id, **more
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.auth import ANYBODY, Keys, Role, TokenVerifier
+from services.auth import ANYBODY, Keys, Principal, Role, TokenVerifier
 from services.call import Call
 from services.errors import Unauthenticated
 from services.tokens import TokenSigner
@@ -92,3 +92,26 @@ def test_only_a_trusted_gateway_is_believed(peer: str, forwarded: str | None, ad
     headers = [("x-forwarded-for", "192.0.2.1"), *([("x-skyhigh-client", forwarded)] if forwarded else [])]
     call = Call("Method", ANYBODY, "", None, Context(peer, *headers))  # type: ignore[arg-type]
     assert call.client_address(PROXIES) == address
+
+
+SERVICE = Principal(Role.SERVICE, "service:booking")
+
+
+@pytest.mark.parametrize(
+    ("peer", "principal", "named", "address"),
+    [
+        ("ipv4:127.0.0.1:4711", ANYBODY, None, ""),
+        ("ipv4:127.0.0.1:4711", ANYBODY, "203.0.113.9", "203.0.113.9"),
+        ("ipv4:127.0.0.1:4711", ANYBODY, "nonsense", ""),
+        # Not from a gateway: believed from a service of ours, and from no other caller.
+        ("ipv4:198.51.100.3:4711", ANYBODY, "203.0.113.9", ""),
+        ("ipv4:198.51.100.3:4711", SERVICE, "203.0.113.9", "203.0.113.9"),
+        ("ipv4:198.51.100.3:4711", SERVICE, None, ""),
+    ],
+)
+def test_the_address_outside_is_what_a_gateway_or_a_service_names(
+    peer: str, principal: Principal, named: str | None, address: str
+) -> None:
+    headers = [("x-skyhigh-client", named)] if named else []
+    call = Call("Method", principal, "", None, Context(peer, *headers), PROXIES)  # type: ignore[arg-type]
+    assert call.outside_address() == address

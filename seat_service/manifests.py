@@ -1,0 +1,373 @@
+"""The copy of the manifest, written by its owner, the check-in service, which revokes rights to seats by it (SEAT-17).
+
+A passenger's revision says which message is newer. Every transaction that gives a seat has the manifest of the flight
+locked, shared, until its commit (`locks.lock_seats`), and checks the row after that. The lock here is exclusive: a seat
+that was given before is found below; a transaction that comes later reads the new row (docs/decisions/0031).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service import eligibility, entitlements, passenger_seats, seats
+from seat_service.cabin_layouts import Layout
+from seat_service.eligibility import Person
+from seat_service.entitlements import Passenger
+from seat_service.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_manifests
+from seat_service.releases import Release
+from seat_service.requests import Effects, FlightPassenger
+from services import db, timers
+from services.db import Conn, GuardMissed, Pool
+from services.errors import Refusal
+from services.idempotency import RequestKey
+
+if TYPE_CHECKING:
+    from seat_service.inventory import Inventory
+
+# Reasons of the ledger.
+ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
+SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
+# The timer that brings a flight's holds in line with a new departure, and its name in the ledger.
+FOLLOW_DEPARTURE: Final = "follow-departure"
+ACTOR: Final = "departure"
+# A hold lasts a day at most (ClaimSeatRequest.ttl): none that runs now reaches a later departure.
+LONGEST_HOLD: Final = timedelta(days=1, hours=1)
+HOLDS_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the manifest says of a passenger, and which of its changes that was."""
+
+    passenger: Passenger
+    revision: int
+
+    @property
+    def key(self) -> FlightPassenger:
+        """Flight and passenger id."""
+        return self.passenger.flight_id, self.passenger.passenger_id
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestChange:
+    """Passengers that changed, and the service that says so."""
+
+    entries: tuple[Entry, ...]
+    actor: str
+    request_key: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """When a flight leaves."""
+
+    flight_id: str
+    departure_time: datetime
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Departures:
+    """Flights whose times changed."""
+
+    departures: tuple[Departure, ...]
+    request_key: RequestKey | None = None
+
+
+def entry(message: pb.SyncPassengersRequest.ManifestPassenger) -> Entry:
+    """Reads a passenger of a request. An age group that is left out is ADULT."""
+    profile = message.profile
+    person = Person(profile.type or pb.PassengerProfile.ADULT, frozenset(profile.special_services), profile.cabin)
+    return Entry(
+        Passenger(message.flight_id, message.passenger_id, message.pnr, person, message.ended), message.revision
+    )
+
+
+async def sync(
+    conn: Conn, requests: Sequence[ManifestChange], *, layouts: Mapping[str, Layout], effects: Effects
+) -> list[pb.SyncPassengersResponse | Refusal]:
+    """Writes passengers whose revision is newer, and releases the seats that they may not have any more.
+
+    HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait; other seats of the same hold stay, and a hold whose
+    last seat goes is CANCELLED. A confirmed seat of a flight that has left stays for the record. Answers the seats that
+    were released; refuses nothing. Raises GuardMissed if a passenger got a seat while this waited for its locks.
+    """
+    return [await _sync(conn, request, layouts, effects) for request in requests]
+
+
+async def _sync(
+    conn: Conn, request: ManifestChange, layouts: Mapping[str, Layout], effects: Effects
+) -> pb.SyncPassengersResponse:
+    newest: dict[FlightPassenger, Entry] = {}
+    for each in request.entries:
+        if each.key not in newest or newest[each.key].revision < each.revision:
+            newest[each.key] = each
+    # Logins repeat what is known: that takes no locks.
+    changed = await _unknown(conn, newest)
+    if not changed:
+        return pb.SyncPassengersResponse()
+    live, standing = await _lock(conn, changed)
+    written = await _write(conn, [newest[key] for key in sorted(changed)])
+    passengers = {key: newest[key].passenger for key in written}
+    lost = await _release_lost(
+        conn,
+        [seat for seat in live if seat.passenger in written],
+        passengers,
+        standing,
+        layouts=layouts,
+        actor=request.actor,
+        effects=effects,
+    )
+    return pb.SyncPassengersResponse(
+        freed_seats=[
+            pb.FindPassengerSeatsResponse.PassengerSeat(
+                flight_id=seat.flight_id,
+                passenger_id=seat.passenger_id,
+                seat_number=seat.seat_number,
+                state=pb.Seat.State.Value(seat.state),
+                hold_id=str(seat.hold_id),
+            )
+            for seat, _ in lost
+        ]
+    )
+
+
+async def _lock(conn: Conn, passengers: Collection[FlightPassenger]) -> tuple[list[HeldSeat], dict[UUID, StandingHold]]:
+    """Locks passengers and the holds of their seats; returns both seats and holds as they are now.
+
+    Holds are locked before manifests (locks.py), so that the holds are a guess. Raises GuardMissed if it was wrong.
+    """
+    standing = await lock_holds(conn, {seat.hold_id for seat in await passenger_seats.live(conn, passengers)})
+    await lock_manifests(conn, {flight_id for flight_id, _ in passengers})
+    live = await passenger_seats.live(conn, passengers)
+    if any(seat.hold_id not in standing for seat in live):
+        raise GuardMissed
+    return live, standing
+
+
+async def _unknown(conn: Conn, newest: Mapping[FlightPassenger, Entry]) -> set[FlightPassenger]:
+    """The passengers of whom no row, or an older one, is known."""
+    rows = await conn.fetch(
+        """
+        SELECT asked.flight_id, asked.passenger_id
+        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS asked (flight_id, passenger_id, revision)
+        LEFT JOIN LATERAL (
+            SELECT passengers.revision FROM passengers
+            WHERE passengers.flight_id = asked.flight_id AND passengers.passenger_id = asked.passenger_id LIMIT 1
+        ) AS known ON true
+        WHERE coalesce(known.revision, 0) < asked.revision
+        """,
+        [flight_id for flight_id, _ in newest],
+        [passenger_id for _, passenger_id in newest],
+        [each.revision for each in newest.values()],
+    )
+    return {(row["flight_id"], row["passenger_id"]) for row in rows}
+
+
+async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
+    """Writes the rows that are newer than the known ones; returns whose."""
+    rows = await conn.fetch(
+        """
+        INSERT INTO passengers (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision)
+        SELECT flight_id, passenger_id, pnr, cabin, type, string_to_array(special_services, ' '), ended, revision
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::bigint[])
+            AS new (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision)
+        ON CONFLICT (flight_id, passenger_id) DO UPDATE
+        SET pnr = excluded.pnr, cabin = excluded.cabin, type = excluded.type,
+            special_services = excluded.special_services, ended = excluded.ended, revision = excluded.revision,
+            update_time = statement_timestamp()
+        WHERE passengers.revision < excluded.revision
+        RETURNING flight_id, passenger_id
+        """,
+        [each.passenger.flight_id for each in entries],
+        [each.passenger.passenger_id for each in entries],
+        [each.passenger.pnr for each in entries],
+        [pb.Seat.Cabin.Name(each.passenger.person.cabin) for each in entries],
+        [pb.PassengerProfile.Type.Name(each.passenger.person.type) for each in entries],
+        [" ".join(sorted(each.passenger.person.special_services)) for each in entries],
+        [each.passenger.ended for each in entries],
+        [each.revision for each in entries],
+    )
+    return {(row["flight_id"], row["passenger_id"]) for row in rows}
+
+
+async def _release_lost(
+    conn: Conn,
+    live: Sequence[HeldSeat],
+    passengers: Mapping[FlightPassenger, Passenger],
+    standing: Mapping[UUID, StandingHold],
+    *,
+    layouts: Mapping[str, Layout],
+    actor: str,
+    effects: Effects,
+) -> list[tuple[HeldSeat, str]]:
+    """Releases the seats that their passengers may not have any more; returns them, each with the ledger's reason."""
+    lost = await _lost(conn, live, passengers, standing, layouts)
+    releases = [Release(seat, actor, reason, None) for seat, reason in lost]
+    await seats.release_seats(conn, list(standing), releases, effects=effects)
+    return lost
+
+
+async def _lost(
+    conn: Conn,
+    live: Sequence[HeldSeat],
+    passengers: Mapping[FlightPassenger, Passenger],
+    standing: Mapping[UUID, StandingHold],
+    layouts: Mapping[str, Layout],
+) -> list[tuple[HeldSeat, str]]:
+    if not live:
+        return []
+    flight_ids = {seat.flight_id for seat in live}
+    rows = await conn.fetch("SELECT flight_id, layout_id FROM flights WHERE flight_id = ANY($1::text[])", [*flight_ids])
+    layout_of = {row["flight_id"]: layouts[row["layout_id"]] for row in rows}
+    departed = await entitlements.departed(conn, flight_ids)
+    lost: list[tuple[HeldSeat, str]] = []
+    for seat in live:
+        passenger, hold = passengers[seat.passenger], standing[seat.hold_id]
+        if hold.present_state == "EXPIRED" or (seat.state == "CONFIRMED" and seat.flight_id in departed):
+            continue
+        foreign = seat.state == "HELD" and entitlements.locator(hold.owner) not in (None, passenger.pnr)
+        if passenger.ended or foreign:
+            lost.append((seat, ENTITLEMENT_ENDED))
+        elif not eligibility.fits(passenger.person, layout_of[seat.flight_id].by_number[seat.seat_number]):
+            lost.append((seat, SEAT_NO_LONGER_FITS))
+    return lost
+
+
+async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], effects: Effects) -> int:
+    """Releases what passengers of a flight may not have, as `sync` does for those who change; returns how many seats.
+
+    A flight that turns out to leave later may have passengers who ended after the departure that was known before.
+    """
+    rows = await conn.fetch(
+        """
+        SELECT passengers.flight_id, passengers.passenger_id
+        FROM passengers
+        WHERE passengers.flight_id = $1
+          AND EXISTS (SELECT FROM hold_seats
+                      WHERE hold_seats.flight_id = passengers.flight_id
+                        AND hold_seats.passenger_id = passengers.passenger_id AND hold_seats.state = 'CONFIRMED')
+        """,
+        flight_id,
+    )
+    live, standing = await _lock(conn, [(row["flight_id"], row["passenger_id"]) for row in rows])
+    known = await entitlements.passengers(conn, {seat.passenger for seat in live})
+    lost = await _release_lost(conn, live, known, standing, layouts=layouts, actor=ACTOR, effects=effects)
+    return len(lost)
+
+
+async def set_departures(
+    conn: Conn, requests: Sequence[Departures], *, effects: Effects
+) -> list[pb.SyncPassengersResponse | Refusal]:
+    """Writes the departures whose revision is newer: from then on nothing is held, changed, claimed or confirmed.
+
+    A hold that a transaction is giving at this moment knows the departure or has its seats' locks, then the timer finds
+    it. Refuses nothing.
+    """
+    for request in requests:
+        newest: dict[str, Departure] = {}
+        for each in request.departures:
+            if each.flight_id not in newest or newest[each.flight_id].revision < each.revision:
+                newest[each.flight_id] = each
+        rows = await conn.fetch(
+            """
+            SELECT asked.flight_id, asked.departure_time < statement_timestamp() + $4 AS near
+            FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS asked (flight_id, departure_time, revision)
+            LEFT JOIN departures USING (flight_id)
+            WHERE coalesce(departures.revision, -1) < asked.revision
+            """,
+            *_columns(newest),
+            LONGEST_HOLD,
+        )
+        near = sorted(row["flight_id"] for row in rows if row["near"])
+        for flight_id in near:
+            await lock_flight(conn, flight_id)
+        await conn.execute(
+            """
+            INSERT INTO departures (flight_id, departure_time, revision)
+            SELECT flight_id, departure_time, revision
+            FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS new (flight_id, departure_time, revision)
+            ON CONFLICT (flight_id) DO UPDATE
+            SET departure_time = excluded.departure_time, revision = excluded.revision,
+                update_time = statement_timestamp()
+            WHERE departures.revision < excluded.revision
+            """,
+            *_columns({row["flight_id"]: newest[row["flight_id"]] for row in rows}),
+        )
+        if near:
+            await timers.set_timers(conn, FOLLOW_DEPARTURE, near)
+    return [pb.SyncPassengersResponse() for _ in requests]
+
+
+def _columns(departures: Mapping[str, Departure]) -> tuple[list[str], list[datetime], list[int]]:
+    ordered = [departures[flight_id] for flight_id in sorted(departures)]
+    return (
+        [each.flight_id for each in ordered],
+        [each.departure_time for each in ordered],
+        [each.revision for each in ordered],
+    )
+
+
+class Departing:
+    """Brings the holds of a flight in line with a departure that is new."""
+
+    def __init__(self, pool: Pool, inventory: Inventory, layouts: Mapping[str, Layout]) -> None:
+        self._pool = pool
+        self._inventory = inventory
+        self._layouts = layouts
+
+    async def follow(self, flight_id: str) -> None:
+        """Ends each HELD hold with a seat of the flight at the departure; releases what passengers may not have.
+
+        A confirmed seat of a flight that has left stays.
+        """
+        while await self._end_some(flight_id):
+            pass
+        effects = Effects()
+        async with db.transaction(self._pool) as conn:
+            await review(conn, flight_id, layouts=self._layouts, effects=effects)
+        self._inventory.tell(effects)
+
+    async def _end_some(self, flight_id: str) -> bool:
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                SELECT DISTINCT hold.hold_id
+                FROM departures
+                CROSS JOIN LATERAL (
+                    SELECT seats.hold_id FROM seats
+                    WHERE seats.flight_id = departures.flight_id AND seats.state = 'HELD' OFFSET 0
+                ) AS held
+                CROSS JOIN LATERAL (
+                    SELECT holds.hold_id, holds.create_time, holds.expire_time FROM holds
+                    WHERE holds.hold_id = held.hold_id LIMIT 1
+                ) AS hold
+                WHERE departures.flight_id = $1
+                  AND hold.expire_time > greatest(departures.departure_time,
+                                              hold.create_time + interval '1 microsecond')
+                LIMIT $2
+                """,
+                flight_id,
+                HOLDS_AT_ONCE,
+            )
+            hold_ids = [row["hold_id"] for row in rows]
+            if hold_ids:
+                await lock_holds(conn, hold_ids)
+                await conn.execute(
+                    """
+                    UPDATE holds
+                    SET expire_time = greatest(departures.departure_time, holds.create_time + interval '1 microsecond')
+                    FROM departures
+                    WHERE departures.flight_id = $1 AND holds.hold_id = ANY($2::uuid[]) AND holds.state || '' = 'HELD'
+                      AND holds.expire_time > departures.departure_time
+                    """,
+                    flight_id,
+                    hold_ids,
+                )
+        return bool(hold_ids)

@@ -1,0 +1,59 @@
+"""A flight that leaves while a booking is paid for: no seat is sold, and the money goes back (SEAT-17)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.booking.agency import UNDECIDED, Agency, Customer
+from tests.booking.orders import End, ends, pay_once_more, provider_decides
+from tests.callers import refused
+from tests.payment.rules import FAILS
+from tests.waiting import eventually
+
+VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
+
+
+async def test_no_seat_of_a_flight_that_left_is_sold(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    await agency.depart(journey.flight_id)
+    with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:
+        await customer.book(journey)
+    assert refusal.info.metadata["flight_id"] == journey.flight_id
+    assert await agency.taken(journey.flight_id) == set()
+
+
+async def test_a_booking_of_a_flight_that_left_is_not_charged(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await agency.depart(journey.flight_id)
+    await customer.pay(booking)
+    found = (await ends(agency, [booking]))[booking.booking_id]
+    assert (found.state in ("FAILED", "EXPIRED"), found.paid, found.seats) == (True, False, frozenset())
+
+
+async def test_money_that_comes_after_the_departure_goes_back(agency: Agency, customer: Customer) -> None:
+    agency.provider.behaviour.now = UNDECIDED
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await customer.pay(booking)
+    await customer.becomes(booking, "PAYMENT_PROCESSING")
+    await agency.depart(journey.flight_id)
+    await provider_decides(agency, booking)
+    found = (await ends(agency, [booking]))[booking.booking_id]
+    assert (found.state == "CONFIRMED", found.seats) == (False, frozenset())
+
+
+async def test_late_money_takes_no_seats_of_a_flight_that_left(agency: Agency, customer: Customer) -> None:
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await customer.pay(booking, FAILS)
+    await customer.becomes(booking, "FAILED")
+    await agency.depart(journey.flight_id)
+    await pay_once_more(customer, booking)
+
+    async def came() -> bool:
+        return (await agency.row(booking))["pay_time"] is not None
+
+    await eventually(came)
+    assert (await ends(agency, [booking]))[booking.booking_id] == End("FAILED", True, frozenset())
+    assert (await customer.get(booking)).last_error == "FLIGHT_DEPARTED"
