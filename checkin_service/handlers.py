@@ -34,9 +34,12 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
     if checkin_id is None:
         return
     intent_id, cents, currency = UUID(event.intent_id), records.cents_of(event.amount), event.amount.currency_code
-    if await checkins.pay(conn, checkin_id, intent_id=intent_id, cents=cents, currency=currency):
-        return
+    paid = await checkins.pay(conn, checkin_id, intent_id=intent_id, cents=cents, currency=currency)
     check_in = await records.find(conn, checkin_id)
+    if paid:
+        if check_in.fee_returned:
+            await notices.payment_refunded(conn, check_in, cents=cents, currency=currency)
+        return
     if check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
         # It was told before; if the check-in was cancelled since, its fee is being settled.
         return

@@ -5,13 +5,13 @@ An import is judged whole, against what it would make of the flight, and written
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import flights, names, refusals
+from checkin_service import flights, locators, names, refusals
 from checkin_service.flights import Flight
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
@@ -82,7 +82,8 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
         raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
     known = await _known(conn, flight_id)
     asked = [Passenger.of(each) for each in request.passengers]
-    violations = list(_violations(known, asked))
+    parties = await locators.take(conn, [each.pnr for each in asked], booking=None)
+    violations = [*_foreign_locators(known, asked, parties, await _booked(conn, flight_id)), *_violations(known, asked)]
     if violations:
         raise InvalidArgument.of(*violations)
     changed = [each for each in asked if known.get(each.passenger_id) != each]
@@ -111,6 +112,29 @@ async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPass
     if row is None:
         raise refusals.passenger_not_found()
     return Passenger(**row).message()
+
+
+def _foreign_locators(
+    known: Mapping[str, Passenger],
+    asked: Sequence[Passenger],
+    parties: Mapping[str, str | None],
+    booked: Collection[str],
+) -> Iterator[FieldViolation]:
+    """Yields each passenger by whose locator one party would see and change the trip of another."""
+    for n, each in enumerate(asked):
+        booking = parties[each.pnr]
+        if booking is not None and not locators.belongs_to(each.passenger_id, booking):
+            yield FieldViolation(
+                f"passengers[{n}].pnr",
+                f"{each.pnr} is the record locator of a booking that passenger {each.passenger_id} does not belong to; "
+                "import the passenger with the party's own locator",
+            )
+        elif each.passenger_id in booked and known[each.passenger_id].pnr != each.pnr:
+            yield FieldViolation(
+                f"passengers[{n}].pnr",
+                f"passenger {each.passenger_id} belongs to a booking with another record locator than {each.pnr}; "
+                "import the passenger with the booking's locator",
+            )
 
 
 def _violations(known: Mapping[str, Passenger], asked: Sequence[Passenger]) -> Iterator[FieldViolation]:
@@ -171,6 +195,28 @@ async def _refuse_what_check_ins_cannot_follow(
         raise refusals.passengers_checked_in(
             next(iter(wrong)), [field for fields in wrong.values() for field in fields]
         )
+
+
+async def _booked(conn: Conn, flight_id: str) -> set[str]:
+    """Returns the passengers of a flight whose seats are in a confirmed booking."""
+    rows = await conn.fetch(
+        "SELECT passenger_id FROM passengers WHERE flight_id = $1 AND booking IS NOT NULL", flight_id
+    )
+    return {row["passenger_id"] for row in rows}
+
+
+async def mark_booked(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, booking: str) -> None:
+    """Notes that passengers of a locked flight have the seats and the locator of a confirmed booking."""
+    await conn.executemany(
+        """
+        UPDATE passengers SET booking = $3, pnr = $4, login_key = CASE WHEN pnr = $4 THEN login_key ELSE $5 END
+        WHERE flight_id = $1 AND passenger_id = $2 AND (booking, pnr) IS DISTINCT FROM ($3, $4)
+        """,
+        [
+            (flight_id, each.passenger_id, booking, each.pnr, names.login_key(each.pnr, each.last_name))
+            for each in passengers
+        ],
+    )
 
 
 async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:

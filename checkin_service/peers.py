@@ -22,7 +22,7 @@ from checkin_service import refusals
 from checkin_service.records import money
 from checkin_service.settings import CheckInSettings
 from services.call import running
-from services.clients import PeerRefusal, ask, channel
+from services.clients import Meanings, PeerRefusal, ask, channel
 from services.errors import Refusal, Unavailable
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
@@ -101,23 +101,33 @@ class Peers:
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         return next((each for each in seats if each.confirm_time is not None), None)
 
+    async def sync_passengers(self, request: seat.SyncPassengersRequest) -> Mapping[Place, Seat]:
+        """Brings the seat service's copy of the manifests up to date; returns the seats that passengers lost by it."""
+        answer = await ask(self._seats.SyncPassengers(request, timeout=TIMEOUT_SECONDS))
+        return {
+            (each.flight_id, each.passenger_id): Seat(
+                each.seat_number,
+                UUID(each.hold_id),
+                each.confirm_time.ToDatetime(UTC) if each.state == seat.Seat.CONFIRMED else None,
+            )
+            for each in answer.freed_seats
+        }
+
     async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
         """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
 
-        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH or FLIGHT_CANCELLED; then nothing was
-        confirmed.
+        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED, FLIGHT_DEPARTED,
+        PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that does not fit any more; then nothing was confirmed.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
         named, as_caller = str(hold_id), _as_caller()
-        try:
-            if meant is None:
-                hold = await ask(self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller))
-                raise _unusable(hold.state)
-            if meant.confirm_time is None:
-                await ask(self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller))
-        except PeerRefusal as refusal:
-            raise _HOLD_REFUSALS[refusal.reason]() from refusal
+        if meant is None:
+            look = self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller)
+            raise _unusable((await ask(look, _OF_HOLDS)).state)
+        if meant.confirm_time is None:
+            confirm = self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller)
+            await ask(confirm, _OF_HOLDS)
         return meant
 
     async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:
@@ -162,6 +172,11 @@ class Peers:
         )
         return UUID(intent.intent_id)
 
+    async def intent(self, intent_id: UUID) -> payment.PaymentIntent:
+        """Returns an intent as it is now."""
+        request = payment.GetPaymentIntentRequest(intent_id=str(intent_id))
+        return await ask(self._payments.GetPaymentIntent(request, timeout=TIMEOUT_SECONDS))
+
     async def withdraw_intent(self, intent_id: UUID, *, reason: str) -> Withdrawal:
         """Ends an intent unless it is paid or being paid. A repeat succeeds."""
         try:
@@ -202,11 +217,22 @@ def _unusable(state: seat.Hold.State.ValueType) -> Refusal:
     return refusals.hold_mismatch()
 
 
-_HOLD_REFUSALS: Final = {
-    "HOLD_NOT_FOUND": refusals.hold_not_found,
-    "HOLD_EXPIRED": refusals.hold_expired,
-    "HOLD_CANCELLED": refusals.hold_cancelled,
+_OF_HOLDS: Final[Meanings] = {
+    "HOLD_NOT_FOUND": lambda _: refusals.hold_not_found(),
+    "HOLD_EXPIRED": lambda _: refusals.hold_expired(),
+    "HOLD_CANCELLED": lambda _: refusals.hold_cancelled(),
     # An order's, whoever asks.
-    "HOLD_MANAGED": refusals.hold_not_found,
-    "FLIGHT_CANCELLED": refusals.flight_cancelled,
+    "HOLD_MANAGED": lambda _: refusals.hold_not_found(),
+    "FLIGHT_CANCELLED": lambda _: refusals.flight_cancelled(),
+    "FLIGHT_DEPARTED": lambda refusal: refusals.flight_departed(
+        datetime.fromisoformat(refusal.metadata["departure_time"])
+    ),
+    # Not on the manifest, or not any more.
+    "PASSENGER_NOT_FOUND": lambda _: refusals.passenger_not_found(),
+    "PASSENGER_NOT_ENTITLED": lambda _: refusals.passenger_not_found(),
+    "LAP_INFANT_HAS_NO_SEAT": lambda _: refusals.hold_mismatch(),
+    # The cabin or the needs changed after the seat was held.
+    "CABIN_NOT_ALLOWED": lambda _: refusals.seat_required(),
+    "EXIT_ROW_NOT_ALLOWED": lambda _: refusals.seat_required(),
+    "INFANT_NOT_ALLOWED": lambda _: refusals.seat_required(),
 }

@@ -10,6 +10,7 @@ from services.db import Conn
 from waitlist_service import entries
 
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+KNOWN: Final = "SELECT flight_id FROM flights WHERE flight_id = ANY($1::text[]) AND cancel_time IS NOT NULL"
 ACTOR: Final = "flight"
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from skyhigh.waitlist.v1 import waitlist_service_pb2
 from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import add_WaitlistServiceServicer_to_server
 
+from services import cancelled_flights
 from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
@@ -17,10 +18,12 @@ from services.mail import Postman
 from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.reconciler import Reconciler
 from services.timers import Timers
+from waitlist_service import cancellations
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
-from waitlist_service.handlers import SUBSCRIPTIONS
+from waitlist_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
 from waitlist_service.offers import Offers
@@ -55,11 +58,26 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
     # Flights have nothing to wait for from each other.
     events = consume(name="events", subscriptions=SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
+    flights = cancelled_flights.comparison(
+        pool,
+        settings.flight_address,
+        identity=settings.identity,
+        known=cancellations.KNOWN,
+        cancel=on_flight_cancelled,
+    )
     try:
-        yield Parts(
-            register=partial(add_WaitlistServiceServicer_to_server, servicer),
-            background={"relay": relay.run, "timers": timers.run, "events": events.run, "mails": mails.run},
-        )
+        async with flights as cancelled:
+            reconciler = Reconciler(pool, [cancelled], interval=settings.reconcile, tell=tell)
+            yield Parts(
+                register=partial(add_WaitlistServiceServicer_to_server, servicer),
+                background={
+                    "relay": relay.run,
+                    "timers": timers.run,
+                    "events": events.run,
+                    "mails": mails.run,
+                    "reconciler": reconciler.run,
+                },
+            )
     finally:
         await peers.close()
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFENCES: Final = """
     ALTER TABLE checkin.check_ins DROP CONSTRAINT state_has_what_it_needs;
     ALTER TABLE checkin.check_ins DROP CONSTRAINT cancellation_has_its_reason;
+    DROP INDEX checkin.one_completed_check_in_per_seat;
     ALTER TABLE checkin.check_in_events DROP CONSTRAINT legal_transition;
     ALTER TABLE checkin.check_in_events DISABLE TRIGGER history_is_append_only;
     ALTER TABLE payment.intents DROP CONSTRAINT intent_state_has_its_times;
@@ -55,6 +56,8 @@ DEFENCES: Final = """
     ALTER TABLE gateway.incidents DROP CONSTRAINT incident_is_over_its_threshold;
 """ + "".join(f"ALTER TABLE {service}.timers DROP CONSTRAINT timer_fires_never_early;" for service in SERVICES)
 
+# The digits of a booking that is in no history.
+BOOKING: Final = "0" * 16
 # By the invariant's name, and what is planted.
 OF_CHECK_INS: Final = {
     "who has completed check-in sits where the seat service says": {
@@ -80,6 +83,38 @@ OF_CHECK_INS: Final = {
             UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT', fee_pay_time = NULL
             WHERE checkin_id = {named("check-in P2")}""",
         "of no check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P2')}",
+        "its flight has left": f"""
+            UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT' WHERE checkin_id = {named("check-in P2")};
+            UPDATE checkin.flights SET departure_time = now() - interval '31 s' WHERE flight_id = '{FLIGHT}'""",
+    },
+    "a record locator is one party's": {
+        "nobody's": "DELETE FROM checkin.locators",
+        "a booking's, of other passengers": f"UPDATE checkin.locators SET booking = '{BOOKING}'",
+        "another one than its passenger's": f"""
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P2'""",
+    },
+    "a passenger of a confirmed booking has the booking's locator": {
+        "another one": f"""
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P2';
+            UPDATE booking.booking_passengers SET passenger_id = 'P2'
+            FROM booking.bookings
+            WHERE bookings.booking_id = booking_passengers.booking_id AND state = 'CONFIRMED' AND number = 1""",
+    },
+    "no check-in is cancelled after its flight has left": {
+        "one is": f"""
+            UPDATE checkin.check_ins SET cancel_time = now() + interval '21 hours'
+            WHERE checkin_id = {named("check-in P3")}""",
+    },
+    "a passenger of a confirmed booking keeps a seat when a check-in ends": {
+        "the check-in released it": f"""
+            UPDATE checkin.check_ins
+            SET state = 'CANCELLED', cancel_time = now() - interval '31 s', cancel_reason = 'CHANGED_MIND'
+            WHERE checkin_id = {named("check-in P1")};
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P1';
+            INSERT INTO seat.seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor,
+                                          reason, event_id, event_time)
+            VALUES ('{FLIGHT}', '10A', 3, 'CONFIRMED', 'AVAILABLE', {named("hold P1")}, 'service:checkin',
+                    'CHANGED_MIND', gen_random_uuid(), now())""",
     },
     "a cancelled check-in keeps no seat": {
         "it keeps it": f"""
@@ -100,6 +135,40 @@ OF_CHECK_INS: Final = {
         "a transition after the last": f"""
             UPDATE checkin.check_ins SET version = 2 WHERE checkin_id = {named("check-in P1")}""",
         "a history without a check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P5')}",
+    },
+    "the seat service knows each passenger of a manifest as the manifest does": {
+        "not at all": "DELETE FROM seat.passengers WHERE passenger_id = 'P2'",
+        "as entitled, who has left": "UPDATE seat.passengers SET ended = false WHERE passenger_id = 'P3'",
+        "as ended, who has not": "UPDATE seat.passengers SET ended = true WHERE passenger_id = 'P2'",
+        "an older revision": "UPDATE checkin.entitlements SET revision = revision + 1 WHERE passenger_id = 'P2'",
+        "a newer revision": "UPDATE seat.passengers SET revision = revision + 1 WHERE passenger_id = 'P2'",
+        "another cabin": "UPDATE seat.passengers SET cabin = 'BUSINESS' WHERE passenger_id = 'P2'",
+        "another age group": "UPDATE seat.passengers SET type = 'CHILD' WHERE passenger_id = 'P2'",
+        "another locator": "UPDATE seat.passengers SET pnr = 'AAAAAA' WHERE passenger_id = 'P2'",
+        "without her infant": "UPDATE seat.passengers SET special_services = '{WCHR}' WHERE passenger_id = 'P1'",
+        "who was on no manifest": "DELETE FROM checkin.entitlements WHERE passenger_id = 'P3'",
+    },
+    "the seat service knows when each flight of a manifest leaves": {
+        "not at all": f"DELETE FROM seat.departures WHERE flight_id = '{FLIGHT}'",
+        "an hour later": f"""
+            UPDATE seat.departures SET departure_time = departure_time + interval '1 hour'
+            WHERE flight_id = '{FLIGHT}'""",
+    },
+    "one passenger has completed check-in with a seat": {
+        "two": f"""
+            UPDATE checkin.check_ins SET seat_number = '10A', update_time = now() - interval '6 s'
+            WHERE checkin_id = {named("check-in P2")};
+            UPDATE checkin.check_ins SET update_time = now() - interval '6 s'
+            WHERE checkin_id = {named("check-in P1")}""",
+    },
+    "a check-in is of a passenger of the manifest": {
+        "who has left": "DELETE FROM checkin.passengers WHERE passenger_id = 'P2'",
+        "of another flight": f"UPDATE checkin.check_ins SET flight_id = '{GONE}' WHERE passenger_id = 'P1'",
+    },
+    "an infant has completed check-in no longer than its adult": {
+        "the adult is cancelled": f"""
+            UPDATE checkin.check_ins SET state = 'CANCELLED', cancel_time = now(), cancel_reason = 'ILL'
+            WHERE checkin_id = {named("check-in P1")}""",
     },
     "no unpaid check-in outlives its deadline by more than 5 s": {
         "6 s": """
@@ -407,7 +476,7 @@ OF_BOOKINGS: Final = {
         "a stranger in the trip": f"""
             INSERT INTO checkin.passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin,
                                             fare, special_services, contact_email)
-            VALUES ('{FLIGHT}', 'P1', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
+            VALUES ('{FLIGHT}', 'P9', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
     },
 }
 OF_THE_GATEWAY: Final = {

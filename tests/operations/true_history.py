@@ -97,6 +97,37 @@ CHECK_INS: Final = f"""
         AS step (passenger_id, version, from_state, to_state);
 """
 
+# Who of them is on the manifest of the flight, as the seat service knows it, too. P3 has left it.
+MANIFEST: Final = f"""
+    SET LOCAL search_path = checkin;
+    INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
+                         opens_before, closes_before, boarding_before, gate)
+    SELECT '{FLIGHT}', 'SH1', 'FRA', 'LIS', departure_time, departure_time + interval '2 hours', '{DAY}',
+           '1 day', '1 hour', '40 min', 'A12'
+    FROM (SELECT now() + interval '20 hours') AS flight (departure_time)
+    ON CONFLICT DO NOTHING;
+    INSERT INTO passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin, fare,
+                            special_services, accompanying_passenger_id, contact_email)
+    SELECT '{FLIGHT}', passenger_id, 'XK4T7Q', '\\x00', 'Zoe', 'Muller', type::passenger_type, 'ECONOMY', 'STANDARD',
+           needs::text[], adult, ''
+    FROM (VALUES ('P1', 'ADULT', '{{WCHR}}', NULL), ('P2', 'ADULT', '{{}}', NULL), ('P3', 'ADULT', '{{}}', NULL),
+                 ('P4', 'ADULT', '{{}}', NULL), ('P5', 'INFANT', '{{}}', 'P1'))
+        AS passenger (passenger_id, type, needs, adult);
+    DELETE FROM passengers WHERE passenger_id = 'P3';
+    INSERT INTO locators (pnr) SELECT DISTINCT pnr FROM passengers;
+    UPDATE entitlements SET known_revision = revision, change_time = now() - interval '1 hour';
+    UPDATE flights SET known_times_revision = times_revision;
+    DELETE FROM timers WHERE name = 'send-entitlements';
+    INSERT INTO seat.passengers (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision,
+                                 update_time)
+    SELECT flight_id, passenger_id, entitlements.pnr, coalesce(cabin::text, 'CABIN_UNSPECIFIED'),
+           coalesce(type::text, 'ADULT'), CASE WHEN cabin IS NULL THEN '{{}}' ELSE needs_of(passengers) END,
+           cabin IS NULL, revision, now() - interval '1 hour'
+    FROM entitlements LEFT JOIN passengers USING (flight_id, passenger_id);
+    INSERT INTO seat.departures (flight_id, departure_time, revision)
+    SELECT flight_id, departure_time, times_revision FROM flights;
+"""
+
 # The fees of P2 to P4, of P6 that is being given back, and of P7 whose money came after the cancellation. P2's first
 # charge was declined.
 PAYMENTS: Final = """
@@ -378,4 +409,4 @@ TIMERS: Final = "".join(
     for service in SERVICES
 )
 
-TRUE_HISTORY: Final = (SEATS, CHECK_INS, PAYMENTS, WAITLISTS, BOOKED_SEATS, FLIGHTS, BOOKINGS, ABUSE, TIMERS)
+TRUE_HISTORY: Final = (SEATS, CHECK_INS, PAYMENTS, WAITLISTS, BOOKED_SEATS, FLIGHTS, BOOKINGS, MANIFEST, ABUSE, TIMERS)
