@@ -468,7 +468,7 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
             refund_reason = CASE WHEN pay_time IS NOT NULL THEN $2 END,
             refund_minor_units = CASE WHEN pay_time IS NOT NULL THEN $4::bigint END, refund_time = NULL,
             version = version + 1, update_time = statement_timestamp()
-        WHERE booking_id = $1
+        WHERE booking_id = $1 AND state IN ('SEATS_RESERVED', 'CONFIRMED')
         RETURNING pnr, update_time
         """,
         booking_id,

@@ -140,7 +140,9 @@ class Peers:
     async def drop(self, hold_id: UUID, *, reason: str) -> None:
         """Gives back what a hold still has. A repeat succeeds, and so does one whose hold has lapsed."""
         try:
-            await ask(self._seats.CancelHold(seat.CancelHoldRequest(hold_id=str(hold_id), reason=reason)))
+            # What decided it came in time, even if this call comes after the departure.
+            request = seat.CancelHoldRequest(hold_id=str(hold_id), reason=reason, after_departure=True)
+            await ask(self._seats.CancelHold(request))
         except PeerRefusal as refusal:
             if refusal.reason not in ("HOLD_EXPIRED", "HOLD_NOT_FOUND"):
                 raise
@@ -166,7 +168,11 @@ class Peers:
         """Frees the passengers' seats on these flights, by whatever hold they have them."""
         for found in await self._seats_of(booking, legs):
             release = seat.ReleasePassengerSeatRequest(
-                hold_id=found.hold_id, flight_id=found.flight_id, passenger_id=found.passenger_id, reason=reason
+                hold_id=found.hold_id,
+                flight_id=found.flight_id,
+                passenger_id=found.passenger_id,
+                reason=reason,
+                after_departure=True,
             )
             await ask(self._seats.ReleasePassengerSeat(release))
 

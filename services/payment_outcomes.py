@@ -31,13 +31,15 @@ def events_of(intent: pb.PaymentIntent) -> list[Message]:
                 attempts=intent.attempts,
             )
         )
-    if state == "REFUNDED":
+    # A part that was given back leaves the intent SUCCEEDED.
+    if intent.refunded.units or intent.refunded.nanos:
         events.append(
             events_pb2.PaymentRefunded(
                 intent_id=intent.intent_id,
                 reference=intent.reference,
-                amount=intent.amount,
+                amount=intent.refunded,
                 refund_time=intent.update_time,
+                total_refunded=intent.refunded,
             )
         )
     return events

@@ -438,7 +438,7 @@ class Agency:
             f"UPDATE bookings SET {moved} WHERE booking_id = $1", UUID(booking.booking_id), *columns.values()
         )
 
-    async def depart(self, booking: pb.Booking, *flight_ids: str) -> None:
+    async def fly(self, booking: pb.Booking, *flight_ids: str) -> None:
         """Has these flights of a booking leave now, as the booking knows them."""
         moved = await self.database.fetch(
             """

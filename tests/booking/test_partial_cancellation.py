@@ -9,6 +9,7 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.payment.v1 import payment_service_pb2 as payment_pb
 
 from booking_service import bookings, records, steps
+from booking_service.peers import Peers
 from booking_service.steps import Steps
 from services import db
 from services.money import amount_of
@@ -26,7 +27,7 @@ async def flown(agency: Agency, customer: Customer, legs: int = 2, **more: objec
     """A confirmed booking of an adult with an infant, whose first flight has departed."""
     journey = await agency.journey(legs)
     booking = await customer.confirmed(journey, "ADULT", "INFANT", **more)
-    await agency.depart(booking, journey.flight_id)
+    await agency.fly(booking, journey.flight_id)
     return journey, booking
 
 
@@ -134,7 +135,7 @@ async def test_a_flown_flight_is_not_cancelled_by_the_news_of_an_earlier_one(
 ) -> None:
     """The first flight never left, the party flew the second by other ways: only the first is given back."""
     journey, booking = await flown(agency, customer)
-    await agency.depart(booking, journey.flight_ids[1])
+    await agency.fly(booking, journey.flight_ids[1])
     await agency.cancel_flight(journey.flight_id)
 
     async def cancelled() -> bool:
@@ -148,7 +149,7 @@ async def test_a_flown_flight_is_not_cancelled_by_the_news_of_an_earlier_one(
 async def test_an_unpaid_booking_is_given_up_whole(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booking = await customer.book(journey)
-    await agency.depart(booking, journey.flight_id)
+    await agency.fly(booking, journey.flight_id)
     assert state_of(await customer.cancel(booking)) == "CANCELLED"
     await rest(agency, [booking])
     assert await agency.taken(*journey.flight_ids) == set()
@@ -216,3 +217,21 @@ async def test_bookings_of_a_flight_are_cancelled_in_batches(
     assert {str(each) for batch in read for each in batch} >= {booking.booking_id for booking in live}
     assert not {str(each) for batch in read for each in batch} & {booking.booking_id for booking in ended}
     assert max(map(len, read)) == 2
+
+
+async def test_seats_of_a_cancelled_booking_are_freed_even_if_that_takes_until_after_departure(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cancellation was in time; its step came late, as after an outage."""
+    journey = await agency.flight()
+    booking = await customer.confirmed(journey)
+    real = Peers.drop
+
+    async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
+        await agency.depart(journey.flight_id)
+        await real(self, hold_id, reason=reason)
+
+    monkeypatch.setattr(Peers, "drop", drop)
+    await customer.cancel(booking)
+    await rest(agency, [booking])
+    assert await agency.taken(journey.flight_id) == set()
