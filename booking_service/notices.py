@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from booking_service.bookings import FLIGHT_CANCELLED, PAYMENT_REFUNDED, Cancellation
-from booking_service.records import Booking
-from services import outbox
+from booking_service.records import Booking, Leg
+from services import airports, outbox
 from services.db import Conn
 from services.mail import mail
 from services.money import text_of
@@ -21,7 +21,7 @@ _REASONS: Final = {
 async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
     """Tells the record locator and the seats."""
     seats = "\n".join(
-        f"  {leg.flight_number} {leg.origin} to {leg.destination}, {leg.departure_time:%Y-%m-%d %H:%M} UTC: "
+        f"  {leg.flight_number} {leg.origin} to {leg.destination}, {_departure(leg)}: "
         + ", ".join(seat.seat_number for seat in booking.seats if seat.flight_id == leg.flight_id)
         for leg in booking.legs
     )
@@ -69,6 +69,10 @@ async def cancelled(conn: Conn, cancellation: Cancellation) -> None:
         f"Your booking {booking.pnr} was cancelled, {why}. What you paid, {text_of(booking.total)}, is given back "
         "by the way it came.",
     )
+
+
+def _departure(leg: Leg) -> str:
+    return airports.local_time(leg.departure_time, airports.zone(leg.origin))
 
 
 async def _tell(conn: Conn, booking: Booking, subject: str, text: str) -> None:

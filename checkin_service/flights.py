@@ -11,7 +11,7 @@ from skyhigh.booking.v1 import events_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import checkins
-from services import timers
+from services import airports, timers
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
 
@@ -54,12 +54,17 @@ class Flight:
             destination=facts.destination,
             departure_time=departure,
             arrival_time=facts.arrival_time.ToDatetime(UTC),
-            departure_date=_day(facts.departure_date) if facts.departure_date else departure.date(),
+            departure_date=_day(facts.departure_date) if facts.departure_date else _local_day(departure, facts.origin),
             opens_before=opens_before,
             closes_before=closes_before,
             boarding_before=facts.boarding_before.ToTimedelta() or BOARDING_BEFORE,
             gate=facts.gate,
         )
+
+
+def _local_day(departure: datetime, origin: str) -> date:
+    """Returns the date of a departure at its origin; UTC's for an airport that has no IATA code."""
+    return departure.astimezone(airports.zone(origin) or UTC).date()
 
 
 def _day(text: str) -> date:

@@ -1,11 +1,12 @@
 """Manifests: who is on a flight, and the flight's own facts, as they are imported (CHK-1).
 
-An import is judged whole, against what it would make of the flight, and written whole or not at all.
+Each line of an import is checked against the flight as the import would make it. A wrong line is rejected alone; the
+others are written in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final
 
@@ -13,6 +14,7 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import flights, locators, names, refusals
 from checkin_service.flights import Flight
+from checkin_service.manifest_lines import PASSENGER_CHECKED_IN, Lines
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
 from services.proto import timestamp
@@ -38,19 +40,25 @@ class Passenger:
     contact_email: str
 
     @classmethod
-    def of(cls, asked: pb.ManifestPassenger) -> Passenger:
-        """Returns what the message says, with its defaults."""
+    def of(cls, asked: pb.ManifestPassenger, known: Passenger | None = None) -> Passenger:
+        """Returns the passenger after the import; an omitted field keeps the known value, or has its default."""
+        type_ = pb.PassengerType.Name(asked.type) if asked.type else known.type if known else "ADULT"
+        accompanying = asked.accompanying_passenger_id or (known.accompanying_passenger_id if known else None)
+        services = asked.special_services or (known.special_services if known else ())
         return cls(
             passenger_id=asked.passenger_id,
             pnr=asked.pnr,
             given_name=asked.given_name,
             last_name=asked.last_name,
-            type=pb.PassengerType.Name(asked.type or pb.ADULT),
-            cabin=pb.Cabin.Name(asked.cabin or pb.ECONOMY),
-            fare=asked.fare or DEFAULT_FARE,
-            special_services=sorted(asked.special_services),
-            accompanying_passenger_id=asked.accompanying_passenger_id or None,
-            contact_email=asked.contact_email,
+            type=type_,
+            cabin=pb.Cabin.Name(asked.cabin) if asked.cabin else known.cabin if known else "ECONOMY",
+            fare=asked.fare or (known.fare if known else DEFAULT_FARE),
+            special_services=[] if "specialServices" in asked.cleared_fields else sorted(services),
+            # An infant that has become a child has no adult any more; the caller need not clear it.
+            accompanying_passenger_id=accompanying if type_ == "INFANT" or asked.accompanying_passenger_id else None,
+            contact_email=""
+            if "contactEmail" in asked.cleared_fields
+            else asked.contact_email or (known.contact_email if known else ""),
         )
 
     def message(self) -> pb.ManifestPassenger:
@@ -70,32 +78,36 @@ class Passenger:
 
 
 async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb.ImportManifestResponse:
-    """Writes a flight's facts and passengers, all or none; what is so already is left alone.
+    """Writes a flight's facts and its passengers in one transaction, except those whose line is rejected.
 
-    Raises INVALID_FIELD or PASSENGER_CHECKED_IN, naming each wrong passenger by its index.
+    Raises INVALID_FIELD or PASSENGER_CHECKED_IN if every line is rejected, or if the flight's facts are wrong.
     """
     flight_id = request.flight_id
-    # One import of a flight at a time: each is judged by what the one before made of it.
+    # Imports of a flight run one after the other: each one is checked against the manifest that the last one wrote.
     await flights.lock(conn, [flight_id])
     if request.HasField("flight"):
         await flights.write(conn, Flight.of(flight_id, request.flight), replace=True)
     if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1", flight_id) is None:
         raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
+    lines = Lines(request.passengers)
     known = await _known(conn, flight_id)
-    asked = [Passenger.of(each) for each in request.passengers]
-    parties = await locators.take(conn, [each.pnr for each in asked], booking=None)
-    violations = [*_foreign_locators(known, asked, parties, await _booked(conn, flight_id)), *_violations(known, asked)]
-    if violations:
-        raise InvalidArgument.of(*violations)
-    changed = [each for each in asked if known.get(each.passenger_id) != each]
-    await _refuse_what_check_ins_cannot_follow(conn, flight_id, known, asked)
+    asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
+    await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
+    _reject_misfits(known, asked, lines)
+    await _reject_foreign_locators(conn, flight_id, known, asked, lines)
+    # An infant whose adult had a locator of another party is one, too.
+    _reject_misfits(known, asked, lines)
+    lines.refuse_if_none_is_left()
+    passengers = [asked[n] for n, _ in lines.accepted()]
+    changed = [each for each in passengers if known.get(each.passenger_id) != each]
     await write(conn, flight_id, changed, replace=True)
     added = sum(each.passenger_id not in known for each in changed)
     return pb.ImportManifestResponse(
         flight_id=flight_id,
         added=added,
         changed=len(changed) - added,
-        unchanged=len(asked) - len(changed),
+        unchanged=len(passengers) - len(changed),
+        rejected=lines.rejected(),
     )
 
 
@@ -115,27 +127,28 @@ async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPass
     return Passenger(**row).message()
 
 
-def _foreign_locators(
-    known: Mapping[str, Passenger],
-    asked: Sequence[Passenger],
-    parties: Mapping[str, str | None],
-    booked: Collection[str],
-) -> Iterator[FieldViolation]:
-    """Yields each passenger by whose locator one party would see and change the trip of another."""
-    for n, each in enumerate(asked):
+async def _reject_foreign_locators(
+    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
+) -> None:
+    """Rejects each line by whose locator one party would see and change the trip of another."""
+    accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
+    parties = await locators.take(conn, [each.pnr for each in accepted.values()], booking=None)
+    booked = await _booked(conn, flight_id)
+    for n, each in accepted.items():
         booking = parties[each.pnr]
         if booking is not None and not locators.belongs_to(each.passenger_id, booking):
-            yield FieldViolation(
-                f"passengers[{n}].pnr",
-                f"{each.pnr} is the record locator of a booking that passenger {each.passenger_id} does not belong to; "
-                "import the passenger with the party's own locator",
+            wrong = (
+                f"is the record locator of a booking that passenger {each.passenger_id} does not belong to; import the "
+                "passenger with the party's own locator"
             )
         elif each.passenger_id in booked and known[each.passenger_id].pnr != each.pnr:
-            yield FieldViolation(
-                f"passengers[{n}].pnr",
-                f"passenger {each.passenger_id} belongs to a booking with another record locator than {each.pnr}; "
-                "import the passenger with the booking's locator",
+            wrong = (
+                f"is another record locator than that of the booking that passenger {each.passenger_id} belongs to; "
+                "import the passenger with the booking's locator"
             )
+        else:
+            continue
+        lines.reject(n, FieldViolation("pnr", wrong))
 
 
 async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPassengersResponse:
@@ -185,48 +198,66 @@ async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPass
     )
 
 
-def _violations(known: Mapping[str, Passenger], asked: Sequence[Passenger]) -> Iterator[FieldViolation]:
-    """Yields what would be wrong with the flight after the import, at the passenger that makes it so."""
-    index = {each.passenger_id: n for n, each in enumerate(asked)}
-    after = {**known, **{each.passenger_id: each for each in asked}}
+def _reject_misfits(known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines) -> None:
+    """Rejects each line that would make the flight wrong.
+
+    A rejected line leaves its passenger as it was, and that may make another line wrong: an infant whose adult is
+    rejected. Each round rejects at least one line, so that the rounds end.
+    """
+    while True:
+        accepted = {each.passenger_id: n for n, each in asked.items() if lines.accepts(n)}
+        after = {**known, **{passenger_id: asked[n] for passenger_id, n in accepted.items()}}
+        misfits = list(_misfits(after, accepted))
+        if not misfits:
+            return
+        for n, violation in misfits:
+            lines.reject(n, violation)
+
+
+def _misfits(after: Mapping[str, Passenger], accepted: Mapping[str, int]) -> Iterator[tuple[int, FieldViolation]]:
+    """Yields what would be wrong with the flight after the import, with the line that makes it so.
+
+    What is wrong without any line of this import, as an infant whose adult's booking was cancelled, stays as it is.
+    """
     infants: dict[str, str] = {}
     for each in after.values():
         if each.type != "INFANT":
-            if each.accompanying_passenger_id is not None:
-                yield _at(index, each, "accompanying_passenger_id", "only an infant travels on somebody's lap")
+            if each.accompanying_passenger_id is not None and each.passenger_id in accepted:
+                description = "must be left out: only an infant travels on an adult's lap"
+                yield accepted[each.passenger_id], FieldViolation("accompanying_passenger_id", description)
             continue
         adult = after.get(each.accompanying_passenger_id or "")
+        wrong: tuple[Passenger, FieldViolation] | None = None
+        other: Passenger | None = adult
+        field = "accompanying_passenger_id"
         if each.accompanying_passenger_id is None:
-            yield _at(index, each, "accompanying_passenger_id", "an infant needs the adult on whose lap it travels")
+            wrong = each, FieldViolation(field, "must be given: an infant travels on an adult's lap")
         elif adult is None:
-            yield _at(index, each, "accompanying_passenger_id", "there is no such passenger on this flight")
+            wrong = each, FieldViolation(field, "must name a passenger of this flight whose line is not rejected")
         elif adult.type != "ADULT":
-            at = each if each.passenger_id in index else adult
-            field = "accompanying_passenger_id" if at is each else "type"
-            yield _at(index, at, field, "an infant travels with an adult")
+            at_adult = each.passenger_id not in accepted
+            wrong = each, FieldViolation("type" if at_adult else field, "an infant travels with an adult")
         elif adult.pnr != each.pnr:
-            at = each if each.passenger_id in index else adult
-            yield _at(index, at, "pnr", "an infant and its adult have the same record locator")
+            wrong = each, FieldViolation("pnr", "an infant and its adult have the same record locator")
         elif infants.setdefault(adult.passenger_id, each.passenger_id) != each.passenger_id:
             other = after[infants[adult.passenger_id]]
-            at = each if each.passenger_id in index else other
-            yield _at(index, at, "accompanying_passenger_id", "an adult has one infant on the lap, not two")
+            wrong = each, FieldViolation(field, "must name another adult: this one has an infant on the lap")
+        for blamed in (each, other):
+            if wrong is not None and blamed is not None and blamed.passenger_id in accepted:
+                yield accepted[blamed.passenger_id], wrong[1]
+                break
 
 
-def _at(index: Mapping[str, int], passenger: Passenger, field: str, description: str) -> FieldViolation:
-    return FieldViolation(f"passengers[{index[passenger.passenger_id]}].{field}", description)
-
-
-async def _refuse_what_check_ins_cannot_follow(
-    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Sequence[Passenger]
+async def _reject_what_check_ins_cannot_follow(
+    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
 ) -> None:
     unfit = {
-        each.passenger_id: [
-            FieldViolation(f"passengers[{n}].{field}", "can't change while the passenger is checked in")
+        n: [
+            FieldViolation(field, "can't change while the passenger is checked in; cancel the check-in first")
             for field in FIXED_BY_CHECK_IN
             if getattr(known[each.passenger_id], field) != getattr(each, field)
         ]
-        for n, each in enumerate(asked)
+        for n, each in asked.items()
         if each.passenger_id in known
     }
     rows = await conn.fetch(
@@ -235,14 +266,12 @@ async def _refuse_what_check_ins_cannot_follow(
         WHERE flight_id = $1 AND passenger_id = ANY($2::text[]) AND state <> 'CANCELLED'
         """,
         flight_id,
-        [passenger_id for passenger_id, fields in unfit.items() if fields],
+        [asked[n].passenger_id for n, fields in unfit.items() if fields],
     )
     checked_in = {row["passenger_id"] for row in rows}
-    wrong = {passenger_id: fields for passenger_id, fields in unfit.items() if passenger_id in checked_in}
-    if wrong:
-        raise refusals.passengers_checked_in(
-            next(iter(wrong)), [field for fields in wrong.values() for field in fields]
-        )
+    for n, fields in unfit.items():
+        if fields and asked[n].passenger_id in checked_in:
+            lines.reject(n, *fields, reason=PASSENGER_CHECKED_IN)
 
 
 async def _booked(conn: Conn, flight_id: str) -> set[str]:

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Final
 
 from checkin_service.records import CheckIn
-from services import outbox
+from services import airports, outbox
 from services.db import Conn
 from services.mail import mail
 from services.money import Amount, text_of
@@ -26,13 +26,13 @@ async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) 
     )
 
 
-async def payment_refunded(conn: Conn, check_in: CheckIn, *, cents: int, currency: str) -> None:
+async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -> None:
     """Tells that a payment that nothing waits for any more is given back."""
     await _tell(
         conn,
         check_in,
         "Your payment is refunded",
-        f"Your payment of {text_of(Amount(currency, cents))} came too late or was no longer due. We are giving it "
+        f"Your payment{f' of {text_of(paid)}' if paid else ''} came too late or was no longer due. We are giving it "
         "back by the way it came; you need not do anything.",
     )
 
@@ -77,7 +77,7 @@ async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
 async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     row = await conn.fetchrow(
         """
-        SELECT contact_email, given_name, flight_number, origin, destination, departure_date
+        SELECT contact_email, given_name, flight_number, origin, destination, departure_date, departure_time
         FROM passengers JOIN flights USING (flight_id) WHERE flight_id = $1 AND passenger_id = $2
         """,
         check_in.flight_id,
@@ -86,7 +86,8 @@ async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     if row is None or not row["contact_email"]:
         return
     departure_date: date = row["departure_date"]
-    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']} on {departure_date.isoformat()}"
+    departure = airports.local_time(row["departure_time"], airports.zone(row["origin"]))
+    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']}, which leaves at {departure}"
     await outbox.enqueue(
         conn,
         [

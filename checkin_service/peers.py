@@ -19,11 +19,11 @@ from skyhigh.weight.v1 import weight_service_pb2 as weight
 from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 
 from checkin_service import refusals
-from checkin_service.records import money
 from checkin_service.settings import CheckInSettings
 from services.call import running
 from services.clients import Meanings, PeerRefusal, ask, channel
 from services.errors import Refusal, Unavailable
+from services.money import Amount, money_of
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
@@ -165,7 +165,7 @@ class Peers:
         intent = await ask(
             self._payments.CreatePaymentIntent(
                 payment.CreatePaymentIntentRequest(
-                    reference=reference, amount=money(cents, currency), owner=f"passenger:{pnr}"
+                    reference=reference, amount=money_of(Amount(currency, cents)), owner=f"passenger:{pnr}"
                 ),
                 timeout=TIMEOUT_SECONDS,
             )

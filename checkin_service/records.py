@@ -8,16 +8,15 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from google.type import money_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import refusals
 from services.auth import Principal, Role
 from services.db import Conn
+from services.money import Amount, money_of
 from services.proto import timestamp
 
 INFANT_SEAT: Final = "INF"
-_CENT_NANOS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class CheckIn:
             seat_number="" if cancelled else self.seat_number or "",
             bags=[pb.CheckIn.Bag(weight_grams=grams) for grams in self.bags_grams],
             excess_grams=self.excess_grams,
-            fee=money(self.fee_cents, self.fee_currency) if self.fee_cents else None,
+            fee=money_of(Amount(self.fee_currency, self.fee_cents)) if self.fee_cents else None,
             payment_intent_id=str(self.payment_intent_id or ""),
             payment_deadline=timestamp(self.payment_deadline) if self.payment_deadline else None,
             last_payment_error=self.payment_error,
@@ -77,17 +76,6 @@ class CheckIn:
             cancel_reason=self.cancel_reason or "",
             allowance_grams=self.allowance_grams,
         )
-
-
-def money(cents: int, currency: str) -> money_pb2.Money:
-    """Returns an amount of whole cents."""
-    return money_pb2.Money(currency_code=currency, units=cents // 100, nanos=cents % 100 * _CENT_NANOS)
-
-
-def cents_of(amount: money_pb2.Money) -> int:
-    """Returns an amount in cents; what is less than a cent makes it no amount of ours, -1."""
-    whole, rest = divmod(amount.nanos, _CENT_NANOS)
-    return amount.units * 100 + whole if rest == 0 else -1
 
 
 def pnr_of(principal: Principal) -> str | None:
