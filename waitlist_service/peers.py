@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-import grpc
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 from skyhigh.seat.v1 import seat_service_pb2 as seat
@@ -190,7 +189,7 @@ class Peers:
         try:
             found: checkin.ManifestPassenger = await ask(self._checkin.GetPassenger(request))
         except PeerRefusal as refusal:
-            if refusal.code is grpc.StatusCode.NOT_FOUND:
+            if refusal.reason == "PASSENGER_NOT_FOUND":
                 return None
             raise
         return found

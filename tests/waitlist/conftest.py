@@ -19,7 +19,9 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
 from deploy.mocks import mail
 from deploy.mocks.mail import MailBehaviour, MailSettings, MailSink
+from services.errors import NotFound
 from tests.callers import Caller, Callers, seat
+from tests.checkin.fakes import refuse
 from tests.dates import new_flight_id
 from tests.instances import Database, running
 from tests.waiting import eventually
@@ -43,7 +45,7 @@ class Manifest(CheckInServiceServicer):
         """The passenger, or NOT_FOUND."""
         found = self.passengers.get((request.flight_id, request.passenger_id))
         if found is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such passenger")
+            await refuse(context, NotFound("PASSENGER_NOT_FOUND", "no such passenger"))
         assert found is not None
         return found
 
