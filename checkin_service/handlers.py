@@ -11,6 +11,7 @@ from datetime import UTC, timedelta
 from typing import Final
 from uuid import UUID
 
+from google.type import money_pb2
 from skyhigh.booking.v1 import events_pb2 as booking
 from skyhigh.flight.v1 import events_pb2 as flight
 from skyhigh.payment.v1 import events_pb2 as payment
@@ -20,7 +21,9 @@ from checkin_service import bookings, checkins, flights, notices, records
 from checkin_service.records import INFANT_SEAT
 from services import timers
 from services.db import Conn
+from services.errors import InvalidArgument
 from services.inbox import Subscription
+from services.money import Amount, amount_of
 
 # Others' intents are for other things, such as bookings.
 REFERENCE: Final = "checkin"
@@ -33,16 +36,21 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
     checkin_id = _checkin_of(event.reference)
     if checkin_id is None:
         return
-    intent_id, cents, currency = UUID(event.intent_id), records.cents_of(event.amount), event.amount.currency_code
-    if await checkins.pay(conn, checkin_id, intent_id=intent_id, cents=cents, currency=currency):
-        return
+    intent_id, amount = UUID(event.intent_id), _amount(event.amount)
+    paid = amount is not None and await checkins.pay(
+        conn, checkin_id, intent_id=intent_id, cents=amount.minor_units, currency=amount.currency
+    )
     check_in = await records.find(conn, checkin_id)
+    if paid:
+        if check_in.fee_returned:
+            await notices.payment_refunded(conn, check_in, amount)
+        return
     if check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
         # It was told before; if the check-in was cancelled since, its fee is being settled.
         return
     await checkins.note_late_payment(conn, checkin_id, intent_id=intent_id)
     await timers.set_timer(conn, checkins.REFUND, str(intent_id))
-    await notices.payment_refunded(conn, check_in, cents=cents, currency=currency)
+    await notices.payment_refunded(conn, check_in, amount)
 
 
 async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:
@@ -142,3 +150,11 @@ MANIFEST_SUBSCRIPTIONS: Final = (
     Subscription("booking.cancelled.v1", booking.BookingCancelled, on_booking_cancelled),
     Subscription("flight.cancelled.v1", flight.FlightCancelled, on_flight_cancelled),
 )
+
+
+def _amount(paid: money_pb2.Money) -> Amount | None:
+    """Returns what was paid; None if it is no whole number of minor units, and so no fee of ours."""
+    try:
+        return amount_of(paid)
+    except InvalidArgument:
+        return None

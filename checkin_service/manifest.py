@@ -1,6 +1,7 @@
 """Manifests: who is on a flight, and the flight's own facts, as they are imported (CHK-1).
 
-An import is judged whole, against what it would make of the flight, and written whole or not at all.
+Each line of an import is checked against the flight as the import would make it. A wrong line is rejected alone; the
+others are written in one transaction.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Final
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import flights, names, refusals
+from checkin_service import flights, locators, names, refusals
 from checkin_service.flights import Flight
+from checkin_service.manifest_lines import PASSENGER_CHECKED_IN, Lines
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
+from services.proto import timestamp
 
 DEFAULT_FARE: Final = "STANDARD"
 # What a check-in was judged by, and can't follow once it has begun. Names, needs and addresses it follows.
@@ -37,19 +40,25 @@ class Passenger:
     contact_email: str
 
     @classmethod
-    def of(cls, asked: pb.ManifestPassenger) -> Passenger:
-        """Returns what the message says, with its defaults."""
+    def of(cls, asked: pb.ManifestPassenger, known: Passenger | None = None) -> Passenger:
+        """Returns the passenger after the import; an omitted field keeps the known value, or has its default."""
+        type_ = pb.PassengerType.Name(asked.type) if asked.type else known.type if known else "ADULT"
+        accompanying = asked.accompanying_passenger_id or (known.accompanying_passenger_id if known else None)
+        services = asked.special_services or (known.special_services if known else ())
         return cls(
             passenger_id=asked.passenger_id,
             pnr=asked.pnr,
             given_name=asked.given_name,
             last_name=asked.last_name,
-            type=pb.PassengerType.Name(asked.type or pb.ADULT),
-            cabin=pb.Cabin.Name(asked.cabin or pb.ECONOMY),
-            fare=asked.fare or DEFAULT_FARE,
-            special_services=sorted(asked.special_services),
-            accompanying_passenger_id=asked.accompanying_passenger_id or None,
-            contact_email=asked.contact_email,
+            type=type_,
+            cabin=pb.Cabin.Name(asked.cabin) if asked.cabin else known.cabin if known else "ECONOMY",
+            fare=asked.fare or (known.fare if known else DEFAULT_FARE),
+            special_services=[] if "specialServices" in asked.cleared_fields else sorted(services),
+            # An infant that has become a child has no adult any more; the caller need not clear it.
+            accompanying_passenger_id=accompanying if type_ == "INFANT" or asked.accompanying_passenger_id else None,
+            contact_email=""
+            if "contactEmail" in asked.cleared_fields
+            else asked.contact_email or (known.contact_email if known else ""),
         )
 
     def message(self) -> pb.ManifestPassenger:
@@ -69,31 +78,36 @@ class Passenger:
 
 
 async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb.ImportManifestResponse:
-    """Writes a flight's facts and passengers, all or none; what is so already is left alone.
+    """Writes a flight's facts and its passengers in one transaction, except those whose line is rejected.
 
-    Raises INVALID_FIELD or PASSENGER_CHECKED_IN, naming each wrong passenger by its index.
+    Raises INVALID_FIELD or PASSENGER_CHECKED_IN if every line is rejected, or if the flight's facts are wrong.
     """
     flight_id = request.flight_id
-    # One import of a flight at a time: each is judged by what the one before made of it.
+    # Imports of a flight run one after the other: each one is checked against the manifest that the last one wrote.
     await flights.lock(conn, [flight_id])
     if request.HasField("flight"):
         await flights.write(conn, Flight.of(flight_id, request.flight), replace=True)
     if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1", flight_id) is None:
         raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
+    lines = Lines(request.passengers)
     known = await _known(conn, flight_id)
-    asked = [Passenger.of(each) for each in request.passengers]
-    violations = list(_violations(known, asked))
-    if violations:
-        raise InvalidArgument.of(*violations)
-    changed = [each for each in asked if known.get(each.passenger_id) != each]
-    await _refuse_what_check_ins_cannot_follow(conn, flight_id, known, asked)
+    asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
+    await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
+    _reject_misfits(known, asked, lines)
+    await _reject_foreign_locators(conn, flight_id, known, asked, lines)
+    # An infant whose adult had a locator of another party is one, too.
+    _reject_misfits(known, asked, lines)
+    lines.refuse_if_none_is_left()
+    passengers = [asked[n] for n, _ in lines.accepted()]
+    changed = [each for each in passengers if known.get(each.passenger_id) != each]
     await write(conn, flight_id, changed, replace=True)
     added = sum(each.passenger_id not in known for each in changed)
     return pb.ImportManifestResponse(
         flight_id=flight_id,
         added=added,
         changed=len(changed) - added,
-        unchanged=len(asked) - len(changed),
+        unchanged=len(passengers) - len(changed),
+        rejected=lines.rejected(),
     )
 
 
@@ -113,48 +127,137 @@ async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPass
     return Passenger(**row).message()
 
 
-def _violations(known: Mapping[str, Passenger], asked: Sequence[Passenger]) -> Iterator[FieldViolation]:
-    """Yields what would be wrong with the flight after the import, at the passenger that makes it so."""
-    index = {each.passenger_id: n for n, each in enumerate(asked)}
-    after = {**known, **{each.passenger_id: each for each in asked}}
+async def _reject_foreign_locators(
+    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
+) -> None:
+    """Rejects each line by whose locator one party would see and change the trip of another."""
+    accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
+    parties = await locators.take(conn, [each.pnr for each in accepted.values()], booking=None)
+    booked = await _booked(conn, flight_id)
+    for n, each in accepted.items():
+        booking = parties[each.pnr]
+        if booking is not None and not locators.belongs_to(each.passenger_id, booking):
+            wrong = (
+                f"is the record locator of a booking that passenger {each.passenger_id} does not belong to; import the "
+                "passenger with the party's own locator"
+            )
+        elif each.passenger_id in booked and known[each.passenger_id].pnr != each.pnr:
+            wrong = (
+                f"is another record locator than that of the booking that passenger {each.passenger_id} belongs to; "
+                "import the passenger with the booking's locator"
+            )
+        else:
+            continue
+        lines.reject(n, FieldViolation("pnr", wrong))
+
+
+async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPassengersResponse:
+    """Returns those of the passengers who are on a manifest, and the flights that are known, in one statement each."""
+    asked = [(each.flight_id, each.passenger_id) for each in request.passengers]
+    passengers = await conn.fetch(
+        """
+        SELECT found.*
+        FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS one (flight_id, passenger_id)) AS asked
+        CROSS JOIN LATERAL (
+            SELECT flight_id, passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
+                   needs_of(passengers) AS special_services, accompanying_passenger_id, contact_email
+            FROM passengers
+            WHERE passengers.flight_id = asked.flight_id AND passengers.passenger_id = asked.passenger_id LIMIT 1
+        ) AS found
+        """,
+        [flight_id for flight_id, _ in asked],
+        [passenger_id for _, passenger_id in asked],
+    )
+    of_flights = await conn.fetch(
+        """
+        SELECT flight_id, departure_time - closes_before AS close_time,
+               departure_time - closes_before <= statement_timestamp() AS closed, cancel_time,
+               (SELECT reason FROM cancelled_flights WHERE cancelled_flights.flight_id = flights.flight_id) AS reason
+        FROM flights WHERE flight_id = ANY($1::text[])
+        """,
+        list({*request.flight_ids, *(flight_id for flight_id, _ in asked)}),
+    )
+    return pb.FindPassengersResponse(
+        passengers=[
+            pb.FindPassengersResponse.FoundPassenger(
+                flight_id=row["flight_id"],
+                passenger=Passenger(**{name: value for name, value in row.items() if name != "flight_id"}).message(),
+            )
+            for row in passengers
+        ],
+        flights=[
+            pb.FindPassengersResponse.FoundFlight(
+                flight_id=row["flight_id"],
+                check_in_close_time=timestamp(row["close_time"]),
+                check_in_closed=row["closed"],
+                cancel_time=None if row["cancel_time"] is None else timestamp(row["cancel_time"]),
+                cancel_reason=row["reason"] or "",
+            )
+            for row in of_flights
+        ],
+    )
+
+
+def _reject_misfits(known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines) -> None:
+    """Rejects each line that would make the flight wrong.
+
+    A rejected line leaves its passenger as it was, and that may make another line wrong: an infant whose adult is
+    rejected. Each round rejects at least one line, so that the rounds end.
+    """
+    while True:
+        accepted = {each.passenger_id: n for n, each in asked.items() if lines.accepts(n)}
+        after = {**known, **{passenger_id: asked[n] for passenger_id, n in accepted.items()}}
+        misfits = list(_misfits(after, accepted))
+        if not misfits:
+            return
+        for n, violation in misfits:
+            lines.reject(n, violation)
+
+
+def _misfits(after: Mapping[str, Passenger], accepted: Mapping[str, int]) -> Iterator[tuple[int, FieldViolation]]:
+    """Yields what would be wrong with the flight after the import, with the line that makes it so.
+
+    What is wrong without any line of this import, as an infant whose adult's booking was cancelled, stays as it is.
+    """
     infants: dict[str, str] = {}
     for each in after.values():
         if each.type != "INFANT":
-            if each.accompanying_passenger_id is not None:
-                yield _at(index, each, "accompanying_passenger_id", "only an infant travels on somebody's lap")
+            if each.accompanying_passenger_id is not None and each.passenger_id in accepted:
+                description = "must be left out: only an infant travels on an adult's lap"
+                yield accepted[each.passenger_id], FieldViolation("accompanying_passenger_id", description)
             continue
         adult = after.get(each.accompanying_passenger_id or "")
+        wrong: tuple[Passenger, FieldViolation] | None = None
+        other: Passenger | None = adult
+        field = "accompanying_passenger_id"
         if each.accompanying_passenger_id is None:
-            yield _at(index, each, "accompanying_passenger_id", "an infant needs the adult on whose lap it travels")
+            wrong = each, FieldViolation(field, "must be given: an infant travels on an adult's lap")
         elif adult is None:
-            yield _at(index, each, "accompanying_passenger_id", "there is no such passenger on this flight")
+            wrong = each, FieldViolation(field, "must name a passenger of this flight whose line is not rejected")
         elif adult.type != "ADULT":
-            at = each if each.passenger_id in index else adult
-            field = "accompanying_passenger_id" if at is each else "type"
-            yield _at(index, at, field, "an infant travels with an adult")
+            at_adult = each.passenger_id not in accepted
+            wrong = each, FieldViolation("type" if at_adult else field, "an infant travels with an adult")
         elif adult.pnr != each.pnr:
-            at = each if each.passenger_id in index else adult
-            yield _at(index, at, "pnr", "an infant and its adult have the same record locator")
+            wrong = each, FieldViolation("pnr", "an infant and its adult have the same record locator")
         elif infants.setdefault(adult.passenger_id, each.passenger_id) != each.passenger_id:
             other = after[infants[adult.passenger_id]]
-            at = each if each.passenger_id in index else other
-            yield _at(index, at, "accompanying_passenger_id", "an adult has one infant on the lap, not two")
+            wrong = each, FieldViolation(field, "must name another adult: this one has an infant on the lap")
+        for blamed in (each, other):
+            if wrong is not None and blamed is not None and blamed.passenger_id in accepted:
+                yield accepted[blamed.passenger_id], wrong[1]
+                break
 
 
-def _at(index: Mapping[str, int], passenger: Passenger, field: str, description: str) -> FieldViolation:
-    return FieldViolation(f"passengers[{index[passenger.passenger_id]}].{field}", description)
-
-
-async def _refuse_what_check_ins_cannot_follow(
-    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Sequence[Passenger]
+async def _reject_what_check_ins_cannot_follow(
+    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
 ) -> None:
     unfit = {
-        each.passenger_id: [
-            FieldViolation(f"passengers[{n}].{field}", "can't change while the passenger is checked in")
+        n: [
+            FieldViolation(field, "can't change while the passenger is checked in; cancel the check-in first")
             for field in FIXED_BY_CHECK_IN
             if getattr(known[each.passenger_id], field) != getattr(each, field)
         ]
-        for n, each in enumerate(asked)
+        for n, each in asked.items()
         if each.passenger_id in known
     }
     rows = await conn.fetch(
@@ -163,14 +266,34 @@ async def _refuse_what_check_ins_cannot_follow(
         WHERE flight_id = $1 AND passenger_id = ANY($2::text[]) AND state <> 'CANCELLED'
         """,
         flight_id,
-        [passenger_id for passenger_id, fields in unfit.items() if fields],
+        [asked[n].passenger_id for n, fields in unfit.items() if fields],
     )
     checked_in = {row["passenger_id"] for row in rows}
-    wrong = {passenger_id: fields for passenger_id, fields in unfit.items() if passenger_id in checked_in}
-    if wrong:
-        raise refusals.passengers_checked_in(
-            next(iter(wrong)), [field for fields in wrong.values() for field in fields]
-        )
+    for n, fields in unfit.items():
+        if fields and asked[n].passenger_id in checked_in:
+            lines.reject(n, *fields, reason=PASSENGER_CHECKED_IN)
+
+
+async def _booked(conn: Conn, flight_id: str) -> set[str]:
+    """Returns the passengers of a flight whose seats are in a confirmed booking."""
+    rows = await conn.fetch(
+        "SELECT passenger_id FROM passengers WHERE flight_id = $1 AND booking IS NOT NULL", flight_id
+    )
+    return {row["passenger_id"] for row in rows}
+
+
+async def mark_booked(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, booking: str) -> None:
+    """Notes that passengers of a locked flight have the seats and the locator of a confirmed booking."""
+    await conn.executemany(
+        """
+        UPDATE passengers SET booking = $3, pnr = $4, login_key = CASE WHEN pnr = $4 THEN login_key ELSE $5 END
+        WHERE flight_id = $1 AND passenger_id = $2 AND (booking, pnr) IS DISTINCT FROM ($3, $4)
+        """,
+        [
+            (flight_id, each.passenger_id, booking, each.pnr, names.login_key(each.pnr, each.last_name))
+            for each in passengers
+        ],
+    )
 
 
 async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Final
 
 from checkin_service.records import CheckIn
-from services import outbox
+from services import airports, outbox
 from services.db import Conn
 from services.mail import mail
 from services.money import Amount, text_of
@@ -14,24 +14,25 @@ from services.money import Amount, text_of
 SERVICE: Final = "checkin"
 
 
-async def payment_timed_out(conn: Conn, check_in: CheckIn) -> None:
+async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) -> None:
     """Tells that a check-in was cancelled because its fee was not paid in time."""
     await _tell(
         conn,
         check_in,
         "Your check-in was cancelled",
         f"The baggage fee of {text_of(Amount(check_in.fee_currency, check_in.fee_cents))} was not paid in time, so "
-        "your check-in was cancelled and your seat was given back. You can check in again while check-in is open.",
+        f"your check-in was cancelled{'' if keeps_seat else ' and your seat was given back'}. You can check in again "
+        f"while check-in is open.{' Your booking keeps its seat.' if keeps_seat else ''}",
     )
 
 
-async def payment_refunded(conn: Conn, check_in: CheckIn, *, cents: int, currency: str) -> None:
+async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -> None:
     """Tells that a payment that nothing waits for any more is given back."""
     await _tell(
         conn,
         check_in,
         "Your payment is refunded",
-        f"Your payment of {text_of(Amount(currency, cents))} came too late or was no longer due. We are giving it "
+        f"Your payment{f' of {text_of(paid)}' if paid else ''} came too late or was no longer due. We are giving it "
         "back by the way it came; you need not do anything.",
     )
 
@@ -45,6 +46,19 @@ async def seat_released(conn: Conn, check_in: CheckIn) -> None:
         "Your check-in was cancelled",
         f"Seat {check_in.seat_number} is no longer yours, so your check-in was cancelled and your boarding pass is not "
         f"valid any more.{refund} Please choose another seat and check in again, or come to our desk at the airport.",
+    )
+
+
+async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
+    """Tells that a completed check-in was cancelled because its seat does not fit the passenger any more."""
+    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
+    await _tell(
+        conn,
+        check_in,
+        "Your check-in was cancelled",
+        f"Your booking changed, and seat {check_in.seat_number} does not fit it any more (its cabin, or who may sit in "
+        f"its row). So your check-in was cancelled and your boarding pass is not valid any more.{refund} Please choose "
+        "another seat and check in again, or come to our desk at the airport.",
     )
 
 
@@ -63,7 +77,7 @@ async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
 async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     row = await conn.fetchrow(
         """
-        SELECT contact_email, given_name, flight_number, origin, destination, departure_date
+        SELECT contact_email, given_name, flight_number, origin, destination, departure_date, departure_time
         FROM passengers JOIN flights USING (flight_id) WHERE flight_id = $1 AND passenger_id = $2
         """,
         check_in.flight_id,
@@ -72,7 +86,8 @@ async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     if row is None or not row["contact_email"]:
         return
     departure_date: date = row["departure_date"]
-    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']} on {departure_date.isoformat()}"
+    departure = airports.local_time(row["departure_time"], airports.zone(row["origin"]))
+    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']}, which leaves at {departure}"
     await outbox.enqueue(
         conn,
         [

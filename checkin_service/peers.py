@@ -19,11 +19,11 @@ from skyhigh.weight.v1 import weight_service_pb2 as weight
 from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 
 from checkin_service import refusals
-from checkin_service.records import money
 from checkin_service.settings import CheckInSettings
 from services.call import running
 from services.clients import Meanings, PeerRefusal, ask, channel
 from services.errors import Refusal, Unavailable
+from services.money import Amount, money_of
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
@@ -101,11 +101,23 @@ class Peers:
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         return next((each for each in seats if each.confirm_time is not None), None)
 
+    async def sync_passengers(self, request: seat.SyncPassengersRequest) -> Mapping[Place, Seat]:
+        """Brings the seat service's copy of the manifests up to date; returns the seats that passengers lost by it."""
+        answer = await ask(self._seats.SyncPassengers(request, timeout=TIMEOUT_SECONDS))
+        return {
+            (each.flight_id, each.passenger_id): Seat(
+                each.seat_number,
+                UUID(each.hold_id),
+                each.confirm_time.ToDatetime(UTC) if each.state == seat.Seat.CONFIRMED else None,
+            )
+            for each in answer.freed_seats
+        }
+
     async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
         """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
 
-        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH or FLIGHT_CANCELLED; then nothing was
-        confirmed.
+        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED, FLIGHT_DEPARTED,
+        PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that does not fit any more; then nothing was confirmed.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
@@ -153,7 +165,7 @@ class Peers:
         intent = await ask(
             self._payments.CreatePaymentIntent(
                 payment.CreatePaymentIntentRequest(
-                    reference=reference, amount=money(cents, currency), owner=f"passenger:{pnr}"
+                    reference=reference, amount=money_of(Amount(currency, cents)), owner=f"passenger:{pnr}"
                 ),
                 timeout=TIMEOUT_SECONDS,
             )
@@ -212,4 +224,15 @@ _OF_HOLDS: Final[Meanings] = {
     # An order's, whoever asks.
     "HOLD_MANAGED": lambda _: refusals.hold_not_found(),
     "FLIGHT_CANCELLED": lambda _: refusals.flight_cancelled(),
+    "FLIGHT_DEPARTED": lambda refusal: refusals.flight_departed(
+        datetime.fromisoformat(refusal.metadata["departure_time"])
+    ),
+    # Not on the manifest, or not any more.
+    "PASSENGER_NOT_FOUND": lambda _: refusals.passenger_not_found(),
+    "PASSENGER_NOT_ENTITLED": lambda _: refusals.passenger_not_found(),
+    "LAP_INFANT_HAS_NO_SEAT": lambda _: refusals.hold_mismatch(),
+    # The cabin or the needs changed after the seat was held.
+    "CABIN_NOT_ALLOWED": lambda _: refusals.seat_required(),
+    "EXIT_ROW_NOT_ALLOWED": lambda _: refusals.seat_required(),
+    "INFANT_NOT_ALLOWED": lambda _: refusals.seat_required(),
 }

@@ -8,16 +8,15 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from google.type import money_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import refusals
 from services.auth import Principal, Role
 from services.db import Conn
+from services.money import Amount, money_of
 from services.proto import timestamp
 
 INFANT_SEAT: Final = "INF"
-_CENT_NANOS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class CheckIn:
     version: int
     seat_number: str | None
     hold_id: UUID | None
+    seat_disputed: bool
     allowance_grams: int
     bags_grams: list[int]
     excess_grams: int
@@ -42,6 +42,7 @@ class CheckIn:
     payment_error: str
     fee_pay_time: datetime | None
     fee_refund_time: datetime | None
+    fee_returned: bool
     sequence_number: int | None
     create_time: datetime
     update_time: datetime
@@ -65,7 +66,7 @@ class CheckIn:
             seat_number="" if cancelled else self.seat_number or "",
             bags=[pb.CheckIn.Bag(weight_grams=grams) for grams in self.bags_grams],
             excess_grams=self.excess_grams,
-            fee=money(self.fee_cents, self.fee_currency) if self.fee_cents else None,
+            fee=money_of(Amount(self.fee_currency, self.fee_cents)) if self.fee_cents else None,
             payment_intent_id=str(self.payment_intent_id or ""),
             payment_deadline=timestamp(self.payment_deadline) if self.payment_deadline else None,
             last_payment_error=self.payment_error,
@@ -77,17 +78,6 @@ class CheckIn:
         )
 
 
-def money(cents: int, currency: str) -> money_pb2.Money:
-    """Returns an amount of whole cents."""
-    return money_pb2.Money(currency_code=currency, units=cents // 100, nanos=cents % 100 * _CENT_NANOS)
-
-
-def cents_of(amount: money_pb2.Money) -> int:
-    """Returns an amount in cents; what is less than a cent makes it no amount of ours, -1."""
-    whole, rest = divmod(amount.nanos, _CENT_NANOS)
-    return amount.units * 100 + whole if rest == 0 else -1
-
-
 def pnr_of(principal: Principal) -> str | None:
     """Returns whose rows the caller reaches: a passenger session's own locator, None for all."""
     return principal.name.partition(":")[2] if principal.role is Role.PASSENGER else None
@@ -97,9 +87,10 @@ async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> Check
     """Returns a check-in, of this locator only where one is given. Raises CHECK_IN_NOT_FOUND."""
     row = await conn.fetchrow(
         """
-        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, allowance_grams,
-               bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline, payment_error,
-               fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time, cancel_reason
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
+               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time,
+               cancel_time, cancel_reason
         FROM check_ins WHERE checkin_id = $1 AND ($2::text IS NULL OR pnr = $2)
         """,
         checkin_id,
@@ -115,9 +106,9 @@ async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]
     rows = await conn.fetch(
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, check_ins.version, seat_number, hold_id,
-               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
-               payment_error, fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time,
-               cancel_reason
+               seat_disputed, allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id,
+               payment_deadline, payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number,
+               create_time, update_time, cancel_time, cancel_reason
         FROM unnest($1::uuid[], $2::bigint[]) AS known (checkin_id, version)
         JOIN check_ins USING (checkin_id) WHERE check_ins.version > known.version
         """,
@@ -132,9 +123,10 @@ async def of_flight(conn: Conn, flight_id: str, *, after: tuple[datetime, UUID] 
     after_time, after_id = after or (None, None)
     rows = await conn.fetch(
         """
-        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, allowance_grams,
-               bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline, payment_error,
-               fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time, cancel_reason
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
+               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time,
+               cancel_time, cancel_reason
         FROM check_ins
         WHERE flight_id = $1 AND ($2::timestamptz IS NULL OR (create_time, checkin_id) > ($2, $3::uuid))
         ORDER BY create_time, checkin_id LIMIT $4

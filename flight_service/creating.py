@@ -12,12 +12,12 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.flight.v1 import flight_service_pb2 as pb
 
-from flight_service import airports, counts, flights, refusals
+from flight_service import counts, flights, refusals
 from flight_service.aircraft import AIRCRAFT, fares
 from flight_service.flights import NewFlight
 from flight_service.peers import Peers
 from flight_service.records import Flight
-from services import db
+from services import airports, db
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey

@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.type.money_pb2 import Money
 from skyhigh.flight.v1 import flight_service_pb2 as pb
 
-from flight_service import airports
+from services import airports
 from services.money import Amount, money_of
 from services.proto import timestamp
 

@@ -14,9 +14,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from flight_service import airports
 from flight_service.aircraft import AIRCRAFT, fares
 from flight_service.flights import NewFlight
+from services import airports
 
 EVERY_DAY: Final = "1234567"
 

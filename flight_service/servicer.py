@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 from skyhigh.flight.v1 import flight_service_pb2 as pb
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer
 
-from flight_service import airports, counts, flights
+from flight_service import counts, flights
 from flight_service.creating import Creating
 from flight_service.itineraries import MOST_FLIGHTS, Market
 from flight_service.search import Question, Search
-from services import db, paging
+from services import airports, db, paging
 from services.call import running
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument

@@ -127,6 +127,8 @@ SERVICES = (
             "GetBoardingPassPng": Call.READ,
             "ListCheckIns": Call.READ,
             "GetPassenger": Call.INTERNAL,
+            "ReserveLocator": Call.INTERNAL,
+            "FindPassengers": Call.INTERNAL,
         },
         public=frozenset({"CreateSession"}),
         classes={"CreateSession": CallClass.LOGIN},

@@ -13,6 +13,7 @@ import typer
 from operations.connections import channel_to
 from operations.stack import fail
 from operations.token import mint
+from services.money import text_of_money
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -62,13 +63,11 @@ async def _get(booking_id: UUID) -> pb.Booking:
 def _print(booking: pb.Booking) -> None:
     from skyhigh.booking.v1 import booking_service_pb2 as pb
 
-    from operations.flights import money
-
     facts = {
         "booking": booking.booking_id,
         "state": pb.Booking.State.Name(booking.state),
         "pnr": booking.pnr,
-        "total": money(booking.total),
+        "total": text_of_money(booking.total),
         "cabin": pb.Cabin.Name(booking.cabin),
         "created": _time(booking.create_time),
         "expires": _time(booking.expire_time),
@@ -87,7 +86,14 @@ def _print(booking: pb.Booking) -> None:
         "flights",
         ("FLIGHT", "FROM", "TO", "DEPARTURE", "ARRIVAL", "PRICE"),
         [
-            (f.flight_id, f.origin, f.destination, _time(f.departure_time), _time(f.arrival_time), money(f.price))
+            (
+                f.flight_id,
+                f.origin,
+                f.destination,
+                _clock(f.departure_time, f.origin),
+                _clock(f.arrival_time, f.destination),
+                text_of_money(f.price),
+            )
             for f in booking.flights
         ],
     )
@@ -121,6 +127,13 @@ def _print(booking: pb.Booking) -> None:
     )
 
 
+def _clock(moment: Timestamp, airport: str) -> str:
+    """A moment as a clock at the airport shows it."""
+    from services import airports
+
+    return airports.local_time(moment.ToDatetime(UTC), airports.zone(airport))
+
+
 def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -137,4 +150,4 @@ def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def _time(moment: Timestamp) -> str:
     """UTC to the second; nothing where there is none."""
-    return f"{moment.ToDatetime(UTC):%Y-%m-%d %H:%M:%S}" if moment.seconds else ""
+    return f"{moment.ToDatetime(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment.seconds else ""

@@ -141,13 +141,15 @@ async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
     from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
     from operations import airline
+    from services import airports
 
     async def import_one(flight: Flight) -> str:
         request = airline.manifest(flight)
         answer = await stub.ImportManifest(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        departure = airports.local_time(flight.departure_time, airports.zone(flight.service.origin))
         return (
             f"{flight.flight_id}  {flight.service.origin} → {flight.service.destination}  "
-            f"{flight.departure_time:%H:%M} UTC  {len(request.passengers):>3} passengers: "
+            f"{departure}  {len(request.passengers):>3} passengers: "
             f"{answer.added} added, {answer.changed} changed, {answer.unchanged} unchanged"
         )
 

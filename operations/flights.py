@@ -14,9 +14,10 @@ import typer
 from operations.connections import channel_to
 from operations.stack import fail
 from operations.token import mint
+from services.money import text_of_money
 
 if TYPE_CHECKING:
-    from google.type.money_pb2 import Money
+    from google.protobuf.timestamp_pb2 import Timestamp
     from rich.table import Table
     from skyhigh.flight.v1 import flight_service_pb2 as pb
     from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
@@ -135,10 +136,10 @@ async def _search(stub: FlightServiceStub, metadata: Metadata, request: pb.Searc
         table.add_row(
             pb.Itinerary.Type.Name(itinerary.type).lower(),
             " ".join([first.origin, *(f"{each.flight_number} {each.destination}" for each in itinerary.flights)]),
-            local_time(first.departure_time.ToDatetime(UTC), first.origin_time_zone),
-            local_time(last.arrival_time.ToDatetime(UTC), last.destination_time_zone),
+            _clock(first.departure_time, first.origin_time_zone),
+            _clock(last.arrival_time, last.destination_time_zone),
             f"{hours}h{minutes:02}",
-            money(itinerary.total_price),
+            text_of_money(itinerary.total_price),
             str(itinerary.available_seats),
             itinerary.itinerary_id,
         )
@@ -160,10 +161,10 @@ async def _list(stub: FlightServiceStub, metadata: Metadata, request: pb.ListFli
                 flight.flight_id,
                 flight.origin,
                 flight.destination,
-                local_time(flight.departure_time.ToDatetime(UTC), flight.origin_time_zone),
-                local_time(flight.arrival_time.ToDatetime(UTC), flight.destination_time_zone),
+                _clock(flight.departure_time, flight.origin_time_zone),
+                _clock(flight.arrival_time, flight.destination_time_zone),
                 flight.aircraft_type,
-                money(flight.price),
+                text_of_money(flight.price),
                 str(flight.available_seats),
                 str(flight.total_seats),
                 f"[{STYLES[status]}]{status}[/]" if status in STYLES else status,
@@ -183,8 +184,8 @@ async def _show(stub: FlightServiceStub, metadata: Metadata, flight_id: str) -> 
     request = pb.GetFlightRequest(flight_id=flight_id)
     flight = await stub.GetFlight(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
     status = pb.Flight.Status.Name(flight.status)
-    departure = local_time(flight.departure_time.ToDatetime(UTC), flight.origin_time_zone)
-    arrival = local_time(flight.arrival_time.ToDatetime(UTC), flight.destination_time_zone)
+    departure = _clock(flight.departure_time, flight.origin_time_zone)
+    arrival = _clock(flight.arrival_time, flight.destination_time_zone)
     print(
         f"{flight.flight_id}  {status}{f' ({flight.cancel_reason})' if flight.cancel_reason else ''}\n"
         f"{flight.origin} {departure}  →  {flight.destination} {arrival}\n"
@@ -193,7 +194,7 @@ async def _show(stub: FlightServiceStub, metadata: Metadata, flight_id: str) -> 
     table = _table("CABIN", "PRICE", "FREE", "SEATS")
     for cabin in flight.cabins:
         name = pb.Cabin.Name(cabin.cabin)
-        table.add_row(name, money(cabin.price), str(cabin.available_seats), str(cabin.total_seats))
+        table.add_row(name, text_of_money(cabin.price), str(cabin.available_seats), str(cabin.total_seats))
     _print(table)
 
 
@@ -250,16 +251,13 @@ async def _listed(stub: FlightServiceStub, metadata: Metadata, wanted: Mapping[s
     return found
 
 
-def local_time(moment: datetime, zone: str) -> str:
-    """A moment as a clock at the airport shows it, with its difference to UTC."""
+def _clock(moment: Timestamp, zone: str) -> str:
+    """A moment as a clock at the airport shows it."""
     from zoneinfo import ZoneInfo
 
-    return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M %z}" if zone else f"{moment:%Y-%m-%d %H:%M} UTC"
+    from services.airports import local_time
 
-
-def money(amount: Money) -> str:
-    """An amount with its currency, in a line."""
-    return f"{amount.units}.{amount.nanos // 10_000_000:02d} {amount.currency_code}"
+    return local_time(moment.ToDatetime(UTC), ZoneInfo(zone) if zone else None)
 
 
 def _table(*columns: str) -> Table:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
+from google.protobuf import timestamp_pb2
 
 from operations.connections import channel_to
 from operations.stack import fail
@@ -41,8 +42,11 @@ PASSENGER_TEXTS: Final = (
     "contact_email",
 )
 SPECIAL_SERVICES: Final = "special_services"
-COLUMNS: Final = frozenset({FLIGHT_ID, *FLIGHT_FACTS, *PASSENGER_TEXTS, "type", "cabin", SPECIAL_SERVICES})
+CLEARED_FIELDS: Final = "cleared_fields"
+LISTS: Final = (SPECIAL_SERVICES, CLEARED_FIELDS)
+COLUMNS: Final = frozenset({FLIGHT_ID, *FLIGHT_FACTS, *PASSENGER_TEXTS, "type", "cabin", *LISTS})
 _PASSENGER: Final = re.compile(r"passengers\[(\d+)\]\.?(.*)")
+_CAPITAL: Final = re.compile(r"[A-Z]")
 _MINUTES: Final = re.compile(r"\d{1,6}")
 
 manifest = typer.Typer(help="Passengers of flights.", no_args_is_help=True)
@@ -68,7 +72,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Flight:
-    """What a file says about one flight: the call to make, the line of each passenger, and what can't be read."""
+    """What a file says about one flight: the call to make, the line of each passenger, and the lines to reject."""
 
     request: pb.ImportManifestRequest
     first_line: int
@@ -97,18 +101,19 @@ def import_(
         typer.Option(metavar="FLIGHT", help="Only this flight; rows that name none are of this one too."),
     ] = None,
 ) -> None:
-    """Import manifests, each flight whole or not at all. A repeat changes nothing.
+    """Import manifests. A wrong line is rejected alone. A repeat changes nothing.
 
     FILE has a row for each passenger: CSV with a header, or a JSON array of objects. Its columns are flight_id,
     passenger_id, pnr, given_name, last_name; type (ADULT, CHILD, INFANT), cabin (FIRST, BUSINESS, PREMIUM_ECONOMY,
     ECONOMY), fare (BASIC, STANDARD, FLEX, BUSINESS), special_services (WCHR+BLND), accompanying_passenger_id,
-    contact_email.
+    contact_email. A known passenger keeps what an empty cell leaves out; cleared_fields
+    (special_services+contact_email) empties it.
 
     A flight that is new needs flight_number, origin, destination, departure_time, arrival_time (2026-12-01T09:30:00Z)
     in one row at least, and may have departure_date, gate, check_in_opens_before_minutes,
     check_in_closes_before_minutes, boarding_before_minutes.
 
-    What is wrong is listed by line. Ends with 1 where a flight was not imported.
+    Wrong fields are listed by line. Ends with 1 if a line was rejected or a flight was not imported.
     """
     try:
         flights = read(file, flight)
@@ -203,7 +208,7 @@ def _text(name: str, value: Any, line: int) -> str:
     """A value of a JSON row as CSV would have it."""
     if value is None:
         return ""
-    if name == SPECIAL_SERVICES and isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if name in LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "+".join(value)
     if name in FLIGHT_MINUTES and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -228,37 +233,57 @@ def _flight(flight_id: str, line: int) -> Flight:
 
 
 def _add(flight: Flight, line: int, row: Row) -> None:
-    """Adds a row's passenger to its flight, and the flight's facts where it has any."""
+    """Adds a row's passenger to its flight, unless the row can't be read, and the flight's facts if it has any."""
+    faults = [*_set_facts(flight, line, row)]
+    passenger, wrong = _passenger(row, line)
+    faults += wrong
+    first = flight.line_of.setdefault(passenger.passenger_id, line)
+    if first != line and passenger.passenger_id:
+        faults.append(Fault(line, "passenger_id", f"is the passenger of line {first} again"))
+    if faults:
+        flight.faults += faults
+        return
+    flight.request.passengers.append(passenger)
+    flight.lines.append(line)
+
+
+def _set_facts(flight: Flight, line: int, row: Row) -> Iterator[Fault]:
     for name in FLIGHT_FACTS:
         value = row.get(name, "")
         if not value:
             continue
-        if flight.facts.setdefault(name, value) != value:
-            flight.faults.append(Fault(line, name, f"{value!r} contradicts {flight.facts[name]!r} of a row above"))
+        if flight.facts.get(name, value) != value:
+            yield Fault(line, name, f"{value!r} contradicts {flight.facts[name]!r} of a row above")
+        elif fault := _set_fact(flight, line, name, value):
+            yield fault
         else:
-            _set_fact(flight, line, name, value)
-    _add_passenger(flight, line, row)
+            flight.facts[name] = value
 
 
-def _set_fact(flight: Flight, line: int, name: str, value: str) -> None:
+def _set_fact(flight: Flight, line: int, name: str, value: str) -> Fault | None:
     facts = flight.request.flight
     if name in FLIGHT_TEXTS:
         setattr(facts, name, value)
     elif name in FLIGHT_TIMES:
+        time = timestamp_pb2.Timestamp()
         try:
-            getattr(facts, name).FromJsonString(value)
+            time.FromJsonString(value)
         except ValueError:
-            flight.faults.append(Fault(line, name, f"{value!r} is no time such as 2026-12-01T09:30:00Z"))
+            return Fault(line, name, f"{value!r} is no time such as 2026-12-01T09:30:00Z")
+        getattr(facts, name).CopyFrom(time)
     elif _MINUTES.fullmatch(value):
         getattr(facts, name.removesuffix("_minutes")).FromSeconds(60 * int(value))
     else:
-        flight.faults.append(Fault(line, name, f"{value!r} is no number of minutes"))
+        return Fault(line, name, f"{value!r} is no number of minutes")
+    return None
 
 
-def _add_passenger(flight: Flight, line: int, row: Row) -> None:
+def _passenger(row: Row, line: int) -> tuple[pb.ManifestPassenger, list[Fault]]:
+    """Returns a row's passenger, and what of the row can't be read."""
     from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-    passenger = flight.request.passengers.add()
+    faults: list[Fault] = []
+    passenger = pb.ManifestPassenger()
     for name in PASSENGER_TEXTS:
         setattr(passenger, name, row.get(name, ""))
     for name, values in (("type", pb.PassengerType), ("cabin", pb.Cabin)):
@@ -266,44 +291,63 @@ def _add_passenger(flight: Flight, line: int, row: Row) -> None:
         if value in values.keys()[1:]:
             setattr(passenger, name, values.Value(value))
         elif value:
-            flight.faults.append(Fault(line, name, f"{value!r} is none of {', '.join(values.keys()[1:])}"))
-    services = row.get(SPECIAL_SERVICES, "")
-    passenger.special_services.extend(code.strip() for code in services.split("+") if code.strip())
-    first = flight.line_of.setdefault(passenger.passenger_id, line)
-    if first != line and passenger.passenger_id:
-        flight.faults.append(Fault(line, "passenger_id", f"is the passenger of line {first} again"))
-    flight.lines.append(line)
+            faults.append(Fault(line, name, f"{row[name]!r} is none of {', '.join(values.keys()[1:])}"))
+    passenger.special_services.extend(_items(row.get(SPECIAL_SERVICES, "")))
+    fields = pb.ManifestPassenger.DESCRIPTOR.fields_by_name
+    passenger.cleared_fields.extend(
+        fields[name].json_name if name in fields else name for name in _items(row.get(CLEARED_FIELDS, ""))
+    )
+    return passenger, faults
+
+
+def _items(cell: str) -> list[str]:
+    return [each.strip() for each in cell.split("+") if each.strip()]
 
 
 async def _import(file: Path, flights: Iterable[Flight]) -> bool:
-    """Imports each flight and prints what came of it; returns True where all were imported."""
+    """Imports each flight and prints the outcome; returns True if every line was imported."""
     from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
     all_imported = True
     async with channel_to("checkin") as channel:
         stub = CheckInServiceStub(channel)
         for flight in flights:
-            faults = flight.faults or await _import_one(stub, flight)
-            name = flight.request.flight_id or "rows without a flight_id"
-            if faults:
-                all_imported = False
-                for fault in sorted(faults, key=lambda fault: fault.line):
-                    print(f"{file}:{fault.line}: {fault}", file=sys.stderr)
-                print(f"{name}: nothing was imported", file=sys.stderr)
+            outcome, faults = await _import_one(stub, flight)
+            faults = [*flight.faults, *faults]
+            all_imported &= not faults
+            for fault in sorted(faults, key=lambda fault: fault.line):
+                print(f"{file}:{fault.line}: {fault}", file=sys.stderr)
+            if outcome:
+                rejected = f", {lines} rejected" if (lines := len({fault.line for fault in faults})) else ""
+                print(f"{outcome}{rejected}")
+            else:
+                print(
+                    f"{flight.request.flight_id or 'rows without a flight_id'}: nothing was imported", file=sys.stderr
+                )
     return all_imported
 
 
-async def _import_one(stub: CheckInServiceStub, flight: Flight) -> list[Fault]:
-    """Imports a flight and prints what that did; returns what is wrong with it where it is refused."""
+async def _import_one(stub: CheckInServiceStub, flight: Flight) -> tuple[str, list[Fault]]:
+    """Imports a flight; returns what that did, empty if nothing was imported, and what the service rejects."""
     import grpc
 
+    if not flight.lines:
+        return "", []
     metadata = (("authorization", f"Bearer {mint('operations', 'manifest')}"),)
     try:
         answer = await stub.ImportManifest(flight.request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
     except grpc.aio.AioRpcError as error:
-        return list(_faults(flight, error))
-    print(f"{answer.flight_id}: {answer.added} added, {answer.changed} changed, {answer.unchanged} unchanged")
-    return []
+        return "", list(_faults(flight, error))
+    outcome = f"{answer.flight_id}: {answer.added} added, {answer.changed} changed, {answer.unchanged} unchanged"
+    return outcome, list(_rejected(flight, answer))
+
+
+def _rejected(flight: Flight, answer: pb.ImportManifestResponse) -> Iterator[Fault]:
+    """Yields the wrong fields of the rejected passengers, as faults of the file's lines."""
+    for each in answer.rejected:
+        for wrong in each.wrong_fields:
+            column = _CAPITAL.sub(lambda letter: f"_{letter[0].lower()}", wrong.field)
+            yield Fault(flight.lines[each.index], column, f"{wrong.value!r} {wrong.description}")
 
 
 def _faults(flight: Flight, error: grpc.aio.AioRpcError) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ import typer
 from operations.invariants import INVARIANTS, Invariant
 from operations.invariants.payments import MONEY_OF_INTENTS, MONEY_SCHEMAS
 from operations.stack import environment
+from services.money import Amount, text_of
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -31,6 +32,7 @@ CACHE_TIMEOUT_SECONDS: Final = 2
 KEYS_PER_SCAN: Final = 500
 # How late a cached map may be (SEAT-12).
 CACHE_GRACE_SECONDS: Final = 1.0
+USED_LAYOUTS: Final = (3, "the file of each used cabin layout has the content that its flights were given")
 CACHED_MAPS: Final = (11, "the cached maps are those of the database, at most a second late")
 
 VIOLATED: Final = 1
@@ -84,9 +86,12 @@ class Money:
 
     def __str__(self) -> str:
         return (
-            f"money: {_major(self.taken)} {self.currency} in = {_major(self.fares)} fares + {_major(self.fees)} fees "
-            f"+ {_major(self.given_back)} given back"
+            f"money: {self._text(self.taken)} in = {self._text(self.fares)} fares + {self._text(self.fees)} fees "
+            f"+ {self._text(self.given_back)} given back"
         )
+
+    def _text(self, minor_units: int) -> str:
+        return text_of(Amount(self.currency, minor_units))
 
 
 def register(app: typer.Typer) -> None:
@@ -137,6 +142,8 @@ async def check(
             # Of a service that has no schema here there is nothing to say.
             if schemas.issuperset(invariant.schemas) and (service_runs or not invariant.needs_service):
                 findings.append(await _finding(invariant.number, invariant.name, _offenders(connection, invariant)))
+    if not schemas.isdisjoint({"seat"}):
+        findings.append(await _finding(*USED_LAYOUTS, _faulty_layouts(connection)))
     if service_runs:
         findings.append(await _finding(*CACHED_MAPS, _stale_maps(connection, redis)))
     return findings
@@ -216,6 +223,25 @@ async def _offenders(connection: Conn, invariant: Invariant) -> Offenders:
         )
     violations: int = rows[0]["violations"] if rows else 0
     return violations, [{name: value for name, value in row.items() if name != "violations"} for row in rows]
+
+
+async def _faulty_layouts(connection: Conn) -> Offenders:
+    """Compares the files of cabin layouts with the digests that were stored when each layout was first used."""
+    from seat_service.cabin_layouts import LayoutError, read_layouts
+    from seat_service.layout_register import faults
+
+    rows = await connection.fetch(
+        """
+        SELECT layout_id, digest
+        FROM seat.layouts FULL JOIN (SELECT DISTINCT layout_id FROM seat.flights) AS used USING (layout_id)
+        """
+    )
+    try:
+        found = faults({row["layout_id"]: row["digest"] for row in rows}, read_layouts())
+    except LayoutError as error:
+        return 1, [{"fault": str(error)}]
+    offenders: list[Offender] = [{"layout_id": layout_id, "fault": fault} for layout_id, fault in sorted(found.items())]
+    return len(offenders), offenders[:SAMPLES]
 
 
 async def _stale_maps(connection: Conn, redis: Redis | None) -> Offenders:
@@ -381,11 +407,6 @@ def _lines(late: Lateness) -> Iterator[str]:
             f"holds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
             f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; later than 5 s: {late.later_than_5_s:.2%}"
         )
-
-
-def _major(minor_units: int) -> str:
-    # Fares and fees are in currencies of two digits.
-    return f"{minor_units // 100}.{minor_units % 100:02d}"
 
 
 def _verdict(finding: Finding) -> str:

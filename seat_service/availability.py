@@ -61,7 +61,12 @@ class Availability:
 
 async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[str, Layout]) -> int:
     """Writes an event of the flights whose maps have moved since their last announcement; returns how many."""
-    snapshots = {snapshot.flight_id: snapshot for snapshot in await seat_map.load(conn, flight_ids)}
+    snapshots = {
+        snapshot.flight_id: snapshot
+        for snapshot in await seat_map.load(conn, flight_ids)
+        # The counts of a cabin need the layout; a process that has it announces them.
+        if snapshot.layout_id in layouts
+    }
     rows = await conn.fetch(
         """
         INSERT INTO availability (flight_id, version)

@@ -11,6 +11,7 @@ and are passed on as they are, unknown ones too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,8 @@ class Layout:
     cabins: tuple[Cabin, ...]
     seats: tuple[LayoutSeat, ...]
     by_number: Mapping[str, LayoutSeat]
+    digest: str
+    """SHA-256 of the content, in hex; the file's line breaks and the order of its keys do not count."""
 
     def cabins_message(self) -> list[seat_service_pb2.SeatMap.Cabin]:
         """Returns the geometry as a seat map shows it."""
@@ -118,10 +121,15 @@ class Layout:
 
 @cache
 def load_layouts() -> Mapping[str, Layout]:
-    """Returns all layouts by id, read once for the process.
+    """Returns all layouts by id, read once for the process: a file that is edited later changes nothing.
 
     Raises `LayoutError` where a file is wrong: a service must not start with a cabin that does not exist.
     """
+    return read_layouts()
+
+
+def read_layouts() -> Mapping[str, Layout]:
+    """Returns all layouts by id as the files have them now. Raises `LayoutError`."""
     layouts = {}
     for file in sorted(files("seat_service").joinpath("layouts").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json"):
@@ -166,6 +174,7 @@ def parse_layout(text: str) -> Layout:
         cabins=tuple(cabins),
         seats=tuple(seats),
         by_number=MappingProxyType(by_number),
+        digest=hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest(),
     )
 
 

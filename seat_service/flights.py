@@ -9,8 +9,9 @@ from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import refusals
+from seat_service import layout_register, refusals
 from seat_service.cabin_layouts import Layout
+from seat_service.layout_register import LayoutUnusable
 from services import db
 from services.batch import Batcher
 from services.db import Conn, Pool
@@ -66,8 +67,16 @@ class FlightLayouts:
             )
         if len(self._known) > KNOWN_FLIGHTS:
             self._known.clear()
-        self._known.update((row["flight_id"], self._layouts[row["layout_id"]]) for row in rows)
-        return [self._known.get(flight_id) or refusals.flight_not_found(flight_id) for flight_id in flight_ids]
+        unusable: dict[str, Refusal] = {}
+        for row in rows:
+            try:
+                self._known[row["flight_id"]] = self._layouts[row["layout_id"]]
+            except LayoutUnusable as refusal:
+                unusable[row["flight_id"]] = refusal
+        return [
+            self._known.get(flight_id) or unusable.get(flight_id) or refusals.flight_not_found(flight_id)
+            for flight_id in flight_ids
+        ]
 
 
 async def provision(
@@ -86,6 +95,10 @@ async def _provision(
     layout = layouts.get(request.layout_id)
     if layout is None:
         return refusals.layout_not_found(request.layout_id)
+    try:
+        await layout_register.use(conn, layout)
+    except LayoutUnusable as refusal:
+        return refusal
     created = await conn.fetchval(
         """
         INSERT INTO flights (flight_id, layout_id, total_seats) VALUES ($1, $2, $3)

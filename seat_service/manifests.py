@@ -225,7 +225,8 @@ async def _lost(
         return []
     flight_ids = {seat.flight_id for seat in live}
     rows = await conn.fetch("SELECT flight_id, layout_id FROM flights WHERE flight_id = ANY($1::text[])", [*flight_ids])
-    layout_of = {row["flight_id"]: layouts[row["layout_id"]] for row in rows}
+    # A right that ended needs no geometry: it ends also while a layout can't be used (SEAT-1).
+    layout_ids = {row["flight_id"]: row["layout_id"] for row in rows}
     departed = await entitlements.departed(conn, flight_ids)
     lost: list[tuple[HeldSeat, str]] = []
     for seat in live:
@@ -235,7 +236,7 @@ async def _lost(
         foreign = seat.state == "HELD" and entitlements.locator(hold.owner) not in (None, passenger.pnr)
         if passenger.ended or foreign:
             lost.append((seat, ENTITLEMENT_ENDED))
-        elif not eligibility.fits(passenger.person, layout_of[seat.flight_id].by_number[seat.seat_number]):
+        elif not eligibility.fits(passenger.person, layouts[layout_ids[seat.flight_id]].by_number[seat.seat_number]):
             lost.append((seat, SEAT_NO_LONGER_FITS))
     return lost
 

@@ -210,7 +210,9 @@ class MapRenderer:
     """
 
     def __init__(self, layouts: Mapping[str, Layout]) -> None:
-        self._pieces = {layout_id: _pieces(layout) for layout_id, layout in layouts.items()}
+        self._layouts = layouts
+        for layout in layouts.values():
+            _pieces(layout)
         self._rendered: OrderedDict[tuple[str, bool], tuple[int, bytes]] = OrderedDict()
 
     def protobuf(self, snapshot: Snapshot, *, known_version: int) -> bytes:
@@ -231,7 +233,7 @@ class MapRenderer:
         if known is not None and known[0] == snapshot.version:
             self._rendered.move_to_end(key)
             return known[1]
-        pieces = self._pieces[snapshot.layout_id]
+        pieces = _pieces(self._layouts[snapshot.layout_id])
         body = pieces.json(snapshot) if as_json else pieces.protobuf(snapshot)
         self._rendered[key] = (snapshot.version, body)
         if len(self._rendered) > RENDERED_MAPS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -20,6 +21,7 @@ from seat_service.cancellations import Emptying
 from seat_service.flights import FlightLayouts
 from seat_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from seat_service.inventory import Inventory
+from seat_service.layout_register import Layouts
 from seat_service.manifests import Departing
 from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
 from seat_service.servicer import SeatServicer
@@ -29,6 +31,7 @@ from services import cancelled_flights
 from services.app import Parts, Service
 from services.cache import VersionedCache
 from services.db import Pool
+from services.errors import Unavailable
 from services.inbox import Consumer
 from services.outbox import Relay
 from services.paging import PageTokens
@@ -39,7 +42,9 @@ from services.timers import Handler, Timers
 @asynccontextmanager
 async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
     """Wires the parts of one process, for as long as the block lasts."""
-    layouts = load_layouts()
+    layouts = Layouts(load_layouts())
+    with contextlib.suppress(Unavailable):
+        await layouts.check(pool)
     flight_layouts = FlightLayouts(pool, layouts)
     cache = VersionedCache(settings.redis_url, prefix=CACHE_PREFIX)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/seat")
@@ -102,9 +107,11 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
                     "timers": timers.run,
                     "invalidation": maps.invalidate_changed,
                     "availability": availability.run,
-                    "map-reconciler": partial(sweeper.reconcile, pool, cache),
+                    "map-reconciler": partial(sweeper.reconcile, pool, cache, layouts),
+                    "layouts": partial(layouts.watch, pool),
                     "reconciler": reconciler.run,
                 },
+                ready=lambda: layouts.complete,
             )
     finally:
         await cache.close()

@@ -7,13 +7,14 @@ Any number of processes sweep side by side, each taking other rows (SKIP LOCKED)
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final
 
 from prometheus_client import Counter
 
 from seat_service import availability, blocks, seat_map, seats
-from seat_service.cabin_layouts import load_layouts
+from seat_service.cabin_layouts import Layout
 from seat_service.inventory import Inventory
 from seat_service.requests import Effects
 from services import cache, db, telemetry
@@ -80,7 +81,7 @@ async def sweep_offers(pool: Pool, inventory: Inventory) -> bool:
     return lapsed == OFFERS_PER_SWEEP
 
 
-async def reconcile(pool: Pool, versioned_cache: VersionedCache) -> None:
+async def reconcile(pool: Pool, versioned_cache: VersionedCache, layouts: Mapping[str, Layout]) -> None:
     """Walks over all flights again and again, a slice at a time, until cancelled.
 
     Drops cached maps that differ from the truth, and counts them; announces availability that nobody announced.
@@ -88,10 +89,12 @@ async def reconcile(pool: Pool, versioned_cache: VersionedCache) -> None:
     position = ""
     while True:
         await asyncio.sleep(RECONCILE_SECONDS)
-        position = await reconcile_slice(pool, versioned_cache, after=position)
+        position = await reconcile_slice(pool, versioned_cache, layouts, after=position)
 
 
-async def reconcile_slice(pool: Pool, versioned_cache: VersionedCache, *, after: str) -> str:
+async def reconcile_slice(
+    pool: Pool, versioned_cache: VersionedCache, layouts: Mapping[str, Layout], *, after: str
+) -> str:
     """Reconciles the flights that follow `after`; returns where to go on, "" after the last."""
     async with db.transaction(pool) as conn:
         rows = await conn.fetch(
@@ -113,7 +116,7 @@ async def reconcile_slice(pool: Pool, versioned_cache: VersionedCache, *, after:
     except cache.AWAY:
         pass
     async with db.transaction(pool) as conn:
-        await availability.announce(conn, flight_ids, layouts=load_layouts())
+        await availability.announce(conn, flight_ids, layouts=layouts)
     last: str = flight_ids[-1]
     return last
 

@@ -60,6 +60,8 @@ class Parts:
 
     register: Register
     background: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    ready: Callable[[], bool] = lambda: True
+    """Says whether this process has what it needs besides the database; if not, its health is NOT_SERVING."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +197,10 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
             for name in ("", service.descriptor.full_name):
                 await healthy.set(name, kind.SERVING if well else kind.NOT_SERVING)
 
-        await announce(True)
+        await announce(parts.ready())
         tasks.append(
             asyncio.create_task(
-                _forever("health", lambda: wellness.watch(config.database_url, announce)), name="health"
+                _forever("health", lambda: wellness.watch(config.database_url, announce, parts.ready)), name="health"
             )
         )
         _log.info("serving", ports=ports)

@@ -54,5 +54,11 @@ def money_of(amount: Amount) -> money_pb2.Money:
 def text_of(amount: Amount) -> str:
     """Returns the amount for people, with the digits of its currency: `12000 JPY`, `120.00 USD`, `1.200 KWD`."""
     digits = MINOR_DIGITS[amount.currency]
-    units, minor = divmod(amount.minor_units, 10**digits)
-    return f"{units}{f'.{minor:0{digits}}' if digits else ''} {amount.currency}"
+    units, minor = divmod(abs(amount.minor_units), 10**digits)
+    sign = "-" if amount.minor_units < 0 else ""
+    return f"{sign}{units}{f'.{minor:0{digits}}' if digits else ''} {amount.currency}"
+
+
+def text_of_money(money: money_pb2.Money) -> str:
+    """Returns a contract's money for people, as `text_of` does. Raises InvalidArgument as `amount_of` does."""
+    return text_of(amount_of(money))

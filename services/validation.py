@@ -14,13 +14,21 @@ _VALIDATOR: Final = protovalidate.Validator()
 
 def validate(request: Message) -> None:
     """Raises InvalidArgument naming each wrong field."""
+    if violations := violations_of(request):
+        raise InvalidArgument.of(*violations)
+
+
+def violations_of(message: Message) -> list[FieldViolation]:
+    """Returns each wrong field of a message; an empty list if all its rules hold.
+
+    For the items of a list that are accepted or rejected one by one; their list has `items: {ignore: IGNORE_ALWAYS}`.
+    """
     try:
-        violations = _VALIDATOR.collect_violations(request)
-    except protovalidate.EvaluationError as error:
-        # A rule could not be reckoned out, as with times a million years apart; no such value is meant.
-        raise InvalidArgument.of(FieldViolation("request", "has values that are far out of range")) from error
-    if violations:
-        raise InvalidArgument.of(*(_field_violation(request, violation) for violation in violations))
+        violations = _VALIDATOR.collect_violations(message)
+    except protovalidate.EvaluationError:
+        # A rule could not be evaluated, as with times a million years apart; no caller needs such a value.
+        return [FieldViolation("request", "has values that are far out of range")]
+    return [_field_violation(message, violation) for violation in violations]
 
 
 def _field_violation(request: Message, violation: protovalidate.Violation) -> FieldViolation:

@@ -24,9 +24,11 @@ MEMORY_SECONDS: Final = 2.0
 _log = telemetry.log("health")
 
 
-async def watch(database_url: str, announce: Callable[[bool], Awaitable[None]]) -> None:
-    """Probes until cancelled, and announces each change; a process starts as well."""
-    well, answered_at = True, time.monotonic()
+async def watch(
+    database_url: str, announce: Callable[[bool], Awaitable[None]], ready: Callable[[], bool] = lambda: True
+) -> None:
+    """Probes until cancelled, and announces each change. A process starts as well if it is `ready`."""
+    well, answered_at = ready(), time.monotonic()
     connection: asyncpg.Connection[asyncpg.Record] | None = None
     try:
         while True:
@@ -47,10 +49,10 @@ async def watch(database_url: str, announce: Callable[[bool], Awaitable[None]]) 
                 if connection is not None:
                     connection.terminate()
                     connection = None
-            now_well = error is None or (time.monotonic() - answered_at < MEMORY_SECONDS and well)
+            now_well = ready() and (error is None or (time.monotonic() - answered_at < MEMORY_SECONDS and well))
             if now_well != well:
                 well = now_well
-                _log.warning("well again" if well else "unwell: the database does not respond", error=repr(error))
+                _log.warning("well again" if well else "unwell", cause=repr(error) if error else "not ready")
                 await announce(well)
             await asyncio.sleep(PROBE_SECONDS)
     finally:

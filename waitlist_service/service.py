@@ -23,6 +23,7 @@ from services.timers import Timers
 from waitlist_service import cancellations
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
+from waitlist_service.entitlements import Entitlements
 from waitlist_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
@@ -43,7 +44,8 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
 
     peers = Peers(settings)
     openness = Openness(pool, peers)
-    assignment = Assignment(pool, peers, openness, settings, tell=tell)
+    entitlements = Entitlements(pool, peers, tell=tell)
+    assignment = Assignment(pool, peers, openness, entitlements, settings, tell=tell)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
     timers = Timers(pool, assignment.handlers(), at_once=128)
     mutations = Mutations(pool, tell=tell)
@@ -51,7 +53,7 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool=pool,
         mutations=mutations,
         joining=Joining(peers, openness, mutations),
-        offers=Offers(pool, assignment, mutations),
+        offers=Offers(pool, assignment, entitlements, mutations),
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
@@ -67,7 +69,8 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     try:
         async with flights as cancelled:
-            reconciler = Reconciler(pool, [cancelled], interval=settings.reconcile, tell=tell)
+            comparisons = [cancelled, entitlements.comparison()]
+            reconciler = Reconciler(pool, comparisons, interval=settings.reconcile, tell=tell)
             yield Parts(
                 register=partial(add_WaitlistServiceServicer_to_server, servicer),
                 background={

@@ -27,6 +27,7 @@ from operations.journeys.steps import (
     free_seats,
     line,
     mailed,
+    money_text,
     see,
     show_boarding_pass,
     step,
@@ -100,8 +101,7 @@ async def _declare_heavy_bags(traveller: Traveller, checkin_id: str) -> str:
     step(
         "31 kg",
         answer,
-        f"{answer.body['excessGrams']} g too much: {fee['units']} {fee['currencyCode']} until "
-        f"{answer.body['paymentDeadline']}",
+        f"{answer.body['excessGrams']} g too much: {money_text(fee)} until {answer.body['paymentDeadline']}",
     )
     return str(answer.body["paymentIntentId"])
 
@@ -167,4 +167,4 @@ async def _refunded(traveller: Traveller, intent_id: str, patience: float) -> No
         "the fee of the cancelled check-in was not refunded",
     )
     amount = answer.body["amount"]
-    step("refund", answer, f"{amount['units']} {amount['currencyCode']} went back")
+    step("refund", answer, f"{money_text(amount)} went back")

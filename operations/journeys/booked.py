@@ -31,6 +31,7 @@ from operations.journeys.steps import (
     expect,
     free_seats,
     mailed,
+    money_text,
     see,
     show_boarding_pass,
     step,
@@ -135,7 +136,7 @@ async def _search(customer: Gateway) -> tuple[list[Flight], str]:
                     "search",
                     answer,
                     f"{source} → {destination} on {date}: {answer.body['totalSize']} ways, among them {names} "
-                    f"for {_money(found['totalPrice'])}",
+                    f"for {money_text(found['totalPrice'])}",
                 )
                 return found["flights"], found["itineraryId"]
     raise JourneyFailed(
@@ -190,7 +191,7 @@ async def _booked(customer: Gateway, itinerary_id: str) -> AsyncIterator[Booking
     answer = await customer.send("/v1/bookings", order, key=key)
     expect("book", answer, state="SEATS_RESERVED")
     booking = Booking(customer, answer.body, email)
-    step("book", answer, f"{_seats(booking)} for {_money(answer.body['total'])} until {answer.body['expireTime']}")
+    step("book", answer, f"{_seats(booking)} for {money_text(answer.body['total'])} until {answer.body['expireTime']}")
     try:
         again = await customer.send("/v1/bookings", order, key=key)
         expect("book again", again, **answer.body)
@@ -307,15 +308,11 @@ async def _refunded(booking: Booking, patience: float) -> None:
         PAYMENT_SECONDS * patience,
         "the fare of the cancelled booking was not refunded",
     )
-    step("refund", answer, f"{_money(answer.body['total'])} went back at {answer.body['refundTime']}")
+    step("refund", answer, f"{money_text(answer.body['total'])} went back at {answer.body['refundTime']}")
 
 
 def _seats(booking: Booking) -> str:
     return ", ".join(f"{seat} on {flight_id}" for flight_id, seat in booking.seats.items())
-
-
-def _money(money: dict[str, Any]) -> str:
-    return f"{money['units']}.{int(money['nanos']) // 10_000_000:02d} {money['currencyCode']}"
 
 
 def _time(text: str) -> datetime:

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
+from google.protobuf import json_format
+from google.type import money_pb2
+
 from operations.demo import Candidate
 from operations.gateway import Answer, Gateway, GatewayAway
 from operations.stack import address_of
+from services.money import text_of_money
 
 # P95 from a change to the map is 1 s (SEAT-12), from a freed seat to its new owner 10 s (WL-3).
 MAP_SECONDS: Final = 5
@@ -164,6 +168,11 @@ async def until(
         if time.monotonic() > deadline:
             raise JourneyFailed(f"{otherwise} within {seconds} s: {answer}")
         await asyncio.sleep(POLL_SECONDS)
+
+
+def money_text(money: dict[str, Any]) -> str:
+    """Returns the gateway's JSON of an amount for people."""
+    return text_of_money(json_format.ParseDict(money, money_pb2.Money()))
 
 
 def expect(name: str, answer: Answer, **fields: Any) -> None:

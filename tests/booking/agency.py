@@ -383,7 +383,7 @@ class Agency:
             "INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, 'FOG', now())", flight_id
         )
 
-    async def depart(self, flight_id: str) -> None:
+    async def take_off(self, flight_id: str) -> None:
         """Lets the seat service alone know that a flight has left."""
         times = seat_pb.SyncPassengersRequest.FlightTimes(
             flight_id=flight_id, departure_time=timestamp(datetime.now(UTC)), revision=1
@@ -437,6 +437,24 @@ class Agency:
         await self.database.execute(
             f"UPDATE bookings SET {moved} WHERE booking_id = $1", UUID(booking.booking_id), *columns.values()
         )
+
+    async def depart(self, booking: pb.Booking, *flight_ids: str) -> None:
+        """Has these flights of a booking leave now, as the booking knows them."""
+        moved = await self.database.fetch(
+            """
+            UPDATE booking_flights SET departure_time = now() - interval '1 s'
+            WHERE booking_id = $1 AND flight_id = ANY($2) RETURNING flight_id
+            """,
+            UUID(booking.booking_id),
+            list(flight_ids),
+        )
+        assert len(moved) == len(flight_ids)
+
+    async def sit(self, booking: pb.Booking, flight_id: str, seat_number: str) -> None:
+        """Moves the first passenger of a confirmed booking to another seat, as check-in does."""
+        desk = self.seats.service("checkin")
+        hold = await desk.hold(flight_id, seat_number, names_of(booking)[0], owner=f"passenger:{booking.pnr}")
+        await desk.ConfirmHold(seat_pb.ConfirmHoldRequest(hold_id=hold.hold_id))
 
     async def lapse(self, *bookings: pb.Booking, left: timedelta = timedelta(milliseconds=-1)) -> list[pb.Booking]:
         """Moves the holds of these bookings back until each expires now, or `left` from now, and their ends with them.

@@ -1,4 +1,4 @@
-"""ImportManifest: passengers of a flight and its facts, all or none, each wrong one named by its index (CHK-1)."""
+"""ImportManifest: a flight's facts and its passengers; a wrong line is rejected alone, and listed (CHK-1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
+from services import airports, db
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport, facts, new_pnr, outcomes, seconds
 
@@ -24,6 +25,19 @@ def infant(passenger_id: str, pnr: str, adult: str, **more: Any) -> pb.ManifestP
 
 def counts(answer: pb.ImportManifestResponse) -> tuple[int, int, int]:
     return answer.added, answer.changed, answer.unchanged
+
+
+async def flight_row(airport: Airport) -> Any:
+    async with db.transaction(airport.pool) as conn:
+        return await conn.fetchrow("SELECT * FROM flights WHERE flight_id = $1", airport.flight_id)
+
+
+def wrong_fields(answer: pb.ImportManifestResponse) -> list[tuple[int, str, str, str]]:
+    return [
+        (each.index, each.passenger_id, wrong.field, wrong.value)
+        for each in answer.rejected
+        for wrong in each.wrong_fields
+    ]
 
 
 async def test_it_says_what_is_new_what_changed_and_what_was_so(airport: Airport) -> None:
@@ -114,6 +128,18 @@ async def test_a_flight_of_more_than_a_day_is_refused(airport: Airport) -> None:
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
 
 
+async def test_a_flight_without_a_date_leaves_on_the_origins_date(airport: Airport) -> None:
+    """Of Kiritimati, 14 hours before UTC, and Pago Pago, 11 hours behind it, at least one has another date than UTC."""
+    for origin in ("CXI", "PPG"):
+        flight = facts()
+        flight.origin = origin
+        await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+        zone = airports.zone(origin)
+        assert zone is not None
+        row = await flight_row(airport)
+        assert row["departure_date"] == row["departure_time"].astimezone(zone).date()
+
+
 async def test_new_facts_move_the_window(airport: Airport) -> None:
     traveller = await airport.traveller()
     await airport.set_flight(departs_in_seconds=30 * HOUR)
@@ -124,53 +150,128 @@ async def test_new_facts_move_the_window(airport: Airport) -> None:
     assert (await traveller.desk.GetEligibility(asked)).eligible
 
 
-async def test_every_wrong_passenger_is_named_and_nothing_is_imported(airport: Airport) -> None:
+async def test_a_line_that_does_not_fit_the_flight_is_rejected_alone(airport: Airport) -> None:
     pnr, other = new_pnr(), new_pnr()
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
-        await airport.imported(
-            passenger("A1", pnr),
-            passenger("C1", pnr, type=pb.CHILD),
-            infant("I1", pnr, "A1"),
-            infant("I2", pnr, "A1"),
-            infant("I3", pnr, "C1"),
-            infant("I4", pnr, "NOBODY"),
-            infant("I5", other, "A2"),
-            passenger("A2", pnr),
-            passenger("I6", pnr, type=pb.INFANT),
-            passenger("A3", pnr, accompanying_passenger_id="A1"),
-            infant("I7", pnr, "I7"),
-        )
-    assert sorted(refusal.fields) == sorted(
-        [
-            "passengers[3].accompanying_passenger_id",
-            "passengers[4].accompanying_passenger_id",
-            "passengers[5].accompanying_passenger_id",
-            "passengers[6].pnr",
-            "passengers[8].accompanying_passenger_id",
-            "passengers[9].accompanying_passenger_id",
-            "passengers[10].accompanying_passenger_id",
-        ]
+    answer = await airport.imported(
+        passenger("A1", pnr),
+        passenger("C1", pnr, type=pb.CHILD),
+        infant("I1", pnr, "A1"),
+        infant("I2", pnr, "A1"),
+        infant("I3", pnr, "C1"),
+        infant("I4", pnr, "NOBODY"),
+        infant("I5", other, "A2"),
+        passenger("A2", pnr),
+        passenger("I6", pnr, type=pb.INFANT),
+        passenger("A3", pnr, accompanying_passenger_id="A1"),
+        infant("I7", pnr, "I7"),
     )
-    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
-        await airport.agent.GetTrip(pb.GetTripRequest(pnr=pnr))
+    assert wrong_fields(answer) == [
+        (3, "I2", "accompanyingPassengerId", "A1"),
+        (4, "I3", "accompanyingPassengerId", "C1"),
+        (5, "I4", "accompanyingPassengerId", "NOBODY"),
+        (6, "I5", "pnr", other),
+        (8, "I6", "accompanyingPassengerId", ""),
+        (9, "A3", "accompanyingPassengerId", "A1"),
+        (10, "I7", "accompanyingPassengerId", "I7"),
+    ]
+    assert counts(answer) == (4, 0, 0)
+    trip = await airport.agent.GetTrip(pb.GetTripRequest(pnr=pnr))
+    assert [each.passenger_id for each in trip.passengers] == ["A1", "A2", "C1", "I1"]
 
 
-async def test_the_contracts_rules_name_the_passenger_too(airport: Airport) -> None:
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
-        await airport.imported(
-            passenger("P1", new_pnr()),
+async def test_a_line_that_breaks_the_contract_is_rejected_alone(airport: Airport, request_id: str) -> None:
+    pnr = new_pnr()
+    asked = pb.ImportManifestRequest(
+        flight_id=airport.flight_id,
+        request_id=request_id,
+        passengers=[
+            passenger("P1", pnr, last_name="'t Hart"),
             passenger("P2", "1BCDEF", contact_email="nobody"),
-            passenger("P3", new_pnr(), fare="GOLD", special_services=["wchr"]),
-        )
-    assert set(refusal.fields) == {
-        "passengers[1].pnr",
-        "passengers[1].contact_email",
-        "passengers[2].fare",
-        "passengers[2].special_services[0]",
-    }
+            passenger("P3", pnr, fare="GOLD", special_services=["WCHR", "wchr"], cabin=99),
+            passenger("P4", pnr, last_name="Col\N{MIDDLE DOT}lell"),
+            passenger("P5", pnr, last_name="<b>"),
+            passenger("P1", pnr),
+        ],
+    )
+    answer = await airport.operations.ImportManifest(asked)
+    assert counts(answer) == (2, 0, 0)
+    assert sorted(wrong_fields(answer)) == [
+        (1, "P2", "contactEmail", "nobody"),
+        (1, "P2", "contactEmail", "nobody"),
+        (1, "P2", "pnr", "1BCDEF"),
+        (2, "P3", "cabin", "99"),
+        (2, "P3", "fare", "GOLD"),
+        (2, "P3", "specialServices[1]", "wchr"),
+        (4, "P5", "lastName", "<b>"),
+        (5, "P1", "passengerId", "P1"),
+    ]
+    assert {each.reason for each in answer.rejected} == {"INVALID_FIELD"}
+    assert await airport.operations.ImportManifest(asked) == answer
+    asked.ClearField("request_id")
+    again = await airport.operations.ImportManifest(asked)
+    assert counts(again) == (0, 0, 2)
+    assert again.rejected == answer.rejected
+
+
+async def test_an_infant_whose_adult_is_rejected_is_rejected_too(airport: Airport) -> None:
+    pnr = new_pnr()
+    answer = await airport.imported(
+        infant("I1", pnr, "A1"), passenger("A1", pnr, given_name="7"), passenger("A2", pnr), infant("I2", pnr, "A2")
+    )
+    assert wrong_fields(answer) == [(0, "I1", "accompanyingPassengerId", "A1"), (1, "A1", "givenName", "7")]
+    assert counts(answer) == (2, 0, 0)
+
+
+async def test_a_call_without_a_good_line_is_refused_and_changes_nothing(airport: Airport) -> None:
+    before = await flight_row(airport)
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
-        await airport.imported(passenger("P1", new_pnr()), passenger("P1", new_pnr()))
-    assert refusal.fields == ["passengers"]
+        await airport.operations.ImportManifest(
+            pb.ImportManifestRequest(
+                flight_id=airport.flight_id,
+                flight=facts(departs_in_seconds=7 * HOUR),
+                passengers=[passenger("P1", "nothing")],
+            )
+        )
+    assert refusal.fields == ["passengers[0].pnr"]
+    assert await flight_row(airport) == before
+
+
+async def test_a_known_passenger_keeps_what_a_line_leaves_out(airport: Airport) -> None:
+    pnr = new_pnr()
+    known = passenger(
+        "P1",
+        pnr,
+        type=pb.CHILD,
+        cabin=pb.BUSINESS,
+        fare="FLEX",
+        special_services=["WCHR"],
+        contact_email="ada@example.org",
+    )
+    await airport.imported(known)
+    assert counts(await airport.imported(passenger("P1", pnr))) == (0, 0, 1)
+    cleared = passenger("P1", pnr, cleared_fields=["specialServices", "contactEmail"])
+    assert counts(await airport.imported(cleared)) == (0, 1, 0)
+    found = await airport.checkin.service().GetPassenger(
+        pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id="P1")
+    )
+    known.ClearField("special_services")
+    known.ClearField("contact_email")
+    assert found == known
+
+
+async def test_an_infant_that_becomes_a_child_needs_no_adult(airport: Airport) -> None:
+    pnr = new_pnr()
+    await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
+    assert counts(await airport.imported(passenger("I1", pnr, type=pb.CHILD))) == (0, 1, 0)
+
+
+async def test_a_flight_that_is_wrong_already_takes_other_passengers(airport: Airport) -> None:
+    """An infant may stay on the manifest without its adult, whose booking was cancelled."""
+    pnr = new_pnr()
+    await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
+    async with db.transaction(airport.pool) as conn:
+        await conn.execute("DELETE FROM passengers WHERE flight_id = $1 AND passenger_id = 'A1'", airport.flight_id)
+    assert counts(await airport.imported(passenger("P2", new_pnr()))) == (1, 0, 0)
 
 
 async def test_a_thousand_wrong_fields_are_counted_and_the_first_listed(airport: Airport) -> None:
@@ -217,11 +318,15 @@ async def test_who_is_checked_in_stays_what_the_check_in_was_judged_by(
     changed = passenger("P1", traveller.pnr)
     changed.MergeFrom(pb.ManifestPassenger(**change))
     with refused("FAILED_PRECONDITION", "PASSENGER_CHECKED_IN") as refusal:
-        await airport.imported(passenger("P2", traveller.pnr), changed)
+        await airport.imported(changed)
     assert dict(refusal.info.metadata) == {"passenger_id": "P1"}
-    assert refusal.fields == [f"passengers[1].{field}"]
+    assert refusal.fields == [f"passengers[0].{field}"]
+    answer = await airport.imported(passenger("P2", traveller.pnr), changed)
+    assert counts(answer) == (1, 0, 0)
+    ((index, _, wrong, _),) = wrong_fields(answer)
+    assert (index, wrong, answer.rejected[0].reason) == (1, field, "PASSENGER_CHECKED_IN")
     await traveller.cancel()
-    assert counts(await airport.imported(passenger("P2", traveller.pnr), changed)) == (1, 1, 0)
+    assert counts(await airport.imported(passenger("P2", traveller.pnr), changed)) == (0, 1, 1)
 
 
 async def test_names_and_addresses_of_who_is_checked_in_may_change(airport: Airport) -> None:

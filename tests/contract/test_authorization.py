@@ -70,6 +70,8 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "GetBoardingPassPng": "PA",
         "ListCheckIns": "AO",
         "GetPassenger": "S",
+        "ReserveLocator": "S",
+        "FindPassengers": "S",
     },
     "WaitlistService": {
         "JoinWaitlist": "PA",

@@ -13,12 +13,12 @@ from google.protobuf.message import Message
 from skyhigh.flight.v1 import flight_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2
 
-from flight_service import airports, counts, flights
+from flight_service import counts, flights
 from flight_service.aircraft import AIRCRAFT, fares
 from flight_service.counts import Count
 from flight_service.flights import NewFlight
 from flight_service.records import Flight
-from services import db
+from services import airports, db
 from services.db import Pool
 from services.proto import timestamp
 from tests.callers import Caller, Callers

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from deploy.local.process import free_ports
-from flight_service import airports, flights, rolling, schedule
+from flight_service import flights, rolling, schedule
 from flight_service.flights import NewFlight
 from flight_service.peers import Peers
 from flight_service.rolling import Rolling
 from flight_service.schedule import Leg
 from flight_service.settings import FlightSettings
 from seat_service.service import SEAT_SERVICE
-from services import app, db
+from services import airports, app, db
 from services.db import Pool
 from tests.callers import Callers
 from tests.flight.airline import Airline

@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flight_service import airports, schedule
+from flight_service import schedule
 from flight_service.aircraft import AIRCRAFT
-from flight_service.airports import Airport
 from flight_service.flights import NewFlight
 from flight_service.schedule import Leg
 from operations.airline import TIMETABLE
+from services import airports
+from services.airports import Airport
 
 # The days of 2082 are those of 2026, and clocks jump by the rules of today: nothing here depends on the day of the run.
 FIRST_DAY: Final = date(2082, 11, 1)

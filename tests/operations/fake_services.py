@@ -17,6 +17,7 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import (
 from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer, add_FlightServiceServicer_to_server
 
+from checkin_service.manifest_lines import Lines
 from services.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from services.validation import validate
 from tests.waiting import eventually
@@ -45,15 +46,19 @@ class FakeCheckIn(CheckInServiceServicer):
             if request.flight_id in self.violations:
                 raise InvalidArgument.of(*self.violations[request.flight_id])
             self.imports.append(request)
+            lines = Lines(request.passengers)
+            lines.refuse_if_none_is_left()
+            passengers = [each for _, each in lines.accepted()]
             known = self.manifests.setdefault(request.flight_id, {})
-            added = sum(each.passenger_id not in known for each in request.passengers)
-            unchanged = sum(known.get(each.passenger_id) == each for each in request.passengers)
-            known.update({each.passenger_id: each for each in request.passengers})
+            added = sum(each.passenger_id not in known for each in passengers)
+            unchanged = sum(known.get(each.passenger_id) == each for each in passengers)
+            known.update({each.passenger_id: each for each in passengers})
             return pb.ImportManifestResponse(
                 flight_id=request.flight_id,
                 added=added,
-                changed=len(request.passengers) - added - unchanged,
+                changed=len(passengers) - added - unchanged,
                 unchanged=unchanged,
+                rejected=lines.rejected(),
             )
         raise AssertionError("a refusal ends the call")
 

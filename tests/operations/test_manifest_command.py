@@ -125,10 +125,10 @@ async def test_one_flight_of_a_file_is_imported_alone(check_in: FakeCheckIn, wri
     assert f"has no passenger of {FLIGHT}" in other.stderr
 
 
-async def test_what_the_service_refuses_is_named_by_its_line(
+async def test_a_rejected_line_is_named_and_the_others_imported(
     check_in: FakeCheckIn, write: Callable[[str], Path]
 ) -> None:
-    """Another flight of the file is imported all the same; a cell over two lines moves those below."""
+    """A flight whose every line is wrong is refused; a cell over two lines moves the lines below."""
     check_in.violations[OTHER] = [
         FieldViolation("passengers[1].accompanying_passenger_id", "there is no such passenger on this flight"),
         FieldViolation("flight.check_in_closes_before", "check-in must open before it closes"),
@@ -140,25 +140,21 @@ async def test_what_the_service_refuses_is_named_by_its_line(
         f"{FLIGHT},P2,XK4T70,Alan,Turing\n"
         f"{OTHER},P3,R7WQ2C,Grace,Hopper\n"
         f"{OTHER},P4,R7WQ2C,Edsger,Dijkstra\n"
-        f"{THIRD},P5,R7WQ2D,Barbara,Liskov\n"
+        f"{FLIGHT},P6,XK4T7Q,Jan,'t Hart\n"
+        f"{THIRD},P5,R7WQ20,Barbara,Liskov\n"
     )
     result = await import_(file)
     assert result.exit_code == 1
     told = result.stderr.splitlines()
-    assert [line.partition(": ")[0] for line in told if line.startswith(str(file))] == [
-        f"{file}:2",
-        f"{file}:5",
-        f"{file}:6",
-        f"{file}:7",
-    ]
-    assert f"{file}:2: given_name: " in told[0]
-    assert f"{file}:5: pnr: " in told[1]
-    assert told[2] == f"{FLIGHT}: nothing was imported"
-    assert told[3] == f"{file}:6: check_in_closes_before: check-in must open before it closes"
-    assert told[4] == f"{file}:7: accompanying_passenger_id: there is no such passenger on this flight"
-    assert told[5] == f"{OTHER}: nothing was imported"
-    assert result.stdout == f"{THIRD}: 1 added, 0 changed, 0 unchanged\n"
-    assert list(check_in.manifests) == [THIRD]
+    assert told[0].startswith(f"{file}:2: given_name: 'Ada\\n Augusta' needs a letter, and may have")
+    assert told[1].startswith(f"{file}:5: pnr: 'XK4T70' does not match")
+    assert told[2] == f"{file}:6: check_in_closes_before: check-in must open before it closes"
+    assert told[3] == f"{file}:7: accompanying_passenger_id: there is no such passenger on this flight"
+    assert told[4] == f"{OTHER}: nothing was imported"
+    assert told[5].startswith(f"{file}:9: pnr: ")
+    assert told[6] == f"{THIRD}: nothing was imported"
+    assert result.stdout == f"{FLIGHT}: 1 added, 0 changed, 0 unchanged, 2 rejected\n"
+    assert list(check_in.manifests[FLIGHT]) == ["P6"]
 
 
 @pytest.mark.parametrize(
@@ -167,22 +163,41 @@ async def test_what_the_service_refuses_is_named_by_its_line(
         ({"type": "PILOT"}, "type: 'PILOT' is none of ADULT, CHILD, INFANT"),
         ({"cabin": "COACH"}, "cabin: 'COACH' is none of"),
         ({"cabin": "CABIN_UNSPECIFIED"}, "cabin: 'CABIN_UNSPECIFIED' is none of"),
-        ({"departure_time": "noon"}, "departure_time: 'noon' is no time"),
         ({"boarding_before_minutes": "-5"}, "boarding_before_minutes: '-5' is no number of minutes"),
         ({"origin": "MUC"}, "origin: 'MUC' contradicts 'FRA' of a row above"),
         ({"passenger_id": "P1"}, "passenger_id: is the passenger of line 2 again"),
     ],
 )
-async def test_a_row_that_can_not_be_read_is_named_and_nothing_sent(
+async def test_a_row_that_can_not_be_read_is_named_and_not_sent(
     check_in: FakeCheckIn, tmp_path: Path, change: dict[str, str], told: str
 ) -> None:
     file = tmp_path / "manifest.json"
-    rows = [{"flight_id": FLIGHT, **ADA, "origin": "FRA"}, {"flight_id": FLIGHT, **ADA, "passenger_id": "P2", **change}]
+    rows = [{"flight_id": FLIGHT, **ADA, **FACTS}, {"flight_id": FLIGHT, **ADA, "passenger_id": "P2", **change}]
     file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     result = await import_(file)
     assert result.exit_code == 1
     assert f"{file}:3: {told}" in result.stderr
-    assert not check_in.imports
+    assert result.stdout == f"{FLIGHT}: 1 added, 0 changed, 0 unchanged, 1 rejected\n"
+    (sent,) = check_in.imports
+    assert [each.passenger_id for each in sent.passengers] == ["P1"]
+    assert sent.flight.origin == "FRA"
+
+
+def test_a_time_that_can_not_be_read_is_named(write: Callable[[str], Path]) -> None:
+    (flight,) = read(write(f"flight_id,passenger_id,departure_time\n{FLIGHT},P1,noon\n"))
+    (fault,) = flight.faults
+    assert str(fault).startswith("departure_time: 'noon' is no time such as ")
+    assert not flight.request.flight.HasField("departure_time")
+
+
+async def test_a_cell_that_clears_fields_names_them_as_columns(
+    check_in: FakeCheckIn, write: Callable[[str], Path]
+) -> None:
+    header = HEADER.replace("\n", ",cleared_fields\n")
+    file = write(f"{header}{FLIGHT},P1,XK4T7Q,Ada,Lovelace,special_services+contact_email\n")
+    assert (await import_(file)).exit_code == 0
+    (sent,) = check_in.imports
+    assert list(sent.passengers[0].cleared_fields) == ["specialServices", "contactEmail"]
 
 
 @pytest.mark.parametrize(

@@ -563,7 +563,7 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
     monkeypatch.setenv("SKYHIGH_HOME", str(world.folder / "no stack"))
     clean = await _command(monkeypatch, lived.database_url, lived.redis_url)
     assert clean.exit_code == 0, clean.output
-    assert f"All {len(OF_SEATS) + 1} hold" in clean.output
+    assert f"All {len(OF_SEATS) + 2} hold" in clean.output
     assert "holds expired: 1; " in clean.output
 
     short = await seat_database(world)

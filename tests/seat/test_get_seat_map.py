@@ -17,6 +17,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from deploy.local.process import LOOPBACK, free_ports
 from seat_service import seat_map, sweeper
+from seat_service.cabin_layouts import load_layouts
 from seat_service.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
 from services.cache import Versioned, VersionedCache
 from tests.callers import Caller, Callers, refused, seat
@@ -212,7 +213,7 @@ async def test_a_value_of_yesterday_is_found_and_dropped(
             if not await cache.set_if_newer(flight, forged, generation=generation):
                 return False
             before = sweeper.DRIFT._value.get()
-            await sweeper.reconcile_slice(pool, cache, after=flight[:-1])
+            await sweeper.reconcile_slice(pool, cache, load_layouts(), after=flight[:-1])
             return bool(sweeper.DRIFT._value.get() > before)
 
         await eventually(found_and_dropped)

@@ -127,7 +127,7 @@ def test_the_same_question_has_the_same_answer(flight: tuple[str, str], size: in
 
 def parse_layout_again(layout: Layout) -> Layout:
     """An equal layout that no cache has seen."""
-    return Layout(layout.layout_id, layout.aircraft, layout.cabins, layout.seats, layout.by_number)
+    return Layout(layout.layout_id, layout.aircraft, layout.cabins, layout.seats, layout.by_number, layout.digest)
 
 
 @given(flight=flights(), size=st.integers(1, 4))

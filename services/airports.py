@@ -1,9 +1,13 @@
-"""The world's airports by IATA code, and above all their time zones: from the package `airportsdata`."""
+"""The world's airports by IATA code with their time zones, from the package `airportsdata`, and local times.
+
+Every service has the same package, so that a mail needs no other service to say when a flight leaves (decision 36).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -38,6 +42,16 @@ def zone(iata: str) -> ZoneInfo | None:
     """Returns the airport's time zone, or None where no airport has this code."""
     airport = find(iata)
     return airport.zone if airport else None
+
+
+def local_time(moment: datetime, zone: ZoneInfo | None) -> str:
+    """Returns a moment as a clock in the zone shows it: `2026-12-01 10:30 CET (+01:00)`; in UTC if there is no zone."""
+    local = moment.astimezone(zone or UTC)
+    if zone is None:
+        return f"{local:%Y-%m-%d %H:%M} UTC"
+    # Zones without a name of their own have their difference to UTC as name: +03.
+    name = f"{local:%Z} " if f"{local:%Z}".isalpha() else ""
+    return f"{local:%Y-%m-%d %H:%M} {name}({local.isoformat(timespec='minutes')[-6:]})"
 
 
 @cache

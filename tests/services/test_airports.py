@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import airportsdata
 import pytest
 
-from flight_service import airports
+from services import airports
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,17 @@ def test_this_machine_knows_the_time_everywhere() -> None:
 def test_no_start_of_a_process_reads_the_list() -> None:
     never = "import airportsdata; airportsdata.load = None; import flight_service.service"
     subprocess.run([sys.executable, "-c", never], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("iata", "local"),
+    [
+        ("FRA", "2010-07-01 02:30 CEST (+02:00)"),
+        ("LIS", "2010-07-01 01:30 WEST (+01:00)"),
+        ("KTM", "2010-07-01 06:15 (+05:45)"),
+        ("HNL", "2010-06-30 14:30 HST (-10:00)"),
+        ("XXX", "2010-07-01 00:30 UTC"),
+    ],
+)
+def test_a_local_time_names_its_zone_and_difference_to_utc(iata: str, local: str) -> None:
+    assert airports.local_time(datetime(2010, 7, 1, 0, 30, tzinfo=UTC), airports.zone(iata)) == local
