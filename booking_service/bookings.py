@@ -3,6 +3,7 @@
     CREATED → SEATS_RESERVED → PAYMENT_PENDING → PAYMENT_PROCESSING → CONFIRMED → CANCELLED
     CREATED or a payment → FAILED        SEATS_RESERVED or a payment → EXPIRED        SEATS_RESERVED → CANCELLED
     FAILED or EXPIRED → CONFIRMED, where money came late and the same seats were still free
+    CONFIRMED → CONFIRMED, where flights were cancelled after another had departed
 
 Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
 others, and timers for the steps that other services have to take (steps.py). A write that missed its guard changed
@@ -41,9 +42,11 @@ RELEASE: Final = "release"
 REFUND: Final = "refund"
 DROP_HOLD: Final = "drop-hold"
 CANCEL_FLIGHT: Final = "cancel-flight"
+FOLLOW_SEATS: Final = "follow-seats"
 
 ITSELF: Final = "booking"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
 # A call that makes or changes a booking ends before; then its process has died.
 CALL_IS_OVER: Final = timedelta(seconds=6)
 
@@ -128,7 +131,7 @@ async def reserve(conn: Conn, standing: Booking, hold: Hold) -> pb.Booking | Non
         state="SEATS_RESERVED",
         hold_id=hold.hold_id,
         expire_time=hold.expire_time,
-        seats=_in_order(standing, hold.seats),
+        seats=in_order(standing, hold.seats),
         update_time=now,
     ).message()
     time_left = await conn.fetchval(
@@ -374,7 +377,8 @@ async def give_back(conn: Conn, standing: Booking, *, reason: str) -> bool:
         SET state = CASE WHEN state <> 'PAYMENT_PROCESSING' THEN state WHEN $3 THEN 'CANCELLED' ELSE 'EXPIRED' END,
             cancel_time = CASE WHEN state = 'PAYMENT_PROCESSING' AND $3 THEN statement_timestamp() END,
             cancel_reason = CASE WHEN state = 'PAYMENT_PROCESSING' AND $3 THEN $2 END,
-            refund_reason = $2, last_error = $2, version = version + 1, update_time = statement_timestamp()
+            refund_reason = $2, refund_minor_units = total_minor_units, last_error = $2, version = version + 1,
+            update_time = statement_timestamp()
         WHERE booking_id = $1 AND pay_time IS NOT NULL AND refund_reason IS NULL
           AND state IN ('PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')
         RETURNING true
@@ -407,62 +411,143 @@ async def expire(conn: Conn, booking_id: UUID) -> bool:
     return bool(expired)
 
 
-async def cancel(
-    conn: Conn, booking_id: UUID, *, owner: str | None, actor: str, reason: str, departed_too: bool = False
-) -> bool:
-    """SEATS_RESERVED or CONFIRMED → CANCELLED, before departure. What was paid is given back.
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What of a booking was cancelled."""
 
-    `owner` None reaches all. A confirmed one tells `booking.cancelled.v1`.
+    booking: Booking
+    """As it is afterwards."""
+    legs: Sequence[Leg]
+    """The flights that were cancelled now."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether no flight is left."""
+        return self.booking.state == "CANCELLED"
+
+
+async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str, reason: str) -> Cancellation | None:
+    """Cancels the flights that have not departed, and those that the airline cancelled (BKG-8).
+
+    Where none is left SEATS_RESERVED or CONFIRMED → CANCELLED, and everything that was paid is given back. Otherwise it
+    stays CONFIRMED: flown flights keep their seats, their check-ins and their share of the fare. None where there is
+    nothing to cancel. `owner` None reaches all. A confirmed one tells `booking.cancelled.v1`.
     """
-    row = await conn.fetchrow(
+    await records.lock(conn, booking_id, owner=owner)
+    legs = await conn.fetch(
         """
-        UPDATE bookings
-        SET state = 'CANCELLED', version = version + 1, cancel_time = statement_timestamp(), cancel_reason = $3,
-            refund_reason = CASE WHEN pay_time IS NOT NULL THEN $3 END, update_time = statement_timestamp()
-        WHERE booking_id = $1 AND owner = coalesce($2, owner) AND state IN ('SEATS_RESERVED', 'CONFIRMED')
-          AND ($4 OR departure_time > statement_timestamp())
-        RETURNING pnr, cancel_time
+        UPDATE booking_flights SET cancel_time = statement_timestamp(), cancel_reason = $3, live = false
+        FROM bookings
+        WHERE booking_flights.booking_id = $1 AND bookings.booking_id = $1 AND owner = coalesce($2, owner)
+          AND state IN ('SEATS_RESERVED', 'CONFIRMED') AND booking_flights.cancel_time IS NULL
+          -- What is not paid has no flight that was flown: it is given up whole, while one of its flights can be.
+          AND EXISTS (
+              SELECT FROM booking_flights AS leg LEFT JOIN cancelled_flights USING (flight_id)
+              WHERE leg.booking_id = $1
+                AND (leg.flight_id = booking_flights.flight_id OR bookings.state = 'SEATS_RESERVED')
+                AND (leg.departure_time > statement_timestamp() OR cancelled_flights.flight_id IS NOT NULL))
+        RETURNING booking_flights.flight_id
         """,
         booking_id,
         owner,
         reason,
-        departed_too,
     )
-    if row is None:
-        return False
-    await _record(conn, booking_id, actor=actor, reason=reason)
+    if not legs:
+        return None
+    standing = await records.find(conn, booking_id)
+    fare = (
+        standing.total
+        if not standing.live_legs
+        else standing.fare_of(*(leg for leg in standing.legs if leg.cancel_time is not None))
+    )
+    row = await conn.fetchrow(
+        """
+        UPDATE bookings
+        SET state = CASE WHEN $3 THEN 'CANCELLED' ELSE state END,
+            cancel_time = CASE WHEN $3 THEN statement_timestamp() END, cancel_reason = CASE WHEN $3 THEN $2 END,
+            refund_reason = CASE WHEN pay_time IS NOT NULL THEN $2 END,
+            refund_minor_units = CASE WHEN pay_time IS NOT NULL THEN $4::bigint END, refund_time = NULL,
+            version = version + 1, update_time = statement_timestamp()
+        WHERE booking_id = $1
+        RETURNING pnr, update_time
+        """,
+        booking_id,
+        reason,
+        not standing.live_legs,
+        fare.minor_units,
+    )
+    assert row is not None, "it was found in this transaction"
+    await _record(conn, booking_id, actor=actor, reason=reason, within_state=True)
     await timers.cancel_timer(conn, EXPIRE, str(booking_id))
     await timers.set_timer(conn, RELEASE, str(booking_id))
+    cancelled = {leg["flight_id"] for leg in legs}
+    done = Cancellation(
+        await records.find(conn, booking_id), [leg for leg in standing.legs if leg.flight_id in cancelled]
+    )
     if row["pnr"] is not None:
         await timers.set_timer(conn, REFUND, str(booking_id))
-        standing = await records.find(conn, booking_id)
-        cancelled = events_pb2.BookingCancelled(
+        told = events_pb2.BookingCancelled(
             booking_id=str(booking_id),
             pnr=row["pnr"],
-            flight_ids=[leg.flight_id for leg in standing.legs],
+            flight_ids=[leg.flight_id for leg in done.legs],
             passenger_ids=[traveller.passenger_id for traveller in standing.travellers],
             reason=reason,
-            cancel_time=timestamp(row["cancel_time"]),
+            cancel_time=timestamp(row["update_time"]),
+            kept_flight_ids=[leg.flight_id for leg in standing.live_legs],
         )
-        await outbox.enqueue(conn, [Event(uuid4(), "booking.cancelled.v1", cancelled)])
-    return True
+        await outbox.enqueue(conn, [Event(uuid4(), "booking.cancelled.v1", told)])
+    return done
 
 
-async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID) -> bool:
-    """Notes that what was paid has been given back."""
+async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: Amount) -> bool:
+    """Notes that what was decided to be given back has been; `total` is what all refunds together gave back."""
     return bool(
         await conn.fetchval(
             """
             UPDATE bookings
             SET refund_time = statement_timestamp(), version = version + 1, update_time = statement_timestamp()
             WHERE booking_id = $1 AND payment_intent_id = $2 AND refund_reason IS NOT NULL AND refund_time IS NULL
-              AND state IN ('FAILED', 'EXPIRED', 'CANCELLED')
+              AND refund_minor_units <= $3 AND state IN ('FAILED', 'EXPIRED', 'CANCELLED', 'CONFIRMED')
             RETURNING true
             """,
             booking_id,
             intent_id,
+            total.minor_units,
         )
     )
+
+
+async def lost_its_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: Amount) -> bool:
+    """Whether everything that was paid is gone although the booking did not decide that."""
+    return bool(
+        await conn.fetchval(
+            """
+            SELECT true FROM bookings
+            WHERE booking_id = $1 AND payment_intent_id = $2 AND pay_time IS NOT NULL AND total_minor_units <= $3
+              AND coalesce(refund_minor_units, 0) < total_minor_units
+            """,
+            booking_id,
+            intent_id,
+            total.minor_units,
+        )
+    )
+
+
+async def follow_seats(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> bool:
+    """Within CONFIRMED: the passengers sit where the seat service says. Only as the booking was seen."""
+    live = [leg.flight_id for leg in standing.live_legs]
+    followed = await conn.fetchval(
+        """
+        UPDATE bookings SET version = version + 1, update_time = statement_timestamp()
+        WHERE booking_id = $1 AND state = 'CONFIRMED' AND version = $2 RETURNING true
+        """,
+        standing.booking_id,
+        standing.version,
+    )
+    if followed:
+        left = [seat for seat in standing.seats if seat.flight_id not in live]
+        await _write_seats(conn, standing.booking_id, [*left, *seats])
+    return bool(followed)
 
 
 async def drop_unless_ours(conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
@@ -537,8 +622,11 @@ async def _write_seats(conn: Conn, booking_id: UUID, seats: Sequence[SeatOf]) ->
     )
 
 
-async def _record(conn: Conn, booking_id: UUID, *, actor: str, reason: str) -> None:
-    """Writes the line of history of what this transaction has just made of the booking; none where its state stayed."""
+async def _record(conn: Conn, booking_id: UUID, *, actor: str, reason: str, within_state: bool = False) -> None:
+    """Writes the line of history of what this transaction has just made of the booking.
+
+    None where its state stayed, unless it has a line `within_state` too.
+    """
     await conn.execute(
         """
         INSERT INTO booking_events (booking_id, version, from_state, to_state, actor, reason)
@@ -547,15 +635,16 @@ async def _record(conn: Conn, booking_id: UUID, *, actor: str, reason: str) -> N
             SELECT to_state FROM booking_events
             WHERE booking_events.booking_id = bookings.booking_id ORDER BY version DESC LIMIT 1
         ) AS last ON true
-        WHERE bookings.booking_id = $1 AND last.to_state IS DISTINCT FROM bookings.state
+        WHERE bookings.booking_id = $1 AND ($4 OR last.to_state IS DISTINCT FROM bookings.state)
         """,
         booking_id,
         actor,
         reason,
+        within_state,
     )
 
 
-def _in_order(standing: Booking, seats: Sequence[SeatOf]) -> list[SeatOf]:
+def in_order(standing: Booking, seats: Sequence[SeatOf]) -> list[SeatOf]:
     """Seats as `records.find` has them: by leg, then by passenger."""
     legs = [leg.flight_id for leg in standing.legs]
     return sorted(seats, key=lambda seat: (legs.index(seat.flight_id), seat.passenger_id))

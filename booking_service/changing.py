@@ -85,16 +85,18 @@ class Changing:
         return await self._mutations.run(on.request_key, pb.Booking, begin)
 
     async def cancel(self, on: OnBooking, reason: str) -> pb.Booking:
-        """SEATS_RESERVED or CONFIRMED → CANCELLED; seats and money follow by themselves. A repeat succeeds."""
+        """Cancels what has not departed; seats and money follow by themselves. A repeat succeeds."""
 
         async def give_up(conn: Conn) -> pb.Booking:
             await records.lock(conn, on.booking_id, owner=on.owner)
             done = await bookings.cancel(conn, on.booking_id, owner=on.owner, actor=on.actor, reason=reason)
             standing = await records.find(conn, on.booking_id, owner=on.owner)
-            if done:
-                await notices.cancelled(conn, standing)
+            if done is not None:
+                await notices.cancelled(conn, done)
             elif standing.state in ("SEATS_RESERVED", "CONFIRMED"):
-                raise refusals.flight_departed(standing.departure_time)
+                # Where flights were cancelled before and the others have departed, it is a repeat.
+                if standing.refund_reason is None:
+                    raise refusals.flight_departed(standing.departure_time)
             elif standing.state != "CANCELLED":
                 raise _refusal(standing)
             return standing.message()

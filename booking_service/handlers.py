@@ -1,18 +1,21 @@
 """Events of other services, one function per event type, each in one transaction with the note that it was applied.
 
-Neither order nor single delivery is promised. What the payment service says of money is the truth.
+Neither order nor single delivery is promised. What the payment service says of money is the truth; what the seat
+service says is a hint to look where the passengers sit now.
 """
 
 from __future__ import annotations
 
-from datetime import UTC
+from collections.abc import Mapping
+from datetime import UTC, timedelta
 from typing import Final
 from uuid import UUID
 
 from skyhigh.flight.v1 import events_pb2 as flight
 from skyhigh.payment.v1 import events_pb2 as payment
+from skyhigh.seat.v1 import events_pb2 as seat
 
-from booking_service import bookings
+from booking_service import bookings, notices, records
 from services import timers
 from services.db import Conn
 from services.inbox import Subscription
@@ -20,6 +23,8 @@ from services.money import amount_of
 
 # Others' intents are for other things, such as heavy bags.
 REFERENCE: Final = "booking/"
+# Whoever freed a seat has told why by then.
+FREED_LOOK: Final = timedelta(seconds=5)
 
 
 async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> None:
@@ -43,9 +48,41 @@ async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:
 
 
 async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> None:
-    """Notes that what was paid has been given back."""
-    if (booking_id := _booking_of(event.reference)) is not None:
-        await bookings.note_refund(conn, booking_id, intent_id=UUID(event.intent_id))
+    """Notes that what was paid has been given back. A booking whose money went without its decision ends."""
+    booking_id = _booking_of(event.reference)
+    if booking_id is None:
+        return
+    intent_id = UUID(event.intent_id)
+    total = amount_of(event.total_refunded if event.HasField("total_refunded") else event.amount)
+    await records.lock(conn, booking_id)
+    if await bookings.note_refund(conn, booking_id, intent_id=intent_id, total=total):
+        return
+    if not await bookings.lost_its_money(conn, booking_id, intent_id=intent_id, total=total):
+        return
+    standing = await records.find(conn, booking_id)
+    if await bookings.give_back(conn, standing, reason=bookings.PAYMENT_REFUNDED):
+        await notices.refunded(conn, standing)
+    else:
+        done = await bookings.cancel(
+            conn, booking_id, owner=None, actor=bookings.ITSELF, reason=bookings.PAYMENT_REFUNDED
+        )
+        if done is not None:
+            await notices.cancelled(conn, done)
+    await bookings.note_refund(conn, booking_id, intent_id=intent_id, total=total)
+
+
+async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
+    """Has a look taken where the passengers sit whose confirmed booking shows another seat."""
+    await _follow(conn, event.flight_id, {each.passenger_id: each.seat_number for each in event.seats})
+
+
+async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
+    """Has a look taken where the passengers sit whose confirmed booking shows the seat that was freed.
+
+    A little later: a seat that was freed with its flight or booking is theirs to tell of, and who moved has another.
+    """
+    freed = {each.passenger_id: "" for each in event.seats if each.passenger_id}
+    await _follow(conn, event.flight_id, freed, after=FREED_LOOK)
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
@@ -63,6 +100,25 @@ async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None
         await timers.set_timer(conn, bookings.CANCEL_FLIGHT, event.flight_id)
 
 
+async def _follow(conn: Conn, flight_id: str, seats: Mapping[str, str], *, after: timedelta = timers.NOW) -> None:
+    rows = await conn.fetch(
+        """
+        SELECT DISTINCT booking_id
+        FROM unnest($2::text[], $3::text[]) AS told (passenger_id, seat_number)
+        JOIN booking_passengers USING (passenger_id) JOIN bookings USING (booking_id)
+        JOIN booking_flights USING (booking_id)
+        LEFT JOIN booking_seats USING (booking_id, flight_id, passenger_id)
+        WHERE flight_id = $1 AND live AND state = 'CONFIRMED'
+          AND booking_seats.seat_number IS DISTINCT FROM told.seat_number
+        """,
+        flight_id,
+        list(seats),
+        list(seats.values()),
+    )
+    for row in rows:
+        await timers.set_timer(conn, bookings.FOLLOW_SEATS, str(row["booking_id"]), after=after)
+
+
 def _booking_of(reference: str) -> UUID | None:
     """Returns the booking of a reference `booking/<booking>`; None for what is not ours."""
     return UUID(reference.removeprefix(REFERENCE)) if reference.startswith(REFERENCE) else None
@@ -72,5 +128,7 @@ SUBSCRIPTIONS: Final = (
     Subscription("payment.succeeded.v1", payment.PaymentSucceeded, on_payment_succeeded),
     Subscription("payment.failed.v1", payment.PaymentFailed, on_payment_failed),
     Subscription("payment.refunded.v1", payment.PaymentRefunded, on_payment_refunded),
+    Subscription("seat.confirmed.v1", seat.SeatConfirmed, on_seat_confirmed),
+    Subscription("seat.released.v1", seat.SeatReleased, on_seat_released),
     Subscription("flight.cancelled.v1", flight.FlightCancelled, on_flight_cancelled),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from booking_service.bookings import FLIGHT_CANCELLED, PAYMENT_REFUNDED, Cancellation
 from booking_service.records import Booking, Leg
 from services import airports, outbox
 from services.db import Conn
@@ -11,6 +12,10 @@ from services.mail import mail
 from services.money import text_of
 
 SERVICE: Final = "booking"
+_REASONS: Final = {
+    FLIGHT_CANCELLED: "because a flight was cancelled",
+    PAYMENT_REFUNDED: "because its payment was given back",
+}
 
 
 async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
@@ -40,11 +45,23 @@ async def refunded(conn: Conn, booking: Booking) -> None:
     )
 
 
-async def cancelled(conn: Conn, booking: Booking) -> None:
-    """Tells that a confirmed booking was cancelled; one that was never paid was no more than an intention."""
+async def cancelled(conn: Conn, cancellation: Cancellation) -> None:
+    """Tells that a confirmed booking or some of its flights were cancelled; one that was never paid is not told of."""
+    booking = cancellation.booking
     if booking.pnr is None:
         return
-    why = "because a flight was cancelled" if booking.cancel_reason == "FLIGHT_CANCELLED" else "as you asked"
+    why = _REASONS.get(booking.refund_reason or "", "as you asked")
+    if not cancellation.whole:
+        flights = ", ".join(f"{leg.flight_number} {leg.origin} to {leg.destination}" for leg in cancellation.legs)
+        given_back = booking.fare_of(*cancellation.legs)
+        await _tell(
+            conn,
+            booking,
+            f"Flights of your booking {booking.pnr} were cancelled",
+            f"Of your booking {booking.pnr} we cancelled {flights}, {why}. Their share of what you paid, "
+            f"{text_of(given_back)}, is given back by the way it came. The flights that have departed stay booked.",
+        )
+        return
     await _tell(
         conn,
         booking,

@@ -22,7 +22,7 @@ from booking_service.bookings import Hold
 from booking_service.records import Booking, Leg, SeatOf
 from booking_service.settings import BookingSettings
 from services.clients import PeerRefusal, ask, channel
-from services.money import amount_of, money_of
+from services.money import Amount, amount_of, money_of
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
@@ -146,13 +146,26 @@ class Peers:
             if refusal.reason not in ("HOLD_EXPIRED", "HOLD_NOT_FOUND"):
                 raise
 
-    async def release_passengers(self, booking: Booking, *, reason: str) -> None:
-        """Frees the seats that the booking's passengers have by other holds, such as those they chose at check-in."""
+    async def sitting(self, booking: Booking) -> list[SeatOf]:
+        """Returns the seats that are the passengers' own on the flights that were not cancelled."""
+        return [
+            SeatOf(found.flight_id, found.passenger_id, found.seat_number)
+            for found in await self._seats_of(booking, booking.live_legs)
+            if found.state == seat.Seat.CONFIRMED
+        ]
+
+    async def _seats_of(
+        self, booking: Booking, legs: Sequence[Leg]
+    ) -> Sequence[seat.FindPassengerSeatsResponse.PassengerSeat]:
         request = seat.FindPassengerSeatsRequest()
-        for leg in booking.legs:
+        for leg in legs:
             for traveller in booking.seated:
                 request.passengers.add(flight_id=leg.flight_id, passenger_id=traveller.passenger_id)
-        for found in (await ask(self._seats.FindPassengerSeats(request))).seats:
+        return (await ask(self._seats.FindPassengerSeats(request))).seats if request.passengers else ()
+
+    async def release_passengers(self, booking: Booking, legs: Sequence[Leg], *, reason: str) -> None:
+        """Frees the passengers' seats on these flights, by whatever hold they have them."""
+        for found in await self._seats_of(booking, legs):
             release = seat.ReleasePassengerSeatRequest(
                 hold_id=found.hold_id, flight_id=found.flight_id, passenger_id=found.passenger_id, reason=reason
             )
@@ -183,9 +196,13 @@ class Peers:
         """Returns an intent as it is now."""
         return await ask(self._payments.GetPaymentIntent(payment.GetPaymentIntentRequest(intent_id=str(intent_id))))
 
-    async def refund(self, intent_id: UUID, *, reason: str) -> None:
-        """Gives a paid amount back. A repeat succeeds."""
-        await ask(self._payments.RefundPayment(payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason)))
+    async def refund(self, intent_id: UUID, *, reason: str, total: Amount) -> None:
+        """Gives so much of a paid amount back, this and earlier refunds together. A repeat succeeds."""
+        await ask(
+            self._payments.RefundPayment(
+                payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason, total_refund=money_of(total))
+            )
+        )
 
 
 def _journey(flights: Sequence[flight.Flight], cabin: str) -> Journey:

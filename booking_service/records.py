@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 
-from booking_service import refusals
+from booking_service import fares, refusals
 from services.db import Conn
 from services.money import Amount, money_of
 from services.proto import timestamp
@@ -21,7 +21,8 @@ INFANT: Final = "INFANT"
 
 _COLUMNS: Final = """booking_id, owner, state::text, bookings.version, cabin::text, contact_email, currency,
     total_minor_units, sale_close_time, departure_time, plan, hold_id, expire_time, payment_code, payment_intent_id,
-    payment_attempts, max_payment_attempts, last_error, pay_time, refund_reason, refund_time, pnr, create_time,
+    payment_attempts, max_payment_attempts, last_error, pay_time, refund_reason, refund_minor_units, refund_time, pnr,
+    create_time,
     update_time, cancel_reason, first_answer, refusal"""
 
 
@@ -41,6 +42,8 @@ class Leg:
     boarding_before: timedelta
     gate: str
     price_minor_units: int
+    cancel_time: datetime | None = None
+    cancel_reason: str | None = None
 
     @property
     def sale_close_time(self) -> datetime:
@@ -93,6 +96,7 @@ class Booking:
     last_error: str
     pay_time: datetime | None
     refund_reason: str | None
+    refund_minor_units: int | None
     refund_time: datetime | None
     pnr: str | None
     create_time: datetime
@@ -114,6 +118,20 @@ class Booking:
     def total(self) -> Amount:
         """What the party pays."""
         return Amount(self.currency, self.total_minor_units)
+
+    @property
+    def refund(self) -> Amount | None:
+        """What of it is given back, all cancellations together."""
+        return Amount(self.currency, self.refund_minor_units) if self.refund_minor_units is not None else None
+
+    @property
+    def live_legs(self) -> list[Leg]:
+        """The flights that were not cancelled."""
+        return [leg for leg in self.legs if leg.cancel_time is None]
+
+    def fare_of(self, *legs: Leg) -> Amount:
+        """What the party pays for these of its flights."""
+        return fares.total(legs, [traveller.type for traveller in self.travellers], currency=self.currency)
 
     @property
     def seated(self) -> list[Traveller]:
@@ -144,10 +162,9 @@ class Booking:
             booking_id=str(self.booking_id),
             state=pb.Booking.State.Value(self.state),
             passengers=self.passengers(),
-            # A plan is no promise.
             seats=[
                 pb.BookedSeat(flight_id=seat.flight_id, seat_number=seat.seat_number, passenger_id=seat.passenger_id)
-                for seat in (self.seats if self.hold_id else ())
+                for seat in self._shown_seats()
             ],
             total=money_of(self.total),
             expire_time=timestamp(self.expire_time) if self.expire_time else None,
@@ -163,6 +180,10 @@ class Booking:
                     departure_time=timestamp(leg.departure_time),
                     arrival_time=timestamp(leg.arrival_time),
                     price=money_of(Amount(self.currency, leg.price_minor_units)),
+                    state=self._state_of(leg),
+                    fare=money_of(self.fare_of(leg)),
+                    cancel_time=timestamp(leg.cancel_time) if leg.cancel_time else None,
+                    cancel_reason=leg.cancel_reason or "",
                 )
                 for leg in self.legs
             ],
@@ -175,7 +196,21 @@ class Booking:
             update_time=timestamp(self.update_time),
             cancel_reason=self.cancel_reason or "",
             refund_time=timestamp(self.refund_time) if self.refund_time else None,
+            refund=money_of(self.refund) if self.refund is not None else None,
         )
+
+    def _state_of(self, leg: Leg) -> pb.Booking.Flight.State.ValueType:
+        cancelled = self.state == "CANCELLED" or leg.cancel_time is not None
+        return pb.Booking.Flight.CANCELLED if cancelled else pb.Booking.Flight.BOOKED
+
+    def _shown_seats(self) -> Sequence[SeatOf]:
+        """Its seats. A plan is no seat; what a confirmed booking had on a cancelled flight is no seat any more."""
+        if self.hold_id is None:
+            return ()
+        if self.state != "CONFIRMED":
+            return self.seats
+        live = {leg.flight_id for leg in self.live_legs}
+        return [seat for seat in self.seats if seat.flight_id in live]
 
 
 async def lock(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> None:
@@ -241,7 +276,8 @@ async def _complete(conn: Conn, rows: Sequence[asyncpg.Record]) -> list[Booking]
         conn,
         """
         SELECT booking_id, flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
-               check_in_opens_before, check_in_closes_before, boarding_before, gate, price_minor_units
+               check_in_opens_before, check_in_closes_before, boarding_before, gate, price_minor_units,
+               cancel_time, cancel_reason
         FROM booking_flights WHERE booking_id = ANY($1::uuid[]) ORDER BY booking_id, leg
         """,
         booking_ids,

@@ -48,10 +48,10 @@ def sale_closed(flight_id: str, close_time: datetime) -> FailedPrecondition:
 
 
 def flight_departed(departure_time: datetime) -> FailedPrecondition:
-    """The first flight has left."""
+    """All its flights have left; it is the first one's departure."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_DEPARTED),
-        "the first flight has departed",
+        "all flights of the booking have departed",
         metadata={"departure_time": rfc3339(departure_time)},
     )
 

@@ -57,6 +57,7 @@ async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
             TokenSigner(settings.session_key, issuer=settings.token_issuer, audience=settings.token_audience),
             ttl=settings.session_ttl,
         ),
+        peers=peers,
         reserving=reserving,
         changing=Changing(pool, peers, mutations, tell=tell),
         watches=watches,

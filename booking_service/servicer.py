@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceServicer
 
-from booking_service import records
+from booking_service import bookings, records
 from booking_service.changing import Changing, OnBooking
+from booking_service.peers import Peers
 from booking_service.records import Booking
 from booking_service.reserving import Order, Reserving
 from booking_service.sessions import GuestSessions
 from services import db
 from services.call import running
+from services.clients import PeerRefusal
 from services.db import Pool
+from services.errors import Unavailable
 from services.watch import Watches
 
 Context = Any
@@ -30,12 +34,14 @@ class BookingServicer(BookingServiceServicer):
         *,
         pool: Pool,
         sessions: GuestSessions,
+        peers: Peers,
         reserving: Reserving,
         changing: Changing,
         watches: Watches[Booking],
     ) -> None:
         self._pool = pool
         self._sessions = sessions
+        self._peers = peers
         self._reserving = reserving
         self._changing = changing
         self._watches = watches
@@ -50,9 +56,23 @@ class BookingServicer(BookingServiceServicer):
     async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
         async with db.snapshot(self._pool) as conn:
             booking = await records.find(conn, UUID(request.booking_id), owner=_reachable())
-            answer = booking.message()
-            answer.history.extend(await records.history(conn, booking.booking_id))
+            history = await records.history(conn, booking.booking_id)
+        answer = (await self._as_seated(booking)).message()
+        answer.history.extend(history)
         return answer
+
+    async def _as_seated(self, booking: Booking) -> Booking:
+        """A confirmed booking with the seats that its passengers have now, which they may have changed at check-in.
+
+        While the seat service is away, with those that its last event told.
+        """
+        if booking.state != "CONFIRMED" or not booking.live_legs:
+            return booking
+        try:
+            sitting = await self._peers.sitting(booking)
+        except (Unavailable, PeerRefusal):
+            return booking
+        return replace(booking, seats=bookings.in_order(booking, sitting))
 
     async def WatchBooking(self, request: pb.WatchBookingRequest, context: Context) -> AsyncIterator[pb.BookingUpdate]:
         async with db.snapshot(self._pool) as conn:

@@ -17,7 +17,7 @@ from skyhigh.payment.v1 import payment_service_pb2 as payment
 from booking_service import bookings, locators, notices, records, refusals
 from booking_service.bookings import FLIGHT_CANCELLED, ITSELF, Hold
 from booking_service.peers import Peers
-from booking_service.records import Booking
+from booking_service.records import Booking, SeatOf
 from booking_service.reserving import Reserving
 from services import db, timers
 from services.clients import PeerRefusal
@@ -35,6 +35,7 @@ LATE_HOLDS: Final = 3
 LEASE_SECONDS: Final = 4
 # A transaction that did not see the cancellation of its flight has ended by then.
 LAST_LOOK: Final = timedelta(seconds=10)
+CANCELLED_AT_ONCE: Final = 100
 NO_RETURN: Final = timedelta(seconds=15)
 FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 
@@ -66,6 +67,7 @@ class Steps:
             bookings.REFUND: self.refund,
             bookings.DROP_HOLD: self.drop_hold,
             bookings.CANCEL_FLIGHT: self.cancel_flight,
+            bookings.FOLLOW_SEATS: self.follow_seats,
         }
         return {name: Handler(step, lease_seconds=LEASE_SECONDS) for name, step in steps.items()}
 
@@ -244,37 +246,62 @@ class Steps:
         if booking.hold_id is None or undecided:
             return
         reason = booking.cancel_reason or booking.refund_reason or "PAYMENT_FAILED"
+        if booking.state == "CONFIRMED":
+            # Its hold has the seats of the flown flights too.
+            cancelled = [leg for leg in booking.legs if leg.cancel_time is not None]
+            return await self._peers.release_passengers(booking, cancelled, reason=reason)
         await self._peers.drop(booking.hold_id, reason=reason)
         if booking.pnr is not None:
-            await self._peers.release_passengers(booking, reason=reason)
+            await self._peers.release_passengers(booking, booking.legs, reason=reason)
 
     async def refund(self, subject: str) -> None:
-        """Gives back what was paid."""
+        """Gives back what was decided of what was paid."""
         booking = await self._find(subject)
-        if booking.payment_intent_id is not None and booking.refund_reason is not None:
-            await self._peers.refund(booking.payment_intent_id, reason=booking.refund_reason)
+        if booking.payment_intent_id is None or booking.refund_reason is None or booking.refund is None:
+            return
+        await self._peers.refund(booking.payment_intent_id, reason=booking.refund_reason, total=booking.refund)
+
+    async def follow_seats(self, subject: str) -> None:
+        """Writes where the passengers of a confirmed booking sit, as the seat service has it."""
+        booking = await self._find(subject)
+        if booking.state != "CONFIRMED" or not booking.live_legs:
+            return
+        if await self._of_a_cancelled_flight(booking):
+            # Its cancellation tells which seats it had.
+            return
+        sitting = await self._peers.sitting(booking)
+        known = [seat for seat in booking.seats if seat.flight_id in {leg.flight_id for leg in booking.live_legs}]
+        if {_place(seat) for seat in sitting} == {_place(seat) for seat in known}:
+            return
+        async with db.transaction(self._pool) as conn:
+            if not await bookings.follow_seats(conn, booking, sitting):
+                # It changed meanwhile.
+                await timers.set_timer(conn, bookings.FOLLOW_SEATS, subject)
+        self._tell()
 
     async def drop_hold(self, subject: str) -> None:
         """Gives back a hold that no booking knows."""
         await self._peers.drop(UUID(subject), reason="NOT_NEEDED")
 
+    async def _of_a_cancelled_flight(self, booking: Booking) -> bool:
+        async with db.transaction(self._pool) as conn:
+            return bool(
+                await conn.fetchval(
+                    "SELECT EXISTS (SELECT FROM cancelled_flights WHERE flight_id = ANY($1::text[]))",
+                    [leg.flight_id for leg in booking.live_legs],
+                )
+            )
+
     async def cancel_flight(self, subject: str) -> None:
         """Cancels the bookings of a flight that will not leave, and looks again when nobody can have missed it."""
-        async with db.transaction(self._pool) as conn:
-            rows = await conn.fetch(
-                """
-                SELECT bookings.booking_id FROM booking_flights JOIN bookings USING (booking_id)
-                WHERE flight_id = $1 AND state IN ('SEATS_RESERVED', 'CONFIRMED')
-                """,
-                subject,
-            )
-        for row in rows:
-            async with db.transaction(self._pool) as conn:
-                done = await bookings.cancel(
-                    conn, row["booking_id"], owner=None, actor=ITSELF, reason=FLIGHT_CANCELLED, departed_too=True
-                )
-                if done:
-                    await notices.cancelled(conn, await records.find(conn, row["booking_id"]))
+        last = UUID(int=0)
+        while batch := await self._live_bookings(subject, after=last):
+            for booking_id in batch:
+                async with db.transaction(self._pool) as conn:
+                    done = await bookings.cancel(conn, booking_id, owner=None, actor=ITSELF, reason=FLIGHT_CANCELLED)
+                    if done is not None:
+                        await notices.cancelled(conn, done)
+            last = batch[-1]
         self._tell()
         async with db.transaction(self._pool) as conn:
             fresh = await conn.fetchval(
@@ -285,9 +312,28 @@ class Steps:
             if fresh:
                 await timers.set_timer(conn, bookings.CANCEL_FLIGHT, subject, after=LAST_LOOK)
 
+    async def _live_bookings(self, flight_id: str, *, after: UUID) -> list[UUID]:
+        """Returns the next bookings to cancel; those that ended long ago are not even read."""
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                SELECT booking_id FROM booking_flights JOIN bookings USING (booking_id)
+                WHERE flight_id = $1 AND live AND booking_id > $2 AND state IN ('SEATS_RESERVED', 'CONFIRMED')
+                ORDER BY booking_id LIMIT $3
+                """,
+                flight_id,
+                after,
+                CANCELLED_AT_ONCE,
+            )
+        return [row["booking_id"] for row in rows]
+
     async def _find(self, subject: str) -> Booking:
         async with db.snapshot(self._pool) as conn:
             return await records.find(conn, UUID(subject))
+
+
+def _place(seat: SeatOf) -> tuple[str, str, str]:
+    return seat.flight_id, seat.passenger_id, seat.seat_number
 
 
 def _hold_id(booking: Booking) -> UUID:

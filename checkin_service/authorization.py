@@ -24,4 +24,5 @@ POLICY: Final[Mapping[str, Access]] = {
     "GetBoardingPassPng": allow(P, A, effect=Effect.READ, owned=True),
     "ListCheckIns": allow(A, O, effect=Effect.READ),
     "GetPassenger": allow(S, effect=Effect.READ),
+    "ReserveLocator": allow(S, effect=Effect.WRITE),
 }

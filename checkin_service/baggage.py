@@ -6,6 +6,7 @@ for the end of the former one. An intent that no check-in names can't be paid, b
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,9 +21,10 @@ from checkin_service.checkins import Bags
 from checkin_service.fares import Fare
 from checkin_service.peers import Peers, Withdrawal
 from checkin_service.records import CheckIn
+from checkin_service.seating import Seating
 from services import db, telemetry
 from services.clients import PeerRefusal
-from services.db import Conn, Pool
+from services.db import Conn, GuardMissed, Pool
 from services.errors import Refusal, Unavailable
 from services.idempotency import RequestKey
 from services.mutations import Mutations
@@ -49,14 +51,26 @@ class Overtaken(Exception):
     """The check-in changed while the others were asked; the declaration is judged anew."""
 
 
+class SeatInDoubt(Overtaken):
+    """The seat may not be the passenger's: the seat service has to say so before the check-in completes."""
+
+
 class Baggage:
     """Declares bags. `patience` is how long a fee may stay unpaid."""
 
     def __init__(
-        self, pool: Pool, peers: Peers, mutations: Mutations, *, fares: Mapping[str, Fare], patience: timedelta
+        self,
+        pool: Pool,
+        peers: Peers,
+        seating: Seating,
+        mutations: Mutations,
+        *,
+        fares: Mapping[str, Fare],
+        patience: timedelta,
     ) -> None:
         self._pool = pool
         self._peers = peers
+        self._seating = seating
         self._mutations = mutations
         self._fares = fares
         self._patience = patience
@@ -66,6 +80,10 @@ class Baggage:
         for _ in range(ATTEMPTS):
             try:
                 return await self._attempt(declaration)
+            except SeatInDoubt:
+                # A check-in that changed meanwhile is evaluated again, as after Overtaken.
+                with contextlib.suppress(GuardMissed):
+                    await self._seating.clear_the_way(declaration.checkin_id)
             except Overtaken:
                 continue
         raise Unavailable("others change this check-in, try again")
@@ -85,6 +103,8 @@ class Baggage:
         if known is not None:
             return known
         bags = await self._weigh(declaration, self._fares[fare])
+        if not bags.fee_cents:
+            await self._look_at_seat(standing)
         intent_id = await self._create_intent(standing, bags) if bags.fee_cents else None
         try:
             if standing.payment_intent_id is not None:
@@ -101,6 +121,13 @@ class Baggage:
             # A twin of this call was faster, and its answer is ours.
             await self._abandon(intent_id)
         return answer
+
+    async def _look_at_seat(self, standing: CheckIn) -> None:
+        """Has the seat service say whose seat it is: the check-in completes with this declaration."""
+        try:
+            await self._seating.correct(standing.checkin_id)
+        except GuardMissed as error:
+            raise Overtaken from error
 
     async def _weigh(self, declaration: Declaration, fare: Fare) -> Bags:
         weights = await self._peers.weigh(declaration.checkin_id, declaration.declared_grams)
@@ -147,7 +174,8 @@ class Baggage:
             )
         else:
             done = await checkins.validate_baggage(conn, standing, bags, actor=declaration.actor)
-            done = done and await checkins.complete(conn, standing.checkin_id, actor=declaration.actor)
+            if done and not await checkins.complete(conn, standing.checkin_id, actor=declaration.actor):
+                raise SeatInDoubt
         if not done:
             raise Overtaken
         return (await records.find(conn, standing.checkin_id)).message()

@@ -1,4 +1,7 @@
-"""Boarding passes: what a completed check-in shows at the gate (CHK-8). Made when asked for, from what is so then."""
+"""Boarding passes: what a completed check-in shows at the gate (CHK-8).
+
+A pass is made when it is asked for, and only after the seat service has said whose seat it is at that moment.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ from services.proto import timestamp
 _Asked = pb.GetBoardingPassBarcodeRequest
 
 
-async def find(conn: Conn, check_in: CheckIn) -> pb.BoardingPass:
-    """Returns the boarding pass of a check-in. Raises CHECK_IN_NOT_COMPLETED."""
+def completed(check_in: CheckIn) -> CheckIn:
+    """Returns the check-in. Raises CHECK_IN_NOT_COMPLETED."""
     if check_in.state != "COMPLETED":
         raise refusals.check_in_not_completed(check_in.state)
+    return check_in
+
+
+async def issue(conn: Conn, check_in: CheckIn) -> pb.BoardingPass:
+    """Returns the boarding pass of a completed check-in whose seat was confirmed just now."""
     assert check_in.seat_number is not None
     assert check_in.sequence_number is not None
     row = await conn.fetchrow(

@@ -10,7 +10,7 @@ from uuid import UUID
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
 
-from checkin_service import checkins, flights, manifest
+from checkin_service import checkins, flights, locators, manifest
 from checkin_service.flights import Flight
 from checkin_service.manifest import DEFAULT_FARE, Passenger
 from services.db import Conn
@@ -24,22 +24,26 @@ ACTOR: Final = "booking"
 async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
     """Writes the passengers of a confirmed booking on the manifests of its flights.
 
-    A manifest that is there knows better: flights and passengers that are known stay as they are. A booking that was
-    cancelled, told before or after, puts nobody on it.
+    A manifest that is there knows better: flights and passengers that are known stay as they are, but for the mark that
+    the booking has their seats. A booking that was cancelled, told before or after, puts nobody on it. Raises
+    LOCATOR_TAKEN if the locator is another party's: then the event ends in the dead-letter queue, for operators.
     """
     await flights.lock(conn, [each.flight_id for each in event.flights])
     if await conn.fetchval("SELECT true FROM cancelled_bookings WHERE booking_id = $1", UUID(event.booking_id)):
         return
+    booking_id = UUID(event.booking_id)
+    await locators.reserve(conn, event.pnr, booking_id=booking_id)
     passengers = [_passenger(event, each) for each in event.passengers]
     for each in event.flights:
         await flights.write(conn, Flight.of(each.flight_id, each), replace=False)
         await manifest.write(conn, each.flight_id, passengers, replace=False)
+        await manifest.mark_booked(conn, each.flight_id, passengers, booking=locators.key_of(booking_id))
 
 
 async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
     """Cancels the check-ins of a cancelled booking's passengers, and takes them off the manifests.
 
-    Who is checked in on a flight that has departed stays on its manifest.
+    A flight that has departed keeps its manifest and its check-ins.
     """
     await flights.lock(conn, event.flight_ids)
     await conn.execute(
@@ -57,6 +61,9 @@ async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
         """
         DELETE FROM passengers
         WHERE flight_id = ANY($1::text[]) AND passenger_id = ANY($2::text[]) AND pnr = $3
+          AND NOT EXISTS (SELECT FROM flights
+                          WHERE flights.flight_id = passengers.flight_id AND flights.cancel_time IS NULL
+                            AND statement_timestamp() >= flights.departure_time)
           AND NOT EXISTS (SELECT FROM check_ins
                           WHERE check_ins.flight_id = passengers.flight_id
                             AND check_ins.passenger_id = passengers.passenger_id AND check_ins.state <> 'CANCELLED')

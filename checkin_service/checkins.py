@@ -32,13 +32,30 @@ SETTLE_FEE: Final = "settle-fee"
 REFUND: Final = "refund"
 LOOK_AT_SEAT: Final = "look-at-seat"
 CANCEL_CHECK_INS: Final = "cancel-check-ins"
+# About a flight. A trigger of `flights` sets it.
+DEPARTURE: Final = "departure"
 
 PAYMENT_TIMEOUT: Final = "PAYMENT_TIMEOUT"
 SEAT_RELEASED: Final = "SEAT_RELEASED"
+SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
 BOOKING_CANCELLED: Final = "BOOKING_CANCELLED"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 # Longer than the events of a seat's confirmation and release take when all is well.
 FIRST_LOOK: Final = timedelta(seconds=1)
+# The deadline of a fee waits this long for a payment that runs. Its attempts end within half a minute; the rest is for
+# an outcome that the payment service has to ask the provider for.
+LONGEST_PAYMENT: Final = timedelta(minutes=2)
+
+# A check-in that lacks nothing of its own to be completed, before its flight leaves.
+_READY: Final = """
+    seat_number IS NOT NULL
+    AND (check_ins.state = 'BAGGAGE_VALIDATED'
+         OR check_ins.state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL
+            AND NOT fee_returned)
+    AND EXISTS (SELECT FROM flights
+                WHERE flights.flight_id = check_ins.flight_id AND statement_timestamp() < departure_time)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +75,7 @@ async def start(
     """(nothing) → INITIATED, while check-in is open. Without a seat it is an infant's, after its adult's completion.
 
     Answers the new check-in's id; None where the passenger has a live one, the window closed, or the seat is being
-    freed by the cancellation of an earlier check-in.
+    freed by the cancellation of an earlier check-in. A booked seat is not freed by that.
     """
     checkin_id: UUID | None = await conn.fetchval(
         """
@@ -70,9 +87,9 @@ async def start(
           AND flights.cancel_time IS NULL
           AND statement_timestamp() >= flights.departure_time - flights.opens_before
           AND statement_timestamp() < flights.departure_time - flights.closes_before
-          AND NOT EXISTS (
+          AND (passengers.booking IS NOT NULL OR NOT EXISTS (
               SELECT FROM check_ins AS former
-              WHERE former.hold_id = $7 AND former.flight_id || '' = $2 AND former.passenger_id = $3)
+              WHERE former.hold_id = $7 AND former.flight_id || '' = $2 AND former.passenger_id = $3))
           AND (passengers.type <> 'INFANT' OR EXISTS (
               SELECT FROM check_ins AS adult
               WHERE adult.flight_id = $2 AND adult.passenger_id = passengers.accompanying_passenger_id
@@ -109,7 +126,7 @@ async def wait_for_payment(
         UPDATE check_ins
         SET state = 'WAITING_FOR_PAYMENT', version = check_ins.version + 1, update_time = statement_timestamp(),
             bags_grams = $3, allowance_grams = $4, excess_grams = $5, fee_cents = $6, fee_currency = $7,
-            payment_intent_id = $8, payment_error = '', fee_refund_time = NULL,
+            payment_intent_id = $8, payment_error = '', fee_refund_time = NULL, payment_wait_end = NULL,
             payment_deadline = least(statement_timestamp() + $9::interval, flights.departure_time)
         FROM flights
         WHERE check_ins.checkin_id = $1 AND check_ins.version = $2
@@ -154,7 +171,8 @@ async def validate_baggage(conn: Conn, standing: CheckIn, bags: Bags, *, actor: 
         UPDATE check_ins
         SET state = 'BAGGAGE_VALIDATED', version = check_ins.version + 1, update_time = statement_timestamp(),
             bags_grams = $3, allowance_grams = $4, excess_grams = 0, fee_cents = 0, fee_currency = '',
-            payment_intent_id = NULL, payment_error = '', payment_deadline = NULL, fee_refund_time = NULL
+            payment_intent_id = NULL, payment_error = '', payment_deadline = NULL, fee_refund_time = NULL,
+            payment_wait_end = NULL
         FROM flights
         WHERE check_ins.checkin_id = $1 AND check_ins.version = $2
           AND check_ins.state IN ('INITIATED', 'WAITING_FOR_PAYMENT')
@@ -178,14 +196,26 @@ async def validate_baggage(conn: Conn, standing: CheckIn, bags: Bags, *, actor: 
 
 
 async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
-    """BAGGAGE_VALIDATED, or WAITING_FOR_PAYMENT with its fee paid → COMPLETED, with a seat; gives a sequence number."""
+    """BAGGAGE_VALIDATED, or WAITING_FOR_PAYMENT with its fee paid → COMPLETED, with a seat, before departure.
+
+    Gives a sequence number.
+
+    False also while another completed check-in has the seat, or while the seat service does not know the passenger as
+    the manifest has it: then the seat may not be the passenger's. Seating.clear_the_way finds out.
+    """
     row = await conn.fetchrow(
-        """
+        f"""
         WITH standing AS (
             SELECT checkin_id, flight_id, state FROM check_ins
-            WHERE checkin_id = $1 AND seat_number IS NOT NULL
-              AND (state = 'BAGGAGE_VALIDATED'
-                   OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL)
+            WHERE checkin_id = $1 AND {_READY}
+              AND NOT EXISTS (
+                  SELECT FROM entitlements AS changed
+                  WHERE changed.flight_id = check_ins.flight_id AND changed.passenger_id = check_ins.passenger_id
+                    AND changed.known_revision < changed.revision)
+              AND NOT EXISTS (
+                  SELECT FROM check_ins AS other
+                  WHERE other.flight_id = check_ins.flight_id AND other.seat_number = check_ins.seat_number
+                    AND other.state = 'COMPLETED' AND other.seat_number <> 'INF' AND NOT other.seat_disputed)
             FOR NO KEY UPDATE
         ), numbered AS (
             INSERT INTO sequence_numbers (flight_id, last_number) SELECT flight_id, 1 FROM standing
@@ -196,12 +226,10 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
         SET state = 'COMPLETED', version = version + 1, sequence_number = numbered.last_number,
             update_time = statement_timestamp(), complete_time = statement_timestamp()
         FROM standing, numbered
-        WHERE check_ins.checkin_id = standing.checkin_id AND seat_number IS NOT NULL
-          AND (check_ins.state = 'BAGGAGE_VALIDATED'
-               OR check_ins.state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL)
+        WHERE check_ins.checkin_id = standing.checkin_id AND {_READY}
         RETURNING version, standing.state::text AS from_state, check_ins.flight_id, passenger_id, seat_number,
                   sequence_number, complete_time
-        """,
+        """,  # noqa: S608
         checkin_id,
     )
     if row is None:
@@ -220,9 +248,10 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
 
 
 async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, currency: str) -> bool:
-    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid, by its present intent and amount, and completes it.
+    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid, by its present intent and amount.
 
-    Without a seat it waits for one, paid. False where the money belongs to nothing that still waits for it.
+    A timer completes it, once the seat service has said whose seat it is. Without a seat it waits for one, paid. False
+    where the money belongs to nothing that still waits for it.
     """
     paid = await conn.fetchval(
         """
@@ -241,7 +270,92 @@ async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, curr
     if paid is None:
         return False
     await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
-    await complete(conn, checkin_id, actor="payment")
+    if not await return_fee(conn, checkin_id):
+        await _complete_later(conn, checkin_id)
+    return True
+
+
+async def return_fee(conn: Conn, checkin_id: UUID) -> bool:
+    """Has the paid fee of a check-in given back that did not complete before its flight left; False otherwise.
+
+    It keeps its state: after departure nothing cancels a check-in.
+    """
+    returned = await conn.fetchval(
+        """
+        UPDATE check_ins SET fee_returned = true, version = version + 1, update_time = statement_timestamp()
+        FROM flights
+        WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND NOT fee_returned
+          AND flights.flight_id = check_ins.flight_id AND statement_timestamp() >= departure_time
+        RETURNING checkin_id
+        """,
+        checkin_id,
+    )
+    if returned is None:
+        return False
+    await timers.set_timer(conn, SETTLE_FEE, str(checkin_id))
+    return True
+
+
+async def end_at_departure(conn: Conn, flight_id: str, *, limit: int) -> list[UUID]:
+    """Ends what still waits for money on a flight that has left, up to `limit` check-ins; returns those it changed.
+
+    A paid fee is given back. The deadline of an unpaid one is now, if it was later.
+    """
+    rows = await conn.fetch(
+        """
+        SELECT checkin_id, fee_pay_time IS NOT NULL AS paid
+        FROM check_ins JOIN flights USING (flight_id)
+        WHERE flight_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND NOT fee_returned
+          AND (fee_pay_time IS NOT NULL OR payment_deadline > statement_timestamp())
+          AND statement_timestamp() >= departure_time
+        ORDER BY checkin_id LIMIT $2 FOR NO KEY UPDATE OF check_ins
+        """,
+        flight_id,
+        limit,
+    )
+    for row in rows:
+        if row["paid"]:
+            await return_fee(conn, row["checkin_id"])
+            continue
+        await conn.execute(
+            """
+            UPDATE check_ins SET payment_deadline = statement_timestamp(), version = version + 1,
+                                 update_time = statement_timestamp()
+            WHERE checkin_id = $1
+            """,
+            row["checkin_id"],
+        )
+        await timers.set_timer(conn, PAYMENT_DEADLINE, str(row["checkin_id"]))
+    return [row["checkin_id"] for row in rows]
+
+
+async def extend_deadline(conn: Conn, checkin_id: UUID, *, intent_id: UUID, by: timedelta, paid: bool) -> bool:
+    """Has the passed deadline of this intent wait for a payment that runs; False if it has waited long enough.
+
+    It waits for LONGEST_PAYMENT, and not beyond the departure. A payment that succeeded (`paid`) is waited for until
+    its event comes.
+    """
+    extended = await conn.fetchval(
+        """
+        UPDATE check_ins
+        SET payment_wait_end = coalesce(payment_wait_end, payment_deadline + $3),
+            payment_deadline = statement_timestamp() + $4, version = version + 1, update_time = statement_timestamp()
+        FROM flights
+        WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT' AND payment_intent_id = $2
+          AND fee_pay_time IS NULL AND payment_deadline <= statement_timestamp()
+          AND flights.flight_id = check_ins.flight_id
+          AND ($5 OR statement_timestamp() < least(coalesce(payment_wait_end, payment_deadline + $3), departure_time))
+        RETURNING checkin_id
+        """,
+        checkin_id,
+        intent_id,
+        LONGEST_PAYMENT,
+        by,
+        paid,
+    )
+    if extended is None:
+        return False
+    await timers.set_timer(conn, PAYMENT_DEADLINE, str(checkin_id), after=by)
     return True
 
 
@@ -285,11 +399,17 @@ async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
 
 
 async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
-    """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid."""
+    """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid.
+
+    Another completed check-in with this seat is disputed until its own passenger's seat is asked for.
+    """
+    if standing.state == "COMPLETED":
+        await _dispute_others(conn, standing, seat)
     moved = await conn.fetchval(
         """
         UPDATE check_ins
-        SET seat_number = $3, hold_id = $4, version = version + 1, update_time = statement_timestamp()
+        SET seat_number = $3, hold_id = $4, seat_disputed = false, version = version + 1,
+            update_time = statement_timestamp()
         WHERE checkin_id = $1 AND version = $2
           AND state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
         RETURNING checkin_id
@@ -301,8 +421,41 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     )
     if moved is None:
         return False
-    await complete(conn, standing.checkin_id, actor="seat")
+    if standing.state != "COMPLETED" and not await complete(conn, standing.checkin_id, actor="seat"):
+        await _complete_later(conn, standing.checkin_id)
     return True
+
+
+async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
+    """Has the passengers looked for who completed check-in with a seat that is another passenger's now."""
+    rows = await conn.fetch(
+        """
+        UPDATE check_ins SET seat_disputed = true, version = version + 1, update_time = statement_timestamp()
+        WHERE flight_id = $1 AND seat_number = $2 AND checkin_id <> $3
+          AND state = 'COMPLETED' AND seat_number <> 'INF' AND NOT seat_disputed
+        RETURNING checkin_id
+        """,
+        standing.flight_id,
+        seat.seat_number,
+        standing.checkin_id,
+    )
+    for row in rows:
+        await timers.set_timer(conn, LOOK_AT_SEAT, str(row["checkin_id"]))
+
+
+async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
+    """Whether a check-in has a seat, accepted bags and a paid fee, is not completed, and its flight has not left."""
+    found: bool = await conn.fetchval(
+        f"SELECT EXISTS (SELECT FROM check_ins WHERE checkin_id = $1 AND {_READY})",  # noqa: S608
+        checkin_id,
+    )
+    return found
+
+
+async def _complete_later(conn: Conn, checkin_id: UUID) -> None:
+    """Has a check-in that lacks nothing of its own completed once the seat is known to be its passenger's."""
+    if await lacks_nothing(conn, checkin_id):
+        await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id))
 
 
 async def stand_up(conn: Conn, standing: CheckIn) -> bool:
@@ -323,7 +476,8 @@ async def stand_up(conn: Conn, standing: CheckIn) -> bool:
 async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, departed_too: bool = False) -> bool:
     """Any state → CANCELLED, before departure; the seat is freed and the fee settled by timers.
 
-    False where it was cancelled before, or the flight has departed; `departed_too` is for one that never did.
+    False where it was cancelled before, or the flight has departed; `departed_too` is for a flight that was cancelled
+    before it would have left, whenever that is known here.
     """
     row = await conn.fetchrow(
         """
@@ -333,7 +487,8 @@ async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, depar
         FROM (SELECT checkin_id, state FROM check_ins WHERE checkin_id = $1 FOR NO KEY UPDATE) AS standing, flights
         WHERE check_ins.checkin_id = standing.checkin_id
           AND check_ins.state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
-          AND flights.flight_id = check_ins.flight_id AND ($3 OR statement_timestamp() < flights.departure_time)
+          AND flights.flight_id = check_ins.flight_id
+          AND ($3 AND flights.cancel_time IS NOT NULL OR statement_timestamp() < flights.departure_time)
         RETURNING standing.state::text AS from_state
         """,
         checkin_id,
@@ -384,24 +539,53 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
     return True
 
 
-async def lose_seat(conn: Conn, standing: CheckIn) -> bool:
-    """COMPLETED → CANCELLED, because the passenger has no seat any more, as it was seen (its version)."""
+async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
+    """COMPLETED → CANCELLED, because the passenger has no seat any more, as it was seen (its version).
+
+    Only before departure.
+    """
     cancelled = await conn.fetchval(
         """
         UPDATE check_ins
         SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $3, version = version + 1,
             update_time = statement_timestamp()
+        FROM flights
         WHERE checkin_id = $1 AND version = $2 AND state = 'COMPLETED'
+          AND flights.flight_id = check_ins.flight_id AND statement_timestamp() < departure_time
         RETURNING checkin_id
         """,
         standing.checkin_id,
         standing.version,
-        SEAT_RELEASED,
+        reason,
     )
     if cancelled is None:
         return False
     await _after_cancellation(conn, standing.checkin_id, "COMPLETED", actor="seat")
     return True
+
+
+async def departed(conn: Conn, flight_id: str) -> bool:
+    """Whether a flight has left: from then on nothing cancels a check-in."""
+    left: bool | None = await conn.fetchval(
+        """
+        SELECT cancel_time IS NULL AND statement_timestamp() >= departure_time FROM flights WHERE flight_id = $1
+        """,
+        flight_id,
+    )
+    return bool(left)
+
+
+async def keeps_seat(conn: Conn, cancelled: CheckIn) -> bool:
+    """Whether the passenger of a cancelled check-in keeps the seat: a confirmed booking has it, or the flight has left.
+
+    The mark of the booking is on the manifest, and leaves it with the booking.
+    """
+    booked: bool | None = await conn.fetchval(
+        "SELECT booking IS NOT NULL FROM passengers WHERE flight_id = $1 AND passenger_id = $2",
+        cancelled.flight_id,
+        cancelled.passenger_id,
+    )
+    return bool(booked) or await departed(conn, cancelled.flight_id)
 
 
 async def _after_cancellation(

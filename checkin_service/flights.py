@@ -97,7 +97,7 @@ async def write(conn: Conn, flight: Flight, *, replace: bool) -> None:
         INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time,
                              departure_date, opens_before, closes_before, boarding_before, gate, cancel_time)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
-                (SELECT cancel_time FROM cancelled_flights WHERE flight_id = $1))
+                (SELECT cancel_time FROM cancelled_flights WHERE flight_id = $1 AND cancel_time < $5))
         ON CONFLICT (flight_id) DO UPDATE
         SET flight_number = excluded.flight_number, origin = excluded.origin, destination = excluded.destination,
             departure_time = excluded.departure_time, arrival_time = excluded.arrival_time,
@@ -114,7 +114,7 @@ async def cancel(conn: Conn, flight_id: str, *, reason: str, cancel_time: dateti
     """Notes that a flight will not leave: nobody begins a check-in on it any more, and a timer cancels those there are.
 
     Whoever begins one has its passenger's entry locked: before us, then the timer finds it, or after us, then it sees
-    what we wrote. A repeat changes nothing.
+    what we wrote. A repeat changes nothing. A cancellation after the departure changes nothing either.
     """
     await lock(conn, [flight_id])
     noted = await conn.fetchval(
@@ -130,6 +130,8 @@ async def cancel(conn: Conn, flight_id: str, *, reason: str, cancel_time: dateti
         return
     await conn.execute("SELECT FROM passengers WHERE flight_id = $1 ORDER BY passenger_id FOR NO KEY UPDATE", flight_id)
     await conn.execute(
-        "UPDATE flights SET cancel_time = $2 WHERE flight_id = $1 AND cancel_time IS NULL", flight_id, cancel_time
+        "UPDATE flights SET cancel_time = $2 WHERE flight_id = $1 AND cancel_time IS NULL AND $2 < departure_time",
+        flight_id,
+        cancel_time,
     )
     await timers.set_timer(conn, checkins.CANCEL_CHECK_INS, flight_id)

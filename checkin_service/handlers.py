@@ -36,18 +36,21 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
     checkin_id = _checkin_of(event.reference)
     if checkin_id is None:
         return
-    intent_id, paid = UUID(event.intent_id), _amount(event.amount)
-    if paid is not None and await checkins.pay(
-        conn, checkin_id, intent_id=intent_id, cents=paid.minor_units, currency=paid.currency
-    ):
-        return
+    intent_id, amount = UUID(event.intent_id), _amount(event.amount)
+    paid = amount is not None and await checkins.pay(
+        conn, checkin_id, intent_id=intent_id, cents=amount.minor_units, currency=amount.currency
+    )
     check_in = await records.find(conn, checkin_id)
+    if paid:
+        if check_in.fee_returned:
+            await notices.payment_refunded(conn, check_in, amount)
+        return
     if check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
         # It was told before; if the check-in was cancelled since, its fee is being settled.
         return
     await checkins.note_late_payment(conn, checkin_id, intent_id=intent_id)
     await timers.set_timer(conn, checkins.REFUND, str(intent_id))
-    await notices.payment_refunded(conn, check_in, paid)
+    await notices.payment_refunded(conn, check_in, amount)
 
 
 async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:

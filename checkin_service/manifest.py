@@ -6,13 +6,13 @@ others are written in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import flights, names, refusals
+from checkin_service import flights, locators, names, refusals
 from checkin_service.flights import Flight
 from checkin_service.manifest_lines import PASSENGER_CHECKED_IN, Lines
 from services.db import Conn
@@ -91,6 +91,8 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     lines = Lines(request.passengers)
     known = await _known(conn, flight_id)
     asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
+    parties = await locators.take(conn, [each.pnr for each in asked.values()], booking=None)
+    _reject_foreign_locators(known, asked, parties, await _booked(conn, flight_id), lines)
     await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
     _reject_misfits(known, asked, lines)
     lines.refuse_if_none_is_left()
@@ -121,6 +123,30 @@ async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPass
     if row is None:
         raise refusals.passenger_not_found()
     return Passenger(**row).message()
+
+
+def _reject_foreign_locators(
+    known: Mapping[str, Passenger],
+    asked: Mapping[int, Passenger],
+    parties: Mapping[str, str | None],
+    booked: Collection[str],
+    lines: Lines,
+) -> None:
+    """Rejects each passenger by whose locator one party would see and change the trip of another."""
+    for n, each in asked.items():
+        booking = parties[each.pnr]
+        if booking is not None and not locators.belongs_to(each.passenger_id, booking):
+            description = (
+                f"{each.pnr} is the record locator of a booking that passenger {each.passenger_id} does not belong to; "
+                "import the passenger with the party's own locator"
+            )
+            lines.reject(n, FieldViolation("pnr", description))
+        elif each.passenger_id in booked and known[each.passenger_id].pnr != each.pnr:
+            description = (
+                f"passenger {each.passenger_id} belongs to a booking with another record locator than {each.pnr}; "
+                "import the passenger with the booking's locator"
+            )
+            lines.reject(n, FieldViolation("pnr", description))
 
 
 def _reject_misfits(known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines) -> None:
@@ -197,6 +223,28 @@ async def _reject_what_check_ins_cannot_follow(
     for n, fields in unfit.items():
         if fields and asked[n].passenger_id in checked_in:
             lines.reject(n, *fields, reason=PASSENGER_CHECKED_IN)
+
+
+async def _booked(conn: Conn, flight_id: str) -> set[str]:
+    """Returns the passengers of a flight whose seats are in a confirmed booking."""
+    rows = await conn.fetch(
+        "SELECT passenger_id FROM passengers WHERE flight_id = $1 AND booking IS NOT NULL", flight_id
+    )
+    return {row["passenger_id"] for row in rows}
+
+
+async def mark_booked(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, booking: str) -> None:
+    """Notes that passengers of a locked flight have the seats and the locator of a confirmed booking."""
+    await conn.executemany(
+        """
+        UPDATE passengers SET booking = $3, pnr = $4, login_key = CASE WHEN pnr = $4 THEN login_key ELSE $5 END
+        WHERE flight_id = $1 AND passenger_id = $2 AND (booking, pnr) IS DISTINCT FROM ($3, $4)
+        """,
+        [
+            (flight_id, each.passenger_id, booking, each.pnr, names.login_key(each.pnr, each.last_name))
+            for each in passengers
+        ],
+    )
 
 
 async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:

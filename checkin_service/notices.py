@@ -14,14 +14,15 @@ from services.money import Amount, text_of
 SERVICE: Final = "checkin"
 
 
-async def payment_timed_out(conn: Conn, check_in: CheckIn) -> None:
+async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) -> None:
     """Tells that a check-in was cancelled because its fee was not paid in time."""
     await _tell(
         conn,
         check_in,
         "Your check-in was cancelled",
         f"The baggage fee of {text_of(Amount(check_in.fee_currency, check_in.fee_cents))} was not paid in time, so "
-        "your check-in was cancelled and your seat was given back. You can check in again while check-in is open.",
+        f"your check-in was cancelled{'' if keeps_seat else ' and your seat was given back'}. You can check in again "
+        f"while check-in is open.{' Your booking keeps its seat.' if keeps_seat else ''}",
     )
 
 
@@ -45,6 +46,19 @@ async def seat_released(conn: Conn, check_in: CheckIn) -> None:
         "Your check-in was cancelled",
         f"Seat {check_in.seat_number} is no longer yours, so your check-in was cancelled and your boarding pass is not "
         f"valid any more.{refund} Please choose another seat and check in again, or come to our desk at the airport.",
+    )
+
+
+async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
+    """Tells that a completed check-in was cancelled because its seat does not fit the passenger any more."""
+    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
+    await _tell(
+        conn,
+        check_in,
+        "Your check-in was cancelled",
+        f"Your booking changed, and seat {check_in.seat_number} does not fit it any more (its cabin, or who may sit in "
+        f"its row). So your check-in was cancelled and your boarding pass is not valid any more.{refund} Please choose "
+        "another seat and check in again, or come to our desk at the airport.",
     )
 
 

@@ -101,11 +101,23 @@ class Peers:
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         return next((each for each in seats if each.confirm_time is not None), None)
 
+    async def sync_passengers(self, request: seat.SyncPassengersRequest) -> Mapping[Place, Seat]:
+        """Brings the seat service's copy of the manifests up to date; returns the seats that passengers lost by it."""
+        answer = await ask(self._seats.SyncPassengers(request, timeout=TIMEOUT_SECONDS))
+        return {
+            (each.flight_id, each.passenger_id): Seat(
+                each.seat_number,
+                UUID(each.hold_id),
+                each.confirm_time.ToDatetime(UTC) if each.state == seat.Seat.CONFIRMED else None,
+            )
+            for each in answer.freed_seats
+        }
+
     async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
         """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
 
-        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH or FLIGHT_CANCELLED; then nothing was
-        confirmed.
+        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED, FLIGHT_DEPARTED,
+        PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that does not fit any more; then nothing was confirmed.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
@@ -117,6 +129,9 @@ class Peers:
             if meant.confirm_time is None:
                 await ask(self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller))
         except PeerRefusal as refusal:
+            if refusal.reason == "FLIGHT_DEPARTED":
+                departure_time = datetime.fromisoformat(refusal.metadata["departure_time"])
+                raise refusals.flight_departed(departure_time) from refusal
             raise _HOLD_REFUSALS[refusal.reason]() from refusal
         return meant
 
@@ -209,4 +224,12 @@ _HOLD_REFUSALS: Final = {
     # An order's, whoever asks.
     "HOLD_MANAGED": refusals.hold_not_found,
     "FLIGHT_CANCELLED": refusals.flight_cancelled,
+    # Not on the manifest, or not any more.
+    "PASSENGER_NOT_FOUND": refusals.passenger_not_found,
+    "PASSENGER_NOT_ENTITLED": refusals.passenger_not_found,
+    "LAP_INFANT_HAS_NO_SEAT": refusals.hold_mismatch,
+    # The cabin or the needs changed after the seat was held.
+    "CABIN_NOT_ALLOWED": refusals.seat_required,
+    "EXIT_ROW_NOT_ALLOWED": refusals.seat_required,
+    "INFANT_NOT_ALLOWED": refusals.seat_required,
 }

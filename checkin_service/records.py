@@ -31,6 +31,7 @@ class CheckIn:
     version: int
     seat_number: str | None
     hold_id: UUID | None
+    seat_disputed: bool
     allowance_grams: int
     bags_grams: list[int]
     excess_grams: int
@@ -41,6 +42,7 @@ class CheckIn:
     payment_error: str
     fee_pay_time: datetime | None
     fee_refund_time: datetime | None
+    fee_returned: bool
     sequence_number: int | None
     create_time: datetime
     update_time: datetime
@@ -85,9 +87,10 @@ async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> Check
     """Returns a check-in, of this locator only where one is given. Raises CHECK_IN_NOT_FOUND."""
     row = await conn.fetchrow(
         """
-        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, allowance_grams,
-               bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline, payment_error,
-               fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time, cancel_reason
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
+               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time,
+               cancel_time, cancel_reason
         FROM check_ins WHERE checkin_id = $1 AND ($2::text IS NULL OR pnr = $2)
         """,
         checkin_id,
@@ -103,9 +106,9 @@ async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]
     rows = await conn.fetch(
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, check_ins.version, seat_number, hold_id,
-               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
-               payment_error, fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time,
-               cancel_reason
+               seat_disputed, allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id,
+               payment_deadline, payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number,
+               create_time, update_time, cancel_time, cancel_reason
         FROM unnest($1::uuid[], $2::bigint[]) AS known (checkin_id, version)
         JOIN check_ins USING (checkin_id) WHERE check_ins.version > known.version
         """,
@@ -120,9 +123,10 @@ async def of_flight(conn: Conn, flight_id: str, *, after: tuple[datetime, UUID] 
     after_time, after_id = after or (None, None)
     rows = await conn.fetch(
         """
-        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, allowance_grams,
-               bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline, payment_error,
-               fee_pay_time, fee_refund_time, sequence_number, create_time, update_time, cancel_time, cancel_reason
+        SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
+               allowance_grams, bags_grams, excess_grams, fee_cents, fee_currency, payment_intent_id, payment_deadline,
+               payment_error, fee_pay_time, fee_refund_time, fee_returned, sequence_number, create_time, update_time,
+               cancel_time, cancel_reason
         FROM check_ins
         WHERE flight_id = $1 AND ($2::timestamptz IS NULL OR (create_time, checkin_id) > ($2, $3::uuid))
         ORDER BY create_time, checkin_id LIMIT $4

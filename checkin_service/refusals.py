@@ -21,6 +21,13 @@ def trip_not_found() -> NotFound:
     return NotFound(_name(ErrorReason.TRIP_NOT_FOUND), "no trip was found for this locator and name")
 
 
+def locator_taken() -> Aborted:
+    """The locator is another party's."""
+    return Aborted(
+        _name(ErrorReason.LOCATOR_TAKEN), "the record locator belongs to another party; mint another one and reserve it"
+    )
+
+
 def passenger_not_found() -> NotFound:
     """The flight has no such passenger, or it is somebody else."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")

@@ -13,11 +13,13 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServic
 from checkin_service import records
 from checkin_service.authorization import POLICY
 from checkin_service.baggage import Baggage
+from checkin_service.entitlements import Entitlements
 from checkin_service.fares import load_fares
 from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS
 from checkin_service.login_limits import LoginLimits
 from checkin_service.notices import SERVICE
 from checkin_service.peers import Peers
+from checkin_service.seating import Seating
 from checkin_service.servicer import CheckInServicer
 from checkin_service.sessions import Sessions
 from checkin_service.settings import CheckInSettings
@@ -49,7 +51,10 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
 
     peers = Peers(settings)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/checkin")
-    timers = Timers(pool, Steps(pool, peers, tell=tell).handlers())
+    entitlements = Entitlements(pool, peers)
+    seating = Seating(pool, peers, entitlements, tell=tell)
+    steps = Steps(pool, peers, tell=tell)
+    timers = Timers(pool, {**steps.handlers(), **seating.handlers(), **entitlements.handlers()})
     mutations = Mutations(pool, tell=tell)
     fares = load_fares(
         standard_allowance_grams=settings.free_baggage_grams, fee_minor_units_per_kg=settings.excess_fee_cents
@@ -73,14 +78,17 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
         sessions=Sessions(
             pool,
             trips,
+            entitlements,
             limits,
             TokenSigner(settings.session_key, issuer=settings.token_issuer, audience=settings.token_audience),
             ttl=settings.session_ttl,
             answer_seconds=settings.login_answer_seconds,
         ),
         trips=trips,
-        starting=Starting(pool, peers, mutations, fares=fares),
-        baggage=Baggage(pool, peers, mutations, fares=fares, patience=settings.payment_deadline),
+        entitlements=entitlements,
+        seating=seating,
+        starting=Starting(pool, peers, entitlements, mutations, fares=fares),
+        baggage=Baggage(pool, peers, seating, mutations, fares=fares, patience=settings.payment_deadline),
         watches=watches,
         page_tokens=PageTokens(settings.page_token_key),
         proxies=settings.proxies,

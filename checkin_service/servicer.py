@@ -11,9 +11,11 @@ from google.api import httpbody_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer
 
-from checkin_service import boarding_passes, checkins, eligibility, manifest, records, refusals
+from checkin_service import boarding_passes, checkins, eligibility, locators, manifest, records, refusals
 from checkin_service.baggage import Baggage, Declaration
+from checkin_service.entitlements import Entitlements
 from checkin_service.records import CheckIn, pnr_of
+from checkin_service.seating import Seating
 from checkin_service.sessions import Sessions
 from checkin_service.starting import Starting, StartRequest
 from checkin_service.trips import Trips
@@ -37,6 +39,8 @@ class CheckInServicer(CheckInServiceServicer):
         mutations: Mutations,
         sessions: Sessions,
         trips: Trips,
+        entitlements: Entitlements,
+        seating: Seating,
         starting: Starting,
         baggage: Baggage,
         watches: Watches[CheckIn],
@@ -47,6 +51,8 @@ class CheckInServicer(CheckInServiceServicer):
         self._mutations = mutations
         self._sessions = sessions
         self._trips = trips
+        self._entitlements = entitlements
+        self._seating = seating
         self._starting = starting
         self._baggage = baggage
         self._watches = watches
@@ -54,11 +60,14 @@ class CheckInServicer(CheckInServiceServicer):
         self._proxies = proxies
 
     async def ImportManifest(self, request: pb.ImportManifestRequest, context: Context) -> pb.ImportManifestResponse:
-        return await self._mutations.run(
+        imported = await self._mutations.run(
             running().request_key(request),
             pb.ImportManifestResponse,
             lambda conn: manifest.import_passengers(conn, request),
         )
+        # Who is on the manifest can hold a seat at once, if the seat service is well.
+        await self._entitlements.try_to_send([request.flight_id])
+        return imported
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.Session:
         return await self._sessions.open(
@@ -173,9 +182,17 @@ class CheckInServicer(CheckInServiceServicer):
         async with db.transaction(self._pool) as conn:
             return await manifest.find(conn, request.flight_id, request.passenger_id)
 
+    async def ReserveLocator(self, request: pb.ReserveLocatorRequest, context: Context) -> pb.ReserveLocatorResponse:
+        async with db.transaction(self._pool) as conn:
+            await locators.reserve(conn, request.pnr, booking_id=UUID(request.booking_id))
+        return pb.ReserveLocatorResponse()
+
     async def _boarding_pass(self, checkin_id: str) -> pb.BoardingPass:
         async with db.transaction(self._pool) as conn:
-            return await boarding_passes.find(conn, await _own(conn, checkin_id))
+            check_in = boarding_passes.completed(await _own(conn, checkin_id))
+        check_in = await self._seating.seat_for_pass(check_in)
+        async with db.transaction(self._pool) as conn:
+            return await boarding_passes.issue(conn, check_in)
 
 
 async def _own(conn: Conn, checkin_id: str) -> CheckIn:

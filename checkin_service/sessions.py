@@ -1,4 +1,8 @@
-"""Passenger sessions: a locator and a last name for a token (CHK-2)."""
+"""Passenger sessions: a locator and a last name for a token (CHK-2).
+
+The token names the locator alone. Services look its passengers up when they need them, so that the token of a group
+of 99 is as short as that of one, and a right that ends needs no token to be called back.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from datetime import timedelta
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import names, refusals, trips
+from checkin_service import entitlements, names, refusals, trips
+from checkin_service.entitlements import Entitlements
 from checkin_service.login_limits import LoginLimits
 from checkin_service.trips import Traveller, Trips
 from services import db
@@ -25,6 +30,7 @@ class Sessions:
         self,
         pool: Pool,
         all_trips: Trips,
+        all_entitlements: Entitlements,
         limits: LoginLimits,
         signer: TokenSigner,
         *,
@@ -33,6 +39,7 @@ class Sessions:
     ) -> None:
         self._pool = pool
         self._trips = all_trips
+        self._entitlements = all_entitlements
         self._limits = limits
         self._signer = signer
         self._ttl = ttl
@@ -51,17 +58,20 @@ class Sessions:
 
     async def _open(self, pnr: str, last_name: str, address: str) -> pb.Session:
         noted = await self._limits.take(pnr=pnr, address=address)
-        found = await self._matching(pnr, last_name)
+        found, unknown = await self._matching(pnr, last_name)
         if not found:
             raise refusals.trip_not_found()
         await self._limits.give_back(noted)
-        token, end = self._signer.sign(
-            Role.PASSENGER, pnr, ttl=self._ttl, passengers=[traveller.claims() for traveller in found]
-        )
+        # A session can hold a seat at once.
+        await self._entitlements.try_to_send(unknown, pnr=pnr)
+        token, end = self._signer.sign(Role.PASSENGER, pnr, ttl=self._ttl)
         return pb.Session(token=token, expire_time=timestamp(end), trip=await self._trips.described(pnr, found))
 
-    async def _matching(self, pnr: str, last_name: str) -> list[Traveller]:
-        """Returns the trip's travellers, none where the pair is wrong: one look-up, whichever half of it is wrong."""
+    async def _matching(self, pnr: str, last_name: str) -> tuple[list[Traveller], list[str]]:
+        """Returns the trip's travellers, and the flights on which the seat service does not know all of them.
+
+        None if the pair is wrong: one look-up, whichever half of it is wrong.
+        """
         async with db.transaction(self._pool) as conn:
             right = await conn.fetchval(
                 """
@@ -71,4 +81,6 @@ class Sessions:
                 """,
                 names.login_key(pnr, last_name),
             )
-            return await trips.travellers(conn, pnr) if right else []
+            if not right:
+                return [], []
+            return await trips.travellers(conn, pnr), await entitlements.unknown_flights(conn, pnr)

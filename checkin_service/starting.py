@@ -10,6 +10,7 @@ from uuid import UUID
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import checkins, eligibility, records, refusals
+from checkin_service.entitlements import Entitlements
 from checkin_service.fares import Fare
 from checkin_service.peers import Peers, Seat
 from services import db
@@ -36,9 +37,18 @@ class StartRequest:
 class Starting:
     """Begins check-ins."""
 
-    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, fares: Mapping[str, Fare]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        peers: Peers,
+        entitlements: Entitlements,
+        mutations: Mutations,
+        *,
+        fares: Mapping[str, Fare],
+    ) -> None:
         self._pool = pool
         self._peers = peers
+        self._entitlements = entitlements
         self._mutations = mutations
         self._fares = fares
 
@@ -72,6 +82,8 @@ class Starting:
         return situation
 
     async def _seat(self, request: StartRequest) -> Seat:
+        # A seat that does not fit the passenger as the manifest is now is freed by this.
+        await self._entitlements.send_of(request.flight_id, request.passenger_id)
         if request.hold_id is not None:
             return await self._peers.confirm_hold(request.hold_id, request.flight_id, request.passenger_id)
         seat = await self._peers.confirmed_seat(request.flight_id, request.passenger_id)
@@ -124,6 +136,8 @@ async def _given_up(conn: Conn, request: StartRequest, seat: Seat) -> bool:
         """
         SELECT EXISTS (SELECT FROM check_ins
                        WHERE hold_id = $3 AND flight_id || '' = $1 AND passenger_id = $2 AND state = 'CANCELLED')
+               AND NOT EXISTS (SELECT FROM passengers
+                               WHERE flight_id = $1 AND passenger_id = $2 AND booking IS NOT NULL)
         """,
         request.flight_id,
         request.passenger_id,

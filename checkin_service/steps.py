@@ -15,7 +15,8 @@ from checkin_service import checkins, notices, records
 from checkin_service.peers import Peers, Seat, Withdrawal
 from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers
-from services.db import GuardMissed, Pool
+from services.db import Pool
+from services.money import Amount
 from services.timers import Handler
 
 # A payment's attempts end within half a minute; then its outcome is known.
@@ -39,26 +40,39 @@ class Steps:
             checkins.RELEASE_SEAT: Handler(self.release_seat),
             checkins.SETTLE_FEE: Handler(self.settle_fee),
             checkins.REFUND: Handler(self.refund),
-            checkins.LOOK_AT_SEAT: Handler(self.look_at_seat),
             checkins.CANCEL_CHECK_INS: Handler(self.cancel_check_ins),
+            checkins.DEPARTURE: Handler(self.end_at_departure),
         }
 
     async def end_unpaid(self, subject: str) -> None:
-        """Cancels a check-in whose deadline passed unpaid. A fee that was paid in time is told by its event."""
+        """Cancels a check-in whose deadline passed unpaid.
+
+        A payment that runs is waited for. So is the event of one that succeeded.
+        """
         checkin_id = UUID(subject)
         intent_id = await self._overdue_intent(checkin_id)
         if intent_id is None:
             return
-        if await self._peers.withdraw_intent(intent_id, reason=checkins.PAYMENT_TIMEOUT) is Withdrawal.PAID:
-            return await self._again(checkins.PAYMENT_DEADLINE, subject)
+        outcome = await self._peers.withdraw_intent(intent_id, reason=checkins.PAYMENT_TIMEOUT)
         async with db.transaction(self._pool) as conn:
-            if await checkins.time_out(conn, checkin_id, intent_id=intent_id):
-                await notices.payment_timed_out(conn, await records.find(conn, checkin_id))
+            if outcome is not Withdrawal.WITHDRAWN and await checkins.extend_deadline(
+                conn, checkin_id, intent_id=intent_id, by=ASK_AGAIN, paid=outcome is Withdrawal.PAID
+            ):
+                return
+            if outcome is not Withdrawal.PAID and await checkins.time_out(conn, checkin_id, intent_id=intent_id):
+                cancelled = await records.find(conn, checkin_id)
+                await notices.payment_timed_out(conn, cancelled, keeps_seat=await checkins.keeps_seat(conn, cancelled))
         self._tell()
 
     async def release_seat(self, subject: str) -> None:
-        """Frees the seat that a cancelled check-in had; not one that the passenger confirmed afterwards."""
-        check_in = await self._find(subject)
+        """Frees the seat that a cancelled check-in had; not one that the passenger confirmed afterwards.
+
+        A seat of the passenger's confirmed booking stays, and after departure every seat.
+        """
+        async with db.transaction(self._pool) as conn:
+            check_in = await records.find(conn, UUID(subject))
+            if await checkins.keeps_seat(conn, check_in):
+                return
         seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
         if seat is not None and await self._was_given_up(check_in, seat):
             await self._peers.release_seat(
@@ -66,41 +80,34 @@ class Steps:
             )
 
     async def settle_fee(self, subject: str) -> None:
-        """Ends the unpaid intent of a cancelled check-in, or gives the paid fee back."""
+        """Ends the unpaid intent of a check-in that ended, or gives the paid fee back."""
         check_in = await self._find(subject)
-        if check_in.payment_intent_id is None or check_in.cancel_reason is None:
+        reason = check_in.cancel_reason or (checkins.FLIGHT_DEPARTED if check_in.fee_returned else None)
+        if check_in.payment_intent_id is None or reason is None:
             return
-        match await self._peers.withdraw_intent(check_in.payment_intent_id, reason=check_in.cancel_reason):
+        match await self._peers.withdraw_intent(check_in.payment_intent_id, reason=reason):
             case Withdrawal.RUNNING:
                 await self._again(checkins.SETTLE_FEE, subject)
             case Withdrawal.PAID:
-                await self._peers.refund(check_in.payment_intent_id, reason=check_in.cancel_reason)
+                await self._peers.refund(check_in.payment_intent_id, reason=reason)
 
     async def refund(self, subject: str) -> None:
         """Gives back what was paid for an intent that no check-in waits for."""
         await self._peers.refund(UUID(subject), reason="NOT_DUE")
 
-    async def look_at_seat(self, subject: str) -> None:
-        """Writes where the passenger sits now; a completed check-in without a seat is cancelled."""
-        check_in = await self._find(subject)
-        if check_in.state == "CANCELLED":
-            return
-        seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
-        known = (check_in.seat_number, check_in.hold_id)
-        if known == ((None, None) if seat is None else (seat.seat_number, seat.hold_id)):
-            return
+    async def end_at_departure(self, flight_id: str) -> None:
+        """Gives back what was paid for check-ins that a flight left without, and ends the unpaid ones."""
+        while await self._end_some(flight_id):
+            self._tell()
+
+    async def _end_some(self, flight_id: str) -> bool:
         async with db.transaction(self._pool) as conn:
-            if seat is not None:
-                done = await checkins.sit(conn, check_in, seat)
-            elif check_in.state == "COMPLETED":
-                done = await checkins.lose_seat(conn, check_in)
-                await notices.seat_released(conn, check_in)
-            else:
-                done = await checkins.stand_up(conn, check_in)
-            if not done:
-                # The check-in changed meanwhile, and so may have the seat.
-                raise GuardMissed
-        self._tell()
+            ended = await checkins.end_at_departure(conn, flight_id, limit=CHECK_INS_AT_ONCE)
+            for checkin_id in ended:
+                check_in = await records.find(conn, checkin_id)
+                if check_in.fee_returned:
+                    await notices.payment_refunded(conn, check_in, Amount(check_in.fee_currency, check_in.fee_cents))
+        return bool(ended)
 
     async def cancel_check_ins(self, flight_id: str) -> None:
         """Cancels the check-ins of a flight that will not leave, and tells the passengers."""
@@ -112,7 +119,8 @@ class Steps:
             # Infants last: most of them are cancelled with their adults, who are told for both.
             rows = await conn.fetch(
                 """
-                SELECT checkin_id FROM check_ins WHERE flight_id = $1 AND state <> 'CANCELLED'
+                SELECT checkin_id FROM check_ins JOIN flights USING (flight_id)
+                WHERE flight_id = $1 AND state <> 'CANCELLED' AND flights.cancel_time IS NOT NULL
                 ORDER BY seat_number IS NOT DISTINCT FROM $2, checkin_id LIMIT $3
                 """,
                 flight_id,

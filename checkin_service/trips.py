@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
@@ -18,7 +18,7 @@ from services.db import Conn, Pool
 from services.errors import Unavailable
 from services.proto import timestamp
 
-# Long enough for the seat service when it is well. When it is not, a passenger still reaches the boarding pass.
+# Long enough for the seat service when it is well. When it is not, a passenger still sees the trip.
 SEATS_TIMEOUT_SECONDS: Final = 0.5
 
 _log = telemetry.log("trips")
@@ -34,7 +34,6 @@ class Traveller:
     last_name: str
     type: str
     cabin: str
-    needs: Sequence[str]
     flight_number: str
     origin: str
     destination: str
@@ -49,16 +48,6 @@ class Traveller:
     def place(self) -> Place:
         """Which passenger of which flight."""
         return (self.flight_id, self.passenger_id)
-
-    def claims(self) -> dict[str, Any]:
-        """Returns what a passenger session's token says."""
-        return {
-            "id": self.passenger_id,
-            "flight": self.flight_id,
-            "cabin": self.cabin,
-            "type": self.type,
-            "ssr": list(self.needs),
-        }
 
     def segment(self, seat_number: str) -> pb.Trip.Segment:
         """Returns the flight as callers see it."""
@@ -81,8 +70,8 @@ async def travellers(conn: Conn, pnr: str) -> list[Traveller]:
     """Returns the passengers on flights that did not leave more than a day ago, adults first, then by departure."""
     rows = await conn.fetch(
         """
-        SELECT flight_id, passenger_id, given_name, last_name, type::text, cabin::text, needs_of(passengers) AS needs,
-               flight_number, origin, destination, departure_time, departure_time - opens_before AS open_time,
+        SELECT flight_id, passenger_id, given_name, last_name, type::text, cabin::text, flight_number, origin,
+               destination, departure_time, departure_time - opens_before AS open_time,
                departure_time - closes_before AS close_time, live.checkin_id,
                coalesce(live.state::text, 'STATE_UNSPECIFIED') AS checkin_state,
                coalesce(live.seat_number, '') AS checkin_seat

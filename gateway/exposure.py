@@ -127,6 +127,7 @@ SERVICES = (
             "GetBoardingPassPng": Call.READ,
             "ListCheckIns": Call.READ,
             "GetPassenger": Call.INTERNAL,
+            "ReserveLocator": Call.INTERNAL,
         },
         public=frozenset({"CreateSession"}),
         classes={"CreateSession": CallClass.LOGIN},

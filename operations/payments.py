@@ -35,7 +35,7 @@ STORY: Final = {
         FROM payment.charges WHERE intent_id = $1 ORDER BY number
     """,
     "refunds": """
-        SELECT charge_key, state::text, reason, provider_refund_id, create_time, finish_time
+        SELECT charge_key, number, minor_units, state::text, reason, provider_refund_id, create_time, finish_time
         FROM payment.refunds WHERE intent_id = $1 ORDER BY create_time
     """,
     "webhooks": """
@@ -46,7 +46,7 @@ STORY: Final = {
     "timers": """
         SELECT name, due_time, try_time, tries, last_error
         FROM payment.timers
-        WHERE fire_time IS NULL AND subject IN (
+        WHERE fire_time IS NULL AND split_part(subject, '/', 1) IN (
             SELECT $1::text UNION ALL SELECT key::text FROM payment.charges WHERE intent_id = $1::uuid)
         ORDER BY due_time
     """,
@@ -63,10 +63,11 @@ UNSETTLED: Final = """
     LEFT JOIN payment.timers ON timers.name = 'reconcile' AND timers.subject = charges.key::text
     WHERE charges.state = 'PENDING'
     UNION ALL
-    SELECT 'refund', intents.intent_id, intents.minor_units, intents.currency, refunds.create_time,
+    SELECT 'refund', intents.intent_id, refunds.minor_units, intents.currency, refunds.create_time,
            timers.tries, timers.last_error
     FROM payment.refunds JOIN payment.intents USING (intent_id)
-    LEFT JOIN payment.timers ON timers.name = 'refund' AND timers.subject = refunds.charge_key::text
+    LEFT JOIN payment.timers ON timers.name = 'refund' AND timers.subject
+        = refunds.charge_key::text || CASE number WHEN 1 THEN '' ELSE '/' || number END
     WHERE refunds.state = 'REQUESTED'
     ORDER BY since LIMIT $1
 """

@@ -1,7 +1,8 @@
 """The state machine of an intent: one function per transition, each one guarded write and a line of history.
 
 REQUIRES_PAYMENT → PROCESSING → SUCCEEDED → REFUNDING → REFUNDED; PROCESSING → FAILED → PROCESSING; REQUIRES_PAYMENT
-or FAILED → CANCELLED; FAILED → SUCCEEDED, because money that came late is money.
+or FAILED → CANCELLED; FAILED → SUCCEEDED, because money that came late is money. What is given back of a part moves no
+state: its rows are in `refunds`, its sums in the intent.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from skyhigh.payment.v1 import payment_service_pb2 as pb
 from payment_service import refusals
 from services.call import RUNNING
 from services.db import Conn, GuardMissed
-from services.errors import Refusal
+from services.errors import FieldViolation, InvalidArgument, Refusal
 from services.money import Amount, money_of
 from services.outbox import Event, enqueue
 from services.proto import timestamp
 from services.telemetry import traceparent_or_new
 
 COLUMNS: Final = """intent_id, reference, owner, currency, minor_units, state::text, attempts, max_attempts, last_error,
-    paid_charge, create_time, update_time, succeed_time, refund_time"""
+    paid_charge, create_time, update_time, succeed_time, refund_time, refunded_minor_units"""
+# Whose money only the service that asked for it gives back, and by which of its calls an agent has it do that.
+CALLS_OF_PURPOSES: Final = {"booking": "CancelBooking", "checkin": "CancelCheckIn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ def intent_of(row: asyncpg.Record) -> pb.PaymentIntent:
         attempts=row["attempts"],
         max_attempts=row["max_attempts"],
         last_error=row["last_error"] or "",
+        refunded=money_of(Amount(row["currency"], row["refunded_minor_units"])),
         create_time=timestamp(row["create_time"]),
         update_time=timestamp(row["update_time"]),
     )
@@ -266,61 +270,95 @@ async def succeed(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause
     return True
 
 
-async def begin_refund(conn: Conn, request: OnIntent) -> tuple[pb.PaymentIntent, UUID | None]:
-    """SUCCEEDED → REFUNDING. Returns the intent, and the charge to give back; None for a repeat.
+async def begin_refund(
+    conn: Conn, request: OnIntent, *, total: Amount | None, by_agent: bool
+) -> tuple[pb.PaymentIntent, UUID | None, int]:
+    """Decides that `total` is given back in the end, this and earlier refunds together; None is everything.
 
-    Raises INTENT_NOT_FOUND, INTENT_NOT_PAID.
-    """
-    row = await conn.fetchrow(
-        f"""
-        UPDATE intents SET state = 'REFUNDING', version = version + 1, update_time = statement_timestamp()
-        WHERE intent_id = $1 AND owner = coalesce($2, owner) AND state = 'SUCCEEDED'
-        RETURNING {COLUMNS}
-        """,  # noqa: S608
-        request.intent_id,
-        request.owner,
-    )
-    if row is None:
-        standing = await _standing(conn, request)
-        if standing["state"] not in ("REFUNDING", "REFUNDED"):
-            raise refusals.intent_not_paid(standing["state"])
-        return intent_of(standing), None
-    await _record(conn, row, request.cause)
-    return intent_of(row), row["paid_charge"]
-
-
-async def finish_refund(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause) -> None:
-    """REFUNDING → REFUNDED, where the charge that paid it was given back. Tells `payment.refunded.v1`.
-
-    A charge that came too late for a cancelled intent moves no state; others are told all the same, because its owner
-    should hear of it.
+    SUCCEEDED → REFUNDING for everything; for a part it stays SUCCEEDED. Returns the intent, the charge to give back
+    from, None for a repeat, and the total in minor units. Raises INTENT_NOT_FOUND, INTENT_NOT_PAID, INVALID_FIELD; for
+    agents REFUND_BY_ITS_SERVICE.
     """
     row = await conn.fetchrow(
         f"""
         UPDATE intents
-        SET state = 'REFUNDED', version = version + 1,
-            refund_time = statement_timestamp(), update_time = statement_timestamp()
-        WHERE intent_id = $1 AND state = 'REFUNDING' AND paid_charge = $2
+        SET refund_minor_units = coalesce($3, minor_units),
+            state = CASE coalesce($3, minor_units) WHEN minor_units THEN 'REFUNDING' ELSE state END,
+            version = version + CASE coalesce($3, minor_units) WHEN minor_units THEN 1 ELSE 0 END,
+            update_time = statement_timestamp()
+        WHERE intent_id = $1 AND owner = coalesce($2, owner) AND state = 'SUCCEEDED'
+          AND refund_minor_units < coalesce($3, minor_units) AND coalesce($3, minor_units) <= minor_units
+          AND currency = coalesce($4, currency) AND split_part(reference, '/', 1) <> ALL($5::text[])
+        RETURNING {COLUMNS}
+        """,  # noqa: S608
+        request.intent_id,
+        request.owner,
+        total.minor_units if total is not None else None,
+        total.currency if total is not None else None,
+        list(CALLS_OF_PURPOSES) if by_agent else [],
+    )
+    if row is None:
+        standing = await _standing(conn, request)
+        _refuse_refund(standing, total, by_agent=by_agent)
+        return intent_of(standing), None, 0
+    if row["state"] == "REFUNDING":
+        await _record(conn, row, request.cause)
+    return intent_of(row), row["paid_charge"], total.minor_units if total is not None else row["minor_units"]
+
+
+def _refuse_refund(standing: asyncpg.Record, total: Amount | None, *, by_agent: bool) -> None:
+    """Raises what was in the way of a refund; a repeat is no reason."""
+    purpose = standing["reference"].partition("/")[0]
+    if standing["state"] not in ("SUCCEEDED", "REFUNDING", "REFUNDED"):
+        raise refusals.intent_not_paid(standing["state"])
+    if total is not None and (total.currency != standing["currency"] or total.minor_units > standing["minor_units"]):
+        raise InvalidArgument.of(
+            FieldViolation(
+                "total_refund", f"must be at most the intent's amount, in its currency {standing['currency']}"
+            )
+        )
+    if by_agent and standing["state"] == "SUCCEEDED" and purpose in CALLS_OF_PURPOSES:
+        raise refusals.refund_by_its_service(standing["reference"], CALLS_OF_PURPOSES[purpose])
+
+
+async def finish_refund(conn: Conn, intent_id: UUID, *, charge_key: UUID, minor_units: int, cause: Cause) -> None:
+    """Notes that so much of the charge that paid it was given back; with the last part REFUNDING → REFUNDED.
+
+    Tells `payment.refunded.v1`. A charge that came too late for a cancelled intent moves no state; others are told all
+    the same, because its owner should hear of it.
+    """
+    row = await conn.fetchrow(
+        f"""
+        UPDATE intents
+        SET refunded_minor_units = refunded_minor_units + $3,
+            state = CASE refunded_minor_units + $3 WHEN minor_units THEN 'REFUNDED' ELSE state END,
+            version = version + CASE refunded_minor_units + $3 WHEN minor_units THEN 1 ELSE 0 END,
+            refund_time = CASE refunded_minor_units + $3 WHEN minor_units THEN statement_timestamp() END,
+            update_time = statement_timestamp()
+        WHERE intent_id = $1 AND state IN ('SUCCEEDED', 'REFUNDING') AND paid_charge = $2
         RETURNING {COLUMNS}
         """,  # noqa: S608
         intent_id,
         charge_key,
+        minor_units,
     )
-    if row is not None:
-        await _record(conn, row, cause)
-    else:
+    if row is None:
         row = await conn.fetchrow(
             f"SELECT {COLUMNS} FROM intents WHERE intent_id = $1 AND state = 'CANCELLED'",  # noqa: S608
             intent_id,
         )
+    elif row["state"] == "REFUNDED":
+        await _record(conn, row, cause)
     if row is None:
         return
+    currency = row["currency"]
     refunded = events_pb2.PaymentRefunded(
         intent_id=str(intent_id),
         reference=row["reference"],
-        amount=money_of(_amount(row)),
+        amount=money_of(Amount(currency, minor_units)),
         reason=cause.reason,
         refund_time=timestamp(await conn.fetchval("SELECT statement_timestamp()")),
+        total_refunded=money_of(Amount(currency, row["refunded_minor_units"] or minor_units)),
     )
     await _tell(conn, "payment.refunded.v1", refunded)
 

@@ -123,9 +123,11 @@ class Provider:
         """Ends a charge that is not decided, and the key with it; a decided one is answered as it is."""
         return _known(await self._ask("DELETE", f"charges/{key}", ProviderCharge))
 
-    async def refund(self, refund_key: UUID, *, provider_charge_id: str) -> ProviderRefund:
-        """Gives a whole charge back. A repeat of the key answers the same refund."""
-        body = {"charge_id": provider_charge_id}
+    async def refund(self, refund_key: UUID, *, provider_charge_id: str, part: Amount | None = None) -> ProviderRefund:
+        """Gives a charge back, whole where no part is named. A repeat of the key answers the same refund."""
+        body: dict[str, Any] = {"charge_id": provider_charge_id}
+        if part is not None:
+            body["amount"] = {"currency": part.currency, "minor_units": part.minor_units}
         return _known(await self._ask("POST", "refunds", ProviderRefund, key=refund_key, body=body))
 
     async def _ask(

@@ -49,6 +49,15 @@ def intent_not_paid(state: str) -> FailedPrecondition:
     return FailedPrecondition(_name(ErrorReason.INTENT_NOT_PAID), "the intent is not paid", metadata={"state": state})
 
 
+def refund_by_its_service(reference: str, call: str) -> FailedPrecondition:
+    """The money is a booking's or a check-in's, whose own cancellation gives it back."""
+    return FailedPrecondition(
+        _name(ErrorReason.REFUND_BY_ITS_SERVICE),
+        f"{reference} lives as long as its money stays; call {call}, which ends it and gives the money back",
+        metadata={"reference": reference, "call": call},
+    )
+
+
 def webhook_unsigned() -> Unauthenticated:
     """A header of the signature is missing."""
     return Unauthenticated(_name(ErrorReason.WEBHOOK_UNSIGNED), "a header of the signature is missing")

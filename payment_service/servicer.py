@@ -15,6 +15,7 @@ from payment_service.settings import Attempts
 from payment_service.verdicts import CHARGE
 from payment_service.webhooks import Delivery, Signatures
 from services import db, money
+from services.auth import Role
 from services.call import running
 from services.db import Conn, Pool
 from services.mutations import Mutations
@@ -61,11 +62,15 @@ class PaymentServicer(PaymentServiceServicer):
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Context) -> pb.PaymentIntent:
         card_numbers.refuse(request.reason)
         on = _on_intent(request.intent_id, reason=request.reason or "REFUNDED")
+        total = money.amount_of(request.total_refund) if request.HasField("total_refund") else None
+        by_agent = running().principal.role is Role.AGENT
 
         async def refund(conn: Conn) -> pb.PaymentIntent:
-            intent, charge_key = await intents.begin_refund(conn, on)
+            intent, charge_key, units = await intents.begin_refund(conn, on, total=total, by_agent=by_agent)
             if charge_key is not None:
-                await refunds.request(conn, charge_key, intent_id=on.intent_id, reason=on.cause.reason)
+                await refunds.request(
+                    conn, charge_key, intent_id=on.intent_id, reason=on.cause.reason, total_minor_units=units
+                )
             return intent
 
         return await self._mutations.run(running().request_key(request), pb.PaymentIntent, refund)

@@ -120,7 +120,7 @@ async def _succeed(conn: Conn, charge: asyncpg.Record, verdict: ProviderCharge, 
         await _end_others(conn, intent_id)
     else:
         reason = "INTENT_CANCELLED" if charge["intent_state"] == "CANCELLED" else "PAID_TWICE"
-        await refunds.request(conn, key, intent_id=intent_id, reason=reason)
+        await refunds.request(conn, key, intent_id=intent_id, reason=reason, total_minor_units=charge["minor_units"])
     return True
 
 

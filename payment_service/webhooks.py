@@ -72,6 +72,8 @@ class EventData(BaseModel):
     error: ProviderText | None = None
     metadata: Metadata | None = None
     refund_id: ProviderId | None = None
+    refund_key: UUID | None = None
+    refund_amount: ProviderAmount | None = None
 
 
 class ProviderEvent(BaseModel):
@@ -197,9 +199,29 @@ async def _apply(conn: Conn, event: ProviderEvent, *, attempts: Attempts) -> Out
     doubt = verdicts.doubt_of(event.verdict, charge)
     if doubt is not None:
         return Outcome(quarantine=doubt)
-    if not await conn.fetchval("SELECT true FROM refunds WHERE charge_key = $1", event.data.key):
+    assert charge is not None, "doubt_of doubts what is for no charge"
+    refund_key, told = event.data.refund_key, event.data.refund_amount
+    # One that does not say which refund it is about is about the whole charge.
+    refund = await conn.fetchrow(
+        """
+        SELECT number, minor_units FROM refunds
+        WHERE charge_key = $1 AND (refund_key = $2 OR $2 IS NULL AND minor_units = $3)
+        """,
+        event.data.key,
+        refund_key,
+        charge["minor_units"],
+    )
+    if refund is None:
         return Outcome(quarantine=Quarantine.UNKNOWN_REFUND)
-    return Outcome(await refunds.finish(conn, event.data.key, provider_refund_id=event.data.refund_id, actor=ACTOR))
+    if told is not None and told.currency != charge["currency"]:
+        return Outcome(quarantine=Quarantine.CURRENCY_DIFFERS)
+    if told is not None and told.minor_units != refund["minor_units"]:
+        return Outcome(quarantine=Quarantine.AMOUNT_DIFFERS)
+    return Outcome(
+        await refunds.finish(
+            conn, event.data.key, refund["number"], provider_refund_id=event.data.refund_id, actor=ACTOR
+        )
+    )
 
 
 async def forget_old(pool: Pool) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from seat_service import seats
 from seat_service.inventory import Inventory
 from seat_service.locks import lock_flight
-from seat_service.requests import Effects, OnHold
+from seat_service.requests import Effects, OnHold, OnPassenger
 from services import db, timers
 from services.db import Conn, Pool
 
@@ -48,7 +48,11 @@ class Emptying:
         self._inventory = inventory
 
     async def cancel_holds(self, flight_id: str) -> None:
-        """HELD or CONFIRMED → CANCELLED, for each hold with a seat of the flight, with all its seats on all flights."""
+        """HELD or CONFIRMED → CANCELLED, for each hold with a seat of the flight, with all its seats on all flights.
+
+        A confirmed one that another service manages gives up its seats of this flight alone: its passengers may have
+        flown the others, which its manager knows and frees itself if they have not (BKG-8).
+        """
         while await self._cancel_some(flight_id):
             pass
 
@@ -58,10 +62,11 @@ class Emptying:
             # One that has lapsed is the sweeper's.
             rows = await conn.fetch(
                 """
-                SELECT DISTINCT seats.hold_id
+                SELECT DISTINCT seats.hold_id, hold.state = 'CONFIRMED' AND hold.managed AS in_part
                 FROM seats
                 CROSS JOIN LATERAL (
-                    SELECT holds.state, holds.expire_time FROM holds WHERE holds.hold_id = seats.hold_id LIMIT 1
+                    SELECT holds.state, holds.expire_time, holds.managed FROM holds
+                    WHERE holds.hold_id = seats.hold_id LIMIT 1
                 ) AS hold
                 WHERE seats.flight_id = $1 AND seats.hold_id IS NOT NULL
                   AND (hold.state = 'CONFIRMED' OR hold.state = 'HELD' AND hold.expire_time > statement_timestamp())
@@ -73,8 +78,32 @@ class Emptying:
             live = [
                 OnHold(row["hold_id"], None, ACTOR, reason=FLIGHT_CANCELLED, manages=True, after_departure=True)
                 for row in rows
+                if not row["in_part"]
             ]
             if live:
                 await seats.cancel(conn, live, effects=effects)
+            parts = [
+                OnPassenger(
+                    row["hold_id"],
+                    None,
+                    ACTOR,
+                    reason=FLIGHT_CANCELLED,
+                    manages=True,
+                    after_departure=True,
+                    flight_id=flight_id,
+                    passenger_id=row["passenger_id"],
+                )
+                for row in await conn.fetch(
+                    """
+                    SELECT hold_id, passenger_id FROM hold_seats
+                    WHERE hold_id = ANY($1::uuid[]) AND flight_id = $2 AND state = 'CONFIRMED'
+                    """,
+                    [row["hold_id"] for row in rows if row["in_part"]],
+                    flight_id,
+                )
+            ]
+            # One call a transaction: each locks all its seats in one go.
+            if parts and not live:
+                await seats.release_passenger(conn, parts, effects=effects)
         self._inventory.tell(effects)
-        return bool(live)
+        return bool(live or parts)

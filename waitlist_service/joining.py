@@ -83,14 +83,13 @@ class Joining:
         raise Unavailable
 
     async def _person(self, principal: Principal, request: pb.JoinWaitlistRequest) -> Person:
-        if principal.role is Role.PASSENGER:
-            named = principal.passengers.get((request.flight_id, request.passenger_id))
-            if named is None:
-                raise refusals.passenger_not_found()
+        named = principal.passengers.get((request.flight_id, request.passenger_id))
+        if named is not None:
+            # A token of `skyhigh token --passenger`; sessions name the locator alone.
             email, name = await self._contact(request)
             return Person(principal.name, named.type, named.cabin, named.special_services, email, name)
         found = await self._peers.passenger(request.flight_id, request.passenger_id)
-        if found is None:
+        if found is None or (principal.role is Role.PASSENGER and principal.name != f"passenger:{found.pnr}"):
             raise refusals.passenger_not_found()
         return Person(
             f"passenger:{found.pnr}",

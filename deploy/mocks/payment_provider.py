@@ -113,9 +113,10 @@ class ChargeRequest(BaseModel, extra="forbid"):
 
 
 class RefundRequest(BaseModel, extra="forbid"):
-    """What a refund is asked for with."""
+    """What a refund is asked for with: of the whole charge, or of a part."""
 
     charge_id: str
+    amount: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """A refund of a whole charge."""
+    """A refund of a charge, or of a part of it."""
 
     refund_id: str
     charge_id: str
@@ -158,7 +159,7 @@ class PaymentProvider:
         self.charges: dict[str, Charge] = {}
         """By key."""
         self.refunds: dict[str, Refund] = {}
-        """By charge id."""
+        """By charge id where the whole charge was given back, else by the refund's key."""
         self.deliveries: deque[int] = deque(maxlen=KEPT_CHARGES)
         """The HTTP status of each webhook that was answered."""
         self._requests: dict[str, ChargeRequest] = {}
@@ -251,21 +252,29 @@ class PaymentProvider:
         if not key:
             return problem(400, "the header Idempotency-Key is missing")
         try:
-            charge_id = RefundRequest.model_validate_json(await request.read()).charge_id
+            asked = RefundRequest.model_validate_json(await request.read())
         except ValidationError as error:
             return problem(400, problems_of(error))
-        if any(refund.key == key and refund.charge_id != charge_id for refund in self.refunds.values()):
+        charge_id = asked.charge_id
+        known = next((refund for refund in self.refunds.values() if refund.key == key), None)
+        part = asked.amount.model_dump() if asked.amount is not None else None
+        if known is not None and (known.charge_id != charge_id or (part is not None and known.amount != part)):
             return problem(409, "the key was used with another request")
         charge = next((charge for charge in self.charges.values() if charge.charge_id == charge_id), None)
         if charge is None:
             return problem(404, "no such charge")
-        if charge.status != "succeeded":
-            return problem(409, f"the charge is {charge.status}")
-        refund = self.refunds.get(charge_id)
+        amount = part or charge.amount
+        before = sum(each.amount["minor_units"] for each in self.refunds.values() if each.charge_id == charge_id)
+        refund = known or (self.refunds.get(charge_id) if part is None else None)
+        too_much = charge.status == "succeeded" and before + amount["minor_units"] > charge.amount["minor_units"]
+        if charge.status != "succeeded" or (refund is None and too_much):
+            return problem(409, "the charge has not so much left" if too_much else f"the charge is {charge.status}")
         if refund is None:
-            refund = Refund(f"re_{secrets.token_hex(8)}", charge_id, key, "succeeded", charge.amount)
-            self.refunds[charge_id] = refund
-            self._tell("refund.succeeded", charge, refund_id=refund.refund_id)
+            refund = Refund(f"re_{secrets.token_hex(8)}", charge_id, key, "succeeded", amount)
+            self.refunds[charge_id if part is None else key] = refund
+            self._tell(
+                "refund.succeeded", charge, refund_id=refund.refund_id, refund_key=key, refund_amount=refund.amount
+            )
         return web.json_response(asdict(refund))
 
     def _keep(self, charge: Charge) -> None:
@@ -273,7 +282,8 @@ class PaymentProvider:
         while len(self.charges) > KEPT_CHARGES:
             oldest = self.charges.pop(next(iter(self.charges)))
             self._requests.pop(oldest.key, None)
-            self.refunds.pop(oldest.charge_id, None)
+            for name in [name for name, each in self.refunds.items() if each.charge_id == oldest.charge_id]:
+                del self.refunds[name]
 
     async def _decide(self, key: str, code: str) -> None:
         now = self.behaviour.now
@@ -286,7 +296,7 @@ class PaymentProvider:
         self._keep(charge)
         self._tell(f"charge.{charge.status}", charge)
 
-    def _tell(self, kind: str, charge: Charge, **more: str) -> None:
+    def _tell(self, kind: str, charge: Charge, **more: Any) -> None:
         now = self.behaviour.now
         data = asdict(charge) | more
         if now.wrong_amount:

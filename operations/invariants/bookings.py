@@ -38,7 +38,9 @@ BOOKING_INVARIANTS: Final = (
             JOIN booking.booking_passengers USING (booking_id, passenger_id)
             WHERE type <> 'INFANT' GROUP BY booking_id
         ) AS seats USING (booking_id)
-        WHERE hold_id IS NOT NULL AND (legs.flights * people.seated = seats.seats) IS NOT TRUE
+        -- What a confirmed booking's passengers do with their seats at check-in is their own business.
+        WHERE hold_id IS NOT NULL AND bookings.state <> 'CONFIRMED'
+          AND (legs.flights * people.seated = seats.seats) IS NOT TRUE
         """,
         schemas=("booking",),
     ),
@@ -61,10 +63,11 @@ BOOKING_INVARIANTS: Final = (
              EXCEPT SELECT flight_id, seat_number, passenger_id FROM booking.booking_seats
              WHERE booking_seats.booking_id = bookings.booking_id)
         ) AS differing ON true
-        WHERE bookings.state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING', 'CONFIRMED')
-          AND (differing.flight_id IS NOT NULL OR holds.state IS NULL
-               -- What a confirmed booking's passengers do with their seats at check-in is their own business.
-               OR bookings.state = 'CONFIRMED' AND holds.confirm_time IS NULL)
+        WHERE CASE bookings.state
+                  WHEN 'CONFIRMED' THEN holds.confirm_time IS NULL
+                  ELSE bookings.state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
+                       AND (differing.flight_id IS NOT NULL OR holds.state IS NULL)
+              END
           -- The seat service has changed them, and the booking writes it down.
           AND bookings.update_time < now() - interval '10 s'
           AND NOT EXISTS (
@@ -76,12 +79,85 @@ BOOKING_INVARIANTS: Final = (
         schemas=("booking", "seat"),
     ),
     Invariant(
+        16,
+        "a confirmed booking shows exactly the seats that its passengers have",
+        """
+        SELECT booking_id, bookings.pnr, flight_id, passenger_id, shown.seat_number AS shown, had.seat_number AS had
+        FROM booking.bookings
+        JOIN booking.booking_flights USING (booking_id)
+        JOIN booking.booking_passengers USING (booking_id)
+        LEFT JOIN booking.booking_seats AS shown USING (booking_id, flight_id, passenger_id)
+        LEFT JOIN seat.hold_seats AS had USING (flight_id, passenger_id)
+        WHERE bookings.state = 'CONFIRMED' AND booking_flights.live
+          AND (had.state = 'CONFIRMED' OR NOT EXISTS (
+              SELECT FROM seat.hold_seats AS sitting
+              WHERE (sitting.flight_id, sitting.passenger_id, sitting.state)
+                    = (booking_flights.flight_id, booking_passengers.passenger_id, 'CONFIRMED')))
+          AND shown.seat_number IS DISTINCT FROM CASE had.state WHEN 'CONFIRMED' THEN had.seat_number END
+          -- It is told of a change by an event.
+          AND bookings.update_time < now() - interval '30 s'
+          AND NOT EXISTS (
+              SELECT FROM seat.seat_events
+              WHERE seat_events.flight_id = booking_flights.flight_id
+                AND seat_events.seat_number IN (shown.seat_number, had.seat_number)
+                AND seat_events.event_time > now() - interval '30 s')
+        """,
+        needs_service=True,
+        schemas=("booking", "seat"),
+    ),
+    Invariant(
+        16,
+        "no flight has more passengers of confirmed bookings who need a seat than seats",
+        """
+        SELECT flight_id, count(*) AS passengers,
+               (SELECT count(*) FROM seat.seats WHERE seats.flight_id = booking_flights.flight_id) AS seats
+        FROM booking.bookings JOIN booking.booking_flights USING (booking_id)
+        JOIN booking.booking_passengers USING (booking_id)
+        WHERE bookings.state = 'CONFIRMED' AND live AND type <> 'INFANT'
+        GROUP BY flight_id
+        HAVING count(*) > (SELECT count(*) FROM seat.seats WHERE seats.flight_id = booking_flights.flight_id)
+        """,
+        schemas=("booking", "seat"),
+    ),
+    Invariant(
+        9,
+        "no payment under a live booking is given back, but for flights that were cancelled",
+        """
+        SELECT booking_id, bookings.pnr, intents.refund_minor_units, bookings.refund_minor_units AS decided
+        FROM booking.bookings JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
+        WHERE bookings.state IN ('PAYMENT_PROCESSING', 'CONFIRMED')
+          AND intents.refund_minor_units > coalesce(bookings.refund_minor_units, 0)
+          -- The booking ends when it is told.
+          AND intents.update_time < now() - interval '30 s'
+        """,
+        needs_service=True,
+        schemas=("booking", "payment"),
+    ),
+    Invariant(
+        9,
+        "a live booking gives back the fares of its cancelled flights, and of no others",
+        """
+        SELECT booking_id, bookings.refund_minor_units, sum(fare) AS cancelled
+        FROM booking.bookings
+        LEFT JOIN LATERAL (
+            -- A tenth for an infant, rounded up.
+            SELECT CASE type WHEN 'INFANT' THEN (price_minor_units * 10 + 99) / 100 ELSE price_minor_units END AS fare
+            FROM booking.booking_flights JOIN booking.booking_passengers USING (booking_id)
+            WHERE booking_flights.booking_id = bookings.booking_id AND cancel_time IS NOT NULL
+        ) AS of_cancelled ON true
+        WHERE bookings.state = 'CONFIRMED'
+        GROUP BY booking_id HAVING coalesce(bookings.refund_minor_units, 0) <> coalesce(sum(fare), 0)
+        """,
+        schemas=("booking",),
+    ),
+    Invariant(
         9,
         "a confirmed booking's passengers sit, unless they moved or gave up their seats themselves",
         """
         SELECT booking_id, bookings.pnr, booking_seats.flight_id, booking_seats.passenger_id, booking_seats.seat_number
         FROM booking.bookings JOIN booking.booking_seats USING (booking_id)
-        WHERE bookings.state = 'CONFIRMED'
+        JOIN booking.booking_flights USING (booking_id, flight_id)
+        WHERE bookings.state = 'CONFIRMED' AND live
           AND NOT EXISTS (
               SELECT FROM seat.hold_seats
               WHERE (hold_seats.flight_id, hold_seats.passenger_id)
@@ -100,7 +176,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a booking that came to nothing keeps no seat",
+        "a booking that came to nothing keeps no seat, nor does one on a flight that was cancelled for it",
         """
         SELECT booking_id, bookings.state, seated.hold_id, seated.flight_id, seated.seat_number, seated.passenger_id
         FROM booking.bookings
@@ -108,7 +184,8 @@ BOOKING_INVARIANTS: Final = (
         JOIN booking.booking_flights USING (booking_id)
         JOIN seat.hold_seats AS seated
             ON seated.flight_id = booking_flights.flight_id AND seated.passenger_id = booking_passengers.passenger_id
-        WHERE bookings.state IN ('FAILED', 'EXPIRED', 'CANCELLED') AND seated.state IN ('HELD', 'CONFIRMED')
+        WHERE (bookings.state IN ('FAILED', 'EXPIRED', 'CANCELLED') OR booking_flights.cancel_time IS NOT NULL)
+          AND seated.state IN ('HELD', 'CONFIRMED')
           AND bookings.update_time < now() - interval '30 s'
         """,
         needs_service=True,
@@ -162,10 +239,12 @@ BOOKING_INVARIANTS: Final = (
         9,
         "a booking knows of its refund within 30 s",
         """
-        SELECT booking_id, bookings.state, payment_intent_id, bookings.refund_time, intents.refund_time AS given_back
+        SELECT booking_id, bookings.state, payment_intent_id, bookings.refund_time, refunded_minor_units AS given_back
         FROM booking.bookings JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
-        WHERE bookings.refund_time IS NULL AND intents.refund_time < now() - interval '30 s'
-           OR bookings.refund_time IS NOT NULL AND intents.refund_time IS NULL
+        WHERE bookings.refund_time IS NULL AND refunded_minor_units > 0
+              AND refunded_minor_units >= coalesce(bookings.refund_minor_units, 0)
+              AND intents.update_time < now() - interval '30 s'
+           OR bookings.refund_time IS NOT NULL AND refunded_minor_units < bookings.refund_minor_units
         """,
         needs_service=True,
         schemas=("booking", "payment"),
@@ -178,12 +257,13 @@ BOOKING_INVARIANTS: Final = (
                listed.pnr AS listed_pnr
         FROM booking.bookings
         JOIN (
-            SELECT booking_id, flight_id, passenger_id
+            SELECT booking_id, flight_id, passenger_id, booking_flights.cancel_time
             FROM booking.booking_flights JOIN booking.booking_passengers USING (booking_id)
         ) AS booked USING (booking_id)
         LEFT JOIN checkin.passengers AS listed USING (flight_id, passenger_id)
         WHERE bookings.pnr IS NOT NULL AND bookings.update_time < now() - interval '30 s'
-          AND listed.pnr IS DISTINCT FROM CASE bookings.state WHEN 'CONFIRMED' THEN bookings.pnr END
+          AND listed.pnr IS DISTINCT FROM CASE
+              WHEN bookings.state = 'CONFIRMED' AND booked.cancel_time IS NULL THEN bookings.pnr END
         """,
         needs_service=True,
         schemas=("booking", "checkin"),
@@ -195,7 +275,9 @@ BOOKING_INVARIANTS: Final = (
         SELECT booking_id, told.routing_key, told.since
         FROM booking.bookings CROSS JOIN LATERAL (
             VALUES ('booking.confirmed.v1', confirm_time),
-                   ('booking.cancelled.v1', CASE WHEN confirm_time IS NOT NULL THEN cancel_time END)
+                   ('booking.cancelled.v1', CASE WHEN confirm_time IS NOT NULL THEN (
+                       SELECT max(cancel_time) FROM booking.booking_flights
+                       WHERE booking_flights.booking_id = bookings.booking_id) END)
         ) AS told (routing_key, since)
         -- Published events are kept for 72 hours.
         WHERE told.since > now() - interval '72 hours'

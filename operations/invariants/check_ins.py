@@ -51,7 +51,12 @@ CHECK_IN_INVARIANTS: Final = (
               SELECT FROM checkin.check_ins
               WHERE check_ins.payment_intent_id = intents.intent_id
                 AND (check_ins.state = 'COMPLETED'
-                     OR check_ins.state = 'WAITING_FOR_PAYMENT' AND check_ins.fee_pay_time IS NOT NULL))
+                     OR check_ins.state = 'WAITING_FOR_PAYMENT' AND check_ins.fee_pay_time IS NOT NULL
+                        -- It may complete until its flight leaves.
+                        AND NOT EXISTS (
+                            SELECT FROM checkin.flights
+                            WHERE flights.flight_id = check_ins.flight_id
+                              AND departure_time < now() - interval '30 s')))
         """,
         needs_service=True,
         schemas=("checkin", "payment"),
@@ -66,6 +71,14 @@ CHECK_IN_INVARIANTS: Final = (
             ON seated.hold_id = check_ins.hold_id AND seated.flight_id = check_ins.flight_id
            AND seated.passenger_id = check_ins.passenger_id AND seated.state = 'CONFIRMED'
         WHERE check_ins.state = 'CANCELLED' AND cancel_time < now() - interval '30 s'
+          -- A confirmed booking has it, or its flight has left.
+          AND NOT EXISTS (
+              SELECT FROM checkin.passengers
+              WHERE passengers.flight_id = check_ins.flight_id AND passengers.passenger_id = check_ins.passenger_id
+                AND booking IS NOT NULL)
+          AND NOT EXISTS (
+              SELECT FROM checkin.flights
+              WHERE flights.flight_id = check_ins.flight_id AND departure_time < now())
           -- Another check-in with the same hold has it now.
           AND NOT EXISTS (
               SELECT FROM checkin.check_ins AS later
@@ -93,6 +106,145 @@ CHECK_IN_INVARIANTS: Final = (
             FROM checkin.check_in_events WINDOW check_in AS (PARTITION BY checkin_id ORDER BY version)
         ) AS step
         WHERE from_state IS DISTINCT FROM state_before
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "a record locator is one party's",
+        """
+        SELECT passengers.flight_id, passenger_id, pnr, passengers.booking, locators.booking AS locator_booking
+        FROM checkin.passengers LEFT JOIN checkin.locators USING (pnr)
+        WHERE locators.pnr IS NULL
+           OR passengers.booking IS DISTINCT FROM locators.booking
+              AND (passengers.booking IS NOT NULL
+                   OR left(passenger_id, length(locators.booking) + 1) <> locators.booking || '-')
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "a passenger of a confirmed booking has the booking's locator",
+        """
+        SELECT passengers.flight_id, passengers.passenger_id, passengers.pnr, bookings.pnr AS booking_pnr
+        FROM booking.bookings
+        JOIN booking.booking_passengers AS booked USING (booking_id)
+        JOIN checkin.passengers ON passengers.passenger_id = booked.passenger_id
+        WHERE bookings.state = 'CONFIRMED' AND passengers.booking IS NOT NULL AND passengers.pnr <> bookings.pnr
+        """,
+        schemas=("checkin", "booking"),
+    ),
+    Invariant(
+        14,
+        "no check-in is cancelled after its flight has left",
+        """
+        SELECT checkin_id, flight_id, passenger_id, cancel_reason, check_ins.cancel_time, departure_time
+        FROM checkin.check_ins JOIN checkin.flights USING (flight_id)
+        WHERE check_ins.cancel_time > departure_time AND flights.cancel_time IS NULL
+          AND cancel_reason <> 'PAYMENT_TIMEOUT'
+          -- The departure of a flight may be moved to an earlier time.
+          AND times_revision = 1
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        16,
+        "a passenger of a confirmed booking keeps a seat when a check-in ends",
+        """
+        SELECT checkin_id, check_ins.flight_id, check_ins.passenger_id, check_ins.seat_number, cancel_time
+        FROM checkin.check_ins
+        JOIN checkin.passengers USING (flight_id, passenger_id)
+        WHERE check_ins.state = 'CANCELLED' AND passengers.booking IS NOT NULL AND passengers.type <> 'INFANT'
+          -- The flight and the seat service end seats themselves: those reasons say that the seat was lost before.
+          AND cancel_reason NOT IN ('SEAT_RELEASED', 'SEAT_NO_LONGER_FITS', 'FLIGHT_CANCELLED', 'BOOKING_CANCELLED')
+          AND cancel_time < now() - interval '30 s'
+          AND EXISTS (
+              SELECT FROM seat.seat_events AS released
+              WHERE released.flight_id = check_ins.flight_id AND released.hold_id = check_ins.hold_id
+                AND released.seat_number = check_ins.seat_number AND released.from_state = 'CONFIRMED'
+                AND released.reason = check_ins.cancel_reason AND released.event_time >= check_ins.cancel_time)
+        """,
+        schemas=("checkin", "seat"),
+    ),
+    Invariant(
+        14,
+        "the seat service knows each passenger of a manifest as the manifest does",
+        """
+        WITH listed AS (
+            SELECT flight_id, passenger_id, passengers.pnr, cabin::text, type::text, cancel_time IS NOT NULL AS ended,
+                   ARRAY(SELECT unnest(special_services)
+                         UNION
+                         SELECT 'INFT' FROM checkin.passengers AS infant
+                         WHERE infant.flight_id = passengers.flight_id
+                           AND infant.accompanying_passenger_id = passengers.passenger_id
+                         ORDER BY 1) AS needs
+            FROM checkin.passengers LEFT JOIN checkin.flights USING (flight_id)
+        )
+        SELECT flight_id, passenger_id, entitlements.revision, copy.revision AS known_revision, listed.pnr,
+               copy.pnr AS known_pnr, coalesce(listed.ended, true) AS ended, copy.ended AS known_ended
+        FROM checkin.entitlements
+        FULL JOIN listed USING (flight_id, passenger_id)
+        FULL JOIN seat.passengers AS copy USING (flight_id, passenger_id)
+        WHERE coalesce(entitlements.change_time, '-infinity') < now() - interval '5 s'
+          AND coalesce(copy.update_time, '-infinity') < now() - interval '5 s'
+          AND (entitlements.revision IS NULL OR copy.revision IS DISTINCT FROM entitlements.revision
+               OR copy.ended <> coalesce(listed.ended, true)
+               OR NOT copy.ended AND (
+                   (copy.pnr, copy.cabin, copy.type) IS DISTINCT FROM (listed.pnr, listed.cabin, listed.type)
+                   -- No more than 8 needs are sent.
+                   OR cardinality(listed.needs) <= 8
+                      AND ARRAY(SELECT unnest(copy.special_services) ORDER BY 1) <> listed.needs))
+        """,
+        needs_service=True,
+        schemas=("checkin", "seat"),
+    ),
+    Invariant(
+        14,
+        "the seat service knows when each flight of a manifest leaves",
+        """
+        SELECT flight_id, flights.departure_time, departures.departure_time AS known_departure_time
+        FROM checkin.flights LEFT JOIN seat.departures USING (flight_id)
+        WHERE departures.departure_time IS DISTINCT FROM flights.departure_time
+          AND NOT EXISTS (
+              SELECT FROM checkin.timers
+              WHERE name = 'send-entitlements' AND subject = flight_id
+                AND coalesce(fire_time, due_time) > now() - interval '5 s')
+        """,
+        needs_service=True,
+        schemas=("checkin", "seat"),
+    ),
+    Invariant(
+        14,
+        "one passenger has completed check-in with a seat",
+        """
+        SELECT flight_id, seat_number, count(*) AS check_ins, max(update_time) AS update_time
+        FROM checkin.check_ins WHERE state = 'COMPLETED' AND seat_number <> 'INF'
+        GROUP BY flight_id, seat_number HAVING count(*) > 1 AND max(update_time) < now() - interval '5 s'
+        """,
+        needs_service=True,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "a check-in is of a passenger of the manifest",
+        """
+        SELECT checkin_id, flight_id, passenger_id, state FROM checkin.check_ins
+        WHERE state <> 'CANCELLED' AND NOT EXISTS (
+            SELECT FROM checkin.passengers
+            WHERE passengers.flight_id = check_ins.flight_id AND passengers.passenger_id = check_ins.passenger_id)
+        """,
+        schemas=("checkin",),
+    ),
+    Invariant(
+        14,
+        "an infant has completed check-in no longer than its adult",
+        """
+        SELECT checkin_id, flight_id, passenger_id, accompanying_passenger_id
+        FROM checkin.check_ins JOIN checkin.passengers USING (flight_id, passenger_id)
+        WHERE type = 'INFANT' AND state = 'COMPLETED' AND NOT EXISTS (
+            SELECT FROM checkin.check_ins AS adult
+            WHERE adult.flight_id = check_ins.flight_id AND adult.passenger_id = accompanying_passenger_id
+              AND adult.state = 'COMPLETED')
         """,
         schemas=("checkin",),
     ),

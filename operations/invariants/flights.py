@@ -115,7 +115,7 @@ FLIGHT_INVARIANTS: Final = (
         SELECT flight_id, state AS kind, booking_id::text AS id
         FROM booking.booking_flights JOIN booking.bookings USING (booking_id)
         -- What becomes of a payment that runs is seen when it has ended.
-        WHERE state IN ('CREATED', 'SEATS_RESERVED', 'CONFIRMED')
+        WHERE live AND state IN ('CREATED', 'SEATS_RESERVED', 'CONFIRMED')
         """,
     ),
 )

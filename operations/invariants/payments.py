@@ -11,15 +11,17 @@ MONEY_OF_INTENTS: Final = """
     SELECT intents.intent_id, intents.reference, intents.currency, intents.update_time,
            coalesce(charges.times, 0) * intents.minor_units AS taken,
            coalesce(bookings.fare, 0) AS fare, coalesce(check_ins.fee, 0) AS fee,
-           coalesce(refunds.times, 0) * intents.minor_units AS given_back
+           coalesce(refunds.minor_units, 0) AS given_back
     FROM payment.intents
     LEFT JOIN (SELECT intent_id, count(*) AS times FROM payment.charges WHERE state = 'SUCCEEDED' GROUP BY intent_id)
         AS charges USING (intent_id)
     -- What is being given back is as good as gone.
-    LEFT JOIN (SELECT intent_id, count(*) AS times FROM payment.refunds GROUP BY intent_id)
+    LEFT JOIN (SELECT intent_id, sum(minor_units)::bigint AS minor_units FROM payment.refunds GROUP BY intent_id)
         AS refunds USING (intent_id)
     LEFT JOIN (
-        SELECT payment_intent_id AS intent_id, sum(total_minor_units)::bigint AS fare
+        -- Flights that were cancelled after another had departed are paid for no more.
+        SELECT payment_intent_id AS intent_id, sum(total_minor_units - CASE
+                   WHEN refund_minor_units < total_minor_units THEN refund_minor_units ELSE 0 END)::bigint AS fare
         FROM booking.bookings WHERE state = 'CONFIRMED' GROUP BY payment_intent_id
     ) AS bookings USING (intent_id)
     LEFT JOIN (
@@ -76,12 +78,20 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "what an intent says of its refund is what its charge's refund says",
+        "what an intent says of its refunds is what its charge's refunds say",
         """
-        SELECT intents.intent_id, intents.state, refunds.state AS refund_state
-        FROM payment.intents LEFT JOIN payment.refunds ON refunds.charge_key = intents.paid_charge
-        WHERE intents.paid_charge IS NOT NULL AND refunds.state::text IS DISTINCT FROM
-            CASE intents.state WHEN 'REFUNDING' THEN 'REQUESTED' WHEN 'REFUNDED' THEN 'SUCCEEDED' END
+        SELECT intents.intent_id, intents.state, intents.minor_units, refund_minor_units, refunded_minor_units,
+               asked.back, asked.done
+        FROM payment.intents
+        LEFT JOIN LATERAL (
+            SELECT coalesce(sum(refunds.minor_units), 0) AS back,
+                   coalesce(sum(refunds.minor_units) FILTER (WHERE state = 'SUCCEEDED'), 0) AS done
+            FROM payment.refunds WHERE refunds.charge_key = intents.paid_charge
+        ) AS asked ON true
+        WHERE intents.paid_charge IS NOT NULL
+          AND ((refund_minor_units, refunded_minor_units) <> (asked.back, asked.done)
+               OR (intents.state IN ('REFUNDING', 'REFUNDED')) <> (asked.back = intents.minor_units)
+               OR (intents.state = 'REFUNDED') <> (asked.done = intents.minor_units))
         """,
         schemas=("payment",),
     ),
@@ -92,6 +102,16 @@ PAYMENT_INVARIANTS: Final = (
         SELECT charge_key, refunds.intent_id, charges.state FROM payment.refunds
         LEFT JOIN payment.charges ON charges.key = refunds.charge_key AND charges.intent_id = refunds.intent_id
         WHERE charges.state IS DISTINCT FROM 'SUCCEEDED'
+        """,
+        schemas=("payment",),
+    ),
+    Invariant(
+        9,
+        "no charge is given back twice, in whole or in parts",
+        """
+        SELECT charge_key, intents.minor_units, sum(refunds.minor_units) AS back
+        FROM payment.refunds JOIN payment.intents USING (intent_id)
+        GROUP BY charge_key, intents.minor_units HAVING sum(refunds.minor_units) > intents.minor_units
         """,
         schemas=("payment",),
     ),

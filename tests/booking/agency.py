@@ -438,6 +438,24 @@ class Agency:
             f"UPDATE bookings SET {moved} WHERE booking_id = $1", UUID(booking.booking_id), *columns.values()
         )
 
+    async def depart(self, booking: pb.Booking, *flight_ids: str) -> None:
+        """Has these flights of a booking leave now, as the booking knows them."""
+        moved = await self.database.fetch(
+            """
+            UPDATE booking_flights SET departure_time = now() - interval '1 s'
+            WHERE booking_id = $1 AND flight_id = ANY($2) RETURNING flight_id
+            """,
+            UUID(booking.booking_id),
+            list(flight_ids),
+        )
+        assert len(moved) == len(flight_ids)
+
+    async def sit(self, booking: pb.Booking, flight_id: str, seat_number: str) -> None:
+        """Moves the first passenger of a confirmed booking to another seat, as check-in does."""
+        desk = self.seats.service("checkin")
+        hold = await desk.hold(flight_id, seat_number, names_of(booking)[0], owner=f"passenger:{booking.pnr}")
+        await desk.ConfirmHold(seat_pb.ConfirmHoldRequest(hold_id=hold.hold_id))
+
     async def lapse(self, *bookings: pb.Booking, left: timedelta = timedelta(milliseconds=-1)) -> list[pb.Booking]:
         """Moves the holds of these bookings back until each expires now, or `left` from now, and their ends with them.
 

@@ -32,7 +32,7 @@ AT_REST_SECONDS: Final = 60
 # Rule 11.10.
 LATEST_SECONDS: Final = 5
 # What is due later, and finds nothing to do when it comes.
-_WATCHERS: Final = ["expire", "look-at-hold"]
+_WATCHERS: Final = ["expire", "look-at-hold", "follow-seats"]
 
 
 def times(usual: int) -> int:

@@ -143,6 +143,7 @@ async def test_after_departure_nothing_is_given_up(agency: Agency, customer: Cus
     booked = await customer.brought_to(state)
     four_days = timedelta(days=4)
     await agency.set_back(booked, departure_time=four_days, sale_close_time=four_days)
+    await agency.depart(booked, booked.flights[0].flight_id)
     before = await agency.rows(booked)
     for who in (customer, agency.agent()):
         with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:

@@ -275,7 +275,5 @@ async def test_the_news_come_often_and_cancel_once(agency: Agency, customer: Cus
     assert (await ends(agency, [booking]))[booking.booking_id] == End("CANCELLED", True, frozenset())
     async with db.transaction(agency.pool) as conn:
         version = (await find(conn, UUID(booking.booking_id))).version
-        await bookings.cancel(
-            conn, UUID(booking.booking_id), owner=None, actor="booking", reason="FLIGHT_CANCELLED", departed_too=True
-        )
+        await bookings.cancel(conn, UUID(booking.booking_id), owner=None, actor="booking", reason="FLIGHT_CANCELLED")
         assert (await find(conn, UUID(booking.booking_id))).version == version

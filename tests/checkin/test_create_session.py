@@ -55,19 +55,14 @@ def claims(world: World, session: pb.Session) -> dict[str, object]:
     return dict(jwt.decode(session.token, keys, algorithms=["ES256"]).claims)
 
 
-async def test_the_token_names_the_trips_passengers(airport: Airport, world: World) -> None:
+async def test_the_token_names_the_locator_alone(airport: Airport, world: World) -> None:
     adult = await airport.traveller("P1", special_services=["VGML"])
     await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await airport.traveller("P3", pnr=adult.pnr, type=pb.CHILD, cabin=pb.BUSINESS, last_name="Nuñez")
     session = await login(airport, adult.pnr)
     told = claims(world, session)
     assert (told["role"], told["sub"]) == (Role.PASSENGER, adult.pnr)
-    flight = airport.flight_id
-    assert told["passengers"] == [
-        {"id": "P1", "flight": flight, "cabin": "ECONOMY", "type": "ADULT", "ssr": ["VGML", "INFT"]},
-        {"id": "P3", "flight": flight, "cabin": "BUSINESS", "type": "CHILD", "ssr": []},
-        {"id": "P2", "flight": flight, "cabin": "ECONOMY", "type": "INFANT", "ssr": []},
-    ]
+    assert told.keys() == {"iss", "aud", "sub", "role", "iat", "exp"}
     assert session.expire_time.seconds - int(str(told["iat"])) == 1800
     assert [each.passenger_id for each in session.trip.passengers] == ["P1", "P3", "P2"]
 

@@ -117,22 +117,6 @@ async def test_a_second_time_changes_nothing(airport: Airport, checkin_database:
     assert len(await airport.mails(traveller)) == 1
 
 
-async def test_a_flight_that_should_have_left_is_cancelled_too(airport: Airport, checkin_database: Database) -> None:
-    traveller = await airport.traveller()
-    await traveller.completed(30)
-    await checkin_database.execute(
-        """
-        UPDATE flights SET departure_time = now() - interval '1 h', arrival_time = now() + interval '1 h'
-        WHERE flight_id = $1
-        """,
-        airport.flight_id,
-    )
-    await airport.tell("flight.cancelled.v1", cancelled(airport.flight_id))
-    await nobody_left(checkin_database, airport.flight_id)
-    await airport.at_rest(traveller)
-    assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
-
-
 async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.seats.confirm(await traveller.hold("14C"))

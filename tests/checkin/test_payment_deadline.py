@@ -14,7 +14,7 @@ from skyhigh.payment.v1 import payment_service_pb2
 from checkin_service import checkins
 from services import db
 from services.timers import set_timer
-from tests.checkin.airport import ALREADY_OVER, HOUR, Airport
+from tests.checkin.airport import ALREADY_OVER, HOUR, Airport, Traveller
 from tests.waiting import eventually, until
 
 # Far away: each test says when the deadline of its check-in has come.
@@ -88,11 +88,62 @@ async def test_paid_but_not_yet_told_it_waits_for_the_event(airport: Airport) ->
     assert (await traveller.becomes(pb.CheckIn.COMPLETED)).state == pb.CheckIn.COMPLETED
 
 
-async def test_success_after_the_deadline_is_refunded_told_and_mailed(airport: Airport) -> None:
+async def _asked(airport: Airport) -> None:
+    """Waits until the deadline has asked the payment service."""
+
+    async def asked() -> bool:
+        return "CancelPaymentIntent" in airport.payments.calls
+
+    airport.payments.calls.clear()
+    await eventually(asked)
+
+
+async def _waited_long_enough(traveller: Traveller) -> None:
+    """Has the deadline have waited for the payment as long as it may."""
+    async with db.transaction(traveller.airport.pool) as conn:
+        await conn.execute(
+            "UPDATE check_ins SET payment_wait_end = now() - interval '1 s' WHERE checkin_id = $1",
+            UUID(traveller.checkin_id),
+        )
+    await traveller.has_deadline_in(ALREADY_OVER)
+
+
+async def test_the_deadline_waits_for_a_payment_that_runs(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    airport.payments.begin(waiting.payment_intent_id)
+    passed = await traveller.has_deadline_in(ALREADY_OVER)
+
+    async def extended() -> bool:
+        return (await traveller.get()).payment_deadline.ToDatetime() > passed.payment_deadline.ToDatetime()
+
+    await eventually(extended)
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
+    await traveller.becomes(pb.CheckIn.COMPLETED)
+    await airport.at_rest(traveller)
+    assert airport.payments.money_kept(traveller.checkin_id) == 1
+    assert await traveller.seat() != ""
+
+
+async def test_a_payment_that_runs_and_fails_ends_it(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
     await traveller.has_deadline_in(ALREADY_OVER)
+    await _asked(airport)
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    await airport.tell("payment.failed.v1", airport.payments.fail(waiting.payment_intent_id))
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+    await airport.at_rest(traveller)
+    assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]
+
+
+async def test_success_after_the_longest_wait_is_refunded_told_and_mailed(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    airport.payments.begin(waiting.payment_intent_id)
+    await _waited_long_enough(traveller)
     await traveller.becomes(pb.CheckIn.CANCELLED)
     await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
     await airport.at_rest(traveller)

@@ -70,6 +70,7 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "GetBoardingPassPng": "PA",
         "ListCheckIns": "AO",
         "GetPassenger": "S",
+        "ReserveLocator": "S",
     },
     "WaitlistService": {
         "JoinWaitlist": "PA",

@@ -115,6 +115,7 @@ def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet)
     assert internal == {
         *("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"),
         "GetPassenger",
+        "ReserveLocator",
         *("CreatePaymentIntent", "CancelPaymentIntent", "RefundPayment"),
     }
 

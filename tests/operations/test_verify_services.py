@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFENCES: Final = """
     ALTER TABLE checkin.check_ins DROP CONSTRAINT state_has_what_it_needs;
     ALTER TABLE checkin.check_ins DROP CONSTRAINT cancellation_has_its_reason;
+    DROP INDEX checkin.one_completed_check_in_per_seat;
     ALTER TABLE checkin.check_in_events DROP CONSTRAINT legal_transition;
     ALTER TABLE checkin.check_in_events DISABLE TRIGGER history_is_append_only;
     ALTER TABLE payment.intents DROP CONSTRAINT intent_state_has_its_times;
@@ -38,6 +39,9 @@ DEFENCES: Final = """
     ALTER TABLE waitlist.entry_events DROP CONSTRAINT legal_transition;
     ALTER TABLE waitlist.entry_events DISABLE TRIGGER history_is_append_only;
     ALTER TABLE booking.bookings DROP CONSTRAINT state_has_what_it_needs;
+    ALTER TABLE booking.bookings DROP CONSTRAINT refund_has_its_amount;
+    ALTER TABLE payment.intents DROP CONSTRAINT refunds_within_amount;
+    ALTER TABLE payment.intents DROP CONSTRAINT intent_state_has_its_refunds;
     ALTER TABLE booking.bookings DROP CONSTRAINT code_only_while_it_is_needed;
     ALTER TABLE booking.bookings DROP CONSTRAINT cancellation_has_its_reason;
     DROP INDEX booking.one_booking_per_locator;
@@ -52,6 +56,8 @@ DEFENCES: Final = """
     ALTER TABLE gateway.incidents DROP CONSTRAINT incident_is_over_its_threshold;
 """ + "".join(f"ALTER TABLE {service}.timers DROP CONSTRAINT timer_fires_never_early;" for service in SERVICES)
 
+# The digits of a booking that is in no history.
+BOOKING: Final = "0" * 16
 # By the invariant's name, and what is planted.
 OF_CHECK_INS: Final = {
     "who has completed check-in sits where the seat service says": {
@@ -77,6 +83,38 @@ OF_CHECK_INS: Final = {
             UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT', fee_pay_time = NULL
             WHERE checkin_id = {named("check-in P2")}""",
         "of no check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P2')}",
+        "its flight has left": f"""
+            UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT' WHERE checkin_id = {named("check-in P2")};
+            UPDATE checkin.flights SET departure_time = now() - interval '31 s' WHERE flight_id = '{FLIGHT}'""",
+    },
+    "a record locator is one party's": {
+        "nobody's": "DELETE FROM checkin.locators",
+        "a booking's, of other passengers": f"UPDATE checkin.locators SET booking = '{BOOKING}'",
+        "another one than its passenger's": f"""
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P2'""",
+    },
+    "a passenger of a confirmed booking has the booking's locator": {
+        "another one": f"""
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P2';
+            UPDATE booking.booking_passengers SET passenger_id = 'P2'
+            FROM booking.bookings
+            WHERE bookings.booking_id = booking_passengers.booking_id AND state = 'CONFIRMED' AND number = 1""",
+    },
+    "no check-in is cancelled after its flight has left": {
+        "one is": f"""
+            UPDATE checkin.check_ins SET cancel_time = now() + interval '21 hours'
+            WHERE checkin_id = {named("check-in P3")}""",
+    },
+    "a passenger of a confirmed booking keeps a seat when a check-in ends": {
+        "the check-in released it": f"""
+            UPDATE checkin.check_ins
+            SET state = 'CANCELLED', cancel_time = now() - interval '31 s', cancel_reason = 'CHANGED_MIND'
+            WHERE checkin_id = {named("check-in P1")};
+            UPDATE checkin.passengers SET booking = '{BOOKING}' WHERE passenger_id = 'P1';
+            INSERT INTO seat.seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor,
+                                          reason, event_id, event_time)
+            VALUES ('{FLIGHT}', '10A', 3, 'CONFIRMED', 'AVAILABLE', {named("hold P1")}, 'service:checkin',
+                    'CHANGED_MIND', gen_random_uuid(), now())""",
     },
     "a cancelled check-in keeps no seat": {
         "it keeps it": f"""
@@ -97,6 +135,40 @@ OF_CHECK_INS: Final = {
         "a transition after the last": f"""
             UPDATE checkin.check_ins SET version = 2 WHERE checkin_id = {named("check-in P1")}""",
         "a history without a check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P5')}",
+    },
+    "the seat service knows each passenger of a manifest as the manifest does": {
+        "not at all": "DELETE FROM seat.passengers WHERE passenger_id = 'P2'",
+        "as entitled, who has left": "UPDATE seat.passengers SET ended = false WHERE passenger_id = 'P3'",
+        "as ended, who has not": "UPDATE seat.passengers SET ended = true WHERE passenger_id = 'P2'",
+        "an older revision": "UPDATE checkin.entitlements SET revision = revision + 1 WHERE passenger_id = 'P2'",
+        "a newer revision": "UPDATE seat.passengers SET revision = revision + 1 WHERE passenger_id = 'P2'",
+        "another cabin": "UPDATE seat.passengers SET cabin = 'BUSINESS' WHERE passenger_id = 'P2'",
+        "another age group": "UPDATE seat.passengers SET type = 'CHILD' WHERE passenger_id = 'P2'",
+        "another locator": "UPDATE seat.passengers SET pnr = 'AAAAAA' WHERE passenger_id = 'P2'",
+        "without her infant": "UPDATE seat.passengers SET special_services = '{WCHR}' WHERE passenger_id = 'P1'",
+        "who was on no manifest": "DELETE FROM checkin.entitlements WHERE passenger_id = 'P3'",
+    },
+    "the seat service knows when each flight of a manifest leaves": {
+        "not at all": f"DELETE FROM seat.departures WHERE flight_id = '{FLIGHT}'",
+        "an hour later": f"""
+            UPDATE seat.departures SET departure_time = departure_time + interval '1 hour'
+            WHERE flight_id = '{FLIGHT}'""",
+    },
+    "one passenger has completed check-in with a seat": {
+        "two": f"""
+            UPDATE checkin.check_ins SET seat_number = '10A', update_time = now() - interval '6 s'
+            WHERE checkin_id = {named("check-in P2")};
+            UPDATE checkin.check_ins SET update_time = now() - interval '6 s'
+            WHERE checkin_id = {named("check-in P1")}""",
+    },
+    "a check-in is of a passenger of the manifest": {
+        "who has left": "DELETE FROM checkin.passengers WHERE passenger_id = 'P2'",
+        "of another flight": f"UPDATE checkin.check_ins SET flight_id = '{GONE}' WHERE passenger_id = 'P1'",
+    },
+    "an infant has completed check-in no longer than its adult": {
+        "the adult is cancelled": f"""
+            UPDATE checkin.check_ins SET state = 'CANCELLED', cancel_time = now(), cancel_reason = 'ILL'
+            WHERE checkin_id = {named("check-in P1")}""",
     },
     "no unpaid check-in outlives its deadline by more than 5 s": {
         "6 s": """
@@ -121,7 +193,14 @@ OF_PAYMENTS: Final = {
         "a paid one is cancelled": f"""
             UPDATE payment.intents SET state = 'CANCELLED' WHERE intent_id = {named("intent P2")}""",
     },
-    "what an intent says of its refund is what its charge's refund says": {
+    "no charge is given back twice, in whole or in parts": {
+        "a part once more": f"""
+            INSERT INTO payment.refunds (charge_key, number, intent_id, refund_key, minor_units, reason)
+            VALUES ({named("charge P3")}, 2, {named("intent P3")}, gen_random_uuid(), 1, 'AGAIN')""",
+    },
+    "what an intent says of its refunds is what its charge's refunds say": {
+        "a part is not counted": f"""
+            UPDATE payment.refunds SET minor_units = 2999 WHERE charge_key = {named("charge P3")}""",
         "it was given back in silence": f"""
             UPDATE payment.intents SET state = 'SUCCEEDED', refund_time = NULL
             WHERE intent_id = {named("intent P3")}""",
@@ -292,16 +371,41 @@ OF_BOOKINGS: Final = {
         "and given back": f"UPDATE payment.intents SET state = 'REFUNDED' WHERE intent_id = {named('intent K')}",
     },
     "a booking with seats has one on each flight for each passenger who needs one": {
-        "a leg without": f"""
-            DELETE FROM booking.booking_seats
-            WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
-        "a passenger without": "UPDATE booking.booking_passengers SET type = 'CHILD' WHERE passenger_id = 'K-2'",
-        "an infant with": "UPDATE booking.booking_seats SET passenger_id = 'K-2' WHERE passenger_id = 'K-1'",
+        "a leg without": f"DELETE FROM booking.booking_seats WHERE booking_id = {named('booking R')}",
+        "a passenger without": f"""
+            INSERT INTO booking.booking_passengers (booking_id, number, passenger_id, given_name, last_name, type)
+            VALUES ({named("booking R")}, 2, 'R-2', 'Zoë', 'Lind', 'CHILD')""",
+        "an infant with": "UPDATE booking.booking_passengers SET type = 'INFANT' WHERE passenger_id = 'R-1'",
     },
-    "the seats of a booking are those of its hold, all of them": {
+    "a confirmed booking shows exactly the seats that its passengers have": {
         "another seat": f"""
             UPDATE booking.booking_seats SET seat_number = '9A'
             WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
+        "none": f"DELETE FROM booking.booking_seats WHERE booking_id = {named('booking K')} AND flight_id = '{ONWARD}'",
+        "one that was given up": f"UPDATE seat.hold_seats SET state = 'RELEASED' WHERE hold_id = {named('hold K')}",
+        "an infant's": "UPDATE booking.booking_seats SET passenger_id = 'K-2' WHERE passenger_id = 'K-1'",
+    },
+    "no flight has more passengers of confirmed bookings who need a seat than seats": {
+        "one too many": "UPDATE booking.booking_passengers SET type = 'CHILD' WHERE passenger_id = 'K-2'",
+        "a seat that is no more": f"DELETE FROM seat.seats WHERE flight_id = '{ONWARD}'",
+    },
+    "no payment under a live booking is given back, but for flights that were cancelled": {
+        "whole": f"""
+            UPDATE payment.intents SET state = 'REFUNDED', refund_minor_units = minor_units
+            WHERE intent_id = {named("intent K")}""",
+        "a part": f"UPDATE payment.intents SET refund_minor_units = 1 WHERE intent_id = {named('intent K')}",
+    },
+    "a live booking gives back the fares of its cancelled flights, and of no others": {
+        "nothing": f"""
+            UPDATE booking.booking_flights SET cancel_time = now(), cancel_reason = 'FOG'
+            WHERE booking_id = {named("booking K")} AND leg = 2""",
+        "without a cancellation": f"""
+            UPDATE booking.bookings SET refund_reason = 'FOG', refund_minor_units = 1
+            WHERE booking_id = {named("booking K")}""",
+    },
+    "the seats of a booking are those of its hold, all of them": {
+        "another seat": f"""
+            UPDATE booking.booking_seats SET seat_number = '9A' WHERE booking_id = {named("booking R")}""",
         "another passenger's": f"UPDATE seat.hold_seats SET passenger_id = 'R-2' WHERE hold_id = {named('hold R')}",
         "one more": f"""
             INSERT INTO seat.hold_seats (hold_id, flight_id, seat_number, passenger_id)
@@ -315,7 +419,10 @@ OF_BOOKINGS: Final = {
             UPDATE seat.hold_seats SET state = 'RELEASED'
             WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}'""",
     },
-    "a booking that came to nothing keeps no seat": {
+    "a booking that came to nothing keeps no seat, nor does one on a flight that was cancelled for it": {
+        "a cancelled flight": f"""
+            UPDATE booking.booking_flights SET cancel_time = now(), cancel_reason = 'FOG'
+            WHERE booking_id = {named("booking K")} AND leg = 2""",
         "cancelled": f"UPDATE seat.hold_seats SET state = 'CONFIRMED' WHERE hold_id = {named('hold X')}",
         "expired": f"UPDATE seat.hold_seats SET state = 'HELD' WHERE hold_id = {named('hold E')}",
         "never had": f"UPDATE seat.hold_seats SET passenger_id = 'F-1' WHERE hold_id = {named('hold R')}",
@@ -350,7 +457,7 @@ OF_BOOKINGS: Final = {
     },
     "a booking knows of its refund within 30 s": {
         "it does not": f"UPDATE booking.bookings SET refund_time = NULL WHERE booking_id = {named('booking X')}",
-        "there is none": f"UPDATE payment.intents SET refund_time = NULL WHERE intent_id = {named('intent X')}",
+        "there is none": f"UPDATE payment.intents SET refunded_minor_units = 0 WHERE intent_id = {named('intent X')}",
     },
     "every confirmed booking is in the manifest within 30 s, and leaves it when it is cancelled": {
         "nobody of it": "DELETE FROM checkin.passengers",
@@ -369,7 +476,7 @@ OF_BOOKINGS: Final = {
         "a stranger in the trip": f"""
             INSERT INTO checkin.passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin,
                                             fare, special_services, contact_email)
-            VALUES ('{FLIGHT}', 'P1', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
+            VALUES ('{FLIGHT}', 'P9', 'KB7T7Q', '', 'Ann', 'Other', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '')""",
     },
 }
 OF_THE_GATEWAY: Final = {
@@ -517,7 +624,8 @@ async def test_a_planted_corruption_is_reported(connection: Database, invariant:
             INSERT INTO seat.hold_seats (hold_id, flight_id, seat_number, passenger_id, state)
             VALUES ({named("hold P1")}, '{ONWARD}', '9A', 'K-1', 'RELEASED');
             UPDATE seat.hold_seats SET state = 'RELEASED'
-            WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}'""",
+            WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}';
+            DELETE FROM booking.booking_seats WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
             id="a passenger moved, and gave that seat up",
         ),
     ],

@@ -97,18 +97,52 @@ CHECK_INS: Final = f"""
         AS step (passenger_id, version, from_state, to_state);
 """
 
+# Who of them is on the manifest of the flight, as the seat service knows it, too. P3 has left it.
+MANIFEST: Final = f"""
+    SET LOCAL search_path = checkin;
+    INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
+                         opens_before, closes_before, boarding_before, gate)
+    SELECT '{FLIGHT}', 'SH1', 'FRA', 'LIS', departure_time, departure_time + interval '2 hours', '{DAY}',
+           '1 day', '1 hour', '40 min', 'A12'
+    FROM (SELECT now() + interval '20 hours') AS flight (departure_time)
+    ON CONFLICT DO NOTHING;
+    INSERT INTO passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin, fare,
+                            special_services, accompanying_passenger_id, contact_email)
+    SELECT '{FLIGHT}', passenger_id, 'XK4T7Q', '\\x00', 'Zoe', 'Muller', type::passenger_type, 'ECONOMY', 'STANDARD',
+           needs::text[], adult, ''
+    FROM (VALUES ('P1', 'ADULT', '{{WCHR}}', NULL), ('P2', 'ADULT', '{{}}', NULL), ('P3', 'ADULT', '{{}}', NULL),
+                 ('P4', 'ADULT', '{{}}', NULL), ('P5', 'INFANT', '{{}}', 'P1'))
+        AS passenger (passenger_id, type, needs, adult);
+    DELETE FROM passengers WHERE passenger_id = 'P3';
+    INSERT INTO locators (pnr) SELECT DISTINCT pnr FROM passengers;
+    UPDATE entitlements SET known_revision = revision, change_time = now() - interval '1 hour';
+    UPDATE flights SET known_times_revision = times_revision;
+    DELETE FROM timers WHERE name = 'send-entitlements';
+    INSERT INTO seat.passengers (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision,
+                                 update_time)
+    SELECT flight_id, passenger_id, entitlements.pnr, coalesce(cabin::text, 'CABIN_UNSPECIFIED'),
+           coalesce(type::text, 'ADULT'), CASE WHEN cabin IS NULL THEN '{{}}' ELSE needs_of(passengers) END,
+           cabin IS NULL, revision, now() - interval '1 hour'
+    FROM entitlements LEFT JOIN passengers USING (flight_id, passenger_id);
+    INSERT INTO seat.departures (flight_id, departure_time, revision)
+    SELECT flight_id, departure_time, times_revision FROM flights;
+"""
+
 # The fees of P2 to P4, of P6 that is being given back, and of P7 whose money came after the cancellation. P2's first
 # charge was declined.
 PAYMENTS: Final = """
     SET LOCAL search_path = payment;
     INSERT INTO intents (intent_id, reference, owner, currency, minor_units, state, version, attempts, max_attempts,
-                         paid_charge, succeed_time, refund_time, cancel_time)
+                         paid_charge, succeed_time, refund_time, cancel_time, refund_minor_units,
+                         refunded_minor_units)
     SELECT md5('intent ' || passenger_id)::uuid, 'checkin/' || passenger_id, 'passenger:XK4T7Q', 'EUR', 3000,
            state::intent_state, version, CASE state WHEN 'REQUIRES_PAYMENT' THEN 0 ELSE 2 END, 3,
            CASE WHEN paid THEN md5('charge ' || passenger_id)::uuid END,
            CASE WHEN paid THEN now() - interval '2 hours' END,
            CASE state WHEN 'REFUNDED' THEN now() - interval '1 hour' END,
-           CASE state WHEN 'CANCELLED' THEN now() - interval '1 hour' END
+           CASE state WHEN 'CANCELLED' THEN now() - interval '1 hour' END,
+           CASE WHEN state IN ('REFUNDING', 'REFUNDED') THEN 3000 ELSE 0 END,
+           CASE state WHEN 'REFUNDED' THEN 3000 ELSE 0 END
     FROM (VALUES ('P2', 'SUCCEEDED', 3, true), ('P3', 'REFUNDED', 5, true), ('P4', 'REQUIRES_PAYMENT', 1, false),
                  ('P6', 'REFUNDING', 4, true), ('P7', 'CANCELLED', 4, false))
         AS fee (passenger_id, state, version, paid);
@@ -129,8 +163,8 @@ PAYMENTS: Final = """
     FROM unnest(ARRAY['P2', 'P3', 'P6', 'P7']) AS fee (passenger_id);
     INSERT INTO charges (key, intent_id, number, state, error, decide_time)
     VALUES (md5('declined')::uuid, md5('intent P2')::uuid, 1, 'FAILED', 'DECLINED', now());
-    INSERT INTO refunds (charge_key, intent_id, refund_key, state, reason, provider_refund_id, finish_time)
-    SELECT md5('charge ' || passenger_id)::uuid, md5('intent ' || passenger_id)::uuid, gen_random_uuid(),
+    INSERT INTO refunds (charge_key, intent_id, refund_key, minor_units, state, reason, provider_refund_id, finish_time)
+    SELECT md5('charge ' || passenger_id)::uuid, md5('intent ' || passenger_id)::uuid, gen_random_uuid(), 3000,
            state::refund_state, 'CANCELLED', CASE state WHEN 'SUCCEEDED' THEN 're_1' END,
            CASE state WHEN 'SUCCEEDED' THEN now() END
     FROM (VALUES ('P3', 'SUCCEEDED'), ('P6', 'REQUESTED'), ('P7', 'SUCCEEDED')) AS refund (passenger_id, state);
@@ -244,8 +278,9 @@ BOOKINGS: Final = f"""
     SET LOCAL search_path = booking;
     INSERT INTO bookings (booking_id, owner, state, version, cabin, contact_email, currency, total_minor_units,
                           sale_close_time, departure_time, hold_id, expire_time, first_answer, payment_intent_id,
-                          payment_attempts, max_payment_attempts, last_error, pay_time, refund_reason, refund_time, pnr,
-                          create_time, update_time, confirm_time, cancel_time, cancel_reason)
+                          payment_attempts, max_payment_attempts, last_error, pay_time, refund_reason,
+                          refund_minor_units, refund_time, pnr, create_time, update_time, confirm_time, cancel_time,
+                          cancel_reason)
     SELECT md5('booking ' || name)::uuid, 'customer:c', state::booking_state, version, 'ECONOMY', '', 'USD', 20000,
            now() + interval '1 day', now() + interval '25 hours',
            CASE WHEN state <> 'FAILED' THEN md5('hold ' || name)::uuid END,
@@ -255,7 +290,7 @@ BOOKINGS: Final = f"""
            CASE WHEN state <> 'FAILED' THEN ''::bytea END, CASE WHEN pnr <> '' THEN md5('intent ' || name)::uuid END,
            CASE WHEN pnr <> '' THEN 1 ELSE 0 END, 3, CASE state WHEN 'FAILED' THEN 'SEATS_UNAVAILABLE' ELSE '' END,
            CASE WHEN pnr <> '' THEN now() - interval '61 min' END,
-           CASE state WHEN 'CANCELLED' THEN 'CHANGED_MIND' END,
+           CASE state WHEN 'CANCELLED' THEN 'CHANGED_MIND' END, CASE state WHEN 'CANCELLED' THEN 20000 END,
            CASE state WHEN 'CANCELLED' THEN now() - interval '57 min' END,
            nullif(pnr, ''), now() - interval '2 hours', now() - interval '57 min',
            CASE WHEN pnr <> '' THEN now() - interval '1 hour' END,
@@ -272,6 +307,10 @@ BOOKINGS: Final = f"""
     FROM (VALUES ('K', 1, '{FLIGHT}'), ('K', 2, '{ONWARD}'), ('R', 1, '{FLIGHT}'), ('X', 1, '{FLIGHT}'),
                  ('E', 1, '{FLIGHT}'), ('F', 1, '{FLIGHT}'))
         AS leg (name, leg, flight_id);
+    UPDATE booking_flights
+    SET live = false, cancel_time = bookings.cancel_time, cancel_reason = bookings.cancel_reason
+    FROM bookings
+    WHERE bookings.booking_id = booking_flights.booking_id AND state IN ('CANCELLED', 'EXPIRED', 'FAILED');
     INSERT INTO booking_passengers (booking_id, number, passenger_id, given_name, last_name, type,
                                     accompanying_passenger_id)
     SELECT md5('booking ' || name)::uuid, number, name || '-' || number, 'Zoë', 'Lind', type::passenger_type,
@@ -307,10 +346,12 @@ BOOKINGS: Final = f"""
          (VALUES ('{FLIGHT}'), ('{ONWARD}')) AS flight (flight_id);
     SET LOCAL search_path = payment;
     INSERT INTO intents (intent_id, reference, owner, currency, minor_units, state, version, attempts, max_attempts,
-                         paid_charge, succeed_time, refund_time, update_time)
+                         paid_charge, succeed_time, refund_time, update_time, refund_minor_units,
+                         refunded_minor_units)
     SELECT md5('intent ' || name)::uuid, 'booking/' || md5('booking ' || name)::uuid, 'customer:c', 'USD', 20000,
            state::intent_state, version, 1, 3, md5('charge ' || name)::uuid, now() - interval '1 hour',
-           CASE state WHEN 'REFUNDED' THEN now() - interval '57 min' END, now() - interval '57 min'
+           CASE state WHEN 'REFUNDED' THEN now() - interval '57 min' END, now() - interval '57 min',
+           CASE state WHEN 'REFUNDED' THEN 20000 ELSE 0 END, CASE state WHEN 'REFUNDED' THEN 20000 ELSE 0 END
     FROM (VALUES ('K', 'SUCCEEDED', 3), ('X', 'REFUNDED', 5)) AS fare (name, state, version);
     INSERT INTO intent_events (intent_id, version, from_state, to_state, actor, reason, event_time)
     SELECT md5('intent ' || name)::uuid, step.version, from_state::intent_state, to_state::intent_state,
@@ -322,8 +363,9 @@ BOOKINGS: Final = f"""
     INSERT INTO charges (key, intent_id, number, state, provider_charge_id, decide_time)
     SELECT md5('charge ' || name)::uuid, md5('intent ' || name)::uuid, 1, 'SUCCEEDED', 'ch_1', now()
     FROM unnest(ARRAY['K', 'X']) AS fare (name);
-    INSERT INTO refunds (charge_key, intent_id, refund_key, state, reason, provider_refund_id, finish_time)
-    VALUES ({named("charge X")}, {named("intent X")}, gen_random_uuid(), 'SUCCEEDED', 'CHANGED_MIND', 're_1', now());
+    INSERT INTO refunds (charge_key, intent_id, refund_key, minor_units, state, reason, provider_refund_id, finish_time)
+    VALUES ({named("charge X")}, {named("intent X")}, gen_random_uuid(), 20000, 'SUCCEEDED',
+            'CHANGED_MIND', 're_1', now());
 """
 LIMITS: Final = ", ".join(
     f"('{limit.limit_id}', '{limit.call_class}', '{limit.key}', '{limit.role}', "
@@ -367,4 +409,4 @@ TIMERS: Final = "".join(
     for service in SERVICES
 )
 
-TRUE_HISTORY: Final = (SEATS, CHECK_INS, PAYMENTS, WAITLISTS, BOOKED_SEATS, FLIGHTS, BOOKINGS, ABUSE, TIMERS)
+TRUE_HISTORY: Final = (SEATS, CHECK_INS, PAYMENTS, WAITLISTS, BOOKED_SEATS, FLIGHTS, BOOKINGS, MANIFEST, ABUSE, TIMERS)

@@ -59,9 +59,13 @@ VIOLATIONS: Final = {
         WHERE charges.state <> 'SUCCEEDED' OR charges.intent_id <> intents.intent_id
     """,
     "an intent is refunded when its charge is": """
-        SELECT intents.intent_id FROM intents LEFT JOIN refunds ON refunds.charge_key = intents.paid_charge
-        WHERE (intents.state = 'REFUNDED') <> coalesce(refunds.state = 'SUCCEEDED', false)
-           OR (intents.state IN ('REFUNDING', 'REFUNDED')) <> (refunds.charge_key IS NOT NULL)
+        SELECT intents.intent_id FROM intents LEFT JOIN (
+            SELECT charge_key, sum(minor_units) AS asked, sum(minor_units) FILTER (WHERE state = 'SUCCEEDED') AS done
+            FROM refunds GROUP BY charge_key
+        ) AS refunds ON refunds.charge_key = intents.paid_charge
+        WHERE (refund_minor_units, refunded_minor_units) <> (coalesce(asked, 0), coalesce(done, 0))
+           OR (intents.state = 'REFUNDED') <> (coalesce(done, 0) = minor_units)
+           OR (intents.state IN ('REFUNDING', 'REFUNDED')) <> (coalesce(asked, 0) = minor_units)
     """,
 }
 

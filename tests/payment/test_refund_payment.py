@@ -6,12 +6,15 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
+from google.type import money_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from deploy.mocks.payment_provider import PaymentProvider, Refund
 from payment_service.charging import charge_key_of
+from payment_service.refunds import refund_key_of
+from services.money import amount_of
 from tests.callers import Caller, refused
-from tests.payment.rules import FAILS, Payments, event, signed, state_of
+from tests.payment.rules import FAILS, PRICE, Payments, event, signed, state_of, usd
 from tests.payment.test_attempts import charged, switch
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
@@ -44,13 +47,120 @@ async def test_the_money_goes_back_and_others_are_told(
 
 
 async def test_an_agent_may_and_a_passenger_may_not(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
-    intent = await paid(prompt, payer)
+    intent = await prompt.intent(payer, reference=f"voucher/{uuid4()}")
+    await prompt.pay(payer, intent)
+    await prompt.becomes(intent, "SUCCEEDED")
     request = pb.RefundPaymentRequest(intent_id=intent.intent_id)
     for other in (payer, prompt.callers.customer(), prompt.callers.operations()):
         with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
             await other.RefundPayment(request)
     await prompt.callers.agent().RefundPayment(request)
     await prompt.becomes(intent, "REFUNDED")
+
+
+@pytest.mark.parametrize(("purpose", "call"), [("booking", "CancelBooking"), ("checkin", "CancelCheckIn")])
+async def test_an_agent_ends_a_booking_or_a_check_in_and_not_its_payment(
+    prompt: Payments, provider: PaymentProvider, payer: Caller, purpose: str, call: str
+) -> None:
+    intent = await prompt.intent(payer, reference=f"{purpose}/{uuid4()}")
+    await prompt.pay(payer, intent)
+    await prompt.becomes(intent, "SUCCEEDED")
+    agent = prompt.callers.agent()
+    for total in (None, usd(1), intent.amount):
+        with refused("FAILED_PRECONDITION", "REFUND_BY_ITS_SERVICE") as refusal:
+            await agent.RefundPayment(pb.RefundPaymentRequest(intent_id=intent.intent_id, total_refund=total))
+        assert dict(refusal.info.metadata) == {"reference": intent.reference, "call": call}
+    assert state_of(await prompt.get(intent)) == "SUCCEEDED"
+    assert refunds(provider, intent) == 0
+    await prompt.refund(intent)
+    await prompt.becomes(intent, "REFUNDED")
+    repeat = await agent.RefundPayment(pb.RefundPaymentRequest(intent_id=intent.intent_id))
+    assert state_of(repeat) == "REFUNDED", "what is given back already is no reason to refuse"
+
+
+async def given_back(payments: Payments, intent: pb.PaymentIntent, minor_units: int) -> pb.PaymentIntent:
+    """Waits until so much has been given back, and returns the intent."""
+
+    async def so_much() -> bool:
+        return amount_of((await payments.get(intent)).refunded).minor_units == minor_units
+
+    await eventually(so_much)
+    return await payments.get(intent)
+
+
+async def test_a_part_is_given_back_and_the_intent_stays_paid(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await paid(prompt, payer)
+    assert state_of(await prompt.refund(intent, total_refund=usd(PRICE - 100))) == "SUCCEEDED"
+    after = await given_back(prompt, intent, PRICE - 100)
+    assert state_of(after) == "SUCCEEDED"
+    assert await prompt.violations() == []
+    await prompt.refund(intent, reason="THE_REST")
+    await prompt.becomes(intent, "REFUNDED")
+    charge = provider.charges[str(charge_key_of(UUID(intent.intent_id), 1))]
+    amounts = [each.amount["minor_units"] for each in provider.refunds.values() if each.charge_id == charge.charge_id]
+    assert amounts == [PRICE - 100, 100]
+    told = [message for key, message in await prompt.told(intent) if key == "payment.refunded.v1"]
+    assert [(each.amount, each.total_refunded) for each in told] == [
+        (usd(PRICE - 100), usd(PRICE - 100)),
+        (usd(100), usd(PRICE)),
+    ]
+    assert await prompt.violations() == []
+
+
+async def test_many_parts_at_once_give_back_the_largest_total_once(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await paid(prompt, payer)
+    totals = [100, 200, 300, PRICE - 1]
+    results = await at_once(*(prompt.refund(intent, total_refund=usd(total)) for total in totals * 5))
+    assert outcomes(results) == {"OK": 20}
+    await given_back(prompt, intent, PRICE - 1)
+    charge = provider.charges[str(charge_key_of(UUID(intent.intent_id), 1))]
+    amounts = [each.amount["minor_units"] for each in provider.refunds.values() if each.charge_id == charge.charge_id]
+    assert sum(amounts) == PRICE - 1
+    assert await prompt.violations() == []
+
+
+async def test_more_than_was_paid_or_another_currency_is_refused(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
+    intent = await paid(prompt, payer)
+    for wrong in (usd(PRICE + 1), money_pb2.Money(currency_code="EUR", units=1), money_pb2.Money(currency_code="USD")):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+            await prompt.refund(intent, total_refund=wrong)
+    assert refunds(provider, intent) == 0
+    assert (await prompt.get(intent)).refunded == usd(0)
+
+
+async def test_a_webhook_about_a_part_ends_that_part_alone(silent: Payments, passenger: Caller) -> None:
+    intent = await silent.unanswered(passenger)
+    await silent.deliver(event(intent))
+    await silent.refund(intent, total_refund=usd(100))
+    await silent.refund(intent, total_refund=usd(250))
+    charge_key = charge_key_of(UUID(intent.intent_id), 1)
+
+    def of_part(number: int, minor_units: int) -> bytes:
+        return event(
+            intent,
+            "refund.succeeded",
+            refund_id=f"re_{number}",
+            refund_key=str(refund_key_of(charge_key, number)),
+            refund_amount={"currency": "USD", "minor_units": minor_units},
+        )
+
+    # Another amount, and a whole refund that nobody asked for, wait for a person.
+    await silent.deliver(of_part(2, 151))
+    await silent.deliver(event(intent, "refund.succeeded"))
+    assert (await silent.get(intent)).refunded == usd(0)
+    for _ in range(2):
+        await silent.deliver(of_part(2, 150))
+    assert (await silent.get(intent)).refunded == usd(150)
+    await silent.deliver(of_part(1, 100))
+    assert (await silent.get(intent)).refunded == usd(250)
+    assert state_of(await silent.get(intent)) == "SUCCEEDED"
+    assert await silent.violations() == []
 
 
 async def test_many_refunds_at_once_are_one_at_the_provider(

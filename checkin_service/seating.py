@@ -1,0 +1,174 @@
+"""Where passengers sit: the seat service alone says whose seat a seat is (CHK-8, docs/decisions/0038)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Final
+from uuid import UUID
+
+from checkin_service import checkins, notices, records, refusals
+from checkin_service.entitlements import Entitlements
+from checkin_service.peers import Peers, Seat
+from checkin_service.records import INFANT_SEAT, CheckIn
+from services import db, timers
+from services.db import Conn, GuardMissed, Pool
+from services.errors import Unavailable
+from services.timers import Handler
+
+# What only waits for a seat that no other completed check-in has.
+_ACCEPTED: Final = ("BAGGAGE_VALIDATED", "WAITING_FOR_PAYMENT")
+ATTEMPTS: Final = 3
+
+
+class Seating:
+    """Corrects check-ins by the seat service's answers. `tell` wakes the relay and the timers after a commit."""
+
+    def __init__(self, pool: Pool, peers: Peers, entitlements: Entitlements, *, tell: Callable[[], None]) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._entitlements = entitlements
+        self._tell = tell
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Returns the handlers by the names of their timers."""
+        return {checkins.LOOK_AT_SEAT: Handler(self.look)}
+
+    async def look(self, subject: str) -> None:
+        """Corrects where a check-in's passenger sits, and completes it if nothing else was missing.
+
+        A completed check-in without a seat is cancelled.
+        """
+        check_in = await self.clear_the_way(UUID(subject))
+        if check_in.state in _ACCEPTED:
+            async with db.transaction(self._pool) as conn:
+                actor = "seat" if check_in.fee_pay_time is None else "payment"
+                done = await checkins.complete(conn, check_in.checkin_id, actor=actor)
+                if not done and await checkins.lacks_nothing(conn, check_in.checkin_id):
+                    # Another check-in or the manifest changed meanwhile.
+                    raise GuardMissed
+            self._tell()
+
+    async def clear_the_way(self, checkin_id: UUID) -> CheckIn:
+        """Corrects a check-in, and each completed one that has the same seat. Raises Unavailable."""
+        check_in = await self.correct(checkin_id)
+        for other in await self._others_with_seat(check_in):
+            await self.correct(other)
+        return check_in
+
+    async def seat_for_pass(self, check_in: CheckIn) -> CheckIn:
+        """Returns a completed check-in as it is once the seat service has said that the seat is its passenger's now.
+
+        Raises SEAT_REQUIRED, CHECK_IN_NOT_COMPLETED or Unavailable. An infant travels on the seat of its adult.
+        """
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(GuardMissed):
+                return await self._seat_for_pass(check_in)
+        raise Unavailable("the passenger's seat is being changed, try again")
+
+    async def _seat_for_pass(self, check_in: CheckIn) -> CheckIn:
+        flight_id, seated = check_in.flight_id, check_in.passenger_id
+        if check_in.seat_number == INFANT_SEAT:
+            seated = await self._adult_of(check_in)
+        await self._entitlements.send_of(flight_id, seated)
+        seat = await self._peers.confirmed_seat(flight_id, seated)
+        if seat is None:
+            await self._look_soon(check_in)
+            raise refusals.seat_required()
+        if check_in.seat_number != INFANT_SEAT and not _same(check_in, seat):
+            await self.correct(check_in.checkin_id)
+        async with db.transaction(self._pool) as conn:
+            check_in = await records.find(conn, check_in.checkin_id)
+        if check_in.state != "COMPLETED":
+            raise refusals.check_in_not_completed(check_in.state)
+        if check_in.seat_number not in (INFANT_SEAT, seat.seat_number):
+            # The passenger moved between the two answers.
+            raise GuardMissed
+        return check_in
+
+    async def correct(self, checkin_id: UUID) -> CheckIn:
+        """Writes where the passenger sits now, or that there is no seat; returns the check-in as it is then.
+
+        Raises GuardMissed if the check-in changes meanwhile, or Unavailable.
+        """
+        check_in = await self._find(checkin_id)
+        await self._entitlements.send_of(check_in.flight_id, check_in.passenger_id)
+        check_in = await self._find(checkin_id)
+        if check_in.state == "CANCELLED" or check_in.seat_number == INFANT_SEAT:
+            return check_in
+        seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
+        if _same(check_in, seat):
+            return check_in
+        async with db.transaction(self._pool) as conn:
+            if not await _write(conn, check_in, seat):
+                # The check-in changed meanwhile, and so may have the seat.
+                raise GuardMissed
+        self._tell()
+        return await self._find(checkin_id)
+
+    async def _others_with_seat(self, check_in: CheckIn) -> list[UUID]:
+        async with db.transaction(self._pool) as conn:
+            rows = await conn.fetch(
+                """
+                SELECT checkin_id FROM check_ins
+                WHERE flight_id = $1 AND seat_number = $2 AND checkin_id <> $3
+                  AND state = 'COMPLETED' AND seat_number <> 'INF' AND NOT seat_disputed
+                """,
+                check_in.flight_id,
+                check_in.seat_number,
+                check_in.checkin_id,
+            )
+        return [row["checkin_id"] for row in rows]
+
+    async def _adult_of(self, infant: CheckIn) -> str:
+        async with db.transaction(self._pool) as conn:
+            adult: str | None = await conn.fetchval(
+                "SELECT accompanying_passenger_id FROM passengers WHERE flight_id = $1 AND passenger_id = $2",
+                infant.flight_id,
+                infant.passenger_id,
+            )
+        if adult is None:
+            raise refusals.passenger_not_found()
+        return adult
+
+    async def _look_soon(self, check_in: CheckIn) -> None:
+        """Has a check-in without a seat corrected, not before the reason of a cancellation could arrive.
+
+        A timer that waits already is left alone: who asks for the pass again and again would put it off for ever.
+        """
+        subject = str(check_in.checkin_id)
+        async with db.transaction(self._pool) as conn:
+            waits = await conn.fetchval(
+                """
+                SELECT true FROM timers
+                WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'
+                """,
+                checkins.LOOK_AT_SEAT,
+                subject,
+            )
+            if not waits:
+                await timers.set_timer(conn, checkins.LOOK_AT_SEAT, subject, after=checkins.FIRST_LOOK)
+
+    async def _find(self, checkin_id: UUID) -> CheckIn:
+        async with db.transaction(self._pool) as conn:
+            return await records.find(conn, checkin_id)
+
+
+async def _write(conn: Conn, check_in: CheckIn, seat: Seat | None) -> bool:
+    if seat is not None:
+        return await checkins.sit(conn, check_in, seat)
+    if check_in.state != "COMPLETED":
+        return await checkins.stand_up(conn, check_in)
+    if await checkins.departed(conn, check_in.flight_id):
+        return True
+    lost = await checkins.lose_seat(conn, check_in, reason=checkins.SEAT_RELEASED)
+    if lost:
+        await notices.seat_released(conn, check_in)
+    return lost
+
+
+def _same(check_in: CheckIn, seat: Seat | None) -> bool:
+    if check_in.seat_disputed:
+        return False
+    known = (check_in.seat_number, check_in.hold_id)
+    return known == ((None, None) if seat is None else (seat.seat_number, seat.hold_id))

@@ -1,0 +1,85 @@
+"""A booked seat stays the passenger's when the check-in ends; another is released (CHK-9, 11.16)."""
+
+from __future__ import annotations
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from tests.checkin.airport import ALREADY_OVER, Airport, Traveller
+from tests.checkin.parties import Party, booked, party
+from tests.instances import Database
+
+
+async def booked_child(airport: Airport, seat_number: str = "20A") -> tuple[Party, Traveller]:
+    """A passenger of a confirmed booking, with its seat."""
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    child = its.traveller(airport, 2)
+    await child.seats.confirm(await child.hold(seat_number))
+    return its, child
+
+
+async def test_a_booked_seat_stays_and_is_checked_in_with_again(airport: Airport) -> None:
+    _, child = await booked_child(airport)
+    await child.start(hold_id="")
+    await child.declare(10)
+    await child.cancel()
+    await airport.at_rest(child)
+    assert await child.seat() == "20A"
+    first = child.checkin_id
+    assert (await child.start(hold_id="")).seat_number == "20A"
+    assert child.checkin_id != first
+    assert (await child.declare(10)).state == pb.CheckIn.COMPLETED
+
+
+async def test_a_booked_passenger_who_moved_keeps_the_new_seat(airport: Airport) -> None:
+    _, child = await booked_child(airport)
+    # By this the booked seat is free, and may be sold: without the new one there is none for a paid passenger.
+    await child.start(seat_number="21A")
+    await child.cancel()
+    await airport.at_rest(child)
+    assert await child.seat() == "21A"
+
+
+async def test_an_unpaid_fee_leaves_the_booked_seat(airport: Airport) -> None:
+    _, child = await booked_child(airport)
+    await child.start(hold_id="")
+    await child.declare(30)
+    await child.has_deadline_in(ALREADY_OVER)
+    await child.becomes(pb.CheckIn.CANCELLED)
+    await airport.at_rest(child)
+    assert await child.seat() == "20A"
+
+
+@pytest.mark.parametrize("unpaid", [False, True], ids=["cancelled", "unpaid"])
+async def test_a_seat_first_taken_at_check_in_is_released(airport: Airport, unpaid: bool) -> None:
+    traveller = await airport.traveller()
+    await traveller.waiting()
+    if unpaid:
+        await traveller.has_deadline_in(ALREADY_OVER)
+        await traveller.becomes(pb.CheckIn.CANCELLED)
+    else:
+        await traveller.cancel()
+    await airport.at_rest(traveller)
+    assert await traveller.seat() == ""
+
+
+async def test_a_cancelled_booking_releases_its_checked_in_seat(airport: Airport) -> None:
+    its, child = await booked_child(airport)
+    await child.start(hold_id="")
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await child.becomes(pb.CheckIn.CANCELLED)
+    await airport.at_rest(child)
+    assert await child.seat() == ""
+
+
+async def test_a_booking_cancelled_after_its_check_in_releases_the_kept_seat(
+    airport: Airport, checkin_database: Database
+) -> None:
+    its, child = await booked_child(airport)
+    await child.start(hold_id="")
+    await child.cancel()
+    await airport.at_rest(child)
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    listed = "SELECT count(*) FROM passengers WHERE pnr = $1"
+    assert await checkin_database.fetchval(listed, child.pnr) == 0

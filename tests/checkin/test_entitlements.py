@@ -1,0 +1,380 @@
+"""Entitlements: the seat service learns each change of a manifest, whatever is down meanwhile (SEAT-17)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.flight.v1 import events_pb2 as flight_events
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from checkin_service.peers import Peers
+from services import db
+from services.errors import Unavailable
+from tests.callers import Caller, refused
+from tests.checkin.airport import HOUR, Airport, Traveller, new_pnr, outcomes
+from tests.checkin.parties import booked, log_in, party
+from tests.instances import Database
+from tests.waiting import eventually
+
+Profile = seat_pb.PassengerProfile
+
+
+@dataclass
+class Wire:
+    """What check-in sends the seat service; it can lose requests or answers."""
+
+    sent: list[seat_pb.SyncPassengersRequest] = field(default_factory=list)
+    down: bool = False
+    answers_to_lose: int = 0
+
+    def rows(self, flight_id: str) -> list[seat_pb.SyncPassengersRequest.ManifestPassenger]:
+        """The passengers of a flight that were sent, in order."""
+        return [each for request in self.sent for each in request.passengers if each.flight_id == flight_id]
+
+    def last(self, flight_id: str, passenger_id: str) -> seat_pb.SyncPassengersRequest.ManifestPassenger:
+        """What was sent last of a passenger."""
+        return next(each for each in reversed(self.rows(flight_id)) if each.passenger_id == passenger_id)
+
+    def departures(self, flight_id: str) -> list[seat_pb.SyncPassengersRequest.FlightTimes]:
+        """The times of a flight that were sent, in order."""
+        return [each for request in self.sent for each in request.flights if each.flight_id == flight_id]
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """The calls to the seat service, which still arrive there."""
+    tapped, send = Wire(), Peers.sync_passengers
+
+    async def sync(self: Peers, request: seat_pb.SyncPassengersRequest) -> Any:
+        if tapped.down:
+            raise Unavailable
+        answer = await send(self, request)
+        if tapped.answers_to_lose:
+            tapped.answers_to_lose -= 1
+            raise Unavailable
+        tapped.sent.append(request)
+        return answer
+
+    monkeypatch.setattr(Peers, "sync_passengers", sync)
+    yield tapped
+    tapped.down = False
+
+
+async def is_known(airport: Airport) -> None:
+    """Waits until the seat service has acknowledged all of the airport's flight."""
+
+    async def known() -> bool:
+        async with db.transaction(airport.pool) as conn:
+            return not await conn.fetchval(
+                """
+                SELECT EXISTS (SELECT FROM entitlements WHERE flight_id = $1 AND known_revision < revision)
+                       OR EXISTS (SELECT FROM flights WHERE flight_id = $1 AND known_times_revision < times_revision)
+                """,
+                airport.flight_id,
+            )
+
+    await eventually(known)
+
+
+async def test_an_import_is_sent_before_it_is_answered(airport: Airport, wire: Wire) -> None:
+    await airport.imported(
+        pb.ManifestPassenger(
+            passenger_id="P1", pnr="XK4T7Q", given_name="A", last_name="B", special_services=["WCHR"], cabin=pb.BUSINESS
+        ),
+        pb.ManifestPassenger(
+            passenger_id="P2",
+            pnr="XK4T7Q",
+            given_name="A",
+            last_name="B",
+            type=pb.INFANT,
+            accompanying_passenger_id="P1",
+        ),
+    )
+    adult, infant = wire.last(airport.flight_id, "P1"), wire.last(airport.flight_id, "P2")
+    assert (adult.pnr, adult.ended, adult.profile.type) == ("XK4T7Q", False, Profile.ADULT)
+    assert (adult.profile.cabin, list(adult.profile.special_services)) == (seat_pb.Seat.BUSINESS, ["INFT", "WCHR"])
+    assert infant.profile.type == Profile.INFANT
+    await is_known(airport)
+
+
+async def test_only_what_a_seat_depends_on_is_sent(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await is_known(airport)
+    wire.sent.clear()
+    await airport.traveller("P1", pnr=traveller.pnr, given_name="Eve", contact_email="eve@example.com")
+    assert wire.rows(airport.flight_id) == []
+    await airport.traveller("P1", pnr=traveller.pnr, cabin=pb.BUSINESS)
+    assert [each.revision for each in wire.rows(airport.flight_id)] == [2]
+
+
+async def test_an_adult_whose_infant_comes_or_leaves_is_sent_again(airport: Airport, wire: Wire) -> None:
+    pnr = new_pnr()
+    await airport.travellers("P1", "P2", pnr=pnr)
+    await airport.traveller("P3", pnr=pnr, type=pb.INFANT, accompanying_passenger_id="P1")
+    assert list(wire.last(airport.flight_id, "P1").profile.special_services) == ["INFT"]
+    await airport.traveller("P3", pnr=pnr, type=pb.INFANT, accompanying_passenger_id="P2")
+    assert list(wire.last(airport.flight_id, "P1").profile.special_services) == []
+    assert list(wire.last(airport.flight_id, "P2").profile.special_services) == ["INFT"]
+
+
+async def test_a_seat_service_that_is_down_learns_it_later(airport: Airport, wire: Wire) -> None:
+    wire.down = True
+    traveller = await airport.traveller("P1")
+    assert wire.rows(airport.flight_id) == []
+    wire.down = False
+    await is_known(airport)
+    assert wire.last(airport.flight_id, "P1").pnr == traveller.pnr
+
+
+async def test_a_lost_answer_is_asked_for_again(airport: Airport, wire: Wire) -> None:
+    wire.answers_to_lose = 2
+    await airport.traveller("P1")
+    await is_known(airport)
+    assert wire.answers_to_lose == 0
+
+
+async def test_a_login_sends_its_own_passengers(airport: Airport, wire: Wire, checkin_database: Database) -> None:
+    traveller, other = await airport.traveller("P1"), await airport.traveller("P2")
+    await is_known(airport)
+    wire.sent.clear()
+    # No timer is set by this: nothing but the login sends them.
+    await checkin_database.execute("UPDATE entitlements SET known_revision = 0 WHERE flight_id = $1", airport.flight_id)
+    await log_in(airport, traveller.pnr, traveller.last_name)
+    assert [each.passenger_id for each in wire.rows(airport.flight_id)] == ["P1"]
+    await log_in(airport, other.pnr, other.last_name)
+    await is_known(airport)
+
+
+async def test_a_cancelled_booking_ends_its_passengers(airport: Airport, wire: Wire) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    await is_known(airport)
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await is_known(airport)
+    for each in its.confirmed.passengers:
+        last = wire.last(airport.flight_id, each.passenger_id)
+        assert (last.ended, last.pnr) == (True, its.confirmed.pnr)
+
+
+async def test_a_passenger_who_comes_back_is_entitled_again(airport: Airport, wire: Wire) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await is_known(airport)
+    adult = its.confirmed.passengers[0].passenger_id
+    ended = wire.last(airport.flight_id, adult)
+    await airport.traveller(adult)
+    again = wire.last(airport.flight_id, adult)
+    assert (ended.ended, again.ended) == (True, False)
+    assert again.revision > ended.revision
+
+
+async def test_a_cancelled_flight_ends_all_its_passengers(airport: Airport, wire: Wire) -> None:
+    await airport.travellers("P1", "P2")
+    event = flight_events.FlightCancelled(flight_id=airport.flight_id, reason="STRIKE")
+    event.cancel_time.GetCurrentTime()
+    await airport.tell("flight.cancelled.v1", event)
+    await is_known(airport)
+    assert [wire.last(airport.flight_id, each).ended for each in ("P1", "P2")] == [True, True]
+
+
+async def test_a_new_departure_is_sent_with_a_newer_revision(airport: Airport, wire: Wire) -> None:
+    await airport.set_flight(departs_in_seconds=8 * HOUR)
+    await airport.set_flight(departs_in_seconds=9 * HOUR)
+    await is_known(airport)
+    sent = wire.departures(airport.flight_id)
+    assert sent[-1].departure_time.seconds - sent[0].departure_time.seconds >= HOUR - 60
+    assert [each.revision for each in sent] == sorted({each.revision for each in sent})
+
+
+async def test_a_large_manifest_is_sent_in_batches(airport: Airport, wire: Wire) -> None:
+    await airport.imported(
+        *(
+            pb.ManifestPassenger(passenger_id=f"G-{n}", pnr="GRP222", given_name="Sam", last_name="Band")
+            for n in range(450)
+        )
+    )
+    await is_known(airport)
+    assert {each.passenger_id for each in wire.rows(airport.flight_id)} == {f"G-{n}" for n in range(450)}
+    assert max(len(each.passengers) for each in wire.sent) <= 200
+
+
+async def test_nine_needs_are_sent_as_eight_with_the_infant_among_them(airport: Airport, wire: Wire) -> None:
+    codes = ["AVML", "BLND", "CHML", "DEAF", "GFML", "KSML", "VGML", "WCHR"]
+    adult = await airport.traveller("P1", special_services=codes)
+    await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
+    needs = wire.last(airport.flight_id, "P1").profile.special_services
+    assert len(needs) == 8
+    assert "INFT" in needs
+
+
+async def test_a_check_in_does_not_complete_before_the_seat_service_knows_the_change(
+    airport: Airport, wire: Wire
+) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.start(seat_number="14C")
+    wire.down = True
+    await airport.traveller("P1", pnr=traveller.pnr, special_services=["VGML"])
+    with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
+        await traveller.declare(10)
+    assert (await traveller.get()).state == pb.CheckIn.INITIATED
+    wire.down = False
+    assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
+
+
+async def test_a_paid_check_in_completes_once_the_seat_service_knows_the_change(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.waiting()
+    wire.down = True
+    await airport.traveller("P1", pnr=traveller.pnr, special_services=["VGML"])
+    await traveller.pay()
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
+    wire.down = False
+    await traveller.becomes(pb.CheckIn.COMPLETED)
+
+
+async def test_no_pass_is_issued_before_the_seat_service_knows_the_change(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.completed()
+    wire.down = True
+    await airport.traveller("P1", pnr=traveller.pnr, special_services=["VGML"])
+    asked = pb.GetBoardingPassRequest(checkin_id=traveller.checkin_id)
+    with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
+        await traveller.desk.GetBoardingPass(asked)
+    wire.down = False
+    assert (await traveller.desk.GetBoardingPass(asked)).passenger_id == "P1"
+
+
+async def fit(airport: Airport, traveller: Traveller, **change: Any) -> None:
+    """Changes a passenger's entry."""
+    await airport.traveller(traveller.passenger_id, pnr=traveller.pnr, **change)
+
+
+# An exit row, and a change after which its passenger may not sit there.
+EXIT_ROW_SEAT = "12A"
+UNFIT = {"special_services": ["WCHC"]}
+
+
+@pytest.mark.parametrize("change", [UNFIT, {"cabin": pb.BUSINESS}, {"type": pb.CHILD}])
+async def test_a_seat_that_no_longer_fits_cannot_be_checked_in_with(
+    airport: Airport, wire: Wire, change: dict[str, Any]
+) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.seats.confirm(await traveller.hold(EXIT_ROW_SEAT))
+    await fit(airport, traveller, **change)
+    with refused("FAILED_PRECONDITION", "SEAT_REQUIRED"):
+        await traveller.start(hold_id="")
+    assert await traveller.seat() == ""
+
+
+async def test_a_change_that_the_seat_service_missed_is_sent_by_the_check_in(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.seats.confirm(await traveller.hold(EXIT_ROW_SEAT))
+    wire.down = True
+    await fit(airport, traveller, **UNFIT)
+    with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
+        await traveller.start(hold_id="")
+    wire.down = False
+    with refused("FAILED_PRECONDITION", "SEAT_REQUIRED"):
+        await traveller.start(hold_id="")
+
+
+async def test_a_hold_that_no_longer_fits_cannot_be_checked_in_with(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    hold = await traveller.hold(EXIT_ROW_SEAT)
+    await fit(airport, traveller, **UNFIT)
+    with refused("FAILED_PRECONDITION", "HOLD_CANCELLED"):
+        await traveller.start(hold_id=hold.hold_id)
+
+
+async def test_a_started_check_in_needs_another_seat_when_its_seat_no_longer_fits(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.start(seat_number=EXIT_ROW_SEAT)
+    await fit(airport, traveller, **UNFIT)
+    assert (await traveller.get()).seat_number == ""
+    with refused("FAILED_PRECONDITION", "SEAT_REQUIRED"):
+        await traveller.declare(10)
+    await traveller.seats.confirm(await traveller.hold("14C"))
+    await traveller.has_seat("14C")
+    assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
+
+
+async def test_a_completed_check_in_is_cancelled_when_its_seat_no_longer_fits(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.start(seat_number=EXIT_ROW_SEAT)
+    await traveller.declare(10)
+    await fit(airport, traveller, **UNFIT)
+    cancelled = await traveller.get()
+    assert (cancelled.state, cancelled.cancel_reason) == (pb.CheckIn.CANCELLED, "SEAT_NO_LONGER_FITS")
+    with refused("FAILED_PRECONDITION", "CHECK_IN_NOT_COMPLETED"):
+        await traveller.desk.GetBoardingPass(pb.GetBoardingPassRequest(checkin_id=traveller.checkin_id))
+    assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101"]
+
+
+async def test_a_lost_answer_about_a_freed_seat_still_ends_the_check_in(airport: Airport, wire: Wire) -> None:
+    traveller = await airport.traveller("P1")
+    await traveller.start(seat_number=EXIT_ROW_SEAT)
+    await traveller.declare(10)
+    wire.answers_to_lose = 1
+    await fit(airport, traveller, **UNFIT)
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+
+
+async def test_no_change_is_overtaken_by_a_check_in(airport: Airport, wire: Wire) -> None:
+    travellers = await airport.strangers(12)
+    for n, each in enumerate(travellers):
+        await each.seats.confirm(await each.hold(f"{12 + n // 6}{'ABCDEF'[n % 6]}"))
+    await asyncio.gather(
+        *(each.start(hold_id="") for each in travellers),
+        *(fit(airport, each, **UNFIT) for each in travellers),
+        return_exceptions=True,
+    )
+    started = [each for each in travellers if each.checkin_id]
+    results = await asyncio.gather(*(each.declare() for each in started), return_exceptions=True)
+    assert outcomes(results).keys() <= {"OK", "SEAT_REQUIRED"}
+    for each in started:
+        await airport.at_rest(each)
+        row = await airport.row(each)
+        assert row.state == "CANCELLED" or row.seat_number in (None, await each.seat())
+        assert row.state != "COMPLETED" or not (row.seat_number or "").startswith("12")
+
+
+async def test_a_cancelled_bookings_session_holds_no_seat_and_opens_no_more(airport: Airport, wire: Wire) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    await is_known(airport)
+    child = its.traveller(airport, 2)
+    kept = await child.hold("14C")
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await is_known(airport)
+    with refused("FAILED_PRECONDITION", "PASSENGER_NOT_ENTITLED"):
+        await child.hold("15C")
+    with refused("FAILED_PRECONDITION", "PASSENGER_NOT_ENTITLED"):
+        await child.seats.confirm(kept)
+    assert (await child.seats.get(kept)).state == seat_pb.Hold.CANCELLED
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await child.start(hold_id="")
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await log_in(airport, its.confirmed.pnr, "Müller")
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await child.desk.GetTrip(pb.GetTripRequest(pnr=its.confirmed.pnr))
+
+
+async def test_a_group_of_99_logs_in_and_holds_a_seat(airport: Airport, wire: Wire) -> None:
+    await airport.imported(
+        *(
+            pb.ManifestPassenger(passenger_id=f"G-{n}", pnr="GRP333", given_name="Sam", last_name="Band")
+            for n in range(99)
+        )
+    )
+    anybody: Caller = airport.checkin.anybody("")
+    session = await anybody.CreateSession(pb.CreateSessionRequest(pnr="GRP333", last_name="Band"))
+    assert (len(session.trip.passengers), len(session.token) < 1000) == (99, True)
+    hold = await airport.seats.anybody(session.token).hold(airport.flight_id, "20C", "G-98")
+    assert hold.seats[0].seat_number == "20C"
+    assert (await airport.checkin.anybody(session.token).GetTrip(pb.GetTripRequest(pnr="GRP333"))).pnr == "GRP333"

@@ -1,0 +1,105 @@
+"""A record locator is one party's: of a booking or of imported passengers, whoever comes first (CHK-1, decision 37)."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from checkin_service import handlers, locators
+from services import db
+from services.errors import Aborted
+from tests.callers import refused
+from tests.checkin.airport import Airport, new_pnr, outcomes
+from tests.checkin.parties import booked, log_in, party
+from tests.instances import Database
+
+
+def imported(passenger_id: str, pnr: str, last_name: str = "Omega") -> pb.ManifestPassenger:
+    """A line of a manifest."""
+    return pb.ManifestPassenger(passenger_id=passenger_id, pnr=pnr, given_name="Mal", last_name=last_name)
+
+
+async def test_an_import_with_a_bookings_locator_is_refused_by_line(airport: Airport) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(imported("M-1", new_pnr()), imported("M-2", its.confirmed.pnr))
+    assert refusal.fields == ["passengers[1].pnr"]
+    assert its.confirmed.pnr in refusal.message
+    with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
+        await log_in(airport, its.confirmed.pnr, "Omega")
+
+
+async def test_a_bookings_passenger_gets_no_other_locator_by_import(airport: Airport) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    child = its.confirmed.passengers[2]
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await airport.imported(imported(child.passenger_id, new_pnr(), child.last_name))
+    assert refusal.fields == ["passengers[0].pnr"]
+    # What the airline's own list says of its passengers is taken.
+    await airport.imported(imported(child.passenger_id, its.confirmed.pnr, child.last_name))
+
+
+async def test_an_imported_party_uses_its_locator_on_each_flight(airport: Airport) -> None:
+    pnr = new_pnr()
+    await airport.imported(imported("M-1", pnr))
+    answer = await airport.imported(imported("M-1", pnr), imported("M-2", pnr))
+    assert (answer.added, answer.unchanged) == (1, 1)
+
+
+async def test_a_reserved_locator_is_no_other_partys(airport: Airport) -> None:
+    services, pnr, booking_id = airport.checkin.service(), new_pnr(), str(uuid4())
+    for _ in range(2):
+        await services.ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=booking_id))
+    with refused("ABORTED", "LOCATOR_TAKEN"):
+        await services.ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=str(uuid4())))
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await airport.imported(imported("M-1", pnr))
+
+
+async def test_an_imported_partys_locator_is_refused_to_a_booking(airport: Airport) -> None:
+    pnr = new_pnr()
+    await airport.imported(imported("M-1", pnr))
+    with refused("ABORTED", "LOCATOR_TAKEN"):
+        await airport.checkin.service().ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=str(uuid4())))
+
+
+async def test_a_confirmation_with_a_foreign_locator_puts_nobody_on(
+    airport: Airport, checkin_database: Database
+) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.imported(imported("M-1", its.confirmed.pnr))
+    with pytest.raises(Aborted, match="another party"):
+        async with db.transaction(airport.pool) as conn:
+            await handlers.on_booking_confirmed(conn, its.confirmed)
+    listed = "SELECT array_agg(passenger_id) FROM passengers WHERE flight_id = $1"
+    assert await checkin_database.fetchval(listed, airport.flight_id) == ["M-1"]
+
+
+async def test_an_import_and_a_booking_at_once_leave_one_party(airport: Airport, checkin_database: Database) -> None:
+    services = airport.checkin.service()
+    for n in range(10):
+        pnr = new_pnr()
+        results = await asyncio.gather(
+            services.ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=str(uuid4()))),
+            services.ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=str(uuid4()))),
+            airport.imported(imported(f"M-{n}", pnr)),
+            return_exceptions=True,
+        )
+        assert outcomes(results)["OK"] == 1
+        booking = await checkin_database.fetchval("SELECT booking FROM locators WHERE pnr = $1", pnr)
+        assert (booking is None) == (not isinstance(results[2], BaseException))
+
+
+async def test_a_refused_import_takes_no_locator(airport: Airport, checkin_database: Database) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    pnr = new_pnr()
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        await airport.imported(imported("M-1", pnr), imported("M-2", its.confirmed.pnr))
+    async with db.transaction(airport.pool) as conn:
+        assert (await locators.take(conn, [pnr], booking="0" * 16))[pnr] == "0" * 16
