@@ -91,9 +91,12 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     lines = Lines(request.passengers)
     known = await _known(conn, flight_id)
     asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
+    await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
+    _reject_misfits(known, asked, lines)
+    # Only a line that is right otherwise takes its locator.
+    asked = {n: asked[n] for n, _ in lines.accepted()}
     parties = await locators.take(conn, [each.pnr for each in asked.values()], booking=None)
     _reject_foreign_locators(known, asked, parties, await _booked(conn, flight_id), lines)
-    await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
     _reject_misfits(known, asked, lines)
     lines.refuse_if_none_is_left()
     passengers = [asked[n] for n, _ in lines.accepted()]
