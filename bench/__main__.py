@@ -42,7 +42,7 @@ ORDERS: Final = frozenset({"flight", "booking", "payment", "checkin", "waitlist"
 NEEDS: Final = {
     "P4": EVERYTHING,
     "P15": EVERYTHING,
-    "P5": frozenset({"waitlist"}),
+    "P5": frozenset({"waitlist", "checkin"}),
     "P11": frozenset({"flight"}),
     "P12": frozenset({"flight"}),
     "P13": ORDERS,

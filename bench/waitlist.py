@@ -64,10 +64,24 @@ WITH opened AS (
 ), joined AS (
     INSERT INTO waitlist.entries
         (entry_id, flight_id, number, passenger_id, owner, type, cabin, special_services, positions, seat_numbers,
-         contact_email)
-    SELECT gen_random_uuid(), flight_id, n, 'W' || n, 'passenger:BENCHX', 'ADULT', 'ECONOMY', '{}', '{}', '{}', ''
+         contact_email, contact_name)
+    SELECT gen_random_uuid(), flight_id, n, 'W' || n, 'passenger:BENCHX', 'ADULT', 'ECONOMY', '{}', '{}', '{}', '',
+           'Ada'
     FROM opened CROSS JOIN generate_series(1, $2) AS n
     RETURNING entry_id
+), checked AS (
+    INSERT INTO checkin.flights
+        (flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date, opens_before,
+         closes_before, boarding_before, gate)
+    SELECT flight_id, 'SH1', 'FRA', 'LIS', now() + interval '1 day', now() + interval '26 h', current_date,
+           interval '24 h', interval '1 h', interval '40 min', ''
+    FROM opened
+), listed AS (
+    INSERT INTO checkin.passengers
+        (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin, fare, special_services,
+         contact_email)
+    SELECT flight_id, 'W' || n, 'BENCHX', '', 'Ada', 'Byron', 'ADULT', 'ECONOMY', 'STANDARD', '{}', ''
+    FROM opened CROSS JOIN generate_series(1, $2) AS n
 ), recorded AS (
     INSERT INTO waitlist.entry_events (entry_id, version, to_state, actor, reason)
     SELECT entry_id, 1, 'WAITING', 'bench', 'JOINED' FROM joined

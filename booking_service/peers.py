@@ -59,19 +59,18 @@ class Peers:
 
     async def flight(self, flight_id: str, *, cabin: str) -> Journey:
         """Returns the journey of one flight. Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE."""
-        try:
-            found = await ask(self._flights.GetFlight(flight.GetFlightRequest(flight_id=flight_id)))
-        except PeerRefusal as refusal:
-            raise refusals.flight_not_found(flight_id) from refusal
+        # An id that no flight can have is refused for its form.
+        missing = dict.fromkeys(("FLIGHT_NOT_FOUND", "INVALID_FIELD"), lambda _: refusals.flight_not_found(flight_id))
+        found = await ask(self._flights.GetFlight(flight.GetFlightRequest(flight_id=flight_id)), missing)
         return _journey([found], cabin)
 
     async def itinerary(self, itinerary_id: str, *, cabin: str) -> Journey:
         """Returns the journey of an itinerary. Raises ITINERARY_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE."""
         request = flight.GetItineraryRequest(itinerary_id=itinerary_id, cabin=flight.Cabin.Value(cabin))
-        try:
-            found = await ask(self._flights.GetItinerary(request))
-        except PeerRefusal as refusal:
-            raise refusals.itinerary_not_found() from refusal
+        missing = dict.fromkeys(
+            ("ITINERARY_NOT_FOUND", "FLIGHT_NOT_FOUND", "INVALID_FIELD"), lambda _: refusals.itinerary_not_found()
+        )
+        found = await ask(self._flights.GetItinerary(request), missing)
         return _journey(list(found.flights), cabin)
 
     async def suggestions(

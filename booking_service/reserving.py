@@ -15,7 +15,7 @@ from booking_service.bookings import NewBooking
 from booking_service.peers import Journey, Peers
 from booking_service.records import INFANT, Booking, SeatOf, Traveller
 from booking_service.seating import Place
-from services import db
+from services import db, telemetry
 from services.clients import PeerRefusal
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument, Refusal, Unavailable
@@ -25,6 +25,8 @@ from services.mutations import Mutations
 ADULT: Final = "ADULT"
 # A party that loses its seats as often as this meets a flight that sells out under its hands.
 PLANS: Final = 10
+_log = telemetry.log("reserving")
+
 # What is wrong with a seat, and not with the booking: another one may do.
 _ABOUT_A_SEAT: Final = frozenset({"SEAT_TAKEN", "EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED"})
 
@@ -123,7 +125,9 @@ class Reserving:
     async def _plan_anew(self, booking: Booking, refusal: PeerRefusal, lost: set[Place]) -> None:
         """Writes another plan after a refused one, or gives the booking up where no other seats would do."""
         if not refusals.is_of_seats(refusal.reason):
-            raise refusal
+            # No other plan is known to help, and a booking that waits for ever helps nobody.
+            _log.error("the seat service refuses for an unknown reason", reason=refusal.reason)
+            return await self._give_up(booking, refusals.of_seats("SEATS_UNAVAILABLE", refusal.metadata))
         place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))
         named = [seat for seat in booking.seats if seat.named]
         # What is wrong with a seat is told without its flight.

@@ -13,20 +13,23 @@ from skyhigh.booking.v1.booking_service_pb2_grpc import add_BookingServiceServic
 from booking_service import records
 from booking_service.authorization import POLICY
 from booking_service.changing import Changing
-from booking_service.handlers import SUBSCRIPTIONS
+from booking_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from booking_service.notices import SERVICE
 from booking_service.peers import Peers
+from booking_service.reconciling import KNOWN_CANCELLED, Payments
 from booking_service.reserving import Reserving
 from booking_service.servicer import BookingServicer
 from booking_service.sessions import GuestSessions
 from booking_service.settings import BookingSettings
 from booking_service.steps import Steps
+from services import cancelled_flights
 from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
 from services.mail import Postman
 from services.mutations import Mutations
 from services.outbox import Relay
+from services.reconciler import Reconciler
 from services.timers import Timers
 from services.tokens import TokenSigner
 from services.watch import Watches
@@ -65,17 +68,27 @@ async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     events = consume(name="events", subscriptions=SUBSCRIPTIONS)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
+    flights = cancelled_flights.comparison(
+        pool,
+        settings.flight_address,
+        identity=settings.identity,
+        known=KNOWN_CANCELLED,
+        cancel=on_flight_cancelled,
+    )
     try:
-        yield Parts(
-            register=partial(add_BookingServiceServicer_to_server, servicer),
-            background={
-                "relay": relay.run,
-                "timers": timers.run,
-                "events": events.run,
-                "mails": mails.run,
-                "watches": watches.look,
-            },
-        )
+        async with flights as cancelled:
+            comparisons = [cancelled, *Payments(pool, peers).comparisons()]
+            yield Parts(
+                register=partial(add_BookingServiceServicer_to_server, servicer),
+                background={
+                    "relay": relay.run,
+                    "timers": timers.run,
+                    "events": events.run,
+                    "mails": mails.run,
+                    "watches": watches.look,
+                    "reconciler": Reconciler(pool, comparisons, interval=settings.reconcile, tell=tell).run,
+                },
+            )
     finally:
         await peers.close()
 

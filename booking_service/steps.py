@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 
 from skyhigh.payment.v1 import payment_service_pb2 as payment
 
-from booking_service import bookings, locators, notices, records, refusals
+from booking_service import bookings, locators, notices, records
 from booking_service.bookings import FLIGHT_CANCELLED, ITSELF, Hold
 from booking_service.peers import Peers
 from booking_service.records import Booking, SeatOf
@@ -183,8 +183,7 @@ class Steps:
         try:
             hold = await self._seats_of(booking)
         except PeerRefusal as refusal:
-            if not (refusals.is_of_seats(refusal.reason) or refusal.reason in _HOLD_IS_OVER):
-                raise
+            # Whatever the reason: the seat service says no, and whoever paid waits for seats or for the money.
             return await self._give_back(booking, refusal.reason)
         await self._write_confirmed(booking, hold)
 

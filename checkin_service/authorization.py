@@ -25,4 +25,5 @@ POLICY: Final[Mapping[str, Access]] = {
     "ListCheckIns": allow(A, O, effect=Effect.READ),
     "GetPassenger": allow(S, effect=Effect.READ),
     "ReserveLocator": allow(S, effect=Effect.WRITE),
+    "FindPassengers": allow(S, effect=Effect.READ),
 }

@@ -23,7 +23,7 @@ from checkin_service.peers import Peers, Withdrawal
 from checkin_service.records import CheckIn
 from checkin_service.seating import Seating
 from services import db, telemetry
-from services.clients import PeerRefusal
+from services.clients import PeerFault, PeerRefusal
 from services.db import Conn, GuardMissed, Pool
 from services.errors import Refusal, Unavailable
 from services.idempotency import RequestKey
@@ -162,7 +162,7 @@ class Baggage:
     async def _abandon(self, intent_id: UUID) -> None:
         try:
             await self._peers.withdraw_intent(intent_id, reason=DECLARED_AGAIN)
-        except (Unavailable, PeerRefusal) as error:
+        except (Unavailable, PeerRefusal, PeerFault) as error:
             _log.info("an intent that nobody knows stays unpaid", intent_id=str(intent_id), error=repr(error))
 
     async def _write(

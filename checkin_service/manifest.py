@@ -6,7 +6,7 @@ others are written in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from checkin_service.flights import Flight
 from checkin_service.manifest_lines import PASSENGER_CHECKED_IN, Lines
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
+from services.proto import timestamp
 
 DEFAULT_FARE: Final = "STANDARD"
 # What a check-in was judged by, and can't follow once it has begun. Names, needs and addresses it follows.
@@ -93,10 +94,8 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
     await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
     _reject_misfits(known, asked, lines)
-    # Only a line that is right otherwise takes its locator.
-    asked = {n: asked[n] for n, _ in lines.accepted()}
-    parties = await locators.take(conn, [each.pnr for each in asked.values()], booking=None)
-    _reject_foreign_locators(known, asked, parties, await _booked(conn, flight_id), lines)
+    await _reject_foreign_locators(conn, flight_id, known, asked, lines)
+    # An infant whose adult had a locator of another party is one, too.
     _reject_misfits(known, asked, lines)
     lines.refuse_if_none_is_left()
     passengers = [asked[n] for n, _ in lines.accepted()]
@@ -128,28 +127,75 @@ async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPass
     return Passenger(**row).message()
 
 
-def _reject_foreign_locators(
-    known: Mapping[str, Passenger],
-    asked: Mapping[int, Passenger],
-    parties: Mapping[str, str | None],
-    booked: Collection[str],
-    lines: Lines,
+async def _reject_foreign_locators(
+    conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
 ) -> None:
-    """Rejects each passenger by whose locator one party would see and change the trip of another."""
-    for n, each in asked.items():
+    """Rejects each line by whose locator one party would see and change the trip of another."""
+    accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
+    parties = await locators.take(conn, [each.pnr for each in accepted.values()], booking=None)
+    booked = await _booked(conn, flight_id)
+    for n, each in accepted.items():
         booking = parties[each.pnr]
         if booking is not None and not locators.belongs_to(each.passenger_id, booking):
-            description = (
-                f"{each.pnr} is the record locator of a booking that passenger {each.passenger_id} does not belong to; "
-                "import the passenger with the party's own locator"
+            wrong = (
+                f"is the record locator of a booking that passenger {each.passenger_id} does not belong to; import the "
+                "passenger with the party's own locator"
             )
-            lines.reject(n, FieldViolation("pnr", description))
         elif each.passenger_id in booked and known[each.passenger_id].pnr != each.pnr:
-            description = (
-                f"passenger {each.passenger_id} belongs to a booking with another record locator than {each.pnr}; "
+            wrong = (
+                f"is another record locator than that of the booking that passenger {each.passenger_id} belongs to; "
                 "import the passenger with the booking's locator"
             )
-            lines.reject(n, FieldViolation("pnr", description))
+        else:
+            continue
+        lines.reject(n, FieldViolation("pnr", wrong))
+
+
+async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPassengersResponse:
+    """Returns those of the passengers who are on a manifest, and the flights that are known, in one statement each."""
+    asked = [(each.flight_id, each.passenger_id) for each in request.passengers]
+    passengers = await conn.fetch(
+        """
+        SELECT found.*
+        FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS one (flight_id, passenger_id)) AS asked
+        CROSS JOIN LATERAL (
+            SELECT flight_id, passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
+                   needs_of(passengers) AS special_services, accompanying_passenger_id, contact_email
+            FROM passengers
+            WHERE passengers.flight_id = asked.flight_id AND passengers.passenger_id = asked.passenger_id LIMIT 1
+        ) AS found
+        """,
+        [flight_id for flight_id, _ in asked],
+        [passenger_id for _, passenger_id in asked],
+    )
+    of_flights = await conn.fetch(
+        """
+        SELECT flight_id, departure_time - closes_before AS close_time,
+               departure_time - closes_before <= statement_timestamp() AS closed, cancel_time,
+               (SELECT reason FROM cancelled_flights WHERE cancelled_flights.flight_id = flights.flight_id) AS reason
+        FROM flights WHERE flight_id = ANY($1::text[])
+        """,
+        list({*request.flight_ids, *(flight_id for flight_id, _ in asked)}),
+    )
+    return pb.FindPassengersResponse(
+        passengers=[
+            pb.FindPassengersResponse.FoundPassenger(
+                flight_id=row["flight_id"],
+                passenger=Passenger(**{name: value for name, value in row.items() if name != "flight_id"}).message(),
+            )
+            for row in passengers
+        ],
+        flights=[
+            pb.FindPassengersResponse.FoundFlight(
+                flight_id=row["flight_id"],
+                check_in_close_time=timestamp(row["close_time"]),
+                check_in_closed=row["closed"],
+                cancel_time=None if row["cancel_time"] is None else timestamp(row["cancel_time"]),
+                cancel_reason=row["reason"] or "",
+            )
+            for row in of_flights
+        ],
+    )
 
 
 def _reject_misfits(known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines) -> None:

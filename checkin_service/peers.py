@@ -21,7 +21,7 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 from checkin_service import refusals
 from checkin_service.settings import CheckInSettings
 from services.call import running
-from services.clients import PeerRefusal, ask, channel
+from services.clients import Meanings, PeerRefusal, ask, channel
 from services.errors import Refusal, Unavailable
 from services.money import Amount, money_of
 from services.time_limits import FACTOR
@@ -122,17 +122,12 @@ class Peers:
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
         named, as_caller = str(hold_id), _as_caller()
-        try:
-            if meant is None:
-                hold = await ask(self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller))
-                raise _unusable(hold.state)
-            if meant.confirm_time is None:
-                await ask(self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller))
-        except PeerRefusal as refusal:
-            if refusal.reason == "FLIGHT_DEPARTED":
-                departure_time = datetime.fromisoformat(refusal.metadata["departure_time"])
-                raise refusals.flight_departed(departure_time) from refusal
-            raise _HOLD_REFUSALS[refusal.reason]() from refusal
+        if meant is None:
+            look = self._seats_as_caller.GetHold(seat.GetHoldRequest(hold_id=named), **as_caller)
+            raise _unusable((await ask(look, _OF_HOLDS)).state)
+        if meant.confirm_time is None:
+            confirm = self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller)
+            await ask(confirm, _OF_HOLDS)
         return meant
 
     async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:
@@ -177,6 +172,11 @@ class Peers:
         )
         return UUID(intent.intent_id)
 
+    async def intent(self, intent_id: UUID) -> payment.PaymentIntent:
+        """Returns an intent as it is now."""
+        request = payment.GetPaymentIntentRequest(intent_id=str(intent_id))
+        return await ask(self._payments.GetPaymentIntent(request, timeout=TIMEOUT_SECONDS))
+
     async def withdraw_intent(self, intent_id: UUID, *, reason: str) -> Withdrawal:
         """Ends an intent unless it is paid or being paid. A repeat succeeds."""
         try:
@@ -217,19 +217,22 @@ def _unusable(state: seat.Hold.State.ValueType) -> Refusal:
     return refusals.hold_mismatch()
 
 
-_HOLD_REFUSALS: Final = {
-    "HOLD_NOT_FOUND": refusals.hold_not_found,
-    "HOLD_EXPIRED": refusals.hold_expired,
-    "HOLD_CANCELLED": refusals.hold_cancelled,
+_OF_HOLDS: Final[Meanings] = {
+    "HOLD_NOT_FOUND": lambda _: refusals.hold_not_found(),
+    "HOLD_EXPIRED": lambda _: refusals.hold_expired(),
+    "HOLD_CANCELLED": lambda _: refusals.hold_cancelled(),
     # An order's, whoever asks.
-    "HOLD_MANAGED": refusals.hold_not_found,
-    "FLIGHT_CANCELLED": refusals.flight_cancelled,
+    "HOLD_MANAGED": lambda _: refusals.hold_not_found(),
+    "FLIGHT_CANCELLED": lambda _: refusals.flight_cancelled(),
+    "FLIGHT_DEPARTED": lambda refusal: refusals.flight_departed(
+        datetime.fromisoformat(refusal.metadata["departure_time"])
+    ),
     # Not on the manifest, or not any more.
-    "PASSENGER_NOT_FOUND": refusals.passenger_not_found,
-    "PASSENGER_NOT_ENTITLED": refusals.passenger_not_found,
-    "LAP_INFANT_HAS_NO_SEAT": refusals.hold_mismatch,
+    "PASSENGER_NOT_FOUND": lambda _: refusals.passenger_not_found(),
+    "PASSENGER_NOT_ENTITLED": lambda _: refusals.passenger_not_found(),
+    "LAP_INFANT_HAS_NO_SEAT": lambda _: refusals.hold_mismatch(),
     # The cabin or the needs changed after the seat was held.
-    "CABIN_NOT_ALLOWED": refusals.seat_required,
-    "EXIT_ROW_NOT_ALLOWED": refusals.seat_required,
-    "INFANT_NOT_ALLOWED": refusals.seat_required,
+    "CABIN_NOT_ALLOWED": lambda _: refusals.seat_required(),
+    "EXIT_ROW_NOT_ALLOWED": lambda _: refusals.seat_required(),
+    "INFANT_NOT_ALLOWED": lambda _: refusals.seat_required(),
 }

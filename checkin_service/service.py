@@ -15,10 +15,11 @@ from checkin_service.authorization import POLICY
 from checkin_service.baggage import Baggage
 from checkin_service.entitlements import Entitlements
 from checkin_service.fares import load_fares
-from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS
+from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS, on_flight_cancelled
 from checkin_service.login_limits import LoginLimits
 from checkin_service.notices import SERVICE
 from checkin_service.peers import Peers
+from checkin_service.reconciling import KNOWN_CANCELLED, Fees
 from checkin_service.seating import Seating
 from checkin_service.servicer import CheckInServicer
 from checkin_service.sessions import Sessions
@@ -26,6 +27,7 @@ from checkin_service.settings import CheckInSettings
 from checkin_service.starting import Starting
 from checkin_service.steps import Steps
 from checkin_service.trips import Trips
+from services import cancelled_flights
 from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
@@ -33,6 +35,7 @@ from services.mail import Postman
 from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.reconciler import Reconciler
 from services.timers import Timers
 from services.tokens import TokenSigner
 from services.watch import Watches
@@ -98,19 +101,29 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     # Each locks several flights: two in one transaction would take them in another order.
     manifests = consume(name="manifests", subscriptions=MANIFEST_SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
+    flights = cancelled_flights.comparison(
+        pool,
+        settings.flight_address,
+        identity=settings.identity,
+        known=KNOWN_CANCELLED,
+        cancel=on_flight_cancelled,
+    )
     try:
-        yield Parts(
-            register=partial(add_CheckInServiceServicer_to_server, servicer),
-            background={
-                "relay": relay.run,
-                "timers": timers.run,
-                "events": events.run,
-                "manifests": manifests.run,
-                "mails": mails.run,
-                "watches": watches.look,
-                "login-limits": limits.forget,
-            },
-        )
+        async with flights as cancelled:
+            comparisons = [cancelled, *Fees(pool, peers).comparisons()]
+            yield Parts(
+                register=partial(add_CheckInServiceServicer_to_server, servicer),
+                background={
+                    "relay": relay.run,
+                    "timers": timers.run,
+                    "events": events.run,
+                    "manifests": manifests.run,
+                    "mails": mails.run,
+                    "watches": watches.look,
+                    "login-limits": limits.forget,
+                    "reconciler": Reconciler(pool, comparisons, interval=settings.reconcile, tell=tell).run,
+                },
+            )
     finally:
         await peers.close()
 

@@ -187,6 +187,10 @@ class CheckInServicer(CheckInServiceServicer):
             await locators.reserve(conn, request.pnr, booking_id=UUID(request.booking_id))
         return pb.ReserveLocatorResponse()
 
+    async def FindPassengers(self, request: pb.FindPassengersRequest, context: Context) -> pb.FindPassengersResponse:
+        async with db.transaction(self._pool) as conn:
+            return await manifest.find_all(conn, request)
+
     async def _boarding_pass(self, checkin_id: str) -> pb.BoardingPass:
         async with db.transaction(self._pool) as conn:
             check_in = boarding_passes.completed(await _own(conn, checkin_id))

@@ -18,6 +18,7 @@ class CheckInSettings(CallerSettings, MailSettings):
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_CHECKIN_", extra="ignore", frozen=True)
 
     listen: str = "127.0.0.1:50052"
+    flight_address: str = Field(default="127.0.0.1:50055", validation_alias="SKYHIGH_FLIGHT_ADDRESS")
     session_key: Path = Field(validation_alias="SKYHIGH_SESSION_KEY")
     """A file with the private JWK that signs passenger sessions."""
     session_ttl_seconds: float = Field(default=1800, gt=0)

@@ -21,6 +21,7 @@ from services.telemetry import traceparent_or_new
 CHECK_IN_OPENS_BEFORE: Final = timedelta(hours=24)
 CHECK_IN_CLOSES_BEFORE: Final = timedelta(minutes=60)
 BOARDING_BEFORE: Final = timedelta(minutes=40)
+CANCELLED_SHOWN: Final = "3 days"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +151,30 @@ async def find_all(conn: Conn, flight_ids: Sequence[str]) -> dict[str, Flight]:
 
 
 async def list_page(
-    conn: Conn, *, origin: str, destination: str, day: date | None, after: tuple[datetime, str] | None, limit: int
+    conn: Conn,
+    *,
+    origin: str,
+    destination: str,
+    day: date | None,
+    state: str | None = None,
+    after: tuple[datetime, str] | None,
+    limit: int,
 ) -> list[Flight]:
     """Returns flights by departure: those of a day at their origin, or those to come, after the one that is named.
 
-    An empty `origin` or `destination` stands for every airport.
+    An empty `origin` or `destination` stands for every airport, no `state` for both. Cancelled flights without a day
+    are listed until CANCELLED_SHOWN after their departure: others compare with them what they know.
     """
     moment, flight_id = after or (None, "")
-    # Two statements, because each has an index of its own.
-    which = "flights.departure_date = $1" if day else "$1::date IS NULL AND departure_time > statement_timestamp()"
+    # Several statements, because each has an index of its own.
+    if day:
+        which = "flights.departure_date = $1"
+    elif state == "CANCELLED":
+        which = f"$1::date IS NULL AND departure_time > statement_timestamp() - interval '{CANCELLED_SHOWN}'"
+    else:
+        which = "$1::date IS NULL AND departure_time > statement_timestamp()"
+    if state is not None:
+        which += f" AND flights.state = '{state}'"
     rows = await conn.fetch(
         f"""
         {SELECT}

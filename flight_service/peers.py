@@ -10,7 +10,7 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from flight_service import refusals
 from flight_service.settings import FlightSettings
-from services.clients import PeerRefusal, ask, channel
+from services.clients import Meanings, ask, channel
 from services.proto import timestamp
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
@@ -44,10 +44,6 @@ class Peers:
         request = seat.ProvisionSeatsRequest(
             flight_id=flight_id, layout_id=layout_id, departure_time=timestamp(departure_time)
         )
-        try:
-            answer: seat.ProvisionSeatsResponse = await ask(self._seats.ProvisionSeats(request))
-        except PeerRefusal as refusal:
-            if refusal.reason == "FLIGHT_EXISTS":
-                raise refusals.flight_exists(flight_id) from refusal
-            raise
+        meanings: Meanings = {"FLIGHT_EXISTS": lambda _: refusals.flight_exists(flight_id)}
+        answer: seat.ProvisionSeatsResponse = await ask(self._seats.ProvisionSeats(request), meanings)
         return answer.total_seats

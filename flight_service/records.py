@@ -26,7 +26,7 @@ SELECT: Final = """
     SELECT flights.flight_id, flights.flight_number, flights.origin, flights.destination, flights.departure_time,
         flights.arrival_time, flights.departure_date, flights.aircraft_type, flights.layout_id,
         flights.check_in_opens_before, flights.check_in_closes_before, flights.boarding_before, flights.gate,
-        flights.state::text, flights.cancel_reason, cabins.names, cabins.fares, cabins.seats
+        flights.state::text, flights.cancel_reason, flights.cancel_time, cabins.names, cabins.fares, cabins.seats
     FROM flights CROSS JOIN LATERAL (
         SELECT array_agg(flight_cabins.cabin::text ORDER BY flight_cabins.cabin) AS names,
                array_agg(flight_cabins.fare_cents ORDER BY flight_cabins.cabin) AS fares,
@@ -60,6 +60,7 @@ class Flight:
     boarding_before: timedelta
     state: str
     cancel_reason: str
+    cancel_time: datetime | None
 
     @cached_property
     def sale_end(self) -> datetime:
@@ -98,6 +99,7 @@ class Flight:
             boarding_before=_duration(self.boarding_before),
             gate=self.gate,
             cancel_reason=self.cancel_reason,
+            cancel_time=timestamp(self.cancel_time) if self.cancel_time else None,
         )
 
     def message(self, counted: FreeSeats) -> pb.Flight:
@@ -130,6 +132,7 @@ def flight_of(row: asyncpg.Record) -> Flight:
         boarding_before=row["boarding_before"],
         state=row["state"],
         cancel_reason=row["cancel_reason"] or "",
+        cancel_time=row["cancel_time"],
     )
 
 

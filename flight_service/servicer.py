@@ -50,7 +50,8 @@ class FlightServicer(FlightServiceServicer):
         for field, airport in (("origin", request.origin), ("destination", request.destination)):
             if airport:
                 _zone(field, airport)
-        query = f"flights {request.origin} {request.destination} {request.date}"
+        state = pb.Flight.Status.Name(request.status) if request.status else None
+        query = f"flights {request.origin} {request.destination} {request.date} {state or ''}".rstrip()
         principal = running().principal.name
         position = self._page_tokens.read(request.page_token, query=query, principal=principal)
         size = paging.page_size(request.page_size)
@@ -60,6 +61,7 @@ class FlightServicer(FlightServiceServicer):
                 origin=request.origin,
                 destination=request.destination,
                 day=_day(request.date) if request.date else None,
+                state=state,
                 after=(datetime.fromisoformat(position[0]), position[1]) if position else None,
                 limit=size + 1,
             )

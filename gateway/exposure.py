@@ -128,6 +128,7 @@ SERVICES = (
             "ListCheckIns": Call.READ,
             "GetPassenger": Call.INTERNAL,
             "ReserveLocator": Call.INTERNAL,
+            "FindPassengers": Call.INTERNAL,
         },
         public=frozenset({"CreateSession"}),
         classes={"CreateSession": CallClass.LOGIN},

@@ -14,6 +14,7 @@ from services.db import Conn, Pool
 
 # The timer that empties a flight.
 CANCEL_HOLDS: Final = "cancel-holds"
+KNOWN: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 ACTOR: Final = "flight"
 # Up to 3,600 seats, a fifth of a second: whoever wants one of them on another flight waits for it.

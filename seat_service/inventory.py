@@ -20,9 +20,9 @@ from seat_service.refusals import LapsedInTheWay
 from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger, OnSeat
 from seat_service.seat_map import SeatMaps
 from services import db
-from services.batch import Batcher
+from services.batch import Batcher, one_alone
 from services.db import Conn, Pool
-from services.errors import Refusal
+from services.errors import DeadlineExceeded, Refusal
 from services.idempotency import Repeatable, once
 from services.outbox import Relay
 
@@ -194,7 +194,7 @@ class Inventory:
         expect_repeats: bool,
     ) -> list[AnyAnswer | Refusal]:
         effects = Effects()
-        async with db.transaction(self._pool) as conn:
+        async with db.decided(self._pool) as conn:
             answers = await once(
                 conn, requests, answer_type, partial(transition, effects=effects), expect_repeats=expect_repeats
             )
@@ -203,18 +203,47 @@ class Inventory:
 
     async def _past_lapsed_holds(
         self, requests: Sequence[AnyRequest], *, transition: Transition[AnyRequest, pb.Hold]
-    ) -> list[pb.Hold | Refusal]:
-        """Runs a transition; where lapsed holds stand in the way, ends them and runs it again (SEAT-3)."""
-        answers = await self._transact(requests, transition=transition, answer_type=pb.Hold)
+    ) -> list[pb.Hold | Exception]:
+        """Runs a transition; where lapsed holds stand in the way, ends them and runs it again (SEAT-3).
+
+        What was committed stays the answer of its request, whatever becomes of those that met a lapsed hold.
+        """
+        answers: list[pb.Hold | Exception] = [
+            *await self._transact(requests, transition=transition, answer_type=pb.Hold)
+        ]
         for _ in range(LAPSED_ATTEMPTS):
             late = [n for n, answer in enumerate(answers) if isinstance(answer, LapsedInTheWay)]
+            late = [n for n in late if await self._ended(answers, n)]
             if not late:
                 break
-            await self._expire({hold_id for n in late for hold_id in cast(LapsedInTheWay, answers[n]).hold_ids})
-            again = await self._transact([requests[n] for n in late], transition=transition, answer_type=pb.Hold)
+            again = await self._again([requests[n] for n in late], transition)
             for n, answer in zip(late, again, strict=True):
                 answers[n] = answer
         return answers
+
+    async def _again(
+        self, requests: Sequence[AnyRequest], transition: Transition[AnyRequest, pb.Hold]
+    ) -> list[pb.Hold | Exception]:
+        """Runs a transition for a part of a batch, whose rest is committed; each error is the answer of its request."""
+
+        async def run(some: Sequence[AnyRequest]) -> list[pb.Hold | Exception]:
+            return [*await self._transact(some, transition=transition, answer_type=pb.Hold)]
+
+        try:
+            return await run(requests)
+        except (DeadlineExceeded, *db.AWAY) as error:
+            return [error] * len(requests)
+        except Exception:
+            return [await one_alone(run, request) for request in requests]
+
+    async def _ended(self, answers: list[pb.Hold | Exception], n: int) -> bool:
+        """Ends the lapsed holds in the way of a request; where that fails, the error is its answer and no other's."""
+        try:
+            await self._expire(set(cast(LapsedInTheWay, answers[n]).hold_ids))
+        except Exception as error:
+            answers[n] = error
+            return False
+        return True
 
     async def _expire(self, hold_ids: set[UUID]) -> None:
         effects = Effects()

@@ -83,6 +83,8 @@ class OnHold:
     manages: bool = False
     after_departure: bool = False
     request_key: RequestKey | None = None
+    unless_confirmed: bool = False
+    """Whether cancelling leaves a confirmed hold as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,11 +213,12 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
-        FROM unnest($1::uuid[], $2::text[], $3::bool[], $4::text[], $5::bool[])
-            AS request (hold_id, owner, manages, locator, after_departure)
+        FROM unnest($1::uuid[], $2::text[], $3::bool[], $4::text[], $5::bool[], $6::bool[])
+            AS request (hold_id, owner, manages, locator, after_departure, unless_confirmed)
         WHERE holds.hold_id = request.hold_id AND (request.manages OR NOT holds.managed)
           AND (request.owner IS NULL OR holds.owner = request.owner)
-          AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
+          AND (holds.state = 'CONFIRMED' AND NOT request.unless_confirmed
+               OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())
           AND NOT EXISTS (
               SELECT FROM hold_seats
               WHERE hold_seats.hold_id = holds.hold_id
@@ -231,6 +232,7 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
         """,
         *_named(requests),
         [request.after_departure for request in requests],
+        [request.unless_confirmed for request in requests],
     )
     cancelled = {row["hold_id"] for row in rows}
     seats = await seats_of(conn, standing)

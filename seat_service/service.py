@@ -19,7 +19,7 @@ from seat_service.availability import Availability
 from seat_service.cabin_layouts import load_layouts
 from seat_service.cancellations import Emptying
 from seat_service.flights import FlightLayouts
-from seat_service.handlers import SUBSCRIPTIONS
+from seat_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from seat_service.inventory import Inventory
 from seat_service.layout_register import Layouts
 from seat_service.manifests import Departing
@@ -27,6 +27,7 @@ from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
 from seat_service.servicer import SeatServicer
 from seat_service.settings import SeatSettings
 from seat_service.watch import Watches
+from services import cancelled_flights
 from services.app import Parts, Service
 from services.cache import VersionedCache
 from services.db import Pool
@@ -34,6 +35,7 @@ from services.errors import Unavailable
 from services.inbox import Consumer
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.reconciler import Reconciler
 from services.timers import Handler, Timers
 
 
@@ -84,21 +86,33 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
         page_tokens=PageTokens(settings.page_token_key),
         offer_window=timedelta(seconds=settings.offer_window_seconds),
     )
+    flights = cancelled_flights.comparison(
+        pool,
+        settings.flight_address,
+        identity=settings.identity,
+        known=cancellations.KNOWN,
+        cancel=on_flight_cancelled,
+    )
     try:
-        yield Parts(
-            register=partial(add_SeatServiceServicer_to_server, servicer),
-            background={
-                "sweeper": partial(sweeper.sweep, pool, inventory, interval_seconds=settings.sweep_interval_seconds),
-                "relay": relay.run,
-                "events": events.run,
-                "timers": timers.run,
-                "invalidation": maps.invalidate_changed,
-                "availability": availability.run,
-                "reconciler": partial(sweeper.reconcile, pool, cache, layouts),
-                "layouts": partial(layouts.watch, pool),
-            },
-            ready=lambda: layouts.complete,
-        )
+        async with flights as cancelled:
+            reconciler = Reconciler(pool, [cancelled], interval=settings.reconcile, tell=timers.wake)
+            yield Parts(
+                register=partial(add_SeatServiceServicer_to_server, servicer),
+                background={
+                    "sweeper": partial(
+                        sweeper.sweep, pool, inventory, interval_seconds=settings.sweep_interval_seconds
+                    ),
+                    "relay": relay.run,
+                    "events": events.run,
+                    "timers": timers.run,
+                    "invalidation": maps.invalidate_changed,
+                    "availability": availability.run,
+                    "map-reconciler": partial(sweeper.reconcile, pool, cache, layouts),
+                    "layouts": partial(layouts.watch, pool),
+                    "reconciler": reconciler.run,
+                },
+                ready=lambda: layouts.complete,
+            )
     finally:
         await cache.close()
 

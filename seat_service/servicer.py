@@ -159,6 +159,7 @@ class SeatServicer(SeatServiceServicer):
                 request.hold_id,
                 reason=request.reason or "CANCELLED",
                 after_departure=request.after_departure,
+                unless_confirmed=request.unless_confirmed,
             )
         )
 
@@ -271,7 +272,13 @@ def _assignment(request: pb.HoldSeatRequest | pb.ClaimSeatRequest) -> pb.SeatAss
 
 
 def _on_hold(
-    request: Message, hold_id: str, *, reason: str = "", owner: str = "", after_departure: bool = False
+    request: Message,
+    hold_id: str,
+    *,
+    reason: str = "",
+    owner: str = "",
+    after_departure: bool = False,
+    unless_confirmed: bool = False,
 ) -> OnHold:
     """Raises PermissionDenied for a foreign owner."""
     call = running()
@@ -283,5 +290,6 @@ def _on_hold(
         reason=reason,
         manages=manages(call.principal),
         after_departure=after_departure,
+        unless_confirmed=unless_confirmed,
         request_key=call.request_key(request),
     )

@@ -16,6 +16,7 @@ class SeatSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_SEAT_", extra="ignore", frozen=True)
 
     listen: str = "127.0.0.1:50051"
+    flight_address: str = Field(default="127.0.0.1:50055", validation_alias="SKYHIGH_FLIGHT_ADDRESS")
     check_in_hold_ttl_seconds: float = Field(default=120, gt=0, validation_alias="SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS")
     booking_hold_ttl_seconds: float = Field(default=900, gt=0, validation_alias="SKYHIGH_BOOKING_HOLD_TTL_SECONDS")
     offer_window_seconds: float = Field(default=10, gt=0, validation_alias="SKYHIGH_OFFER_WINDOW_SECONDS")

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from services import db, telemetry
-from services.errors import Refusal, Unavailable
+from services.errors import DeadlineExceeded, Unavailable
 
 Request = TypeVar("Request")
 Outcome = TypeVar("Outcome")
@@ -26,15 +26,16 @@ _log = telemetry.log("batch")
 class Batcher(Generic[Request, Outcome]):
     """Runs `run(requests) -> outcomes`, one batch in flight at a time.
 
-    Batches begin at least `interval_seconds` apart: for work whose cost is the round trip. An outcome that is a Refusal
-    is raised to its requester. When a batch fails as a whole, its requests are run again one by one, so that one bad
-    request hurts nobody else; `run` must therefore undo all it did when it raises.
+    Batches begin at least `interval_seconds` apart: for work whose cost is the round trip. An outcome that is an error
+    is raised to its requester, and to no other. When a batch fails as a whole, its requests are run again one by one,
+    so that one bad request hurts nobody else; `run` must therefore have undone all it did when it raises, unless it
+    raises DEADLINE_EXCEEDED, which says that nobody knows: then nothing is run again.
     """
 
     def __init__(
         self,
         name: str,
-        run: Callable[[Sequence[Request]], Awaitable[Sequence[Outcome | Refusal]]],
+        run: Callable[[Sequence[Request]], Awaitable[Sequence[Outcome | Exception]]],
         *,
         largest: int = 128,
         longest_queue: int = 4096,
@@ -76,7 +77,7 @@ class Batcher(Generic[Request, Outcome]):
             self._size.observe(len(batch))
             try:
                 await self._attempt(batch)
-            except (Unavailable, *db.AWAY) as error:
+            except (Unavailable, DeadlineExceeded, *db.AWAY) as error:
                 # Nobody is to blame, and nobody alone would fare better.
                 for _, future in batch:
                     _fail(future, error)
@@ -90,21 +91,33 @@ class Batcher(Generic[Request, Outcome]):
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue
-            if isinstance(outcome, Refusal):
+            if isinstance(outcome, Exception):
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
 
     async def _alone(self, pair: tuple[Request, asyncio.Future[Outcome]]) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return await self._attempt([pair])
-            except db.OVERTAKEN as error:
-                if attempt == ATTEMPTS:
-                    _fail(pair[1], error)
-            except Exception as error:
-                return _fail(pair[1], error)
-        return None
+        request, future = pair
+        outcome = await one_alone(self._run, request)
+        if isinstance(outcome, Exception):
+            _fail(future, outcome)
+        elif not future.done():
+            future.set_result(outcome)
+
+
+async def one_alone(
+    run: Callable[[Sequence[Request]], Awaitable[Sequence[Outcome | Exception]]], request: Request
+) -> Outcome | Exception:
+    """Runs one request of a batch, again where it was overtaken; returns its outcome or its error."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return (await run([request]))[0]
+        except db.OVERTAKEN as error:
+            if attempt == ATTEMPTS:
+                return error
+        except Exception as error:
+            return error
+    raise AssertionError
 
 
 def _fail(future: asyncio.Future[Outcome], error: Exception) -> None:

@@ -1,11 +1,17 @@
 """Calls to other services: with our own token, the running trace, a deadline, and a retry of UNAVAILABLE only, because
 only then nothing happened.
+
+What another service answers instead of an answer is one of four: it is away (Unavailable), it refuses for a reason that
+the caller names and has a meaning for (the caller's own error), it refuses for another reason of its contract
+(PeerRefusal), or something is broken (PeerFault). Only a reason says that something was not found; a fault never does.
+A step that meets the last two is tried again with a growing pause, and its timer shows why.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -34,6 +40,10 @@ _AWAY: Final = (
     grpc.StatusCode.CANCELLED,
 )
 _AWAY_REASONS: Final = ("", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
+# Reasons, and none, that a call of ours does not get unless one of the two services has a defect.
+_FAULTS: Final = frozenset(
+    {"", "INTERNAL", "UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_FIELD", "IDEMPOTENCY_KEY_REUSED"}
+)
 
 Answer = TypeVar("Answer")
 
@@ -56,8 +66,28 @@ class PeerRefusal(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-async def ask(answer: Awaitable[Answer]) -> Answer:
-    """Awaits a call to another service. Raises PeerRefusal, or Unavailable where the other one is away."""
+class PeerFault(Exception):
+    """Another service failed, or takes our call for a bad one: a defect, about which a person has to be told.
+
+    It says nothing of what was asked for: neither that it is missing, nor that it did not change.
+    """
+
+    def __init__(self, refusal: PeerRefusal) -> None:
+        super().__init__(f"{refusal.code.name} {refusal.reason or 'without a reason'}")
+        self.code = refusal.code
+        self.reason = refusal.reason
+
+
+# What a caller makes of a reason that it knows.
+Meanings = Mapping[str, Callable[[PeerRefusal], Exception]]
+
+
+async def ask(answer: Awaitable[Answer], meanings: Meanings = MappingProxyType({})) -> Answer:
+    """Awaits a call to another service.
+
+    Raises what `meanings` has for the reason of a refusal; else PeerRefusal for a reason of a contract, PeerFault for
+    what no reason explains, or Unavailable where the other service is away.
+    """
     try:
         return await answer
     except grpc.aio.AioRpcError as error:
@@ -65,6 +95,11 @@ async def ask(answer: Awaitable[Answer]) -> Answer:
         # The contract's own RESOURCE_EXHAUSTED has a reason; one without is gRPC's, of a callee that is overrun.
         if error.code() in _AWAY and refusal.reason in _AWAY_REASONS:
             raise Unavailable from error
+        if refusal.reason in meanings:
+            raise meanings[refusal.reason](refusal) from error
+        if refusal.reason in _FAULTS:
+            telemetry.PEER_FAULTS.labels(error.code().name, refusal.reason).inc()
+            raise PeerFault(refusal) from error
         raise refusal from error
 
 

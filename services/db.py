@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
@@ -12,7 +13,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from services import telemetry
-from services.errors import Unavailable
+from services.errors import DeadlineExceeded, Unavailable
 from services.time_limits import FACTOR
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ STATEMENT_TIMEOUT_SECONDS: Final = 4 * FACTOR
 LOCK_TIMEOUT_SECONDS: Final = 2 * FACTOR
 ACQUIRE_TIMEOUT_SECONDS: Final = 2 * FACTOR
 IDLE_TRANSACTION_SECONDS: Final = 10 * FACTOR
+# How long a call waits to hear what became of its commit, and between two questions.
+OUTCOME_SECONDS: Final = 2 * FACTOR
+OUTCOME_PAUSE_SECONDS: Final = 0.05
 # A few milliseconds of work: what is kept for days has time.
 FORGOTTEN_AT_ONCE: Final = 1000
 
@@ -123,6 +127,48 @@ async def transaction(pool: Pool) -> AsyncIterator[Conn]:
     """Opens a READ COMMITTED transaction on a pooled connection. Raises Unavailable if the pool has none in time."""
     async with session(pool) as connection, connection.transaction():
         yield connection
+
+
+@asynccontextmanager
+async def decided(pool: Pool) -> AsyncIterator[Conn]:
+    """Opens a transaction whose outcome is known afterwards, also where the answer to its COMMIT was lost.
+
+    Then another connection is asked what became of it. It returns if the transaction was committed, and raises
+    Unavailable if it was not: nothing changed. Raises DEADLINE_EXCEEDED where Postgres does not say which in time.
+    """
+    async with session(pool) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            number = await connection.fetchval("SELECT txid_current()")
+            yield connection
+        except BaseException:
+            # A connection that is gone has been rolled back by its server.
+            with contextlib.suppress(*AWAY):
+                await transaction.rollback()
+            raise
+        try:
+            await transaction.commit()
+        except AWAY as error:
+            await _ask_what_became_of(pool, number, error)
+
+
+async def _ask_what_became_of(pool: Pool, number: int, lost: BaseException) -> None:
+    _log.warning("the answer to a commit was lost", error=repr(lost))
+    deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
+    while asyncio.get_running_loop().time() < deadline:
+        try:
+            async with session(pool) as other:
+                status = await other.fetchval("SELECT txid_status($1)", number)
+        except AWAY:
+            status = None
+        if status == "committed":
+            return
+        if status == "aborted":
+            raise Unavailable("the database does not respond, try again") from lost
+        # Its session may still be at it, or its end has not been noticed.
+        await asyncio.sleep(OUTCOME_PAUSE_SECONDS)
+    raise DeadlineExceeded from lost
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ each time; after its tries the message lies in the service's dead-letter queue w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError
 from google.protobuf.message import DecodeError, Message
 
@@ -28,6 +29,9 @@ RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
 # Deliveries that never came back, as when a handler kills its process; beyond the tries above.
 DELIVERY_LIMIT: Final = 10
 AWAY_PAUSE_SECONDS: Final = 0.5
+RECONNECT_SECONDS: Final = 1.0
+# How often a consumer looks whether its queue is still there.
+LOOK_SECONDS: Final = 10.0
 PREFETCH: Final = 32
 # Of events that are applied one by one: each holds a connection while it waits for somebody else, such as a mail server
 # that hangs, and the calls need the others.
@@ -88,25 +92,36 @@ class Consumer:
         self._batch: Batcher[_Received, bool] = Batcher(f"inbox {self._queue}", self._apply_batch, largest=PREFETCH)
 
     async def run(self) -> None:
-        """Consumes until cancelled. A broker that is away is waited for."""
+        """Consumes until cancelled. Waits for a broker that is away. One that lost its data gets the queue again."""
         while True:
             try:
-                connection = await amqp.connect(self._amqp_url, name=f"{self._queue} consumer")
+                async with await amqp.connect(self._amqp_url, name=f"{self._queue} consumer") as connection:
+                    await self._consume(connection)
             except (AMQPError, OSError, TimeoutError) as error:
                 _log.warning("consumer waits", queue=self._queue, error=repr(error))
-                await asyncio.sleep(1)
-                continue
-            async with connection:
-                channel = await connection.channel()
-                await channel.set_qos(prefetch_count=PREFETCH if self._together else PREFETCH_SINGLE)
-                queue = await declare_queues(
-                    channel, service=self._service, queue=self._queue, routing_keys=list(self._subscriptions)
-                )
-                await queue.consume(partial(self._receive, channel))
-                try:
-                    await asyncio.Future()
-                finally:
-                    await self._let_go()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _consume(self, connection: AbstractConnection) -> None:
+        """Consumes until the connection ends, or the queue is gone."""
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=PREFETCH if self._together else PREFETCH_SINGLE)
+        queue = await declare_queues(
+            channel, service=self._service, queue=self._queue, routing_keys=list(self._subscriptions)
+        )
+        await queue.consume(partial(self._receive, channel))
+        lost = amqp.loss_of(connection)
+        try:
+            while not channel.is_closed:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await lost.wait()
+                        return
+                # A queue that was deleted while the connection lives ends its consumers without an error.
+                looking = await connection.channel()
+                await looking.declare_queue(self._queue, passive=True)
+                await looking.close()
+        finally:
+            await self._let_go()
 
     async def _let_go(self) -> None:
         """Lets go of the messages in hand, which return to their queue; one might wait for a database for ever."""

@@ -68,7 +68,7 @@ class Mutations:
         answer_type: type[Answer],
         transition: Callable[[Conn], Awaitable[Answer]],
     ) -> Answer:
-        async with db.transaction(self._pool) as conn:
+        async with db.decided(self._pool) as conn:
             known = await idempotency.recall(conn, key, answer_type) if key is not None else None
             if known is not None:
                 return known

@@ -3,6 +3,10 @@
 The relay takes unpublished rows FOR UPDATE SKIP LOCKED, publishes them, and marks them when the broker confirmed:
 at least once, from any number of processes, and nothing is lost while the broker is away. A cursor over ids would lose
 events, because lower ids commit later.
+
+Confirmed is not delivered. A broker that has no queue for an event confirms it all the same and returns it: then it is
+not published, and is tried again. A broker that lost its disk has lost what it confirmed: the relay misses its own mark
+on it, and publishes the events of the last hour again, which consumers that applied them drop.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import aio_pika
-from aio_pika.abc import AbstractExchange, AbstractRobustConnection
-from aio_pika.exceptions import AMQPError
+from aio_pika.abc import AbstractConnection, AbstractExchange
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
+from aiormq.abc import DeliveredMessage
 from google.protobuf.message import Message
+from pamqp import commands
 
 from services import amqp, db, telemetry
 from services.db import Conn, Pool
@@ -28,6 +34,14 @@ RELAY_BATCH: Final = 500
 # The wake-up after a commit is the rule; this finds what a killed process left behind.
 POLL_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
+# A consumer that declares its queue for the first time, or again, has it within this time.
+RETURNED_RETRY_SECONDS: Final = 2.0
+# Longer than a consumer stays away without a person who looks after it. What is older is found by reconcilers.
+REPUBLISHED_HOURS: Final = 1
+# Facts for whoever may want them one day. A queue for any other must be there, or the event is not published.
+UNHEARD: Final = frozenset(
+    {"checkin.completed.v1", "checkin.cancelled.v1", "waitlist.assigned.v1", "abuse.detected.v1"}
+)
 CONFIRM_TIMEOUT_SECONDS: Final = 10
 # An operator asks "was it told?" about last night, hardly about last month.
 KEPT_HOURS: Final = 72
@@ -70,8 +84,9 @@ class Relay:
         self._amqp_url = amqp_url
         self._source = source
         self._woken = asyncio.Event()
-        self._connection: AbstractRobustConnection | None = None
+        self._connection: AbstractConnection | None = None
         self._exchange: AbstractExchange | None = None
+        self._lost = asyncio.Event()
 
     def wake(self) -> None:
         """Says that a transaction with events has committed."""
@@ -83,6 +98,8 @@ class Relay:
             while True:
                 self._woken.clear()
                 try:
+                    # Also with nothing to publish: a broker that lost its data is to be found out.
+                    await self._connected()
                     while await self.publish_batch() == RELAY_BATCH:
                         pass
                     await self._measure()
@@ -98,19 +115,20 @@ class Relay:
             await self._disconnect()
 
     async def publish_batch(self) -> int:
-        """Publishes and marks the oldest unpublished events; returns how many."""
+        """Publishes the oldest unpublished events, and marks those that a queue took; returns how many were tried."""
         async with db.transaction(self._pool) as conn:
             rows = await conn.fetch(
                 """
                 SELECT event_id, routing_key, body, traceparent, create_time FROM outbox
-                WHERE publish_time IS NULL ORDER BY create_time LIMIT $1 FOR UPDATE SKIP LOCKED
+                WHERE publish_time IS NULL AND try_time <= statement_timestamp()
+                ORDER BY try_time LIMIT $1 FOR UPDATE SKIP LOCKED
                 """,
                 RELAY_BATCH,
             )
             if not rows:
                 return 0
             exchange = await self._connected()
-            await asyncio.gather(
+            answers = await asyncio.gather(
                 *(
                     exchange.publish(
                         self._message(
@@ -121,22 +139,39 @@ class Relay:
                             row["create_time"],
                         ),
                         routing_key=row["routing_key"],
-                        # An event that nobody subscribed to yet is no fault.
-                        mandatory=False,
+                        mandatory=row["routing_key"] not in UNHEARD,
                         timeout=CONFIRM_TIMEOUT_SECONDS,
                     )
                     for row in rows
                 )
             )
-            await conn.execute(
-                """
-                UPDATE outbox SET publish_time = clock_timestamp()
-                WHERE event_id = ANY($1::uuid[]) AND publish_time IS NULL
-                """,
-                [row["event_id"] for row in rows],
-            )
-        telemetry.OUTBOX_PUBLISHED.inc(len(rows))
+            returned = {
+                row["event_id"]: row["routing_key"]
+                for row, answer in zip(rows, answers, strict=True)
+                if isinstance(answer, DeliveredMessage) and isinstance(answer.delivery, commands.Basic.Return)
+            }
+            await self._mark([row["event_id"] for row in rows if row["event_id"] not in returned], conn)
+            if returned:
+                # They go to the end of the line, so that they keep no other event from its turn.
+                await conn.execute(
+                    "UPDATE outbox SET try_time = clock_timestamp() + $2 WHERE event_id = ANY($1::uuid[])",
+                    list(returned),
+                    timedelta(seconds=RETURNED_RETRY_SECONDS),
+                )
+        if returned:
+            telemetry.OUTBOX_RETURNED.inc(len(returned))
+            _log.warning("no queue takes events", count=len(returned), routing_keys=sorted(set(returned.values())))
+        telemetry.OUTBOX_PUBLISHED.inc(len(rows) - len(returned))
         return len(rows)
+
+    async def _mark(self, event_ids: Sequence[UUID], conn: Conn) -> None:
+        await conn.execute(
+            """
+            UPDATE outbox SET publish_time = clock_timestamp()
+            WHERE event_id = ANY($1::uuid[]) AND publish_time IS NULL
+            """,
+            event_ids,
+        )
 
     def _message(
         self, event_id: UUID, routing_key: str, body: bytes, traceparent: str | None, time: datetime
@@ -159,11 +194,51 @@ class Relay:
         )
 
     async def _connected(self) -> AbstractExchange:
-        if self._exchange is None:
+        if self._exchange is None or self._lost.is_set():
+            await self._disconnect()
             self._connection = await amqp.connect(self._amqp_url, name=f"{self._source} relay")
+            self._lost = amqp.loss_of(self._connection)
+            await self._publish_again_if_lost(self._connection)
             channel = await self._connection.channel(publisher_confirms=True, on_return_raises=False)
             self._exchange = await channel.get_exchange(amqp.EVENTS, ensure=False)
         return self._exchange
+
+    async def _publish_again_if_lost(self, connection: AbstractConnection) -> None:
+        """Lets the events of the last hour be published again to a broker that does not have our mark.
+
+        The mark is set after that: a process that dies between the two is followed by one that does the same.
+        """
+        mark = f"{self._source.rpartition('/')[2]}.relay"
+        channel = await connection.channel()
+        try:
+            await channel.declare_exchange(mark, passive=True)
+        except ChannelNotFoundEntity:
+            again = await self._unmark()
+            _log.warning("the broker is new or has lost its data", mark=mark, published_again=again)
+            channel = await connection.channel()
+            await channel.declare_exchange(mark, type=aio_pika.ExchangeType.FANOUT, durable=True)
+        await channel.close()
+
+    async def _unmark(self) -> int:
+        async with db.transaction(self._pool) as conn:
+            since = await conn.fetchval("SELECT statement_timestamp() - make_interval(hours => $1)", REPUBLISHED_HOURS)
+
+        async def unmark(conn: Conn, *, limit: int) -> int:
+            status = await conn.execute(
+                """
+                WITH told AS MATERIALIZED (
+                    SELECT event_id FROM outbox WHERE publish_time >= $1
+                    ORDER BY publish_time LIMIT $2 FOR UPDATE SKIP LOCKED
+                )
+                UPDATE outbox SET publish_time = NULL, try_time = statement_timestamp()
+                FROM told WHERE outbox.event_id = told.event_id
+                """,
+                since,
+                limit,
+            )
+            return int(status.split()[-1])
+
+        return await db.in_batches(self._pool, unmark)
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._exchange = self._connection, None, None

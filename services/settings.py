@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Self, TypeVar
@@ -34,6 +35,8 @@ class ServiceSettings(BaseSettings):
     """How long a process that is told to end says NOT_SERVING before it does: longer than between two health checks."""
     watches_per_principal: int = Field(default=20, ge=1)
     """Streams that one caller may have open at a process."""
+    reconcile_seconds: float = Field(default=10, gt=0, le=15, validation_alias="SKYHIGH_RECONCILE_SECONDS")
+    """How often what waits for another service's fact is compared with that service: twice within 30 s at least."""
 
     redis_url: str = Field(validation_alias="SKYHIGH_REDIS_URL")
     jwks: str = Field(validation_alias="SKYHIGH_JWKS")
@@ -59,6 +62,11 @@ class ServiceSettings(BaseSettings):
     def _tls_is_whole(self) -> Self:
         whole(self.tls_certificate, self.tls_key, self.tls_authority)
         return self
+
+    @property
+    def reconcile(self) -> timedelta:
+        """The pause between two looks at what waits for another service's fact."""
+        return timedelta(seconds=self.reconcile_seconds)
 
     @property
     def proxies(self) -> list[Network]:

@@ -23,9 +23,23 @@ BATCH_SIZE: Final = Histogram(
     "skyhigh_batch_size", "Requests in one batch.", ["batch"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 OUTBOX_PUBLISHED: Final = Counter("skyhigh_outbox_published_total", "Events that the broker confirmed.")
+OUTBOX_RETURNED: Final = Counter(
+    "skyhigh_outbox_returned_total", "Events that the broker had no queue for; they are tried again."
+)
 OUTBOX_WAITING: Final = Gauge("skyhigh_outbox_waiting", "Events that the broker has not confirmed yet.")
 OUTBOX_AGE_SECONDS: Final = Gauge("skyhigh_outbox_age_seconds", "Age of the oldest unconfirmed event.")
 EVENTS_CONSUMED: Final = Counter("skyhigh_events_consumed_total", "Events handled.", ["queue", "outcome"])
+PEER_FAULTS: Final = Counter(
+    "skyhigh_peer_faults_total", "Answers of other services that no reason of a contract explains.", ["code", "reason"]
+)
+TIMERS_FAILED: Final = Counter(
+    "skyhigh_timers_failed_total", "Tries of a timer that failed, outages left out.", ["name"]
+)
+RECONCILED: Final = Counter(
+    "skyhigh_reconciled_total",
+    "Rows compared with the service that owns their fact: agreed, repaired, waits or failed.",
+    ["comparison", "outcome"],
+)
 
 # https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags.
 _TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")

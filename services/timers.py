@@ -188,6 +188,7 @@ class Timers:
             await self._settle(timer, error, pause_seconds=OUTAGE_RETRY_SECONDS, tries=timer.tries - 1)
         except Exception as error:
             _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
+            telemetry.TIMERS_FAILED.labels(timer.name).inc()
             pause_seconds = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(timer.tries - 1, 16))
             await self._settle(timer, error, pause_seconds=pause_seconds, tries=timer.tries)
         else:

@@ -92,6 +92,8 @@ class World:
             "SKYHIGH_TOKEN_ISSUER": ISSUER,
             "SKYHIGH_PAGE_TOKEN_KEY": "k" * 32,
             "SKYHIGH_DRAIN_NOTICE_SECONDS": "0",
+            # Where nothing listens: a test that wants this peer names it.
+            "SKYHIGH_FLIGHT_ADDRESS": "127.0.0.1:9",
             **more,
         }
 

@@ -10,6 +10,7 @@ from services.db import Conn
 from waitlist_service import entries
 
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
+KNOWN: Final = "SELECT flight_id FROM flights WHERE flight_id = ANY($1::text[]) AND cancel_time IS NOT NULL"
 ACTOR: Final = "flight"
 
 
@@ -33,6 +34,7 @@ async def cancel_flight(conn: Conn, flight_id: str, *, reason: str, cancel_time:
     )
     if closed is None:
         return
+    await timers.cancel_timer(conn, entries.CLOSE, flight_id)
     await entries.end_all(conn, flight_id, actor=ACTOR, reason=FLIGHT_CANCELLED)
     # The last look tells the seat service that nobody waits.
     await timers.set_timer(conn, entries.SWEEP, flight_id)

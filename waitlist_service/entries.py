@@ -2,6 +2,9 @@
 
     WAITING → ASSIGNED        WAITING → OFFERED → ASSIGNED or DECLINED        WAITING or OFFERED → LEFT
 
+An offer ends in two steps: it is withdrawn, and then the seat service cancels its hold. A hold that the passenger has
+confirmed in between stays confirmed, and the entry becomes ASSIGNED.
+
 Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
 others, and timers for the steps that other services have to take. A write that missed its guard changed nothing and
 answers None.
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -24,17 +27,34 @@ from services.outbox import Event
 from services.proto import timestamp
 from waitlist_service import notices, refusals
 
-# Timers, each about an entry but the first, which is about a flight, and the last, which is about a hold.
+# Timers, each about an entry but the first two, which are about a flight, and the last, which is about a hold.
 SWEEP: Final = "sweep"
+CLOSE: Final = "close"
 ASSIGN: Final = "assign"
 ACCEPT: Final = "accept"
 LAPSE: Final = "lapse"
+WITHDRAW: Final = "withdraw"
 NOTIFY: Final = "notify"
 CANCEL_HOLD: Final = "cancel-hold"
+# A process that dies while it withdraws an offer leaves that to another after this time.
+WITHDRAW_LEASE: Final = timedelta(seconds=3)
 
 _COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::text, cabin::text, special_services,
-    positions::text[], seat_numbers, state::text, version, claim_id, seat_number, uncertain, hold_id,
-    offer_expire_time, accept_time, contact_email, contact_name, create_time, update_time"""
+    positions::text[], seat_numbers, state::text, version, claim_id, seat_number, uncertain,
+    claim_request, hold_id, offer_expire_time, accept_time, withdrawal::text, withdraw_actor, withdraw_reason,
+    contact_email, contact_name, create_time, update_time"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a manifest says of a passenger, as far as an entry depends on it."""
+
+    owner: str
+    type: str
+    cabin: str
+    special_services: tuple[str, ...]
+    contact_email: str | None
+    contact_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +76,29 @@ class Entry:
     claim_id: UUID | None
     seat_number: str | None
     uncertain: bool
+    claim_request: bytes | None
     hold_id: UUID | None
     offer_expire_time: datetime | None
     accept_time: datetime | None
+    withdrawal: str | None
+    withdraw_actor: str | None
+    withdraw_reason: str | None
     contact_email: str | None
     contact_name: str
     create_time: datetime
     update_time: datetime
+
+    @property
+    def facts(self) -> Facts:
+        """What the manifest said of the passenger when it was last asked."""
+        return Facts(
+            owner=self.owner,
+            type=self.type,
+            cabin=self.cabin,
+            special_services=tuple(sorted(self.special_services)),
+            contact_email=self.contact_email,
+            contact_name=self.contact_name,
+        )
 
     @property
     def seat(self) -> tuple[str, str] | None:
@@ -109,10 +145,11 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An entry as it was when its seat was claimed, and the hold that was confirmed for it."""
+    """An entry as it was when its seat was claimed, the hold that was confirmed for it, and the seat of that hold."""
 
     entry: Entry
     hold_id: UUID
+    seat_number: str
     actor: str
 
 
@@ -144,6 +181,81 @@ async def matched(conn: Conn, entry_ids: Sequence[UUID], *, mode: str) -> dict[U
         of_flight = columns.pop("mode")
         found[row["entry_id"]] = (Entry(**columns), of_flight)
     return found
+
+
+async def decide(conn: Conn, requests: Sequence[tuple[Entry, bytes]]) -> set[UUID]:
+    """Writes the claim of each match, within WAITING, before it is sent: from then on exactly this one is repeated.
+
+    Returns the entries whose match still stands and has no claim yet.
+    """
+    rows = await conn.fetch(
+        """
+        UPDATE entries SET claim_request = decided.request
+        FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS decided (id, claim, request)
+        WHERE entry_id = decided.id AND claim_id = decided.claim AND state || '' = 'WAITING' AND claim_request IS NULL
+        RETURNING entry_id
+        """,
+        [entry.entry_id for entry, _ in requests],
+        [entry.claim_id for entry, _ in requests],
+        [request for _, request in requests],
+    )
+    return {row["entry_id"] for row in rows}
+
+
+async def is_matched(conn: Conn, entry: Entry) -> bool:
+    """Whether an entry is WAITING with the match that it had."""
+    matched: bool | None = await conn.fetchval(
+        "SELECT true FROM entries WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'",
+        entry.entry_id,
+        entry.claim_id,
+    )
+    return bool(matched)
+
+
+async def live(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
+    """Returns entries of a flight that are WAITING or OFFERED, in order of joining."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {_COLUMNS} FROM entries
+        WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1 AND number > $2
+        ORDER BY number LIMIT $3
+        """,  # noqa: S608
+        flight_id,
+        after_number,
+        limit,
+    )
+    return [Entry(**row) for row in rows]
+
+
+async def endable(conn: Conn, flight_id: str, *, limit: int) -> list[Entry]:
+    """Returns live entries of a flight for which nothing is under way at the seat service, in order of joining."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {_COLUMNS} FROM entries
+        WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1
+          AND CASE state WHEN 'WAITING' THEN claim_request IS NULL
+                         ELSE accept_time IS NULL AND withdrawal IS NULL END
+        ORDER BY number LIMIT $2
+        """,  # noqa: S608
+        flight_id,
+        limit,
+    )
+    return [Entry(**row) for row in rows]
+
+
+async def offered(conn: Conn, flight_id: str, *, limit: int) -> list[Entry]:
+    """Returns entries of a flight with an offer that is neither accepted nor withdrawn."""
+    rows = await conn.fetch(
+        f"""
+        SELECT {_COLUMNS} FROM entries
+        WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1
+          AND state || '' = 'OFFERED' AND accept_time IS NULL AND withdrawal IS NULL
+        ORDER BY number LIMIT $2
+        """,  # noqa: S608
+        flight_id,
+        limit,
+    )
+    return [Entry(**row) for row in rows]
 
 
 async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
@@ -237,11 +349,13 @@ async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
     rows = await conn.fetch(
         f"""
         UPDATE entries
-        SET state = 'ASSIGNED', hold_id = claimed.confirmed_hold, version = entries.version + 1,
-            update_time = statement_timestamp(), end_time = statement_timestamp()
+        SET state = 'ASSIGNED', hold_id = claimed.confirmed_hold, seat_number = claimed.confirmed_seat,
+            version = entries.version + 1, update_time = statement_timestamp(), end_time = statement_timestamp()
         FROM (
-            SELECT of_entry.entry_id AS id, entries.state AS from_state, of_entry.claim, of_entry.confirmed_hold
-            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS of_entry (entry_id, claim, confirmed_hold)
+            SELECT of_entry.entry_id AS id, entries.state AS from_state, of_entry.claim, of_entry.confirmed_hold,
+                   of_entry.confirmed_seat
+            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
+                AS of_entry (entry_id, claim, confirmed_hold, confirmed_seat)
             JOIN entries USING (entry_id) ORDER BY of_entry.entry_id FOR NO KEY UPDATE OF entries
         ) AS claimed
         WHERE entry_id = claimed.id AND claim_id = claimed.claim
@@ -251,6 +365,7 @@ async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
         [claimed.entry.entry_id for claimed in claims],
         [claimed.entry.claim_id for claimed in claims],
         [claimed.hold_id for claimed in claims],
+        [claimed.seat_number for claimed in claims],
     )
     moved = {row["entry_id"]: _moved(row) for row in rows}
     actors = {claimed.entry.entry_id: claimed.actor for claimed in claims}
@@ -261,6 +376,7 @@ async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
         if from_state == "OFFERED":
             await timers.cancel_timer(conn, LAPSE, str(entry.entry_id))
             await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
+            await timers.cancel_timer(conn, WITHDRAW, str(entry.entry_id))
     await outbox.enqueue(conn, [_assigned(entry) for entry, _ in moved.values()])
     await _tell_passengers(conn, [entry for entry, _ in moved.values()])
     return [moved[claimed.entry.entry_id][0] if claimed.entry.entry_id in moved else None for claimed in claims]
@@ -309,7 +425,7 @@ async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entr
     row = await conn.fetchrow(
         f"""
         UPDATE entries SET accept_time = coalesce(accept_time, statement_timestamp())
-        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED'
+        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED' AND withdrawal IS NULL
         RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -318,25 +434,65 @@ async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entr
     return None if row is None else Entry(**row)
 
 
-async def decline(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str, reason: str) -> Entry | None:
-    """OFFERED → DECLINED, unless it is being accepted; its hold is cancelled by a timer, and the seat freed."""
+async def end_accept(conn: Conn, entry: Entry) -> None:
+    """Takes back that an offer was accepted, within OFFERED: the seat service refused the confirmation."""
+    await conn.execute(
+        "UPDATE entries SET accept_time = NULL WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2",
+        entry.entry_id,
+        entry.hold_id,
+    )
+    await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
+
+
+async def withdraw(
+    conn: Conn, entry_ids: Sequence[UUID], *, to: str, owner: str | None, actor: str, reason: str
+) -> list[UUID]:
+    """Marks offers as withdrawn, within OFFERED, unless they are accepted or withdrawn already; returns which.
+
+    `to` is what they become, DECLINED or LEFT, once the seat service has cancelled the hold; a timer sees to that.
+    """
+    rows = await conn.fetch(
+        """
+        UPDATE entries SET withdrawal = $3::entry_state, withdraw_actor = $4, withdraw_reason = $5
+        FROM (
+            SELECT entry_id AS id FROM entries WHERE entry_id = ANY($1::uuid[]) ORDER BY entry_id FOR NO KEY UPDATE
+        ) AS standing
+        WHERE entry_id = standing.id AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED'
+          AND accept_time IS NULL AND withdrawal IS NULL
+        RETURNING entry_id
+        """,
+        list(entry_ids),
+        owner,
+        to,
+        actor,
+        reason,
+    )
+    withdrawn = [row["entry_id"] for row in rows]
+    await timers.set_timers(conn, WITHDRAW, [str(entry_id) for entry_id in withdrawn], after=WITHDRAW_LEASE)
+    return withdrawn
+
+
+async def finish_withdrawal(conn: Conn, entry: Entry) -> Entry | None:
+    """OFFERED → DECLINED or LEFT, as its withdrawal says, because the seat service says that its hold has ended."""
     row = await conn.fetchrow(
         f"""
         UPDATE entries
-        SET state = 'DECLINED', version = version + 1, update_time = statement_timestamp(),
+        SET state = withdrawal, version = version + 1, update_time = statement_timestamp(),
             end_time = statement_timestamp()
-        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED' AND accept_time IS NULL
+        WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2 AND withdrawal IS NOT NULL
         RETURNING {_COLUMNS}
         """,  # noqa: S608
-        entry_id,
-        owner,
+        entry.entry_id,
+        entry.hold_id,
     )
     if row is None:
         return None
-    entry = Entry(**row)
-    await _record(conn, entry, "OFFERED", actor=actor, reason=reason)
-    await _give_back(conn, entry)
-    return entry
+    ended = Entry(**row)
+    await _record(conn, ended, "OFFERED", actor=ended.withdraw_actor or "", reason=ended.withdraw_reason or "")
+    await timers.cancel_timer(conn, LAPSE, str(ended.entry_id))
+    await timers.cancel_timer(conn, WITHDRAW, str(ended.entry_id))
+    await _tell_passengers(conn, [ended], reason=ended.withdraw_reason or "")
+    return ended
 
 
 async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
@@ -361,27 +517,87 @@ async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
 
 
 async def leave(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry | None:
-    """WAITING or OFFERED → LEFT, unless a seat is being claimed or confirmed for it at this moment."""
+    """WAITING → LEFT, unless a seat is being claimed for it at this moment."""
     row = await conn.fetchrow(
         f"""
         UPDATE entries
         SET state = 'LEFT', version = entries.version + 1, update_time = statement_timestamp(),
             end_time = statement_timestamp()
-        FROM (SELECT entry_id AS id, state AS from_state FROM entries WHERE entry_id = $1 FOR NO KEY UPDATE) AS standing
-        WHERE entry_id = standing.id AND ($2::text IS NULL OR owner = $2)
-          AND (state || '' = 'WAITING' AND claim_id IS NULL OR state || '' = 'OFFERED' AND accept_time IS NULL)
-        RETURNING standing.from_state::text AS from_state, end_time, {_COLUMNS}
+        WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'WAITING' AND claim_request IS NULL
+        RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
         owner,
     )
     if row is None:
         return None
-    entry, from_state = _moved(row)
-    await _record(conn, entry, from_state, actor=actor, reason="LEFT")
-    if from_state == "OFFERED":
-        await _give_back(conn, entry)
+    entry = Entry(**row)
+    await _record(conn, entry, "WAITING", actor=actor, reason="LEFT")
     return entry
+
+
+async def end(conn: Conn, ending: Sequence[Entry], *, actor: str, reason: str) -> set[str]:
+    """WAITING → LEFT; offers are withdrawn. Entries that are being claimed or accepted stay: they end afterwards.
+
+    Returns the seats that the entries were matched with. The flight's row is locked by the caller.
+    """
+    if not ending:
+        return set()
+    entry_ids = [entry.entry_id for entry in ending]
+    rows = await conn.fetch(
+        f"""
+        UPDATE entries
+        SET state = 'LEFT', version = entries.version + 1, update_time = statement_timestamp(),
+            end_time = statement_timestamp()
+        FROM (
+            SELECT entry_id AS id FROM entries WHERE entry_id = ANY($1::uuid[]) ORDER BY entry_id FOR NO KEY UPDATE
+        ) AS standing
+        WHERE entry_id = standing.id AND state || '' = 'WAITING' AND claim_request IS NULL
+        RETURNING {_COLUMNS}
+        """,  # noqa: S608
+        entry_ids,
+    )
+    ended = [Entry(**row) for row in rows]
+    await _record_all(conn, [(entry, "WAITING", actor, reason) for entry in ended])
+    await _tell_passengers(conn, ended, reason=reason)
+    withdrawn = await withdraw(conn, entry_ids, to="LEFT", owner=None, actor=actor, reason=reason)
+    # At once: no request waits for the answer.
+    await timers.set_timers(conn, WITHDRAW, [str(entry_id) for entry_id in withdrawn])
+    return {entry.seat_number for entry in ended if entry.seat_number is not None}
+
+
+async def update_facts(conn: Conn, entry: Entry, facts: Facts) -> Entry | None:
+    """Writes what the manifest says now of a live entry's passenger; None while a claim or its end is under way.
+
+    Seats that the rules kept the passenger off may fit now: they are tried again.
+    """
+    row = await conn.fetchrow(
+        f"""
+        UPDATE entries
+        SET owner = $2, type = $3::passenger_type, cabin = $4::cabin, special_services = $5, contact_email = $6,
+            contact_name = $7, update_time = statement_timestamp(),
+            fact_time = CASE WHEN type = $3::passenger_type AND cabin = $4::cabin AND special_services = $5
+                             THEN fact_time ELSE statement_timestamp() END
+        WHERE entry_id = $1
+          AND (state || '' = 'WAITING' AND claim_request IS NULL
+               OR state || '' = 'OFFERED' AND accept_time IS NULL AND withdrawal IS NULL)
+        RETURNING {_COLUMNS}
+        """,  # noqa: S608
+        entry.entry_id,
+        facts.owner,
+        facts.type,
+        facts.cabin,
+        list(facts.special_services),
+        facts.contact_email,
+        facts.contact_name,
+    )
+    if row is None:
+        return None
+    await conn.execute(
+        "UPDATE skips SET end_time = statement_timestamp() WHERE entry_id = $1 AND end_time > statement_timestamp()",
+        entry.entry_id,
+    )
+    return Entry(**row)
 
 
 async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> None:
@@ -410,8 +626,9 @@ async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> Non
     for entry, from_state in moved:
         if from_state == "OFFERED":
             await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
+            await timers.cancel_timer(conn, WITHDRAW, str(entry.entry_id))
             await _give_back(conn, entry)
-    await _tell_passengers(conn, [entry for entry, _ in moved], flight_cancelled=True)
+    await _tell_passengers(conn, [entry for entry, _ in moved], reason=reason)
 
 
 async def give_up_claim(conn: Conn, entry: Entry) -> bool:
@@ -419,7 +636,7 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     status = await conn.execute(
         """
         UPDATE entries SET claim_id = NULL, seat_number = NULL, match_time = NULL, uncertain = false,
-                           update_time = statement_timestamp()
+                           claim_request = NULL, update_time = statement_timestamp()
         WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'
         """,
         entry.entry_id,
@@ -428,9 +645,9 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     return status == "UPDATE 1"
 
 
-async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, flight_cancelled: bool = False) -> None:
-    """Writes mails about what became of entries; for whom the manifest could not be asked, a timer asks it first."""
-    mails = [notices.mail_of(entry, flight_cancelled=flight_cancelled) for entry in told]
+async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "") -> None:
+    """Writes mails about what became of entries, and why; for whom the manifest could not be asked, a timer asks it."""
+    mails = [notices.mail_of(entry, reason=reason) for entry in told]
     await outbox.enqueue(conn, [mail for mail in mails if mail is not None])
     unknown = [str(entry.entry_id) for entry in told if entry.contact_email is None]
     if unknown:

@@ -12,7 +12,6 @@ from skyhigh.seat.v1.seat_service_pb2 import Seat
 from services.db import Conn
 from services.inbox import Subscription
 from waitlist_service import cancellations, serving
-from waitlist_service.assignment import hand_back
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
@@ -23,7 +22,7 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
     release_time = event.release_time.ToDatetime(tzinfo=UTC)
     freed = {each.seat_number: release_time if each.state == Seat.OFFERED else None for each in event.seats}
     unwanted = await serving.serve(conn, event.flight_id, freed)
-    await hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, release_time)})
+    await serving.hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, release_time)})
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:

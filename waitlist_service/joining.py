@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Final
 
-from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from services import timers
@@ -16,25 +14,13 @@ from services.db import Conn
 from services.errors import Unavailable
 from services.idempotency import RequestKey
 from services.mutations import Mutations
-from waitlist_service import entries, refusals, serving
-from waitlist_service.entries import NewEntry
+from waitlist_service import entitlements, entries, refusals, serving
+from waitlist_service.entries import Facts, NewEntry
 from waitlist_service.openness import Openness
-from waitlist_service.peers import Peers
+from waitlist_service.peers import FlightTimes, Peers
 
 # Each time the last waiter left at the same moment.
 OPENINGS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """A passenger as the caller's session or the manifest has it."""
-
-    owner: str
-    type: str
-    cabin: str
-    special_services: Sequence[str]
-    contact_email: str | None
-    contact_name: str
 
 
 class _Closed(Exception):
@@ -56,61 +42,57 @@ class Joining:
         known = await self._mutations.known(request_key, pb.WaitlistEntry)
         if known is not None:
             return known
-        person = await self._person(principal, request)
+        facts, times = await self._asked(principal, request)
         wished = request.preferences
-        if wished.cabin and pb.Cabin.Name(wished.cabin) != person.cabin:
-            raise refusals.cabin_not_allowed(person.cabin)
+        if wished.cabin and pb.Cabin.Name(wished.cabin) != facts.cabin:
+            raise refusals.cabin_not_allowed(facts.cabin)
         new = NewEntry(
             flight_id=request.flight_id,
             passenger_id=request.passenger_id,
-            owner=person.owner,
-            type=person.type,
-            cabin=person.cabin,
-            special_services=person.special_services,
+            owner=facts.owner,
+            type=facts.type,
+            cabin=facts.cabin,
+            special_services=facts.special_services,
             positions=[pb.SeatPreferences.Position.Name(position) for position in wished.positions],
             seat_numbers=list(wished.seat_numbers),
-            contact_email=person.contact_email,
-            contact_name=person.contact_name,
+            contact_email=facts.contact_email,
+            contact_name=facts.contact_name,
         )
         for _ in range(OPENINGS):
             await self._openness.open(request.flight_id)
             try:
                 return await self._mutations.run(
-                    request_key, pb.WaitlistEntry, partial(_write, new, actor=principal.name)
+                    request_key, pb.WaitlistEntry, partial(_write, new, times.close_time, actor=principal.name)
                 )
             except _Closed:
                 continue
         raise Unavailable
 
-    async def _person(self, principal: Principal, request: pb.JoinWaitlistRequest) -> Person:
-        named = principal.passengers.get((request.flight_id, request.passenger_id))
-        if named is not None:
-            # A token of `skyhigh token --passenger`; sessions name the locator alone.
-            email, name = await self._contact(request)
-            return Person(principal.name, named.type, named.cabin, named.special_services, email, name)
-        found = await self._peers.passenger(request.flight_id, request.passenger_id)
-        if found is None or (principal.role is Role.PASSENGER and principal.name != f"passenger:{found.pnr}"):
+    async def _asked(self, principal: Principal, request: pb.JoinWaitlistRequest) -> tuple[Facts, FlightTimes]:
+        """Asks the check-in service for the passenger and the flight. A session reaches its own locator only.
+
+        Raises PASSENGER_NOT_FOUND, LAP_INFANT_HAS_NO_SEAT, FLIGHT_CANCELLED, CHECK_IN_CLOSED or Unavailable.
+        """
+        place = (request.flight_id, request.passenger_id)
+        manifest = await self._peers.manifest([place])
+        facts, times = manifest.passengers.get(place), manifest.flights.get(request.flight_id)
+        if facts is None or times is None or (principal.role is Role.PASSENGER and facts.owner != principal.name):
             raise refusals.passenger_not_found()
-        return Person(
-            f"passenger:{found.pnr}",
-            checkin.PassengerType.Name(found.type or checkin.ADULT),
-            checkin.Cabin.Name(found.cabin or checkin.ECONOMY),
-            list(found.special_services),
-            found.contact_email,
-            found.given_name,
-        )
-
-    async def _contact(self, request: pb.JoinWaitlistRequest) -> tuple[str | None, str]:
-        """Whom a mail reaches, and its name; None while the manifest can't be asked: that keeps nobody from waiting."""
-        try:
-            found = await self._peers.passenger(request.flight_id, request.passenger_id)
-        except Unavailable:
-            return None, ""
-        return (found.contact_email, found.given_name) if found is not None else ("", "")
+        if times.cancel_time is not None:
+            raise refusals.flight_cancelled(request.flight_id)
+        if times.closed:
+            raise refusals.check_in_closed(request.flight_id, times.close_time)
+        if facts.type == "INFANT":
+            raise refusals.lap_infant_has_no_seat(request.passenger_id)
+        return facts, times
 
 
-async def _write(new: NewEntry, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
+async def _write(new: NewEntry, close_time: datetime, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
     await serving.lock(conn, new.flight_id)
+    # The timer that ends the entry is there before the entry is.
+    await entitlements.follow_close_time(conn, new.flight_id, close_time)
+    if await conn.fetchval("SELECT $1::timestamptz <= statement_timestamp()", close_time):
+        raise refusals.check_in_closed(new.flight_id, close_time)
     if not await conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", new.flight_id):
         # Whether it is to be opened again, or was closed for good, is seen by who opens it.
         raise _Closed

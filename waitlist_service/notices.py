@@ -31,12 +31,21 @@ class Told(Protocol):
     def contact_name(self) -> str: ...
 
 
-def mail_of(entry: Told, *, flight_cancelled: bool = False) -> Event | None:
-    """Returns the mail that fits what became of the entry; None where nobody is to be told, or has no address."""
+def mail_of(entry: Told, *, reason: str = "") -> Event | None:
+    """Returns the mail about what became of the entry, and why; None without an address, or if no mail is due."""
     if not entry.contact_email:
         return None
     match entry.state:
-        case "LEFT" if flight_cancelled:
+        case "LEFT" if reason == "CHECK_IN_CLOSED":
+            subject = f"The waitlist has closed: {entry.flight_id}"
+            text = "Check-in has closed, so you are no longer on this flight's waitlist. A seat that you have is yours."
+        case "LEFT" if reason == "ENTITLEMENT_ENDED":
+            subject = f"You are no longer on the waitlist: {entry.flight_id}"
+            text = (
+                "You are not among the passengers of this flight who need a seat any more, so you are no longer on its "
+                "waitlist."
+            )
+        case "LEFT" if reason == "FLIGHT_CANCELLED":
             subject = f"Your flight is cancelled: {entry.flight_id}"
             text = (
                 "Your flight will not leave, so you are no longer on its waitlist. Whoever sold you the ticket gives "

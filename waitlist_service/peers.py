@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-import grpc
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 from skyhigh.seat.v1 import seat_service_pb2 as seat
@@ -19,17 +18,30 @@ from services.clients import PeerRefusal, ask, channel
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 from waitlist_service import refusals
-from waitlist_service.eligibility import EXIT_ROW, NOT_FOR_INFANTS
-from waitlist_service.entries import Entry
+from waitlist_service.eligibility import EXIT_ROW, INFANT_ON_LAP, NOT_FOR_INFANTS
+from waitlist_service.entries import Entry, Facts
 from waitlist_service.matching import FreedSeat
 from waitlist_service.settings import WaitlistSettings
 
-# A lease of a claim is three seconds, and a claim and its confirmation are two calls.
+# The lease of a claim is four seconds; a look at the manifest and a claim are two calls.
 TIMEOUT_SECONDS: Final = 1.2 * FACTOR
+# The limit of the seat service's contract; an adult with eight special services and an infant has nine.
+MOST_NEEDS: Final = 8
 # Somebody was faster, or the seat was blocked: it is not to be had.
 GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGHT_NOT_FOUND", "FLIGHT_CANCELLED"})
-# The passenger may never sit there.
+# The seat service's rules keep the passenger off the seat.
 FORBIDDEN: Final = frozenset({"EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED", "CABIN_NOT_ALLOWED"})
+# The seat service knows of no right of the passenger to a seat of the flight.
+NO_RIGHT: Final = frozenset(
+    {
+        "PASSENGER_NOT_ENTITLED",
+        "PASSENGER_NOT_FOUND",
+        "LAP_INFANT_HAS_NO_SEAT",
+        "FLIGHT_DEPARTED",
+        "FLIGHT_CANCELLED",
+    }
+)
+PASSENGER_HOLDS_SEAT: Final = "PASSENGER_HOLDS_SEAT"
 ENDED: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND", "FLIGHT_CANCELLED"})
 
 
@@ -38,21 +50,57 @@ class SeatGone(Exception):
 
 
 class NotForPassenger(Exception):
-    """The seat can be had, by somebody else; `for_ever` where the rules say so."""
+    """The seat service gives the seat to another passenger, and not to this one."""
 
-    def __init__(self, reason: str, *, for_ever: bool) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.for_ever = for_ever
+
+    @property
+    def is_for_manifest(self) -> bool:
+        """Whether the manifest says how to go on."""
+        return self.reason in FORBIDDEN | NO_RIGHT
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold of the seat service; `state` by its contract."""
+    """A hold of the seat service; `state` by its contract. `seats` has its seats by flight and passenger."""
 
     hold_id: UUID
     state: str
     expire_time: datetime
+    seats: Mapping[tuple[str, str], str]
+
+    def seat_of(self, entry: Entry) -> str:
+        """Returns the passenger's seat: another than the offered one if the passenger has changed the hold."""
+        return self.seats.get((entry.flight_id, entry.passenger_id), entry.seat_number or "")
+
+
+@dataclass(frozen=True, slots=True)
+class PassengerSeat:
+    """A seat that a passenger holds or has confirmed."""
+
+    hold_id: UUID
+    seat_number: str
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlightTimes:
+    """When check-in for a flight closes, whether it has, and whether the flight is cancelled."""
+
+    close_time: datetime
+    closed: bool
+    cancel_time: datetime | None
+    cancel_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the check-in service says at one moment; what it does not know is missing."""
+
+    passengers: Mapping[tuple[str, str], Facts]
+    flights: Mapping[str, FlightTimes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,56 +133,52 @@ class Peers:
         for each in self._channels:
             await each.close()
 
-    async def claim(self, entry: Entry, *, offer_ttl: timedelta | None) -> Hold:
-        """Holds the seat that an entry is matched with, as long as its offer lasts; without an offer it is confirmed.
+    async def claim(self, request: seat.ClaimSeatRequest) -> Hold:
+        """Sends a claim. A repeat of the same request answers the same hold.
 
-        A repeat answers the same hold. Raises SeatGone or NotForPassenger.
+        Raises SeatGone, NotForPassenger, or PeerRefusal or PeerFault for a reason that is not expected.
         """
-        request = seat.ClaimSeatRequest(
-            flight_id=entry.flight_id,
-            seat_number=entry.seat_number or "",
-            passenger_id=entry.passenger_id,
-            owner=entry.owner,
-            purpose=seat.Hold.CHECK_IN,
-            profile=seat.PassengerProfile(
-                type=seat.PassengerProfile.Type.Value(entry.type),
-                cabin=seat.Seat.Cabin.Value(entry.cabin),
-                special_services=entry.special_services,
-            ),
-            request_id=str(entry.claim_id),
-            confirm=offer_ttl is None,
-        )
-        if offer_ttl is not None:
-            request.ttl.FromTimedelta(offer_ttl)
         try:
             return _hold(await ask(self._seats.ClaimSeat(request)))
         except PeerRefusal as refusal:
+            if refusal.reason in FORBIDDEN | NO_RIGHT or refusal.reason == PASSENGER_HOLDS_SEAT:
+                raise NotForPassenger(refusal.reason) from refusal
             if refusal.reason in GONE:
                 raise SeatGone from refusal
-            if refusal.reason in FORBIDDEN or refusal.reason == "PASSENGER_HOLDS_SEAT":
-                raise NotForPassenger(refusal.reason, for_ever=refusal.reason in FORBIDDEN) from refusal
             raise
 
-    async def confirm(self, hold_id: UUID) -> None:
-        """Confirms a claimed hold; the passenger's former seat is freed. A repeat succeeds. Raises SeatGone."""
+    async def confirm(self, hold_id: UUID) -> Hold:
+        """Confirms a claimed hold; the passenger's former seat is freed. A repeat succeeds.
+
+        Raises SeatGone or NotForPassenger.
+        """
         request = seat.ConfirmHoldRequest(hold_id=str(hold_id), request_id=str(_request_id(hold_id, "confirm")))
         try:
-            await ask(self._seats.ConfirmHold(request))
+            return _hold(await ask(self._seats.ConfirmHold(request)))
         except PeerRefusal as refusal:
             if refusal.reason in ENDED:
                 raise SeatGone from refusal
+            if refusal.reason in FORBIDDEN | NO_RIGHT:
+                raise NotForPassenger(refusal.reason) from refusal
             raise
 
-    async def cancel(self, hold_id: UUID, *, reason: str) -> None:
-        """Gives a hold back; one that has ended is no more to be given."""
+    async def cancel_unconfirmed(self, hold_id: UUID, *, reason: str) -> bool:
+        """Cancels a hold unless it is confirmed; returns False if it is. A hold that has ended needs no cancelling."""
         request = seat.CancelHoldRequest(
-            hold_id=str(hold_id), reason=reason, request_id=str(_request_id(hold_id, "cancel"))
+            hold_id=str(hold_id),
+            reason=reason,
+            request_id=str(_request_id(hold_id, "cancel unconfirmed")),
+            unless_confirmed=True,
         )
         try:
             await ask(self._seats.CancelHold(request))
         except PeerRefusal as refusal:
+            # Of a flight that has left only a confirmed hold cannot be cancelled.
+            if refusal.reason in ("HOLD_CONFIRMED", "FLIGHT_DEPARTED"):
+                return False
             if refusal.reason not in ENDED:
                 raise
+        return True
 
     async def hold(self, hold_id: UUID) -> Hold:
         """Returns a hold as it is now."""
@@ -184,20 +228,92 @@ class Peers:
             if refusal.reason not in GONE:
                 raise
 
-    async def passenger(self, flight_id: str, passenger_id: str) -> checkin.ManifestPassenger | None:
-        """Returns a passenger as the manifest has it; None where it has none."""
-        request = checkin.GetPassengerRequest(flight_id=flight_id, passenger_id=passenger_id)
-        try:
-            found: checkin.ManifestPassenger = await ask(self._checkin.GetPassenger(request))
-        except PeerRefusal as refusal:
-            if refusal.code is grpc.StatusCode.NOT_FOUND:
-                return None
-            raise
-        return found
+    async def seats_of(self, entries: Sequence[Entry]) -> dict[UUID, list[PassengerSeat]]:
+        """Returns the seats that the passengers of these entries hold or have confirmed, by entry."""
+        request = seat.FindPassengerSeatsRequest(
+            passengers=[
+                seat.FindPassengerSeatsRequest.FlightPassenger(
+                    flight_id=entry.flight_id, passenger_id=entry.passenger_id
+                )
+                for entry in entries
+            ]
+        )
+        answer = await ask(self._seats.FindPassengerSeats(request))
+        return {
+            entry.entry_id: [
+                PassengerSeat(UUID(each.hold_id), each.seat_number, each.state == seat.Seat.CONFIRMED)
+                for each in answer.seats
+                if (each.flight_id, each.passenger_id) == (entry.flight_id, entry.passenger_id)
+            ]
+            for entry in entries
+        }
+
+    async def manifest(self, passengers: Sequence[tuple[str, str]], flight_ids: Sequence[str] = ()) -> Manifest:
+        """Returns passengers, each of a flight, and flights as the check-in service has them at this moment."""
+        request = checkin.FindPassengersRequest(
+            passengers=[
+                checkin.FindPassengersRequest.FlightPassenger(flight_id=flight_id, passenger_id=passenger_id)
+                for flight_id, passenger_id in passengers
+            ],
+            flight_ids=flight_ids,
+        )
+        answer: checkin.FindPassengersResponse = await ask(self._checkin.FindPassengers(request))
+        return Manifest(
+            passengers={
+                (each.flight_id, each.passenger.passenger_id): _facts(each.passenger) for each in answer.passengers
+            },
+            flights={
+                each.flight_id: FlightTimes(
+                    close_time=each.check_in_close_time.ToDatetime(tzinfo=UTC),
+                    closed=each.check_in_closed,
+                    cancel_time=each.cancel_time.ToDatetime(tzinfo=UTC) if each.HasField("cancel_time") else None,
+                    cancel_reason=each.cancel_reason,
+                )
+                for each in answer.flights
+            },
+        )
+
+
+def claim_request(entry: Entry, *, offer_ttl: timedelta | None) -> seat.ClaimSeatRequest:
+    """Returns the claim of an entry's match: for as long as its offer lasts; confirmed at once without an offer."""
+    request = seat.ClaimSeatRequest(
+        flight_id=entry.flight_id,
+        seat_number=entry.seat_number or "",
+        passenger_id=entry.passenger_id,
+        owner=entry.owner,
+        purpose=seat.Hold.CHECK_IN,
+        profile=seat.PassengerProfile(
+            type=seat.PassengerProfile.Type.Value(entry.type),
+            cabin=seat.Seat.Cabin.Value(entry.cabin),
+            # With INFT the others change nothing: it rules out what any of them rules out.
+            special_services=sorted(entry.special_services, key=lambda code: code != INFANT_ON_LAP)[:MOST_NEEDS],
+        ),
+        request_id=str(entry.claim_id),
+        confirm=offer_ttl is None,
+    )
+    if offer_ttl is not None:
+        request.ttl.FromTimedelta(offer_ttl)
+    return request
+
+
+def _facts(passenger: checkin.ManifestPassenger) -> Facts:
+    return Facts(
+        owner=f"passenger:{passenger.pnr}",
+        type=checkin.PassengerType.Name(passenger.type or checkin.ADULT),
+        cabin=checkin.Cabin.Name(passenger.cabin or checkin.ECONOMY),
+        special_services=tuple(sorted(passenger.special_services)),
+        contact_email=passenger.contact_email,
+        contact_name=passenger.given_name,
+    )
 
 
 def _hold(answer: seat.Hold) -> Hold:
-    return Hold(UUID(answer.hold_id), seat.Hold.State.Name(answer.state), answer.expire_time.ToDatetime(tzinfo=UTC))
+    return Hold(
+        hold_id=UUID(answer.hold_id),
+        state=seat.Hold.State.Name(answer.state),
+        expire_time=answer.expire_time.ToDatetime(tzinfo=UTC),
+        seats={(each.flight_id, each.passenger_id): each.seat_number for each in answer.seats},
+    )
 
 
 def _request_id(hold_id: UUID, what: str) -> UUID:

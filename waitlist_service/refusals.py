@@ -27,8 +27,26 @@ def flight_cancelled(flight_id: str) -> FailedPrecondition:
     )
 
 
+def check_in_closed(flight_id: str, close_time: datetime) -> FailedPrecondition:
+    """Check-in for the flight has closed."""
+    return FailedPrecondition(
+        _name(ErrorReason.CHECK_IN_CLOSED),
+        f"check-in for flight {flight_id} closed at {rfc3339(close_time)}; nobody can join its waitlist any more",
+        metadata={"flight_id": flight_id, "close_time": rfc3339(close_time)},
+    )
+
+
+def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
+    """A lap infant has no seat of its own."""
+    return FailedPrecondition(
+        _name(ErrorReason.LAP_INFANT_HAS_NO_SEAT),
+        f"passenger {passenger_id} is a lap infant and has no seat of its own; join with the adult",
+        metadata={"passenger_id": passenger_id},
+    )
+
+
 def passenger_not_found() -> NotFound:
-    """The caller's session names no such passenger on that flight, or nobody knows it."""
+    """The flight's manifest has no such passenger, or the session is of another locator: one answer for both."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
 
 

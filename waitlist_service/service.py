@@ -10,6 +10,7 @@ from typing import Final
 from skyhigh.waitlist.v1 import waitlist_service_pb2
 from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import add_WaitlistServiceServicer_to_server
 
+from services import cancelled_flights
 from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
@@ -17,10 +18,13 @@ from services.mail import Postman
 from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.reconciler import Reconciler
 from services.timers import Timers
+from waitlist_service import cancellations
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
-from waitlist_service.handlers import SUBSCRIPTIONS
+from waitlist_service.entitlements import Entitlements
+from waitlist_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
 from waitlist_service.offers import Offers
@@ -40,7 +44,8 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
 
     peers = Peers(settings)
     openness = Openness(pool, peers)
-    assignment = Assignment(pool, peers, openness, settings, tell=tell)
+    entitlements = Entitlements(pool, peers, tell=tell)
+    assignment = Assignment(pool, peers, openness, entitlements, settings, tell=tell)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
     timers = Timers(pool, assignment.handlers(), at_once=128)
     mutations = Mutations(pool, tell=tell)
@@ -48,18 +53,34 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool=pool,
         mutations=mutations,
         joining=Joining(peers, openness, mutations),
-        offers=Offers(pool, assignment, mutations),
+        offers=Offers(pool, assignment, entitlements, mutations),
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     # Flights have nothing to wait for from each other.
     events = consume(name="events", subscriptions=SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
+    flights = cancelled_flights.comparison(
+        pool,
+        settings.flight_address,
+        identity=settings.identity,
+        known=cancellations.KNOWN,
+        cancel=on_flight_cancelled,
+    )
     try:
-        yield Parts(
-            register=partial(add_WaitlistServiceServicer_to_server, servicer),
-            background={"relay": relay.run, "timers": timers.run, "events": events.run, "mails": mails.run},
-        )
+        async with flights as cancelled:
+            comparisons = [cancelled, entitlements.comparison()]
+            reconciler = Reconciler(pool, comparisons, interval=settings.reconcile, tell=tell)
+            yield Parts(
+                register=partial(add_WaitlistServiceServicer_to_server, servicer),
+                background={
+                    "relay": relay.run,
+                    "timers": timers.run,
+                    "events": events.run,
+                    "mails": mails.run,
+                    "reconciler": reconciler.run,
+                },
+            )
     finally:
         await peers.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -14,7 +13,7 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceService
 from services import db, paging
 from services.auth import Role
 from services.call import running
-from services.db import Conn, Pool
+from services.db import Pool
 from services.mutations import Mutations
 from services.paging import PageTokens
 from waitlist_service import entries, offers
@@ -48,10 +47,14 @@ class WaitlistServicer(WaitlistServiceServicer):
         return await self._offers.accept(UUID(request.entry_id), _key(request), owner=_owner())
 
     async def DeclineOffer(self, request: pb.DeclineOfferRequest, context: Context) -> pb.WaitlistEntry:
-        return await self._mutate(request, offers.decline)
+        return await self._offers.decline(
+            UUID(request.entry_id), _key(request), owner=_owner(), actor=running().principal.name
+        )
 
     async def LeaveWaitlist(self, request: pb.LeaveWaitlistRequest, context: Context) -> pb.WaitlistEntry:
-        return await self._mutate(request, offers.leave)
+        return await self._offers.leave(
+            UUID(request.entry_id), _key(request), owner=_owner(), actor=running().principal.name
+        )
 
     async def ListWaitlist(self, request: pb.ListWaitlistRequest, context: Context) -> pb.ListWaitlistResponse:
         query = f"waitlist {request.flight_id}"
@@ -69,18 +72,6 @@ class WaitlistServicer(WaitlistServiceServicer):
         return await self._mutations.run(
             running().request_key(request), pb.SetWaitlistModeResponse, partial(offers.set_mode, request)
         )
-
-    async def _mutate(
-        self,
-        request: pb.DeclineOfferRequest | pb.LeaveWaitlistRequest,
-        transition: Callable[..., Awaitable[pb.WaitlistEntry]],
-    ) -> pb.WaitlistEntry:
-        call = running()
-
-        async def move(conn: Conn) -> pb.WaitlistEntry:
-            return await transition(conn, UUID(request.entry_id), owner=_owner(), actor=call.principal.name)
-
-        return await self._mutations.run(_key(request), pb.WaitlistEntry, move)
 
 
 def _key(request: Message) -> Any:

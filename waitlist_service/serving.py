@@ -27,6 +27,7 @@ FRESH: Final = timedelta(seconds=5)
 MAP_AGE: Final = timedelta(seconds=2)
 # Between the clocks of the seat service's database and ours.
 CLOCK_SKEW: Final = timedelta(seconds=1)
+HAND_BACK: Final = "hand-back"
 
 
 async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
@@ -61,6 +62,12 @@ async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]
     await _pass_over(conn, forbidden)
     await _write_down(conn, flight_id, matched, certain)
     return unwanted
+
+
+async def hand_back(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:
+    """Has seats handed back that nobody who waits wants, in the transaction that found that out."""
+    if seat_numbers:
+        await timers.set_timers(conn, HAND_BACK, [f"{flight_id}/{number}" for number in sorted(seat_numbers)])
 
 
 async def lock(conn: Conn, flight_id: str) -> bool:

@@ -18,6 +18,7 @@ class WaitlistSettings(CallerSettings, MailSettings):
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_WAITLIST_", extra="ignore", frozen=True)
 
     listen: str = "127.0.0.1:50053"
+    flight_address: str = Field(default="127.0.0.1:50055", validation_alias="SKYHIGH_FLIGHT_ADDRESS")
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     checkin_address: str = Field(default="127.0.0.1:50052", validation_alias="SKYHIGH_CHECKIN_ADDRESS")
     mode: Literal["AUTO_CONFIRM", "OFFER"] = "AUTO_CONFIRM"

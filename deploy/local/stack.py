@@ -53,6 +53,8 @@ class Service:
     """How many it has where SKYHIGH_<NAME>_PROCESSES does not say."""
     calls: tuple[str, ...] = ()
     """Services that it calls. It is told where they are, and gets a token to show them."""
+    reads: tuple[str, ...] = ()
+    """Services that it calls for what everybody may read. It is told where they are."""
     settings: tuple[str, ...] = ()
     """What it is told besides, of `Stack.values`."""
     alias: str = ""
@@ -66,13 +68,21 @@ class Service:
 
 SERVICES: Final = (
     # The one that a rush meets: one process for each of two cores. Of the others one does, and starts sooner.
-    Service("seat", number=1, module="seat_service", health="skyhigh.seat.v1.SeatService", processes=2),
+    Service(
+        "seat",
+        number=1,
+        module="seat_service",
+        health="skyhigh.seat.v1.SeatService",
+        processes=2,
+        reads=("flight",),
+    ),
     Service(
         "checkin",
         number=2,
         module="checkin_service",
         health="skyhigh.checkin.v1.CheckInService",
         calls=("seat", "payment"),
+        reads=("flight",),
         settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_WEIGHT_ADDRESS", "SKYHIGH_SMTP_ADDRESS"),
     ),
     Service(
@@ -81,6 +91,7 @@ SERVICES: Final = (
         module="waitlist_service",
         health="skyhigh.waitlist.v1.WaitlistService",
         calls=("seat", "checkin"),
+        reads=("flight",),
         settings=("SKYHIGH_SMTP_ADDRESS",),
     ),
     Service(
@@ -434,7 +445,7 @@ class Stack:
             ),
             port=port,
             # An address of a service that is given is another stack's, such as one of `skyhigh env`: these are ours.
-            environment=self._given_or(settings) | self._addresses_of(*service.calls),
+            environment=self._given_or(settings) | self._addresses_of(*service.calls, *service.reads),
             hidden=OWNERS_VARIABLES,
             sources=(service.module.partition(".")[0], *SHARED_SOURCES),
             after=after,

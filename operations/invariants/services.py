@@ -6,6 +6,9 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
+# With growing pauses, about a minute.
+STUCK_TRIES: Final = 8
+
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 
 
@@ -35,6 +38,16 @@ def _of(service: str) -> tuple[Invariant, ...]:
             WHERE fire_time IS NULL AND try_time < now() - interval '5 s'
             """,  # noqa: S608
             needs_service=True,
+            schemas=(service,),
+        ),
+        # An outage is no failed try: whoever fails so often meets an answer that it does not expect.
+        Invariant(
+            10,
+            f"no timer of {service} fails {STUCK_TRIES} times in a row",
+            f"""
+            SELECT name, subject, due_time, tries, last_error FROM {service}.timers
+            WHERE fire_time IS NULL AND tries >= {STUCK_TRIES} AND last_error IS NOT NULL
+            """,  # noqa: S608
             schemas=(service,),
         ),
     )

@@ -6,8 +6,8 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
-# What an older entry must be for a younger one to overtake it: waiting, matched with nothing, wanting the seat, and
-# not passed over for a reason that is written down.
+# What an older entry must be for a younger one to overtake it: waiting, matched with nothing, wanting the seat with the
+# cabin and the needs that it has had since, and not passed over for a reason that is written down.
 _OVERTAKEN: Final = """
     SELECT younger.entry_id, younger.number, younger.seat_number,
            older.entry_id AS overtaken, older.number AS its_number
@@ -15,7 +15,7 @@ _OVERTAKEN: Final = """
     JOIN waitlist.seats AS seat USING (flight_id, seat_number)
     JOIN waitlist.entries AS older ON older.flight_id = younger.flight_id AND older.number < younger.number
     WHERE younger.state IN ('ASSIGNED', 'OFFERED')
-      AND older.create_time < younger.match_time
+      AND coalesce(older.fact_time, older.create_time) < younger.match_time
       AND coalesce(older.end_time, 'infinity') > younger.match_time
       AND coalesce(older.match_time, 'infinity') > younger.match_time
       AND older.cabin = seat.cabin
@@ -27,7 +27,98 @@ _OVERTAKEN: Final = """
             AND skips.skip_time < younger.match_time)
 """
 
+# Check-in for the entry's or timer's flight has closed for long enough: by the check-in service, and also by what the
+# waitlist knows, or the waitlist has not asked for long. A close time that has just moved into the past is no offence.
+_CLOSED: Final = """
+    departure_time - closes_before < now() - interval '5 s'
+    AND (known.close_time < now() - interval '5 s' OR known.compare_time < now() - interval '15 s')
+"""
+# Neither now nor, for a step that is under way at another service, in a second.
+_SET_AHEAD_OR_LATE: Final = "due_time NOT BETWEEN now() - interval '5 s' AND now() + interval '1.5 s'"
+
 WAITLIST_INVARIANTS: Final = (
+    Invariant(
+        14,
+        "no entry waits or has an offer more than 5 s after check-in has closed",
+        f"""
+        SELECT entry_id, flight_id, entries.state, departure_time - closes_before AS close_time
+        FROM waitlist.entries
+        JOIN waitlist.flights AS known USING (flight_id)
+        JOIN checkin.flights USING (flight_id)
+        WHERE entries.state IN ('WAITING', 'OFFERED') AND {_CLOSED}
+        """,  # noqa: S608
+        needs_service=True,
+        schemas=("waitlist", "checkin"),
+    ),
+    Invariant(
+        14,
+        "each entry that waits or has an offer is of a passenger of the manifest who needs a seat",
+        """
+        SELECT entry_id, flight_id, entries.passenger_id, entries.owner, passengers.pnr, passengers.type
+        FROM waitlist.entries
+        JOIN waitlist.flights AS known USING (flight_id)
+        LEFT JOIN checkin.passengers USING (flight_id, passenger_id)
+        WHERE entries.state IN ('WAITING', 'OFFERED')
+          AND (passengers.pnr IS NULL OR passengers.type = 'INFANT' OR entries.owner <> 'passenger:' || passengers.pnr)
+          AND known.compare_time < now() - interval '15 s'
+        """,
+        needs_service=True,
+        schemas=("waitlist", "checkin"),
+    ),
+    Invariant(
+        14,
+        "no entry waits or has an offer for a booking that was cancelled more than 10 s ago",
+        """
+        SELECT entry_id, entries.flight_id, entries.passenger_id, bookings.booking_id, bookings.update_time
+        FROM waitlist.entries
+        JOIN booking.booking_passengers USING (passenger_id)
+        JOIN booking.bookings USING (booking_id)
+        WHERE entries.state IN ('WAITING', 'OFFERED') AND bookings.state = 'CANCELLED'
+          AND bookings.update_time < now() - interval '10 s'
+        """,
+        needs_service=True,
+        schemas=("waitlist", "booking"),
+    ),
+    Invariant(
+        14,
+        "no timer of the waitlist waits for a flight whose check-in has closed",
+        f"""
+        SELECT name, subject, due_time, flights.flight_id
+        FROM waitlist.timers
+        LEFT JOIN waitlist.entries
+            ON name IN ('assign', 'accept', 'lapse', 'withdraw') AND entries.entry_id::text = subject
+        JOIN checkin.flights ON flights.flight_id = coalesce(entries.flight_id, subject)
+        JOIN waitlist.flights AS known ON known.flight_id = flights.flight_id
+        WHERE fire_time IS NULL AND (name IN ('sweep', 'close') OR entries.entry_id IS NOT NULL)
+          AND {_CLOSED} AND {_SET_AHEAD_OR_LATE}
+        """,  # noqa: S608
+        needs_service=True,
+        schemas=("waitlist", "checkin"),
+    ),
+    Invariant(
+        8,
+        "an offer that is withdrawn ends within 30 s",
+        """
+        SELECT entry_id, flight_id, withdrawal, due_time FROM waitlist.entries
+        LEFT JOIN waitlist.timers ON name = 'withdraw' AND subject = entry_id::text AND fire_time IS NULL
+        WHERE state = 'OFFERED' AND withdrawal IS NOT NULL
+          AND coalesce(due_time < now() - interval '30 s', true)
+        """,
+        needs_service=True,
+        schemas=("waitlist",),
+    ),
+    Invariant(
+        8,
+        "an entry that is matched with a seat has a timer that claims it",
+        """
+        SELECT entry_id, flight_id, seat_number, match_time FROM waitlist.entries
+        WHERE state = 'WAITING' AND claim_id IS NOT NULL AND match_time < now() - interval '30 s'
+          AND NOT EXISTS (SELECT FROM waitlist.timers
+                          WHERE name = 'assign' AND subject = entry_id::text AND fire_time IS NULL)
+        """,
+        needs_service=True,
+        schemas=("waitlist",),
+    ),
     Invariant(8, "no older entry that wants a seat is overtaken", _OVERTAKEN, schemas=("waitlist",)),
     Invariant(
         8,

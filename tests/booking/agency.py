@@ -383,7 +383,7 @@ class Agency:
             "INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, 'FOG', now())", flight_id
         )
 
-    async def depart(self, flight_id: str) -> None:
+    async def take_off(self, flight_id: str) -> None:
         """Lets the seat service alone know that a flight has left."""
         times = seat_pb.SyncPassengersRequest.FlightTimes(
             flight_id=flight_id, departure_time=timestamp(datetime.now(UTC)), revision=1

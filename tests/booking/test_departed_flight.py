@@ -15,7 +15,7 @@ VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
 
 async def test_no_seat_of_a_flight_that_left_is_sold(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
-    await agency.depart(journey.flight_id)
+    await agency.take_off(journey.flight_id)
     with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:
         await customer.book(journey)
     assert refusal.info.metadata["flight_id"] == journey.flight_id
@@ -25,7 +25,7 @@ async def test_no_seat_of_a_flight_that_left_is_sold(agency: Agency, customer: C
 async def test_a_booking_of_a_flight_that_left_is_not_charged(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
-    await agency.depart(journey.flight_id)
+    await agency.take_off(journey.flight_id)
     await customer.pay(booking)
     found = (await ends(agency, [booking]))[booking.booking_id]
     assert (found.state in ("FAILED", "EXPIRED"), found.paid, found.seats) == (True, False, frozenset())
@@ -37,7 +37,7 @@ async def test_money_that_comes_after_the_departure_goes_back(agency: Agency, cu
     booking = await customer.book(journey)
     await customer.pay(booking)
     await customer.becomes(booking, "PAYMENT_PROCESSING")
-    await agency.depart(journey.flight_id)
+    await agency.take_off(journey.flight_id)
     await provider_decides(agency, booking)
     found = (await ends(agency, [booking]))[booking.booking_id]
     assert (found.state == "CONFIRMED", found.seats) == (False, frozenset())
@@ -48,7 +48,7 @@ async def test_late_money_takes_no_seats_of_a_flight_that_left(agency: Agency, c
     booking = await customer.book(journey)
     await customer.pay(booking, FAILS)
     await customer.becomes(booking, "FAILED")
-    await agency.depart(journey.flight_id)
+    await agency.take_off(journey.flight_id)
     await pay_once_more(customer, booking)
 
     async def came() -> bool:

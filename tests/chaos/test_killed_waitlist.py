@@ -15,18 +15,22 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb_checkin
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
+from checkin_service.service import CHECKIN_SERVICE
 from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
 from tests.booking.agency import patiently
 from tests.callers import Caller, Callers, a_few_at_once
+from tests.checkin.airport import facts
 from tests.conftest import World
 from tests.dates import new_flight_id
-from tests.instances import serves
+from tests.instances import running, serves
 from tests.waiting import eventually, pause
 
 SERVICE = "skyhigh.waitlist.v1.WaitlistService"
@@ -84,10 +88,16 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture
-async def pair(world: World, callers: Callers) -> AsyncIterator[Pair]:
+async def checkin(world: World, callers: Callers) -> AsyncIterator[Callers]:
+    """The check-in service, which is not killed."""
+    async with running(world, CHECKIN_SERVICE, CheckInServiceStub, SKYHIGH_SEAT_ADDRESS=callers.address) as served:
+        yield served
+
+
+@pytest.fixture
+async def pair(world: World, callers: Callers, checkin: Callers) -> AsyncIterator[Pair]:
     """The two, ready."""
     ports = free_ports(2)
-    (nobody,) = free_ports(1)
     processes = [
         Process(
             name=f"waitlist-{port}",
@@ -98,8 +108,7 @@ async def pair(world: World, callers: Callers) -> AsyncIterator[Pair]:
                 SKYHIGH_WAITLIST_LISTEN=f"{LOOPBACK}:{port}",
                 SKYHIGH_WAITLIST_PROCESSES="1",
                 SKYHIGH_SEAT_ADDRESS=callers.address,
-                # No manifest, no mails: those are tried again, and hold nothing up.
-                SKYHIGH_CHECKIN_ADDRESS=f"{LOOPBACK}:{nobody}",
+                SKYHIGH_CHECKIN_ADDRESS=checkin.address,
                 SKYHIGH_LOG_LEVEL="error",
             ),
         )
@@ -122,20 +131,40 @@ async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
     return flight_id, dict(zip(numbers, await a_few_at_once(map(agent.confirm, holds)), strict=True))
 
 
-async def join(waitlist: Callers, flight_id: str) -> str:
-    """Somebody new waits for any seat."""
-    pnr = next(PNRS)
-    passenger: Caller = waitlist.passenger(f"{pnr}-1:{flight_id}", pnr=pnr)
+async def book(checkin: Callers, flight_id: str) -> list[str]:
+    """Puts passengers on a flight's manifest, each of a locator of its own; returns the locators."""
+    pnrs = [next(PNRS) for _ in range(WAITING_PER_FLIGHT)]
+    await checkin.operations().ImportManifest(
+        pb_checkin.ImportManifestRequest(
+            flight_id=flight_id,
+            flight=facts(),
+            passengers=[
+                pb_checkin.ManifestPassenger(passenger_id=f"{pnr}-1", pnr=pnr, given_name="Ada", last_name="Byron")
+                for pnr in pnrs
+            ],
+        )
+    )
+    return pnrs
+
+
+async def join(waitlist: Callers, flight_id: str, pnr: str) -> str:
+    """A passenger waits for any seat."""
+    passenger: Caller = waitlist.passenger(pnr=pnr)
     request = pb.JoinWaitlistRequest(flight_id=flight_id, passenger_id=f"{pnr}-1", request_id=str(uuid4()))
     entry: pb.WaitlistEntry = await patiently(lambda: passenger.JoinWaitlist(request))
     return entry.entry_id
 
 
 @pytest.mark.timeout(900)
-async def test_first_come_first_served_while_processes_die(world: World, callers: Callers, pair: Pair) -> None:
+async def test_first_come_first_served_while_processes_die(
+    world: World, callers: Callers, checkin: Callers, pair: Pair
+) -> None:
     flights = dict([await full_flight(callers) for _ in range(FLIGHTS)])
+    booked = {flight_id: iter(await book(checkin, flight_id)) for flight_id in flights}
     for _ in range(WAITING_PER_FLIGHT // 20):
-        await asyncio.gather(*(join(pair.callers[n % 2], flight_id) for flight_id in flights for n in range(20)))
+        await asyncio.gather(
+            *(join(pair.callers[n % 2], flight_id, next(booked[flight_id])) for flight_id in flights for n in range(20))
+        )
 
     owner = await asyncpg.connect(world.servers.database_url())
 

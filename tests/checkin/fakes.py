@@ -57,6 +57,7 @@ class Intent:
     amount: money_pb2.Money
     owner: str
     state: int = State.REQUIRES_PAYMENT
+    last_error: str = ""
 
     def message(self) -> pb.PaymentIntent:
         """Returns it as others see it."""
@@ -65,6 +66,7 @@ class Intent:
             reference=self.reference,
             state=pb.PaymentIntent.State.ValueType(self.state),
             amount=self.amount,
+            last_error=self.last_error,
         )
 
 
@@ -104,7 +106,7 @@ class Payments(Fake, PaymentServiceServicer):
         intent = self.intents[UUID(intent_id)]
         if intent.state != State.PROCESSING:
             return None
-        intent.state = State.FAILED
+        intent.state, intent.last_error = State.FAILED, "DECLINED"
         return events_pb2.PaymentFailed(intent_id=intent_id, reference=intent.reference, error="DECLINED", attempts=3)
 
     async def CreatePaymentIntent(self, request: pb.CreatePaymentIntentRequest, context: Any) -> pb.PaymentIntent:
@@ -112,6 +114,10 @@ class Payments(Fake, PaymentServiceServicer):
         intent = Intent(uuid4(), request.reference, request.amount, request.owner)
         self.intents[intent.intent_id] = intent
         return intent.message()
+
+    async def GetPaymentIntent(self, request: pb.GetPaymentIntentRequest, context: Any) -> pb.PaymentIntent:
+        await self._arrive("GetPaymentIntent", context)
+        return (await self._found(request.intent_id, context)).message()
 
     async def CancelPaymentIntent(self, request: pb.CancelPaymentIntentRequest, context: Any) -> pb.PaymentIntent:
         await self._arrive("CancelPaymentIntent", context)

@@ -71,6 +71,7 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "ListCheckIns": "AO",
         "GetPassenger": "S",
         "ReserveLocator": "S",
+        "FindPassengers": "S",
     },
     "WaitlistService": {
         "JoinWaitlist": "PA",

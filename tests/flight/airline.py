@@ -72,7 +72,7 @@ def itinerary_id(*way: NewFlight) -> str:
 def standing(new: NewFlight) -> Flight:
     """A flight as it is read back."""
     facts = {name: getattr(new, name) for name in NewFlight.__slots__}
-    return Flight(**facts, state="SCHEDULED", cancel_reason="")
+    return Flight(**facts, state="SCHEDULED", cancel_reason="", cancel_time=None)
 
 
 def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date, *, hops: int = 3) -> Iterator[Way]:

@@ -12,9 +12,11 @@ from skyhigh.flight.v1 import flight_service_pb2 as pb
 
 from flight_service.flights import NewFlight
 from tests.callers import refused
+from tests.conftest import World
 from tests.dates import new_flight_id
 from tests.flight.airline import Airline, flight
 from tests.instances import Database
+from tests.services.rules import listening
 from tests.waiting import eventually
 
 
@@ -33,11 +35,14 @@ async def events_of(database: Database, flight_id: str) -> list[events_pb2.Fligh
 
 
 async def test_a_cancelled_flight_is_told_of_and_not_found_any_more(
-    airline: Airline, new: NewFlight, day: date, flight_database: Database
+    world: World, airline: Airline, new: NewFlight, day: date, flight_database: Database
 ) -> None:
     assert len(await airline.found("LHR", "CDG", day)) == 1
     before = datetime.now(UTC)
-    cancelled = await airline.cancel(new.flight_id, reason="STRIKE")
+    # Nobody else listens here, and an event that no queue takes is not published.
+    async with listening(world.servers.amqp_url(), "flight.cancelled.v1"):
+        cancelled = await airline.cancel(new.flight_id, reason="STRIKE")
+        await eventually(lambda: _told(flight_database))
     assert (cancelled.status, cancelled.cancel_reason) == (pb.Flight.CANCELLED, "STRIKE")
     assert (cancelled.available_seats, cancelled.total_seats) == (0, 180), "nobody may hold one any more"
     assert await airline.get(new.flight_id) == cancelled
@@ -46,10 +51,44 @@ async def test_a_cancelled_flight_is_told_of_and_not_found_any_more(
     assert event.reason == "STRIKE"
     assert before <= event.cancel_time.ToDatetime(UTC) <= datetime.now(UTC)
 
-    async def told() -> bool:
-        return not await flight_database.fetchval("SELECT count(*) FROM outbox WHERE publish_time IS NULL")
 
-    await eventually(told)
+async def _told(database: Database) -> bool:
+    return not await database.fetchval("SELECT count(*) FROM outbox WHERE publish_time IS NULL")
+
+
+async def test_cancelled_flights_are_listed_until_three_days_after_their_departure(
+    airline: Airline, new: NewFlight, flight_database: Database
+) -> None:
+    """Other services compare with this list what they were told."""
+
+    async def listed(status: pb.Flight.Status.ValueType) -> dict[str, pb.Flight]:
+        found: dict[str, pb.Flight] = {}
+        request = pb.ListFlightsRequest(status=status, page_size=100)
+        while True:
+            answer: pb.ListFlightsResponse = await airline.anybody.ListFlights(request)
+            found |= {each.flight_id: each for each in answer.flights}
+            if not answer.next_page_token:
+                return found
+            request.page_token = answer.next_page_token
+
+    assert new.flight_id not in await listed(pb.Flight.CANCELLED)
+    assert new.flight_id in await listed(pb.Flight.SCHEDULED)
+    cancelled = await airline.cancel(new.flight_id, reason="STRIKE")
+    assert (await listed(pb.Flight.CANCELLED))[new.flight_id] == cancelled
+    assert cancelled.cancel_time.ToDatetime(UTC) <= datetime.now(UTC)
+    assert new.flight_id not in await listed(pb.Flight.SCHEDULED)
+    for age, is_listed in ((timedelta(days=2, hours=23), True), (timedelta(days=3, minutes=1), False)):
+        await flight_database.execute(
+            """
+            UPDATE flights
+            SET departure_time = now() - $2::interval, arrival_time = now() - $2::interval + interval '1 h',
+                departure_date = (now() - $2::interval)::date
+            WHERE flight_id = $1
+            """,
+            new.flight_id,
+            age,
+        )
+        assert (new.flight_id in await listed(pb.Flight.CANCELLED)) is is_listed
 
 
 async def test_a_repeat_changes_nothing(airline: Airline, new: NewFlight, flight_database: Database) -> None:

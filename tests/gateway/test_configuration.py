@@ -114,8 +114,7 @@ def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet)
     internal = {method.name for _, method, call in methods(api) if call is Call.INTERNAL}
     assert internal == {
         *("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"),
-        "GetPassenger",
-        "ReserveLocator",
+        *("GetPassenger", "FindPassengers", "ReserveLocator"),
         *("CreatePaymentIntent", "CancelPaymentIntent", "RefundPayment"),
     }
 

@@ -28,6 +28,7 @@ from tests.callers import listed_passenger, seat
 from tests.conftest import SERVICES
 from tests.dates import flight_id
 from tests.instances import Database, Instance, connected, instance, own_database
+from tests.services.rules import listening
 from tests.waiting import eventually, pause
 
 if TYPE_CHECKING:
@@ -206,6 +207,11 @@ CORRUPTIONS: Final = {
             INSERT INTO timers (name, subject, due_time, try_time, fire_time)
             VALUES ('test', 'x', now(), now(), now() - interval '1 s')""",
     },
+    "no timer of seat fails 8 times in a row": {
+        "an answer that nobody expects": """
+            INSERT INTO timers (name, subject, due_time, try_time, tries, last_error)
+            VALUES ('test', 'x', now(), now() + interval '20 s', 8, 'PeerFault: INTERNAL INTERNAL')""",
+    },
     "every timer of seat that is due is taken within 5 s": {
         "nobody looks": """
             INSERT INTO timers (name, subject, due_time, try_time)
@@ -273,7 +279,8 @@ async def lived(world: World) -> Lived:
     lived = Lived(await seat_database(world), f"{world.servers.redis_url.removesuffix('/0')}/7")
     url = lived.database_url
     offers = partial(instance, world, SKYHIGH_REDIS_URL=lived.redis_url, SKYHIGH_OFFER_WINDOW_SECONDS="600")
-    async with offers(database_url=url) as service:
+    # An event that no queue takes is not published, and no other service listens here.
+    async with listening(world.servers.amqp_url(), "seat.#"), offers(database_url=url) as service:
         await _live(service)
         expired = await service.callers.agent().hold(FLIGHT, "21A")
         await lapse_holds(service.database, expired)

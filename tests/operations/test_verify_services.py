@@ -228,7 +228,53 @@ OF_PAYMENTS: Final = {
             WHERE intent_id = {named("intent P2")} AND version = 3""",
     },
 }
+# The waitlist has known for an hour that check-in has closed.
+CLOSED_FLIGHT: Final = f"""
+    UPDATE checkin.flights SET departure_time = now(), arrival_time = now() + interval '2 h'
+    WHERE flight_id = '{FLIGHT}';
+    UPDATE waitlist.flights SET close_time = now() - interval '1 h', compare_time = now();
+"""
 OF_WAITLISTS: Final = {
+    "no entry waits or has an offer more than 5 s after check-in has closed": {
+        "nobody ended it": f"{CLOSED_FLIGHT}; DELETE FROM waitlist.timers",
+        "nobody has asked for long": f"""
+            {CLOSED_FLIGHT};
+            UPDATE waitlist.flights SET close_time = NULL, compare_time = now() - interval '16 s'""",
+    },
+    "each entry that waits or has an offer is of a passenger of the manifest who needs a seat": {
+        "off the manifest": "DELETE FROM checkin.passengers WHERE passenger_id = 'W2'",
+        "another locator's": "UPDATE checkin.passengers SET pnr = 'ABCDEF' WHERE passenger_id = 'W2'",
+        "a lap infant": """
+            UPDATE checkin.passengers SET type = 'INFANT', accompanying_passenger_id = 'W9'
+            WHERE passenger_id = 'W2'""",
+    },
+    "no entry waits or has an offer for a booking that was cancelled more than 10 s ago": {
+        "waiting": f"""
+            INSERT INTO booking.booking_passengers (booking_id, number, passenger_id, given_name, last_name, type)
+            VALUES ({named("booking X")}, 9, 'W2', 'Ada', 'Byron', 'ADULT')""",
+    },
+    "no timer of the waitlist waits for a flight whose check-in has closed": {
+        "a sweep": f"""
+            {CLOSED_FLIGHT};
+            UPDATE waitlist.entries SET state = 'LEFT', end_time = now() WHERE state = 'WAITING';
+            DELETE FROM waitlist.timers WHERE name = 'close'""",
+        "an offer's end": f"""
+            {CLOSED_FLIGHT};
+            UPDATE waitlist.timers SET name = 'lapse', subject = {named("entry W4")}::text WHERE name = 'close';
+            DELETE FROM waitlist.timers WHERE name = 'sweep'""",
+    },
+    "an offer that is withdrawn ends within 30 s": {
+        "no timer": f"""
+            UPDATE waitlist.entries
+            SET state = 'OFFERED', end_time = NULL, withdrawal = 'LEFT', withdraw_actor = 'x', withdraw_reason = 'x'
+            WHERE entry_id = {named("entry W4")}""",
+    },
+    "an entry that is matched with a seat has a timer that claims it": {
+        "no timer": f"""
+            UPDATE waitlist.entries
+            SET claim_id = gen_random_uuid(), seat_number = '10A', match_time = now() - interval '31 s'
+            WHERE entry_id = {named("entry W2")}""",
+    },
     "no older entry that wants a seat is overtaken": {
         "without a reason": "DELETE FROM waitlist.skips",
         "with a reason that was found later": "UPDATE waitlist.skips SET skip_time = now()",

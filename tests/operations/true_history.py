@@ -200,6 +200,17 @@ WAITLISTS: Final = f"""
         AS step (passenger_id, version, from_state, to_state);
     INSERT INTO skips (entry_id, seat_number, reason, end_time, skip_time)
     VALUES ({named("entry W2")}, '13A', 'EXIT_ROW_NOT_ALLOWED', 'infinity', now() - interval '61 min');
+    INSERT INTO timers (name, subject, due_time, try_time)
+    VALUES ('sweep', '{FLIGHT}', now() + interval '1 hour', now() + interval '1 hour'),
+           ('close', '{FLIGHT}', now() + interval '5 hours', now() + interval '5 hours');
+    SET LOCAL search_path = checkin;
+    INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
+                         opens_before, closes_before, boarding_before, gate)
+    VALUES ('{FLIGHT}', 'SH1', 'FRA', 'LIS', now() + interval '6 hours', now() + interval '8 hours', current_date,
+            '1 day', '1 hour', '40 min', '');
+    INSERT INTO passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin, fare,
+                            special_services, contact_email)
+    VALUES ('{FLIGHT}', 'W2', 'XK4T7Q', '', 'Ada', 'Byron', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '');
 """
 
 # K is confirmed on two flights, with an infant; R is to be paid; X was cancelled after its confirmation; E lapsed; F

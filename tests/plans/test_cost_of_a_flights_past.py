@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -81,6 +82,15 @@ async def test_waiting_costs_the_same_on_a_flight_that_many_have_left(waiting: C
     assert numbers == [PAST + 1]
     await Openness(pool_of(waiting), cast("Any", None)).close_if_nobody_waits(flight)
     assert await waiting.conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", flight)
+    assert await entries.live(conn, flight, after_number=0, limit=200) == [entry]
+    assert await entries.offered(conn, flight, limit=200) == []
+    assert await entries.endable(conn, flight, limit=200) == [entry]
+    other = replace(entry.facts, special_services=("WCHC",))
+    assert await entries.update_facts(conn, entry, other) is not None
+    assert await entries.end(conn, [entry], actor="checkin", reason="CHECK_IN_CLOSED") == set()
+    assert not await entries.anybody_waits(conn, flight)
+    again = await entries.join(conn, new, actor="passenger:WAITS")
+    assert again.number == PAST + 2
     await entries.end_all(conn, flight, actor="flight", reason="FLIGHT_CANCELLED")
     assert not await entries.anybody_waits(conn, flight)
     waiting.expect_bounded()
@@ -100,16 +110,22 @@ async def test_a_planner_without_statistics_looks_entries_up_by_their_ids(waitin
         await serving._write_down(conn, flight, {entry_id: freed}, {seat_number})
         ((found, _),) = (await entries.matched(conn, [entry_id], mode="OFFER")).values()
         assert found.claim_id is not None
+        assert await entries.is_matched(conn, found)
         if seat_number == "1A":
+            assert await entries.update_facts(conn, found, found.facts) is not None
             assert await entries.give_up_claim(conn, found)
             assert await entries.leave(conn, entry_id, owner=None, actor="passenger:W")
             continue
+        assert await entries.decide(conn, [(found, b"request")]) == {entry_id}
+        assert await entries.update_facts(conn, found, found.facts) is None, "its claim is under way"
         assert await entries.offer(conn, entry_id, claim_id=found.claim_id, hold_id=hold, expire_time=soon)
         if seat_number == "1B":
-            assert await entries.decline(conn, entry_id, owner=None, actor="passenger:W", reason="DECLINED")
+            withdrawn = await entries.withdraw(conn, [entry_id], to="LEFT", owner=None, actor="W", reason="LEFT")
+            assert withdrawn == [entry_id]
+            assert await entries.finish_withdrawal(conn, await entries.find(conn, entry_id, owner=None))
             continue
         assert await entries.begin_accept(conn, entry_id, owner=None)
-        (assigned,) = await entries.assign(conn, [entries.Claimed(found, hold, "passenger:W")])
+        (assigned,) = await entries.assign(conn, [entries.Claimed(found, hold, seat_number, "passenger:W")])
         assert assigned is not None
     assert len(waiting.plans) > 20
     waiting.expect_look_ups("entries")

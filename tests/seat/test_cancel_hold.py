@@ -119,3 +119,26 @@ async def test_a_stranger_cancels_nothing(callers: Callers, flight: str, databas
         await a_foreign_hold_is_as_a_missing_one(database, stranger, "CancelHold", cancel, held)
     await owner.confirm(held)
     await a_foreign_hold_is_as_a_missing_one(database, callers.customer(), "CancelHold", cancel, held)
+
+
+async def test_a_confirmed_hold_stays_with_unless_confirmed(agent: Caller, flight: str, database: Database) -> None:
+    hold = await agent.confirm(await agent.hold(flight, "20A"))
+    with refused("FAILED_PRECONDITION", "HOLD_CONFIRMED"):
+        await agent.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id, unless_confirmed=True))
+    assert (await agent.get(hold)).state == pb.Hold.CONFIRMED
+    held = await agent.hold(flight, "20B")
+    cancelled = await agent.CancelHold(pb.CancelHoldRequest(hold_id=held.hold_id, unless_confirmed=True))
+    assert cancelled.state == pb.Hold.CANCELLED
+    assert await violations(database, flight) == []
+
+
+async def test_confirming_and_cancelling_unless_confirmed_at_once_leave_one_of_both(
+    agent: Caller, flight: str, database: Database
+) -> None:
+    for number in ("20A", "20B", "20C", "20D"):
+        hold = await agent.hold(flight, number)
+        results = await at_once(
+            agent.confirm(hold), agent.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id, unless_confirmed=True))
+        )
+        assert outcomes(results)["OK"] == 1
+    assert await violations(database, flight) == []

@@ -12,13 +12,15 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import REGISTRY
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 from skyhigh.weight.v1 import weight_service_pb2
 
 from deploy.local.process import free_ports
 from services import tokens
-from services.clients import PeerRefusal, ask, channel
+from services.clients import PeerFault, PeerRefusal, ask, channel
 from services.errors import Unavailable
 from services.tokens import OwnToken
 from tests.waiting import PATIENCE_SECONDS
@@ -97,7 +99,7 @@ async def test_unavailable_is_tried_three_times_and_nothing_else_is(world: World
             await context.abort(code, "no")
 
         async with answering(refuse) as address, channel(address, service=ECHO) as peer:
-            with pytest.raises((Unavailable, PeerRefusal)):
+            with pytest.raises((Unavailable, PeerFault)):
                 await ask(weigh(peer))
         assert len(seen) == expected, code
 
@@ -137,3 +139,57 @@ async def test_a_rotated_token_is_shown_without_a_restart(tmp_path: Path, monkey
     assert str(token) == "second"
     file.unlink()
     assert str(token) == "second", "a token that is known stays good while the file is away"
+
+
+async def refused_with(code: grpc.StatusCode, reason: str) -> Exception:
+    """What a caller gets that has a meaning for THING_MISSING."""
+
+    async def answer(_: int, context: Any) -> Any:
+        details = rpc_status(code, reason).SerializeToString() if reason else b""
+        await context.abort(code, "no", trailing_metadata=(("grpc-status-details-bin", details),) if details else ())
+
+    async with answering(answer) as address, channel(address, service=ECHO) as peer:
+        try:
+            await ask(weigh(peer), {"THING_MISSING": lambda refusal: LookupError(refusal.reason)})
+        except Exception as error:
+            return error
+    raise AssertionError
+
+
+def rpc_status(code: grpc.StatusCode, reason: str) -> Any:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="skyhigh")
+    status = status_pb2.Status(code=code.value[0], message="no")
+    status.details.add().Pack(info)
+    return status
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "meaning"),
+    [
+        (grpc.StatusCode.NOT_FOUND, "THING_MISSING", LookupError),
+        (grpc.StatusCode.NOT_FOUND, "OTHER_THING_MISSING", PeerRefusal),
+        (grpc.StatusCode.FAILED_PRECONDITION, "A_REASON_OF_NEXT_YEAR", PeerRefusal),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "COOLING_DOWN", PeerRefusal),
+        (grpc.StatusCode.INTERNAL, "INTERNAL", PeerFault),
+        (grpc.StatusCode.UNKNOWN, "", PeerFault),
+        (grpc.StatusCode.UNIMPLEMENTED, "", PeerFault),
+        # Without a reason it is not the contract that says so.
+        (grpc.StatusCode.NOT_FOUND, "", PeerFault),
+        (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", PeerFault),
+        (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", PeerFault),
+        (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE", Unavailable),
+        (grpc.StatusCode.CANCELLED, "", Unavailable),
+    ],
+)
+async def test_each_answer_means_one_thing(code: grpc.StatusCode, reason: str, meaning: type[Exception]) -> None:
+    assert type(await refused_with(code, reason)) is meaning
+
+
+async def test_a_fault_names_its_code_and_reason_and_is_counted() -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("skyhigh_peer_faults_total", {"code": "INTERNAL", "reason": "INTERNAL"}) or 0
+
+    before = counted()
+    assert str(await refused_with(grpc.StatusCode.INTERNAL, "INTERNAL")) == "INTERNAL INTERNAL"
+    assert str(await refused_with(grpc.StatusCode.UNKNOWN, "")) == "UNKNOWN without a reason"
+    assert counted() == before + 1

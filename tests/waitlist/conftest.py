@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -34,18 +35,63 @@ LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
 
 
 class Manifest(CheckInServiceServicer):
-    """What the check-in service would say of passengers."""
+    """What the check-in service would say of passengers and flights."""
 
     def __init__(self) -> None:
         self.passengers: dict[tuple[str, str], checkin.ManifestPassenger] = {}
+        self.flights: dict[str, checkin.FindPassengersResponse.FoundFlight] = {}
+        self.is_down = False
 
-    async def GetPassenger(self, request: checkin.GetPassengerRequest, context: Any) -> checkin.ManifestPassenger:
-        """The passenger, or NOT_FOUND."""
-        found = self.passengers.get((request.flight_id, request.passenger_id))
-        if found is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such passenger")
-        assert found is not None
-        return found
+    def put(self, flight_id: str, passenger_id: str, pnr: str, profile: str = "ECONOMY", **more: Any) -> None:
+        """Puts a passenger on a flight's manifest; `profile` as `CABIN[:TYPE[+SSR…]]`."""
+        cabin, _, kind = profile.partition(":")
+        type_name, *services = (kind or "ADULT").split("+")
+        self.passengers[flight_id, passenger_id] = checkin.ManifestPassenger(
+            passenger_id=passenger_id,
+            pnr=pnr,
+            given_name="Ada",
+            last_name="Byron",
+            type=checkin.PassengerType.Value(type_name),
+            cabin=checkin.Cabin.Value(cabin),
+            special_services=services,
+            **more,
+        )
+        if flight_id not in self.flights:
+            self.closes(flight_id, after=timedelta(hours=6))
+
+    def take_off(self, flight_id: str, passenger_id: str) -> None:
+        """Takes a passenger off a flight's manifest."""
+        del self.passengers[flight_id, passenger_id]
+
+    def closes(self, flight_id: str, *, after: timedelta) -> None:
+        """Says when check-in for a flight closes."""
+        close_time = datetime.now(UTC) + after
+        flight = self.flights.setdefault(flight_id, checkin.FindPassengersResponse.FoundFlight(flight_id=flight_id))
+        flight.check_in_close_time.FromDatetime(close_time)
+
+    def cancels(self, flight_id: str, reason: str) -> None:
+        """Says that a flight was cancelled."""
+        self.flights[flight_id].cancel_time.GetCurrentTime()
+        self.flights[flight_id].cancel_reason = reason
+
+    async def FindPassengers(
+        self, request: checkin.FindPassengersRequest, context: Any
+    ) -> checkin.FindPassengersResponse:
+        """Those that it knows."""
+        if self.is_down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        answer = checkin.FindPassengersResponse()
+        for each in request.passengers:
+            found = self.passengers.get((each.flight_id, each.passenger_id))
+            if found is not None:
+                answer.passengers.add(flight_id=each.flight_id, passenger=found)
+        for flight_id in sorted({*request.flight_ids, *(each.flight_id for each in request.passengers)}):
+            flight = self.flights.get(flight_id)
+            if flight is not None:
+                closes = flight.check_in_close_time.ToDatetime(tzinfo=UTC)
+                flight.check_in_closed = closes <= datetime.now(UTC)
+                answer.flights.append(flight)
+        return answer
 
 
 @pytest.fixture(scope="package")
@@ -88,6 +134,7 @@ async def waitlist(
         SKYHIGH_SMTP_ADDRESS=any_mails.address,
         SKYHIGH_WAITLIST_OFFER_SECONDS=OFFER_SECONDS,
         SKYHIGH_WAITLIST_SWEEP_INTERVAL_SECONDS="1",
+        SKYHIGH_RECONCILE_SECONDS="1",
     ) as served:
         yield served
 
@@ -132,22 +179,32 @@ class Waiter:
 class Flight:
     """A flight whose seats are all taken, and people who wait for it."""
 
-    def __init__(self, flight_id: str, callers: Callers, waitlist: Callers, held: dict[str, seats.Hold]) -> None:
+    def __init__(
+        self,
+        flight_id: str,
+        callers: Callers,
+        waitlist: Callers,
+        held: dict[str, seats.Hold],
+        manifest: Manifest,
+    ) -> None:
         self.flight_id = flight_id
-        self._callers = callers
+        self.manifest = manifest
+        self.callers = callers
         self._waitlist = waitlist
         self._held = held
 
     def waiter(self, profile: str = "ECONOMY") -> Waiter:
-        """Somebody new; `profile` as `CABIN[:TYPE[+SSR]]`."""
+        """A new passenger of the flight's manifest; `profile` as `CABIN[:TYPE[+SSR]]`."""
         pnr = "".join(secrets.choice(LETTERS) for _ in range(6))
         passenger = f"{pnr}-1:{self.flight_id}:{profile}"
+        self.manifest.put(self.flight_id, f"{pnr}-1", pnr, profile)
         return Waiter(
             self.flight_id,
             f"{pnr}-1",
             pnr,
-            self._callers.passenger(passenger, pnr=pnr),
-            self._waitlist.passenger(passenger, pnr=pnr),
+            self.callers.passenger(passenger, pnr=pnr),
+            # The session names the locator alone.
+            self._waitlist.passenger(pnr=pnr),
         )
 
     @property
@@ -157,19 +214,25 @@ class Flight:
 
     async def free(self, *seat_numbers: str) -> None:
         """Has seats given back by whoever has them, all at once."""
-        agent = self._callers.agent()
+        agent = self.callers.agent()
         await asyncio.gather(*(agent.cancel(self._held.pop(number)) for number in seat_numbers))
+
+    async def take(self, seat_number: str) -> None:
+        """Has an agent take a free seat for a passenger of no party here."""
+        agent = self.callers.agent()
+        hold = await agent.hold(self.flight_id, seat_number, f"X-{secrets.token_hex(4)}")
+        self._held[seat_number] = await agent.confirm(hold)
 
     async def give_to_one_hold(self, *seat_numbers: str) -> None:
         """Has seats change hands, so that they are freed in one transaction, as a family's are: one event names all."""
         await self.free(*seat_numbers)
-        agent = self._callers.agent()
+        agent = self.callers.agent()
         hold = await agent.hold_seats(*(seat(self.flight_id, number, f"F-{number}") for number in seat_numbers))
         self._held[seat_numbers[0]] = await agent.confirm(hold)
 
     async def state(self, seat_number: str) -> str:
         """A seat's state, as the map has it: at most a second late."""
-        return (await self._callers.agent().states(self.flight_id))[seat_number]
+        return (await self.callers.agent().states(self.flight_id))[seat_number]
 
     async def shows(self, seat_number: str, state: str) -> None:
         """Waits until the map shows a seat so."""
@@ -181,7 +244,7 @@ class Flight:
 
     async def seat_of(self, waiter: Waiter) -> str:
         """The confirmed seat of a passenger, or nothing."""
-        answer = await self._callers.service().FindPassengerSeats(
+        answer = await self.callers.service().FindPassengerSeats(
             seats.FindPassengerSeatsRequest(
                 passengers=[
                     seats.FindPassengerSeatsRequest.FlightPassenger(
@@ -237,12 +300,12 @@ async def take_all_seats(database: Database, flight_id: str) -> dict[str, seats.
 
 
 @pytest.fixture
-async def full(callers: Callers, waitlist: Callers, database: Database) -> Flight:
+async def full(callers: Callers, waitlist: Callers, database: Database, manifest: tuple[Manifest, str]) -> Flight:
     """A flight of 180 seats, all of them taken."""
     flight_id = new_flight_id()
     await callers.operations().provision(flight_id)
     held = await take_all_seats(database, flight_id)
-    return Flight(flight_id, callers, waitlist, dict(sorted(held.items())))
+    return Flight(flight_id, callers, waitlist, dict(sorted(held.items())), manifest[0])
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
@@ -20,7 +19,7 @@ from tests.instances import Database
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest
-from waitlist_service import handlers
+from waitlist_service import handlers, serving
 from waitlist_service.handlers import on_seat_released
 
 
@@ -124,7 +123,7 @@ async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pyt
         return full.flight_id in lost
 
     with monkeypatch.context() as patch:
-        patch.setattr(handlers, "serving", SimpleNamespace(serve=serve_nobody))
+        patch.setattr(handlers, "serving", SimpleNamespace(serve=serve_nobody, hand_back=serving.hand_back))
         await full.free("20A")
         await eventually(is_lost)
     await waiter.becomes(entry, "ASSIGNED")
@@ -155,9 +154,7 @@ async def test_a_repeated_and_a_late_event_change_nothing(full: Flight, waitlist
 async def test_the_passenger_hears_of_it_by_mail(full: Flight, manifest: tuple[Manifest, str], mails: MailSink) -> None:
     waiter = full.waiter()
     email = f"{waiter.pnr.lower()}@passengers.example"
-    manifest[0].passengers[full.flight_id, waiter.passenger_id] = checkin.ManifestPassenger(
-        passenger_id=waiter.passenger_id, pnr=waiter.pnr, given_name="Zoë", last_name="Ek", contact_email=email
-    )
+    manifest[0].put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
     mails.behaviour.now.refuse = 1
     entry = await waiter.join("20A")
     await full.free("20A")

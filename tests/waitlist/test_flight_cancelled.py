@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.flight.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
@@ -60,9 +59,7 @@ async def tell(broker: Broker, waitlist_database: Database, event: events_pb2.Fl
 def reachable(waiter: Waiter, manifest: Manifest) -> str:
     """Gives a passenger an address, which nobody else has."""
     email = f"{waiter.pnr.lower()}@passengers.example"
-    manifest.passengers[waiter.flight_id, waiter.passenger_id] = checkin.ManifestPassenger(
-        passenger_id=waiter.passenger_id, pnr=waiter.pnr, given_name="Zoë", last_name="Ek", contact_email=email
-    )
+    manifest.put(waiter.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
     return email
 
 
@@ -135,14 +132,14 @@ async def test_an_offer_ends_with_it(
 
 
 async def test_a_flight_that_nobody_waited_for_is_closed_as_well(
-    callers: Callers, waitlist: Callers, waitlist_database: Database
+    callers: Callers, waitlist: Callers, waitlist_database: Database, manifest: tuple[Manifest, str]
 ) -> None:
     flight_id = new_flight_id()
     await callers.operations().provision(flight_id)
     async with waitlist_database.transaction():
         await on_flight_cancelled(waitlist_database, cancelled(flight_id))
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
-        await Flight(flight_id, callers, waitlist, {}).waiter().join()
+        await Flight(flight_id, callers, waitlist, {}, manifest[0]).waiter().join()
 
 
 async def test_who_joins_in_the_middle_of_it_does_not_wait(full: Flight, waitlist_database: Database) -> None:

@@ -7,12 +7,11 @@ from typing import Final
 from uuid import uuid4
 
 import pytest
-from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from tests.callers import Callers, a_few_at_once, refused
 from tests.dates import flight_id
-from tests.waitlist.conftest import Flight, Manifest
+from tests.waitlist.conftest import Flight
 
 NOWHERE: Final = flight_id("SH000")
 
@@ -66,7 +65,8 @@ async def test_what_does_not_exist_is_said(full: Flight, waitlist: Callers) -> N
         await waiter.waitlist.JoinWaitlist(stranger)
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await waitlist.agent().JoinWaitlist(stranger)
-    nowhere = waitlist.passenger(f"P1:{NOWHERE}")
+    full.manifest.put(NOWHERE, "P1", waiter.pnr)
+    nowhere = waitlist.passenger(pnr=waiter.pnr)
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
         await nowhere.JoinWaitlist(pb.JoinWaitlistRequest(flight_id=NOWHERE, passenger_id="P1"))
 
@@ -83,13 +83,8 @@ async def test_nobody_waits_for_another_class(full: Flight) -> None:
         )
 
 
-async def test_an_agent_joins_for_a_passenger_of_the_manifest(
-    full: Flight, waitlist: Callers, manifest: tuple[Manifest, str]
-) -> None:
+async def test_an_agent_joins_for_a_passenger_of_the_manifest(full: Flight, waitlist: Callers) -> None:
     waiter = full.waiter()
-    manifest[0].passengers[full.flight_id, waiter.passenger_id] = checkin.ManifestPassenger(
-        passenger_id=waiter.passenger_id, pnr=waiter.pnr, given_name="Ada", last_name="Byron", cabin=checkin.ECONOMY
-    )
     entry = await waitlist.agent().JoinWaitlist(
         pb.JoinWaitlistRequest(flight_id=full.flight_id, passenger_id=waiter.passenger_id)
     )

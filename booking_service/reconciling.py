@@ -1,0 +1,71 @@
+"""What a booking waits for, compared with the service that knows: it learns of it whatever became of the event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from skyhigh.payment.v1 import events_pb2 as payment
+
+from booking_service import handlers, records
+from booking_service.peers import Peers
+from services import db
+from services.db import Pool
+from services.payment_outcomes import events_of
+from services.reconciler import Comparison, waiting
+
+# The provider tells of a charge within minutes. What comes a day later is looked after by a person.
+PATIENCE: Final = "1 day"
+
+KNOWN_CANCELLED: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
+
+_WAITS: Final = """
+    SELECT booking_id::text, update_time || '|' || booking_id FROM bookings
+    WHERE {what}
+      AND (update_time, booking_id) > (
+          coalesce(nullif(split_part($1, '|', 1), '')::timestamptz, {since}),
+          coalesce(nullif(split_part($1, '|', 2), ''), '00000000-0000-0000-0000-000000000000')::uuid)
+    ORDER BY update_time, booking_id LIMIT $2
+"""
+_FOR_MONEY: Final = _WAITS.format(
+    what="payment_intent_id IS NOT NULL AND pay_time IS NULL AND state IN ('PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')",
+    since=f"statement_timestamp() - interval '{PATIENCE}'",
+)
+_FOR_REFUND: Final = _WAITS.format(
+    what="refund_reason IS NOT NULL AND refund_time IS NULL", since="'-infinity'::timestamptz"
+)
+
+
+class Payments:
+    """Compares bookings with their payment intents."""
+
+    def __init__(self, pool: Pool, peers: Peers) -> None:
+        self._pool = pool
+        self._peers = peers
+
+    def comparisons(self) -> Sequence[Comparison]:
+        """Money that may still come, also for a booking that ended without it, and money that is to be given back."""
+        return [
+            Comparison("booking-payments", waiting(self._pool, _FOR_MONEY), self.compare),
+            Comparison("booking-refunds", waiting(self._pool, _FOR_REFUND), self.compare),
+        ]
+
+    async def compare(self, subject: str) -> bool:
+        """Applies what became of the booking's intent, as its events do. Returns whether the booking changed."""
+        booking_id = UUID(subject)
+        async with db.session(self._pool) as conn:
+            booking = await records.find(conn, booking_id)
+        if booking.payment_intent_id is None:
+            return False
+        intent = await self._peers.payment(booking.payment_intent_id)
+        async with db.transaction(self._pool) as conn:
+            for event in events_of(intent):
+                match event:
+                    case payment.PaymentSucceeded():
+                        await handlers.on_payment_succeeded(conn, event)
+                    case payment.PaymentFailed():
+                        await handlers.on_payment_failed(conn, event)
+                    case payment.PaymentRefunded():
+                        await handlers.on_payment_refunded(conn, event)
+            return (await records.find(conn, booking_id)).version != booking.version

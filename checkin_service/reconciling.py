@@ -1,0 +1,73 @@
+"""What a check-in waits for, compared with the service that knows: it learns of it whatever became of the event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from skyhigh.payment.v1 import events_pb2 as payment
+
+from checkin_service import handlers, records
+from checkin_service.peers import Peers
+from services import db
+from services.db import Pool
+from services.payment_outcomes import events_of
+from services.reconciler import Comparison, waiting
+
+# The provider tells of a charge within minutes. What comes a day later is looked after by a person.
+PATIENCE: Final = "1 day"
+
+KNOWN_CANCELLED: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
+
+_WAITS: Final = """
+    SELECT checkin_id::text, update_time || '|' || checkin_id FROM check_ins
+    WHERE {what}
+      AND (update_time, checkin_id) > (
+          coalesce(nullif(split_part($1, '|', 1), '')::timestamptz, {since}),
+          coalesce(nullif(split_part($1, '|', 2), ''), '00000000-0000-0000-0000-000000000000')::uuid)
+    ORDER BY update_time, checkin_id LIMIT $2
+"""
+_FOR_FEE: Final = _WAITS.format(
+    what="payment_intent_id IS NOT NULL AND fee_pay_time IS NULL AND fee_refund_time IS NULL",
+    since=f"statement_timestamp() - interval '{PATIENCE}'",
+)
+_FOR_REFUND: Final = _WAITS.format(
+    what="state = 'CANCELLED' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL",
+    since="'-infinity'::timestamptz",
+)
+
+
+class Fees:
+    """Compares check-ins with the payment intents of their fees."""
+
+    def __init__(self, pool: Pool, peers: Peers) -> None:
+        self._pool = pool
+        self._peers = peers
+
+    def comparisons(self) -> Sequence[Comparison]:
+        """Fees that may still be paid, also of a check-in that ended, and fees that are to be given back."""
+        return [
+            Comparison("checkin-fees", waiting(self._pool, _FOR_FEE), self.compare),
+            Comparison("checkin-refunds", waiting(self._pool, _FOR_REFUND), self.compare),
+        ]
+
+    async def compare(self, subject: str) -> bool:
+        """Applies what became of the fee's intent, as its events do. Returns whether the check-in changed."""
+        checkin_id = UUID(subject)
+        async with db.session(self._pool) as conn:
+            check_in = await records.find(conn, checkin_id)
+        if check_in.payment_intent_id is None:
+            return False
+        intent = await self._peers.intent(check_in.payment_intent_id)
+        async with db.transaction(self._pool) as conn:
+            for event in events_of(intent):
+                match event:
+                    # What was noted is not told the passenger again.
+                    case payment.PaymentSucceeded() if check_in.fee_pay_time is None:
+                        await handlers.on_payment_succeeded(conn, event)
+                    case payment.PaymentFailed() if check_in.payment_error != event.error:
+                        await handlers.on_payment_failed(conn, event)
+                    case payment.PaymentRefunded():
+                        await handlers.on_payment_refunded(conn, event)
+            return (await records.find(conn, checkin_id)).version != check_in.version

@@ -1,0 +1,70 @@
+"""Flights that will not leave, compared with the flight service's list: who missed the event learns of it here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from skyhigh.flight.v1 import events_pb2
+from skyhigh.flight.v1 import flight_service_pb2 as pb
+from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
+
+from services import db
+from services.clients import PeerRefusal, ask, channel
+from services.db import Conn, Pool
+from services.identity import Identity
+from services.reconciler import BATCH, Batch, Comparison
+from services.time_limits import FACTOR
+
+TIMEOUT_SECONDS: Final = 2 * FACTOR
+
+# What a service's handler of `flight.cancelled.v1` does. A repeat changes nothing.
+Cancel = Callable[[Conn, events_pb2.FlightCancelled], Awaitable[None]]
+
+
+@asynccontextmanager
+async def comparison(
+    pool: Pool, address: str, *, identity: Identity | None, known: str, cancel: Cancel
+) -> AsyncIterator[Comparison]:
+    """Yields the comparison of a service's cancelled flights with those that the flight service lists.
+
+    `known` is a statement that returns the flights among $1 that the service knows to be cancelled.
+    """
+    # Everybody may read the schedule, so that this call shows no token.
+    flights = channel(
+        address, service="skyhigh.flight.v1.FlightService", identity=identity, timeout_seconds=TIMEOUT_SECONDS
+    )
+    # Generated stubs of an aio channel are typed for the other kind.
+    stub: Any = FlightServiceStub(flights)
+
+    async def find(after: str, limit: int) -> Batch:
+        request = pb.ListFlightsRequest(status=pb.Flight.CANCELLED, page_size=min(limit, BATCH), page_token=after)
+        try:
+            answer: pb.ListFlightsResponse = await ask(stub.ListFlights(request))
+        except PeerRefusal:
+            if not after:
+                raise
+            # A page token is not good for ever: the round begins again.
+            return Batch([], "")
+        missed = await _unknown(pool, known, answer.flights)
+        return Batch([each for each in answer.flights if each.flight_id in missed], answer.next_page_token)
+
+    async def repair(flight: pb.Flight) -> bool:
+        event = events_pb2.FlightCancelled(
+            flight_id=flight.flight_id, reason=flight.cancel_reason, cancel_time=flight.cancel_time
+        )
+        async with db.transaction(pool) as conn:
+            await cancel(conn, event)
+        return True
+
+    try:
+        yield Comparison("cancelled-flights", find, repair)
+    finally:
+        await flights.close()
+
+
+async def _unknown(pool: Pool, known: str, flights: Sequence[pb.Flight]) -> set[str]:
+    flight_ids = [each.flight_id for each in flights]
+    async with db.session(pool) as conn:
+        return set(flight_ids) - {row[0] for row in await conn.fetch(known, flight_ids)}

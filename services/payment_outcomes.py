@@ -1,0 +1,43 @@
+"""What the payment service told, or would have told, of an intent that is as it is now."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+from skyhigh.payment.v1 import events_pb2
+from skyhigh.payment.v1 import payment_service_pb2 as pb
+
+
+def events_of(intent: pb.PaymentIntent) -> list[Message]:
+    """Returns the events of the intent's way to its present state, as far as they end a payment: none while it runs."""
+    state = pb.PaymentIntent.State.Name(intent.state)
+    if state == "FAILED":
+        return [
+            events_pb2.PaymentFailed(
+                intent_id=intent.intent_id,
+                reference=intent.reference,
+                error=intent.last_error,
+                attempts=intent.attempts,
+                fail_time=intent.update_time,
+            )
+        ]
+    events: list[Message] = []
+    if state in ("SUCCEEDED", "REFUNDING", "REFUNDED"):
+        events.append(
+            events_pb2.PaymentSucceeded(
+                intent_id=intent.intent_id,
+                reference=intent.reference,
+                amount=intent.amount,
+                succeed_time=intent.update_time,
+                attempts=intent.attempts,
+            )
+        )
+    if state == "REFUNDED":
+        events.append(
+            events_pb2.PaymentRefunded(
+                intent_id=intent.intent_id,
+                reference=intent.reference,
+                amount=intent.amount,
+                refund_time=intent.update_time,
+            )
+        )
+    return events

@@ -1,0 +1,87 @@
+"""What the seat service answers for a reason that booking does not know ends in a state that a person sees."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+
+from booking_service.peers import Peers
+from services.clients import PeerFault, PeerRefusal
+from tests.booking.agency import Agency, Customer
+from tests.callers import refused
+from tests.waiting import eventually
+
+
+def unknown(reason: str = "A_REASON_OF_NEXT_YEAR") -> PeerRefusal:
+    return PeerRefusal(grpc.StatusCode.FAILED_PRECONDITION, reason, {})
+
+
+def failing(error: Exception) -> Any:
+    async def fail(self: Peers, *args: Any, **more: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("reason", ["A_REASON_OF_NEXT_YEAR", "PASSENGER_HOLDS_SEAT"])
+async def test_seats_that_are_refused_for_an_unknown_reason_give_the_money_back(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    booking = await customer.book(await agency.flight())
+    monkeypatch.setattr(Peers, "confirm", failing(unknown(reason)))
+    await customer.pay(booking)
+
+    async def given_back() -> bool:
+        row = await agency.row(booking)
+        return row["refund_reason"] == reason and row["refund_time"] is not None
+
+    await eventually(given_back)
+
+
+async def test_a_hold_that_is_refused_for_an_unknown_reason_ends_the_booking(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = await agency.flight()
+    monkeypatch.setattr(Peers, "hold", failing(unknown()))
+    with refused("ABORTED", "SEATS_UNAVAILABLE"):
+        await customer.book(journey)
+    row = await agency.database.fetchrow("SELECT booking_id, state::text FROM bookings WHERE owner = $1", customer.name)
+    assert row is not None
+    assert row["state"] == "FAILED"
+    assert not await agency.database.fetchval(
+        "SELECT count(*) FROM timers WHERE subject = $1 AND fire_time IS NULL AND name = 'reserve'",
+        str(row["booking_id"]),
+    )
+
+
+async def test_a_fault_is_tried_again_and_shown_and_never_taken_for_a_no(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    booking = await customer.book(await agency.flight())
+    fault = PeerFault(PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {}))
+    with monkeypatch.context() as broken:
+        broken.setattr(Peers, "confirm", failing(fault))
+        await customer.pay(booking)
+
+        async def shown() -> bool:
+            timer = await agency.database.fetchrow(
+                "SELECT tries, last_error FROM timers WHERE name = 'confirm' AND subject = $1",
+                str(UUID(booking.booking_id)),
+            )
+            return timer is not None and timer["tries"] >= 2 and timer["last_error"] == "PeerFault: INTERNAL INTERNAL"
+
+        await eventually(shown)
+        assert (await agency.row(booking))["refund_reason"] is None
+    await customer.becomes(booking, "CONFIRMED")
+
+
+async def test_a_broken_schedule_is_not_a_missing_flight(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey = await agency.flight()
+    monkeypatch.setattr(Peers, "flight", failing(PeerFault(PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {}))))
+    with refused("INTERNAL", "INTERNAL"):
+        await customer.book(journey)

@@ -1,0 +1,61 @@
+"""What the payment service knows reaches a check-in, whatever became of the event."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+
+from tests.checkin.airport import Airport
+from tests.waiting import eventually
+
+VARIABLES: Final = {"SKYHIGH_RECONCILE_SECONDS": "0.2"}
+
+
+def asked(airport: Airport) -> int:
+    """How often the payment service was asked about an intent."""
+    return airport.payments.calls.count("GetPaymentIntent")
+
+
+async def test_a_fee_whose_event_was_lost_completes_its_check_in(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    check_in = await traveller.waiting()
+    assert airport.payments.begin(check_in.payment_intent_id)
+    assert airport.payments.succeed(check_in.payment_intent_id) is not None
+    await traveller.becomes(pb.CheckIn.COMPLETED)
+    assert airport.payments.money_kept(check_in.checkin_id) == 1
+
+
+async def test_a_failed_payment_whose_event_was_lost_is_shown_once(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    check_in = await traveller.waiting()
+    assert airport.payments.begin(check_in.payment_intent_id)
+    assert airport.payments.fail(check_in.payment_intent_id) is not None
+
+    async def shown() -> bool:
+        return (await airport.row(traveller)).payment_error == "DECLINED"
+
+    await eventually(shown)
+    version = (await airport.row(traveller)).version
+    arrived = asked(airport)
+
+    async def looked_twice_more() -> bool:
+        return asked(airport) >= arrived + 2
+
+    await eventually(looked_twice_more)
+    assert (await airport.row(traveller)).version == version
+
+
+async def test_a_fee_that_was_paid_for_a_cancelled_check_in_is_given_back_without_an_event(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    check_in = await traveller.waiting()
+    assert airport.payments.begin(check_in.payment_intent_id)
+    await traveller.cancel()
+    assert airport.payments.succeed(check_in.payment_intent_id) is not None
+
+    async def settled() -> bool:
+        row = await airport.row(traveller)
+        return row.fee_pay_time is not None and row.fee_refund_time is not None
+
+    await eventually(settled)
+    assert airport.payments.money_kept(check_in.checkin_id) == 0

@@ -1,0 +1,69 @@
+"""11.15: what a batch has committed stays the answer of its callers, whatever becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, cast
+from uuid import uuid4
+
+import asyncpg
+from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+from seat_service.inventory import Inventory
+from seat_service.refusals import LapsedInTheWay
+from services.db import GuardMissed
+from services.errors import Refusal
+
+
+class Halves(Inventory):
+    """An inventory whose first transaction holds what it can, and whose second meets what a test wants."""
+
+    def __init__(self, second: Sequence[Exception | list[pb.Hold | Refusal]], unended: Exception | None = None) -> None:
+        self.second = [*second]
+        self.unended = unended
+        self.runs: list[list[str]] = []
+
+    async def _transact(self, requests: Sequence[Any], **_: Any) -> Any:
+        self.runs.append([*requests])
+        if len(self.runs) == 1:
+            return [
+                LapsedInTheWay("F", "5A", [uuid4()]) if each.startswith("late") else held(each) for each in requests
+            ]
+        outcome = self.second.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _expire(self, hold_ids: Any) -> None:
+        if self.unended is not None:
+            error, self.unended = self.unended, None
+            raise error
+
+
+def held(name: str) -> pb.Hold:
+    return pb.Hold(hold_id=name)
+
+
+async def run(inventory: Halves, *requests: str) -> list[Any]:
+    return cast("list[Any]", await inventory._past_lapsed_holds(cast("Any", requests), transition=cast("Any", None)))
+
+
+LOCKED: Final = asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
+
+
+async def test_a_lapsed_hold_that_cannot_be_ended_is_the_answer_of_its_caller_alone() -> None:
+    inventory = Halves([[held("late 2")]], unended=LOCKED)
+    assert await run(inventory, "late 1", "free", "late 2") == [LOCKED, held("free"), held("late 2")]
+
+
+async def test_what_was_committed_is_not_run_again_when_the_rest_of_a_batch_fails() -> None:
+    inventory = Halves([LOCKED])
+    assert await run(inventory, "late 1", "free", "late 2") == [LOCKED, held("free"), LOCKED]
+    assert inventory.runs[1:] == [["late 1", "late 2"]]
+
+
+async def test_the_rest_of_a_batch_that_was_overtaken_is_run_again_one_by_one() -> None:
+    broken = ValueError("one bad request")
+    inventory = Halves([GuardMissed(), GuardMissed(), [held("late 1")], broken])
+    assert await run(inventory, "late 1", "free", "late 2") == [held("late 1"), held("free"), broken]
+    assert inventory.runs[1:] == [["late 1", "late 2"], ["late 1"], ["late 1"], ["late 2"]]

@@ -1,0 +1,76 @@
+"""11.15: an error other than DEADLINE_EXCEEDED means that nothing changed, also when the answer to a commit is lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services import db
+from services.db import Pool
+from services.errors import DeadlineExceeded, Unavailable
+from tests.conftest import World
+from tests.instances import own_database
+from tests.waiting import eventually
+from tests.wires import Wire, wired
+
+
+@pytest.fixture
+async def wired_pool(world: World) -> AsyncIterator[tuple[Wire, Pool]]:
+    """A pool whose database is at the other end of a wire."""
+    async with wired(await own_database(world)) as (wire, url):
+        pool = await db.connect(url, schema="seat", size=3)
+        yield wire, pool
+        pool.terminate()
+
+
+async def note(pool: Pool) -> None:
+    async with db.decided(pool) as conn:
+        await conn.execute("INSERT INTO reconciliations (name) VALUES ('decided')")
+
+
+async def is_noted(pool: Pool) -> bool:
+    async with db.session(pool) as conn:
+        return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM reconciliations WHERE name = 'decided')"))
+
+
+async def test_a_commit_whose_answer_was_lost_succeeds(wired_pool: tuple[Wire, Pool]) -> None:
+    wire, pool = wired_pool
+    wire.lose_answer_to = b"COMMIT;"
+    await note(pool)
+    assert wire.lost == 1
+    assert await is_noted(pool)
+
+
+async def test_a_commit_that_did_not_arrive_is_unavailable_and_changed_nothing(wired_pool: tuple[Wire, Pool]) -> None:
+    wire, pool = wired_pool
+    wire.lose_question = b"COMMIT;"
+    with pytest.raises(Unavailable):
+        await note(pool)
+    assert wire.lost == 1
+    assert not await is_noted(pool)
+
+
+async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_nothing(
+    wired_pool: tuple[Wire, Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "OUTCOME_SECONDS", 0.2)
+    wire, pool = wired_pool
+    wire.lose_answer_to, wire.goes_down = b"COMMIT;", True
+    with pytest.raises(DeadlineExceeded):
+        await note(pool)
+    wire.is_down = False
+    await eventually(lambda: is_noted(pool))
+
+
+async def test_an_error_of_the_work_is_raised_as_it_is(wired_pool: tuple[Wire, Pool]) -> None:
+    _, pool = wired_pool
+
+    async def fail() -> None:
+        async with db.decided(pool) as conn:
+            await conn.execute("INSERT INTO reconciliations (name) VALUES ('decided')")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
+    assert not await is_noted(pool)

@@ -1,0 +1,239 @@
+"""Ends and updates entries by what the check-in service, which owns the manifest, says at this moment (WL-7).
+
+An entry depends on its passenger being on the manifest and on check-in being open. Events only make it faster: the
+service asks when a passenger joins, when a match is claimed, when an offer is accepted, with every look at a flight's
+seats, and when check-in closes (docs/decisions/0032).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from services import db, telemetry, timers
+from services.db import Conn, Pool
+from services.errors import Unavailable
+from services.reconciler import Comparison, waiting
+from waitlist_service import cancellations, eligibility, entries, serving
+from waitlist_service.entries import Entry, Facts
+from waitlist_service.peers import Manifest, Peers
+
+ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
+CHECK_IN_CLOSED: Final = "CHECK_IN_CLOSED"
+SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
+ACTOR: Final = "checkin"
+# The check-in service answers at most 500 at once.
+PAGE: Final = 200
+# Until the seat service has answered what is under way for the last entries of a closed flight.
+CLOSE_AGAIN: Final = timedelta(seconds=1)
+# Sweeps compare every few seconds; the reconciler looks at flights that none has compared for so long.
+OVERDUE_SECONDS: Final = 10
+
+_log = telemetry.log("entitlements")
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What the manifest says of live entries: whose passengers are gone, and whose facts are others now."""
+
+    gone: Sequence[Entry]
+    changed: Sequence[tuple[Entry, Facts]]
+
+    @classmethod
+    def of(cls, page: Sequence[Entry], manifest: Manifest) -> _Changes:
+        gone: list[Entry] = []
+        changed: list[tuple[Entry, Facts]] = []
+        for entry in page:
+            facts = manifest.passengers.get((entry.flight_id, entry.passenger_id))
+            # A lap infant has no seat to wait for.
+            if facts is None or facts.type == "INFANT":
+                gone.append(entry)
+            elif facts != entry.facts:
+                changed.append((entry, facts))
+        return cls(gone, changed)
+
+
+class Entitlements:
+    """Compares entries with the manifest. `tell` wakes the relay and the timers after a commit."""
+
+    def __init__(self, pool: Pool, peers: Peers, *, tell: Callable[[], None]) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._tell = tell
+
+    def comparison(self) -> Comparison:
+        """Returns the comparison of flights with live entries whose sweep is lost: no other timer asks for them."""
+        lost = f"""
+            SELECT flight_id FROM flights
+            WHERE open AND flight_id > $1 AND compare_time < statement_timestamp() - interval '{OVERDUE_SECONDS} s'
+              AND NOT EXISTS (SELECT FROM timers
+                              WHERE name = '{entries.SWEEP}' AND subject = flight_id
+                                AND coalesce(fire_time, 'infinity') = 'infinity')
+            ORDER BY flight_id LIMIT $2
+        """  # noqa: S608
+        return Comparison("entitlements", waiting(self._pool, lost), self.repair)
+
+    async def repair(self, flight_id: str) -> bool:
+        """Sets a flight's sweep again, and compares its live entries."""
+        async with db.transaction(self._pool) as conn:
+            await timers.set_timer(conn, entries.SWEEP, flight_id)
+        await self.compare(flight_id)
+        return True
+
+    async def try_to_compare(self, flight_id: str) -> None:
+        """Compares a flight's live entries, unless the check-in service is down: the next look does it then."""
+        try:
+            await self.compare(flight_id)
+        except Unavailable as error:
+            _log.warning("the check-in service was not asked", flight_id=flight_id, error=repr(error))
+
+    async def compare(self, flight_id: str) -> None:
+        """Compares all live entries of a flight, a page at a time. Raises Unavailable."""
+        after = 0
+        while True:
+            async with db.session(self._pool) as conn:
+                page = await entries.live(conn, flight_id, after_number=after, limit=PAGE)
+            if page and not await self.compare_entries(flight_id, page):
+                return
+            if len(page) < PAGE:
+                break
+            after = page[-1].number
+        async with db.session(self._pool) as conn:
+            await conn.execute(
+                "UPDATE flights SET compare_time = statement_timestamp() WHERE flight_id = $1", flight_id
+            )
+
+    async def compare_entries(self, flight_id: str, page: Sequence[Entry]) -> bool:
+        """Compares these live entries of a flight. Returns False if check-in has closed or the flight is cancelled.
+
+        Raises Unavailable; then nothing changed.
+        """
+        manifest = await self._peers.manifest([(flight_id, entry.passenger_id) for entry in page], [flight_id])
+        if await self._has_closed(flight_id, manifest):
+            return False
+        changes = _Changes.of(page, manifest)
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, flight_id)
+            times = manifest.flights.get(flight_id)
+            if times is not None:
+                await follow_close_time(conn, flight_id, times.close_time)
+            await _apply(conn, flight_id, changes)
+        self._tell()
+        return True
+
+    async def close(self, flight_id: str) -> None:
+        """Ends all entries of a flight if its check-in has closed; follows a close time that moved."""
+        manifest = await self._peers.manifest([], [flight_id])
+        if await self._has_closed(flight_id, manifest):
+            return
+        times = manifest.flights.get(flight_id)
+        if times is None:
+            # Its passengers are on no manifest, either.
+            return await self.compare(flight_id)
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, flight_id)
+            await follow_close_time(conn, flight_id, times.close_time, set_again=True)
+        self._tell()
+
+    async def _has_closed(self, flight_id: str, manifest: Manifest) -> bool:
+        """Ends all entries of the flight, if the check-in service says so; returns whether it does."""
+        times = manifest.flights.get(flight_id)
+        if times is None:
+            return False
+        if times.cancel_time is not None:
+            async with db.transaction(self._pool) as conn:
+                await cancellations.cancel_flight(
+                    conn, flight_id, reason=times.cancel_reason, cancel_time=times.cancel_time
+                )
+            self._tell()
+            return True
+        if not times.closed:
+            return False
+        async with db.transaction(self._pool) as conn:
+            await serving.lock(conn, flight_id)
+            await conn.execute(
+                """
+                UPDATE flights SET close_time = $2
+                WHERE flight_id = $1 AND close_time IS DISTINCT FROM $2
+                """,
+                flight_id,
+                times.close_time,
+            )
+        await self._end_all(flight_id)
+        return True
+
+    async def _end_all(self, flight_id: str) -> None:
+        """Ends all live entries of a flight, a batch in each transaction.
+
+        A timer ends those that are being claimed or accepted at this moment.
+        """
+        ended = PAGE
+        while ended == PAGE:
+            async with db.transaction(self._pool) as conn:
+                await serving.lock(conn, flight_id)
+                idle = await entries.endable(conn, flight_id, limit=PAGE)
+                freed = await entries.end(conn, idle, actor=ACTOR, reason=CHECK_IN_CLOSED)
+                await serving.hand_back(conn, flight_id, freed)
+                ended = len(idle)
+                if ended < PAGE:
+                    if await entries.anybody_waits(conn, flight_id):
+                        await timers.set_timer(conn, entries.CLOSE, flight_id, after=CLOSE_AGAIN)
+                    else:
+                        # The last look closes the waitlist at the seat service.
+                        await timers.set_timer(conn, entries.SWEEP, flight_id)
+            self._tell()
+
+
+async def follow_close_time(conn: Conn, flight_id: str, close_time: datetime, *, set_again: bool = False) -> None:
+    """Writes when a flight's check-in closes, and sets the timer that ends its entries then, if the time changed."""
+    left = await conn.fetchval(
+        """
+        UPDATE flights SET close_time = $2
+        WHERE flight_id = $1 AND ($3 OR close_time IS DISTINCT FROM $2)
+        RETURNING greatest($2::timestamptz - statement_timestamp(), interval '0.2 s')
+        """,
+        flight_id,
+        close_time,
+        set_again,
+    )
+    if left is not None:
+        await timers.set_timer(conn, entries.CLOSE, flight_id, after=left)
+
+
+async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
+    """Ends and updates entries of a locked flight, and serves the seats that they were matched with."""
+    freed = await entries.end(conn, changes.gone, actor=ACTOR, reason=ENTITLEMENT_ENDED)
+    for entry, facts in changes.changed:
+        now = await entries.update_facts(conn, entry, facts)
+        if now is None or now.seat_number is None:
+            continue
+        fits = await _fits(conn, now)
+        if now.state == "OFFERED":
+            if not fits:
+                await entries.withdraw(
+                    conn, [now.entry_id], to="DECLINED", actor=ACTOR, reason=SEAT_NO_LONGER_FITS, owner=None
+                )
+        elif not fits and await entries.give_up_claim(conn, now):
+            freed.add(now.seat_number)
+    if freed:
+        unwanted = await serving.serve(conn, flight_id, dict.fromkeys(freed))
+        await serving.hand_back(conn, flight_id, unwanted)
+
+
+async def _fits(conn: Conn, entry: Entry) -> bool:
+    """Whether the rules for people and the cabin let the passenger have the entry's seat."""
+    row = await conn.fetchrow(
+        "SELECT cabin::text, exit_row, infant_allowed FROM seats WHERE flight_id = $1 AND seat_number = $2",
+        entry.flight_id,
+        entry.seat_number,
+    )
+    if row is None or row["cabin"] != entry.cabin:
+        return False
+    return (
+        eligibility.forbidden(
+            entry.type, entry.special_services, exit_row=row["exit_row"], infant_allowed=row["infant_allowed"]
+        )
+        is None
+    )
