@@ -25,10 +25,10 @@ def imported(passenger_id: str, pnr: str, last_name: str = "Omega") -> pb.Manife
 async def test_an_import_with_a_bookings_locator_is_refused_by_line(airport: Airport) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
-        await airport.imported(imported("M-1", new_pnr()), imported("M-2", its.confirmed.pnr))
-    assert refusal.fields == ["passengers[1].pnr"]
-    assert its.confirmed.pnr in refusal.message
+    answer = await airport.imported(imported("M-1", new_pnr()), imported("M-2", its.confirmed.pnr))
+    (rejected,) = answer.rejected
+    (wrong,) = rejected.wrong_fields
+    assert (answer.added, rejected.index, wrong.field, wrong.value) == (1, 1, "pnr", its.confirmed.pnr)
     with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
         await log_in(airport, its.confirmed.pnr, "Omega")
 
@@ -100,6 +100,8 @@ async def test_a_refused_import_takes_no_locator(airport: Airport, checkin_datab
     await airport.tell("booking.confirmed.v1", its.confirmed)
     pnr = new_pnr()
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
-        await airport.imported(imported("M-1", pnr), imported("M-2", its.confirmed.pnr))
+        await airport.imported(imported("M-2", its.confirmed.pnr))
+    answer = await airport.imported(imported("M-1", pnr, "7"), imported("M-3", new_pnr()))
+    assert [each.passenger_id for each in answer.rejected] == ["M-1"]
     async with db.transaction(airport.pool) as conn:
         assert (await locators.take(conn, [pnr], booking="0" * 16))[pnr] == "0" * 16
