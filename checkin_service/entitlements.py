@@ -39,7 +39,10 @@ _log = telemetry.log("entitlements")
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """A passenger of a flight as the seat service must know it; `ended` if there is no right to a seat any more."""
+    """A passenger of a flight as the seat service must know it; `ended` if there is no right to a seat any more.
+
+    `seat_included` while a confirmed booking includes a seat for the passenger: then no passenger or agent frees it.
+    """
 
     flight_id: str
     passenger_id: str
@@ -48,6 +51,7 @@ class Entitlement:
     cabin: str
     needs: Sequence[str]
     ended: bool
+    seat_included: bool
     revision: int
 
     @property
@@ -67,6 +71,7 @@ class Entitlement:
                 cabin=seat.Seat.Cabin.Value(self.cabin),
             ),
             ended=self.ended,
+            seat_included=self.seat_included,
             revision=self.revision,
         )
 
@@ -168,7 +173,8 @@ async def _unknown(conn: Conn, flight_id: str, *, pnr: str | None, passenger_id:
         SELECT flight_id, passenger_id, entitlements.pnr, coalesce(passengers.type::text, 'ADULT') AS type,
                coalesce(passengers.cabin::text, 'CABIN_UNSPECIFIED') AS cabin,
                CASE WHEN passengers.pnr IS NULL THEN '{}' ELSE needs_of(passengers) END AS needs,
-               passengers.pnr IS NULL OR flights.cancel_time IS NOT NULL AS ended, revision
+               passengers.pnr IS NULL OR flights.cancel_time IS NOT NULL AS ended,
+               passengers.booking IS NOT NULL AND passengers.type <> 'INFANT' AS seat_included, revision
         FROM entitlements
         LEFT JOIN passengers USING (flight_id, passenger_id) LEFT JOIN flights USING (flight_id)
         WHERE flight_id = $1 AND known_revision < revision

@@ -109,7 +109,7 @@ class Admission:
 
 
 def manages(principal: Principal) -> bool:
-    """Whether managed holds are the principal's to go on with."""
+    """Whether managed holds are the principal's to go on with, and seats that bookings include its to free."""
     return principal.role is Role.SERVICE
 
 

@@ -218,3 +218,34 @@ async def revocations(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refu
         if known is None or reason[0] < known[0]:
             found[row["hold_id"]] = reason
     return {hold_id: refusal for hold_id, (_, refusal) in found.items()}
+
+
+async def included_in_bookings(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refusal]:
+    """Why confirmed holds are not cancelled that have a seat which a booking includes, for others than services.
+
+    Of a flight that has left, the departure says more, and of a foreign locator nothing may be said.
+    """
+    asked = [request for request in requests if not request.manages and not request.unless_confirmed]
+    if not asked:
+        return {}
+    rows = await conn.fetch(
+        """
+        SELECT request.hold_id, seat.flight_id, seat.passenger_id
+        FROM unnest($1::uuid[], $2::text[]) AS request (hold_id, locator)
+        CROSS JOIN LATERAL (
+            SELECT hold_seats.flight_id, hold_seats.passenger_id FROM hold_seats
+            WHERE hold_seats.hold_id = request.hold_id AND hold_seats.state || '' = 'CONFIRMED' OFFSET 0
+        ) AS seat
+        CROSS JOIN LATERAL (
+            SELECT passengers.pnr FROM passengers
+            WHERE passengers.flight_id = seat.flight_id AND passengers.passenger_id = seat.passenger_id
+              AND passengers.seat_included AND NOT passengers.ended LIMIT 1
+        ) AS passenger
+        WHERE coalesce(passenger.pnr = request.locator, true)
+          AND coalesce((SELECT departure_time FROM departures WHERE flight_id = seat.flight_id)
+                       > statement_timestamp(), true)
+        """,
+        [request.hold_id for request in asked],
+        [locator(request.actor) for request in asked],
+    )
+    return {row["hold_id"]: refusals.seat_included_in_booking(row["flight_id"], row["passenger_id"]) for row in rows}

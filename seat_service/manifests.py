@@ -43,10 +43,14 @@ HOLDS_AT_ONCE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the manifest says of a passenger, and which of its changes that was."""
+    """What the manifest says of a passenger, and which of its changes that was.
+
+    `seat_included` while the passenger's confirmed booking includes a seat: `seats.cancel` frees it for services alone.
+    """
 
     passenger: Passenger
     revision: int
+    seat_included: bool
 
     @property
     def key(self) -> FlightPassenger:
@@ -85,7 +89,9 @@ def entry(message: pb.SyncPassengersRequest.ManifestPassenger) -> Entry:
     profile = message.profile
     person = Person(profile.type or pb.PassengerProfile.ADULT, frozenset(profile.special_services), profile.cabin)
     return Entry(
-        Passenger(message.flight_id, message.passenger_id, message.pnr, person, message.ended), message.revision
+        Passenger(message.flight_id, message.passenger_id, message.pnr, person, message.ended),
+        message.revision,
+        message.seat_included,
     )
 
 
@@ -174,14 +180,17 @@ async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
     """Writes the rows that are newer than the known ones; returns whose."""
     rows = await conn.fetch(
         """
-        INSERT INTO passengers (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision)
-        SELECT flight_id, passenger_id, pnr, cabin, type, string_to_array(special_services, ' '), ended, revision
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::bigint[])
-            AS new (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision)
+        INSERT INTO passengers
+            (flight_id, passenger_id, pnr, cabin, type, special_services, ended, seat_included, revision)
+        SELECT flight_id, passenger_id, pnr, cabin, type, string_to_array(special_services, ' '), ended, seat_included,
+               revision
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[], $8::bool[],
+                    $9::bigint[])
+            AS new (flight_id, passenger_id, pnr, cabin, type, special_services, ended, seat_included, revision)
         ON CONFLICT (flight_id, passenger_id) DO UPDATE
         SET pnr = excluded.pnr, cabin = excluded.cabin, type = excluded.type,
-            special_services = excluded.special_services, ended = excluded.ended, revision = excluded.revision,
-            update_time = statement_timestamp()
+            special_services = excluded.special_services, ended = excluded.ended,
+            seat_included = excluded.seat_included, revision = excluded.revision, update_time = statement_timestamp()
         WHERE passengers.revision < excluded.revision
         RETURNING flight_id, passenger_id
         """,
@@ -192,6 +201,7 @@ async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
         [pb.PassengerProfile.Type.Name(each.passenger.person.type) for each in entries],
         [" ".join(sorted(each.passenger.person.special_services)) for each in entries],
         [each.passenger.ended for each in entries],
+        [each.seat_included for each in entries],
         [each.revision for each in entries],
     )
     return {(row["flight_id"], row["passenger_id"]) for row in rows}

@@ -164,6 +164,15 @@ def hold_managed() -> FailedPrecondition:
     return FailedPrecondition(_name(ErrorReason.HOLD_MANAGED), "the hold belongs to an order, which alone changes it")
 
 
+def seat_included_in_booking(flight_id: str, passenger_id: str) -> FailedPrecondition:
+    """The seat is paid for with the passenger's booking."""
+    return FailedPrecondition(
+        _name(ErrorReason.SEAT_INCLUDED_IN_BOOKING),
+        "the passenger's booking includes a seat; hold and confirm another one instead, or cancel the booking",
+        metadata={"flight_id": flight_id, "passenger_id": passenger_id},
+    )
+
+
 def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:
     """No extension is left."""
     return FailedPrecondition(

@@ -72,8 +72,8 @@ class HoldRequest:
 class OnHold:
     """Asks something of one hold. `owner` is None for who acts for others, else only the owner's hold is meant.
 
-    `manages` is the right of services, and of this one itself, to managed holds; `after_departure` also to confirmed
-    seats of a flight that has left.
+    `manages` is the right of services, and of this one itself, to managed holds and to free seats that bookings
+    include; `after_departure` also to confirmed seats of a flight that has left.
     """
 
     hold_id: UUID

@@ -24,7 +24,7 @@ from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import entitlements, hoarding, refusals
-from seat_service.entitlements import REVOKED, judge, locator, revocations
+from seat_service.entitlements import REVOKED, included_in_bookings, judge, locator, revocations
 from seat_service.holding import explain_taken
 from seat_service.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
 from seat_service.releases import Release, announce, free, release_locked
@@ -203,7 +203,9 @@ async def cancel(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) ->
 
     A repeat answers the cancelled hold. Somebody else's hold does not exist (HOLD_NOT_FOUND); a lapsed one is
     HOLD_EXPIRED. A confirmed hold with a seat on a flight that has left stays as it is (FLIGHT_DEPARTED), but for a
-    service that answers for it; a session that lost its passenger to another locator is refused (PASSENGER_NOT_FOUND).
+    service that answers for it. So does one with a seat that its passenger's confirmed booking includes, but for
+    services (SEAT_INCLUDED_IN_BOOKING): a passenger who moved at check-in has no other. A session that lost its
+    passenger to another locator is refused (PASSENGER_NOT_FOUND).
     """
     return await _in_rounds(conn, requests, _cancel, effects)
 
@@ -222,7 +224,10 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
           AND NOT EXISTS (
               SELECT FROM hold_seats
               WHERE hold_seats.hold_id = holds.hold_id
-                AND ((SELECT passengers.pnr <> request.locator FROM passengers
+                AND ((SELECT passengers.pnr <> request.locator
+                             OR NOT request.manages AND passengers.seat_included AND NOT passengers.ended
+                                AND hold_seats.state || '' = 'CONFIRMED'
+                      FROM passengers
                       WHERE passengers.flight_id = hold_seats.flight_id
                         AND passengers.passenger_id = hold_seats.passenger_id)
                      OR NOT request.after_departure AND hold_seats.state || '' = 'CONFIRMED'
@@ -248,7 +253,8 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
     )
     # What ended before is answered by how it ended.
     live = {hold.hold_id for hold in standing.values() if hold.present_state in ("HELD", "CONFIRMED")}
-    revoked = await revocations(conn, [request for request in requests if request.hold_id in live - cancelled])
+    refused = [request for request in requests if request.hold_id in live - cancelled]
+    revoked = await revocations(conn, refused) | await included_in_bookings(conn, refused)
     return [
         _answer(standing[request.hold_id], seats, state="CANCELLED")
         if request.hold_id in cancelled

@@ -217,7 +217,14 @@ class Callers:
 
 
 def listed_passenger(
-    flight_id: str, passenger_id: str, pnr: str, *, ended: bool = False, revision: int = 0, **profile: Any
+    flight_id: str,
+    passenger_id: str,
+    pnr: str,
+    *,
+    ended: bool = False,
+    seat_included: bool = False,
+    revision: int = 0,
+    **profile: Any,
 ) -> pb.SyncPassengersRequest.ManifestPassenger:
     """A passenger of a manifest; without a revision newer than all before."""
     return pb.SyncPassengersRequest.ManifestPassenger(
@@ -226,6 +233,7 @@ def listed_passenger(
         pnr=pnr,
         profile=pb.PassengerProfile(**profile),
         ended=ended,
+        seat_included=seat_included,
         revision=revision or time.time_ns(),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
+from tests.callers import refused
 from tests.checkin.airport import ALREADY_OVER, Airport, Traveller
 from tests.checkin.parties import Party, booked, party
 from tests.instances import Database
@@ -39,6 +40,22 @@ async def test_a_booked_passenger_who_moved_keeps_the_new_seat(airport: Airport)
     await child.cancel()
     await airport.at_rest(child)
     assert await child.seat() == "21A"
+
+
+async def test_a_booked_passenger_who_moved_cannot_give_the_new_seat_back(airport: Airport) -> None:
+    its, child = await booked_child(airport)
+    hold = await child.hold("21A")
+    await child.start(hold_id=hold.hold_id)
+    await child.declare(10)
+    for caller in (child.seats, airport.seats.agent()):
+        with refused("FAILED_PRECONDITION", "SEAT_INCLUDED_IN_BOOKING") as refusal:
+            await caller.cancel(hold)
+        assert refusal.info.metadata == {"flight_id": airport.flight_id, "passenger_id": child.passenger_id}
+    assert ((await child.get()).state, await child.seat()) == (pb.CheckIn.COMPLETED, "21A")
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await child.becomes(pb.CheckIn.CANCELLED)
+    await airport.at_rest(child)
+    assert await child.seat() == ""
 
 
 async def test_an_unpaid_fee_leaves_the_booked_seat(airport: Airport) -> None:

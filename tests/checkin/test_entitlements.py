@@ -112,6 +112,25 @@ async def test_only_what_a_seat_depends_on_is_sent(airport: Airport, wire: Wire)
     assert [each.revision for each in wire.rows(airport.flight_id)] == [2]
 
 
+async def test_the_seat_service_knows_whose_booking_includes_a_seat(airport: Airport, wire: Wire) -> None:
+    its = party(booked(airport.flight_id))
+    adult, infant, child = (each.passenger_id for each in its.confirmed.passengers)
+    # The manifest came first, with the booking's locator: then the booking only marks its passengers.
+    await airport.checkin.service("booking").ReserveLocator(
+        pb.ReserveLocatorRequest(pnr=its.confirmed.pnr, booking_id=its.confirmed.booking_id)
+    )
+    await airport.traveller(adult, pnr=its.confirmed.pnr, last_name="Müller")
+    assert not wire.last(airport.flight_id, adult).seat_included
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    await is_known(airport)
+    included = {each: wire.last(airport.flight_id, each).seat_included for each in (adult, infant, child)}
+    assert included == {adult: True, infant: False, child: True}
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    await is_known(airport)
+    left = [wire.last(airport.flight_id, each) for each in (adult, infant, child)]
+    assert [(each.ended, each.seat_included) for each in left] == [(True, False)] * 3
+
+
 async def test_an_adult_whose_infant_comes_or_leaves_is_sent_again(airport: Airport, wire: Wire) -> None:
     pnr = new_pnr()
     await airport.travellers("P1", "P2", pnr=pnr)

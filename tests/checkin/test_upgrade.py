@@ -1,7 +1,11 @@
-"""Migration 0005 on a system that runs already: all of its manifests are sent, and doubled seats are looked at."""
+"""Migrations on a system that runs already. 0005: all of its manifests are sent, and doubled seats are looked at. 0008:
+passengers whose booking includes a seat are sent again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
@@ -12,8 +16,9 @@ from tests.instances import Database
 if TYPE_CHECKING:
     from tests.conftest import World
 
-MIGRATION: Final = "0005_entitlements.sql"
-BEFORE: Final = """
+ENTITLEMENTS: Final = "0005_entitlements.sql"
+SEATS_OF_BOOKINGS: Final = "0008_seats_of_bookings.sql"
+PASSENGERS: Final = """
     INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
                          opens_before, closes_before, boarding_before, gate)
     VALUES ('SH1', 'SH1', 'FRA', 'LIS', now(), now() + interval '2 hours', now()::date, '1 day', '1 hour', '40 min',
@@ -22,11 +27,18 @@ BEFORE: Final = """
                             special_services, contact_email)
     SELECT 'SH1', passenger_id, 'XK4T7Q', '', 'A', 'B', 'ADULT', 'ECONOMY', 'STANDARD', '{}', ''
     FROM unnest(ARRAY['P1', 'P2']) AS passenger_id;
+"""
+DOUBLED: Final = """
     INSERT INTO check_ins (checkin_id, flight_id, passenger_id, pnr, state, allowance_grams, seat_number, hold_id,
                            sequence_number, complete_time)
     SELECT md5(passenger_id)::uuid, 'SH1', passenger_id, 'XK4T7Q', 'COMPLETED', 0, '5A', md5(passenger_id)::uuid,
            number, now() + number * interval '1 min'
     FROM (VALUES ('P1', 1), ('P2', 2)) AS doubled (passenger_id, number);
+"""
+KNOWN: Final = """
+    UPDATE passengers SET booking = repeat('a', 16) WHERE passenger_id = 'P1';
+    UPDATE entitlements SET known_revision = revision;
+    DELETE FROM timers;
 """
 
 
@@ -39,15 +51,31 @@ async def migrate(connection: Database, *, until: str) -> None:
                 await connection.execute(file.read_text())
 
 
-async def test_a_running_system_sends_all_and_looks_at_doubled_seats(world: World) -> None:
+@asynccontextmanager
+async def before(world: World, migration: str, *rows: str) -> AsyncIterator[Database]:
+    """A schema with these rows as it is before a migration, within the block; `apply` brings it on."""
     connection = await asyncpg.connect(world.servers.database_url())
     transaction = connection.transaction()
     await transaction.start()
     try:
-        await connection.execute("CREATE SCHEMA before_0005; SET LOCAL search_path = before_0005")
-        await migrate(connection, until=MIGRATION)
-        await connection.execute(BEFORE)
-        await connection.execute((resources.files("checkin_service") / "migrations" / MIGRATION).read_text())
+        await connection.execute("CREATE SCHEMA before_it; SET LOCAL search_path = before_it")
+        await migrate(connection, until=migration)
+        for each in rows:
+            await connection.execute(each)
+        yield connection
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
+async def apply(connection: Database, migration: str) -> None:
+    """Applies a migration."""
+    await connection.execute((resources.files("checkin_service") / "migrations" / migration).read_text())
+
+
+async def test_a_running_system_sends_all_and_looks_at_doubled_seats(world: World) -> None:
+    async with before(world, ENTITLEMENTS, PASSENGERS, DOUBLED) as connection:
+        await apply(connection, ENTITLEMENTS)
         rows = await connection.fetch("SELECT passenger_id, revision, known_revision FROM entitlements ORDER BY 1")
         assert [tuple(row) for row in rows] == [("P1", 1, 0), ("P2", 1, 0)]
         assert await connection.fetchval("SELECT times_revision - known_times_revision FROM flights") == 1
@@ -58,6 +86,12 @@ async def test_a_running_system_sends_all_and_looks_at_doubled_seats(world: Worl
         )
         checkin_id = str(await connection.fetchval("SELECT checkin_id FROM check_ins WHERE seat_disputed"))
         assert [tuple(row) for row in timers] == [("look-at-seat", checkin_id), ("send-entitlements", "SH1")]
-    finally:
-        await transaction.rollback()
-        await connection.close()
+
+
+async def test_a_running_system_sends_whose_booking_includes_a_seat(world: World) -> None:
+    async with before(world, SEATS_OF_BOOKINGS, PASSENGERS, KNOWN) as connection:
+        await apply(connection, SEATS_OF_BOOKINGS)
+        to_send = await connection.fetch("SELECT passenger_id FROM entitlements WHERE known_revision < revision")
+        assert [row["passenger_id"] for row in to_send] == ["P1"]
+        timers = await connection.fetch("SELECT name, subject FROM timers")
+        assert [tuple(row) for row in timers] == [("send-entitlements", "SH1")]

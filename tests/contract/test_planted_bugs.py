@@ -75,6 +75,7 @@ SWEEP_BY_ID: Final[list[Plant]] = [
         "SET state = 'EXPIRED', confirm_time = NULL, end_time = greatest(expire_time, statement_timestamp())",
     ),
 ]
+CANCEL_WHAT_A_BOOKING_INCLUDES: Final[list[Plant]] = [("AND passengers.seat_included", "AND false")]
 HOLD_FOR_AN_ENDED_PASSENGER: Final[list[Plant]] = [
     ("passenger.special_services, passenger.ended", "passenger.special_services, false AS ended")
 ]
@@ -123,6 +124,10 @@ async def a_cancelled_hold_touches_nobody(broken: Instance, flight: str) -> None
     await rules.a_cancelled_hold_touches_nobody(broken.callers, broken.database, flight)
 
 
+async def a_seat_of_a_booking_stays(broken: Instance, flight: str) -> None:
+    await rules.a_seat_of_a_booking_stays(broken.callers, broken.database, flight)
+
+
 async def a_lapsed_hold_is_not_confirmed(broken: Instance, flight: str) -> None:
     await rules.a_lapsed_hold_is_not_confirmed(broken.callers, broken.database, flight)
 
@@ -160,6 +165,7 @@ BUGS: Final[dict[str, tuple[list[Plant], Rule]]] = {
     "a confirmation after the end": (CONFIRM_AFTER_THE_END, a_lapsed_hold_is_not_confirmed),
     "a cancellation by anybody": (CANCEL_BY_ANYBODY, a_stranger_cancels_nothing),
     "a cancellation by seat, whoever has it": (CANCEL_BY_SEAT, a_cancelled_hold_touches_nobody),
+    "a cancellation of a seat that a booking includes": (CANCEL_WHAT_A_BOOKING_INCLUDES, a_seat_of_a_booking_stays),
     "a hold for a passenger who ended": (HOLD_FOR_AN_ENDED_PASSENGER, an_ended_passenger_gets_no_seat),
     "a confirmation for another locator's passenger": (
         CONFIRM_FOR_ANOTHER_LOCATOR,

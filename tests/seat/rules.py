@@ -433,6 +433,19 @@ async def a_cancelled_hold_touches_nobody(callers: Callers, database: Database, 
         assert await violations(database, flight) == []
 
 
+async def a_seat_of_a_booking_stays(callers: Callers, database: Database, flight: str) -> None:
+    """CHK-9: neither a passenger nor an agent frees the seat that the passenger's confirmed booking includes."""
+    await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
+    session = callers.session(PNR)
+    confirmed = await session.confirm(await session.hold(flight, "20A", "P1"))
+    before = await rows(database, flight)
+    for caller in (session, callers.agent()):
+        with refused("FAILED_PRECONDITION", "SEAT_INCLUDED_IN_BOOKING") as refusal:
+            await caller.cancel(confirmed)
+        assert refusal.info.metadata == {"flight_id": flight, "passenger_id": "P1"}
+    assert await rows(database, flight) == before
+
+
 CHANGES_OF_A_HOLD: Final[Mapping[str, Callable[[str, str], Message]]] = {
     "ExtendHold": lambda hold_id, _: pb.ExtendHoldRequest(hold_id=hold_id),
     "ChangeHoldSeats": lambda hold_id, flight: pb.ChangeHoldSeatsRequest(

@@ -1,4 +1,6 @@
-"""CancelHold: held or confirmed seats go back, with a reason, and never anybody else's (SEAT-8)."""
+"""CancelHold: held or confirmed seats go back, with a reason, and never anybody else's (SEAT-8), nor one that the
+passenger's booking includes (CHK-9).
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,18 @@ from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from tests.aging import lapse_holds
-from tests.callers import Caller, Callers, refused, seat
+from tests.callers import Caller, Callers, listed_passenger, refused, seat
 from tests.instances import Database, Instance
 from tests.seat.rules import (
+    OTHER_PNR,
+    PNR,
     a_cancelled_hold_touches_nobody,
     a_foreign_hold_is_as_a_missing_one,
+    a_seat_of_a_booking_stays,
     at_once,
     outcomes,
     rows,
+    sync,
     violations,
 )
 from tests.waiting import eventually
@@ -142,3 +148,111 @@ async def test_confirming_and_cancelling_unless_confirmed_at_once_leave_one_of_b
         )
         assert outcomes(results)["OK"] == 1
     assert await violations(database, flight) == []
+
+
+async def test_a_seat_that_a_booking_includes_stays(callers: Callers, flight: str, database: Database) -> None:
+    await a_seat_of_a_booking_stays(callers, database, flight)
+
+
+async def test_a_service_frees_a_seat_that_a_booking_includes(
+    callers: Callers, service: Caller, flight: str, database: Database
+) -> None:
+    await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
+    session = callers.session(PNR)
+    confirmed = await session.confirm(await session.hold(flight, "20A", "P1"))
+    assert (await service.cancel(confirmed)).state == pb.Hold.CANCELLED
+    assert (await callers.agent().states(flight))["20A"] == "AVAILABLE"
+    # A repeat of a cancellation succeeds for all who may name the hold.
+    assert (await session.cancel(confirmed)).state == pb.Hold.CANCELLED
+    assert await violations(database, flight) == []
+
+
+async def test_one_seat_of_a_booking_keeps_the_whole_hold(
+    callers: Callers, agent: Caller, flight: str, database: Database
+) -> None:
+    await sync(callers, listed_passenger(flight, "P1", PNR), listed_passenger(flight, "P2", PNR, seat_included=True))
+    session = callers.session(PNR)
+    hold = await session.confirm(await session.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2")))
+    # What ended for the one is not why the other keeps the seat.
+    await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
+    for caller in (session, agent):
+        with refused("FAILED_PRECONDITION", "SEAT_INCLUDED_IN_BOOKING") as refusal:
+            await caller.cancel(hold)
+        assert refusal.info.metadata["passenger_id"] == "P2"
+    assert await violations(database, flight) == []
+
+
+async def test_a_passenger_with_a_booked_seat_changes_it_instead(
+    callers: Callers, flight: str, database: Database
+) -> None:
+    await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
+    session = callers.session(PNR)
+    first = await session.confirm(await session.hold(flight, "20A", "P1"))
+    # A seat that is only held is no passenger's last one.
+    assert (await session.cancel(await session.hold(flight, "20B", "P1"))).state == pb.Hold.CANCELLED
+    second = await session.confirm(await session.hold(flight, "20C", "P1"))
+    # This one ended when the passenger moved.
+    assert (await session.cancel(first)).state == pb.Hold.CANCELLED
+    with refused("FAILED_PRECONDITION", "SEAT_INCLUDED_IN_BOOKING"):
+        await session.cancel(second)
+    assert await seats_of(database, flight, "P1") == ["20C"]
+
+
+async def test_a_confirmed_seat_is_free_again_once_no_booking_includes_it(callers: Callers, flight: str) -> None:
+    await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
+    session = callers.session(PNR)
+    hold = await session.confirm(await session.hold(flight, "20A", "P1"))
+    await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=False))
+    assert (await session.cancel(hold)).state == pb.Hold.CANCELLED
+
+
+async def test_a_session_that_lost_its_passenger_learns_nothing_of_the_booking(callers: Callers, flight: str) -> None:
+    session = callers.passenger(f"P1:{flight}", pnr=PNR)
+    hold = await session.confirm(await session.hold(flight, "20A", "P1"))
+    await sync(callers, listed_passenger(flight, "P1", OTHER_PNR, seat_included=True))
+    with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
+        await session.cancel(hold)
+
+
+async def test_moving_and_cancelling_at_once_leaves_one_seat_of_a_booking(
+    callers: Callers, second: Callers, flight: str, database: Database
+) -> None:
+    await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
+    session, agent = callers.session(PNR), second.agent()
+    had = await session.confirm(await session.hold(flight, "20A", "P1"))
+    for number in ("20B", "20C", "20D", "20E"):
+        wanted = await session.hold(flight, number, "P1")
+        results = await at_once(session.confirm(wanted), agent.cancel(had), agent.cancel(wanted), session.cancel(had))
+        assert outcomes(results).keys() <= {"OK", "SEAT_INCLUDED_IN_BOOKING", "HOLD_CANCELLED"}, outcomes(results)
+        (kept,) = await seats_of(database, flight, "P1")
+        had = wanted if kept == number else had
+    assert await violations(database, flight) == []
+
+
+async def test_a_booking_told_while_the_seat_is_cancelled_leaves_a_seat_or_none(
+    callers: Callers, second: Callers, flight: str, database: Database
+) -> None:
+    session = callers.session(PNR)
+    for n, number in enumerate(("20A", "20B", "20C", "20D")):
+        await sync(callers, listed_passenger(flight, f"P{n}", PNR))
+        hold = await session.confirm(await session.hold(flight, number, f"P{n}"))
+        cancelled, _ = await at_once(
+            session.cancel(hold), sync(second, listed_passenger(flight, f"P{n}", PNR, seat_included=True))
+        )
+        # Whichever was first: what was answered is so.
+        assert outcomes([cancelled]).keys() <= {"OK", "SEAT_INCLUDED_IN_BOOKING"}
+        assert await seats_of(database, flight, f"P{n}") == ([] if isinstance(cancelled, pb.Hold) else [number])
+    assert await violations(database, flight) == []
+
+
+async def seats_of(database: Database, flight: str, passenger_id: str) -> list[str]:
+    """The confirmed seats of a passenger."""
+    found = await database.fetch(
+        """
+        SELECT seats.seat_number FROM seats JOIN hold_seats USING (hold_id, flight_id, seat_number)
+        WHERE flight_id = $1 AND passenger_id = $2 AND seats.state = 'CONFIRMED' AND hold_seats.state = 'CONFIRMED'
+        """,
+        flight,
+        passenger_id,
+    )
+    return [row["seat_number"] for row in found]
