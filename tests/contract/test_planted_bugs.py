@@ -31,7 +31,8 @@ RELEASE_GUARD: Final = (
 )
 OWNER: Final = "AND (request.owner IS NULL OR holds.owner = request.owner)"
 CANCEL_STATES: Final = (
-    "AND (holds.state = 'CONFIRMED' OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())"
+    "AND (holds.state = 'CONFIRMED' AND NOT request.unless_confirmed"
+    " OR holds.state = 'HELD' AND holds.expire_time > statement_timestamp())"
 )
 
 HOLD_WITHOUT_A_GUARD: Final[list[Plant]] = [
