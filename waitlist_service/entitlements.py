@@ -187,7 +187,7 @@ class Entitlements:
 
 
 async def follow_times(conn: Conn, flight_id: str, times: FlightTimes, *, set_again: bool = False) -> None:
-    """Writes a flight's origin and when its check-in closes; sets the timer that ends its entries then, if these changed."""
+    """Writes a flight's origin and when its check-in closes. If one changed, sets the timer that ends its entries."""
     left = await conn.fetchval(
         """
         UPDATE flights SET close_time = $2, origin = $4
