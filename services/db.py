@@ -150,10 +150,11 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
         try:
             await transaction.commit()
         except AWAY as error:
-            await _ask_what_became_of(pool, number, error)
+            await ask_what_became_of(pool, number, error)
 
 
-async def _ask_what_became_of(pool: Pool, number: int, lost: BaseException) -> None:
+async def ask_what_became_of(pool: Pool, number: int, lost: BaseException) -> None:
+    """Returns if the transaction of this number was committed. Raises Unavailable or DeadlineExceeded otherwise."""
     _log.warning("the answer to a commit was lost", error=repr(lost))
     deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
     while asyncio.get_running_loop().time() < deadline:
@@ -162,6 +163,9 @@ async def _ask_what_became_of(pool: Pool, number: int, lost: BaseException) -> N
                 status = await other.fetchval("SELECT txid_status($1)", number)
         except AWAY:
             status = None
+        except asyncpg.InvalidParameterValueError:
+            # A server that crashed, or another one, has not come to this number: the transaction died with the crash.
+            status = "aborted"
         if status == "committed":
             return
         if status == "aborted":

@@ -63,6 +63,15 @@ async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_n
     await eventually(lambda: is_noted(pool))
 
 
+async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(wired_pool: tuple[Wire, Pool]) -> None:
+    _, pool = wired_pool
+    async with db.session(pool) as conn:
+        # After a crash the numbers of transactions whose log was not written are still to come.
+        number = await conn.fetchval("SELECT txid_snapshot_xmax(txid_current_snapshot())") + 1_000_000
+    with pytest.raises(Unavailable):
+        await db.ask_what_became_of(pool, number, ConnectionError())
+
+
 async def test_an_error_of_the_work_is_raised_as_it_is(wired_pool: tuple[Wire, Pool]) -> None:
     _, pool = wired_pool
 
