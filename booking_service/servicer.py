@@ -18,7 +18,7 @@ from booking_service.reserving import Order, Reserving
 from booking_service.sessions import GuestSessions
 from services import db
 from services.call import running
-from services.clients import PeerRefusal
+from services.clients import PeerFault, PeerRefusal
 from services.db import Pool
 from services.errors import Unavailable
 from services.watch import Watches
@@ -70,7 +70,7 @@ class BookingServicer(BookingServiceServicer):
             return booking
         try:
             sitting = await self._peers.sitting(booking)
-        except (Unavailable, PeerRefusal):
+        except (Unavailable, PeerRefusal, PeerFault):
             return booking
         return replace(booking, seats=bookings.in_order(booking, sitting))
 

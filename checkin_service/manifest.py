@@ -170,7 +170,7 @@ async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPass
     )
     of_flights = await conn.fetch(
         """
-        SELECT flight_id, departure_time - closes_before AS close_time,
+        SELECT flight_id, origin, departure_time - closes_before AS close_time,
                departure_time - closes_before <= statement_timestamp() AS closed, cancel_time,
                (SELECT reason FROM cancelled_flights WHERE cancelled_flights.flight_id = flights.flight_id) AS reason
         FROM flights WHERE flight_id = ANY($1::text[])
@@ -192,6 +192,7 @@ async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPass
                 check_in_closed=row["closed"],
                 cancel_time=None if row["cancel_time"] is None else timestamp(row["cancel_time"]),
                 cancel_reason=row["reason"] or "",
+                origin=row["origin"],
             )
             for row in of_flights
         ],

@@ -33,7 +33,7 @@ _FOR_FEE: Final = _WAITS.format(
     since=f"statement_timestamp() - interval '{PATIENCE}'",
 )
 _FOR_REFUND: Final = _WAITS.format(
-    what="state = 'CANCELLED' AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL",
+    what="(state = 'CANCELLED' OR fee_returned) AND fee_pay_time IS NOT NULL AND fee_refund_time IS NULL",
     since="'-infinity'::timestamptz",
 )
 

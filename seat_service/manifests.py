@@ -288,7 +288,11 @@ async def set_departures(
                 newest[each.flight_id] = each
         rows = await conn.fetch(
             """
-            SELECT asked.flight_id, asked.departure_time < statement_timestamp() + $4 AS near
+            SELECT asked.flight_id,
+                   -- A flight that had left, as far as was known, may have passengers who ended since, however long the
+                   -- delay is.
+                   asked.departure_time < statement_timestamp() + $4
+                   OR coalesce(departures.departure_time <= statement_timestamp(), false) AS to_follow
             FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS asked (flight_id, departure_time, revision)
             LEFT JOIN departures USING (flight_id)
             WHERE coalesce(departures.revision, -1) < asked.revision
@@ -296,8 +300,8 @@ async def set_departures(
             *_columns(newest),
             LONGEST_HOLD,
         )
-        near = sorted(row["flight_id"] for row in rows if row["near"])
-        for flight_id in near:
+        to_follow = sorted(row["flight_id"] for row in rows if row["to_follow"])
+        for flight_id in to_follow:
             await lock_flight(conn, flight_id)
         await conn.execute(
             """
@@ -311,8 +315,8 @@ async def set_departures(
             """,
             *_columns({row["flight_id"]: newest[row["flight_id"]] for row in rows}),
         )
-        if near:
-            await timers.set_timers(conn, FOLLOW_DEPARTURE, near)
+        if to_follow:
+            await timers.set_timers(conn, FOLLOW_DEPARTURE, to_follow)
     return [pb.SyncPassengersResponse() for _ in requests]
 
 

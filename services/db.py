@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -67,6 +68,13 @@ AWAY: Final = (*OUTAGE, OSError, TimeoutError)
 EXPIRE_SECONDS: Final = 1.0
 _just_expired: Final[set[int]] = set()
 _log = telemetry.log("db")
+
+
+class Written(NamedTuple):
+    """A transaction: its number, and when the server started that gave it the number."""
+
+    number: int
+    server_start_time: datetime
 
 
 class GuardMissed(Exception):
@@ -140,7 +148,7 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
         transaction = connection.transaction()
         await transaction.start()
         try:
-            number = await connection.fetchval("SELECT txid_current()")
+            written = await _written_by(connection)
             yield connection
         except BaseException:
             # A connection that is gone has been rolled back by its server.
@@ -150,20 +158,37 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
         try:
             await transaction.commit()
         except AWAY as error:
-            await _ask_what_became_of(pool, number, error)
+            await ask_what_became_of(pool, written, error)
 
 
-async def _ask_what_became_of(pool: Pool, number: int, lost: BaseException) -> None:
+async def _written_by(connection: Conn) -> Written:
+    row = await connection.fetchrow("SELECT txid_current(), pg_postmaster_start_time()")
+    assert row is not None
+    return Written(*row)
+
+
+async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) -> None:
+    """Returns if the transaction was committed. Raises Unavailable or DeadlineExceeded otherwise."""
     _log.warning("the answer to a commit was lost", error=repr(lost))
     deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         try:
             async with session(pool) as other:
-                status = await other.fetchval("SELECT txid_status($1)", number)
+                row = await other.fetchrow(
+                    "SELECT txid_status($1), pg_postmaster_start_time() = $2", written.number, written.server_start_time
+                )
+            assert row is not None
+            status, same_server = row
         except AWAY:
-            status = None
+            status, same_server = None, True
+        except asyncpg.InvalidParameterValueError:
+            # A server that crashed, or another one, has not come to this number: the transaction died with the crash.
+            status, same_server = "aborted", False
         if status == "committed":
-            return
+            if same_server:
+                return
+            # After a crash or a failover the number may be another transaction's, whose log was written.
+            break
         if status == "aborted":
             raise Unavailable("the database does not respond, try again") from lost
         # Its session may still be at it, or its end has not been noticed.

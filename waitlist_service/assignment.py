@@ -204,11 +204,12 @@ class Assignment:
                 "SELECT reason FROM entry_events WHERE entry_id = $1 ORDER BY version DESC LIMIT 1", entry.entry_id
             )
         place = (entry.flight_id, entry.passenger_id)
-        facts = (await self._peers.manifest([place])).passengers.get(place)
+        manifest = await self._peers.manifest([place])
+        facts, times = manifest.passengers.get(place), manifest.flights.get(entry.flight_id)
         if facts is None:
             return
         reached = replace(entry, contact_email=facts.contact_email, contact_name=facts.contact_name)
-        mail = notices.mail_of(reached, reason=reason)
+        mail = notices.mail_of(reached, reason=reason, origin="" if times is None else times.origin)
         if mail is not None:
             async with db.transaction(self._pool) as conn:
                 await outbox.enqueue(conn, [mail])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from services import db, telemetry, timers
@@ -18,7 +18,7 @@ from services.errors import Unavailable
 from services.reconciler import Comparison, waiting
 from waitlist_service import cancellations, eligibility, entries, serving
 from waitlist_service.entries import Entry, Facts
-from waitlist_service.peers import Manifest, Peers
+from waitlist_service.peers import FlightTimes, Manifest, Peers
 
 ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 CHECK_IN_CLOSED: Final = "CHECK_IN_CLOSED"
@@ -118,7 +118,7 @@ class Entitlements:
             await serving.lock(conn, flight_id)
             times = manifest.flights.get(flight_id)
             if times is not None:
-                await follow_close_time(conn, flight_id, times.close_time)
+                await follow_times(conn, flight_id, times)
             await _apply(conn, flight_id, changes)
         self._tell()
         return True
@@ -134,7 +134,7 @@ class Entitlements:
             return await self.compare(flight_id)
         async with db.transaction(self._pool) as conn:
             await serving.lock(conn, flight_id)
-            await follow_close_time(conn, flight_id, times.close_time, set_again=True)
+            await follow_times(conn, flight_id, times, set_again=True)
         self._tell()
 
     async def _has_closed(self, flight_id: str, manifest: Manifest) -> bool:
@@ -186,17 +186,18 @@ class Entitlements:
             self._tell()
 
 
-async def follow_close_time(conn: Conn, flight_id: str, close_time: datetime, *, set_again: bool = False) -> None:
-    """Writes when a flight's check-in closes, and sets the timer that ends its entries then, if the time changed."""
+async def follow_times(conn: Conn, flight_id: str, times: FlightTimes, *, set_again: bool = False) -> None:
+    """Writes a flight's origin and when its check-in closes. If one changed, sets the timer that ends its entries."""
     left = await conn.fetchval(
         """
-        UPDATE flights SET close_time = $2
-        WHERE flight_id = $1 AND ($3 OR close_time IS DISTINCT FROM $2)
+        UPDATE flights SET close_time = $2, origin = $4
+        WHERE flight_id = $1 AND ($3 OR close_time IS DISTINCT FROM $2 OR origin <> $4)
         RETURNING greatest($2::timestamptz - statement_timestamp(), interval '0.2 s')
         """,
         flight_id,
-        close_time,
+        times.close_time,
         set_again,
+        times.origin,
     )
     if left is not None:
         await timers.set_timer(conn, entries.CLOSE, flight_id, after=left)

@@ -402,7 +402,8 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
         SET state = 'OFFERED', hold_id = $3, offer_expire_time = $4, version = version + 1,
             update_time = statement_timestamp()
         WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'
-        RETURNING offer_expire_time - statement_timestamp() AS patience, {_COLUMNS}
+        RETURNING offer_expire_time - statement_timestamp() AS patience,
+                  (SELECT origin FROM flights WHERE flights.flight_id = entries.flight_id) AS origin, {_COLUMNS}
         """,  # noqa: S608
         entry_id,
         claim_id,
@@ -412,11 +413,11 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
     if row is None:
         return None
     columns = dict(row)
-    patience = columns.pop("patience")
+    patience, origin = columns.pop("patience"), columns.pop("origin")
     entry = Entry(**columns)
     await _record(conn, entry, "WAITING", actor="waitlist", reason="OFFERED")
     await timers.set_timer(conn, LAPSE, str(entry_id), after=patience)
-    await _tell_passengers(conn, [entry])
+    await _tell_passengers(conn, [entry], origin=origin)
     return entry
 
 
@@ -645,9 +646,9 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     return status == "UPDATE 1"
 
 
-async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "") -> None:
+async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "", origin: str = "") -> None:
     """Writes mails about what became of entries, and why; for whom the manifest could not be asked, a timer asks it."""
-    mails = [notices.mail_of(entry, reason=reason) for entry in told]
+    mails = [notices.mail_of(entry, reason=reason, origin=origin) for entry in told]
     await outbox.enqueue(conn, [mail for mail in mails if mail is not None])
     unknown = [str(entry.entry_id) for entry in told if entry.contact_email is None]
     if unknown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -62,7 +61,7 @@ class Joining:
             await self._openness.open(request.flight_id)
             try:
                 return await self._mutations.run(
-                    request_key, pb.WaitlistEntry, partial(_write, new, times.close_time, actor=principal.name)
+                    request_key, pb.WaitlistEntry, partial(_write, new, times, actor=principal.name)
                 )
             except _Closed:
                 continue
@@ -87,12 +86,12 @@ class Joining:
         return facts, times
 
 
-async def _write(new: NewEntry, close_time: datetime, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
+async def _write(new: NewEntry, times: FlightTimes, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
     await serving.lock(conn, new.flight_id)
     # The timer that ends the entry is there before the entry is.
-    await entitlements.follow_close_time(conn, new.flight_id, close_time)
-    if await conn.fetchval("SELECT $1::timestamptz <= statement_timestamp()", close_time):
-        raise refusals.check_in_closed(new.flight_id, close_time)
+    await entitlements.follow_times(conn, new.flight_id, times)
+    if await conn.fetchval("SELECT $1::timestamptz <= statement_timestamp()", times.close_time):
+        raise refusals.check_in_closed(new.flight_id, times.close_time)
     if not await conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", new.flight_id):
         # Whether it is to be opened again, or was closed for good, is seen by who opens it.
         raise _Closed

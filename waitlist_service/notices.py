@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, Protocol
 
+from services import airports
 from services.mail import mail
 from services.outbox import Event
-from services.proto import rfc3339
 
 SERVICE: Final = "waitlist"
 
@@ -31,8 +31,11 @@ class Told(Protocol):
     def contact_name(self) -> str: ...
 
 
-def mail_of(entry: Told, *, reason: str = "") -> Event | None:
-    """Returns the mail about what became of the entry, and why; None without an address, or if no mail is due."""
+def mail_of(entry: Told, *, reason: str = "", origin: str = "") -> Event | None:
+    """Returns the mail about what became of the entry, and why; None without an address, or if no mail is due.
+
+    Times are the local ones of the airport `origin`; UTC if it is not known.
+    """
     if not entry.contact_email:
         return None
     match entry.state:
@@ -60,7 +63,7 @@ def mail_of(entry: Told, *, reason: str = "") -> Event | None:
             subject = f"Seat {entry.seat_number} is offered to you: {entry.flight_id}"
             text = (
                 f"Seat {entry.seat_number}, which you were waiting for, is free. It is kept for you until "
-                f"{rfc3339(entry.offer_expire_time)}; accept or decline it before."
+                f"{airports.local_time(entry.offer_expire_time, airports.zone(origin))}; accept or decline it before."
             )
         case _:
             return None

@@ -87,12 +87,13 @@ class PassengerSeat:
 
 @dataclass(frozen=True, slots=True)
 class FlightTimes:
-    """When check-in for a flight closes, whether it has, and whether the flight is cancelled."""
+    """When check-in for a flight closes, whether it has, whether the flight is cancelled, and where it leaves from."""
 
     close_time: datetime
     closed: bool
     cancel_time: datetime | None
     cancel_reason: str
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,7 @@ class Peers:
                     closed=each.check_in_closed,
                     cancel_time=each.cancel_time.ToDatetime(tzinfo=UTC) if each.HasField("cancel_time") else None,
                     cancel_reason=each.cancel_reason,
+                    origin=each.origin,
                 )
                 for each in answer.flights
             },

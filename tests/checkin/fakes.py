@@ -67,6 +67,7 @@ class Intent:
             state=pb.PaymentIntent.State.ValueType(self.state),
             amount=self.amount,
             last_error=self.last_error,
+            refunded=self.amount if self.state == State.REFUNDED else None,
         )
 
 

@@ -43,6 +43,7 @@ async def test_a_flight_says_when_its_check_in_closes_and_whether_it_has(airport
     (open_flight,) = (await found(airport, asked(airport, flight_ids=(airport.flight_id, new_flight_id())))).flights
     closes_in = open_flight.check_in_close_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
     assert not open_flight.check_in_closed
+    assert open_flight.origin == "FRA"
     assert 2900 < closes_in.total_seconds() < 3001
     await airport.set_flight(departs_in_seconds=HOUR, check_in_closes_before=seconds(HOUR + 60))
     (closed,) = (await found(airport, asked(airport, flight_ids=(airport.flight_id,)))).flights

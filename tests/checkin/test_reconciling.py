@@ -7,6 +7,8 @@ from typing import Final
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from tests.checkin.airport import Airport
+from tests.checkin.test_after_departure import leaves
+from tests.instances import Database
 from tests.waiting import eventually
 
 VARIABLES: Final = {"SKYHIGH_RECONCILE_SECONDS": "0.2"}
@@ -58,4 +60,25 @@ async def test_a_fee_that_was_paid_for_a_cancelled_check_in_is_given_back_withou
         return row.fee_pay_time is not None and row.fee_refund_time is not None
 
     await eventually(settled)
+    assert airport.payments.money_kept(check_in.checkin_id) == 0
+
+
+async def test_the_refund_of_a_fee_whose_flight_left_without_the_check_in_is_noted_without_an_event(
+    airport: Airport, checkin_database: Database
+) -> None:
+    traveller = await airport.traveller()
+    check_in = await traveller.waiting()
+    # Paid, it waits for a seat until its flight leaves.
+    await traveller.lose_seat()
+    await traveller.has_seat("")
+    assert airport.payments.begin(check_in.payment_intent_id)
+    assert airport.payments.succeed(check_in.payment_intent_id) is not None
+    await leaves(airport, checkin_database)
+
+    async def noted() -> bool:
+        row = await airport.row(traveller)
+        return row.fee_pay_time is not None and row.fee_refund_time is not None
+
+    await eventually(noted)
+    assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
     assert airport.payments.money_kept(check_in.checkin_id) == 0

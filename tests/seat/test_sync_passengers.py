@@ -328,14 +328,15 @@ async def test_an_earlier_departure_shortens_holds(callers: Callers, agent: Call
     await eventually(shortened)
 
 
+@pytest.mark.parametrize("delay", [timedelta(hours=2), timedelta(days=2)], ids=["hours", "days"])
 async def test_a_delay_releases_seats_of_passengers_who_ended(
-    callers: Callers, flight: str, database: Database
+    callers: Callers, flight: str, database: Database, delay: timedelta
 ) -> None:
     session = callers.passenger(f"P1:{flight}", f"P2:{flight}", pnr=PNR)
     await session.confirm(await session.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2")))
     await depart(callers, flight, after=timedelta(seconds=-1))
     assert seats(await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))) == []
-    await depart(callers, flight, after=timedelta(hours=2), revision=2)
+    await depart(callers, flight, after=delay, revision=2)
 
     async def released() -> bool:
         return await live_seats(database, flight) == [("20B", "CONFIRMED")]

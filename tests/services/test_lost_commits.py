@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -34,6 +35,13 @@ async def is_noted(pool: Pool) -> bool:
         return bool(await conn.fetchval("SELECT EXISTS (SELECT FROM reconciliations WHERE name = 'decided')"))
 
 
+async def transaction_of(pool: Pool) -> db.Written:
+    async with db.session(pool) as conn:
+        row = await conn.fetchrow("SELECT txid_current(), pg_postmaster_start_time()")
+    assert row is not None
+    return db.Written(*row)
+
+
 async def test_a_commit_whose_answer_was_lost_succeeds(wired_pool: tuple[Wire, Pool]) -> None:
     wire, pool = wired_pool
     wire.lose_answer_to = b"COMMIT;"
@@ -61,6 +69,22 @@ async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_n
         await note(pool)
     wire.is_down = False
     await eventually(lambda: is_noted(pool))
+
+
+async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(wired_pool: tuple[Wire, Pool]) -> None:
+    _, pool = wired_pool
+    last, started = await transaction_of(pool)
+    # After a crash the numbers of transactions whose log was not written are still to come.
+    with pytest.raises(Unavailable):
+        await db.ask_what_became_of(pool, db.Written(last + 1_000_000, started), ConnectionError())
+
+
+async def test_a_number_that_was_given_again_after_a_crash_tells_nothing(wired_pool: tuple[Wire, Pool]) -> None:
+    _, pool = wired_pool
+    other, started = await transaction_of(pool)
+    with pytest.raises(DeadlineExceeded):
+        await db.ask_what_became_of(pool, db.Written(other, started - timedelta(minutes=1)), ConnectionError())
+    await db.ask_what_became_of(pool, db.Written(other, started), ConnectionError())
 
 
 async def test_an_error_of_the_work_is_raised_as_it_is(wired_pool: tuple[Wire, Pool]) -> None:

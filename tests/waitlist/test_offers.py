@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
+from deploy.mocks.mail import MailSink
 from tests.aging import lapse_holds
 from tests.callers import Callers, refused
 from tests.instances import Database
@@ -67,6 +68,25 @@ async def test_an_offer_is_a_hold_with_an_end(full: Flight, offered: Offered) ->
     assert entry.hold_id
     assert entry.offer_expire_time.ToMilliseconds() > entry.update_time.ToMilliseconds()
     await full.shows("20A", "HELD")
+
+
+async def test_the_mail_tells_the_end_of_the_offer_in_the_airports_time(full: Flight, mails: MailSink) -> None:
+    await full.mode(pb.OFFER)
+    waiter = full.waiter()
+    email = f"{waiter.pnr.lower()}@passengers.example"
+    full.manifest.put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
+    full.manifest.flights[full.flight_id].origin = "KTM"
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    entry = await waiter.becomes(entry, "OFFERED")
+
+    async def mailed() -> bool:
+        return any(email in letter.to for letter in mails.mails)
+
+    await eventually(mailed)
+    (letter,) = [letter for letter in mails.mails if email in letter.to]
+    end_time = entry.offer_expire_time.ToDatetime(tzinfo=UTC).astimezone(timezone(timedelta(hours=5, minutes=45)))
+    assert f"{end_time:%Y-%m-%d %H:%M} (+05:45)" in " ".join(letter.text.split())
 
 
 async def test_who_accepts_has_the_seat(full: Flight, offered: Offered) -> None:
