@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+import grpc
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 
@@ -22,7 +23,7 @@ from services.errors import Unavailable
 from tests.aging import make_timer_due
 from tests.booking.agency import UNDECIDED, Agency, Customer, Journey
 from tests.booking.orders import End, ends, pay_once_more, provider_decides, rest, switch, times
-from tests.callers import refused
+from tests.callers import read, refused
 from tests.payment.rules import FAILS
 from tests.waiting import eventually, pause
 
@@ -186,9 +187,17 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
             await pause(random.uniform(0, 1))
             await agency.cancel_flight(flight_id)
 
+        async def pay(customer: Customer, booking: pb.Booking) -> None:
+            try:
+                await customer.pay(booking)
+            except grpc.aio.AioRpcError as error:
+                # The news came before it paid.
+                refusal = read(error)
+                assert (refusal.reason, refusal.info.metadata["reason"]) == ("BOOKING_CANCELLED", "FLIGHT_CANCELLED")
+
         await asyncio.gather(
             cancel(random.choice(journey.flight_ids)),
-            *(customer.pay(booking) for customer, booking in zip(customers, booked, strict=True)),
+            *(pay(customer, booking) for customer, booking in zip(customers, booked, strict=True)),
         )
         await none_confirmed(agency, booked)
         found = await ends(agency, booked)
