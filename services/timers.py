@@ -62,6 +62,11 @@ class _Settled:
     tries: int
 
 
+def pause_after(tries: int) -> float:
+    """Returns for how many seconds a timer waits after so many failed tries."""
+    return min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(tries - 1, 16))
+
+
 async def set_timer(conn: Conn, name: str, subject: str, *, after: timedelta = NOW) -> None:
     """Sets a timer, or sets it anew, in the caller's transaction; `after` counts from this statement."""
     await set_timers(conn, name, [subject], after=after)
@@ -189,8 +194,7 @@ class Timers:
         except Exception as error:
             _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
             telemetry.TIMERS_FAILED.labels(timer.name).inc()
-            pause_seconds = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(timer.tries - 1, 16))
-            await self._settle(timer, error, pause_seconds=pause_seconds, tries=timer.tries)
+            await self._settle(timer, error, pause_seconds=pause_after(timer.tries), tries=timer.tries)
         else:
             await self._settle(timer, None, pause_seconds=0, tries=timer.tries)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import asyncpg
@@ -33,14 +33,11 @@ from tests.booking.register import serving as serving_register
 from tests.callers import refused
 from tests.instances import connected, database_with, running
 from tests.payment.bridge import bridge
-from tests.payment.conftest import PROMPT, QUICK, nobodys_port, payments
+from tests.payment.conftest import PATIENT, PROMPT, QUICK, nobodys_port, payments
 from tests.payment.rules import SECRET
 
 if TYPE_CHECKING:
     from tests.conftest import World
-
-# A charge stays undecided for as long as a test wants it to.
-PATIENT: Final = {"SKYHIGH_PAYMENT_PATIENCE_SECONDS": "600"}
 
 
 @asynccontextmanager

@@ -36,6 +36,8 @@ QUICK: Final = {
     "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": "0.25",
     "SKYHIGH_PAYMENT_PATIENCE_SECONDS": "4",
 }
+# A charge stays undecided for as long as a test wants it to: the service voids none on a machine that is slow.
+PATIENT: Final = {"SKYHIGH_PAYMENT_PATIENCE_SECONDS": NEVER}
 PROMPT: Final = ProviderBehaviour(decision_delay_seconds=0.02)
 
 

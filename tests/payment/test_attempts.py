@@ -21,7 +21,7 @@ from services.timers import set_timer
 from tests.callers import Caller
 from tests.conftest import World
 from tests.instances import database_with
-from tests.payment.conftest import STEPWISE, paying
+from tests.payment.conftest import PATIENT, STEPWISE, paying
 from tests.payment.rules import FAILS, PRICE, SECRET, Payments, state_of
 from tests.waiting import eventually
 
@@ -169,28 +169,31 @@ async def test_lost_webhooks_are_asked_for_at_the_attempts_end(
     assert charged(provider, declined.intent_id) == {"failed": 3}
 
 
-async def test_an_unknown_outcome_is_asked_for_until_it_is_known(
-    prompt: Payments, provider: PaymentProvider, payer: Caller
-) -> None:
+async def test_an_unknown_outcome_is_asked_for_until_it_is_known(world: World, provider: PaymentProvider) -> None:
     switch(provider, drop_webhooks=True, decision_delay_seconds=600)
-    intent = await prompt.intent(payer)
-    await prompt.pay(payer, intent)
-    await prompt.shows(intent, attempts=3, last_error="TIMEOUT")
-    key = charge_key_of(UUID(intent.intent_id), 1)
-
     due_time = "SELECT due_time FROM timers WHERE name = 'reconcile' AND subject = $1"
-    await prompt.goes_on(intent)
-    asked_time = await prompt.database.fetchval(due_time, str(key))
+    async with paying(world, provider, **PATIENT) as service:
+        payer = service.callers.passenger()
+        intent = await service.intent(payer)
+        await service.pay(payer, intent)
+        await service.shows(intent, attempts=3, last_error="TIMEOUT")
+        key = charge_key_of(UUID(intent.intent_id), 1)
+        await service.goes_on(intent)
+        # It is written together with the end of the last attempt.
+        asked_time = await service.database.fetchval(due_time, str(key))
+        assert asked_time is not None
 
-    async def asked_in_vain() -> bool:
-        # The timer was set again.
-        return bool(await prompt.database.fetchval(due_time, str(key)) > asked_time)
+        async def asked_in_vain() -> bool:
+            # The timer was set again.
+            next_time = await service.database.fetchval(due_time, str(key))
+            assert next_time is not None, "the charge is decided, and nobody decided it"
+            return bool(next_time > asked_time)
 
-    await eventually(asked_in_vain)
-    provider.charges[str(key)] = replace(provider.charges[str(key)], status="succeeded")
-    await prompt.goes_on(intent)
-    await prompt.becomes(intent, "SUCCEEDED")
-    assert charged(provider, intent.intent_id) == {"succeeded": 1}
+        await eventually(asked_in_vain)
+        provider.charges[str(key)] = replace(provider.charges[str(key)], status="succeeded")
+        await service.goes_on(intent)
+        await service.becomes(intent, "SUCCEEDED")
+        assert charged(provider, intent.intent_id) == {"succeeded": 1}
 
 
 async def test_what_the_provider_never_decides_is_voided(

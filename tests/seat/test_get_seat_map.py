@@ -6,9 +6,10 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from google.protobuf import json_format
@@ -28,6 +29,9 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.conftest import World
+
+# More than a batch takes, fewer than two.
+READERS: Final = 200
 
 
 def ask(flight: str, known_version: int = 0) -> pb.GetSeatMapRequest:
@@ -162,18 +166,31 @@ async def test_its_version_never_goes_back_while_readers_and_writers_race(
 async def test_readers_who_come_together_share_their_query(
     agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
-    queries: list[int] = []
-    load = seat_map.load
+    """Also where the cache keeps nothing of what they read, because a slow Redis has it suspended."""
+    read, load = SeatMaps.read, SeatMaps._loaded
+    come: list[str] = []
+    queries: list[str] = []
+    all_have_come = asyncio.Event()
 
-    async def counting(conn: object, flight_ids: list[str]) -> list[Snapshot]:
-        queries.append(flight_ids.count(flight))
-        return await load(conn, flight_ids)  # type: ignore[arg-type]
+    async def coming(self: SeatMaps, flight_id: str, *, known_version: int = 0) -> Snapshot:
+        come.append(flight_id)
+        if come.count(flight) == READERS:
+            all_have_come.set()
+        return await read(self, flight_id, known_version=known_version)
+
+    async def counting(self: SeatMaps, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
+        # The queries of readers alone: announcements and the sweeper look at a fresh flight too.
+        if flight in flight_ids:
+            queries.append(flight)
+            await all_have_come.wait()
+        return await load(self, flight_ids)
 
     await forget(world, flight)
-    monkeypatch.setattr(seat_map, "load", counting)
-    await asyncio.gather(*(agent.GetSeatMap(ask(flight)) for _ in range(200)))
-    # One for all of them; others of the service may look at a fresh flight meanwhile.
-    assert sum(queries) <= 3
+    monkeypatch.setattr(SeatMaps, "read", coming)
+    monkeypatch.setattr(SeatMaps, "_loaded", counting)
+    await asyncio.gather(*(agent.GetSeatMap(ask(flight)) for _ in range(READERS)))
+    # The first one, and those who came meanwhile in two batches, which the cache saves where it works.
+    assert 1 <= len(queries) <= 3
 
 
 async def forget(world: World, flight: str) -> None:
