@@ -1,4 +1,4 @@
-"""What booking asks the flight, seat, payment and check-in services."""
+"""What booking asks the flight, seat and payment services."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
-from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 from skyhigh.flight.v1 import flight_service_pb2 as flight
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 from skyhigh.payment.v1 import payment_service_pb2 as payment
@@ -50,12 +48,10 @@ class Peers:
         flights = peer(settings.flight_address, service="skyhigh.flight.v1.FlightService")
         seats = peer(settings.seat_address, service="skyhigh.seat.v1.SeatService", token=token)
         payments = peer(settings.payment_address, service="skyhigh.payment.v1.PaymentService", token=token)
-        checkins = peer(settings.checkin_address, service="skyhigh.checkin.v1.CheckInService", token=token)
-        self._channels = (flights, seats, payments, checkins)
+        self._channels = (flights, seats, payments)
         self._flights = FlightServiceStub(flights)
         self._seats = SeatServiceStub(seats)
         self._payments = PaymentServiceStub(payments)
-        self._checkin = CheckInServiceStub(checkins)
 
     async def close(self) -> None:
         """Closes the channels."""
@@ -204,10 +200,6 @@ class Peers:
     async def payment(self, intent_id: UUID) -> payment.PaymentIntent:
         """Returns an intent as it is now."""
         return await ask(self._payments.GetPaymentIntent(payment.GetPaymentIntentRequest(intent_id=str(intent_id))))
-
-    async def reserve_locator(self, booking_id: UUID, pnr: str) -> None:
-        """Reserves a record locator for a booking; a repeat succeeds. Raises PeerRefusal LOCATOR_TAKEN."""
-        await ask(self._checkin.ReserveLocator(checkin.ReserveLocatorRequest(pnr=pnr, booking_id=str(booking_id))))
 
     async def refund(self, intent_id: UUID, *, reason: str, total: Amount) -> None:
         """Gives so much of a paid amount back, this and earlier refunds together. A repeat succeeds."""

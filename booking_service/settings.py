@@ -25,7 +25,6 @@ class BookingSettings(CallerSettings, MailSettings):
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     payment_address: str = Field(default="127.0.0.1:50054", validation_alias="SKYHIGH_PAYMENT_ADDRESS")
     flight_address: str = Field(default="127.0.0.1:50055", validation_alias="SKYHIGH_FLIGHT_ADDRESS")
-    checkin_address: str = Field(default="127.0.0.1:50052", validation_alias="SKYHIGH_CHECKIN_ADDRESS")
     payment_look_seconds: float = Field(default=0.5, gt=0)
     """How often a running payment's attempts are looked at."""
     watch_interval_seconds: float = Field(default=0.2, gt=0)

@@ -30,8 +30,6 @@ from services.timers import Handler
 OWN_NAME: Final = "service:booking"
 # A hold that was taken for late money lapses only where a process died with it, and then another is taken.
 LATE_HOLDS: Final = 3
-# One of 658 million is taken seldom, three in a row never.
-LOCATORS: Final = 3
 # A step whose process died is taken again within the five seconds that a timer may be late. One that takes longer
 # itself begins again, and finds what it has done.
 LEASE_SECONDS: Final = 4
@@ -224,7 +222,7 @@ class Steps:
             return closed
 
     async def _write_confirmed(self, booking: Booking, hold: Hold) -> None:
-        pnr = await self._reserved_locator(booking)
+        pnr = locators.mint()
         async with db.transaction(self._pool) as conn:
             if await bookings.confirm(conn, booking, hold, pnr=pnr):
                 await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)
@@ -233,19 +231,6 @@ class Steps:
             # Also where another process was faster, and the booking has come to an end since.
             await bookings.drop_unless_ours(conn, booking.booking_id, hold.hold_id)
         self._tell()
-
-    async def _reserved_locator(self, booking: Booking) -> str:
-        """Mints a locator that no other party has, imported ones included. Raises Unavailable if check-in is down."""
-        for _ in range(LOCATORS):
-            pnr = locators.mint()
-            try:
-                await self._peers.reserve_locator(booking.booking_id, pnr)
-            except PeerRefusal as refusal:
-                if refusal.reason != "LOCATOR_TAKEN":
-                    raise
-            else:
-                return pnr
-        raise Unavailable("no locator was free")
 
     async def _give_back(self, booking: Booking, reason: str) -> None:
         async with db.transaction(self._pool) as conn:

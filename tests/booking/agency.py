@@ -25,7 +25,6 @@ from services.db import Pool
 from services.money import Amount, money_of
 from services.proto import timestamp
 from tests.aging import lapse_holds
-from tests.booking.register import Register
 from tests.callers import Caller, Callers, refused
 from tests.instances import Database
 from tests.payment.rules import FAILS, SUCCEEDS, Payments
@@ -268,7 +267,6 @@ class Agency:
     payments: Payments
     bookings: Callers
     provider: PaymentProvider
-    register: Register
     database: Database
     seat_database: Database
     pool: Pool

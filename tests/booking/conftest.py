@@ -1,7 +1,5 @@
 """The services that a booking needs, in this process: flights, seats, payments with the provider's mock, and bookings.
 
-Of check-in there is only the register of locators.
-
 Each file has instances of its own, because all instances of a service share its queue of events: none must be left
 behind that would take another file's. Its `VARIABLES` are settings of its own, such as a shorter time to pay.
 """
@@ -28,8 +26,6 @@ from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services import db
 from tests.booking.agency import Agency, Customer, asked, keyed, named_seat, state_of
-from tests.booking.register import Register
-from tests.booking.register import serving as serving_register
 from tests.callers import refused
 from tests.instances import connected, database_with, running
 from tests.payment.bridge import bridge
@@ -53,12 +49,10 @@ async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
         payments(world, **(QUICK | PATIENT | variables), SKYHIGH_PAYMENT_PROVIDER_URL=provider.url) as paying,
         bridge(paying.callers) as provider.webhook_url,
         running(world, SEAT_SERVICE, SeatServiceStub, **variables) as seats,
-        serving_register(register := Register()) as checkin_address,
     ):
         variables |= databases | {
             "SKYHIGH_SEAT_ADDRESS": seats.address,
             "SKYHIGH_PAYMENT_ADDRESS": paying.callers.address,
-            "SKYHIGH_CHECKIN_ADDRESS": checkin_address,
             "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
         }
         async with running(world, FLIGHT_SERVICE, FlightServiceStub, **variables) as flights:
@@ -70,9 +64,7 @@ async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
             ):
                 database = await asyncpg.connect(url, server_settings={"search_path": "booking"})
                 pool = await db.connect(url, schema="booking", size=4)
-                yield Agency(
-                    seats, flights, paying, bookings, provider, register, database, seat_database, pool, variables
-                )
+                yield Agency(seats, flights, paying, bookings, provider, database, seat_database, pool, variables)
                 await pool.close()
                 await database.close()
 

@@ -53,8 +53,6 @@ from tests.booking.orders import (
     switch,
     times,
 )
-from tests.booking.register import Register
-from tests.booking.register import serving as serving_register
 from tests.callers import Callers, read
 from tests.conftest import World
 from tests.instances import connected, database_with, running, serves
@@ -148,8 +146,6 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
         seats = await stack.enter_async_context(running(world, SEAT_SERVICE, SeatServiceStub, **variables))
         variables |= databases | {"SKYHIGH_SEAT_ADDRESS": seats.address, "SKYHIGH_FLIGHT_HORIZON_DAYS": "0"}
         flights = await stack.enter_async_context(running(world, FLIGHT_SERVICE, FlightServiceStub, **variables))
-        register = Register()
-        variables["SKYHIGH_CHECKIN_ADDRESS"] = await stack.enter_async_context(serving_register(register))
         seat_gate = await stack.enter_async_context(gate(seats.address))
         payment_gate = await stack.enter_async_context(gate(payments.callers.address))
         variables |= {
@@ -180,9 +176,7 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
         stack.push_async_callback(database.close)
         pool = await db.connect(url, schema="booking", size=4)
         stack.push_async_callback(pool.close)
-        agency = Agency(
-            seats, flights, payments, bookings, provider, register, database, seat_database, pool, variables
-        )
+        agency = Agency(seats, flights, payments, bookings, provider, database, seat_database, pool, variables)
         yield Killed(agency, seat_gate, payment_gate, supervisor)
 
 
