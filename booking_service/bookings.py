@@ -236,6 +236,16 @@ async def begin_payment(conn: Conn, booking_id: UUID, *, owner: str, payment_cod
     return bool(begun)
 
 
+async def keep_locator(conn: Conn, booking_id: UUID, *, pnr: str) -> str:
+    """Stores the locator that is reserved for the booking, unless one is stored; returns the stored one."""
+    kept: str = await conn.fetchval(
+        "UPDATE bookings SET reserved_pnr = coalesce(reserved_pnr, $2) WHERE booking_id = $1 RETURNING reserved_pnr",
+        booking_id,
+        pnr,
+    )
+    return kept
+
+
 async def process_payment(
     conn: Conn, booking_id: UUID, *, intent_id: UUID, max_attempts: int, look_after: timedelta
 ) -> bool:
