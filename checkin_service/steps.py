@@ -16,6 +16,7 @@ from checkin_service.peers import Peers, Seat, Withdrawal
 from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers
 from services.db import Pool
+from services.money import Amount
 from services.timers import Handler
 
 # A payment's attempts end within half a minute; then its outcome is known.
@@ -105,9 +106,7 @@ class Steps:
             for checkin_id in ended:
                 check_in = await records.find(conn, checkin_id)
                 if check_in.fee_returned:
-                    await notices.payment_refunded(
-                        conn, check_in, cents=check_in.fee_cents, currency=check_in.fee_currency
-                    )
+                    await notices.payment_refunded(conn, check_in, Amount(check_in.fee_currency, check_in.fee_cents))
         return bool(ended)
 
     async def cancel_check_ins(self, flight_id: str) -> None:

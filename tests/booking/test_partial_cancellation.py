@@ -228,7 +228,7 @@ async def test_seats_of_a_cancelled_booking_are_freed_even_if_that_takes_until_a
     real = Peers.drop
 
     async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
-        await agency.depart(journey.flight_id)
+        await agency.take_off(journey.flight_id)
         await real(self, hold_id, reason=reason)
 
     monkeypatch.setattr(Peers, "drop", drop)

@@ -62,7 +62,7 @@ async def test_a_process_without_a_used_layout_names_it_and_is_not_ready(
             return int((await health.Check(health_pb2.HealthCheckRequest())).status)
 
         async def ready() -> bool:
-            return await status() == health_pb2.HealthCheckResponse.SERVING
+            return bool(await status() == health_pb2.HealthCheckResponse.SERVING)
 
         assert not await ready()
         agent = second.callers.agent()
