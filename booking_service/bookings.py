@@ -236,10 +236,17 @@ async def begin_payment(conn: Conn, booking_id: UUID, *, owner: str, payment_cod
     return bool(begun)
 
 
-async def keep_locator(conn: Conn, booking_id: UUID, *, pnr: str) -> str:
-    """Stores the locator that is reserved for the booking, unless one is stored; returns the stored one."""
-    kept: str = await conn.fetchval(
-        "UPDATE bookings SET reserved_pnr = coalesce(reserved_pnr, $2) WHERE booking_id = $1 RETURNING reserved_pnr",
+async def keep_locator(conn: Conn, booking_id: UUID, *, pnr: str) -> str | None:
+    """Before a confirmation: stores the locator that is reserved for the booking, unless one is stored.
+
+    Returns the stored one; None if the booking is CONFIRMED or CANCELLED meanwhile.
+    """
+    kept: str | None = await conn.fetchval(
+        """
+        UPDATE bookings SET reserved_pnr = coalesce(reserved_pnr, $2)
+        WHERE booking_id = $1 AND state IN ('PAYMENT_PENDING', 'PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')
+        RETURNING reserved_pnr
+        """,
         booking_id,
         pnr,
     )

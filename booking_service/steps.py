@@ -204,7 +204,9 @@ class Steps:
             return booking.reserved_pnr
         pnr = await self._reserve_locator(booking)
         async with db.transaction(self._pool) as conn:
-            return await bookings.keep_locator(conn, booking.booking_id, pnr=pnr)
+            kept = await bookings.keep_locator(conn, booking.booking_id, pnr=pnr)
+        # Without a stored one another process has ended the booking, and no statement writes this one.
+        return kept or pnr
 
     async def _reserve_locator(self, booking: Booking) -> str:
         last: LocatorTaken | None = None
