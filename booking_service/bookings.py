@@ -236,6 +236,23 @@ async def begin_payment(conn: Conn, booking_id: UUID, *, owner: str, payment_cod
     return bool(begun)
 
 
+async def keep_locator(conn: Conn, booking_id: UUID, *, pnr: str) -> str | None:
+    """Before a confirmation: stores the locator that is reserved for the booking, unless one is stored.
+
+    Returns the stored one; None if the booking is CONFIRMED or CANCELLED meanwhile.
+    """
+    kept: str | None = await conn.fetchval(
+        """
+        UPDATE bookings SET reserved_pnr = coalesce(reserved_pnr, $2)
+        WHERE booking_id = $1 AND state IN ('PAYMENT_PENDING', 'PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')
+        RETURNING reserved_pnr
+        """,
+        booking_id,
+        pnr,
+    )
+    return kept
+
+
 async def process_payment(
     conn: Conn, booking_id: UUID, *, intent_id: UUID, max_attempts: int, look_after: timedelta
 ) -> bool:

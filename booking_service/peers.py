@@ -1,4 +1,4 @@
-"""What booking asks the flight, seat and payment services."""
+"""What booking asks the flight, seat, payment and check-in services."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 from skyhigh.flight.v1 import flight_service_pb2 as flight
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 from skyhigh.payment.v1 import payment_service_pb2 as payment
@@ -19,6 +21,7 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from booking_service import refusals
 from booking_service.bookings import Hold
+from booking_service.locators import LocatorTaken
 from booking_service.records import Booking, Leg, SeatOf
 from booking_service.settings import BookingSettings
 from services.clients import PeerRefusal, ask, channel
@@ -48,10 +51,12 @@ class Peers:
         flights = peer(settings.flight_address, service="skyhigh.flight.v1.FlightService")
         seats = peer(settings.seat_address, service="skyhigh.seat.v1.SeatService", token=token)
         payments = peer(settings.payment_address, service="skyhigh.payment.v1.PaymentService", token=token)
-        self._channels = (flights, seats, payments)
+        checkin_desk = peer(settings.checkin_address, service="skyhigh.checkin.v1.CheckInService", token=token)
+        self._channels = (flights, seats, payments, checkin_desk)
         self._flights = FlightServiceStub(flights)
         self._seats = SeatServiceStub(seats)
         self._payments = PaymentServiceStub(payments)
+        self._checkin = CheckInServiceStub(checkin_desk)
 
     async def close(self) -> None:
         """Closes the channels."""
@@ -185,6 +190,11 @@ class Peers:
                 )
             )
         )
+
+    async def reserve_locator(self, booking_id: UUID, pnr: str) -> None:
+        """Reserves a locator for a booking. A repeat succeeds. Raises LocatorTaken."""
+        request = checkin.ReserveLocatorRequest(pnr=pnr, booking_id=str(booking_id))
+        await ask(self._checkin.ReserveLocator(request), {"LOCATOR_TAKEN": lambda _: LocatorTaken()})
 
     async def submit(self, intent_id: UUID, *, payment_code: str, request_id: UUID) -> None:
         """Has the intent paid with this code. A repeat changes nothing; so does one that is paid or being paid."""

@@ -22,8 +22,7 @@ INFANT: Final = "INFANT"
 _COLUMNS: Final = """booking_id, owner, state::text, bookings.version, cabin::text, contact_email, currency,
     total_minor_units, sale_close_time, departure_time, plan, hold_id, expire_time, payment_code, payment_intent_id,
     payment_attempts, max_payment_attempts, last_error, pay_time, refund_reason, refund_minor_units, refund_time, pnr,
-    create_time,
-    update_time, cancel_reason, first_answer, refusal"""
+    reserved_pnr, create_time, update_time, cancel_reason, first_answer, refusal"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,7 @@ class Booking:
     refund_minor_units: int | None
     refund_time: datetime | None
     pnr: str | None
+    reserved_pnr: str | None
     create_time: datetime
     update_time: datetime
     cancel_reason: str | None

@@ -22,6 +22,7 @@ class BookingSettings(CallerSettings, MailSettings):
     """A file with the private JWK that signs guest sessions."""
     session_ttl_seconds: float = Field(default=86_400, gt=0)
     """A guest comes back to a booking with the token that made it, for a day."""
+    checkin_address: str = Field(default="127.0.0.1:50052", validation_alias="SKYHIGH_CHECKIN_ADDRESS")
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     payment_address: str = Field(default="127.0.0.1:50054", validation_alias="SKYHIGH_PAYMENT_ADDRESS")
     flight_address: str = Field(default="127.0.0.1:50055", validation_alias="SKYHIGH_FLIGHT_ADDRESS")

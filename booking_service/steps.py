@@ -16,6 +16,7 @@ from skyhigh.payment.v1 import payment_service_pb2 as payment
 
 from booking_service import bookings, locators, notices, records
 from booking_service.bookings import FLIGHT_CANCELLED, ITSELF, Hold
+from booking_service.locators import LocatorTaken
 from booking_service.peers import Peers
 from booking_service.records import Booking, SeatOf
 from booking_service.reserving import Reserving
@@ -36,6 +37,8 @@ LEASE_SECONDS: Final = 4
 # A transaction that did not see the cancellation of its flight has ended by then.
 LAST_LOOK: Final = timedelta(seconds=10)
 CANCELLED_AT_ONCE: Final = 100
+# Of 658 million locators a second one is hardly ever taken too; the timer retries a step that finds all of them taken.
+MINTED_AT_ONCE: Final = 3
 NO_RETURN: Final = timedelta(seconds=15)
 FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 
@@ -97,12 +100,16 @@ class Steps:
         self._tell()
 
     async def pay(self, subject: str) -> None:
-        """PAYMENT_PENDING → PAYMENT_PROCESSING: the seats stay for as long as the attempts last, the code goes on."""
+        """PAYMENT_PENDING → PAYMENT_PROCESSING: the seats stay for as long as the attempts last, the code goes on.
+
+        The locator is reserved before: a booking that is paid is confirmed even if the check-in service is down.
+        """
         booking = await self._find(subject)
         if booking.state != "PAYMENT_PENDING" or booking.payment_code is None:
             return
         if not await self._outlast_attempts(booking):
             return
+        await self._locator_of(booking)
         intent = await self._peers.intent(booking)
         intent_id = UUID(intent.intent_id)
         await self._peers.submit(
@@ -185,7 +192,34 @@ class Steps:
         except PeerRefusal as refusal:
             # Whatever the reason: the seat service says no, and whoever paid waits for seats or for the money.
             return await self._give_back(booking, refusal.reason)
-        await self._write_confirmed(booking, hold)
+        # After the seats, which do not expire any more while the check-in service is down. Most have it since `pay`.
+        await self._write_confirmed(booking, hold, pnr=await self._locator_of(booking))
+
+    async def _locator_of(self, booking: Booking) -> str:
+        """Returns the locator that is reserved for the booking; reserves one first if there is none.
+
+        Raises LocatorTaken if all that were minted belong to other parties.
+        """
+        if booking.reserved_pnr is not None:
+            return booking.reserved_pnr
+        pnr = await self._reserve_locator(booking)
+        async with db.transaction(self._pool) as conn:
+            kept = await bookings.keep_locator(conn, booking.booking_id, pnr=pnr)
+        # Without a stored one another process has ended the booking, and no statement writes this one.
+        return kept or pnr
+
+    async def _reserve_locator(self, booking: Booking) -> str:
+        last: LocatorTaken | None = None
+        for _ in range(MINTED_AT_ONCE):
+            pnr = locators.mint()
+            try:
+                await self._peers.reserve_locator(booking.booking_id, pnr)
+            except LocatorTaken as taken:
+                last = taken
+            else:
+                return pnr
+        assert last is not None
+        raise last
 
     async def _seats_of(self, booking: Booking) -> Hold:
         """Confirms the booking's hold; where its time was over before the money came, the same seats again."""
@@ -221,8 +255,7 @@ class Steps:
             closed: bool = await conn.fetchval("SELECT statement_timestamp() >= $1", booking.sale_close_time)
             return closed
 
-    async def _write_confirmed(self, booking: Booking, hold: Hold) -> None:
-        pnr = locators.mint()
+    async def _write_confirmed(self, booking: Booking, hold: Hold, *, pnr: str) -> None:
         async with db.transaction(self._pool) as conn:
             if await bookings.confirm(conn, booking, hold, pnr=pnr):
                 await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)

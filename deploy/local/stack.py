@@ -107,7 +107,7 @@ SERVICES: Final = (
         number=6,
         module="booking_service",
         health="skyhigh.booking.v1.BookingService",
-        calls=("seat", "flight", "payment"),
+        calls=("seat", "flight", "payment", "checkin"),
         settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_SMTP_ADDRESS"),
     ),
     # Envoy is the gateway; this is what it asks.

@@ -1,5 +1,7 @@
 """The services that a booking needs, in this process: flights, seats, payments with the provider's mock, and bookings.
 
+Locators are reserved at a fake check-in service, unless a file has a real one.
+
 Each file has instances of its own, because all instances of a service share its queue of events: none must be left
 behind that would take another file's. Its `VARIABLES` are settings of its own, such as a shorter time to pay.
 """
@@ -26,6 +28,7 @@ from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services import db
 from tests.booking.agency import Agency, Customer, asked, keyed, named_seat, state_of
+from tests.booking.locator_desk import locator_desk
 from tests.callers import refused
 from tests.instances import connected, database_with, running
 from tests.payment.bridge import bridge
@@ -49,12 +52,18 @@ async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
         payments(world, **(QUICK | PATIENT | variables), SKYHIGH_PAYMENT_PROVIDER_URL=provider.url) as paying,
         bridge(paying.callers) as provider.webhook_url,
         running(world, SEAT_SERVICE, SeatServiceStub, **variables) as seats,
+        locator_desk() as desk,
     ):
-        variables |= databases | {
-            "SKYHIGH_SEAT_ADDRESS": seats.address,
-            "SKYHIGH_PAYMENT_ADDRESS": paying.callers.address,
-            "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
-        }
+        variables = (
+            {"SKYHIGH_CHECKIN_ADDRESS": desk}
+            | variables
+            | databases
+            | {
+                "SKYHIGH_SEAT_ADDRESS": seats.address,
+                "SKYHIGH_PAYMENT_ADDRESS": paying.callers.address,
+                "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
+            }
+        )
         async with running(world, FLIGHT_SERVICE, FlightServiceStub, **variables) as flights:
             variables["SKYHIGH_FLIGHT_ADDRESS"] = flights.address
             url = databases["SKYHIGH_BOOKING_DATABASE_URL"]

@@ -35,6 +35,7 @@ async def party(any_agency: Agency) -> pb.Booking:
 INTENT = "payment_intent_id = gen_random_uuid()"
 PAID = f"{INTENT}, pay_time = now()"
 LOCATOR = "pnr = 'ABC234', confirm_time = now()"
+REFUND = "refund_reason = 'LATE', refund_minor_units = total_minor_units"
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,10 @@ LOCATOR = "pnr = 'ABC234', confirm_time = now()"
         (f"state = 'PAYMENT_PENDING', payment_code = '00000', {PAID}", "state_has_what_it_needs"),
         ("state = 'PAYMENT_PROCESSING'", "state_has_what_it_needs"),
         (f"state = 'PAYMENT_PROCESSING', {PAID}, {LOCATOR}", "state_has_what_it_needs"),
-        (f"state = 'PAYMENT_PROCESSING', {PAID}, refund_reason = 'LATE'", "state_has_what_it_needs"),
+        (f"state = 'PAYMENT_PROCESSING', {PAID}, {REFUND}", "state_has_what_it_needs"),
         (f"state = 'CONFIRMED', {LOCATOR}", "state_has_what_it_needs"),
         (f"state = 'CONFIRMED', {PAID}", "state_has_what_it_needs"),
-        (f"state = 'CONFIRMED', {PAID}, {LOCATOR}, refund_reason = 'LATE'", "state_has_what_it_needs"),
+        (f"state = 'CONFIRMED', {PAID}, {LOCATOR}, {REFUND}", "state_has_what_it_needs"),
         ("state = 'FAILED'", "state_has_what_it_needs"),
         (f"state = 'FAILED', last_error = 'DECLINED', {LOCATOR}", "state_has_what_it_needs"),
         ("state = 'EXPIRED', hold_id = NULL, expire_time = NULL, first_answer = NULL", "state_has_what_it_needs"),
@@ -65,6 +66,7 @@ LOCATOR = "pnr = 'ABC234', confirm_time = now()"
         ("state = 'FAILED', last_error = 'DECLINED', pay_time = now()", "money_belongs_to_an_intent"),
         ("refund_reason = 'LATE'", "only_money_that_came_is_given_back"),
         (f"state = 'EXPIRED', {PAID}, refund_time = now()", "only_money_that_came_is_given_back"),
+        (f"state = 'EXPIRED', {PAID}, refund_reason = 'LATE'", "refund_has_its_amount"),
         (f"state = 'CONFIRMED', {PAID}, pnr = 'ABC234'", "locator_comes_with_confirmation"),
         (f"state = 'CONFIRMED', {PAID}, confirm_time = now()", "locator_comes_with_confirmation"),
         ("state = 'CANCELLED'", "cancellation_has_its_reason"),
@@ -77,6 +79,7 @@ LOCATOR = "pnr = 'ABC234', confirm_time = now()"
         ("total_minor_units = 0", "bookings_total_minor_units_check"),
         ("state = 'PAYMENT_PENDING', payment_code = '0000'", "bookings_payment_code_check"),
         (f"state = 'CONFIRMED', {PAID}, confirm_time = now(), pnr = 'ABCDE1'", "bookings_pnr_check"),
+        ("reserved_pnr = 'ABCDE1'", "bookings_reserved_pnr_check"),
         ("version = 0", "bookings_version_check"),
         ("plan = 0", "bookings_plan_check"),
         ("payment_attempts = -1", "bookings_payment_attempts_check"),
@@ -162,6 +165,8 @@ LEGAL = {
     ("PAYMENT_PROCESSING", "EXPIRED"),
     ("PAYMENT_PROCESSING", "CANCELLED"),
     ("CONFIRMED", "CANCELLED"),
+    # Some of its flights were cancelled.
+    ("CONFIRMED", "CONFIRMED"),
     ("FAILED", "CONFIRMED"),
     ("EXPIRED", "CONFIRMED"),
 }

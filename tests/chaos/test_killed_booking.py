@@ -44,6 +44,7 @@ from services import db
 from services.timers import pause_after
 from tests.booking.agency import Agency, Journey, asked, patiently, seats_of, state_of
 from tests.booking.gate import Gate, Stop, gate
+from tests.booking.locator_desk import locator_desk
 from tests.booking.orders import (
     ENDS,
     LATEST_SECONDS,
@@ -149,6 +150,7 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
         seat_gate = await stack.enter_async_context(gate(seats.address))
         payment_gate = await stack.enter_async_context(gate(payments.callers.address))
         variables |= {
+            "SKYHIGH_CHECKIN_ADDRESS": await stack.enter_async_context(locator_desk()),
             "SKYHIGH_FLIGHT_ADDRESS": flights.address,
             "SKYHIGH_SEAT_ADDRESS": seat_gate.address,
             "SKYHIGH_PAYMENT_ADDRESS": payment_gate.address,

@@ -55,7 +55,9 @@ async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator
     variables = databases | others_are_at | {"SKYHIGH_SEAT_ADDRESS": callers.address}
     async with (
         running(world, CHECKIN_SERVICE, CheckInServiceStub, **variables) as checkin,
-        running(world, BOOKING_SERVICE, BookingServiceStub, **variables) as bookings,
+        running(
+            world, BOOKING_SERVICE, BookingServiceStub, **variables, SKYHIGH_CHECKIN_ADDRESS=checkin.address
+        ) as bookings,
         edge_of(
             world,
             callers,

@@ -1,0 +1,229 @@
+"""A booking reserves its locator at the check-in service before it takes money (BKG-4, CHK-1, decision 37)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
+from skyhigh.checkin.v1 import checkin_service_pb2 as checkin_pb
+from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
+
+from booking_service import locators, steps
+from checkin_service.service import CHECKIN_SERVICE
+from tests.booking.agency import UNDECIDED, Agency, Customer, Journey, state_of
+from tests.booking.conftest import opened
+from tests.booking.gate import Gate, gate
+from tests.booking.orders import end, provider_decides
+from tests.callers import Callers
+from tests.checkin.airport import facts, new_pnr
+from tests.conftest import World
+from tests.instances import Database, database_with, running
+from tests.payment.conftest import nobodys_port
+from tests.waiting import PATIENCE_SECONDS, eventually, pause
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A real check-in service, its database, and the gate that the booking service reaches it through."""
+
+    checkin: Callers
+    database: Database
+    gate: Gate
+
+    async def import_party(self, pnr: str, *, after_seconds: float = 0) -> None:
+        """Imports a passenger with this locator, after a pause."""
+        await pause(after_seconds)
+        await self.checkin.operations().ImportManifest(
+            checkin_pb.ImportManifestRequest(
+                flight_id="SH1-IMPORTED",
+                flight=facts(),
+                passengers=[
+                    checkin_pb.ManifestPassenger(passenger_id=f"M-{pnr}", pnr=pnr, given_name="Mal", last_name="Omega")
+                ],
+            )
+        )
+
+    async def owner(self, pnr: str) -> str | None:
+        """The key of the booking that a locator belongs to; None for an imported party."""
+        rows = await self.database.fetch("SELECT booking FROM locators WHERE pnr = $1", pnr)
+        assert len(rows) == 1, "the locator belongs to no party"
+        owner: str | None = rows[0]["booking"]
+        return owner
+
+
+@pytest.fixture(scope="module")
+async def any_desk(world: World) -> AsyncIterator[Desk]:
+    databases = await database_with(world, "checkin")
+    nowhere = {f"SKYHIGH_{name}_ADDRESS": f"127.0.0.1:{nobodys_port()}" for name in ("SEAT", "FLIGHT", "PAYMENT")}
+    async with (
+        running(world, CHECKIN_SERVICE, CheckInServiceStub, **databases, **nowhere) as checkin,
+        gate(checkin.address) as before,
+    ):
+        database = await asyncpg.connect(
+            databases["SKYHIGH_CHECKIN_DATABASE_URL"], server_settings={"search_path": "checkin"}
+        )
+        yield Desk(checkin, database, before)
+        await database.close()
+
+
+@pytest.fixture
+def desk(any_desk: Desk) -> Desk:
+    """The same, which the booking service reaches at the beginning of each test."""
+    any_desk.gate.away = False
+    any_desk.gate.open()
+    return any_desk
+
+
+@pytest.fixture(scope="module")
+async def any_agency(world: World, any_desk: Desk) -> AsyncIterator[Agency]:
+    async with opened(world, SKYHIGH_CHECKIN_ADDRESS=any_desk.gate.address) as agency:
+        yield agency
+
+
+def mint_first(monkeypatch: pytest.MonkeyPatch, *pnrs: str) -> list[str]:
+    """Has the booking service mint these locators first, and random ones afterwards; returns those still to come."""
+    real, first = locators.mint, list(pnrs)
+    monkeypatch.setattr(locators, "mint", lambda: first.pop(0) if first else real())
+    return first
+
+
+async def tried(agency: Agency, timer: str, booking: pb.Booking) -> None:
+    """Waits until a step of a booking has failed."""
+    query = "SELECT last_error IS NOT NULL FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL"
+
+    async def failed() -> bool:
+        return bool(await agency.database.fetchval(query, timer, booking.booking_id))
+
+    await eventually(failed)
+
+
+def key_of(booking: pb.Booking) -> str:
+    return UUID(booking.booking_id).hex[:16]
+
+
+# With the second number the first try of the step finds all its locators taken, and its timer retries it.
+@pytest.mark.parametrize("tries", [1, steps.MINTED_AT_ONCE])
+async def test_booking_mints_another_locator_when_an_import_holds_it(
+    agency: Agency, customer: Customer, desk: Desk, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    imported = [new_pnr() for _ in range(tries)]
+    for pnr in imported:
+        await desk.import_party(pnr)
+    to_come = mint_first(monkeypatch, *imported)
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert to_come == []
+    assert confirmed.pnr not in imported
+    assert [await desk.owner(pnr) for pnr in (confirmed.pnr, *imported)] == [key_of(booking), *([None] * tries)]
+
+
+async def test_import_and_two_bookings_at_once_give_a_locator_to_one_party(
+    agency: Agency, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journey: Journey = await agency.flight()
+    for turn in range(5):
+        pnr = new_pnr()
+        mint_first(monkeypatch, pnr, pnr)
+        customers = [agency.customer(), agency.customer()]
+        bookings = [await each.book(journey) for each in customers]
+        *_, imported = await asyncio.gather(
+            *(each.pay(booking) for each, booking in zip(customers, bookings, strict=True)),
+            desk.import_party(pnr, after_seconds=turn * 0.01),
+            return_exceptions=True,
+        )
+        confirmed = [await c.becomes(b, "CONFIRMED") for c, b in zip(customers, bookings, strict=True)]
+        assert confirmed[0].pnr != confirmed[1].pnr
+        assert [await desk.owner(each.pnr) for each in confirmed] == [key_of(each) for each in bookings]
+        assert [each.pnr for each in confirmed].count(pnr) == isinstance(imported, BaseException)
+        assert (await desk.owner(pnr) is None) != isinstance(imported, BaseException)
+
+
+async def test_payment_waits_for_the_check_in_service_without_taking_money(
+    agency: Agency, customer: Customer, desk: Desk
+) -> None:
+    desk.gate.away = True
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    await tried(agency, "pay", booking)
+    waiting = await customer.get(booking)
+    assert (state_of(waiting), waiting.payment_intent_id) == ("PAYMENT_PENDING", "")
+    # Its hold has its full time again.
+    assert waiting.expire_time.ToDatetime() > booking.expire_time.ToDatetime()
+    assert await agency.hold_state(booking.hold_id) == "HELD"
+    desk.gate.away = False
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert await desk.owner(confirmed.pnr) == key_of(booking)
+
+
+async def test_booking_expires_unpaid_when_the_check_in_service_stays_down(
+    agency: Agency, customer: Customer, desk: Desk
+) -> None:
+    desk.gate.away = True
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    await tried(agency, "pay", booking)
+    await agency.lapse(booking)
+    expired = await customer.becomes(booking, "EXPIRED")
+    desk.gate.away = False
+    found = await end(agency, booking)
+    assert (found.state, found.paid, expired.payment_intent_id) == ("EXPIRED", False, "")
+
+
+async def test_paid_booking_is_confirmed_while_the_check_in_service_is_down(
+    agency: Agency, customer: Customer, desk: Desk
+) -> None:
+    agency.provider.behaviour.now = UNDECIDED
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    await customer.becomes(booking, "PAYMENT_PROCESSING")
+    reserved = (await agency.row(booking))["reserved_pnr"]
+    # Customers see a locator once it is theirs.
+    assert (await customer.get(booking)).pnr == ""
+    desk.gate.away = True
+    await provider_decides(agency, booking)
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert confirmed.pnr == reserved
+    assert await desk.owner(reserved) == key_of(booking)
+
+
+async def test_payment_from_before_the_upgrade_keeps_its_seats_until_it_has_a_locator(
+    agency: Agency, customer: Customer, desk: Desk
+) -> None:
+    agency.provider.behaviour.now = UNDECIDED
+    booking = await customer.book(await agency.flight())
+    await customer.pay(booking)
+    await customer.becomes(booking, "PAYMENT_PROCESSING")
+    await agency.database.execute(
+        "UPDATE bookings SET reserved_pnr = NULL WHERE booking_id = $1", UUID(booking.booking_id)
+    )
+    desk.gate.away = True
+    await provider_decides(agency, booking)
+    await tried(agency, "confirm", booking)
+    row = await agency.row(booking)
+    assert (row["state"], row["refund_reason"]) == ("PAYMENT_PROCESSING", None)
+    # A confirmed hold has no end.
+    assert await agency.hold_state(booking.hold_id) == "CONFIRMED"
+    await agency.set_back(booking, expire_time=timedelta(hours=1))
+    desk.gate.away = False
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert await desk.owner(confirmed.pnr) == key_of(booking)
+    assert (await end(agency, booking)).state == "CONFIRMED"
+
+
+async def test_lost_answer_of_a_reservation_does_not_stop_the_booking(
+    agency: Agency, customer: Customer, desk: Desk
+) -> None:
+    booking = await customer.book(await agency.flight())
+    stop = desk.gate.stop("ReserveLocator", booking.booking_id, answered=True)
+    await customer.pay(booking)
+    await asyncio.wait_for(stop.reached.wait(), PATIENCE_SECONDS)
+    desk.gate.open()
+    confirmed = await customer.becomes(booking, "CONFIRMED")
+    assert await desk.owner(confirmed.pnr) == key_of(booking)
