@@ -226,7 +226,8 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
         SET state = 'COMPLETED', version = version + 1, sequence_number = numbered.last_number,
             update_time = statement_timestamp(), complete_time = statement_timestamp()
         FROM standing, numbered
-        WHERE check_ins.checkin_id = standing.checkin_id AND {_READY}
+        WHERE check_ins.checkin_id = standing.checkin_id
+          AND check_ins.state IN ('BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT') AND {_READY}
         RETURNING version, standing.state::text AS from_state, check_ins.flight_id, passenger_id, seat_number,
                   sequence_number, complete_time
         """,  # noqa: S608
@@ -321,7 +322,7 @@ async def end_at_departure(conn: Conn, flight_id: str, *, limit: int) -> list[UU
             """
             UPDATE check_ins SET payment_deadline = statement_timestamp(), version = version + 1,
                                  update_time = statement_timestamp()
-            WHERE checkin_id = $1
+            WHERE checkin_id = $1 AND state = 'WAITING_FOR_PAYMENT'
             """,
             row["checkin_id"],
         )
