@@ -6,6 +6,8 @@ from google.protobuf.message import Message
 from skyhigh.payment.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
+from services.money import amount_of
+
 
 def events_of(intent: pb.PaymentIntent) -> list[Message]:
     """Returns the events of the intent's way to its present state, as far as they end a payment: none while it runs."""
@@ -32,7 +34,7 @@ def events_of(intent: pb.PaymentIntent) -> list[Message]:
             )
         )
     # A part that was given back leaves the intent SUCCEEDED.
-    if intent.refunded.units or intent.refunded.nanos:
+    if intent.HasField("refunded") and amount_of(intent.refunded).minor_units:
         events.append(
             events_pb2.PaymentRefunded(
                 intent_id=intent.intent_id,

@@ -38,7 +38,7 @@ async def nothing_is_violated(airline: Airline) -> bool:
 async def test_a_customer_and_two_passengers_travel(airline: Airline, capsys: pytest.CaptureFixture[str]) -> None:
     await journeys.travel(airline.gateway_url)
     told = capsys.readouterr().out
-    for step in ("the same booking", "record locator", "SEAT_TAKEN", "90 USD", "waits for"):
+    for step in ("the same booking", "record locator", "SEAT_TAKEN", "90.00 USD", "waits for"):
         assert step in told
     assert told.count("went back") == 2
     # Of the booking's two flights, and of the passenger with the heavy bags.

@@ -13,7 +13,7 @@ from tests.waiting import eventually, pause
 # Two looks that see the same, so far apart that whoever is at work has written something between them.
 LOOK_SECONDS: Final = 0.3
 # The work of machines, the count of wrong logins, and what tells of seats a second after they changed.
-UNTOLD: Final = ("inbox", "timers", "login_tries", "availability", "seat_counts")
+UNTOLD: Final = ("inbox", "timers", "reconciliations", "login_tries", "availability", "seat_counts")
 # Published or not is the relay's affair.
 OUTBOX: Final = "SELECT (event_id, routing_key, body)::text FROM {} WHERE routing_key <> 'seat.availability.v1'"
 
