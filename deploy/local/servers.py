@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from services.identity import Identity
 
 PLAIN_PATH: Final = re.compile(r"[\w ./@:,=+#-]+")
+ONE_WORD_PATH: Final = re.compile(r"/[\w./@:,=+#-]+")
 LONGEST_PLAIN_PATH: Final = 200
 DATABASE: Final = "skyhigh"
 VIRTUAL_HOST: Final = "skyhigh"
@@ -294,12 +295,21 @@ class Servers:
                 "RABBITMQ_NODE_IP_ADDRESS": LOOPBACK,
                 "RABBITMQ_NODE_PORT": str(self.ports.amqp),
                 "RABBITMQ_DIST_PORT": str(self.ports.amqp_distribution),
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": " ".join(
+                    ["-kernel inet_dist_use_interface {127,0,0,1}", *self._whose_broker()]
+                ),
             },
             folder=folder,
             stop_seconds=30,
             prepare=lambda: asyncio.to_thread(self._configure_rabbitmq, folder),
         )
+
+    def _whose_broker(self) -> list[str]:
+        """Arguments that Erlang ignores: they say in a list of processes which stack the broker belongs to.
+
+        RabbitMQ's script splits its arguments at spaces, and Erlang takes a word with a sign in front for an option.
+        """
+        return [f"-skyhigh_folder {self.folder}"] if ONE_WORD_PATH.fullmatch(str(self.folder)) else []
 
     def _configure_rabbitmq(self, folder: Path) -> None:
         _plain_folder(folder)
