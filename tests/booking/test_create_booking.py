@@ -76,6 +76,8 @@ async def test_a_flight_is_booked(agency: Agency, customer: Customer) -> None:
                 departure_time=flight.departure_time,
                 arrival_time=flight.arrival_time,
                 price=usd(FARE_CENTS),
+                state=pb.Booking.Flight.BOOKED,
+                fare=usd(FARE_CENTS),
             )
         ],
         cabin=pb.ECONOMY,
