@@ -24,7 +24,7 @@ from checkin_service.checkins import PAYMENT_DEADLINE
 from services import db
 from services.db import Pool
 from services.inbox import Handler
-from tests.callers import Caller, Callers, read
+from tests.callers import LAYOUT, Caller, Callers, read
 from tests.checkin.fakes import Others
 from tests.dates import new_flight_id
 from tests.waiting import eventually
@@ -214,9 +214,9 @@ class Airport:
         self._broker = others.broker
         self._given = 0
 
-    async def open(self) -> None:
+    async def open(self, layout_id: str = LAYOUT) -> None:
         """Makes a flight whose check-in is open."""
-        await self.seats.operations().provision(self.flight_id)
+        await self.seats.operations().provision(self.flight_id, layout_id)
         await self.set_flight()
 
     def next_seat(self) -> str:

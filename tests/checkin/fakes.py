@@ -4,10 +4,11 @@ tells them, so that any order of things can be had.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -174,26 +175,46 @@ async def serving(payments: Payments, scales: Scales) -> AsyncIterator[str]:
 
 
 class Broker:
-    """Publishes events as another service does."""
+    """Publishes events as another service does.
 
-    def __init__(self, exchange: aio_pika.abc.AbstractExchange) -> None:
-        self._exchange = exchange
+    It opens a lost channel again. A test that keeps the event loop busy for longer than a heartbeat, such as one that
+    runs a command, loses the connections of all fixtures that outlive it.
+    """
+
+    def __init__(self, amqp_url: str) -> None:
+        self._amqp_url = amqp_url
+        self._connections = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._exchange: aio_pika.abc.AbstractExchange | None = None
+        self._channel: aio_pika.abc.AbstractChannel | None = None
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, amqp_url: str) -> AsyncIterator[Broker]:
         """Connects within the block."""
-        async with await amqp.connect(amqp_url, name=f"tests {secrets.token_hex(4)}") as connection:
-            channel = await connection.channel()
-            yield cls(await channel.get_exchange(amqp.EVENTS, ensure=False))
+        broker = cls(amqp_url)
+        async with broker._connections:
+            await broker._events()
+            yield broker
 
     async def publish(self, routing_key: str, message: Message, *, event_id: UUID | None = None) -> UUID:
         """Publishes an event; returns its id."""
         event_id = event_id or uuid4()
-        await self._exchange.publish(
+        exchange = await self._events()
+        await exchange.publish(
             aio_pika.Message(message.SerializeToString(), message_id=str(event_id)), routing_key=routing_key
         )
         return event_id
+
+    async def _events(self) -> aio_pika.abc.AbstractExchange:
+        async with self._opening:
+            if self._exchange is None or self._channel is None or self._channel.is_closed:
+                await self._connections.aclose()
+                connection = await amqp.connect(self._amqp_url, name=f"tests {secrets.token_hex(4)}")
+                await self._connections.enter_async_context(connection)
+                self._channel = await connection.channel()
+                self._exchange = await self._channel.get_exchange(amqp.EVENTS, ensure=False)
+            return self._exchange
 
     async def tell(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import io
 import xml.etree.ElementTree as ET
 from datetime import UTC, date, datetime
+from typing import Final
 from uuid import uuid4
 
 import pytest
@@ -16,9 +17,10 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from checkin_service import bcbp
 from tests.callers import refused
 from tests.checkin.airport import Airport, Traveller
-from tests.dates import DAY
+from tests.dates import DAY, new_flight_id
 
 Asked = pb.GetBoardingPassBarcodeRequest
+TWO_CABINS: Final = "A321-16C"
 
 
 async def boarding_pass(traveller: Traveller) -> pb.BoardingPass:
@@ -29,6 +31,8 @@ async def boarding_pass(traveller: Traveller) -> pb.BoardingPass:
 
 
 async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
+    airport.flight_id = new_flight_id()
+    await airport.open(TWO_CABINS)
     await airport.set_flight(departure_date=DAY)
     traveller = await airport.traveller(cabin=pb.BUSINESS)
     hold = await airport.seats.agent().hold(airport.flight_id, "1A", "P1")

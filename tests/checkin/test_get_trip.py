@@ -21,8 +21,8 @@ async def test_adults_come_first_and_each_has_its_seat_and_check_in(airport: Air
     child = await airport.traveller("P1", pnr=pnr, type=pb.CHILD)
     adult = await airport.traveller("P2", pnr=pnr)
     await airport.traveller("P0", pnr=pnr, type=pb.INFANT, accompanying_passenger_id="P2")
-    started = await adult.start(seat_number="12A")
-    await child.seats.confirm(await child.hold("12B"))
+    started = await adult.start(seat_number="20A")
+    await child.seats.confirm(await child.hold("20B"))
     trip = await adult.desk.GetTrip(pb.GetTripRequest(pnr=pnr))
     assert [(each.passenger_id, each.type) for each in trip.passengers] == [
         ("P2", pb.ADULT),
@@ -30,7 +30,7 @@ async def test_adults_come_first_and_each_has_its_seat_and_check_in(airport: Air
         ("P0", pb.INFANT),
     ]
     segments = [each.segments[0] for each in trip.passengers]
-    assert [each.seat_number for each in segments] == ["12A", "12B", "INF"]
+    assert [each.seat_number for each in segments] == ["20A", "20B", "INF"]
     assert [each.checkin_id for each in segments] == [started.checkin_id, "", ""]
     assert segments[0].checkin_state == pb.CheckIn.INITIATED
     window = segments[0].check_in_close_time.seconds - segments[0].check_in_open_time.seconds
