@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 from uuid import uuid4
@@ -109,15 +109,22 @@ class World:
             return load(settings)
 
 
-@pytest.fixture(scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """The servers of the whole session."""
-    world = World(tmp_path_factory.mktemp("world"))
-    telemetry.configure_logging("seat", "error")
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[World]:
+    """Servers that nobody else uses, for as long as the block lasts."""
+    world = World(folder)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(world.supervisor.stop)
         # RabbitMQ starts longest: the databases are made meanwhile.
         await asyncio.gather(world.supervisor.start(), world.migrate())
+        yield world
+
+
+@pytest.fixture(scope="session")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """The servers of the whole session."""
+    telemetry.configure_logging("seat", "error")
+    async with opened(tmp_path_factory.mktemp("world")) as world:
         yield world
     world.servers.remove()
 

@@ -25,10 +25,12 @@ from checkin_service.service import CHECKIN_SERVICE
 from deploy.local.process import LOOPBACK, Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
+from seat_service.service import SEAT_SERVICE
+from services import app
 from tests.booking.agency import patiently
 from tests.callers import Caller, Callers, a_few_at_once
 from tests.checkin.airport import facts
-from tests.conftest import World
+from tests.conftest import World, opened
 from tests.dates import new_flight_id
 from tests.instances import running, serves
 from tests.waiting import eventually, pause
@@ -85,6 +87,22 @@ class Pair:
 def children_of(pid: int) -> list[int]:
     """The pids of a process's children."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Servers of its own: a waitlist service of other tests would ask its own manifests, and end these entries."""
+    async with opened(tmp_path_factory.mktemp("waitlist")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+async def callers(world: World) -> AsyncIterator[Callers]:
+    """The seat service, which is not killed."""
+    async with app.serving(SEAT_SERVICE, world.settings(), [f"{LOOPBACK}:0"]) as (port,):
+        callers = Callers(f"{LOOPBACK}:{port}", world.keys)
+        yield callers
+        await callers.close()
 
 
 @pytest.fixture
