@@ -23,7 +23,7 @@ from services.money import amount_of
 
 # Others' intents are for other things, such as heavy bags.
 REFERENCE: Final = "booking/"
-# Whoever freed a seat has told why by then.
+# By then the service that released a seat has published the reason.
 FREED_LOOK: Final = timedelta(seconds=5)
 
 

@@ -125,7 +125,7 @@ class Reserving:
     async def _plan_anew(self, booking: Booking, refusal: PeerRefusal, lost: set[Place]) -> None:
         """Writes another plan after a refused one, or gives the booking up where no other seats would do."""
         if not refusals.is_of_seats(refusal.reason):
-            # No other plan is known to help, and a booking that waits for ever helps nobody.
+            # No other plan is known to help, and a booking must not wait for ever.
             _log.error("the seat service refuses for an unknown reason", reason=refusal.reason)
             return await self._give_up(booking, refusals.of_seats("SEATS_UNAVAILABLE", refusal.metadata))
         place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))

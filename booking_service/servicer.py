@@ -64,7 +64,7 @@ class BookingServicer(BookingServiceServicer):
     async def _as_seated(self, booking: Booking) -> Booking:
         """A confirmed booking with the seats that its passengers have now, which they may have changed at check-in.
 
-        While the seat service is away, with those that its last event told.
+        While the seat service is down, it shows the seats of the last event.
         """
         if booking.state != "CONFIRMED" or not booking.live_legs:
             return booking

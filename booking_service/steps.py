@@ -190,7 +190,7 @@ class Steps:
         try:
             hold = await self._seats_of(booking)
         except PeerRefusal as refusal:
-            # Whatever the reason: the seat service says no, and whoever paid waits for seats or for the money.
+            # The seat service refuses, whatever the reason, and the customer who paid waits for seats or for the money.
             return await self._give_back(booking, refusal.reason)
         # After the seats, which do not expire any more while the check-in service is down. Most have it since `pay`.
         await self._write_confirmed(booking, hold, pnr=await self._locator_of(booking))
@@ -325,7 +325,7 @@ class Steps:
             )
 
     async def cancel_flight(self, subject: str) -> None:
-        """Cancels the bookings of a flight that will not leave, and looks again when nobody can have missed it."""
+        """Cancels the bookings of a flight that will not leave, and looks again when every process has read the news."""
         last = UUID(int=0)
         while batch := await self._live_bookings(subject, after=last):
             for booking_id in batch:

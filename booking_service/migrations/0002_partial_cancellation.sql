@@ -55,7 +55,7 @@ ALTER TABLE booking_events
                 coalesce(from_state IN ('SEATS_RESERVED', 'PAYMENT_PROCESSING', 'CONFIRMED'), false)
         END);
 
--- Whoever cancels a flight reads its live bookings, never those that ended.
+-- The cancellation of a flight reads its live bookings, never those that ended.
 CREATE INDEX live_bookings_of_flight ON booking_flights (flight_id, booking_id) WHERE live;
 
 CREATE FUNCTION legs_follow_booking() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
