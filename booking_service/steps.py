@@ -325,7 +325,7 @@ class Steps:
             )
 
     async def cancel_flight(self, subject: str) -> None:
-        """Cancels the bookings of a flight that will not leave, and looks again when every process has read the news."""
+        """Cancels the bookings of a flight that will not leave, and looks again when all processes know it."""
         last = UUID(int=0)
         while batch := await self._live_bookings(subject, after=last):
             for booking_id in batch:

@@ -25,7 +25,7 @@ async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
     """Writes the passengers of a confirmed booking on the manifests of its flights.
 
     A manifest that is there knows better: flights and passengers that are known stay as they are, but for the mark that
-    the booking has their seats. A booking that was cancelled adds no passenger, in whatever order the events come. Raises
+    the booking has their seats. A booking that was cancelled adds no passenger, in any order of the events. Raises
     LOCATOR_TAKEN if the locator is another party's: then the event ends in the dead-letter queue, for operators.
     """
     await flights.lock(conn, [each.flight_id for each in event.flights])
