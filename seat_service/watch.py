@@ -134,7 +134,8 @@ class _Feed:
             self._moved = asyncio.Event()
 
     async def _look(self) -> None:
-        while True:
+        # A cancellation may be lost (`services.tasks`): the task also ends when the flight has another one, or none.
+        while self._task is asyncio.current_task():
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self.refresh()

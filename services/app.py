@@ -25,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from services import db, idempotency, inbox, migrate, outbox, settings, telemetry, timers, tls, wellness
+from services import db, idempotency, inbox, migrate, outbox, settings, tasks, telemetry, timers, tls, wellness
 from services.auth import Access, Keys, TokenVerifier
 from services.binding import bound
 from services.db import Pool
@@ -39,7 +39,6 @@ DATABASE_PATIENCE_SECONDS: Final = 30
 # No request of ours is near this: the widest is nine seats.
 LARGEST_MESSAGE_BYTES: Final = 64 * 1024
 HOUSEKEEPING_SECONDS: Final = 300
-CANCEL_AGAIN_SECONDS: Final = 1
 # A call makes hundreds of objects and hardly a cycle; looking for one every 700 objects is a few percent of its cost.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 # A worker that ends so often before it has run for a while will not start by itself.
@@ -162,11 +161,11 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_close, pool)
         parts = await stack.enter_async_context(service.build(config, pool))
-        tasks = [
+        background = [
             asyncio.create_task(_forever(name, work), name=name)
             for name, work in {**parts.background, "housekeeping": lambda: _housekeeping(pool)}.items()
         ]
-        stack.push_async_callback(_cancel, tasks)
+        stack.push_async_callback(tasks.end, background)
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
@@ -198,7 +197,7 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
                 await healthy.set(name, kind.SERVING if well else kind.NOT_SERVING)
 
         await announce(parts.ready())
-        tasks.append(
+        background.append(
             asyncio.create_task(
                 _forever("health", lambda: wellness.watch(config.database_url, announce, parts.ready)), name="health"
             )
@@ -287,15 +286,6 @@ async def _stop_with_parent(parent: int, stopping: asyncio.Event) -> None:
     while os.getppid() == parent:  # noqa: ASYNC110
         await asyncio.sleep(0.5)
     stopping.set()
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancels until all have ended: a driver's `wait_for` may swallow a cancellation that meets its answer."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
 
 
 async def _close(pool: Pool) -> None:

@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import AMQPError
 from google.protobuf.message import DecodeError, Message
 
-from services import amqp, db, telemetry
+from services import amqp, db, tasks, telemetry
 from services.batch import Batcher
 from services.db import Conn, Pool
 from services.errors import Unavailable
@@ -125,9 +125,7 @@ class Consumer:
 
     async def _let_go(self) -> None:
         """Lets go of the messages in hand, which return to their queue; one might wait for a database for ever."""
-        for task in self._in_hand:
-            task.cancel()
-        await asyncio.gather(*self._in_hand, return_exceptions=True)
+        await tasks.end(self._in_hand)
 
     async def _receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
         task = asyncio.current_task()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from services import db, telemetry
+from services import db, tasks, telemetry
 from services.batch import Batcher
 from services.db import Conn, Pool
 from services.errors import Unavailable
@@ -152,9 +152,7 @@ class Timers:
                         async with asyncio.timeout(POLL_SECONDS):
                             await self._woken.wait()
         finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            await tasks.end(self._running)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         full = len(self._running) == self._at_once

@@ -22,7 +22,7 @@ from flight_service.rolling import Rolling
 from flight_service.schedule import Leg
 from flight_service.settings import FlightSettings
 from seat_service.service import SEAT_SERVICE
-from services import airports, app, db
+from services import airports, app, db, tasks
 from services.db import Pool
 from tests.callers import Callers
 from tests.flight.airline import Airline
@@ -70,9 +70,7 @@ class Rolled:
         try:
             yield task
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await tasks.end([task])
 
     async def roll(self, *, horizon_days: int) -> None:
         """Rolls until there is nothing left to do."""

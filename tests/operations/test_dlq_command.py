@@ -18,7 +18,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner
 
 from operations.__main__ import app
-from services import amqp, inbox
+from services import amqp, inbox, tasks
 from services.db import Conn
 from services.inbox import DELIVERY_LIMIT, Consumer, Subscription, dead_queue, declare_queues
 from tests.dates import flight_id
@@ -140,8 +140,7 @@ async def test_an_event_that_failed_is_shown_and_applied_after_its_replay(
             return bool(applied)
 
         await eventually(is_applied)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await tasks.end([running])
     assert applied == [FLIGHT]
     assert await _shown() == []
 

@@ -26,7 +26,7 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
 from deploy.local.process import Process, free_ports, serves_grpc
 from deploy.local.supervisor import Supervisor
-from services import amqp, db, inbox, telemetry
+from services import amqp, db, inbox, tasks, telemetry
 from services.auth import Role
 from services.db import Conn
 from services.inbox import Consumer, Subscription
@@ -252,8 +252,7 @@ async def test_a_dead_letter_says_why_and_not_whose(
                 return bool(letters)
 
             await eventually(buried)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await tasks.end([running])
             await channel.queue_delete(f"checkin.{name}")
     reason = str(letters[0].headers["x-reason"])
     assert reason.startswith("CheckViolationError")

@@ -19,7 +19,7 @@ import grpc
 import pytest
 from skyhigh.seat.v1 import events_pb2
 
-from services import amqp, db, interceptors, telemetry
+from services import amqp, db, interceptors, tasks, telemetry
 from services.db import Conn, Pool
 from services.errors import Internal, Unavailable
 from services.inbox import Consumer, Subscription
@@ -202,8 +202,7 @@ async def test_an_event_waits_out_an_outage_without_a_failed_try(world: World) -
 
             await eventually(done)
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            await tasks.end([running])
     assert applied == ["F"]
     assert telemetry.EVENTS_CONSUMED.labels(f"seat.{name}", "failed")._value.get() == 0
 
@@ -237,8 +236,7 @@ async def test_a_timer_counts_no_try_for_an_outage(pool: Pool, error: Exception,
     try:
         await eventually(done)
     finally:
-        timers.cancel()
-        await asyncio.gather(timers, return_exceptions=True)
+        await tasks.end([timers])
     assert fired == 3
     assert await pool.fetchval("SELECT tries FROM timers WHERE name = $1", name) == tries
 

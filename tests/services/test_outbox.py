@@ -15,7 +15,7 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractQueue
 from skyhigh.seat.v1 import events_pb2
 
-from services import amqp, db, inbox, outbox
+from services import amqp, db, inbox, outbox, tasks
 from services.db import Conn, Pool
 from services.inbox import Consumer, Subscription
 from services.outbox import Event, Relay, enqueue
@@ -111,8 +111,7 @@ async def running(relay: Relay | Consumer) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.end([task])
 
 
 async def test_an_event_that_no_queue_takes_is_not_published_until_one_does(post: Post) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from prometheus_client import REGISTRY
 
-from services import db
+from services import db, tasks
 from services.db import Pool
 from services.errors import Unavailable
 from services.reconciler import AT_ONCE, BATCH, Comparison, Reconciler, waiting
@@ -132,8 +132,7 @@ async def test_a_lost_event_is_repaired_while_the_service_runs(ledger: Ledger) -
 
         await eventually(repaired)
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.end([task])
 
 
 async def test_a_comparison_that_cannot_find_its_rows_does_not_end_the_others(ledger: Ledger) -> None:
@@ -155,5 +154,4 @@ async def test_a_comparison_that_cannot_find_its_rows_does_not_end_the_others(le
         await eventually(repaired)
         assert not task.done()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.end([task])

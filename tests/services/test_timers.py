@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from services import db
+from services import db, tasks
 from services.db import Pool
 from services.timers import POLL_SECONDS, Handler, Timers, cancel_timer, set_timer
 from tests.waiting import PATIENCE_SECONDS, eventually, stays
@@ -32,8 +32,7 @@ async def firing(timers: Timers) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.end([task])
 
 
 async def set_one(pool: Pool, name: str, subject: str, *, after: timedelta = timedelta()) -> None:
