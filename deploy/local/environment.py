@@ -17,7 +17,8 @@ INHERITED: Final = frozenset(
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"),
     }
 )
-INHERITED_PREFIXES: Final = ("SKYHIGH_", "LC_", "COVERAGE_", "FAKETIME")
+# Without COVERAGE_: tests of the services measure them in their own process, and tracing would slow each stack down.
+INHERITED_PREFIXES: Final = ("SKYHIGH_", "LC_", "FAKETIME")
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "::1")
 NO_PROXY: Final = ("no_proxy", "NO_PROXY")
 
