@@ -399,6 +399,11 @@ async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
     )
 
 
+def completing(standing: CheckIn) -> str:
+    """Returns the actor of a completion that no caller asked for: the payment of its fee, or without one the seat."""
+    return "seat" if standing.fee_pay_time is None else "payment"
+
+
 async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid.
 
@@ -422,7 +427,7 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     )
     if moved is None:
         return False
-    if standing.state != "COMPLETED" and not await complete(conn, standing.checkin_id, actor="seat"):
+    if standing.state != "COMPLETED" and not await complete(conn, standing.checkin_id, actor=completing(standing)):
         await _complete_later(conn, standing.checkin_id)
     return True
 

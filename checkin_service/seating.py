@@ -42,8 +42,7 @@ class Seating:
         check_in = await self.clear_the_way(UUID(subject))
         if check_in.state in _ACCEPTED:
             async with db.transaction(self._pool) as conn:
-                actor = "seat" if check_in.fee_pay_time is None else "payment"
-                done = await checkins.complete(conn, check_in.checkin_id, actor=actor)
+                done = await checkins.complete(conn, check_in.checkin_id, actor=checkins.completing(check_in))
                 if not done and await checkins.lacks_nothing(conn, check_in.checkin_id):
                     # Another check-in or the manifest changed meanwhile.
                     raise GuardMissed

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -35,6 +36,7 @@ HOLD = seat_pb.HoldSeatRequest(flight_id=FLIGHT, seat_number="12A", passenger_id
 PATH = f"/v1/flights/{FLIGHT}/seats/12A/hold"
 BODY = {"passengerId": "P-1"}
 PASSED, REFUSED = "passed", "refused"
+Answer = TypeVar("Answer")
 
 
 async def storm(edge: Edge, caller: Caller, calls: int, **headers: str) -> tuple[Counter[str], float]:
@@ -64,6 +66,21 @@ async def storm(edge: Edge, caller: Caller, calls: int, **headers: str) -> tuple
         begin = time.monotonic()
         answers = Counter(await asyncio.gather(*(one(stubs[number % len(stubs)], number) for number in range(calls))))
         return answers, time.monotonic() - begin
+
+
+async def after_storms(
+    edge: Edge, caller: Caller, call: Callable[[], Awaitable[Answer]], is_refusal: Callable[[Answer], bool]
+) -> Answer:
+    """Returns the refusal of a call that follows a storm. On a busy machine the next token comes during the storm."""
+    answers: list[Answer] = []
+
+    async def refused_now() -> bool:
+        await storm(edge, caller, HOLDS.burst + 10)
+        answers.append(await call())
+        return is_refusal(answers[-1])
+
+    await eventually(refused_now)
+    return answers[-1]
 
 
 def allowed(seconds: float) -> int:
@@ -109,11 +126,11 @@ async def test_without_redis_each_gateway_holds_the_limit(world: World, callers:
 
 async def test_a_refusal_says_when_to_go_on(edge: Edge) -> None:
     caller = edge.seats.customer()
-    await storm(edge, caller, HOLDS.burst + 10)
-    refusal = await edge.call(caller, "POST", PATH, BODY)
+    refusal = await after_storms(
+        edge, caller, lambda: edge.call(caller, "POST", PATH, BODY), lambda answer: answer.status_code == 429
+    )
     told = Timestamp()
     told.GetCurrentTime()
-    assert refusal.status_code == 429
     wait = int(refusal.headers["retry-after"])
     assert 1 <= wait <= 60 / HOLDS.requests_per_minute + 1
     (retry,) = [detail for detail in refusal.json()["details"] if detail["@type"].endswith("RetryInfo")]
@@ -129,12 +146,17 @@ async def test_a_refusal_says_when_to_go_on(edge: Edge) -> None:
 
 async def test_native_grpc_is_refused_as_json_is(edge: Edge) -> None:
     caller = edge.seats.customer()
-    await storm(edge, caller, HOLDS.burst + 10)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.ports[1]}") as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await SeatServiceStub(channel).HoldSeat(HOLD, metadata=(("authorization", f"Bearer {caller.token}"),))
-    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    said = {**dict(refusal.value.initial_metadata() or ()), **dict(refusal.value.trailing_metadata() or ())}
+
+        async def hold() -> grpc.aio.AioRpcError:
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await SeatServiceStub(channel).HoldSeat(HOLD, metadata=(("authorization", f"Bearer {caller.token}"),))
+            return refusal.value
+
+        refusal = await after_storms(
+            edge, caller, hold, lambda error: error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        )
+    said = {**dict(refusal.initial_metadata() or ()), **dict(refusal.trailing_metadata() or ())}
     assert int(said["retry-after"]) >= 1
 
 
