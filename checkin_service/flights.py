@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
 
 from skyhigh.booking.v1 import events_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import checkins
 from services import airports, timers
+from services.check_in_times import CheckInTimes
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
-
-OPENS_BEFORE: Final = timedelta(hours=24)
-CLOSES_BEFORE: Final = timedelta(minutes=60)
-BOARDING_BEFORE: Final = timedelta(minutes=40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +36,9 @@ class Flight:
     def of(cls, flight_id: str, facts: pb.FlightFacts | booking.BookingConfirmed.BookedFlight) -> Flight:
         """Returns what the message says, with its defaults. Raises INVALID_FIELD."""
         departure = facts.departure_time.ToDatetime(UTC)
-        opens_before = facts.check_in_opens_before.ToTimedelta() or OPENS_BEFORE
-        has_close = facts.HasField("check_in_closes_before")
-        closes_before = facts.check_in_closes_before.ToTimedelta() if has_close else CLOSES_BEFORE
-        if closes_before >= opens_before:
-            raise InvalidArgument.of(
-                FieldViolation("flight.check_in_closes_before", "check-in must open before it closes")
-            )
+        times = CheckInTimes.of(facts)
+        if violations := list(times.violations("flight.")):
+            raise InvalidArgument.of(*violations)
         return cls(
             flight_id=flight_id,
             flight_number=facts.flight_number,
@@ -55,11 +47,30 @@ class Flight:
             departure_time=departure,
             arrival_time=facts.arrival_time.ToDatetime(UTC),
             departure_date=_day(facts.departure_date) if facts.departure_date else _local_day(departure, facts.origin),
-            opens_before=opens_before,
-            closes_before=closes_before,
-            boarding_before=facts.boarding_before.ToTimedelta() or BOARDING_BEFORE,
+            opens_before=times.opens_before,
+            closes_before=times.closes_before,
+            boarding_before=times.boarding_before,
             gate=facts.gate,
         )
+
+    def refuse_other_day(self) -> None:
+        """Raises INVALID_FIELD for a date that the departure does not have at the origin.
+
+        For what others write. An event of ours has the date that the flight was sold with.
+        """
+        zone = airports.zone(self.origin)
+        # An airport without an IATA code lies somewhere between UTC-12 and UTC+14.
+        earliest, latest = (
+            (self.departure_time + ahead).astimezone(zone or UTC).date()
+            for ahead in ((timedelta(), timedelta()) if zone else (timedelta(hours=-12), timedelta(hours=14)))
+        )
+        if not earliest <= self.departure_date <= latest:
+            raise InvalidArgument.of(
+                FieldViolation(
+                    "flight.departure_date",
+                    f"is not the date of departure_time at {self.origin}, {earliest}; correct it or leave it out",
+                )
+            )
 
 
 def _local_day(departure: datetime, origin: str) -> date:

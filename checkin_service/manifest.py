@@ -86,7 +86,9 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     # Imports of a flight run one after the other: each one is checked against the manifest that the last one wrote.
     await flights.lock(conn, [flight_id])
     if request.HasField("flight"):
-        await flights.write(conn, Flight.of(flight_id, request.flight), replace=True)
+        flight = Flight.of(flight_id, request.flight)
+        flight.refuse_other_day()
+        await flights.write(conn, flight, replace=True)
     if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1", flight_id) is None:
         raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
     lines = Lines(request.passengers)

@@ -94,7 +94,6 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
         baggage=Baggage(pool, peers, seating, mutations, fares=fares, patience=settings.payment_deadline),
         watches=watches,
         page_tokens=PageTokens(settings.page_token_key),
-        proxies=settings.proxies,
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     events = consume(name="events", subscriptions=SUBSCRIPTIONS)

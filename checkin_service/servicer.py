@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from checkin_service.sessions import Sessions
 from checkin_service.starting import Starting, StartRequest
 from checkin_service.trips import Trips
 from services import db, paging
-from services.call import Network, running
+from services.call import running
 from services.db import Conn, Pool
 from services.mutations import Mutations
 from services.paging import PageTokens
@@ -45,7 +45,6 @@ class CheckInServicer(CheckInServiceServicer):
         baggage: Baggage,
         watches: Watches[CheckIn],
         page_tokens: PageTokens,
-        proxies: Sequence[Network],
     ) -> None:
         self._pool = pool
         self._mutations = mutations
@@ -57,7 +56,6 @@ class CheckInServicer(CheckInServiceServicer):
         self._baggage = baggage
         self._watches = watches
         self._page_tokens = page_tokens
-        self._proxies = proxies
 
     async def ImportManifest(self, request: pb.ImportManifestRequest, context: Context) -> pb.ImportManifestResponse:
         imported = await self._mutations.run(
@@ -71,7 +69,7 @@ class CheckInServicer(CheckInServiceServicer):
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.Session:
         return await self._sessions.open(
-            pnr=request.pnr, last_name=request.last_name, address=running().client_address(self._proxies)
+            pnr=request.pnr, last_name=request.last_name, address=running().client_address()
         )
 
     async def GetTrip(self, request: pb.GetTripRequest, context: Context) -> pb.Trip:

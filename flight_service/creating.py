@@ -18,6 +18,7 @@ from flight_service.flights import NewFlight
 from flight_service.peers import Peers
 from flight_service.records import Flight
 from services import airports, db
+from services.check_in_times import CheckInTimes
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey
@@ -73,6 +74,7 @@ def new_flight(request: pb.CreateFlightRequest) -> NewFlight:
         raise InvalidArgument.of(*violations)
     departure_time = _moment("departure_time", request.departure_time)
     departure_date = departure_time.astimezone(airports.zone(request.origin)).date()
+    times = CheckInTimes.of(request)
     return NewFlight(
         flight_id=request.flight_id or f"{request.flight_number}-{departure_date}",
         flight_number=request.flight_number,
@@ -83,11 +85,12 @@ def new_flight(request: pb.CreateFlightRequest) -> NewFlight:
         departure_date=departure_date,
         aircraft_type=request.aircraft_type,
         layout_id=AIRCRAFT[request.aircraft_type].layout_id,
-        fares=fares(request.aircraft_type, amount_of(request.price).minor_units),
+        fares=fares(request.aircraft_type, amount_of(request.price, field="price").minor_units),
         seats=AIRCRAFT[request.aircraft_type].cabins,
         gate=request.gate,
-        check_in_opens_before=_opens_before(request),
-        check_in_closes_before=_closes_before(request),
+        check_in_opens_before=times.opens_before,
+        check_in_closes_before=times.closes_before,
+        boarding_before=times.boarding_before,
     )
 
 
@@ -98,8 +101,7 @@ def _violations(request: pb.CreateFlightRequest) -> Iterator[FieldViolation]:
         yield FieldViolation("destination", "is no airport that is known")
     if request.aircraft_type not in AIRCRAFT:
         yield FieldViolation("aircraft_type", f"must be one of {', '.join(sorted(AIRCRAFT))}")
-    if _opens_before(request) <= _closes_before(request):
-        yield FieldViolation("check_in_opens_before", "must be longer than check_in_closes_before")
+    yield from CheckInTimes.of(request).violations()
 
 
 def _moment(field: str, given: Timestamp) -> datetime:
@@ -110,16 +112,6 @@ def _moment(field: str, given: Timestamp) -> datetime:
     except (ValueError, OverflowError) as error:
         raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error
     return moment
-
-
-def _opens_before(request: pb.CreateFlightRequest) -> timedelta:
-    given = request.HasField("check_in_opens_before")
-    return request.check_in_opens_before.ToTimedelta() if given else flights.CHECK_IN_OPENS_BEFORE
-
-
-def _closes_before(request: pb.CreateFlightRequest) -> timedelta:
-    given = request.HasField("check_in_closes_before")
-    return request.check_in_closes_before.ToTimedelta() if given else flights.CHECK_IN_CLOSES_BEFORE
 
 
 def _same(standing: Flight, new: NewFlight) -> bool:

@@ -13,14 +13,13 @@ from skyhigh.flight.v1 import events_pb2
 from flight_service import refusals
 from flight_service.records import SELECT, Flight, flight_of
 from services.call import running
+from services.check_in_times import CheckInTimes
 from services.db import Conn
 from services.outbox import Event, enqueue
 from services.proto import timestamp
 from services.telemetry import traceparent_or_new
 
-CHECK_IN_OPENS_BEFORE: Final = timedelta(hours=24)
-CHECK_IN_CLOSES_BEFORE: Final = timedelta(minutes=60)
-BOARDING_BEFORE: Final = timedelta(minutes=40)
+_TIMES: Final = CheckInTimes()
 CANCELLED_SHOWN: Final = "3 days"
 
 
@@ -43,9 +42,9 @@ class NewFlight:
     seats: Mapping[str, int]
     """How many there are, by cabin."""
     gate: str = ""
-    check_in_opens_before: timedelta = CHECK_IN_OPENS_BEFORE
-    check_in_closes_before: timedelta = CHECK_IN_CLOSES_BEFORE
-    boarding_before: timedelta = BOARDING_BEFORE
+    check_in_opens_before: timedelta = _TIMES.opens_before
+    check_in_closes_before: timedelta = _TIMES.closes_before
+    boarding_before: timedelta = _TIMES.boarding_before
 
 
 async def insert(conn: Conn, flights: Sequence[NewFlight]) -> set[str]:

@@ -1,11 +1,16 @@
 -- Refuses sources that were found abusing the gateway, from memory. The tables before this text say who: BLOCKED has
 -- {until_time, login_only} by source, LOGINS the paths of the RPCs that give a token.
 
--- `203.0.113.7:4711` or `[2001:db8::1]:4711` as a source: the address, or its /64 network.
+-- `203.0.113.7:4711` or `[2001:db8::1]:4711` as a source: the address, or its /64 network; the same as what
+-- `services/addresses.py` counts (tests/gateway/test_blocked_addresses.py).
 local function source_of(peer)
   local v6 = peer:match("^%[(.*)%]")
   if v6 == nil then
     return "address:" .. (peer:match("^(.*):%d+$") or peer)
+  end
+  local mapped = v6:match("^::ffff:(%d+%.%d+%.%d+%.%d+)$")
+  if mapped then
+    return "address:" .. mapped
   end
   local head, tail = v6:match("^(.-)::(.*)$")
   local groups = {}

@@ -32,6 +32,8 @@ from gateway.limits import DEFAULTS, SHARED
 from gateway.openapi import document, page
 from gateway.rate_limit.observing import OBSERVED
 from gateway.rate_limit.settings import RateLimits
+from services.auth import CLOCK_SKEW_SECONDS, TOKEN_PREFIXES
+from services.endpoints import Endpoint, endpoints
 from services.identity import Identity, whole
 from services.settings import load
 
@@ -130,10 +132,7 @@ class GatewaySettings(BaseSettings):
     @field_validator(*ADDRESSES)
     @classmethod
     def _address(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        for address in addresses:
-            _host_and_port(address)
-        if not addresses:
-            raise ValueError("no address")
+        endpoints(",".join(addresses))
         return addresses
 
 
@@ -179,8 +178,10 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
         **settings.model_dump(),
         "large_body_bytes": LARGE_BODY_BYTES,
         "jwks": str(settings.jwks.resolve()),
+        "clock_skew_seconds": CLOCK_SKEW_SECONDS,
+        "token_headers": [{"name": "authorization", "value_prefix": prefix} for prefix in TOKEN_PREFIXES],
         "descriptor_set": str(api_path),
-        "errors_lua": ERRORS_LUA.read_text(),
+        "errors_lua": strict_json.names(api) + ERRORS_LUA.read_text(),
         "strict_json_lua": strict_json.script(api, [method for _, method, _ in public]),
         "services": [service.name for service in SERVICES],
         "role_header": filters.ROLE_HEADER,
@@ -349,20 +350,13 @@ def _clusters(
     values = {
         "service_socket": settings.identity and _fill(patterns["service_tls"], named),
         "service": service.name,
-        "endpoints": [_fill(patterns["endpoint"], _host_and_port(address)) for address in addresses],
+        "endpoints": [_fill(patterns["endpoint"], asdict(Endpoint.parse(address))) for address in addresses],
     }
     streams = STREAMS_ON_OWN_PORT if len(addresses) > 1 else STREAMS_ON_SHARED_PORT
     calls = {"cluster": service.cluster, "max_requests": MAX_CALLS, "streams_per_connection": streams}
     yield _fill(patterns["cluster"], values | calls)
     watches = {"max_requests": MAX_WATCHES, "streams_per_connection": STREAMS_ON_OWN_PORT}
     yield _fill(patterns["cluster"], values | watches | {"cluster": f"{service.cluster}-watch"})
-
-
-def _host_and_port(address: str) -> dict[str, str | int]:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"{address!r} is not host:port")
-    return {"host": host.strip("[]"), "port": int(port)}
 
 
 def _fill(node: Any, values: Mapping[str, Any]) -> Any:

@@ -21,14 +21,13 @@ from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
 
 from checkin_service.names import fold
 from flight_service.aircraft import AIRCRAFT, AircraftType
+from services.check_in_times import CheckInTimes
 from services.proto import timestamp
 
 Thing = TypeVar("Thing")
 
 DAYS: Final = 5
-CHECK_IN_OPENS_BEFORE: Final = timedelta(hours=24)
-CHECK_IN_CLOSES_BEFORE: Final = timedelta(minutes=60)
-BOARDING_BEFORE: Final = timedelta(minutes=40)
+_TIMES: Final = CheckInTimes()
 # A flight that leaves sooner is not added to the schedule any more.
 ADDED_BEFORE: Final = timedelta(minutes=1)
 # The passengers of these flights have no seats before they check in, so that their seats look free to a booking. A fare
@@ -144,8 +143,8 @@ class Flight:
 
     def check_in_is_open(self, now: datetime, *, for_another: timedelta = timedelta(0)) -> bool:
         """True where it opened before now and closes later than that long from now."""
-        opens = self.departure_time - CHECK_IN_OPENS_BEFORE
-        closes = self.departure_time - CHECK_IN_CLOSES_BEFORE
+        opens = self.departure_time - _TIMES.opens_before
+        closes = self.departure_time - _TIMES.closes_before
         return opens <= now and now + for_another < closes
 
 
@@ -170,7 +169,7 @@ def flights_to_come(now: datetime) -> list[Flight]:
 def schedule(flight: Flight) -> flight_pb.CreateFlightRequest:
     """Returns the flight's facts and fare."""
     service = flight.service
-    request = flight_pb.CreateFlightRequest(
+    return flight_pb.CreateFlightRequest(
         flight_id=flight.flight_id,
         flight_number=service.flight_number,
         origin=service.origin,
@@ -181,15 +180,12 @@ def schedule(flight: Flight) -> flight_pb.CreateFlightRequest:
         price=money_pb2.Money(currency_code="USD", units=FARE_USD),
         gate=service.gate,
     )
-    request.check_in_opens_before.FromTimedelta(CHECK_IN_OPENS_BEFORE)
-    request.check_in_closes_before.FromTimedelta(CHECK_IN_CLOSES_BEFORE)
-    return request
 
 
 def manifest(flight: Flight) -> pb.ImportManifestRequest:
     """Returns the flight's facts and passengers."""
     service = flight.service
-    request = pb.ImportManifestRequest(
+    return pb.ImportManifestRequest(
         flight_id=flight.flight_id,
         flight=pb.FlightFacts(
             flight_number=service.flight_number,
@@ -197,15 +193,10 @@ def manifest(flight: Flight) -> pb.ImportManifestRequest:
             destination=service.destination,
             departure_time=timestamp(flight.departure_time),
             arrival_time=timestamp(flight.arrival_time),
-            departure_date=str(flight.day),
             gate=service.gate,
         ),
         passengers=[passenger for party in parties(flight) for passenger in party.passengers],
     )
-    request.flight.check_in_opens_before.FromTimedelta(CHECK_IN_OPENS_BEFORE)
-    request.flight.check_in_closes_before.FromTimedelta(CHECK_IN_CLOSES_BEFORE)
-    request.flight.boarding_before.FromTimedelta(BOARDING_BEFORE)
-    return request
 
 
 def parties(flight: Flight) -> list[Party]:

@@ -19,11 +19,16 @@ def channel_to(service: str) -> grpc.aio.Channel:
 
     from deploy.local.stack import CERTIFICATE_NAMES
     from services import tls
+    from services.endpoints import grpc_target
     from services.identity import Identity
 
     # A proxy of the machine is for the web, and services are not there.
     direct = ("grpc.enable_http_proxy", 0)
-    address, known = address_of(f"SKYHIGH_{service.upper()}_ADDRESS"), environment()
+    variable, known = f"SKYHIGH_{service.upper()}_ADDRESS", environment()
+    try:
+        address = grpc_target(address_of(variable))
+    except ValueError as error:
+        fail(f"{variable}: {error}")
     certificate, key, authority = (known.get(name) for name in CERTIFICATE_NAMES)
     if authority is None:
         return grpc.aio.insecure_channel(address, options=[direct])

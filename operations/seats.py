@@ -115,7 +115,10 @@ async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str
     from rich.table import Table
     from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-    if not re.fullmatch(r"[1-9][0-9]{0,2}[A-HJ-NP-Z]", seat_number):
+    from services.proto import pattern_of
+
+    pattern = pattern_of(pb.ListSeatEventsRequest.DESCRIPTOR.fields_by_name["seat_number"])
+    if not re.fullmatch(pattern, seat_number):
         fail(f"{seat_number!r} is no seat number such as 12A")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("VERSION", justify="right")

@@ -5,19 +5,13 @@ from __future__ import annotations
 import re
 import time
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-FLIGHT_ID: Final = re.compile(r"[A-Za-z0-9-]{3,40}")
-PASSENGER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# First a letter; no I, O, 0 or 1 (docs/rules.md section 1).
-PNR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
-SUBJECT: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-CABINS: Final = ("FIRST", "BUSINESS", "PREMIUM_ECONOMY", "ECONOMY")
-PASSENGER_TYPES: Final = ("ADULT", "CHILD", "INFANT")
-# IATA's special service request codes, such as INFT or WCHR.
-SERVICE_CODE: Final = re.compile(r"[A-Z]{4}")
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FieldDescriptor
+
 TTL_SECONDS: Final = 8 * 3600
 
 
@@ -64,6 +58,8 @@ def token(
             if value:
                 raise typer.BadParameter("only --role passenger has one", param_hint=option)
         subject, claims = "demo" if sub is None else sub, {}
+        from services.auth import SUBJECT
+
         if not SUBJECT.fullmatch(subject):
             raise typer.BadParameter(
                 f"{subject!r} is not 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="--sub"
@@ -93,7 +89,9 @@ def mint(role: str, subject: str, *, ttl_seconds: int = TTL_SECONDS, **claims: A
 def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dict[str, Any]]:
     if pnr is None:
         raise typer.BadParameter("--role passenger needs one", param_hint="--pnr")
-    if not PNR.fullmatch(pnr):
+    from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
+
+    if not _fits(checkin.ManifestPassenger.DESCRIPTOR.fields_by_name["pnr"], pnr):
         raise typer.BadParameter(
             f"{pnr!r} is not a letter and 5 letters or digits, without 0, 1, I and O", param_hint="--pnr"
         )
@@ -101,7 +99,8 @@ def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dic
 
 
 def _passenger(text: str) -> dict[str, Any]:
-    """Reads `ID:FLIGHT[:CABIN[:TYPE[+CODE]…]]`."""
+    """Reads `ID:FLIGHT[:CABIN[:TYPE[+CODE]…]]`, each part by its rule in the contract."""
+    from skyhigh.seat.v1 import seat_service_pb2 as seat
 
     def refuse(reason: str) -> typer.BadParameter:
         return typer.BadParameter(f"{text!r}: {reason}", param_hint="--passenger")
@@ -112,16 +111,18 @@ def _passenger(text: str) -> dict[str, Any]:
     passenger_id, flight_id = parts[:2]
     cabin, profile = (*parts[2:], *("", "")[len(parts) - 2 :])
     kind, *codes = (profile or "ADULT").split("+")
-    if not PASSENGER_ID.fullmatch(passenger_id):
+    fields = {**seat.SeatAssignment.DESCRIPTOR.fields_by_name, **seat.PassengerProfile.DESCRIPTOR.fields_by_name}
+    cabins, kinds = seat.Seat.Cabin.keys()[1:], seat.PassengerProfile.Type.keys()[1:]
+    if not _fits(fields["passenger_id"], passenger_id):
         raise refuse(f"ID {passenger_id!r} is not 1 to 64 letters, digits, '.', '_' or '-'")
-    if not FLIGHT_ID.fullmatch(flight_id):
+    if not _fits(fields["flight_id"], flight_id):
         raise refuse(f"FLIGHT {flight_id!r} is not 3 to 40 letters, digits or '-'")
-    if (cabin or "ECONOMY") not in CABINS:
-        raise refuse(f"CABIN {cabin!r} is none of {', '.join(CABINS)}")
-    if kind not in PASSENGER_TYPES:
-        raise refuse(f"TYPE {kind!r} is none of {', '.join(PASSENGER_TYPES)}")
+    if (cabin or "ECONOMY") not in cabins:
+        raise refuse(f"CABIN {cabin!r} is none of {', '.join(cabins)}")
+    if kind not in kinds:
+        raise refuse(f"TYPE {kind!r} is none of {', '.join(kinds)}")
     for code in codes:
-        if not SERVICE_CODE.fullmatch(code):
+        if not _fits(fields["special_services"], code):
             raise refuse(f"service code {code!r} is not 4 capital letters")
     return {
         "id": passenger_id,
@@ -130,3 +131,10 @@ def _passenger(text: str) -> dict[str, Any]:
         "type": kind,
         "ssr": codes,
     }
+
+
+def _fits(field: FieldDescriptor, text: str) -> bool:
+    """Whether the contract takes this text in a field."""
+    from services.proto import pattern_of
+
+    return re.fullmatch(pattern_of(field), text) is not None

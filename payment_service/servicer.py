@@ -62,7 +62,9 @@ class PaymentServicer(PaymentServiceServicer):
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Context) -> pb.PaymentIntent:
         card_numbers.refuse(request.reason)
         on = _on_intent(request.intent_id, reason=request.reason or "REFUNDED")
-        total = money.amount_of(request.total_refund) if request.HasField("total_refund") else None
+        total = (
+            money.amount_of(request.total_refund, field="total_refund") if request.HasField("total_refund") else None
+        )
         by_agent = running().principal.role is Role.AGENT
 
         async def refund(conn: Conn) -> pb.PaymentIntent:

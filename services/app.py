@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar, cast
 
 import grpc
@@ -29,6 +29,7 @@ from services import db, idempotency, inbox, migrate, outbox, settings, tasks, t
 from services.auth import Access, Keys, TokenVerifier
 from services.binding import bound
 from services.db import Pool
+from services.endpoints import Endpoint
 from services.interceptors import GuardedServer
 from services.settings import ServiceSettings
 
@@ -142,8 +143,7 @@ async def _work(service: Service[Config], config: Config, index: int) -> None:
         telemetry.serve_metrics(config.metrics_port + index)
     ports = [config.listen]
     if config.worker_port:
-        host = config.listen.rpartition(":")[0]
-        ports.append(f"{host}:{config.worker_port + index}")
+        ports.append(str(replace(Endpoint.parse(config.listen), port=config.worker_port + index)))
     async with serving(service, config, ports):
         # What start-up made lives as long as the process; the collector need not look at it again.
         gc.collect()

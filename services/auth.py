@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -27,6 +28,13 @@ ALGORITHM: Final = "ES256"
 # Verifying a signature costs more than the rest of a call's overhead, and a token comes many times in its life.
 CACHED_TOKENS: Final = 20_000
 MAX_TOKEN_BYTES: Final = 8192
+# What stands before the token in its header. The edge compares it letter by letter, so that the two usual ways to write
+# it are listed (`gateway/render.py` reads this).
+TOKEN_PREFIXES: Final = ("Bearer ", "bearer ")
+# A principal's own part of its name. The contracts take owners of this form alone.
+SUBJECT: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+# The clock of the issuer may be ahead of ours by so much, or behind it: the least that the edge can be told.
+CLOCK_SKEW_SECONDS: Final = 1
 # A parameter of a key in the JWKS: the roles that its tokens may have; all where it is missing.
 KEY_ROLES: Final = "skyhigh_roles"
 # An unknown key id may be a rotation or an attack; the keys are asked for again no more often than this.
@@ -157,6 +165,7 @@ class TokenVerifier:
             aud={"essential": True, "value": audience},
             exp={"essential": True},
             sub={"essential": True},
+            leeway=CLOCK_SKEW_SECONDS,
         )
         self._known: dict[str, tuple[float, Principal]] = {}
 
@@ -167,14 +176,13 @@ class TokenVerifier:
             return known[1]
         if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
             raise Unauthenticated
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
+        if not authorization.startswith(TOKEN_PREFIXES):
             raise Unauthenticated
-        claims = await self._claims(token)
+        claims = await self._claims(authorization.partition(" ")[2])
         principal = _principal(claims)
         if len(self._known) >= CACHED_TOKENS:
             self._known.pop(next(iter(self._known)))
-        self._known[authorization] = (float(claims["exp"]), principal)
+        self._known[authorization] = (float(claims["exp"]) + CLOCK_SKEW_SECONDS, principal)
         return principal
 
     async def _claims(self, token: str) -> dict[str, Any]:
@@ -206,7 +214,7 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
         if role is Role.ANYBODY:
             raise Unauthenticated
         subject = claims["sub"]
-        if not isinstance(subject, str) or not 0 < len(subject) <= 64:
+        if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
             raise Unauthenticated
         passengers = {
             (entry["flight"], entry["id"]): SessionPassenger(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from services import telemetry
+from services.endpoints import Endpoint
 
 # The kernel keeps the port of an outgoing connection for 60 s after its end (TIME_WAIT).
 PATIENCE_SECONDS: Final = 90
@@ -37,9 +38,9 @@ async def bound(bind: Callable[[], Awaitable[Bound]], address: str) -> Bound:
 
 def _may_become_free(address: str) -> bool:
     """Whether no program listens there; a connection may have its near end there."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=1):
+        server = Endpoint.parse(address)
+        with socket.create_connection((server.host, server.port), timeout=1):
             return False
     except ConnectionRefusedError:
         return True

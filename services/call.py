@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from uuid import UUID
 
 import grpc
 from google.protobuf.message import Message
 
+from services import addresses
+from services.addresses import Network
 from services.auth import Principal, Role
 from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey, fingerprint
 
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
 CLIENT_HEADER: Final = "x-skyhigh-client"
-
-Network: TypeAlias = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +40,9 @@ class Call:
         values = [value for key, value in self.context.invocation_metadata() or () if key == name]
         return str(values[-1]) if values else None
 
-    def client_address(self, proxies: Sequence[Network]) -> str:
-        """Returns the address of who calls: the peer's, or what a trusted proxy says of its own peer.
-
-        The gateway says it in a header that it takes from no client.
-        """
-        peer = self._peer()
-        try:
-            if any(ip_address(peer) in network for network in proxies):
-                return str(ip_address(self.header(CLIENT_HEADER) or peer))
-        except ValueError:
-            pass
-        return peer
+    def client_address(self) -> str:
+        """Returns the address that the call comes from: the outside one if it is known, else the peer's."""
+        return self.outside_address() or self._peer()
 
     def outside_address(self) -> str:
         """Returns the address outside that the call comes from; empty for a call that began inside.
@@ -65,9 +55,9 @@ class Call:
             return ""
         try:
             trusted = self.principal.role is Role.SERVICE or any(
-                ip_address(self._peer()) in network for network in self.proxies
+                addresses.parse(self._peer()) in network for network in self.proxies
             )
-            return str(ip_address(named)) if trusted else ""
+            return str(addresses.parse(named)) if trusted else ""
         except ValueError:
             return ""
 
@@ -76,23 +66,27 @@ class Call:
         peer: str = self.context.peer()
         return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
 
-    def request_key(self, request: Message) -> RequestKey | None:
-        """Returns the key of a mutation, from its `request_id` or from the header; None where there is neither.
+    def take_key(self, request: Message) -> Mapping[str, str]:
+        """Writes the key of the header into `request_id`, so that the contract's rule of the field is the header's too.
 
-        Raises InvalidArgument where both are given and differ, or where the header is no UUID.
+        Returns by which other name the caller has sent the field. Raises InvalidArgument if both are given and differ.
         """
+        if self.idempotency_header is None or "request_id" not in request.DESCRIPTOR.fields_by_name:
+            return {}
         request_id: str = getattr(request, "request_id")  # noqa: B009
-        if self.idempotency_header is not None:
-            if request_id and request_id.lower() != self.idempotency_header.lower():
-                raise InvalidArgument.of(FieldViolation("request_id", f"differs from the header {IDEMPOTENCY_HEADER}"))
-            request_id = self.idempotency_header
+        if not request_id:
+            setattr(request, "request_id", self.idempotency_header)  # noqa: B010
+            return {"request_id": IDEMPOTENCY_HEADER}
+        if request_id.lower() != self.idempotency_header.lower():
+            raise InvalidArgument.of(FieldViolation("request_id", f"differs from the header {IDEMPOTENCY_HEADER}"))
+        return {}
+
+    def request_key(self, request: Message) -> RequestKey | None:
+        """Returns the key of a valid mutation; None if it has none."""
+        request_id: str = getattr(request, "request_id")  # noqa: B009
         if not request_id:
             return None
-        try:
-            key = UUID(request_id)
-        except ValueError as error:
-            raise InvalidArgument.of(FieldViolation(IDEMPOTENCY_HEADER, "must be a UUID")) from error
-        return RequestKey(self.principal.name, key, fingerprint(self.method, request))
+        return RequestKey(self.principal.name, UUID(request_id), fingerprint(self.method, request))
 
 
 RUNNING: Final[ContextVar[Call]] = ContextVar("call")

@@ -18,6 +18,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from services import call, telemetry, tls
+from services.endpoints import grpc_target
 from services.errors import Unavailable
 from services.identity import Identity
 from services.time_limits import FACTOR
@@ -142,8 +143,7 @@ def channel(
     `timeout_seconds`. With an identity it is mutual TLS, and the callee must be called as the service's package is:
     `seat` for `skyhigh.seat.v1.SeatService`.
     """
-    addresses = address.split(",")
-    target = address if len(addresses) == 1 else f"ipv4:{address}"
+    target = grpc_target(address)
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", service_config(service)),
         ("grpc.enable_retries", 1),

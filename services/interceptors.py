@@ -16,8 +16,9 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services import call, db, telemetry
+from services.addresses import Network
 from services.auth import ANYBODY, Access, TokenVerifier
-from services.call import Call, Network
+from services.call import Call
 from services.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -167,7 +168,7 @@ class _Guard:
             request = self._decode(body)
         except DecodeError as error:
             raise InvalidArgument.of(FieldViolation("request", "is no message of this method, or not UTF-8")) from error
-        validate(request)
+        validate(request, sent_as=call.running().take_key(request))
         return request
 
     async def _authorize(self, context: _Context) -> None:

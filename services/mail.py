@@ -14,6 +14,7 @@ from pydantic import Field
 from skyhigh.mail.v1 import mail_pb2
 
 from services.db import Conn
+from services.endpoints import Endpoint
 from services.inbox import Subscription
 from services.outbox import Event
 from services.settings import ServiceSettings
@@ -60,8 +61,7 @@ class Postman:
     """Sends a service's mails. At least once: a mail sent again has the same Message-ID."""
 
     def __init__(self, settings: MailSettings) -> None:
-        self._host, _, port = settings.smtp_address.rpartition(":")
-        self._port = int(port)
+        self._server = Endpoint.parse(settings.smtp_address)
         self._from = settings.mail_from
 
     def subscription(self, service: str) -> Subscription:
@@ -81,8 +81,8 @@ class Postman:
         await aiosmtplib.send(
             letter,
             recipients=[to],
-            hostname=self._host,
-            port=self._port,
+            hostname=self._server.host,
+            port=self._server.port,
             timeout=SMTP_TIMEOUT_SECONDS,
             start_tls=False,
         )

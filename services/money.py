@@ -32,15 +32,18 @@ class Amount:
     minor_units: int
 
 
-def amount_of(money: money_pb2.Money) -> Amount:
-    """Returns a contract's money exactly. Raises InvalidArgument where it is no whole number of minor units."""
+def amount_of(money: money_pb2.Money, *, field: str = "amount") -> Amount:
+    """Returns a contract's money exactly; `field` is its place in the request.
+
+    Raises InvalidArgument for a currency that is not taken, and for parts of a minor unit.
+    """
     digits = MINOR_DIGITS.get(money.currency_code)
     if digits is None:
-        raise InvalidArgument.of(FieldViolation("amount.currency_code", "is no currency that is taken"))
+        raise InvalidArgument.of(FieldViolation(f"{field}.currency_code", "is no currency that is taken"))
     per_unit: int = 10**digits
     minor_of_nanos, left = divmod(money.nanos, NANOS // per_unit)
     if left:
-        raise InvalidArgument.of(FieldViolation("amount.nanos", f"{money.currency_code} has {digits} decimal digits"))
+        raise InvalidArgument.of(FieldViolation(f"{field}.nanos", f"{money.currency_code} has {digits} decimal digits"))
     return Amount(money.currency_code, money.units * per_unit + minor_of_nanos)
 
 

@@ -8,10 +8,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.call import Network
+from services.addresses import Network
+from services.endpoints import grpc_target
 from services.identity import Identity, whole
 
 
@@ -57,6 +58,13 @@ class ServiceSettings(BaseSettings):
     tls_key: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_KEY")
     tls_authority: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_AUTHORITY")
     """Whose certificates are trusted, of callers and of those that are called."""
+
+    @field_validator("*")
+    @classmethod
+    def _addresses_are_endpoints(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and info.field_name is not None and info.field_name.endswith("_address"):
+            grpc_target(value)
+        return value
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

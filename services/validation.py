@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 import protovalidate
@@ -10,12 +13,13 @@ from google.protobuf.message import Message
 from services.errors import FieldViolation, InvalidArgument
 
 _VALIDATOR: Final = protovalidate.Validator()
+_AS_IN_THE_PROTO: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def validate(request: Message) -> None:
-    """Raises InvalidArgument naming each wrong field."""
+def validate(request: Message, *, sent_as: Mapping[str, str] = _AS_IN_THE_PROTO) -> None:
+    """Raises InvalidArgument naming each wrong field; `sent_as` has the names of fields that came by another one."""
     if violations := violations_of(request):
-        raise InvalidArgument.of(*violations)
+        raise InvalidArgument.of(*(replace(each, field=sent_as.get(each.field, each.field)) for each in violations))
 
 
 def violations_of(message: Message) -> list[FieldViolation]:

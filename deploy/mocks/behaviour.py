@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from services import telemetry
 from services.binding import bound
+from services.endpoints import Endpoint
 
 Switches = TypeVar("Switches", bound=BaseModel)
 
@@ -81,8 +82,8 @@ async def serving_http(address: str, routes: list[web.RouteDef]) -> AsyncIterato
     # It is waited for twice: for requests, then for their connections.
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
     await runner.setup()
-    host, _, port = address.rpartition(":")
-    await bound(lambda: web.TCPSite(runner, host, int(port)).start(), address)
+    server = Endpoint.parse(address)
+    await bound(lambda: web.TCPSite(runner, server.host, server.port).start(), address)
     try:
         served = runner.addresses[0]
         yield f"http://{served[0]}:{served[1]}"

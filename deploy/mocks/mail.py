@@ -7,7 +7,7 @@ import html
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from typing import Annotated, Any, Final, cast
@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from deploy.mocks.behaviour import Behaviour, run_until_told, serving_http
 from services import telemetry
 from services.binding import bound
+from services.endpoints import Endpoint
 from services.settings import load
 
 KEPT_MAILS: Final = 1000
@@ -135,17 +136,17 @@ class MailSink:
 async def serving(settings: MailSettings) -> AsyncIterator[MailSink]:
     """Runs the mail server within the block."""
     sink = MailSink()
-    host, _, port = settings.listen.rpartition(":")
+    endpoint = Endpoint.parse(settings.listen)
     loop = asyncio.get_running_loop()
 
     def session() -> SMTP:
         # Without a name it asks DNS for one, and waits.
         return SMTP(sink, hostname="localhost", enable_SMTPUTF8=True, data_size_limit=1 << 20)
 
-    server = await bound(lambda: loop.create_server(session, host, int(port)), settings.listen)
+    server = await bound(lambda: loop.create_server(session, endpoint.host, endpoint.port), settings.listen)
     # Closed without waiting: clients may keep their connections open.
     with closing(server):
-        sink.address = f"{host}:{server.sockets[0].getsockname()[1]}"
+        sink.address = str(replace(endpoint, port=server.sockets[0].getsockname()[1]))
         async with serving_http(settings.control, sink.routes()) as sink.url:
             _log.info("serving", address=sink.address, url=sink.url)
             yield sink

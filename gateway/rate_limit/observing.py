@@ -15,7 +15,7 @@ from skyhigh.gateway.v1 import envoy_pb2
 from gateway.filters import ROLE_HEADER, SUBJECT_HEADER
 from gateway.rate_limit.settings import GatewayServiceSettings
 from gateway.rate_limit.windows import Seen, Window
-from services.addresses import counted_address
+from services.addresses import counted_source
 from services.auth import Role
 
 MAPS: Final = frozenset({"seat.GetSeatMap", "seat.GetSeatMapJson"})
@@ -131,4 +131,4 @@ def _principal(entry: envoy_pb2.HttpAccessLogEntry) -> tuple[str, str]:
 
 def _address(entry: envoy_pb2.HttpAccessLogEntry) -> str:
     address = entry.common_properties.downstream_remote_address.socket_address.address
-    return f"address:{counted_address(address)}"
+    return counted_source(f"address:{address}")

@@ -11,6 +11,7 @@ from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminServicer
 
 from gateway.rate_limit import abuse, limits
 from services import db, paging
+from services.addresses import counted_source
 from services.call import running
 from services.db import Conn, Pool
 from services.mutations import Mutations
@@ -28,22 +29,24 @@ class GatewayServicer(GatewayAdminServicer):
         self._page_tokens = page_tokens
 
     async def ListIncidents(self, request: pb.ListIncidentsRequest, context: Context) -> pb.ListIncidentsResponse:
-        query = f"incidents {request.source}"
+        source = counted_source(request.source)
+        query = f"incidents {source}"
         size = paging.page_size(request.page_size)
         before = self._position(request.page_token, query)
         async with db.session(self._pool) as conn:
-            found = await abuse.list_incidents(conn, source=request.source, before=before, limit=size + 1)
+            found = await abuse.list_incidents(conn, source=source, before=before, limit=size + 1)
         page, rest = found[:size], found[size:]
         token = self._token(page[-1].detect_time, page[-1].incident_id, query) if rest else ""
         return pb.ListIncidentsResponse(incidents=page, next_page_token=token)
 
     async def ListBlocks(self, request: pb.ListBlocksRequest, context: Context) -> pb.ListBlocksResponse:
-        query = f"blocks {request.include_ended} {request.source}"
+        source = counted_source(request.source)
+        query = f"blocks {request.include_ended} {source}"
         size = paging.page_size(request.page_size)
         before = self._position(request.page_token, query)
         async with db.session(self._pool) as conn:
             found = await abuse.list_blocks(
-                conn, source=request.source, include_ended=request.include_ended, before=before, limit=size + 1
+                conn, source=source, include_ended=request.include_ended, before=before, limit=size + 1
             )
         page, rest = found[:size], found[size:]
         token = self._token(page[-1].create_time, page[-1].block_id, query) if rest else ""

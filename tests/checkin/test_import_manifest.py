@@ -6,11 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from services import airports, db
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport, facts, new_pnr, outcomes, seconds
+from tests.dates import day
 
 
 def passenger(passenger_id: str, pnr: str, **more: Any) -> pb.ManifestPassenger:
@@ -91,11 +93,14 @@ async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
     ("more", "field"),
     [
         ({"departure_date": "2010-02-30"}, "flight.departure_date"),
-        ({"check_in_opens_before": seconds(60)}, "flight.check_in_closes_before"),
-        (
-            {"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)},
-            "flight.check_in_closes_before",
-        ),
+        ({"departure_date": day(-2)}, "flight.departure_date"),
+        ({"departure_date": day(3)}, "flight.departure_date"),
+        ({"origin": "QQQ", "departure_date": day(3)}, "flight.departure_date"),
+        ({"check_in_opens_before": seconds(60)}, "flight.check_in_opens_before"),
+        ({"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)}, "flight.check_in_opens_before"),
+        # Less than a microsecond is nothing to the database, and would be taken for what was left out.
+        ({"check_in_opens_before": Duration(nanos=500)}, "flight.check_in_opens_before"),
+        ({"boarding_before": Duration(nanos=500)}, "flight.boarding_before"),
     ],
 )
 async def test_facts_that_fit_no_flight_are_refused(airport: Airport, more: dict[str, Any], field: str) -> None:
@@ -104,9 +109,11 @@ async def test_facts_that_fit_no_flight_are_refused(airport: Airport, more: dict
     assert refusal.fields == [field]
 
 
-async def test_a_flight_that_lands_before_it_leaves_is_refused(airport: Airport) -> None:
+@pytest.mark.parametrize("nanos", [0, 500, 999_999_999])
+async def test_a_flight_that_lands_as_it_leaves_is_refused(airport: Airport, nanos: int) -> None:
     flight = facts()
-    flight.arrival_time.seconds = flight.departure_time.seconds
+    flight.arrival_time.CopyFrom(flight.departure_time)
+    flight.arrival_time.nanos += nanos
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
 

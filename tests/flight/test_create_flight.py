@@ -180,6 +180,8 @@ async def test_without_the_seat_service_nothing_happens(
         ({"check_in_opens_before": Duration(seconds=3600)}, ["check_in_opens_before"]),
         ({"check_in_closes_before": Duration(seconds=86_400)}, ["check_in_opens_before"]),
         ({"check_in_opens_before": Duration(seconds=-5)}, ["check_in_opens_before"]),
+        ({"check_in_opens_before": Duration(nanos=500), "check_in_closes_before": Duration()},
+         ["check_in_opens_before"]),
         ({"check_in_closes_before": Duration(seconds=90_000)}, ["check_in_closes_before"]),
         ({"flight_number": "sh1"}, ["flight_number"]),
         ({"flight_id": "SH_101"}, ["flight_id"]),
@@ -222,3 +224,14 @@ async def test_impossible_times_are_refused(airline: Airline, new: NewFlight, de
         await create(airline, request)
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
         await airline.get(new.flight_id)
+
+
+@pytest.mark.parametrize("nanos", [0, 500, 999_999_999])
+async def test_a_flight_that_lands_as_it_leaves_is_refused(airline: Airline, new: NewFlight, nanos: int) -> None:
+    """The database keeps microseconds: to it a landing 500 ns later is at the same moment."""
+    request = asked(new)
+    request.arrival_time.CopyFrom(request.departure_time)
+    request.arrival_time.nanos += nanos
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+        await create(airline, request)
+    assert refusal.fields == ["arrival_time"]

@@ -152,6 +152,7 @@ async def test_a_service_learns_the_callers_address_and_no_other(gateway: Gatewa
         def invocation_metadata(self) -> object:
             return tuple(heard.items())
 
-    running = Running("CreateSession", ANYBODY, "", None, Context())  # type: ignore[arg-type]
-    assert running.client_address([ip_network("127.0.0.0/8")]) == "127.0.0.7"
+    networks = [ip_network("127.0.0.0/8")]
+    running = Running("CreateSession", ANYBODY, "", None, Context(), networks)  # type: ignore[arg-type]
+    assert running.client_address() == "127.0.0.7"
     assert not {name for name in names if heard.get(name) == "203.0.113.66"}

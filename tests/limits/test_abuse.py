@@ -200,6 +200,8 @@ async def test_guessed_logins_block_the_logins_of_their_address_alone(edge: Edge
 
         await eventually(kept_out)
         (incident,) = (await agent.ListIncidents(pb.ListIncidentsRequest(source=f"address:{address}"))).incidents
+        mapped = pb.ListIncidentsRequest(source=f"address:::ffff:{address}")
+        assert (await agent.ListIncidents(mapped)).incidents == [incident]
         assert incident.kind == pb.Incident.LOGIN_GUESSING
         assert set(incident.evidence) == {"checkin.CreateSession"}, "no name and no locator is kept"
         token = {"authorization": f"Bearer {caller.token}"}

@@ -86,6 +86,7 @@ async def test_a_repeat_gets_the_first_answer(silent: Payments, passenger: Calle
         ("EUR", 15, 990_000_000, 1599),
         ("JPY", 1500, 0, 1500),
         ("KWD", 1, 230_000_000, 1230),
+        ("KWD", 1, 234_000_000, 1234),
     ],
 )
 async def test_money_is_kept_in_minor_units_and_answered_as_it_came(
@@ -113,8 +114,10 @@ async def test_money_is_kept_in_minor_units_and_answered_as_it_came(
         ("amount", {"amount": money_pb2.Money(currency_code="USD")}),
         ("amount", {"amount": money_pb2.Money(currency_code="USD", units=-1)}),
         ("amount", {"amount": money_pb2.Money(currency_code="USD", units=1, nanos=-10_000_000)}),
-        ("amount", {"amount": money_pb2.Money(currency_code="USD", units=1_000_001)}),
-        ("amount", {"amount": money_pb2.Money(currency_code="USD", units=1, nanos=1)}),
+        ("amount", {"amount": money_pb2.Money(currency_code="USD", units=10_000_001)}),
+        ("amount", {"amount": money_pb2.Money(currency_code="USD", units=10_000_000, nanos=10_000_000)}),
+        ("amount.nanos", {"amount": money_pb2.Money(currency_code="USD", units=1, nanos=1)}),
+        ("amount.nanos", {"amount": money_pb2.Money(currency_code="USD", units=1, nanos=1_000_000)}),
         ("amount", {"amount": money_pb2.Money(currency_code="usd", units=1)}),
         ("amount.currency_code", {"amount": money_pb2.Money(currency_code="XXX", units=1)}),
         ("amount.nanos", {"amount": money_pb2.Money(currency_code="JPY", units=1, nanos=500_000_000)}),

@@ -8,10 +8,13 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from skyhigh.payment.v1 import payment_service_pb2 as payment
+from skyhigh.seat.v1 import seat_service_pb2 as seat
 
-from services.auth import ANYBODY, Keys, Principal, Role, TokenVerifier
+from services.auth import ANYBODY, CLOCK_SKEW_SECONDS, SUBJECT, Keys, Principal, Role, TokenVerifier
 from services.call import Call
 from services.errors import Unauthenticated
+from services.proto import pattern_of
 from services.tokens import TokenSigner
 from tests.callers import AUDIENCE, ISSUER
 from tests.dates import flight_id
@@ -61,6 +64,31 @@ async def test_no_token_says_that_it_is_nobodys(world: World, verifier: TokenVer
             await verifier.principal(f"Bearer {world.keys.sign({**claims, 'role': role})}")
 
 
+@pytest.mark.parametrize("subject", ["", "a b", "a:b", "desk\n", "\u00e9", "a" * 65, 7])
+async def test_a_subject_that_owns_nothing_in_the_contracts_is_refused(
+    world: World, verifier: TokenVerifier, subject: object
+) -> None:
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "role": "agent", "iat": now, "exp": now + 60}
+    with pytest.raises(Unauthenticated):
+        await verifier.principal(f"Bearer {world.keys.sign(claims)}")
+
+
+def test_an_owner_in_a_contract_is_a_role_and_a_subject() -> None:
+    roles = "|".join(role for role in Role if role not in (Role.OPERATIONS, Role.ANYBODY))
+    for request in (seat.HoldSeatRequest, seat.HoldSeatsRequest, seat.ConfirmHoldRequest, seat.ClaimSeatRequest):
+        field = request.DESCRIPTOR.fields_by_name["owner"]
+        assert pattern_of(field) == f"^({roles}):{SUBJECT.pattern}$", request.DESCRIPTOR.name
+    field = payment.CreatePaymentIntentRequest.DESCRIPTOR.fields_by_name["owner"]
+    assert pattern_of(field) == f"^({roles}):{SUBJECT.pattern}$"
+
+
+async def test_an_issuer_whose_clock_is_a_little_ahead_is_believed(world: World, verifier: TokenVerifier) -> None:
+    ahead = int(time.time()) + CLOCK_SKEW_SECONDS
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": ahead, "exp": ahead + 60}
+    assert (await verifier.principal(f"Bearer {world.keys.sign(claims)}")).name == "agent:desk"
+
+
 class Context:
     """Of a call from `peer` with these headers."""
 
@@ -86,12 +114,15 @@ PROXIES = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
         ("ipv6:%5B::1%5D:4711", "2001:db8::7", "2001:db8::7"),
         ("ipv4:198.51.100.3:4711", "203.0.113.9", "198.51.100.3"),
         ("ipv4:127.0.0.1:4711", "nonsense", "127.0.0.1"),
+        # An IPv4 address that is written as IPv6 is the same address: of a gateway, and of a client.
+        ("ipv6:%5B::ffff:127.0.0.1%5D:4711", "203.0.113.9", "203.0.113.9"),
+        ("ipv4:127.0.0.1:4711", "::ffff:203.0.113.9", "203.0.113.9"),
     ],
 )
 def test_only_a_trusted_gateway_is_believed(peer: str, forwarded: str | None, address: str) -> None:
     headers = [("x-forwarded-for", "192.0.2.1"), *([("x-skyhigh-client", forwarded)] if forwarded else [])]
-    call = Call("Method", ANYBODY, "", None, Context(peer, *headers))  # type: ignore[arg-type]
-    assert call.client_address(PROXIES) == address
+    call = Call("Method", ANYBODY, "", None, Context(peer, *headers), PROXIES)  # type: ignore[arg-type]
+    assert call.client_address() == address
 
 
 SERVICE = Principal(Role.SERVICE, "service:booking")

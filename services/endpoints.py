@@ -1,0 +1,54 @@
+"""`host:port`, as settings name a server: one, or several with commas between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Self
+
+LARGEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens. An IPv6 address is written in brackets, and `host` has it without them."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `host:port`; port 0 means a free one, where a server asks for it. Raises ValueError."""
+        host, _, port = text.strip().rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        name = host[1:-1] if bracketed else host
+        if not name or "[" in name or "]" in name or (":" in name) != bracketed:
+            raise ValueError(f"{text.strip()!r} is not host:port")
+        if not (port.isascii() and port.isdecimal()):
+            raise ValueError(f"{text.strip()!r} is not host:port")
+        if int(port) > LARGEST_PORT:
+            raise ValueError(f"{text.strip()!r} has a port above {LARGEST_PORT}")
+        return cls(name, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def endpoints(text: str) -> tuple[Endpoint, ...]:
+    """Reads one endpoint, or several with commas between. Raises ValueError for another text, and for none."""
+    found = tuple(Endpoint.parse(part) for part in text.split(",") if part.strip())
+    if not found:
+        raise ValueError("no address")
+    return found
+
+
+def grpc_target(text: str) -> str:
+    """Returns what gRPC calls the endpoints. Raises ValueError for several that are not IP addresses of one family."""
+    found = endpoints(text)
+    if len(found) == 1:
+        return str(found[0])
+    try:
+        (version,) = {ip_address(each.host).version for each in found}
+    except ValueError as error:
+        raise ValueError(f"{text!r}: several addresses must be IP addresses of one family") from error
+    return f"ipv{version}:{','.join(map(str, found))}"
