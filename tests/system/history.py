@@ -84,7 +84,9 @@ class Operation:
         end = "…" if self.returned is None else f"{self.returned:.3f}"
         key = f" key={self.request_id}" if self.request_id else ""
         about = " ".join(f"{name}={self.request[name]}" for name in _NAMING if self.request.get(name))
-        said = self.outcome if self.reason is None and self.code is None else f"{self.outcome} {self.reason or self.code}"
+        said = (
+            self.outcome if self.reason is None and self.code is None else f"{self.outcome} {self.reason or self.code}"
+        )
         return f"#{self.index} {self.principal or '-'} {self.call} {about}{key} [{self.invoked:.3f}, {end}] {said}"
 
 
@@ -154,7 +156,7 @@ class History:
             principal=principal,
             call=call,
             request=asked,
-            request_id=request_id or asked.get("request_id") or None,
+            request_id=(request_id or asked.get("request_id") or "").lower() or None,
             invoked=time.monotonic(),
         )
         self.operations.append(operation)
@@ -181,7 +183,9 @@ class History:
         """Records that a call ended with an error; `messages` are what a stream had brought until then."""
         outcome, code, reason, metadata = outcome_of(error)
         answer: dict[str, Any] = dict(metadata)
-        self.end(operation, outcome, code=code, reason=reason, answer=answer | {"messages": messages} if messages else answer)
+        self.end(
+            operation, outcome, code=code, reason=reason, answer=answer | {"messages": messages} if messages else answer
+        )
 
     def append(self, operation: Operation) -> None:
         """Adds a whole operation; its index becomes its place."""
@@ -324,7 +328,8 @@ def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str | None, dict[str
     the transport's: the call may have had its effect, or may still have it.
     """
     code = error.code().name
-    trailers = dict(error.trailing_metadata() or ())
+    given: Any = error.trailing_metadata()
+    trailers = dict(given or ())
     details = trailers.get("grpc-status-details-bin")
     if not isinstance(details, bytes):
         return "unknown", code, None, {}
