@@ -1,0 +1,163 @@
+"""Nobody sees or keeps what is not theirs (rules 11.12 and 11.14), as the clients saw it.
+
+A call that succeeded was one that its role may make; no passenger or customer was shown an id or an address of another
+one; nothing was taken with a right that had ended. That nothing is kept at rest is proven by `skyhigh verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tests.system.checks.calls import ROLES_OF
+from tests.system.checks.violation import Violation
+from tests.system.history import History, Operation, strings_in
+from tests.system.truth import Truth
+
+CHECK: Final = "rights"
+# A right that ended is gone everywhere within this time, after any outage (rule 11.14).
+GRACE_SECONDS: Final = 30.0
+# Who may see whatever there is.
+_ALL_SEEING: Final = frozenset({"agent", "operations", "service"})
+# What takes or shows a seat, and needs the right to it.
+_TAKES: Final = frozenset(
+    {"HoldSeat", "HoldSeats", "ChangeHoldSeats", "ExtendHold", "ConfirmHold", "StartCheckIn", "JoinWaitlist",
+     "AcceptOffer", "GetBoardingPass", "GetBoardingPassSvg", "GetBoardingPassPng", "CreateBooking"}
+)  # fmt: skip
+
+
+def check(history: History, truth: Truth) -> list[Violation]:
+    """Returns answers that a principal had no right to."""
+    return [*_roles(history), *_leaks(history, truth), *_ended(history, truth)]
+
+
+def _roles(history: History) -> Iterator[Violation]:
+    for operation in history:
+        roles = ROLES_OF.get(operation.call)
+        if operation.ok and roles is not None and "" not in roles and operation.role not in roles:
+            yield Violation(CHECK, f"{operation.role or 'no token'} may not call {operation.call}", [operation])
+
+
+class _Owners:
+    """Whose each id, locator and address is: the principals that may see it."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.of: dict[str, set[str]] = {}
+        for booking in truth.bookings:
+            own = {booking.owner} | ({f"passenger:{booking.pnr}"} if booking.pnr else set())
+            for name in (booking.booking_id, booking.hold_id, booking.payment_intent_id, booking.pnr):
+                self._add(name, own)
+            for passenger in truth.party.get(booking.booking_id, ()):
+                self._add(passenger.passenger_id, own)
+        for listed in truth.passengers:
+            own = {f"passenger:{listed.pnr}"} | self.of.get(listed.passenger_id, set())
+            for name in (listed.passenger_id, listed.pnr, listed.contact_email):
+                self._add(name, own)
+        for hold in truth.holds:
+            self._add(hold.hold_id, {hold.owner})
+        for seat in truth.hold_seats:
+            # Who travels may see their seat, whoever holds it for them.
+            self._add(seat.hold_id, self.of.get(seat.passenger_id, set()))
+        for check_in in truth.check_ins:
+            own = {f"passenger:{check_in.pnr}"} | self.of.get(check_in.passenger_id, set())
+            self._add(check_in.checkin_id, own)
+            self._add(check_in.payment_intent_id, own)
+        for entry in truth.entries:
+            self._add(entry.entry_id, {entry.owner} | self.of.get(entry.passenger_id, set()))
+        for intent in truth.intents:
+            self._add(intent.intent_id, {intent.owner})
+
+    def _add(self, name: str | None, own: set[str]) -> None:
+        if name:
+            self.of.setdefault(name, set()).update(own)
+
+
+def _leaks(history: History, truth: Truth) -> Iterator[Violation]:
+    owners = _Owners(truth).of
+    for operation in history:
+        if operation.role in _ALL_SEEING or operation.answer is None:
+            continue
+        own = {operation.principal}
+        if operation.call == "CreateSession" and operation.ok:
+            # The session's own principal, which the caller had by the right name.
+            own.add(f"passenger:{str(operation.request.get('pnr', '')).strip().upper()}")
+        asked = strings_in(operation.request) if not operation.ok else set()
+        for text in strings_in(operation.answer) - asked:
+            allowed = owners.get(text)
+            if allowed is not None and not allowed & own:
+                yield Violation(
+                    CHECK, f"{operation.principal or 'no token'} was shown {text} of {min(allowed)}", [operation]
+                )
+                break
+
+
+def _ended(history: History, truth: Truth) -> Iterator[Violation]:
+    """Nothing is taken with a right that had ended long enough before the call."""
+    clock = _Clock(history)
+    flights: dict[str, tuple[float, Operation]] = {}
+    travellers: dict[tuple[str, str], tuple[float, Operation]] = {}
+    for operation in history:
+        if not operation.ok or operation.returned is None:
+            continue
+        if operation.call == "CancelFlight":
+            flight_id = str(operation.request.get("flight_id", ""))
+            flights.setdefault(flight_id, (clock.calm_after(operation.returned), operation))
+        elif operation.call == "CancelBooking":
+            for leg in (operation.answer or {}).get("flights", ()):
+                if leg.get("state") != "CANCELLED":
+                    continue
+                for each in (operation.answer or {}).get("passengers", ()):
+                    name = (str(leg["flight_id"]), str(each["passenger_id"]))
+                    travellers.setdefault(name, (clock.calm_after(operation.returned), operation))
+    first = {name: operations[0] for name, operations in history.by_key().items()}
+    for operation in history:
+        if not operation.ok or operation.call not in _TAKES:
+            continue
+        if operation.request_id is not None and first[operation.principal, operation.request_id] is not operation:
+            # It is answered as the first request with its key was, which is looked at itself.
+            continue
+        for flight_id, passenger_id in _used(operation, truth):
+            end = travellers.get((flight_id, passenger_id)) or flights.get(flight_id)
+            if end is not None and operation.invoked > end[0]:
+                yield Violation(
+                    CHECK,
+                    f"{passenger_id or operation.principal} took a seat of {flight_id} after the end",
+                    [end[1], operation],
+                )
+                break
+
+
+def _used(operation: Operation, truth: Truth) -> Iterator[tuple[str, str]]:
+    """The passengers of flights whose right to a seat an answer used."""
+    answer: dict[str, Any] = operation.answer or {}
+    for each in (answer, *answer.get("seats", ())):
+        if each.get("flight_id"):
+            yield str(each["flight_id"]), str(each.get("passenger_id", ""))
+    for leg in answer.get("flights", ()):
+        yield str(leg.get("flight_id", "")), ""
+    check_in = truth.check_in.get(str(operation.request.get("checkin_id", "")))
+    if check_in is not None:
+        yield check_in.flight_id, check_in.passenger_id
+
+
+class _Clock:
+    """Time without faults: what may be late under a fault is not late until the grace has passed after it."""
+
+    def __init__(self, history: History) -> None:
+        self._faults: list[tuple[float, float]] = []
+        begun: dict[str, float] = {}
+        for mark in history.marks:
+            if mark.kind == "fault":
+                begun.setdefault(mark.text, mark.at)
+            elif mark.kind == "mended" and mark.text in begun:
+                self._faults.append((begun.pop(mark.text), mark.at))
+        self._faults += [(at, float("inf")) for at in begun.values()]
+        self._faults.sort()
+
+    def calm_after(self, moment: float) -> float:
+        """The first moment after which GRACE_SECONDS without a fault have passed since `moment`."""
+        end = moment + GRACE_SECONDS
+        for begun, mended in self._faults:
+            if begun < end and mended > moment:
+                end = max(end, mended + GRACE_SECONDS)
+        return end
