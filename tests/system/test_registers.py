@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache
 from math import inf
 
 import pytest
@@ -14,12 +14,13 @@ Operations = tuple[list[Write[int]], list[Read[int]]]
 
 
 def is_linearizable(writes: list[Write[int]], reads: list[Read[int]]) -> bool:
-    """Searches for an order of all operations that fits real time (Wing and Gong): the versions in order, each read at one
-    that it can have seen.
+    """Searches for an order of all operations that fits real time (Wing and Gong).
+
+    The versions come in order, each read at one that it can have seen.
     """
     spans = [(write.invoked, write.returned) for write in writes] + [(read.invoked, read.returned) for read in reads]
 
-    @lru_cache(maxsize=None)
+    @cache
     def rest_fits(done: frozenset[int], version: int) -> bool:
         left = [n for n in range(len(spans)) if n not in done]
         if not left:

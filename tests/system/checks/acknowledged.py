@@ -150,7 +150,8 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
         yield f"hold {hold_id} never held {sorted(set(seats) - held)}"
     for place, passenger_id in seats.items():
         had = truth.passenger_of.get((hold_id, *place))
-        if operation.call in ("HoldSeat", "HoldSeats") and had != passenger_id:
+        # A seat that was exchanged for another one, or given up, is not written down with the hold any more.
+        if operation.call in ("HoldSeat", "HoldSeats") and had not in (None, passenger_id):
             yield f"hold {hold_id} has {place[1]} for {had}, not for {passenger_id}"
     if operation.call in ("HoldSeat", "HoldSeats"):
         owner = str(operation.request.get("owner") or operation.principal)

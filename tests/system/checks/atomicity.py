@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tests.system.checks.violation import Violation
@@ -36,14 +36,14 @@ def _holds(history: History, truth: Truth) -> Iterator[Violation]:
             answered = _seats_in(operation.answer or {})
             if answered != wanted:
                 yield Violation(CHECK, f"the answer has {_text(answered)} instead of {_text(wanted)}", [operation])
-            held = _held(truth.events_of_hold.get(hold_id, ()), truth, hold_id, reason="HELD")
+            held = _held(truth.events_of_hold.get(hold_id, ()), truth, hold_id, wanted)
         elif operation.request_id is not None:
             events = truth.events_of_request.get((operation.principal, operation.request_id), [])
             holds = [event.hold_id for event in events if event.to_state == "HELD" and event.reason == "HELD"]
             if not holds or operation.reason == "IDEMPOTENCY_KEY_REUSED":
                 continue
             hold_id = holds[0] or ""
-            held = _held(events, truth, hold_id, reason="HELD")
+            held = _held(events, truth, hold_id, wanted)
         else:
             continue
         if held != wanted:
@@ -164,11 +164,14 @@ def _seats_in(answer: Mapping[str, Any]) -> set[SeatOf]:
     return {(each["flight_id"], each["seat_number"], each["passenger_id"]) for each in answer.get("seats", ())}
 
 
-def _held(events: Any, truth: Truth, hold_id: str, *, reason: str) -> set[SeatOf]:
+def _held(events: Iterable[SeatEvent], truth: Truth, hold_id: str, wanted: set[SeatOf]) -> set[SeatOf]:
+    """The seats that a hold took when it was made."""
+    passengers = {(flight_id, seat_number): passenger_id for flight_id, seat_number, passenger_id in wanted}
     return {
-        (*event.place, truth.passenger_of.get((hold_id, *event.place), ""))
+        # Of a seat that was exchanged later, the passenger is not written down any more.
+        (*event.place, truth.passenger_of.get((hold_id, *event.place)) or passengers.get(event.place, ""))
         for event in events
-        if event.to_state == "HELD" and event.hold_id == hold_id and event.reason == reason
+        if event.to_state == "HELD" and event.hold_id == hold_id and event.reason == "HELD"
     }
 
 
