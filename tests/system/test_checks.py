@@ -264,9 +264,9 @@ def answer_of(story: Story, call: str, position: int = -1) -> dict[str, Any]:
     return answer
 
 
-def change(rows: list[Any], position: int = 0, **columns: Any) -> None:
+def change(rows: list[Any], number: int = 0, /, **columns: Any) -> None:
     """Changes a row of the truth."""
-    rows[position] = replace(rows[position], **columns)
+    rows[number] = replace(rows[number], **columns)
 
 
 def _late_hold(story: Story) -> None:
