@@ -264,9 +264,9 @@ def answer_of(story: Story, call: str, position: int = -1) -> dict[str, Any]:
     return answer
 
 
-def change(rows: list[Any], position: int = 0, **columns: Any) -> None:
+def change(rows: list[Any], number: int = 0, /, **columns: Any) -> None:
     """Changes a row of the truth."""
-    rows[position] = replace(rows[position], **columns)
+    rows[number] = replace(rows[number], **columns)
 
 
 def _late_hold(story: Story) -> None:
@@ -470,6 +470,26 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
         ),
         "never was",
     ),
+    "repeat that was refused": (
+        "idempotency",
+        booked,
+        lambda s: s.call(
+            "PayBooking",
+            CUSTOMER,
+            next(s.history.of_calls("PayBooking")).request,
+            request_id="k2",
+            outcome="refused",
+            code="FAILED_PRECONDITION",
+            reason="PAYMENT_IN_PROGRESS",
+        ),
+        "the repeat of key k2 was refused",
+    ),
+    "defect of a service": (
+        "refusals",
+        booked,
+        lambda s: s.call("GetBooking", CUSTOMER, {"booking_id": "B"}, outcome="refused", reason="INTERNAL"),
+        "with a defect",
+    ),
     "refused payment that was made": ("refusals", booked, _refuse("PayBooking"), "became PAYMENT_PENDING"),
     "refused booking that was made": ("refusals", booked, _refuse("CreateBooking", keyed=False), "became CREATED"),
     "check-in that nobody asked for": ("refusals", checked_in, _drop("StartCheckIn"), "no call of this principal"),
@@ -515,6 +535,12 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
     ),
     "entry that is overtaken": ("waitlist", waited, _younger_first, "had asked for it"),
     "entry out of line": ("waitlist", waited, _swap_numbers, "joined after entry"),
+    "seat that was not asked for": (
+        "waitlist",
+        waited,
+        lambda s: change(s.truth.waitlist_seats, position="AISLE"),
+        "which it did not ask for",
+    ),
     "position that grows": (
         "waitlist",
         waited,
@@ -619,6 +645,12 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
         booked,
         lambda s: change(s.truth.intents, state="FAILED"),
         "was never paid",
+    ),
+    "price that is not the sum of the fares": (
+        "money",
+        booked,
+        lambda s: answer_of(s, "GetBooking")["flights"].__setitem__(0, {"flight_id": FLIGHT, "fare": USD_20}),
+        "the fares of its flights are 2000",
     ),
     "refund that was promised": (
         "money",

@@ -16,6 +16,8 @@ from tests.system.history import STREAMS, History, Operation
 from tests.system.truth import Truth
 
 CHECK: Final = "idempotency"
+# A service that is down, a caller that calls too often, and a token that has ended.
+_NOT_LOOKED_AT: Final = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"})
 REUSED: Final = "IDEMPOTENCY_KEY_REUSED"
 
 
@@ -41,9 +43,24 @@ def _answers(history: History) -> Iterator[Violation]:
                 f"the repeats of key {key} of {principal} got two answers",
                 _differing(done, lambda each: each.answer),
             )
+        yield from _refused_repeats(key, operations)
         reused = [operation for operation in operations if operation.reason == REUSED]
         if reused and len(asked) == 1:
             yield Violation(CHECK, f"key {key} of {principal} was refused as reused, and never was", reused[:1])
+
+
+def _refused_repeats(key: str, operations: Sequence[Operation]) -> Iterator[Violation]:
+    """A request that had succeeded before its repeat was made succeeds again, unless the repeat was not looked at."""
+    first = min((each for each in operations if each.ok), key=lambda each: each.end, default=None)
+    for operation in operations:
+        if (
+            first is not None
+            and operation.outcome == "refused"
+            and operation.invoked > first.end
+            and parameters(operation) == parameters(first)
+            and operation.code not in _NOT_LOOKED_AT
+        ):
+            yield Violation(CHECK, f"the repeat of key {key} was refused", [first, operation])
 
 
 def _effects(history: History, truth: Truth) -> Iterator[Violation]:

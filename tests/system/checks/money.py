@@ -72,6 +72,9 @@ def _of_booking(booking: Mapping[str, Any], truth: Truth) -> Iterator[str]:
     total, refund = minor_units(booking.get("total")), minor_units(booking.get("refund"))
     if total != row.total_minor_units or (intent is not None and intent.minor_units != total):
         yield f"the price was shown as {total} cents, and {row.total_minor_units} were asked"
+    fares = [minor_units(leg["fare"]) for leg in booking.get("flights", ()) if "fare" in leg]
+    if fares and sum(fares) != total:
+        yield f"the price is {total} cents, and the fares of its flights are {sum(fares)}"
     if booking.get("state") == "CONFIRMED" and (intent is None or intent.state not in _PAID):
         yield "a confirmed booking was never paid"
     if refund > (row.refund_minor_units or 0):

@@ -51,12 +51,20 @@ _REPEATABLE: Final = frozenset(
     }
 )  # fmt: skip
 LAP: Final = "INF"
+DEFECT: Final = "INTERNAL"
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
     """Returns changes that no call explains, with the refused calls that may have made them."""
     calls = _Calls(history, truth)
-    return [*_seats(calls, truth), *_resources(calls, truth)]
+    return [*_defects(history), *_seats(calls, truth), *_resources(calls, truth)]
+
+
+def _defects(history: History) -> Iterator[Violation]:
+    """No call fails for a reason that the contract has no name for."""
+    for operation in history:
+        if operation.reason == DEFECT:
+            yield Violation(CHECK, "it was refused with a defect of the service", [operation])
 
 
 class _Calls:

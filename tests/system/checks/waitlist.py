@@ -32,7 +32,12 @@ class _Joining:
 def check(history: History, truth: Truth) -> list[Violation]:
     """Returns entries that were overtaken."""
     joined = _joined(history)
-    return [*_out_of_line(joined, truth), *_overtaken(joined, truth), *_positions(history)]
+    return [
+        *_out_of_line(joined, truth),
+        *_unwanted(joined, truth),
+        *_overtaken(joined, truth),
+        *_positions(history),
+    ]
 
 
 def _joined(history: History) -> dict[str, _Joining]:
@@ -71,6 +76,19 @@ def _out_of_line(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Viola
                     f"entry {entry.number} of {flight_id} joined after entry {last[0]}",
                     [last[1].shown, joining.invoked],
                 )
+
+
+def _unwanted(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Violation]:
+    """An entry gets a seat that its client asked for."""
+    facts = {(row.flight_id, row.seat_number): row for row in truth.waitlist_seats}
+    for entry_id, joining in joined.items():
+        entry = truth.entry.get(entry_id)
+        seat = None if entry is None else facts.get((entry.flight_id, entry.seat_number or ""))
+        if entry is None or seat is None or entry.state not in ("OFFERED", "ASSIGNED"):
+            continue
+        if not _wants(joining.shown.request.get("preferences") or {}, seat.seat_number, seat.position, seat.cabin):
+            text = f"entry {entry.number} of {entry.flight_id} got seat {seat.seat_number}, which it did not ask for"
+            yield Violation(CHECK, text, [joining.shown])
 
 
 def _overtaken(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Violation]:
