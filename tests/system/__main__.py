@@ -9,9 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.system.faults.stack import REPOSITORY
-
 from tests.system import report
+from tests.system.faults.stack import REPOSITORY
 from tests.system.run import Plan, run
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.system.checks.violation import Violation
-
 from tests.system.history import History, Operation
 
 SHOWN_VIOLATIONS: Final = 12

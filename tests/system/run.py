@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.system import checks, generator, players, rest, truth
+from tests.system.airline import Airline
 from tests.system.faults.act import Unsuitable, acting
 from tests.system.faults.schedule import Planned, schedule
 from tests.system.faults.stack import REPOSITORY, SHORT_TTLS, RunningStack, attached, running
-
-from tests.system import checks, generator, players, rest, truth
-from tests.system.airline import Airline
 from tests.system.history import History
 from tests.system.players import Stack
 from tests.system.report import Outcome
@@ -32,7 +31,11 @@ LIFE_SETTINGS: Final[Mapping[str, str]] = {
     "SKYHIGH_CHECKIN_WATCHES_PER_PRINCIPAL": "100",
     "SKYHIGH_GATEWAY_FAILED_LOGINS": "1000000",
 }
-SETTINGS: Final[Mapping[str, str]] = {**SHORT_TTLS, **LIFE_SETTINGS}
+SETTINGS: Final[Mapping[str, str]] = {
+    **SHORT_TTLS,
+    **LIFE_SETTINGS,
+    players.PATIENCE_VARIABLE: players.PATIENCE,
+}
 # A check-in, a booking or an entry may live on for so long after what it depended on (rule 11.14).
 AFTER_DEPARTURE_SECONDS: Final = 6.0
 LONGEST_DEPARTURE_SECONDS: Final = 160.0
