@@ -525,6 +525,22 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
         lambda s: answer_of(s, "GetBooking").update(history=[{}]),
         "which is not so",
     ),
+    "watch of a check-in that goes back": (
+        "lifecycles",
+        checked_in,
+        lambda s: s.call(
+            "WatchCheckIn",
+            SESSION,
+            {"checkin_id": "K"},
+            {
+                "messages": [
+                    {"checkin": {**answer_of(s, "StartCheckIn"), "state": state}, "at": s.now + 1.2}
+                    for state in ("COMPLETED", "INITIATED")
+                ]
+            },
+        ),
+        "shows INITIATED after COMPLETED",
+    ),
     "check-in that goes back": (
         "lifecycles",
         checked_in,
@@ -704,7 +720,7 @@ def test_grace_begins_again_after_a_fault() -> None:
     story = checked_in()
     _late_hold(story)
     end = next(story.history.of_calls("CancelBooking")).returned or 0
-    story.history.marks += [Mark(end + 20, "fault", "broker"), Mark(end + 25, "mended", "broker")]
+    story.history.marks += [Mark(end + 20, "fault", "broker"), Mark(end + 25, "undone", "broker")]
     assert rights.check(story.history, story.truth) == []
 
 

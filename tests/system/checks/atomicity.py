@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from tests.system.checks.calls import parameters
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
 from tests.system.truth import Place, SeatEvent, Truth
@@ -28,7 +29,14 @@ def check(history: History, truth: Truth) -> list[Violation]:
     return found
 
 
+def _is_ambiguous(operation: Operation, by_key: Mapping[tuple[str, str], list[Operation]]) -> bool:
+    """Whether a key was used for other requests too: then its effect may be theirs."""
+    operations = by_key.get((operation.principal, operation.request_id or ""), [])
+    return len({parameters(each) for each in operations}) > 1
+
+
 def _holds(history: History, truth: Truth) -> Iterator[Violation]:
+    by_key = history.by_key()
     for operation in history.of_calls("HoldSeat", "HoldSeats"):
         wanted = set(_wanted(operation))
         hold_id = str((operation.answer or {}).get("hold_id", "")) if operation.ok else ""
@@ -37,10 +45,10 @@ def _holds(history: History, truth: Truth) -> Iterator[Violation]:
             if answered != wanted:
                 yield Violation(CHECK, f"the answer has {_text(answered)} instead of {_text(wanted)}", [operation])
             held = _held(truth.events_of_hold.get(hold_id, ()), truth, hold_id, wanted)
-        elif operation.request_id is not None:
+        elif operation.request_id is not None and not _is_ambiguous(operation, by_key):
             events = truth.events_of_request.get((operation.principal, operation.request_id), [])
             holds = [event.hold_id for event in events if event.to_state == "HELD" and event.reason == "HELD"]
-            if not holds or operation.reason == "IDEMPOTENCY_KEY_REUSED":
+            if not holds:
                 continue
             hold_id = holds[0] or ""
             held = _held(events, truth, hold_id, wanted)
@@ -52,12 +60,11 @@ def _holds(history: History, truth: Truth) -> Iterator[Violation]:
 
 def _changes(history: History, truth: Truth) -> Iterator[Violation]:
     """A change takes the seats that are new and frees those that are not wanted any more, in one transaction."""
+    by_key = history.by_key()
     for operation in history.of_calls("ChangeHoldSeats"):
-        if operation.request_id is None:
+        if operation.request_id is None or _is_ambiguous(operation, by_key):
             continue
         events = truth.events_of_request.get((operation.principal, operation.request_id), [])
-        if operation.reason == "IDEMPOTENCY_KEY_REUSED" or not (events or operation.ok):
-            continue
         hold_id = str(operation.request.get("hold_id", ""))
         wanted: set[Place] = {(flight_id, seat_number) for flight_id, seat_number, _ in _wanted(operation)}
         taken = {event.place for event in events if event.to_state == "HELD"}

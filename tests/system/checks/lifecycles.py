@@ -7,6 +7,7 @@ call and answer, at which it was in the state that it shows; a later reading nev
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Final
 
 from tests.system.checks.calls import BOOKING_CALLS, CHECK_IN_CALLS, ENTRY_CALLS, INTENT_CALLS, shown
@@ -42,13 +43,29 @@ def check(history: History, truth: Truth) -> list[Violation]:
     """Returns readings that no order of the transitions explains."""
     made, asked = _made(history)
     reads = _reads(history, truth)
-    found = []
+    found = list(_streams_out_of_order(history, truth))
     for subject, of_subject in sorted(reads.items()):
         steps = truth.steps.get(subject, [])
         writes = [_write(step, made, asked) for step in steps]
         for fault in faults(writes, of_subject):
             found.append(Violation(CHECK, f"{subject}: {fault.text}", fault.evidence))
     return found
+
+
+def _streams_out_of_order(history: History, truth: Truth) -> Iterator[Violation]:
+    """The messages of a stream show the states in their order; states between two messages may be left out."""
+    for calls, field in _READINGS:
+        for operation in history.of_calls(*(calls & STREAMS)):
+            numbers: dict[str, int] = {}
+            for _, resource in shown(operation, calls):
+                subject, state = str(resource.get(field, "")), str(resource.get("state", ""))
+                states = [step.to_state for step in truth.steps.get(subject, ())]
+                at = numbers.get(subject, 0)
+                if state in states[at:]:
+                    numbers[subject] = states.index(state, at)
+                elif state in states:
+                    yield Violation(CHECK, f"a watch of {subject} shows {state} after {states[at]}", [operation])
+                    break
 
 
 def _write(
@@ -99,7 +116,6 @@ def _reads(history: History, truth: Truth) -> dict[str, list[Read[Operation]]]:
     found: dict[str, list[Read[Operation]]] = defaultdict(list)
     for operation in history:
         for calls, field in _READINGS:
-            invoked = operation.invoked
             for moment, resource in shown(operation, calls):
                 subject, state = str(resource.get(field, "")), str(resource.get("state", ""))
                 # A state that the resource never had is reported as such (`acknowledged.py`).
@@ -107,8 +123,5 @@ def _reads(history: History, truth: Truth) -> dict[str, list[Read[Operation]]]:
                     seen = versions[subject, state]
                     if "history" in resource:
                         seen = [len(resource["history"])]
-                    found[subject].append(Read(invoked, moment, seen, state, operation))
-                if operation.call in STREAMS:
-                    # The next message was read after this one came.
-                    invoked = moment
+                    found[subject].append(Read(operation.invoked, moment, seen, state, operation))
     return found

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from tests.system.checks.calls import BOOKING_CALLS, HOLD_CALLS, shown
+from tests.system.checks.calls import BOOKING_CALLS, HOLD_CALLS, SERVICE_OF, shown
 from tests.system.checks.registers import Read, Write, faults
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
@@ -52,6 +52,11 @@ class _Evidence:
         self._history = history
         self._truth = truth
         self._by_key = history.by_key()
+        # A key means one request at one service; the ledger has those of the seat service.
+        self._by_seat_key = {
+            name: [each for each in operations if SERVICE_OF.get(each.call) == "seat"]
+            for name, operations in self._by_key.items()
+        }
         self._principals = {operation.principal for operation in history}
         # Of each hold: the first answers that showed it, showed it confirmed, and showed it ended.
         self._shown: dict[str, tuple[float, Operation]] = {}
@@ -117,7 +122,7 @@ class _Evidence:
         """Sets of calls of which each contains what caused the change, if the set is not empty."""
         if event.actor in self._principals:
             if event.request_id is not None:
-                yield self._by_key.get((event.actor, event.request_id), ())
+                yield self._by_seat_key.get((event.actor, event.request_id), ())
             else:
                 yield [each for each in self._unkeyed_causes(event) if can_cause(each, event)]
         booking = self._booking_of_hold.get(event.hold_id or "")
@@ -140,7 +145,7 @@ class _Evidence:
     def _witnesses(self, event: SeatEvent, *, first: bool) -> Iterator[tuple[float, Operation]]:
         hold_id = event.hold_id or ""
         if event.request_id is not None:
-            for operation in self._by_key.get((event.actor, event.request_id), ()):
+            for operation in self._by_seat_key.get((event.actor, event.request_id), ()):
                 if operation.ok and operation.returned is not None:
                     yield operation.returned, operation
         if first and hold_id in self._shown and (event.reason != "CHANGED"):

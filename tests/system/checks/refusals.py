@@ -144,6 +144,8 @@ def _resources(calls: _Calls, truth: Truth) -> Iterator[Violation]:
             if _on_a_lap(step, truth):
                 # An infant's check-in ends with its adult's.
                 causes += calls.of(step.actor, "CancelCheckIn")
+            if step.to_state == "ASSIGNED":
+                causes += _confirmations(step, calls, truth)
             if any(calls.may_have_effect(each) for each in causes):
                 continue
             if step.from_state is None:
@@ -155,6 +157,17 @@ def _resources(calls: _Calls, truth: Truth) -> Iterator[Violation]:
                     continue
                 causes += described
             yield _violation(f"{step.subject} became {step.to_state} by {step.actor}", causes)
+
+
+def _confirmations(step: Transition, calls: _Calls, truth: Truth) -> list[Operation]:
+    """The calls by which a passenger confirms the hold of an offer at the seat service, which assigns it."""
+    entry = truth.entry.get(step.subject)
+    return [
+        each
+        for call in ("ConfirmHold", "StartCheckIn")
+        for each in calls.of(step.actor, call)
+        if entry is not None and each.request.get("hold_id") == entry.hold_id
+    ]
 
 
 def _on_a_lap(step: Transition, truth: Truth) -> bool:

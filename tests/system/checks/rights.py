@@ -19,6 +19,8 @@ CHECK: Final = "rights"
 GRACE_SECONDS: Final = 30.0
 # Who may see whatever there is.
 _ALL_SEEING: Final = frozenset({"agent", "operations", "service"})
+# Calls that say whom the caller wants seats for.
+_NAMING: Final = frozenset({"HoldSeat", "HoldSeats", "ChangeHoldSeats", "CreateBooking"})
 # What takes or shows a seat, and needs the right to it.
 _TAKES: Final = frozenset(
     {"HoldSeat", "HoldSeats", "ChangeHoldSeats", "ExtendHold", "ConfirmHold", "StartCheckIn", "JoinWaitlist",
@@ -41,39 +43,50 @@ def _roles(history: History) -> Iterator[Violation]:
 class _Owners:
     """Whose each id, locator and address is: the principals that may see it."""
 
-    def __init__(self, truth: Truth) -> None:
+    def __init__(self, history: History, truth: Truth) -> None:
         self.of: dict[str, set[str]] = {}
+        self._own_bookings(truth)
+        self._own_passengers(history, truth)
+        self._own_seats(truth)
+        for intent in truth.intents:
+            self._add({intent.owner}, intent.intent_id)
+
+    def _own_bookings(self, truth: Truth) -> None:
         for booking in truth.bookings:
             own = {booking.owner} | ({f"passenger:{booking.pnr}"} if booking.pnr else set())
-            for name in (booking.booking_id, booking.hold_id, booking.payment_intent_id, booking.pnr):
-                self._add(name, own)
-            for passenger in truth.party.get(booking.booking_id, ()):
-                self._add(passenger.passenger_id, own)
+            self._add(own, booking.booking_id, booking.hold_id, booking.payment_intent_id, booking.pnr)
+            self._add(own, *(each.passenger_id for each in truth.party.get(booking.booking_id, ())))
+
+    def _own_passengers(self, history: History, truth: Truth) -> None:
         for listed in truth.passengers:
             own = {f"passenger:{listed.pnr}"} | self.of.get(listed.passenger_id, set())
-            for name in (listed.passenger_id, listed.pnr, listed.contact_email):
-                self._add(name, own)
+            self._add(own, listed.passenger_id, listed.pnr, listed.contact_email)
+        for operation in history.of_calls("ImportManifest"):
+            # A passenger may have had another locator before.
+            for line in operation.request.get("passengers", ()):
+                if line.get("passenger_id") in self.of and line.get("pnr"):
+                    self._add({f"passenger:{line['pnr']}"}, str(line["passenger_id"]))
+
+    def _own_seats(self, truth: Truth) -> None:
         for hold in truth.holds:
-            self._add(hold.hold_id, {hold.owner})
+            self._add({hold.owner}, hold.hold_id)
         for seat in truth.hold_seats:
-            # Who travels may see their seat, whoever holds it for them.
-            self._add(seat.hold_id, self.of.get(seat.passenger_id, set()))
+            # A passenger may see the seat, whoever holds it for the passenger.
+            self._add(self.of.get(seat.passenger_id, set()), seat.hold_id)
         for check_in in truth.check_ins:
             own = {f"passenger:{check_in.pnr}"} | self.of.get(check_in.passenger_id, set())
-            self._add(check_in.checkin_id, own)
-            self._add(check_in.payment_intent_id, own)
+            self._add(own, check_in.checkin_id, check_in.payment_intent_id)
         for entry in truth.entries:
-            self._add(entry.entry_id, {entry.owner} | self.of.get(entry.passenger_id, set()))
-        for intent in truth.intents:
-            self._add(intent.intent_id, {intent.owner})
+            self._add({entry.owner} | self.of.get(entry.passenger_id, set()), entry.entry_id)
 
-    def _add(self, name: str | None, own: set[str]) -> None:
-        if name:
-            self.of.setdefault(name, set()).update(own)
+    def _add(self, own: set[str], *names: str | None) -> None:
+        for name in names:
+            if name:
+                self.of.setdefault(name, set()).update(own)
 
 
 def _leaks(history: History, truth: Truth) -> Iterator[Violation]:
-    owners = _Owners(truth).of
+    owners = _Owners(history, truth).of
     for operation in history:
         if operation.role in _ALL_SEEING or operation.answer is None:
             continue
@@ -81,7 +94,8 @@ def _leaks(history: History, truth: Truth) -> Iterator[Violation]:
         if operation.call == "CreateSession" and operation.ok:
             # The session's own principal, which the caller had by the right name.
             own.add(f"passenger:{str(operation.request.get('pnr', '')).strip().upper()}")
-        asked = strings_in(operation.request) if not operation.ok else set()
+        # A refusal, and the answer to who names passengers of its own, repeats what was asked.
+        asked = strings_in(operation.request) if not operation.ok or operation.call in _NAMING else set()
         for text in strings_in(operation.answer) - asked:
             allowed = owners.get(text)
             if allowed is not None and not allowed & own:
@@ -149,8 +163,11 @@ class _Clock:
         for mark in history.marks:
             if mark.kind == "fault":
                 begun.setdefault(mark.text, mark.at)
-            elif mark.kind == "mended" and mark.text in begun:
-                self._faults.append((begun.pop(mark.text), mark.at))
+            elif mark.kind == "undone":
+                # The end names the fault by its kind alone: the earliest of those that last.
+                text = next((text for text in begun if mark.text in text), None)
+                if text is not None:
+                    self._faults.append((begun.pop(text), mark.at))
         self._faults += [(at, float("inf")) for at in begun.values()]
         self._faults.sort()
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tests.system.checks.versions import full_maps
 from tests.system.checks.violation import Violation
-from tests.system.history import LETTERS, History, Operation
+from tests.system.history import LETTERS, STREAMS, History, Operation
 from tests.system.truth import SeatEvent, Truth
 
 CHECK: Final = "watches"
@@ -33,7 +33,7 @@ def check(history: History, truth: Truth) -> list[Violation]:
     found: list[Violation] = []
     # What each client's watches added up to: a stream that is opened again goes on from there.
     known: dict[tuple[str, str, int], dict[str, str]] = {}
-    rest = min((mark.at for mark in history.marks if mark.kind == "rest"), default=None)
+    rest = _rest(history)
     for operation in sorted(history.of_calls("WatchSeatMap"), key=lambda each: each.invoked):
         flight_id = str(operation.request["flight_id"])
         if flight_id not in flights:
@@ -41,6 +41,15 @@ def check(history: History, truth: Truth) -> list[Violation]:
         found += _stream(operation, flights[flight_id], known)
         found += _late(operation, flight_id, truth, rest)
     return found
+
+
+def _rest(history: History) -> float | None:
+    """When nothing changed any more: at the mark, else as soon as the last call and the last fault had ended."""
+    marked = [mark.at for mark in history.marks if mark.kind == "rest"]
+    if marked:
+        return min(marked)
+    ends = [each.returned for each in history if each.returned is not None and each.call not in STREAMS]
+    return max([*ends, *(mark.at for mark in history.marks)], default=None)
 
 
 def _stream(

@@ -47,6 +47,10 @@ class Catch:
         return f"{self.by} ({self.seconds:.0f} s)"
 
 
+class UndecidedError(Exception):
+    """A command was ended by its time limit before it could find anything."""
+
+
 def by_run(mutant: Mutant, copy: Path, *, seeds: Sequence[int], minutes: float) -> Catch | None:
     """Plays seeds on the copy's services until a check finds something. Only what is expected counts."""
     begun = time.monotonic()
@@ -85,15 +89,15 @@ def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
 
 
 def _output(command: Sequence[str], folder: Path, seconds: float) -> str:
-    """What a command printed. One that is ended by the time limit has found nothing."""
+    """What a command printed. Raises UndecidedError for one that the time limit ends: the machine is busy."""
     # Python looks for modules in the folder first, so that the copy's are used, and its children inherit the folder.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         ended = subprocess.run(
             command, cwd=folder, env=variables, check=False, capture_output=True, text=True, timeout=seconds
         )
-    except subprocess.TimeoutExpired:
-        return ""
+    except subprocess.TimeoutExpired as expired:
+        raise UndecidedError(f"not ended after {seconds:.0f} s: {' '.join(command[1:4])}") from expired
     return ended.stdout + ended.stderr
 
 
@@ -117,12 +121,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     missed = 0
     for mutant in chosen:
-        with copy_with(mutant) as copy:
-            catch = by_run(mutant, copy, seeds=given.seeds, minutes=given.minutes) if given.by != "tests" else None
-            if catch is None and given.by != "run":
-                catch = by_tests(mutant, copy)
+        catch = None
+        verdict = "NOT CAUGHT"
+        try:
+            with copy_with(mutant) as copy:
+                if given.by != "tests":
+                    catch = by_run(mutant, copy, seeds=given.seeds, minutes=given.minutes)
+                if catch is None and given.by != "run":
+                    catch = by_tests(mutant, copy)
+        except UndecidedError as undecided:
+            verdict = f"UNDECIDED, {undecided}"
         missed += catch is None
-        _say(f"{mutant.name}: {'NOT CAUGHT' if catch is None else f'caught by {catch}'}")
+        _say(f"{mutant.name}: {verdict if catch is None else f'caught by {catch}'}")
     _say(f"{len(chosen) - missed} of {len(chosen)} mutants caught")
     return 1 if missed else 0
 
