@@ -29,6 +29,10 @@ CACHED_TOKENS: Final = 20_000
 MAX_TOKEN_BYTES: Final = 8192
 # A parameter of a key in the JWKS: the roles that its tokens may have; all where it is missing.
 KEY_ROLES: Final = "skyhigh_roles"
+# A token may begin this much later than now: its issuer's clock is ahead of ours by a little. As the gateway's.
+CLOCK_SKEW_SECONDS: Final = 30
+# The claims that say from when on a token is valid.
+BEGINNINGS: Final = ("iat", "nbf")
 # An unknown key id may be a rotation or an attack; the keys are asked for again no more often than this.
 JWKS_REFRESH_SECONDS: Final = 30
 
@@ -158,6 +162,7 @@ class TokenVerifier:
             exp={"essential": True},
             sub={"essential": True},
         )
+        self._beginnings = jwt.JWTClaimsRegistry(leeway=CLOCK_SKEW_SECONDS)
         self._known: dict[str, tuple[float, Principal]] = {}
 
     async def principal(self, authorization: str | None) -> Principal:
@@ -192,7 +197,8 @@ class TokenVerifier:
     def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
         decoded = jwt.decode(token, keys, algorithms=[ALGORITHM])
         claims = decoded.claims
-        self._registry.validate(claims)
+        self._registry.validate({name: value for name, value in claims.items() if name not in BEGINNINGS})
+        self._beginnings.validate({name: claims[name] for name in BEGINNINGS if name in claims})
         # A key that only opens passenger sessions makes no agent, whoever gets hold of it.
         roles = keys.get_by_kid(decoded.header["kid"]).as_dict(private=False).get(KEY_ROLES)
         if roles is not None and claims.get("role") not in roles:

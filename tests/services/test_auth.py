@@ -61,6 +61,28 @@ async def test_no_token_says_that_it_is_nobodys(world: World, verifier: TokenVer
             await verifier.principal(f"Bearer {world.keys.sign({**claims, 'role': role})}")
 
 
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+@pytest.mark.parametrize(("ahead_seconds", "is_valid"), [(0, True), (20, True), (90, False)])
+async def test_a_token_of_an_issuer_whose_clock_is_a_little_ahead_is_valid(
+    world: World, verifier: TokenVerifier, claim: str, ahead_seconds: int, is_valid: bool
+) -> None:
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now, "exp": now + 600}
+    token = world.keys.sign({**claims, claim: now + ahead_seconds})
+    if is_valid:
+        assert (await verifier.principal(f"Bearer {token}")).role is Role.AGENT
+    else:
+        with pytest.raises(Unauthenticated):
+            await verifier.principal(f"Bearer {token}")
+
+
+async def test_a_token_is_invalid_from_its_end_on(world: World, verifier: TokenVerifier) -> None:
+    now = int(time.time())
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now - 60, "exp": now}
+    with pytest.raises(Unauthenticated):
+        await verifier.principal(f"Bearer {world.keys.sign(claims)}")
+
+
 class Context:
     """Of a call from `peer` with these headers."""
 

@@ -19,7 +19,7 @@ from tests.system.faults.probe import NotServing, probing
 from tests.system.faults.schedule import KINDS, Kind, schedule
 from tests.system.faults.stack import REPOSITORY, StackError, running
 
-RECOVERY_SECONDS: Final = 60
+RECOVERY_SECONDS: Final = 180
 
 
 def main() -> int:

@@ -31,8 +31,8 @@ from tests.system.faults.stack import REPOSITORY, RunningStack, StackError
 from tests.waiting import pause
 
 # No fault may take longer to begin or to be undone; a broker that lost its data starts in a third of this.
-BEGIN_SECONDS: Final = 90
-END_SECONDS: Final = 120
+BEGIN_SECONDS: Final = 300
+END_SECONDS: Final = 300
 MOCK_SECONDS: Final = 5
 # A copy of a message is published again this long after the message.
 COPY_SECONDS: Final = (0.0, 1.5)
