@@ -14,7 +14,7 @@ PROCESSES ?= 3
 CLOCK := $(if $(DAYS),tests/moved_clock/run $(DAYS))
 ORDER := $(if $(SEED),$(if $(filter none,$(SEED)),--randomly-dont-reorganize,--randomly-seed=$(SEED)))
 
-.PHONY: help install setup packages up down clean test lint breaking protos bench verify lock
+.PHONY: help install setup packages up down clean test chaos lint breaking protos bench verify lock
 
 ## Run
 
@@ -48,6 +48,9 @@ else
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 endif
+
+chaos: setup  ## Play an airline with faults on a stack of its own, check what its clients saw; SEED=… MINUTES=… FAULTS=none
+	@$(BIN)/python -m tests.system $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),1) --faults $(or $(FAULTS),all) $(ARGS)
 
 lint: setup breaking  ## Check style, types, imports, protos and the gateway's configuration
 	@$(BIN)/ruff check --quiet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import random
 import shutil
 import sys
 import tempfile
@@ -21,9 +20,9 @@ import asyncpg
 from bench.load import LoadClient
 from bench.processes import cpu_seconds, listeners
 from bench.tokens import Signer
-from deploy.local.process import LOOPBACK, Process, free_ports, port_is_free
+from deploy.local.process import LOOPBACK, Process, free_ports
 from deploy.local.servers import envoy, provision_schemas
-from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.stack import Stack, free_port_base
 from deploy.local.supervisor import StartError, Supervisor
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
@@ -230,7 +229,7 @@ async def running(needed: Collection[str]) -> AsyncIterator[BenchStack]:
         local = Stack.from_environment(
             {
                 "SKYHIGH_HOME": str(folder),
-                "SKYHIGH_PORT_BASE": str(_free_port_base()),
+                "SKYHIGH_PORT_BASE": str(free_port_base()),
                 "SKYHIGH_JWKS": str(folder / "jwks.json"),
             }
         )
@@ -311,14 +310,3 @@ def _after(*probes: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[boo
         return all([await one() for one in probes])
 
     return probe
-
-
-def _free_port_base() -> int:
-    """A base from which on none of the stack's ports is taken."""
-    for _ in range(50):
-        # Below the range that the kernel gives to outgoing connections.
-        base = random.randrange(20_000, 32_000 - PORT_SPAN)
-        stack = Stack.from_environment({"SKYHIGH_PORT_BASE": str(base)})
-        if all(map(port_is_free, stack.ports.values())):
-            return base
-    raise SystemExit("bench: no free ports between 20000 and 32000")

@@ -18,7 +18,7 @@ from booking_service.seating import Place
 from services import db, telemetry
 from services.clients import PeerRefusal
 from services.db import Conn, Pool
-from services.errors import FieldViolation, InvalidArgument, Refusal, Unavailable
+from services.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Refusal, Unavailable
 from services.idempotency import RequestKey
 from services.mutations import Mutations
 
@@ -57,12 +57,20 @@ class Reserving:
     async def book(self, order: Order) -> pb.Booking:
         """Returns the booking with its seats held. A repeat gets the same, also while the first one still runs.
 
-        Raises what the contract says; then nothing is held, and a repeat is judged anew.
+        Raises what the contract says; then nothing is held, and a repeat is judged anew. If the seat service did not
+        answer, the booking goes on by its timer: a request with a key raises Unavailable, and its repeat returns the
+        booking. A request without a key raises DeadlineExceeded, because its outcome stays unknown.
         """
         opened = await self._mutations.known(order.request_key, pb.Booking)
         if opened is None:
             opened = await self._open(order)
-        return await self.reserve(UUID(opened.booking_id))
+        try:
+            return await self.reserve(UUID(opened.booking_id))
+        except Unavailable as unavailable:
+            if order.request_key is not None:
+                raise
+            # The timer of the booking holds its seats later, and without a key no retry returns that booking.
+            raise DeadlineExceeded from unavailable
 
     async def _open(self, order: Order) -> pb.Booking:
         travellers = _travellers(order.request, booking_id := uuid4())

@@ -6,11 +6,15 @@ one's commit, and reads in its next statement whose the locator is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 from uuid import UUID
 
 from checkin_service import refusals
 from services.db import Conn
+
+OF_BOOKING: Final = re.compile(r"([0-9a-f]{16})-[0-9]+")
 
 
 def key_of(booking_id: UUID) -> str:
@@ -18,9 +22,30 @@ def key_of(booking_id: UUID) -> str:
     return booking_id.hex[:16]
 
 
+def booking_of(passenger_id: str) -> str | None:
+    """Returns the key of the booking that a passenger's id names; None for an id of another form."""
+    found = OF_BOOKING.fullmatch(passenger_id)
+    return found[1] if found else None
+
+
 def belongs_to(passenger_id: str, booking: str) -> bool:
     """Whether a passenger is one of this booking's."""
     return passenger_id.startswith(f"{booking}-")
+
+
+async def cancelled(conn: Conn, bookings: Collection[str]) -> set[str]:
+    """Returns those of the bookings, by their keys, that were cancelled, or a flight of which was."""
+    if not bookings:
+        return set()
+    rows = await conn.fetch(
+        """
+        SELECT key FROM unnest($1::text[]) AS key
+        WHERE EXISTS (SELECT FROM cancelled_bookings
+                      WHERE booking_id BETWEEN (key || repeat('0', 16))::uuid AND (key || repeat('f', 16))::uuid)
+        """,
+        list(bookings),
+    )
+    return {row["key"] for row in rows}
 
 
 async def take(conn: Conn, pnrs: Iterable[str], *, booking: str | None) -> Mapping[str, str | None]:

@@ -97,6 +97,7 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
     _reject_misfits(known, asked, lines)
     await _reject_foreign_locators(conn, flight_id, known, asked, lines)
+    await _reject_cancelled_bookings(conn, known, asked, lines)
     # An infant whose adult had a locator of another party is one, too.
     _reject_misfits(known, asked, lines)
     lines.refuse_if_none_is_left()
@@ -151,6 +152,24 @@ async def _reject_foreign_locators(
         else:
             continue
         lines.reject(n, FieldViolation("pnr", wrong))
+
+
+async def _reject_cancelled_bookings(
+    conn: Conn, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
+) -> None:
+    """Rejects each line that would bring back a passenger whose booking was cancelled, and its fare refunded.
+
+    The cancellation took the passenger off the manifest. A flight that had departed kept the passenger, and knows it.
+    """
+    added = {n: each for n, each in asked.items() if lines.accepts(n) and each.passenger_id not in known}
+    bookings = {n: booking for n, each in added.items() if (booking := locators.booking_of(each.passenger_id))}
+    cancelled = await locators.cancelled(conn, bookings.values())
+    for n, booking in bookings.items():
+        if booking in cancelled:
+            wrong = (
+                "is of a passenger whose booking was cancelled; import the passenger of a new booking with its own id"
+            )
+            lines.reject(n, FieldViolation("passenger_id", wrong))
 
 
 async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPassengersResponse:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from functools import partial
@@ -121,7 +121,8 @@ class Peers:
         """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
 
         Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED, FLIGHT_DEPARTED,
-        PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that does not fit any more; then nothing was confirmed.
+        PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that does not fit any more; then nothing was confirmed, unless
+        the owner changed the hold at the same time and left the passenger out: HOLD_MISMATCH.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
@@ -131,7 +132,12 @@ class Peers:
             raise _unusable((await ask(look, _OF_HOLDS)).state)
         if meant.confirm_time is None:
             confirm = self._seats_as_caller.ConfirmHold(seat.ConfirmHoldRequest(hold_id=named), **as_caller)
-            await ask(confirm, _OF_HOLDS)
+            confirmed = await ask(confirm, _OF_HOLDS)
+            # The owner may have changed the hold's seats since they were read.
+            for each in confirmed.seats:
+                if (each.flight_id, each.passenger_id) == (flight_id, passenger_id):
+                    return replace(meant, seat_number=each.seat_number)
+            raise refusals.hold_mismatch()
         return meant
 
     async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.mail import MailSettings
 from services.settings import CallerSettings
+
+# The database counts tries in a smallint: with a higher limit each login would fail.
+MOST_LOGIN_TRIES: Final = 32_767
 
 
 class CheckInSettings(CallerSettings, MailSettings):
@@ -31,8 +35,8 @@ class CheckInSettings(CallerSettings, MailSettings):
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     payment_address: str = Field(default="127.0.0.1:50054", validation_alias="SKYHIGH_PAYMENT_ADDRESS")
     weight_address: str = Field(default="127.0.0.1:50061", validation_alias="SKYHIGH_WEIGHT_ADDRESS")
-    login_tries_per_pnr: int = Field(default=5, ge=1)
-    login_tries_per_address: int = Field(default=20, ge=1)
+    login_tries_per_pnr: int = Field(default=5, ge=1, le=MOST_LOGIN_TRIES)
+    login_tries_per_address: int = Field(default=20, ge=1, le=MOST_LOGIN_TRIES)
     login_window_seconds: float = Field(default=600, gt=0)
     login_answer_seconds: float = Field(default=0.1, ge=0)
     """A login is answered this long after it came, or a multiple of it, so that the time tells nothing."""

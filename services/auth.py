@@ -37,6 +37,8 @@ SUBJECT: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 CLOCK_SKEW_SECONDS: Final = 1
 # A parameter of a key in the JWKS: the roles that its tokens may have; all where it is missing.
 KEY_ROLES: Final = "skyhigh_roles"
+# The time of issue opens nothing, and the edge does not look at it; an issuer's clock may be ahead by so much.
+ISSUE_SKEW_SECONDS: Final = 30
 # An unknown key id may be a rotation or an attack; the keys are asked for again no more often than this.
 JWKS_REFRESH_SECONDS: Final = 30
 
@@ -167,6 +169,7 @@ class TokenVerifier:
             sub={"essential": True},
             leeway=CLOCK_SKEW_SECONDS,
         )
+        self._issue = jwt.JWTClaimsRegistry(leeway=ISSUE_SKEW_SECONDS)
         self._known: dict[str, tuple[float, Principal]] = {}
 
     async def principal(self, authorization: str | None) -> Principal:
@@ -200,7 +203,8 @@ class TokenVerifier:
     def _decode(self, token: str, keys: KeySet) -> dict[str, Any]:
         decoded = jwt.decode(token, keys, algorithms=[ALGORITHM])
         claims = decoded.claims
-        self._registry.validate(claims)
+        self._registry.validate({name: value for name, value in claims.items() if name != "iat"})
+        self._issue.validate({name: value for name, value in claims.items() if name == "iat"})
         # A key that only opens passenger sessions makes no agent, whoever gets hold of it.
         roles = keys.get_by_kid(decoded.header["kid"]).as_dict(private=False).get(KEY_ROLES)
         if roles is not None and claims.get("role") not in roles:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import os
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 from deploy.local import environment, ports
 from deploy.local.certificates import Authority
-from deploy.local.process import LOOPBACK, Process, answers_http, serves_grpc
+from deploy.local.process import LOOPBACK, Process, answers_http, port_is_free, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
 from services.identity import VARIABLES, Identity
@@ -203,6 +204,8 @@ PORTS: Final[Mapping[str, tuple[int, int]]] = (
 )
 # What a stack's ports span, from its base on.
 PORT_SPAN: Final = 500
+# Below the range that the kernel gives to outgoing connections.
+FREE_BASES: Final = (20_000, 32_000 - PORT_SPAN)
 
 
 @dataclass(frozen=True)
@@ -558,6 +561,15 @@ CERTIFICATE_NAMES: Final = ("SKYHIGH_CLIENT_CERTIFICATE", "SKYHIGH_CLIENT_KEY", 
 
 def _paths(identity: Identity) -> tuple[str, ...]:
     return tuple(map(str, (identity.certificate, identity.key, identity.authority)))
+
+
+def free_port_base() -> int:
+    """Returns a SKYHIGH_PORT_BASE at which no port of a stack is in use now. Raises RuntimeError if it finds none."""
+    for _ in range(50):
+        base = random.SystemRandom().randrange(*FREE_BASES)
+        if all(port_is_free(base + offset) for _, offset in PORTS.values()):
+            return base
+    raise RuntimeError(f"no free ports between {FREE_BASES[0]} and {FREE_BASES[1] + PORT_SPAN}")
 
 
 def address_names() -> list[str]:

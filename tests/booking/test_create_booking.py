@@ -475,8 +475,13 @@ async def test_an_order_is_seen_through_once_the_seat_service_is_back(
     assert await agency.history(unreserved) == ["CREATED", "SEATS_RESERVED"]
 
 
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [(str(uuid4()), ("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE")), ("", ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"))],
+    ids=["a repeat finds it", "no repeat finds it"],
+)
 async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans(
-    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, key: str, answer: tuple[str, str]
 ) -> None:
     """Its first seat was lost to another, and the seat service did not answer which one is free instead."""
     monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
@@ -494,8 +499,8 @@ async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans
         return seats
 
     monkeypatch.setattr(seating, "plan", plan)
-    with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
-        await customer.desk.CreateBooking(asked(journey))
+    with refused(*answer):
+        await customer.desk.CreateBooking(asked(journey, request_id=key))
     assert plans == 2
     booking_id = await agency.database.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", customer.name)
     booking = await customer.get(pb.Booking(booking_id=str(booking_id)))

@@ -18,7 +18,7 @@ from services import db
 from services.db import Conn
 from services.inbox import Handler
 from tests.callers import refused
-from tests.checkin.airport import HOUR, Airport
+from tests.checkin.airport import HOUR, Airport, new_pnr
 from tests.checkin.parties import booked, log_in, party
 from tests.dates import NEXT_DAY, new_flight_id
 from tests.instances import Database
@@ -135,6 +135,27 @@ async def test_news_of_the_confirmation_that_comes_later_changes_nothing(
     await airport.tell("booking.cancelled.v1", its.cancelled)
     await airport.tell("booking.confirmed.v1", its.confirmed)
     assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: []}
+
+
+@pytest.mark.parametrize("own_locator", [True, False])
+async def test_an_import_does_not_bring_back_who_cancelled(
+    airport: Airport, checkin_database: Database, own_locator: bool
+) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    adult = its.confirmed.passengers[0]
+    line = pb.ManifestPassenger(
+        passenger_id=adult.passenger_id,
+        pnr=its.confirmed.pnr if own_locator else new_pnr(),
+        given_name=adult.given_name,
+        last_name=adult.last_name,
+    )
+    other = pb.ManifestPassenger(passenger_id="OTHER", pnr=new_pnr(), given_name="Mal", last_name="Omega")
+    answer = await airport.imported(line, other)
+    (rejected,) = answer.rejected
+    assert (answer.added, rejected.index, rejected.wrong_fields[0].field) == (1, 0, "passengerId")
+    assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: ["OTHER"]}
 
 
 async def test_both_at_once_and_often_end_in_the_same(airport: Airport, checkin_database: Database) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from checkin_service import checkins
+from checkin_service.peers import Peers
 from tests.callers import refused, seat
 from tests.checkin.airport import HOUR, Airport, outcomes
 
@@ -31,6 +34,28 @@ async def test_a_confirmed_hold_may_be_named(airport: Airport) -> None:
     traveller = await airport.traveller()
     hold = await traveller.seats.confirm(await traveller.hold("14C"))
     assert (await traveller.start(hold_id=hold.hold_id)).seat_number == "14C"
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+async def test_a_hold_that_is_changed_meanwhile_gives_the_seat_that_was_confirmed(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch, left_out: bool
+) -> None:
+    traveller, companion = await airport.travellers("P1", "P2")
+    family = airport.seats.passenger(f"P1:{airport.flight_id}", f"P2:{airport.flight_id}", pnr=traveller.pnr)
+    hold, read = await family.hold(airport.flight_id, "14C", "P1"), Peers.seats_of
+
+    async def read_before_the_change(self: Peers, *places: Any, **more: Any) -> Any:
+        found = await read(self, *places, **more)
+        new = seat(airport.flight_id, "15D", (companion if left_out else traveller).passenger_id)
+        await family.ChangeHoldSeats(seat_pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=[new]))
+        return found
+
+    monkeypatch.setattr(Peers, "seats_of", read_before_the_change)
+    if left_out:
+        with refused("FAILED_PRECONDITION", "HOLD_MISMATCH"):
+            await traveller.start(hold_id=hold.hold_id)
+    else:
+        assert (await traveller.start(hold_id=hold.hold_id)).seat_number == "15D"
 
 
 async def test_a_new_hold_moves_the_passenger(airport: Airport) -> None:

@@ -12,16 +12,16 @@ from services.db import Pool
 from services.errors import DeadlineExceeded, Unavailable
 from tests.conftest import World
 from tests.instances import own_database
+from tests.system.faults.proxy import Cut, Proxy, proxied
 from tests.waiting import eventually
-from tests.wires import Wire, wired
 
 
 @pytest.fixture
-async def wired_pool(world: World) -> AsyncIterator[tuple[Wire, Pool]]:
-    """A pool whose database is at the other end of a wire."""
-    async with wired(await own_database(world)) as (wire, url):
+async def proxied_pool(world: World) -> AsyncIterator[tuple[Proxy, Pool]]:
+    """A pool that reaches its database through a proxy."""
+    async with proxied(await own_database(world)) as (proxy, url):
         pool = await db.connect(url, schema="seat", size=3)
-        yield wire, pool
+        yield proxy, pool
         pool.terminate()
 
 
@@ -42,53 +42,55 @@ async def transaction_of(pool: Pool) -> db.Written:
     return db.Written(*row)
 
 
-async def test_a_commit_whose_answer_was_lost_succeeds(wired_pool: tuple[Wire, Pool]) -> None:
-    wire, pool = wired_pool
-    wire.lose_answer_to = b"COMMIT;"
+async def test_a_commit_whose_answer_was_lost_succeeds(proxied_pool: tuple[Proxy, Pool]) -> None:
+    proxy, pool = proxied_pool
+    proxy.conditions.cut_after = Cut(b"COMMIT;", most=1)
     await note(pool)
-    assert wire.lost == 1
+    assert proxy.cuts == 1
     assert await is_noted(pool)
 
 
-async def test_a_commit_that_did_not_arrive_is_unavailable_and_changed_nothing(wired_pool: tuple[Wire, Pool]) -> None:
-    wire, pool = wired_pool
-    wire.lose_question = b"COMMIT;"
+async def test_a_commit_that_did_not_arrive_is_unavailable_and_changed_nothing(
+    proxied_pool: tuple[Proxy, Pool],
+) -> None:
+    proxy, pool = proxied_pool
+    proxy.conditions.cut_before = Cut(b"COMMIT;", most=1)
     with pytest.raises(Unavailable):
         await note(pool)
-    assert wire.lost == 1
+    assert proxy.cuts == 1
     assert not await is_noted(pool)
 
 
 async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_nothing(
-    wired_pool: tuple[Wire, Pool], monkeypatch: pytest.MonkeyPatch
+    proxied_pool: tuple[Proxy, Pool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "OUTCOME_SECONDS", 0.2)
-    wire, pool = wired_pool
-    wire.lose_answer_to, wire.goes_down = b"COMMIT;", True
+    proxy, pool = proxied_pool
+    proxy.conditions.cut_after = Cut(b"COMMIT;", most=1, then_refuse=True)
     with pytest.raises(DeadlineExceeded):
         await note(pool)
-    wire.is_down = False
+    proxy.calm()
     await eventually(lambda: is_noted(pool))
 
 
-async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(wired_pool: tuple[Wire, Pool]) -> None:
-    _, pool = wired_pool
+async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(proxied_pool: tuple[Proxy, Pool]) -> None:
+    _, pool = proxied_pool
     last, started = await transaction_of(pool)
     # After a crash the numbers of transactions whose log was not written are still to come.
     with pytest.raises(Unavailable):
         await db.ask_what_became_of(pool, db.Written(last + 1_000_000, started), ConnectionError())
 
 
-async def test_a_number_that_was_given_again_after_a_crash_tells_nothing(wired_pool: tuple[Wire, Pool]) -> None:
-    _, pool = wired_pool
+async def test_a_number_that_was_given_again_after_a_crash_tells_nothing(proxied_pool: tuple[Proxy, Pool]) -> None:
+    _, pool = proxied_pool
     other, started = await transaction_of(pool)
     with pytest.raises(DeadlineExceeded):
         await db.ask_what_became_of(pool, db.Written(other, started - timedelta(minutes=1)), ConnectionError())
     await db.ask_what_became_of(pool, db.Written(other, started), ConnectionError())
 
 
-async def test_an_error_of_the_work_is_raised_as_it_is(wired_pool: tuple[Wire, Pool]) -> None:
-    _, pool = wired_pool
+async def test_an_error_of_the_work_is_raised_as_it_is(proxied_pool: tuple[Proxy, Pool]) -> None:
+    _, pool = proxied_pool
 
     async def fail() -> None:
         async with db.decided(pool) as conn:

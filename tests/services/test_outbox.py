@@ -20,8 +20,8 @@ from services.db import Conn, Pool
 from services.inbox import Consumer, Subscription
 from services.outbox import Event, Relay, enqueue
 from tests.conftest import World
+from tests.system.faults.proxy import proxied
 from tests.waiting import eventually
-from tests.wires import wired
 
 
 @dataclass
@@ -173,11 +173,11 @@ async def test_a_broker_that_lost_its_disk_gets_the_events_of_the_last_hour_agai
 async def test_a_relay_with_nothing_to_publish_finds_out_that_the_broker_lost_its_data(post: Post) -> None:
     queue = await post.listen()
     told = await post.tell()
-    async with wired(post.url) as (wire, url), running(Relay(post.pool, url, source=f"skyhigh/{post.name}")):
+    async with proxied(post.url) as (proxy, url), running(Relay(post.pool, url, source=f"skyhigh/{post.name}")):
         assert await post.received(queue, 1) == told
         await eventually(lambda: post.published(told))
         await post.channel.exchange_delete(post.mark)
-        wire.cut()
+        proxy.cut()
         assert await post.received(queue, 1) == told
 
 
@@ -207,7 +207,7 @@ async def test_a_consumer_declares_its_queue_again_when_the_broker_lost_it(post:
     async def handle(conn: Conn, event: events_pb2.SeatReleased) -> None:
         heard.append(event.flight_id)
 
-    async with wired(post.url) as (wire, url):
+    async with proxied(post.url) as (proxy, url):
         consumer = Consumer(
             post.pool,
             url,
@@ -218,7 +218,7 @@ async def test_a_consumer_declares_its_queue_again_when_the_broker_lost_it(post:
         async with running(consumer), running(post.relay()):
             await eventually(lambda: post.heard_through(post.routing_key, "first", heard))
             await post.channel.queue_delete(f"seat.{name}")
-            wire.cut()
+            proxy.cut()
             await eventually(lambda: post.heard_through(post.routing_key, "second", heard))
     await post.channel.queue_delete(f"seat.{name}")
 

@@ -1,0 +1,288 @@
+"""Each seat is linearizable: what clients were told of it fits one order of its changes, and real time.
+
+The versions of the ledger are that order (`registers.py`). A change is bounded by the calls that can have caused it and
+by the answers that prove it; refusals and readings of a seat each need a moment, between call and answer, at which the
+seat was as they say. No clock of a database is used.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from tests.system.checks.calls import BOOKING_CALLS, HOLD_CALLS, SERVICE_OF, shown
+from tests.system.checks.registers import Read, Write, faults
+from tests.system.checks.violation import Violation
+from tests.system.history import History, Operation
+from tests.system.truth import Place, SeatEvent, Truth
+
+CHECK: Final = "linearizability"
+
+_LISTS: Final = frozenset({"ListSeatEvents"})
+TAKEN: Final = ("HELD", "CONFIRMED", "BLOCKED", "OFFERED")
+
+SeatRead = tuple[Place, str, str]
+"""What a read needs: the seat, what kind of thing it saw, and its value."""
+
+
+def check(history: History, truth: Truth) -> list[Violation]:
+    """Returns what no order of the changes of a seat explains."""
+    evidence = _Evidence(history, truth)
+    reads = evidence.reads()
+    found = []
+    for place, events in sorted(truth.ledger.items()):
+        if [event.version for event in events] != list(range(1, len(events) + 1)):
+            # `skyhigh verify` reports the gap; an order by versions needs all of them.
+            found.append(Violation(CHECK, f"the ledger of {_name(place)} has a gap"))
+            continue
+        writes = evidence.writes(events)
+        for fault in faults(writes, reads.pop(place, [])):
+            found.append(Violation(CHECK, f"{_name(place)}: {fault.text}", _distinct(fault.evidence)))
+    for place, unchanged in sorted(reads.items()):
+        for fault in faults([], unchanged):
+            found.append(Violation(CHECK, f"{_name(place)}: {fault.text}", _distinct(fault.evidence)))
+    return found
+
+
+class _Evidence:
+    """What the history says about changes and states of seats."""
+
+    def __init__(self, history: History, truth: Truth) -> None:
+        self._history = history
+        self._truth = truth
+        self._by_key = history.by_key()
+        # A key means one request at one service; the ledger has those of the seat service.
+        self._by_seat_key = {
+            name: [each for each in operations if SERVICE_OF.get(each.call) == "seat"]
+            for name, operations in self._by_key.items()
+        }
+        self._principals = {operation.principal for operation in history}
+        # Of each hold: the first answers that showed it, showed it confirmed, and showed it ended.
+        self._shown: dict[str, tuple[float, Operation]] = {}
+        self._shown_confirmed: dict[str, tuple[float, Operation]] = {}
+        self._shown_ended: dict[str, tuple[float, Operation]] = {}
+        # Of each hold: the calls that asked to confirm it; of each booking: those that paid.
+        self._asked: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+        self._unkeyed: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+        self._listed: dict[tuple[str, str, int], tuple[float, Operation]] = {}
+        self._booking_of_hold = {row.hold_id: row for row in truth.bookings if row.hold_id}
+        self._created: dict[str, list[Operation]] = defaultdict(list)
+        for operation in history:
+            self._note(operation)
+
+    def _note(self, operation: Operation) -> None:
+        request = operation.request
+        for name in ("hold_id", "booking_id", "intent_id", "checkin_id"):
+            if request.get(name):
+                self._asked[operation.call, str(request[name])].append(operation)
+        if operation.request_id is None:
+            self._unkeyed[operation.principal, operation.call].append(operation)
+        for moment, hold in shown(operation, HOLD_CALLS):
+            self._note_hold(str(hold.get("hold_id", "")), hold.get("state"), moment, operation)
+        for moment, booking in shown(operation, BOOKING_CALLS):
+            hold_id = str(booking.get("hold_id", ""))
+            confirmed = "CONFIRMED" if booking.get("state") == "CONFIRMED" else None
+            self._note_hold(hold_id, confirmed, moment, operation)
+            if operation.call == "CreateBooking":
+                self._created[hold_id].append(operation)
+        for moment, listed in shown(operation, _LISTS):
+            for event in listed.get("events", ()):
+                version = (str(request["flight_id"]), str(event["seat_number"]), int(event["version"]))
+                _earliest(self._listed, version, moment, operation)
+
+    def _note_hold(self, hold_id: str, state: str | None, moment: float, operation: Operation) -> None:
+        if hold_id:
+            _earliest(self._shown, hold_id, moment, operation)
+            if state == "CONFIRMED":
+                _earliest(self._shown_confirmed, hold_id, moment, operation)
+            if state == "CANCELLED":
+                # Not EXPIRED: a hold that has lapsed is shown so before its seats are freed.
+                _earliest(self._shown_ended, hold_id, moment, operation)
+
+    def writes(self, events: Sequence[SeatEvent]) -> list[Write[Operation]]:
+        """The bounds of a seat's changes."""
+        writes = []
+        begun: set[str | None] = set()
+        for event in events:
+            write: Write[Operation] = Write()
+            first = event.to_state == "HELD" and event.hold_id not in begun
+            if event.to_state == "HELD":
+                begun.add(event.hold_id)
+            for causes in self._causes(event, first=first):
+                if causes:
+                    earliest = min(causes, key=lambda each: each.invoked)
+                    write.not_before(earliest.invoked, earliest)
+            for moment, witness in self._witnesses(event, first=first):
+                write.not_after(moment, witness)
+            writes.append(write)
+        return writes
+
+    def _causes(self, event: SeatEvent, *, first: bool) -> Iterator[Sequence[Operation]]:
+        """Sets of calls of which each contains what caused the change, if the set is not empty."""
+        if event.actor in self._principals:
+            if event.request_id is not None:
+                yield self._by_seat_key.get((event.actor, event.request_id), ())
+            else:
+                yield [each for each in self._unkeyed_causes(event) if can_cause(each, event)]
+        booking = self._booking_of_hold.get(event.hold_id or "")
+        if booking is None:
+            return
+        if first:
+            keyed = self._by_key.get((booking.owner, booking.request_key or ""), ())
+            yield keyed or self._created.get(booking.hold_id or "", ())
+        elif event.to_state == "CONFIRMED":
+            # Only its owner's code pays a booking, and only a paid one is confirmed.
+            yield [
+                *self._asked["PayBooking", booking.booking_id],
+                *self._asked["SubmitPaymentCode", booking.payment_intent_id or ""],
+            ]
+
+    def _unkeyed_causes(self, event: SeatEvent) -> Iterator[Operation]:
+        for call in unkeyed_causes_of(event):
+            yield from self._unkeyed.get((event.actor, call), ())
+
+    def _witnesses(self, event: SeatEvent, *, first: bool) -> Iterator[tuple[float, Operation]]:
+        hold_id = event.hold_id or ""
+        if event.request_id is not None:
+            for operation in self._by_seat_key.get((event.actor, event.request_id), ()):
+                if operation.ok and operation.returned is not None:
+                    yield operation.returned, operation
+        if first and hold_id in self._shown and (event.reason != "CHANGED"):
+            yield self._shown[hold_id]
+        if event.to_state == "CONFIRMED" and hold_id in self._shown_confirmed:
+            yield self._shown_confirmed[hold_id]
+        if event.from_state in ("HELD", "CONFIRMED") and event.to_state != "CONFIRMED" and hold_id in self._shown_ended:
+            yield self._shown_ended[hold_id]
+        listed = self._listed.get((event.flight_id, event.seat_number, event.version))
+        if listed is not None:
+            yield listed
+
+    def reads(self) -> dict[Place, list[Read[Operation]]]:
+        """The readings of each seat."""
+        found: dict[Place, list[Read[Operation]]] = defaultdict(list)
+        labels = _Labels(self._truth)
+        for operation in self._history:
+            if operation.returned is None or operation.outcome == "unknown":
+                continue
+            invoked = operation.invoked
+            if operation.request_id is not None:
+                # A repeat is answered as the first request was.
+                invoked = min(each.invoked for each in self._by_key[operation.principal, operation.request_id])
+            for place, kind, value in _saw(operation):
+                found[place].append(
+                    Read(
+                        invoked,
+                        operation.returned,
+                        labels.versions(place, kind, value),
+                        f"{kind} {value}".strip(),
+                        operation,
+                    )
+                )
+        return found
+
+
+# What a principal's own calls without a key can do to a seat, by the state that it gets.
+_CAUSES: Final = {
+    "HELD": ("HoldSeat", "HoldSeats", "ChangeHoldSeats"),
+    "CONFIRMED": ("ConfirmHold",),
+    "AVAILABLE": ("CancelHold", "ChangeHoldSeats", "UnblockSeat", "ConfirmHold"),
+    "OFFERED": ("CancelHold", "ChangeHoldSeats", "UnblockSeat", "ConfirmHold"),
+    "BLOCKED": ("BlockSeat",),
+}
+
+
+def unkeyed_causes_of(event: SeatEvent) -> tuple[str, ...]:
+    """The RPCs by which a principal itself makes this change."""
+    return _CAUSES[event.to_state]
+
+
+def can_cause(operation: Operation, event: SeatEvent) -> bool:
+    """Whether a call without a key can have caused a change of its principal."""
+    request = operation.request
+    match operation.call:
+        case "HoldSeat" | "BlockSeat" | "UnblockSeat":
+            return (request.get("flight_id"), request.get("seat_number")) == event.place
+        case "HoldSeats":
+            return any((each.get("flight_id"), each.get("seat_number")) == event.place for each in request["seats"])
+        case "ConfirmHold" if event.to_state != "CONFIRMED":
+            # The passenger's former seat, in another hold.
+            return event.reason == "MOVED"
+        case _:
+            return request.get("hold_id") == event.hold_id
+
+
+def _saw(operation: Operation) -> Iterator[SeatRead]:
+    """The states of seats that an answer says there were."""
+    answer = operation.answer or {}
+    place = (str(operation.request.get("flight_id", "")), str(operation.request.get("seat_number", "")))
+    match operation.call, operation.outcome, operation.reason:
+        case "HoldSeat" | "HoldSeats" | "ChangeHoldSeats" | "CreateBooking" | "ChangeBookingSeats", _, "SEAT_TAKEN":
+            refused = (str(answer.get("flight_id", "")), str(answer.get("seat_number", "")))
+            if all(refused):
+                state = str(answer.get("state", ""))
+                yield refused, "state" if state else "taken", state
+        case "BlockSeat", _, "SEAT_OCCUPIED":
+            yield place, "occupied", ""
+        case "BlockSeat", "ok", _:
+            yield place, "state", "BLOCKED"
+        case "UnblockSeat", "ok", _:
+            yield place, "free", ""
+        case "ListSeatEvents", "ok", _ if not answer.get("next_page_token") and not operation.request.get("page_token"):
+            yield place, "version", str(len(answer.get("events", ())))
+        case "GetHold" | "HoldSeat" | "HoldSeats" | "ExtendHold", "ok", _ if answer.get("state") == "HELD":
+            for each in answer.get("seats", ()):
+                yield (each["flight_id"], each["seat_number"]), "held by", str(answer["hold_id"])
+        case "GetBoardingPass", "ok", _ if answer.get("seat_number", "INF") != "INF":
+            seat = (str(answer["flight_id"]), str(answer["seat_number"]))
+            yield seat, "seat of", str(answer["passenger_id"])
+        case "StartCheckIn", "ok", _ if answer.get("seat_number", "INF") != "INF":
+            seat = (str(answer["flight_id"]), str(answer["seat_number"]))
+            yield seat, "seat of", str(answer["passenger_id"])
+
+
+class _Labels:
+    """The versions of a seat that have something in common."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self._known: dict[Place, dict[tuple[str, str], list[int]]] = {}
+
+    def versions(self, place: Place, kind: str, value: str) -> Sequence[int]:
+        """Ascending."""
+        if kind == "version":
+            return [int(value)]
+        if place not in self._known:
+            self._known[place] = self._label(place)
+        return self._known[place].get((kind, value), ())
+
+    def _label(self, place: Place) -> dict[tuple[str, str], list[int]]:
+        labels: dict[tuple[str, str], list[int]] = defaultdict(list)
+        steps = [(0, "AVAILABLE", "")]
+        steps += [(event.version, event.to_state, event.hold_id or "") for event in self._truth.ledger.get(place, ())]
+        for version, state, hold_id in steps:
+            labels["state", state].append(version)
+            if state in TAKEN:
+                labels["taken", ""].append(version)
+            if state in ("HELD", "CONFIRMED"):
+                labels["occupied", ""].append(version)
+            if state in ("AVAILABLE", "OFFERED"):
+                labels["free", ""].append(version)
+            if state == "HELD":
+                labels["held by", hold_id].append(version)
+            if state == "CONFIRMED":
+                labels["seat of", self._truth.passenger_of.get((hold_id, *place), "")].append(version)
+        return labels
+
+
+def _earliest(known: dict[Any, tuple[float, Operation]], name: object, moment: float, operation: Operation) -> None:
+    if name not in known or moment < known[name][0]:
+        known[name] = (moment, operation)
+
+
+def _distinct(operations: Iterable[Operation]) -> list[Operation]:
+    return list({operation.index: operation for operation in operations}.values())
+
+
+def _name(place: Place) -> str:
+    return f"seat {place[1]} of {place[0]}"

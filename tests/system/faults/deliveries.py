@@ -1,0 +1,104 @@
+"""Reorders what RabbitMQ delivers, by its frames: AMQP 0-9-1, section 4.2 (framing) and 4.2.6 (content)."""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+METHOD, HEADER, BODY = 1, 2, 3
+FRAME_HEADER: Final = struct.Struct(">BHI")
+# After the payload of each frame comes one byte.
+FRAME_END_BYTES: Final = 1
+# Class and method of Basic.Deliver.
+DELIVER: Final = struct.pack(">HH", 60, 60)
+# In the payload of a content header, after its class and weight: how many bytes the bodies have.
+BODY_SIZE: Final = struct.Struct(">Q")
+BODY_SIZE_OFFSET: Final = 4
+MOST_HELD: Final = 16
+HOLD_SECONDS: Final = (0.05, 0.4)
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A delivery whose frames have begun to arrive."""
+
+    frames: bytearray
+    body_left: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.body_left == 0
+
+
+@dataclass(slots=True)
+class Shuffler:
+    """Holds whole deliveries of one connection back and releases them in another order. All other frames pass."""
+
+    generator: random.Random
+    _unread: bytearray = field(default_factory=bytearray)
+    _begun: dict[int, _Delivery] = field(default_factory=dict)
+    """By channel: contents of one channel do not interleave."""
+    _held: list[tuple[int, bytes]] = field(default_factory=list)
+    """Whole deliveries with their channel."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds deliveries back."""
+        return bool(self._held)
+
+    def hold_seconds(self) -> float:
+        """Returns for how long the next deliveries are held back."""
+        return self.generator.uniform(*HOLD_SECONDS)
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes the next bytes of the broker; returns those that pass now."""
+        self._unread += data
+        passed = bytearray()
+        while (frame := self._next_frame()) is not None:
+            kind, channel, _ = FRAME_HEADER.unpack_from(frame)
+            payload = frame[FRAME_HEADER.size : -FRAME_END_BYTES]
+            if kind == METHOD and payload.startswith(DELIVER):
+                self._begun[channel] = _Delivery(bytearray(frame))
+            elif kind in (HEADER, BODY) and channel in self._begun:
+                self._continue(channel, kind, frame, payload)
+            else:
+                # The channel may be closed by this frame; a delivery after that would violate the protocol.
+                passed += self._release_of(channel) + frame
+        if len(self._held) >= MOST_HELD:
+            passed += self.release()
+        return bytes(passed)
+
+    def release(self) -> bytes:
+        """Returns the deliveries that were held back, in a random order."""
+        held, self._held = self._held, []
+        self.generator.shuffle(held)
+        return b"".join(delivery for _, delivery in held)
+
+    def _release_of(self, channel: int) -> bytes:
+        own = [delivery for other, delivery in self._held if other == channel]
+        self._held = [each for each in self._held if each[0] != channel]
+        self.generator.shuffle(own)
+        return b"".join(own)
+
+    def _continue(self, channel: int, kind: int, frame: bytes, payload: bytes) -> None:
+        delivery = self._begun[channel]
+        delivery.frames += frame
+        if kind == HEADER:
+            (delivery.body_left,) = BODY_SIZE.unpack_from(payload, BODY_SIZE_OFFSET)
+        elif delivery.body_left is not None:
+            delivery.body_left -= len(payload)
+        if delivery.is_whole:
+            del self._begun[channel]
+            self._held.append((channel, bytes(delivery.frames)))
+
+    def _next_frame(self) -> bytes | None:
+        if len(self._unread) < FRAME_HEADER.size:
+            return None
+        size = FRAME_HEADER.size + FRAME_HEADER.unpack_from(self._unread)[2] + FRAME_END_BYTES
+        if len(self._unread) < size:
+            return None
+        frame = bytes(self._unread[:size])
+        del self._unread[:size]
+        return frame

@@ -1,0 +1,80 @@
+"""Plays a schedule of faults on a running stack."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from tests.system.faults.act import Unsuitable, acting
+from tests.system.faults.schedule import Planned, groups
+from tests.system.faults.stack import RunningStack
+from tests.waiting import pause
+
+
+@dataclass(slots=True)
+class Played:
+    """What became of a fault. Times are of the monotonic clock."""
+
+    planned: Planned
+    began: float
+    ended: float | None = None
+    """When it was undone; None while it lasts."""
+    skipped: str = ""
+    """Why the stack could not have this fault."""
+    error: str = ""
+    """Why it could not begin or be undone; then the run proves nothing."""
+
+
+async def _calm() -> None:
+    """Does nothing after a group."""
+
+
+async def play(
+    stack: RunningStack,
+    planned: Sequence[Planned],
+    *,
+    until: float | None = None,
+    played: list[Played] | None = None,
+    after_group: Callable[[], Awaitable[None]] = _calm,
+) -> list[Played]:
+    """Plays the faults; returns what became of each, and appends it to `played` when the fault begins.
+
+    A group of faults begins when its time has come and the calm seconds after the one before it have passed: on a slow
+    machine all that follows comes later. No group begins that would not be undone at `until`, a moment of the
+    monotonic clock. `after_group` is awaited when the faults of a group are undone.
+    """
+    record = [] if played is None else played
+    start = time.monotonic()
+    for group in groups(planned):
+        ends_seconds = max(each.ends_at_seconds for each in group)
+        if until is not None and start + ends_seconds > until:
+            break
+        await _until(start + group[0].at_seconds)
+        async with asyncio.TaskGroup() as acts:
+            for each in group:
+                acts.create_task(_play_one(stack, each, start, record))
+        # What the group took longer than planned delays all others.
+        start += max(0.0, time.monotonic() - (start + ends_seconds))
+        await after_group()
+    return record
+
+
+async def _play_one(stack: RunningStack, planned: Planned, start: float, record: list[Played]) -> None:
+    await _until(start + planned.at_seconds)
+    played = Played(planned, time.monotonic())
+    record.append(played)
+    try:
+        async with acting(planned.fault, stack):
+            await _until(played.began + planned.seconds)
+    except Unsuitable as reason:
+        played.skipped = str(reason)
+    except Exception as error:
+        played.error = repr(error)
+    finally:
+        played.ended = time.monotonic()
+
+
+async def _until(moment: float) -> None:
+    await pause(max(0.0, moment - time.monotonic()))

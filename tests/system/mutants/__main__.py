@@ -1,0 +1,141 @@
+"""`python -m tests.system.mutants [NAME …]`: plants bugs in a copy of the tree, and shows what catches each.
+
+Without names all are planted, one after the other. A mutant is caught by a short run of the tester, played on the
+copy's services (`--by run`), by its test files (`--by tests`), or by the first of both that finds it (`--by any`, the
+default). Ends with 1 if one is not caught.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tests.system import checks
+from tests.system.mutants.catalogue import MUTANTS, UNREST, VERIFY, Mutant
+from tests.system.mutants.planting import REPOSITORY, copy_with
+
+SEEDS: Final = (1, 2, 3)
+# A run with its start, its rest and its end; a test file on a busy machine.
+RUN_SECONDS: Final = 900
+TESTS_SECONDS: Final = 600
+# How the report of a run names what it found.
+_FOUND: Final = re.compile(r"^ +(\w+): \d+$", re.MULTILINE)
+_VERIFY_FAILED: Final = re.compile(r"^skyhigh verify ended with 1:", re.MULTILINE)
+_NO_REST: Final = "did not come to rest"
+_say = partial(print, flush=True)
+_FAILED_TEST: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """What caught a mutant, and how long that took."""
+
+    by: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.by} ({self.seconds:.0f} s)"
+
+
+class UndecidedError(Exception):
+    """A command was ended by its time limit before it could find anything."""
+
+
+def by_run(mutant: Mutant, copy: Path, *, seeds: Sequence[int], minutes: float) -> Catch | None:
+    """Plays seeds on the copy's services until a check finds something. Only what is expected counts."""
+    begun = time.monotonic()
+    for seed in seeds if mutant.checks else ():
+        with tempfile.TemporaryDirectory(prefix="skyhigh-mutant-run-") as folder:
+            command = [
+                sys.executable, "-m", "tests.system", "--seed", str(seed), "--minutes", str(minutes),
+                "--faults", "all" if mutant.with_faults else "none", "--checkout", str(copy), "--folder", folder,
+            ]  # fmt: skip
+            output = _output(command, REPOSITORY, RUN_SECONDS)
+        found = sorted(found_in(output) & set(mutant.checks))
+        if found:
+            return Catch(f"{', '.join(found)} with seed {seed}", time.monotonic() - begun)
+    return None
+
+
+def found_in(report: str) -> set[str]:
+    """The checks that found something, by the report of a run."""
+    found = set(_FOUND.findall(report)) & set(checks.CHECKS)
+    if _VERIFY_FAILED.search(report):
+        found.add(VERIFY)
+    if _NO_REST in report:
+        found.add(UNREST)
+    return found
+
+
+def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
+    """Runs the mutant's test files in the copy, one after the other, until one fails."""
+    begun = time.monotonic()
+    for name in mutant.tests:
+        command = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider", name]
+        failed = _FAILED_TEST.search(_output(command, copy, TESTS_SECONDS))
+        if failed:
+            return Catch(failed[1].rpartition("/")[2], time.monotonic() - begun)
+    return None
+
+
+def _output(command: Sequence[str], folder: Path, seconds: float) -> str:
+    """What a command printed. Raises UndecidedError for one that the time limit ends: the machine is busy."""
+    # Python looks for modules in the folder first, so that the copy's are used, and its children inherit the folder.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    try:
+        ended = subprocess.run(
+            command, cwd=folder, env=variables, check=False, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise UndecidedError(f"not ended after {seconds:.0f} s: {' '.join(command[1:4])}") from expired
+    return ended.stdout + ended.stderr
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the code to end with."""
+    parser = argparse.ArgumentParser(prog="python -m tests.system.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which mutants; all where left out")
+    parser.add_argument("--by", choices=("run", "tests", "any"), default="any")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="the seeds to play until one finds it")
+    parser.add_argument("--minutes", type=float, default=0.5, help="how long the clients play a seed")
+    parser.add_argument("--list", action="store_true", help="only list them")
+    given = parser.parse_args(arguments)
+    known = {mutant.name: mutant for mutant in MUTANTS}
+    unknown = [name for name in given.names if name not in known]
+    if unknown:
+        parser.error(f"no mutant is called {', '.join(unknown)}; --list shows all")
+    chosen = [known[name] for name in given.names] or list(MUTANTS)
+    if given.list:
+        for mutant in chosen:
+            _say(f"{mutant.name}: {mutant.file}; {', '.join((*mutant.checks, *mutant.tests))}")
+        return 0
+    missed = 0
+    for mutant in chosen:
+        catch = None
+        verdict = "NOT CAUGHT"
+        try:
+            with copy_with(mutant) as copy:
+                if given.by != "tests":
+                    catch = by_run(mutant, copy, seeds=given.seeds, minutes=given.minutes)
+                if catch is None and given.by != "run":
+                    catch = by_tests(mutant, copy)
+        except UndecidedError as undecided:
+            verdict = f"UNDECIDED, {undecided}"
+        missed += catch is None
+        _say(f"{mutant.name}: {verdict if catch is None else f'caught by {catch}'}")
+    _say(f"{len(chosen) - missed} of {len(chosen)} mutants caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

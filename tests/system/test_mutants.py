@@ -1,0 +1,42 @@
+"""Each planted bug still applies to today's code, changes it, and leaves it readable by Python."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.system import checks
+from tests.system.mutants.catalogue import MUTANTS, UNREST, VERIFY, Mutant
+from tests.system.mutants.planting import REPOSITORY, planted
+
+LEAST = 30
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.name))
+def test_mutant_applies(mutant: Mutant) -> None:
+    before = (REPOSITORY / mutant.file).read_text()
+    after = planted(mutant, before)
+    assert after != before
+    ast.parse(after)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.name))
+def test_mutant_names_what_catches_it(mutant: Mutant) -> None:
+    assert set(mutant.checks) <= {*checks.CHECKS, VERIFY, UNREST}
+    assert mutant.checks or mutant.tests
+    assert [name for name in mutant.tests if not (REPOSITORY / name).is_file()] == []
+
+
+def test_there_are_enough_mutants_in_every_service() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= LEAST
+    packages = {Path(mutant.file).parts[0] for mutant in MUTANTS}
+    assert packages >= {f"{name}_service" for name in ("seat", "checkin", "waitlist", "payment", "flight", "booking")}
+    assert "services" in packages
+
+
+def test_text_that_is_there_twice_or_never_is_no_place_for_a_mutant() -> None:
+    for source in ("", "one one"):
+        with pytest.raises(ValueError, match="occurs"):
+            planted(Mutant("twice", "a.py", (("one", "two"),)), source)
