@@ -1,13 +1,14 @@
--- Refuses JSON bodies that the transcoder would read in more than one way: it takes the last of two values of a key,
--- drops null in a list, flattens a list in a list, and makes a list of one object. It also takes unquoted keys, single
--- quotes and commas before an end. The tables before this text come from the protos: ROUTES has {verb, path, type,
--- fields of the path}, TYPES the fields of each message by both of their names.
+-- Refuses JSON bodies and queries that the transcoder would read in more than one way. Of a body it takes the last of two
+-- values of a key, drops null in a list, flattens a list in a list, and makes a list of one object. It also takes unquoted
+-- keys, single quotes and commas before an end. Of a query it takes the last of two values of a parameter, and prefers the
+-- query to the path and to the body. The tables before this text come from the protos: ROUTES has for each verb {path, type,
+-- fields of the path, what the body is}, TYPES the fields of each message by both of their names.
 
 local MAX_DEPTH = 32
 local WHITE = "[^ \t\r\n]"
 
-local function refuse(path, text)
-  error({ message = (path:find("^[%w_.%[%]-]+$") and path or "body") .. ": " .. text })
+local function refuse(path, text, otherwise)
+  error({ message = (path:find("^[%w_.%[%]-]+$") and path or otherwise or "body") .. ": " .. text })
 end
 
 local function malformed(at)
@@ -184,41 +185,80 @@ local function read_body(text, kind, in_path)
   end
 end
 
--- Returns the type of the body, and the values in the path; nothing for a path without a JSON body.
+local function decoded(text)
+  local spaced = text:gsub("+", " ")
+  return (spaced:gsub("%%(%x%x)", function(code)
+    return string.char(tonumber(code, 16))
+  end))
+end
+
+-- The transcoder refuses parameters that the message does not have.
+local function read_query(query, route)
+  local fields, seen, in_path = TYPES[route.type] or {}, {}, {}
+  for _, name in ipairs(route.fields) do
+    in_path[name] = true
+  end
+  for pair in query:gmatch("[^&]+") do
+    local key = decoded(pair:match("^[^=]*"))
+    local field = fields[key]
+    local name = field and field.name or key
+    if route.body ~= "none" then
+      refuse(name, "is not taken in the query; put it into the body", "query")
+    elseif in_path[name] then
+      refuse(name, "stands in the path; leave it out of the query", "query")
+    elseif key == "" then
+      refuse("query", "a parameter has no name")
+    elseif seen[name] and not (field and field.list) then
+      refuse(name, "comes twice", "query")
+    end
+    seen[name] = true
+  end
+end
+
+-- Returns the route, and the values in the path; nothing for a path that no RPC has. A slash at the end changes nothing,
+-- as it changes nothing for the transcoder.
 local function route_of(verb, path)
-  path = path:match("^[^?]*")
-  for _, route in ipairs(ROUTES) do
-    if route.verb == verb then
-      local values = { path:match(route.path) }
-      if values[1] then
-        local in_path = {}
-        for index, name in ipairs(route.fields) do
-          if not values[index]:find("%", 1, true) then
-            in_path[name] = values[index]
-          end
+  for _, route in ipairs(ROUTES[verb] or {}) do
+    local values = { path:match(route.path) }
+    if values[1] then
+      local in_path = {}
+      for index, name in ipairs(route.fields) do
+        if not values[index]:find("%", 1, true) then
+          in_path[name] = values[index]
         end
-        return route.type, in_path
       end
+      return route, in_path
     end
   end
 end
 
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  if (headers:get("content-type") or ""):find("application/grpc", 1, true) == 1 then
-    return
-  end
-  local kind, in_path = route_of(headers:get(":method"), headers:get(":path"))
-  if kind == nil then
-    return
-  end
-  local body = handle:body()
-  if body == nil or body:length() == 0 then
-    return
-  end
-  local is_strict, problem = pcall(read_body, body:getBytes(0, body:length()), kind, in_path)
+-- Whether the transcoder leaves the request alone, by the same two forms of the content type that it knows.
+local function is_grpc(content_type)
+  return content_type == "application/grpc" or content_type:find("application/grpc+", 1, true) == 1
+end
+
+local function check(handle, read, ...)
+  local is_strict, problem = pcall(read, ...)
   if not is_strict then
     local message = type(problem) == "table" and problem.message or "body: can't be read as JSON"
     handle:respond({ [":status"] = "400" }, message)
+  end
+  return is_strict
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local verb = headers:get(":method")
+  local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
+  if (verb == "GET" and query == "") or is_grpc(headers:get("content-type") or "") then
+    return
+  end
+  local route, in_path = route_of(verb, path)
+  if route == nil or not check(handle, read_query, query, route) or route.body ~= "json" then
+    return
+  end
+  local body = handle:body()
+  if body ~= nil and body:length() > 0 then
+    check(handle, read_body, body:getBytes(0, body:length()), route.type, in_path)
   end
 end
