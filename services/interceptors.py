@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from services import call, db, telemetry
-from services.auth import ANYBODY, Access, TokenVerifier
+from services.auth import ANYBODY, Access, Principal, TokenVerifier
 from services.call import Call, Network
 from services.errors import (
     DeadlineExceeded,
@@ -26,6 +26,7 @@ from services.errors import (
     PermissionDenied,
     Refusal,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 from services.validation import validate
@@ -132,8 +133,9 @@ class _Guard:
     async def stream(self, body: bytes, context: _Context) -> None:
         try:
             request = await self._admit(body, context)
-            with self._places.taken_by(call.running().principal.name):
-                await self._send(self._stream(request, context), context)
+            principal = call.running().principal
+            with self._places.taken_by(principal.name):
+                await self._send_until_expired(principal, self._stream(request, context), context)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -150,6 +152,21 @@ class _Guard:
         except Exception as error:
             await self._refuse(error, context)
         self._ok.inc()
+
+    async def _send_until_expired(
+        self, principal: Principal, messages: AsyncIterator[Message], context: _Context
+    ) -> None:
+        """Sends the messages. Raises Unauthenticated when the caller's token expires.
+
+        A token is checked when a stream begins, and a stream has no end of its own.
+        """
+        try:
+            async with asyncio.timeout(principal.expire_time - time.time()) as limit:
+                await self._send(messages, context)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unauthenticated from error
 
     async def _send(self, messages: AsyncIterator[Message], context: _Context) -> None:
         async for message in messages:
