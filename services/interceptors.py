@@ -188,16 +188,20 @@ class _Guard:
         return request
 
     async def _authorize(self, context: _Context) -> None:
-        """Says in `call.RUNNING` who calls. Raises Unauthenticated and PermissionDenied."""
+        """Says in `call.RUNNING` who calls. Raises Unauthenticated and PermissionDenied.
+
+        Two tokens are none, and two different idempotency keys are one that is no UUID: otherwise the caller and the
+        service could mean different ones.
+        """
         authorization = traceparent = idempotency_header = None
         access = self._access
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
-                authorization = value
+                authorization = value if authorization is None else ""
             elif key == "traceparent":
                 traceparent = value
-            elif key == call.IDEMPOTENCY_HEADER:
-                idempotency_header = value
+            elif key == call.IDEMPOTENCY_HEADER and value != idempotency_header:
+                idempotency_header = value if idempotency_header is None else f"{idempotency_header!s}, {value!s}"
         if access is not None and access.public:
             principal = ANYBODY
         else:
