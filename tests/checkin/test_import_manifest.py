@@ -91,6 +91,7 @@ async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
     ("more", "field"),
     [
         ({"departure_date": "2010-02-30"}, "flight.departure_date"),
+        ({"origin": "LIS", "destination": "LIS"}, "flight.destination"),
         ({"check_in_opens_before": seconds(60)}, "flight.check_in_closes_before"),
         (
             {"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)},
@@ -107,8 +108,9 @@ async def test_facts_that_fit_no_flight_are_refused(airport: Airport, more: dict
 async def test_a_flight_that_lands_before_it_leaves_is_refused(airport: Airport) -> None:
     flight = facts()
     flight.arrival_time.seconds = flight.departure_time.seconds
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+    assert refusal.fields == ["flight.arrival_time"]
 
 
 @pytest.mark.parametrize("year", [1, 1970, 9999])
