@@ -1,13 +1,14 @@
--- Refuses JSON bodies and queries that the transcoder would read in more than one way: it takes the last of two values of a key,
--- drops null in a list, flattens a list in a list, and makes a list of one object. It also takes unquoted keys, single
--- quotes and commas before an end. Of a query it takes the last of two values. The tables before this text come from the protos: ROUTES has {verb, path, type, fields of the path, whether
--- there is a body}, TYPES the fields of each message by both of their names.
+-- Refuses JSON bodies and queries that the transcoder would read in more than one way. Of a body it takes the last of two
+-- values of a key, drops null in a list, flattens a list in a list, and makes a list of one object. It also takes unquoted
+-- keys, single quotes and commas before an end. Of a query it takes the last of two values of a parameter, and prefers the
+-- query to the path and to the body. The tables before this text come from the protos: ROUTES has for each verb {path, type,
+-- fields of the path, what the body is}, TYPES the fields of each message by both of their names.
 
 local MAX_DEPTH = 32
 local WHITE = "[^ \t\r\n]"
 
-local function refuse(path, text)
-  error({ message = (path:find("^[%w_.%[%]-]+$") and path or "body") .. ": " .. text })
+local function refuse(path, text, otherwise)
+  error({ message = (path:find("^[%w_.%[%]-]+$") and path or otherwise or "body") .. ": " .. text })
 end
 
 local function malformed(at)
@@ -122,9 +123,7 @@ local function read_object(text, at, kind, path, depth, in_path)
       malformed(at)
     end
     at = skip(text, at + 1)
-    local bound = in_path and in_path[name]
-    -- A value with a percent sign is the transcoder's to compare.
-    if bound and not bound:find("%", 1, true) and text:sub(at, at) == '"' and read_string(text, at) ~= bound then
+    if in_path and in_path[name] and text:sub(at, at) == '"' and read_string(text, at) ~= in_path[name] then
       refuse(inner, "differs from the value in the path")
     end
     at = skip(text, read_value(text, at, field, false, inner, depth))
@@ -186,14 +185,15 @@ local function read_body(text, kind, in_path)
   end
 end
 
-local function unescaped(text)
-  return (text:gsub("%%(%x%x)", function(code)
+local function decoded(text)
+  local spaced = text:gsub("+", " ")
+  return (spaced:gsub("%%(%x%x)", function(code)
     return string.char(tonumber(code, 16))
   end))
 end
 
 -- Returns a field by its place in a query, such as `preferences.cabin`: its place by the protos' names, and what TYPES
--- says of it; nothing for a place that there is not, which the transcoder refuses.
+-- says of it; nothing for a place that does not exist, which the transcoder refuses.
 local function field_at(kind, place)
   local fields, field, path = TYPES[kind], nil, nil
   for name in place:gmatch("[^.]+") do
@@ -207,62 +207,74 @@ local function field_at(kind, place)
   return path, field
 end
 
-local function read_query(query, kind, in_path, has_body)
-  local seen = {}
+-- Names each parameter as the caller wrote it.
+local function read_query(query, route)
+  local seen, in_path = {}, {}
+  for _, name in ipairs(route.fields) do
+    in_path[name] = true
+  end
   for pair in query:gmatch("[^&]+") do
-    local place = unescaped(pair:match("^[^=]*"))
-    local path, field = field_at(kind, place)
-    if path and in_path[path] then
-      refuse(place, "is in the path already")
-    elseif path and has_body then
-      refuse(place, "belongs in the body, not in the query")
-    elseif path and seen[path] and not field.list then
-      refuse(place, "comes twice")
-    elseif path then
-      seen[path] = true
+    local place = decoded(pair:match("^[^=]*"))
+    local path, field = field_at(route.type, place)
+    path = path or place
+    if place == "" then
+      refuse("query", "a parameter has no name")
+    elseif in_path[path] then
+      refuse(place, "is in the path already; leave it out of the query", "query")
+    elseif route.body ~= "none" then
+      refuse(place, "is not taken in the query; put it into the body", "query")
+    elseif seen[path] and not (field and field.list) then
+      refuse(place, "comes twice", "query")
+    end
+    seen[path] = true
+  end
+end
+
+-- Returns the route, and the values in the path; nothing for a path that no RPC has. A slash at the end changes nothing,
+-- as it changes nothing for the transcoder.
+local function route_of(verb, path)
+  for _, route in ipairs(ROUTES[verb] or {}) do
+    local values = { path:match(route.path) }
+    if values[1] then
+      local in_path = {}
+      for index, name in ipairs(route.fields) do
+        -- A value with a percent sign is the transcoder's to compare.
+        if not values[index]:find("%", 1, true) then
+          in_path[name] = values[index]
+        end
+      end
+      return route, in_path
     end
   end
 end
 
--- Returns the route of a call, and the values in its path; nothing for a path that is not JSON's.
-local function route_of(verb, path)
-  path = path:match("^[^?]*")
-  for _, route in ipairs(ROUTES) do
-    if route.verb == verb then
-      local values = { path:match(route.path) }
-      if values[1] then
-        local in_path = {}
-        for index, name in ipairs(route.fields) do
-          in_path[name] = values[index]
-        end
-        return route, in_path
-      end
-    end
+-- Whether the transcoder leaves the request alone, by the same two forms of the content type that it knows.
+local function is_grpc(content_type)
+  return content_type == "application/grpc" or content_type:find("application/grpc+", 1, true) == 1
+end
+
+local function check(handle, read, ...)
+  local is_strict, problem = pcall(read, ...)
+  if not is_strict then
+    local message = type(problem) == "table" and problem.message or "body: can't be read as JSON"
+    handle:respond({ [":status"] = "400" }, message)
   end
+  return is_strict
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if (headers:get("content-type") or ""):find("application/grpc", 1, true) == 1 then
-    return
-  end
-  local verb, path = headers:get(":method"), headers:get(":path")
-  local query = path:match("%?(.+)$")
-  -- Most calls read, and have nothing to be read in two ways.
-  if query == nil and verb == "GET" then
+  local verb = headers:get(":method")
+  local path, query = headers:get(":path"):match("^([^?]*)%??(.*)$")
+  if (verb == "GET" and query == "") or is_grpc(headers:get("content-type") or "") then
     return
   end
   local route, in_path = route_of(verb, path)
-  if route == nil then
+  if route == nil or not check(handle, read_query, query, route) or route.body ~= "json" then
     return
   end
-  local is_strict, problem = pcall(read_query, query or "", route.type, in_path, route.body)
-  local body = is_strict and route.body and handle:body()
-  if body and body:length() > 0 then
-    is_strict, problem = pcall(read_body, body:getBytes(0, body:length()), route.type, in_path)
-  end
-  if not is_strict then
-    local message = type(problem) == "table" and problem.message or "body: can't be read as JSON"
-    handle:respond({ [":status"] = "400" }, message)
+  local body = handle:body()
+  if body ~= nil and body:length() > 0 then
+    check(handle, read_body, body:getBytes(0, body:length()), route.type, in_path)
   end
 end

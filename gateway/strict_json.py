@@ -1,4 +1,4 @@
-"""The tables of `strict_json.lua` and `errors.lua`: which calls have JSON, and the names and kinds of their fields."""
+"""The tables of `strict_json.lua` and `errors.lua`: routes, their bodies, and the names and kinds of fields."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ def script(api: FileDescriptorSet, methods: Iterable[MethodDescriptorProto]) -> 
     messages = {
         name: message for file in api.file for name, message in _messages(f".{file.package}", file.message_type)
     }
-    routes = list(_routes(methods))
+    routes: dict[str, list[Any]] = {}
+    for verb, route in _routes(methods):
+        routes.setdefault(verb, []).append(route)
     types: dict[str, dict[str, Any]] = {}
-    wanted = [route["type"] for route in routes]
+    wanted = [route["type"] for each in routes.values() for route in each if route["body"] != "raw"]
     while wanted:
         name = wanted.pop()
         if name in types:
@@ -70,21 +72,25 @@ def names(api: FileDescriptorSet) -> str:
     return f"local NAMES = {_lua(dict(sorted(found.items())))}\n"
 
 
-def _routes(methods: Iterable[MethodDescriptorProto]) -> Iterator[dict[str, Any]]:
+def _routes(methods: Iterable[MethodDescriptorProto]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the verb of each binding, and its row: `body` is json, raw (any bytes) or none."""
     for method in methods:
         rule = method.options.Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):
             verb = binding.WhichOneof("pattern")
-            if verb and method.input_type != _HTTP_BODY:
+            if verb:
                 template = getattr(binding, verb)
                 literals = [re.sub(r"(\W)", r"%\1", part) for part in re.split(r"\{\w+\}", template)]
-                yield {
-                    "verb": verb.upper(),
-                    "path": f"^{'([^/]+)'.join(literals)}$",
-                    "type": method.input_type,
-                    "fields": re.findall(r"\{(\w+)\}", template),
-                    "body": bool(binding.body),
-                }
+                body = ("raw" if method.input_type == _HTTP_BODY else "json") if binding.body else "none"
+                yield (
+                    verb.upper(),
+                    {
+                        "path": f"^{'([^/]+)'.join(literals)}/?$",
+                        "type": method.input_type,
+                        "fields": re.findall(r"\{(\w+)\}", template),
+                        "body": body,
+                    },
+                )
 
 
 def _messages(scope: str, messages: Iterable[DescriptorProto]) -> Iterator[tuple[str, DescriptorProto]]:

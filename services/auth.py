@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 import urllib.request
@@ -105,6 +106,8 @@ class Principal:
     name: str
     passengers: Mapping[tuple[str, str], SessionPassenger] = field(default_factory=dict)
     """By (flight id, passenger id); empty but for passenger sessions."""
+    expire_time: float = field(default=math.inf, compare=False)
+    """Until when the token is taken, in seconds since 1970: its end, and the skew of its issuer's clock."""
 
     @property
     def acts_for_others(self) -> bool:
@@ -170,13 +173,13 @@ class TokenVerifier:
             leeway=CLOCK_SKEW_SECONDS,
         )
         self._issue = jwt.JWTClaimsRegistry(leeway=ISSUE_SKEW_SECONDS)
-        self._known: dict[str, tuple[float, Principal]] = {}
+        self._known: dict[str, Principal] = {}
 
     async def principal(self, authorization: str | None) -> Principal:
         """Returns who sent this `authorization` header. Raises Unauthenticated."""
         known = self._known.get(authorization or "")
-        if known is not None and known[0] > time.time():
-            return known[1]
+        if known is not None and known.expire_time > time.time():
+            return known
         if authorization is None or len(authorization) > MAX_TOKEN_BYTES:
             raise Unauthenticated
         if not authorization.startswith(TOKEN_PREFIXES):
@@ -185,7 +188,7 @@ class TokenVerifier:
         principal = _principal(claims)
         if len(self._known) >= CACHED_TOKENS:
             self._known.pop(next(iter(self._known)))
-        self._known[authorization] = (float(claims["exp"]) + CLOCK_SKEW_SECONDS, principal)
+        self._known[authorization] = principal
         return principal
 
     async def _claims(self, token: str) -> dict[str, Any]:
@@ -232,4 +235,5 @@ def _principal(claims: Mapping[str, Any]) -> Principal:
         }
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise Unauthenticated from error
-    return Principal(role=role, name=f"{role}:{subject}", passengers=passengers)
+    expire_time = float(claims["exp"]) + CLOCK_SKEW_SECONDS
+    return Principal(role=role, name=f"{role}:{subject}", passengers=passengers, expire_time=expire_time)

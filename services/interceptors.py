@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from services import call, db, telemetry
 from services.addresses import Network
-from services.auth import ANYBODY, Access, TokenVerifier
+from services.auth import ANYBODY, Access, Principal, TokenVerifier
 from services.call import Call
 from services.errors import (
     DeadlineExceeded,
@@ -27,6 +27,7 @@ from services.errors import (
     PermissionDenied,
     Refusal,
     ResourceExhausted,
+    Unauthenticated,
     Unavailable,
 )
 from services.validation import validate
@@ -133,8 +134,9 @@ class _Guard:
     async def stream(self, body: bytes, context: _Context) -> None:
         try:
             request = await self._admit(body, context)
-            with self._places.taken_by(call.running().principal.name):
-                await self._send(self._stream(request, context), context)
+            principal = call.running().principal
+            with self._places.taken_by(principal.name):
+                await self._send_until_expired(principal, self._stream(request, context), context)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -151,6 +153,21 @@ class _Guard:
         except Exception as error:
             await self._refuse(error, context)
         self._ok.inc()
+
+    async def _send_until_expired(
+        self, principal: Principal, messages: AsyncIterator[Message], context: _Context
+    ) -> None:
+        """Sends the messages. Raises Unauthenticated when the caller's token expires.
+
+        A token is checked when a stream begins, and a stream has no end of its own.
+        """
+        try:
+            async with asyncio.timeout(principal.expire_time - time.time()) as limit:
+                await self._send(messages, context)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unauthenticated from error
 
     async def _send(self, messages: AsyncIterator[Message], context: _Context) -> None:
         async for message in messages:
@@ -172,16 +189,20 @@ class _Guard:
         return request
 
     async def _authorize(self, context: _Context) -> None:
-        """Says in `call.RUNNING` who calls. Raises Unauthenticated and PermissionDenied."""
+        """Says in `call.RUNNING` who calls. Raises Unauthenticated and PermissionDenied.
+
+        Two tokens are none, and two different idempotency keys are one that is no UUID: otherwise the caller and the
+        service could mean different ones.
+        """
         authorization = traceparent = idempotency_header = None
         access = self._access
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
-                authorization = value
+                authorization = value if authorization is None else ""
             elif key == "traceparent":
                 traceparent = value
-            elif key == call.IDEMPOTENCY_HEADER:
-                idempotency_header = value
+            elif key == call.IDEMPOTENCY_HEADER and value != idempotency_header:
+                idempotency_header = value if idempotency_header is None else f"{idempotency_header!s}, {value!s}"
         if access is not None and access.public:
             principal = ANYBODY
         else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 import protovalidate
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from services.errors import FieldViolation, InvalidArgument
@@ -38,13 +39,15 @@ def violations_of(message: Message) -> list[FieldViolation]:
 def _field_violation(request: Message, violation: protovalidate.Violation) -> FieldViolation:
     proto = violation.proto
     path = ""
+    message = cast("Descriptor | None", request.DESCRIPTOR)
     for element in proto.field.elements if proto.field is not None else ():
         path += f".{element.field_name}" if path else element.field_name
+        message = message and message.fields_by_name[element.field_name].message_type
         if element.subscript is not None and element.subscript.field == "index":
             path += f"[{element.subscript.value}]"
     description = proto.message or "is malformed"
     named, separator, rest = description.partition(": ")
-    # A rule about several fields belongs to none; its message begins with the one that the caller shall look at.
-    if not path and separator and named in request.DESCRIPTOR.fields_by_name:
-        path, description = named, rest
+    # A rule about several fields of a message belongs to none; its text begins with the one to look at.
+    if separator and message is not None and named in message.fields_by_name:
+        path, description = f"{path}.{named}" if path else named, rest
     return FieldViolation(field=path or "request", description=description, rule=proto.rule_id)

@@ -96,6 +96,7 @@ async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
         ({"departure_date": day(-2)}, "flight.departure_date"),
         ({"departure_date": day(3)}, "flight.departure_date"),
         ({"origin": "QQQ", "departure_date": day(3)}, "flight.departure_date"),
+        ({"origin": "LIS", "destination": "LIS"}, "flight.destination"),
         ({"check_in_opens_before": seconds(60)}, "flight.check_in_opens_before"),
         ({"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)}, "flight.check_in_opens_before"),
         # Less than a microsecond is nothing to the database, and would be taken for what was left out.
@@ -114,8 +115,9 @@ async def test_a_flight_that_lands_as_it_leaves_is_refused(airport: Airport, nan
     flight = facts()
     flight.arrival_time.CopyFrom(flight.departure_time)
     flight.arrival_time.nanos += nanos
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
+    assert refusal.fields == ["flight.arrival_time"]
 
 
 @pytest.mark.parametrize("year", [1, 1970, 9999])

@@ -1,4 +1,4 @@
-"""JSON bodies at the edge: one reading only, and a size for each path (GW-6, docs/rules.md section 12)."""
+"""JSON bodies and queries at the edge: one reading only, and a size for each path (GW-6, docs/rules.md section 12)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ from tests.gateway.test_json_contract import reason, violations
 P = '{"givenName":"Jan","lastName":"Doe"}'
 
 
-async def post(gateway: Gateway, path: str, body: str) -> tuple[int, str]:
-    """Returns the status of an operations user's call, and the field that a refusal names."""
+async def send(gateway: Gateway, verb: str, path: str, body: str = "") -> tuple[int, str]:
+    """Returns the status of an agent's call, and the field that a refusal names."""
     token = gateway.callers.agent("desk").token
-    answer = await gateway.http.post(
-        path, content=body.encode(), headers={"authorization": f"Bearer {token}", "content-type": "application/json"}
+    answer = await gateway.http.request(
+        verb,
+        path,
+        content=body.encode(),
+        headers={"authorization": f"Bearer {token}", **({"content-type": "application/json"} if body else {})},
     )
     if answer.status_code != 400:
         return answer.status_code, ""
     assert reason(answer) == "INVALID_FIELD"
     (violation,) = violations(answer)
     return 400, violation["field"]
+
+
+async def post(gateway: Gateway, path: str, body: str) -> tuple[int, str]:
+    """Sends a JSON body as `send` does."""
+    return await send(gateway, "POST", path, body)
 
 
 @pytest.mark.parametrize(
@@ -90,39 +98,6 @@ async def test_a_body_that_contradicts_its_path_is_refused(gateway: Gateway) -> 
     assert await post(gateway, "/v1/bookings/A/cancel", '{"bookingId":"A"}') == (200, "")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "field"),
-    [
-        ("GET", "/v1/flights/SH101-1/seatmap?known_version=1&known_version=2", "known_version"),
-        ("GET", "/v1/flights/SH101-1/seatmap?known_version=1&knownVersion=2", "knownVersion"),
-        ("GET", "/v1/flights/SH101-1/seatmap?known%5Fversion=1&known_version=1", "known_version"),
-        ("GET", "/v1/flights/SH101-1/seatmap?flight_id=SH101-2", "flight_id"),
-        ("GET", "/v1/flights/SH101-1/seatmap?flightId=SH101-1", "flightId"),
-        ("GET", "/v1/search?source=FRA&source=LIS", "source"),
-        ("POST", "/v1/bookings?flight_id=SH101-1", "flight_id"),
-        ("POST", "/v1/bookings/A/cancel?bookingId=B", "bookingId"),
-    ],
-)
-async def test_a_query_with_two_readings_is_refused_with_its_field(
-    gateway: Gateway, others: Others, method: str, path: str, field: str
-) -> None:
-    heard = len(others.echo.heard)
-    token = gateway.callers.agent("desk").token
-    answer = await gateway.http.request(
-        method, path, json={} if method == "POST" else None, headers={"authorization": f"Bearer {token}"}
-    )
-    assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD")
-    assert [each["field"] for each in violations(answer)] == [field]
-    assert len(others.echo.heard) == heard
-
-
-async def test_a_list_in_a_query_has_many_values(gateway: Gateway, flight: str) -> None:
-    token = gateway.callers.agent("desk").token
-    query = "partySize=1&positions=WINDOW&positions=AISLE&cabin=ECONOMY"
-    path = f"/v1/flights/{flight}/seats/suggest?{query}"
-    assert (await gateway.http.get(path, headers={"authorization": f"Bearer {token}"})).status_code == 200
-
-
 async def test_a_manifest_of_500_passengers_is_taken(gateway: Gateway, others: Others) -> None:
     passengers = [
         {
@@ -151,3 +126,71 @@ async def test_a_larger_manifest_is_not_taken(gateway: Gateway) -> None:
 @pytest.mark.parametrize("path", ["/v1/bookings", "/v1/holds", "/v1/flights", "/v1/checkins"])
 async def test_other_bodies_stay_at_64_kib(gateway: Gateway, path: str) -> None:
     assert await post(gateway, path, json.dumps({"requestId": "x" * 65_536})) == (413, "")
+
+
+@pytest.mark.parametrize("path", ["/v1/bookings/", "/v1//bookings//", "/v1/bookings?", "/v1/./bookings"])
+async def test_no_spelling_of_the_path_avoids_the_check(gateway: Gateway, others: Others, path: str) -> None:
+    heard = len(others.echo.heard)
+    assert await post(gateway, path, f'{{"passengers":[{P},null]}}') == (400, "passengers[1]")
+    assert len(others.echo.heard) == heard
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/grpcx",
+        "application/grpc;x",
+        "application/grpc x",
+        "application/grpc, application/json",
+        "text/plain",
+    ],
+)
+async def test_no_content_type_avoids_the_check(gateway: Gateway, others: Others, content_type: str) -> None:
+    """The transcoder reads each of these as JSON; an error has the form that the content type begins to name."""
+    heard = len(others.echo.heard)
+    token = gateway.callers.agent("desk").token
+    headers = {"authorization": f"Bearer {token}", "content-type": content_type}
+    answer = await gateway.http.post("/v1/bookings", content=f'{{"passengers":[{P},null]}}'.encode(), headers=headers)
+    assert (answer.status_code, "passengers[1]: null" in answer.text) == (400, True)
+    assert len(others.echo.heard) == heard
+
+
+async def test_a_slash_at_the_end_hides_no_contradiction_of_the_path(gateway: Gateway) -> None:
+    assert await post(gateway, "/v1/bookings/A/cancel/", '{"bookingId":"B"}') == (400, "bookingId")
+    assert await post(gateway, "/v1/bookings/A/cancel/", '{"bookingId":"A"}') == (200, "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "field"),
+    [
+        ("GET", "/v1/bookings/A?bookingId=B", "bookingId"),
+        ("GET", "/v1/bookings/A?booking_id=A", "booking_id"),
+        ("GET", "/v1/bookings/A/?bookingId=B", "bookingId"),
+        ("GET", "/v1/bookings/A?booking%49d=B", "bookingId"),
+        ("GET", "/v1/bookings/A/watch?bookingId=B", "bookingId"),
+        ("GET", "/v1/flights?origin=OPO&origin=LIS", "origin"),
+        ("GET", "/v1/flights/SH101-1/seatmap?known_version=1&knownVersion=2", "knownVersion"),
+        ("GET", "/v1/flights/SH101-1/seatmap?known%5Fversion=1&known_version=1", "known_version"),
+        ("GET", "/v1/flights?pageSize=1&page_size=2", "page_size"),
+        ("GET", "/v1/flights?=LIS", "query"),
+        ("GET", "/v1/search?source=OPO&destination=JFK&seats=1&seats=2", "seats"),
+        ("POST", "/v1/bookings?contactEmail=jan@example.org", "contactEmail"),
+        ("POST", "/v1/bookings/A/cancel?reason=STRIKE", "reason"),
+        ("POST", "/v1/bookings/A/cancel?bookingId=B", "bookingId"),
+        ("POST", "/v1/bookings/A/pay/?request_id=B", "request_id"),
+        ("PUT", "/v1/bookings/A/seats?seats.seatNumber=12A", "seats.seatNumber"),
+        ("POST", "/v1/payments/webhook?data=QQ", "data"),
+    ],
+)
+async def test_a_query_with_two_readings_is_refused_with_its_field(
+    gateway: Gateway, others: Others, verb: str, path: str, field: str
+) -> None:
+    heard = len(others.echo.heard)
+    assert await send(gateway, verb, path, "{}" if verb != "GET" else "") == (400, field)
+    assert len(others.echo.heard) == heard
+
+
+async def test_a_query_of_distinct_parameters_and_of_a_list_is_taken(gateway: Gateway, flight: str) -> None:
+    assert await send(gateway, "GET", "/v1/flights?origin=OPO&pageSize=2&&") == (200, "")
+    wishes = "partySize=2&positions=WINDOW&positions=AISLE&excludedSeats=1A&excluded_seats=1B"
+    assert await send(gateway, "GET", f"/v1/flights/{flight}/seats/suggest?{wishes}") == (200, "")

@@ -298,3 +298,15 @@ async def test_a_key_that_is_no_uuid_is_malformed(agent: Caller, flight: str, ke
             metadata=(("idempotency-key", key),),
         )
     assert refusal.fields == ["idempotency-key"]
+
+
+async def test_of_two_keys_in_the_header_none_is_chosen(agent: Caller, flight: str, request_id: str) -> None:
+    request = pb.HoldSeatRequest(flight_id=flight, seat_number="20A", passenger_id="P1")
+    other = ("idempotency-key", str(uuid4()))
+    own = ("idempotency-key", request_id)
+    for pair in ((own, other), (other, own)):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
+            await agent.HoldSeat(request, metadata=pair)
+        assert refusal.fields == ["idempotency-key"]
+    first = await agent.HoldSeat(request, metadata=(own, own))
+    assert await agent.HoldSeat(request, metadata=(own,)) == first

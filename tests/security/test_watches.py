@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import grpc
@@ -24,6 +24,9 @@ from tests.security.belongings import Belongings
 from tests.security.messages import valid
 from tests.security.system import RPCS, System
 from tests.waiting import PATIENCE_SECONDS, eventually
+
+if TYPE_CHECKING:
+    from tests.conftest import World
 
 PLACES: Final = 20
 # For a busy machine. Without the cap, the calls below would wait for an hour.
@@ -54,7 +57,8 @@ async def watching(caller: Caller, method: str, request: Any) -> AsyncIterator[N
         stream.cancel()
 
 
-async def test_nobody_has_more_than_twenty_watches(system: System, belongings: Belongings) -> None:
+def all_watches(belongings: Belongings) -> dict[str, tuple[str, Any]]:
+    """Each watch that there is, by its service."""
     own = belongings.values
     watches = {
         "seat": ("WatchSeatMap", seat.WatchSeatMapRequest(flight_id=belongings.strangers_own["flight_id"])),
@@ -64,7 +68,35 @@ async def test_nobody_has_more_than_twenty_watches(system: System, belongings: B
     assert {method for method, _ in watches.values()} == {
         name for name, rpc in RPCS.items() if rpc.method.server_streaming
     }
-    for service, (method, request) in watches.items():
+    return watches
+
+
+async def messages_until_refused(stream: Any) -> int:
+    """Counts the messages of a watch until it is refused because of its token."""
+    count = 0
+    with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
+        while await stream.read() is not grpc.aio.EOF:
+            count += 1
+    return count
+
+
+async def test_a_watch_ends_when_its_token_expires(system: System, belongings: Belongings, world: World) -> None:
+    for service, (method, request) in all_watches(belongings).items():
+        callers = system.callers[service]
+        # On a busy machine a watch may begin after its token has expired: then a longer one is taken.
+        for seconds in (2, 8, 32):
+            claims = callers.claims("agent", "desk") | {"exp": int(time.time()) + seconds}
+            watcher = callers.anybody(world.keys.sign(claims))
+            async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+                count = await messages_until_refused(getattr(watcher, method)(request, timeout=None))
+            assert time.time() >= claims["exp"]
+            if count:
+                break
+        assert count, method
+
+
+async def test_nobody_has_more_than_twenty_watches(system: System, belongings: Belongings) -> None:
+    for service, (method, request) in all_watches(belongings).items():
         agent, other = system.callers[service].agent("hoarder"), system.callers[service].agent("other")
         async with AsyncExitStack() as places:
             last = await places.enter_async_context(AsyncExitStack())
