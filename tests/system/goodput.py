@@ -311,6 +311,7 @@ def main() -> int:
     parser.add_argument("--checkout", type=Path, default=REPOSITORY, help="whose code runs; needs its .venv")
     arguments = parser.parse_args()
     environment.clean()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(_main(arguments))
     except (StackError, NotServing) as error:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.faults.act import Disturbed, Fault, RollingRestart, Unsuitable
 from tests.system.faults.play import play
-from tests.system.faults.proxy import Conditions
+from tests.system.faults.proxy import BOTH, Conditions
 from tests.system.faults.schedule import CALM_SECONDS, KINDS, Kind, Planned, groups, overlaps, schedule
 from tests.system.faults.stack import CLIENTS, RunningStack, server_name
 
@@ -46,6 +46,11 @@ def test_calm_seconds_follow_each_group_and_end_the_run(seed: int) -> None:
     begins = [group[0].at_seconds for group in grouped[1:]]
     for end, begin in zip(ends, [*begins, seconds], strict=True):
         assert begin - end >= CALM_SECONDS[0]
+
+
+def test_a_disturbance_shows_its_wires_and_what_happens_to_them() -> None:
+    fault = Disturbed("[a-z]+>redis", Conditions(latency_seconds=0.1, black_hole=BOTH))
+    assert str(fault) == "[a-z]+>redis: latency_seconds=0.1 black_hole=answers+requests"
 
 
 def test_every_kind_happens_once_before_any_happens_twice() -> None:

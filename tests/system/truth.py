@@ -126,6 +126,7 @@ class BookingRow:
     request_key: str | None = None
     refund_minor_units: int | None = None
     refund_time: float | None = None
+    contact_email: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class _Evidence:
         for name in ("hold_id", "booking_id", "intent_id", "checkin_id"):
             if request.get(name):
                 self._asked[operation.call, str(request[name])].append(operation)
-        if operation.request_id is None:
+        if changes_seats_without_key(operation):
             self._unkeyed[operation.principal, operation.call].append(operation)
         for moment, hold in shown(operation, HOLD_CALLS):
             self._note_hold(str(hold.get("hold_id", "")), hold.get("state"), moment, operation)
@@ -182,12 +182,13 @@ class _Evidence:
         return found
 
 
-# What a principal's own calls without a key can do to a seat, by the state that it gets.
+# What a principal's own calls without a key can do to a seat, by the state that it gets. The check-in service confirms
+# a hold with its caller's token.
 _CAUSES: Final = {
     "HELD": ("HoldSeat", "HoldSeats", "ChangeHoldSeats"),
-    "CONFIRMED": ("ConfirmHold",),
-    "AVAILABLE": ("CancelHold", "ChangeHoldSeats", "UnblockSeat", "ConfirmHold"),
-    "OFFERED": ("CancelHold", "ChangeHoldSeats", "UnblockSeat", "ConfirmHold"),
+    "CONFIRMED": ("ConfirmHold", "StartCheckIn"),
+    "AVAILABLE": ("CancelHold", "ChangeHoldSeats", "UnblockSeat", "ConfirmHold", "StartCheckIn"),
+    "OFFERED": ("CancelHold", "ChangeHoldSeats", "UnblockSeat", "ConfirmHold", "StartCheckIn"),
     "BLOCKED": ("BlockSeat",),
 }
 
@@ -195,6 +196,11 @@ _CAUSES: Final = {
 def unkeyed_causes_of(event: SeatEvent) -> tuple[str, ...]:
     """The RPCs by which a principal itself makes this change."""
     return _CAUSES[event.to_state]
+
+
+def changes_seats_without_key(operation: Operation) -> bool:
+    """Whether what a call changes at the seat service has no key in the ledger."""
+    return operation.request_id is None or operation.call == "StartCheckIn"
 
 
 def can_cause(operation: Operation, event: SeatEvent) -> bool:
@@ -205,7 +211,7 @@ def can_cause(operation: Operation, event: SeatEvent) -> bool:
             return (request.get("flight_id"), request.get("seat_number")) == event.place
         case "HoldSeats":
             return any((each.get("flight_id"), each.get("seat_number")) == event.place for each in request["seats"])
-        case "ConfirmHold" if event.to_state != "CONFIRMED":
+        case "ConfirmHold" | "StartCheckIn" if event.to_state != "CONFIRMED":
             # The passenger's former seat, in another hold.
             return event.reason == "MOVED"
         case _:

@@ -12,7 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from tests.system.checks.calls import SERVICE_OF
-from tests.system.checks.linearizability import can_cause, unkeyed_causes_of
+from tests.system.checks.linearizability import (
+    can_cause,
+    changes_seats_without_key,
+    unkeyed_causes_of,
+)
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
 from tests.system.truth import BookingRow, SeatEvent, Transition, Truth
@@ -109,7 +113,8 @@ def _seats(calls: _Calls, truth: Truth) -> Iterator[Violation]:
         if event.actor not in calls.principals:
             continue
         causes = list(_causes(event, calls))
-        if any(calls.may_have_effect(each) for each in causes):
+        # The repeat of a check-in that could not be written goes on with the seat that was confirmed for it.
+        if any(calls.may_have_effect(each) or _goes_on(each) for each in causes):
             continue
         name = (event.actor, event.request_id, event.hold_id, event.to_state)
         if name not in told:
@@ -119,13 +124,17 @@ def _seats(calls: _Calls, truth: Truth) -> Iterator[Violation]:
             )
 
 
+def _goes_on(operation: Operation) -> bool:
+    return operation.call == "StartCheckIn" and operation.code == "UNAVAILABLE"
+
+
 def _causes(event: SeatEvent, calls: _Calls) -> Iterator[Operation]:
     if event.request_id is not None:
         yield from calls.by_key.get((event.actor, event.request_id), ())
         return
     for call in unkeyed_causes_of(event):
         for operation in calls.of(event.actor, call):
-            if operation.request_id is None and can_cause(operation, event):
+            if changes_seats_without_key(operation) and can_cause(operation, event):
                 yield operation
 
 

@@ -55,6 +55,7 @@ class _Owners:
         for booking in truth.bookings:
             own = {booking.owner} | ({f"passenger:{booking.pnr}"} if booking.pnr else set())
             self._add(own, booking.booking_id, booking.hold_id, booking.payment_intent_id, booking.pnr)
+            self._add(own, booking.contact_email)
             self._add(own, *(each.passenger_id for each in truth.party.get(booking.booking_id, ())))
 
     def _own_passengers(self, history: History, truth: Truth) -> None:

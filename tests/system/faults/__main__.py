@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
+import signal
 import sys
 import tempfile
 import time
@@ -27,15 +29,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.system.faults", description=__doc__.partition("\n")[2])
     parser.add_argument("--seed", type=int, required=True, help="decides which faults happen when")
     parser.add_argument("--seconds", type=float, default=60, help="the length of the schedule")
-    parser.add_argument("--only", metavar="TEXT", default="", help="only kinds of faults whose name contains this")
+    parser.add_argument("--only", metavar="REGEX", default="", help="only kinds of faults whose name has a match")
     parser.add_argument("--checkout", type=Path, default=REPOSITORY, help="whose code runs; needs its .venv")
     parser.add_argument("--folder", type=Path, help="where logs stay  [default: a new one below /var/tmp]")
     parser.add_argument("--list", action="store_true", help="print the schedule and play nothing")
     arguments = parser.parse_args()
-    kinds = [kind for kind in KINDS if arguments.only in kind.name]
+    kinds = [kind for kind in KINDS if re.search(arguments.only, kind.name)]
     if not kinds:
-        parser.error(f"no kind of faults has {arguments.only!r} in its name")
+        parser.error(f"no kind of faults has a name that matches {arguments.only!r}")
     environment.clean()
+    # A shell starts what it puts into the background with it ignored: then nothing would end the run in order.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(_main(arguments, kinds))
     except StackError as error:
@@ -99,7 +103,7 @@ def _line(played: Played, recovery: str) -> str:
         outcome = f"skipped: {played.skipped}"
     elif played.error:
         outcome = f"FAILED: {played.error}; {recovery}"
-    return f"{took}  {played.planned.kind:30} {outcome}  {played.planned.fault}"
+    return f"{took}  {played.planned.kind:26} {outcome}  {played.planned.fault}"
 
 
 if __name__ == "__main__":

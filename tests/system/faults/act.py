@@ -306,6 +306,9 @@ class Disturbed(Fault):
     def parts(self) -> frozenset[str]:
         return frozenset({f"wires {self.wires}"})
 
+    def __str__(self) -> str:
+        return f"{self.wires}: {self.conditions}"
+
     async def begin(self, stack: RunningStack) -> None:
         met = stack.wires(self.wires)
         if not met:

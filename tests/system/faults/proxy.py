@@ -14,7 +14,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -80,6 +80,17 @@ class Conditions:
     reorders: bool = False
     """Messages that RabbitMQ delivers are held back for a moment and delivered in another order. This applies to new
     connections, because the proxy must read the frames of a connection from its first byte on."""
+
+    def __str__(self) -> str:
+        """Names what differs from passing bytes on."""
+        usual = Conditions()
+        changed = [(each.name, getattr(self, each.name)) for each in fields(self)]
+        shown = (
+            f"{name}={'+'.join(sorted(value)) if isinstance(value, frozenset) else value}"
+            for name, value in changed
+            if value != getattr(usual, name)
+        )
+        return " ".join(shown)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from typing import Final
 
 from tests.system import checks
 from tests.system.mutants.catalogue import MUTANTS, UNREST, VERIFY, Mutant
-from tests.system.mutants.planting import REPOSITORY, copy_with
+from tests.system.mutants.planting import REPOSITORY, copy_with, python_of
 
 SEEDS: Final = (1, 2, 3)
 # A run with its start, its rest and its end; a test file on a busy machine.
@@ -81,7 +81,7 @@ def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
     """Runs the mutant's test files in the copy, one after the other, until one fails."""
     begun = time.monotonic()
     for name in mutant.tests:
-        command = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider", name]
+        command = [python_of(copy), "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider", name]
         failed = _FAILED_TEST.search(_output(command, copy, TESTS_SECONDS))
         if failed:
             return Catch(failed[1].rpartition("/")[2], time.monotonic() - begun)
@@ -90,7 +90,6 @@ def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
 
 def _output(command: Sequence[str], folder: Path, seconds: float) -> str:
     """What a command printed. Raises UndecidedError for one that the time limit ends: the machine is busy."""
-    # Python looks for modules in the folder first, so that the copy's are used, and its children inherit the folder.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         ended = subprocess.run(

@@ -13,9 +13,8 @@ from typing import Final
 from tests.system.mutants.catalogue import Mutant
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
-# What a checkout has beside its tracked files: the interpreter with the dependencies, and the stubs, which no mutant
-# changes. Programs that run in the copy's folder import the copy's modules, because Python looks there first.
-SHARED: Final = (".venv", "gen")
+# The name of the file by which the environment of a checkout finds the checkout's modules and its generated stubs.
+OWN_PATHS: Final = "_skyhigh.pth"
 
 
 def planted(mutant: Mutant, source: str) -> str:
@@ -40,11 +39,35 @@ def copy_with(mutant: Mutant | None) -> Iterator[Path]:
             target = copy / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, target)
-        for name in SHARED:
-            (copy / name).symlink_to((REPOSITORY / name).resolve())
+        (copy / "gen").symlink_to((REPOSITORY / "gen").resolve())
+        _make_environment(copy)
         if mutant is not None:
             target = copy / mutant.file
             target.write_text(planted(mutant, target.read_text()))
         yield copy
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+
+
+def _make_environment(copy: Path) -> None:
+    """Gives the copy a `.venv` that has the packages of this checkout's, and the copy's modules.
+
+    The services of a stack ignore the folder that they are started in, so that only the environment says whose modules
+    they import.
+    """
+    own, made = (REPOSITORY / ".venv").resolve(), copy / ".venv"
+    (packages,) = own.glob("lib/python*/site-packages")
+    target = made / packages.relative_to(own)
+    for folder, linked in ((own / "bin", made / "bin"), (packages, target)):
+        linked.mkdir(parents=True)
+        for entry in folder.iterdir():
+            # The interpreter finds its environment by the path that it is called by.
+            (linked / entry.name).symlink_to(entry)
+    shutil.copy2(own / "pyvenv.cfg", made / "pyvenv.cfg")
+    (target / OWN_PATHS).unlink()
+    (target / OWN_PATHS).write_text(f"{copy}\n{copy / 'gen'}\n")
+
+
+def python_of(checkout: Path) -> str:
+    """Returns the interpreter of a checkout, which imports the checkout's modules."""
+    return str(checkout / ".venv" / "bin" / "python")
