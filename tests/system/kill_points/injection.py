@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ import grpc
 import redis.asyncio
 
 from services import app
-from tests.system.kill_points.steps import KILLED, ORDERS_VARIABLE, Io, Orders, Point, Side, Step
+from tests.system.kill_points.steps import KILLED, ORDERS_VARIABLE, Io, Nth, Orders, Point, Side, Step
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 PRODUCT: Final = re.compile(rf"{re.escape(str(ROOT))}/((?:services|gateway|\w+_service)/[\w/]+)\.py")
@@ -59,19 +59,27 @@ class Counting:
     working: dict[str, bool] = field(default_factory=dict)
     """Whether a piece of background work has found something in its running transaction."""
 
-    def numbered(self, step: Step) -> Step:
-        """Returns the step with its number among the same ones."""
+    def begins(self, step: Step, *, only_after: bool = False) -> Begun:
+        """Writes an I/O down before it begins, so that it is there when the process has ended."""
         self.seen[step] += 1
-        return Step(step.origin, step.port, step.what, step.where, self.seen[step])
-
-    def note(self, io: Io) -> None:
-        """Writes an I/O down, so that it is there when the process has ended."""
+        begun = Begun(self.orders, replace(step, number=self.seen[step]), self.seen.total())
         with open(self.orders.record, "ab", buffering=0) as record:
-            record.write(json.dumps(asdict(io)).encode() + b"\n")
+            record.write(json.dumps(asdict(Io(begun.step, only_after))).encode() + b"\n")
+        return begun
 
-    def end_at(self, step: Step, side: Side) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An I/O that counts."""
+
+    orders: Orders
+    step: Step
+    number: int
+    """Among all that count."""
+
+    def end(self, side: Side) -> None:
         """Ends the process if this is its point: without a clean-up, as SIGKILL does."""
-        if self.orders.point == Point(step, side):
+        if self.orders.point == Point(self.step, side) or self.orders.nth == Nth(self.number, side):
             os._exit(KILLED)
 
 
@@ -128,23 +136,20 @@ async def _io(port: str, what: str, ask: Callable[[], Awaitable[Any]], *, in_tra
     if is_poll:
         answer = await ask()
         if CHANGES.search(what) and _found(answer):
-            step = counting.numbered(step)
-            counting.note(Io(step, only_after=True))
             counting.working[step.origin] = in_transaction
-            counting.end_at(step, Side.AFTER)
+            counting.begins(step, only_after=True).end(Side.AFTER)
         return answer
-    step = counting.numbered(step)
-    counting.note(Io(step, only_after=False))
-    counting.end_at(step, Side.BEFORE)
+    begun = counting.begins(step)
+    begun.end(Side.BEFORE)
     try:
         answer = await ask()
     except asyncio.CancelledError:
         # It was given up: no answer has come.
         raise
     except BaseException:
-        counting.end_at(step, Side.AFTER)
+        begun.end(Side.AFTER)
         raise
-    counting.end_at(step, Side.AFTER)
+    begun.end(Side.AFTER)
     if ENDS.match(what):
         counting.working[step.origin] = False
     return answer

@@ -40,8 +40,7 @@ REPEAT_SECONDS: Final = 0.05
 # What the tester would otherwise wait for longer than for anything else.
 HASTY: Final = {
     **QUICK,
-    "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.2",
-    "SKYHIGH_WAITLIST_SWEEP_INTERVAL_SECONDS": "1",
+    "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "1",
     "SKYHIGH_RECONCILE_SECONDS": "2",
     "SKYHIGH_LOG_LEVEL": "warning",
     # No hold of a slow run lapses by itself.
@@ -67,14 +66,12 @@ class Lane:
     _callers: dict[str, Callers] = field(default_factory=dict)
     _former: list[Callers] = field(default_factory=list)
 
-    async def run(self, *names: str) -> None:
-        """Starts the services that do not run yet."""
-        down = [self.workers[name] for name in dict.fromkeys(names) if not self.workers[name].runs]
-        for worker in down:
+    async def start(self) -> None:
+        """Starts all services: an event that no queue takes is not published, and its consumer declares the queue."""
+        for worker in self.workers.values():
             worker.launch()
-        for worker in down:
+        for worker in self.workers.values():
             await eventually(worker.serves)
-            self._reconnect(worker.name)
 
     async def restart(self, name: str) -> None:
         """Starts a service again that was killed or stopped."""
@@ -142,8 +139,6 @@ class Lane:
     async def rests(self) -> bool:
         """Whether no event waits to be published and no timer is due."""
         for name in SERVICES:
-            if not self.workers[name].was_started:
-                continue
             waits = await self.database.fetchval(
                 f"""
                 SELECT EXISTS (SELECT FROM {name}.outbox WHERE publish_time IS NULL)
@@ -173,7 +168,7 @@ class Lane:
 
 @asynccontextmanager
 async def lane(folder: Path, **more: str) -> AsyncIterator[Lane]:
-    """Opens a lane within the block. Its services start when a scenario needs them; `more` are variables of all."""
+    """Opens a lane within the block; `more` are variables of all its services."""
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(opened(folder / "servers"))
         ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
@@ -211,4 +206,5 @@ async def lane(folder: Path, **more: str) -> AsyncIterator[Lane]:
         stack.push_async_callback(redis.aclose)
         opened_lane = Lane(world, workers, sink, provider, database, redis)
         stack.push_async_callback(opened_lane.close)
+        await opened_lane.start()
         yield opened_lane

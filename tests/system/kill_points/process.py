@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -68,6 +69,14 @@ def _context() -> ForkServerContext:
     return context
 
 
+def _end_with_the_tester() -> None:
+    """A tester that is killed would leave its processes behind: the template lives as long as one of them does."""
+    tester = multiprocessing.parent_process()
+    assert tester is not None
+    tester.join()
+    os._exit(1)
+
+
 def _run(name: str, variables: Mapping[str, str], log: str) -> None:
     """Is one worker of a service until it is stopped or killed."""
     os.environ.update(variables)
@@ -75,6 +84,7 @@ def _run(name: str, variables: Mapping[str, str], log: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
+    threading.Thread(target=_end_with_the_tester, daemon=True).start()
     injection.install()
     if bug := variables.get(planted.VARIABLE):
         PLANTED[bug]()
@@ -101,11 +111,6 @@ class Worker:
     def orders(self) -> Path:
         """Where the process that runs looks for its orders, or the next one if none runs."""
         return self.folder / f"{self.name}-{self._started + (self._process is None)}.orders"
-
-    @property
-    def was_started(self) -> bool:
-        """Whether it has ever run."""
-        return self._started > 0
 
     @property
     def runs(self) -> bool:

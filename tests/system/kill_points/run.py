@@ -15,7 +15,7 @@ from uuid import uuid4
 from tests.system.kill_points.lane import Lane, lane
 from tests.system.kill_points.process import Worker
 from tests.system.kill_points.scenarios import SCENARIOS, Scenario, Stage
-from tests.system.kill_points.steps import Io, Orders, Point, points_of, recorded
+from tests.system.kill_points.steps import Io, Nth, Orders, Point, points_of, recorded
 from tests.waiting import pause
 
 LOOK_SECONDS: Final = 0.01
@@ -34,7 +34,7 @@ class Outcome:
     """What came of a run."""
 
     scenario: str
-    point: Point | None
+    point: Point | Nth | None
     """None for a calm run."""
     died: bool
     """Whether the process came to its point. Work that runs side by side need not ask in the same order each time."""
@@ -42,7 +42,8 @@ class Outcome:
     violations: Sequence[str]
 
     def __str__(self) -> str:
-        return f"{self.scenario}: {self.point or 'calm'}" + "".join(f"\n    {text}" for text in self.violations)
+        passed = "" if self.died or self.point is None else " (did not come to it)"
+        return f"{self.scenario}: {self.point or 'calm'}{passed}" + "".join(f"\n    {text}" for text in self.violations)
 
 
 async def calm_run(on: Lane, scenario: Scenario) -> tuple[Outcome, list[Io]]:
@@ -50,25 +51,30 @@ async def calm_run(on: Lane, scenario: Scenario) -> tuple[Outcome, list[Io]]:
     return await _run(on, scenario, None)
 
 
-async def killed_run(on: Lane, scenario: Scenario, point: Point) -> Outcome:
+async def killed_run(on: Lane, scenario: Scenario, point: Point | Nth) -> Outcome:
     """Plays a scenario in which the process ends at this point and is started again."""
     return (await _run(on, scenario, point))[0]
 
 
-async def _run(on: Lane, scenario: Scenario, point: Point | None) -> tuple[Outcome, list[Io]]:
+async def _run(on: Lane, scenario: Scenario, point: Point | Nth | None) -> tuple[Outcome, list[Io]]:
     began = time.monotonic()
     worker = on.workers[scenario.service]
     stage = Stage(on)
     died, ios = False, list[Io]()
     acting: asyncio.Future[None] | None = None
     try:
-        await on.run(scenario.service, *scenario.others)
         play = scenario.play(stage)
         await anext(play)
         orders = worker.orders
         # Of each run its own: what a process wrote down in the run before is not of this one.
         record = orders.with_name(f"{orders.name}-{uuid4().hex}")
-        Orders(scenario.origins, str(record), polls=scenario.from_start, point=point).give(orders)
+        Orders(
+            scenario.origins,
+            str(record),
+            polls=scenario.from_start,
+            point=point if isinstance(point, Point) else None,
+            nth=point if isinstance(point, Nth) else None,
+        ).give(orders)
         if not worker.runs:
             await on.restart(worker.name)
         acting = asyncio.ensure_future(anext(play))
@@ -192,6 +198,8 @@ async def play(
                     results.add(outcome)
                     results.ios[scenario.name] = ios
                     killed.extend((scenario, point) for point in choose(points_of(ios)))
+                    # To end after an I/O is mostly to end before the next one: the first half sees nearly everything.
+                    killed.sort(key=lambda each: each[1].side)
                 else:
                     results.add(await killed_run(on, *killed.pop(0)))
                 since.append(str(results.outcomes[-1]))

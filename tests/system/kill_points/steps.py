@@ -63,6 +63,17 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Nth:
+    """Where a process ends, for who has not seen a calm run: at its so many-th I/O, whichever that is."""
+
+    number: int
+    side: Side
+
+    def __str__(self) -> str:
+        return f"{self.side} I/O {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """What a process is to count, where it writes that down, and where it ends."""
 
@@ -72,7 +83,8 @@ class Orders:
     polls: bool = False
     """Whether the polls of the background work count that find nothing."""
     point: Point | None = None
-    """None for a calm run."""
+    nth: Nth | None = None
+    """Without both it is a calm run."""
 
     def give(self, path: Path) -> None:
         """Writes the file whose appearance the process waits for: whole or not at all."""
@@ -84,8 +96,12 @@ class Orders:
     def read(cls, path: Path) -> Self:
         """Reads what `give` wrote."""
         text: dict[str, Any] = json.loads(path.read_text())
-        point = text.pop("point")
-        return cls(**text, point=None if point is None else Point(step=Step(**point["step"]), side=Side(point["side"])))
+        point, nth = text.pop("point"), text.pop("nth")
+        return cls(
+            **text,
+            point=None if point is None else Point(Step(**point["step"]), Side(point["side"])),
+            nth=None if nth is None else Nth(nth["number"], Side(nth["side"])),
+        )
 
 
 def points_of(ios: Sequence[Io]) -> list[Point]:
