@@ -1,0 +1,210 @@
+"""A lane: an airline of its own, all of it real, in which scenarios are played one after the other.
+
+Postgres, Redis, RabbitMQ, the mocks and the services that are not to die run on from scenario to scenario. Each of
+these has flights and passengers of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import grpc
+from redis.asyncio import Redis
+
+from deploy.local.process import LOOPBACK, free_ports
+from deploy.mocks import mail, payment_provider, weight
+from deploy.mocks.mail import MailSettings, MailSink
+from deploy.mocks.payment_provider import PaymentProvider, ProviderSettings
+from deploy.mocks.weight import WeightSettings
+from operations import invariants, verify
+from tests.callers import Caller, Callers
+from tests.conftest import World, opened
+from tests.payment.bridge import bridge
+from tests.payment.conftest import PROMPT, QUICK
+from tests.payment.rules import SECRET
+from tests.system.kill_points.process import SERVICES, STUBS, CannotStart, Worker
+from tests.waiting import eventually, pause
+
+# What a caller that wants an answer repeats with the same key (docs/rules.md section 3).
+UNANSWERED: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+# Longer than the longest lease, whose end a successor waits for, on a machine that is busy.
+PATIENCE_SECONDS: Final = 90.0
+ANSWER_SECONDS: Final = 10.0
+REPEAT_SECONDS: Final = 0.05
+# What the tester would otherwise wait for longer than for anything else.
+HASTY: Final = {
+    **QUICK,
+    "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "1",
+    "SKYHIGH_RECONCILE_SECONDS": "2",
+    "SKYHIGH_LOG_LEVEL": "warning",
+    # No hold of a slow run lapses by itself.
+    "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "3600",
+    "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
+}
+# A lane has no gateway.
+INVARIANTS: Final = [each for each in invariants.INVARIANTS if "gateway" not in each.schemas]
+Who = Callable[[Callers], Caller]
+
+
+@dataclass
+class Lane:
+    """The servers and the services' processes of one lane."""
+
+    world: World
+    workers: dict[str, Worker]
+    mails: MailSink
+    provider: PaymentProvider
+    database: asyncpg.Connection[asyncpg.Record]
+    """As the owner of all schemas."""
+    redis: Redis
+    _callers: dict[str, Callers] = field(default_factory=dict)
+    _former: list[Callers] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Starts all services: an event that no queue takes is not published, and its consumer declares the queue."""
+        for worker in self.workers.values():
+            worker.launch()
+        for worker in self.workers.values():
+            await eventually(worker.serves)
+
+    async def restart(self, name: str) -> None:
+        """Starts a service again that was killed or stopped."""
+        await self.workers[name].start()
+        self._reconnect(name)
+
+    def _reconnect(self, name: str) -> None:
+        # A channel that has lost its server waits a second and longer before it tries again. To close it would cancel
+        # the calls that still wait for their end on it.
+        if name in self._callers:
+            self._former.append(self._callers.pop(name))
+
+    def callers(self, name: str) -> Callers:
+        """Returns the callers of a service as it runs now."""
+        if name not in self._callers:
+            self._callers[name] = Callers(self.workers[name].address, self.world.keys, STUBS[name])
+        return self._callers[name]
+
+    async def ask(self, name: str, who: Who, method: str, request: Any) -> Any:
+        """Calls a service, and repeats the same request for as long as no answer comes."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            callers = self.callers(name)
+            try:
+                return await getattr(who(callers), method)(request, timeout=ANSWER_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in UNANSWERED or time.monotonic() > deadline:
+                    raise
+            await pause(REPEAT_SECONDS)
+
+    async def ask_once(self, name: str, who: Who, method: str, request: Any) -> Any:
+        """Calls a service as a caller does who may not come back; None if no answer comes."""
+        with suppress(grpc.aio.AioRpcError):
+            return await getattr(who(self.callers(name)), method)(request, timeout=ANSWER_SECONDS)
+        return None
+
+    async def left(self) -> list[str]:
+        """Returns what keeps the lane from rest: unpublished events and timers that are due."""
+        rows = [
+            row
+            for name in SERVICES
+            for row in await self.database.fetch(
+                f"""
+                SELECT '{name}' AS service, routing_key AS what, event_id::text AS subject, NULL AS error
+                FROM {name}.outbox WHERE publish_time IS NULL
+                UNION ALL
+                SELECT '{name}', name, subject, last_error
+                FROM {name}.timers WHERE fire_time IS NULL AND due_time <= clock_timestamp()
+                """
+            )
+        ]
+        return [str(dict(row)) for row in rows]
+
+    async def start_over(self, worker: Worker) -> None:
+        """Has a new process of a service run after a run that went wrong."""
+        with suppress(CannotStart):
+            await worker.stop()
+        await self.restart(worker.name)
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for callers in (*self._callers.values(), *self._former):
+            await callers.close()
+
+    async def rests(self) -> bool:
+        """Whether no event waits to be published and no timer is due."""
+        for name in SERVICES:
+            waits = await self.database.fetchval(
+                f"""
+                SELECT EXISTS (SELECT FROM {name}.outbox WHERE publish_time IS NULL)
+                    OR EXISTS (SELECT FROM {name}.timers WHERE fire_time IS NULL AND due_time <= clock_timestamp())
+                """
+            )
+            if waits:
+                return False
+        return True
+
+    async def violations(self) -> list[str]:
+        """Returns what `skyhigh verify` finds. What is on its way is looked at again until it has arrived."""
+        found: list[str] = []
+
+        async def none() -> bool:
+            found[:] = [
+                str(finding)
+                for finding in await verify.check(self.database, self.redis, invariants=INVARIANTS)
+                if finding.violations or finding.not_checked
+            ]
+            return not found
+
+        with suppress(AssertionError):
+            await eventually(none, within_seconds=PATIENCE_SECONDS)
+        return found
+
+
+@asynccontextmanager
+async def lane(folder: Path, **more: str) -> AsyncIterator[Lane]:
+    """Opens a lane within the block; `more` are variables of all its services."""
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(opened(folder / "servers"))
+        ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+        sink = await stack.enter_async_context(
+            mail.serving(MailSettings(listen=f"{LOOPBACK}:0", control=f"{LOOPBACK}:0"))
+        )
+        scales = await stack.enter_async_context(
+            weight.serving(WeightSettings(listen=f"{LOOPBACK}:0", control=f"{LOOPBACK}:0"))
+        )
+        provider = await stack.enter_async_context(
+            payment_provider.serving(ProviderSettings(listen=f"{LOOPBACK}:0", webhook_secret=SECRET))
+        )
+        provider.behaviour.now = PROMPT.model_copy(update={"failure_rate": 0})
+        payments = Callers(f"{LOOPBACK}:{ports['payment']}", world.keys, STUBS["payment"])
+        stack.push_async_callback(payments.close)
+        provider.webhook_url = await stack.enter_async_context(bridge(payments))
+        variables = world.environment(
+            **HASTY,
+            **{f"SKYHIGH_{name.upper()}_ADDRESS": f"{LOOPBACK}:{port}" for name, port in ports.items()},
+            **{f"SKYHIGH_{name.upper()}_LISTEN": f"{LOOPBACK}:{port}" for name, port in ports.items()},
+            SKYHIGH_PAYMENT_PROVIDER_URL=provider.url,
+            SKYHIGH_PAYMENT_WEBHOOK_SECRETS=SECRET,
+            SKYHIGH_SMTP_ADDRESS=sink.address,
+            SKYHIGH_WEIGHT_ADDRESS=scales.address,
+            **more,
+        )
+        logs = folder / "services"
+        logs.mkdir(parents=True)
+        workers = {name: Worker(name, port, variables, logs) for name, port in ports.items()}
+        for worker in workers.values():
+            stack.push_async_callback(worker.stop)
+        database = await asyncpg.connect(world.servers.database_url())
+        stack.push_async_callback(database.close)
+        redis = Redis.from_url(world.servers.redis_url)
+        stack.push_async_callback(redis.aclose)
+        opened_lane = Lane(world, workers, sink, provider, database, redis)
+        stack.push_async_callback(opened_lane.close)
+        await opened_lane.start()
+        yield opened_lane
