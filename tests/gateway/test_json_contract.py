@@ -252,7 +252,13 @@ async def test_bad_input_is_a_400_that_names_the_field_and_changes_nothing(
 # What is wrong with a call: its path and body, the field, and a part of what is said of it.
 BY_THE_SERVICE: list[tuple[str, str, Any, str, str]] = [
     ("POST", "/v1/flights/{flight}/seats/12A/hold", {}, "passengerId", "regex pattern"),
-    ("POST", "/v1/holds", {"seats": [{"flightId": "SH1-1", "seatNumber": "12a"}]}, "seats[0].seatNumber", "regex"),
+    (
+        "POST",
+        "/v1/holds",
+        {"seats": [{"flightId": "SH1-1", "seatNumber": "12a", "passengerId": "P1"}]},
+        "seats[0].seatNumber",
+        "regex",
+    ),
     ("GET", "/v1/flights/{flight}/seats/suggest?partySize=1&children=2", None, "children", "than partySize"),
     ("GET", "/v1/flights/{flight}/seats/suggest?party_size=1&children=2", None, "children", "than party_size"),
     ("GET", "/v1/flights/{flight}/seatmap?known_version=-1", None, "known_version", "greater than or equal"),
