@@ -156,6 +156,8 @@ class Assignment:
         if hold.state == "CONFIRMED":
             # By the passenger itself, at the seat service.
             return await self._keep_confirmed(entry, entry.hold_id)
+        if hold.state == "HELD" and entry.offer_expire_time is not None and hold.expire_time > entry.offer_expire_time:
+            return await self._end_extended(entry)
         async with db.transaction(self._pool) as conn:
             if hold.state == "HELD":
                 left = await conn.fetchval(
@@ -278,6 +280,17 @@ class Assignment:
             await entries.withdraw(
                 conn, [entry.entry_id], to="DECLINED", owner=None, actor="seat", reason=refusal.reason
             )
+
+    async def _end_extended(self, entry: Entry) -> None:
+        """Withdraws an offer that has ended although its passenger gave the hold a later end at the seat service."""
+        async with db.transaction(self._pool) as conn:
+            left = await conn.fetchval("SELECT $1::timestamptz - statement_timestamp()", entry.offer_expire_time)
+            if left > timedelta():
+                return await timers.set_timer(conn, entries.LAPSE, str(entry.entry_id), after=left)
+            await entries.withdraw(
+                conn, [entry.entry_id], to="DECLINED", owner=None, actor="waitlist", reason=entries.OFFER_LAPSED
+            )
+        await self.withdraw(str(entry.entry_id))
 
     async def _look_at_offers(self, flight_id: str) -> None:
         """Finds offers whose hold the passenger has confirmed, cancelled or changed at the seat service."""
@@ -411,6 +424,7 @@ async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
             raise refusals.check_in_closed(entry.flight_id, close_time)
     if entry.withdraw_reason == ENTITLEMENT_ENDED:
         raise refusals.passenger_not_found()
-    if entry.state == "DECLINED" and entry.offer_expire_time is not None:
+    lapsed = entry.state == "OFFERED" and entry.withdraw_reason in (None, entries.OFFER_LAPSED)
+    if (entry.state == "DECLINED" or lapsed) and entry.offer_expire_time is not None:
         raise refusals.offer_expired(entry.offer_expire_time)
     raise refusals.no_offer(entry.withdrawal or entry.state)

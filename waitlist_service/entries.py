@@ -36,6 +36,7 @@ LAPSE: Final = "lapse"
 WITHDRAW: Final = "withdraw"
 NOTIFY: Final = "notify"
 CANCEL_HOLD: Final = "cancel-hold"
+OFFER_LAPSED: Final = "OFFER_LAPSED"
 # A process that dies while it withdraws an offer leaves that to another after this time.
 WITHDRAW_LEASE: Final = timedelta(seconds=3)
 
@@ -422,11 +423,15 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
 
 
 async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry | None:
-    """Marks an offer as accepted, within OFFERED: from now on only the seat service decides what becomes of it."""
+    """Marks an offer as accepted, within OFFERED and before its end: from now on only the seat service decides.
+
+    The hold may end later than the offer, because its passenger extends it at the seat service; the offer does not.
+    """
     row = await conn.fetchrow(
         f"""
         UPDATE entries SET accept_time = coalesce(accept_time, statement_timestamp())
         WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED' AND withdrawal IS NULL
+          AND (accept_time IS NOT NULL OR offer_expire_time > statement_timestamp())
         RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
@@ -512,7 +517,7 @@ async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
     if row is None:
         return None
     entry = Entry(**row)
-    await _record(conn, entry, "OFFERED", actor="waitlist", reason="OFFER_LAPSED")
+    await _record(conn, entry, "OFFERED", actor="waitlist", reason=OFFER_LAPSED)
     await timers.cancel_timer(conn, ACCEPT, str(entry_id))
     return entry
 

@@ -24,7 +24,7 @@ _OVERTAKEN: Final = """
       AND NOT EXISTS (
           SELECT FROM waitlist.skips
           WHERE skips.entry_id = older.entry_id AND skips.seat_number = younger.seat_number
-            AND skips.skip_time < younger.match_time)
+            AND skips.first_skip_time < younger.match_time)
 """
 
 # Check-in for the entry's or timer's flight has closed for long enough: by the check-in service, and also by what the

@@ -277,7 +277,7 @@ OF_WAITLISTS: Final = {
     },
     "no older entry that wants a seat is overtaken": {
         "without a reason": "DELETE FROM waitlist.skips",
-        "with a reason that was found later": "UPDATE waitlist.skips SET skip_time = now()",
+        "with a reason that was found later": "UPDATE waitlist.skips SET first_skip_time = now()",
         "any seat would do, and another was passed over": f"""
             UPDATE waitlist.entries SET seat_numbers = '{{}}', positions = '{{}}' WHERE entry_id = {named("entry W2")};
             UPDATE waitlist.skips SET seat_number = '30F'""",

@@ -198,8 +198,9 @@ WAITLISTS: Final = f"""
                  ('W3', 1, NULL, 'WAITING'), ('W3', 2, 'WAITING', 'ASSIGNED'),
                  ('W4', 1, NULL, 'WAITING'), ('W4', 2, 'WAITING', 'OFFERED'), ('W4', 3, 'OFFERED', 'DECLINED'))
         AS step (passenger_id, version, from_state, to_state);
-    INSERT INTO skips (entry_id, seat_number, reason, end_time, skip_time)
-    VALUES ({named("entry W2")}, '13A', 'EXIT_ROW_NOT_ALLOWED', 'infinity', now() - interval '61 min');
+    INSERT INTO skips (entry_id, seat_number, reason, end_time, skip_time, first_skip_time)
+    VALUES ({named("entry W2")}, '13A', 'EXIT_ROW_NOT_ALLOWED', 'infinity', now() - interval '59 min',
+            now() - interval '61 min');
     INSERT INTO timers (name, subject, due_time, try_time)
     VALUES ('sweep', '{FLIGHT}', now() + interval '1 hour', now() + interval '1 hour'),
            ('close', '{FLIGHT}', now() + interval '5 hours', now() + interval '5 hours');

@@ -243,6 +243,29 @@ async def test_an_exit_row_goes_to_the_next_after_the_needs_changed(full: Flight
     assert (await first.becomes(entries[0], "ASSIGNED")).seat_number == "20A"
 
 
+async def test_a_seat_that_goes_past_an_entry_again_overtakes_nobody(full: Flight, waitlist_database: Database) -> None:
+    first, second = full.waiter(), full.waiter()
+    await full.free("25C")
+    held = await first.seats.hold(full.flight_id, "25C", first.passenger_id)
+    entries = [await first.join("20A"), await second.join("20A")]
+    await full.free("20A")
+    assigned = await second.becomes(entries[1], "ASSIGNED")
+    assert assigned.seat_number == "20A"
+    await full.callers.agent().cancel(seats.Hold(hold_id=assigned.hold_id))
+
+    async def is_passed_over_again() -> bool:
+        return bool(
+            await waitlist_database.fetchval(
+                "SELECT skip_time > first_skip_time FROM skips WHERE entry_id = $1", entries[0].entry_id
+            )
+        )
+
+    await eventually(is_passed_over_again)
+    await no_offender_of(waitlist_database, full)
+    await first.seats.cancel(held)
+    assert (await first.becomes(entries[0], "ASSIGNED")).seat_number == "20A"
+
+
 async def test_a_seat_that_the_rules_forbade_is_given_once_the_needs_allow_it(
     full: Flight, waitlist_database: Database
 ) -> None:

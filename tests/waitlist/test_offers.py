@@ -132,6 +132,32 @@ async def test_what_one_does_not_take_goes_to_the_next(
     assert (await other.becomes(waiting, "OFFERED")).seat_number == "20A"
 
 
+async def test_an_offer_ends_in_time_although_its_hold_is_extended(
+    full: Flight, offered: Offered, waitlist_database: Database
+) -> None:
+    waiter, entry = offered
+    other = full.waiter()
+    waiting = await other.join("20A")
+    extended = await waiter.seats.ExtendHold(seats.ExtendHoldRequest(hold_id=entry.hold_id))
+    assert extended.expire_time.ToDatetime() > entry.offer_expire_time.ToDatetime()
+    await waitlist_database.execute(
+        "UPDATE entries SET offer_expire_time = statement_timestamp() WHERE entry_id = $1", entry.entry_id
+    )
+    with refused("ABORTED", "OFFER_EXPIRED"):
+        await waiter.waitlist.AcceptOffer(accept(entry))
+    await waitlist_database.execute(
+        "UPDATE timers SET due_time = now(), try_time = now() WHERE name = $2 AND subject = $1 AND fire_time IS NULL",
+        entry.entry_id,
+        LAPSE,
+    )
+    assert (await waiter.becomes(entry, "DECLINED")).seat_number == "20A"
+    assert (await other.becomes(waiting, "OFFERED")).seat_number == "20A"
+    with refused("FAILED_PRECONDITION", "HOLD_CANCELLED"):
+        await waiter.seats.confirm(extended)
+    with refused("ABORTED", "OFFER_EXPIRED"):
+        await waiter.waitlist.AcceptOffer(accept(entry))
+
+
 async def test_without_an_offer_there_is_nothing_to_accept(full: Flight) -> None:
     waiter = full.waiter()
     entry = await waiter.join("30F")
