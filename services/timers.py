@@ -18,7 +18,6 @@ from services import db, tasks, telemetry
 from services.batch import Batcher
 from services.db import Conn, Pool
 from services.errors import Unavailable
-from services.time_limits import FACTOR
 
 NOW: Final = timedelta()
 # The wake-up after a commit is the rule; this finds what falls due later and what a killed process left behind.
@@ -44,7 +43,7 @@ class Handler:
     """
 
     fire: Callable[[str], Awaitable[None]]
-    lease_seconds: float = 15 * FACTOR
+    lease_seconds: float = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,9 @@ import pytest
 from booking_service import bookings
 from booking_service import peers as booking_peers
 from booking_service import steps as booking_steps
-from checkin_service import peers as checkin_peers
 from services import db, reconciler, time_limits
 from services.auth import Effect
 from services.time_limits import FACTOR, factor
-from services.timers import Handler
 from waitlist_service import assignment
 from waitlist_service import peers as waitlist_peers
 
@@ -38,12 +36,7 @@ def test_a_step_outlasts_the_calls_that_it_makes() -> None:
     longest = {
         "booking": (booking_steps.LEASE_SECONDS, 2 * booking_peers.TIMEOUT_SECONDS),
         "waitlist": (assignment.CLAIM_LEASE_SECONDS, 3 * waitlist_peers.TIMEOUT_SECONDS),
-        "check-in": (Handler(fire).lease_seconds, 4 * checkin_peers.TIMEOUT_SECONDS),
         "a repair": (reconciler.REPAIR_SECONDS, 3 * booking_peers.TIMEOUT_SECONDS + db.STATEMENT_TIMEOUT_SECONDS),
         "a booking": (bookings.CALL_IS_OVER.total_seconds(), Effect.WRITE.value),
     }
     assert [name for name, (lasts, waits) in longest.items() if lasts <= waits] == []
-
-
-async def fire(_: str) -> None:
-    """A timer's handler."""
