@@ -260,7 +260,7 @@ def _assignments(booking: Booking, seats: Sequence[SeatOf]) -> list[seat.SeatAss
             passenger_id=each.passenger_id,
             profile=seat.PassengerProfile(
                 type=seat.PassengerProfile.Type.Value(types[each.passenger_id]),
-                special_services=["INFT"] if each.passenger_id in booking.with_infant else [],
+                special_services=booking.needs(each.passenger_id),
                 cabin=seat.Seat.Cabin.Value(booking.cabin),
             ),
         )

@@ -17,6 +17,8 @@ from services.db import Conn
 from services.money import Amount, money_of
 from services.proto import timestamp
 
+ADULT: Final = "ADULT"
+CHILD: Final = "CHILD"
 INFANT: Final = "INFANT"
 
 _COLUMNS: Final = """booking_id, owner, state::text, bookings.version, cabin::text, contact_email, currency,
@@ -142,6 +144,17 @@ class Booking:
     def with_infant(self) -> frozenset[str]:
         """The adults who have an infant on their lap."""
         return frozenset(each.accompanying_passenger_id for each in self.travellers if each.accompanying_passenger_id)
+
+    def needs(self, passenger_id: str) -> list[str]:
+        """The special services of a traveller that decide about seats: INFT with a lap infant, CHLD with a child.
+
+        Each adult of a party with a child cares for it, as the check-in service says after the confirmation.
+        """
+        types = {traveller.passenger_id: traveller.type for traveller in self.travellers}
+        needs = ["INFT"] if passenger_id in self.with_infant else []
+        if types[passenger_id] == ADULT and CHILD in types.values():
+            needs.append("CHLD")
+        return needs
 
     def passengers(self) -> list[pb.Passenger]:
         """Returns the travellers as the contract has them."""

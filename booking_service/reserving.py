@@ -13,7 +13,7 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 from booking_service import bookings, fares, records, refusals, seating
 from booking_service.bookings import NewBooking
 from booking_service.peers import Journey, Peers
-from booking_service.records import INFANT, Booking, SeatOf, Traveller
+from booking_service.records import ADULT, INFANT, Booking, SeatOf, Traveller
 from booking_service.seating import Place
 from services import db, telemetry
 from services.clients import PeerRefusal
@@ -22,7 +22,6 @@ from services.errors import DeadlineExceeded, FieldViolation, InvalidArgument, R
 from services.idempotency import RequestKey
 from services.mutations import Mutations
 
-ADULT: Final = "ADULT"
 # A party that loses its seats as often as this meets a flight that sells out under its hands.
 PLANS: Final = 10
 _log = telemetry.log("reserving")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection, Sequence
-from typing import Final
 
 from booking_service import refusals
 from booking_service.peers import Peers
-from booking_service.records import INFANT, Leg, SeatOf, Traveller
+from booking_service.records import CHILD, INFANT, Leg, SeatOf, Traveller
 from services.clients import PeerRefusal
-
-CHILD: Final = "CHILD"
 
 Place = tuple[str, str]
 """A seat of a flight: (flight_id, seat_number)."""

@@ -32,8 +32,9 @@ SEND_ENTITLEMENTS: Final = "send-entitlements"
 AT_ONCE: Final = 200
 # An import and a login do not wait longer for the seat service; the timer goes on.
 PATIENCE_SECONDS: Final = 1.0 * FACTOR
-# The limit of the contract. With INFT among them the others change nothing: it rules out what any of them rules out.
+# The limit of the contract. What `needs_of` adds is sent first: INFT and CHLD rule out what any other code rules out.
 MOST_NEEDS: Final = 8
+ADDED_NEEDS: Final = ("INFT", "CHLD")
 
 _log = telemetry.log("entitlements")
 
@@ -68,7 +69,7 @@ class Entitlement:
             pnr=self.pnr,
             profile=seat.PassengerProfile(
                 type=seat.PassengerProfile.Type.Value(self.type),
-                special_services=sorted(self.needs, key=lambda code: code != "INFT")[:MOST_NEEDS],
+                special_services=sorted(self.needs, key=lambda code: code not in ADDED_NEEDS)[:MOST_NEEDS],
                 cabin=seat.Seat.Cabin.Value(self.cabin),
             ),
             ended=self.ended,

@@ -14,9 +14,9 @@ from services.errors import Refusal
 
 # Who needs help, or has somebody to care for, can't open an emergency exit: 14 CFR 121.585 (b) and (d). IATA codes of
 # special services: wheelchairs, sight, hearing, stretcher, medical case, intellectual disability, meet and assist,
-# unaccompanied minor, infant on lap, pet in cabin, escort.
+# unaccompanied minor, infant on lap, child of the same party, pet in cabin, escort.
 NO_EXIT_ROW_SERVICES: Final = frozenset(
-    {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "PETC", "ESCT"}
+    {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "CHLD", "PETC", "ESCT"}
 )
 INFANT_ON_LAP: Final = "INFT"
 

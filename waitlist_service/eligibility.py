@@ -11,9 +11,11 @@ from typing import Final
 
 # As the seat service has them: 14 CFR 121.585 (b) and (d).
 NO_EXIT_ROW_SERVICES: Final = frozenset(
-    {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "PETC", "ESCT"}
+    {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "CHLD", "PETC", "ESCT"}
 )
 INFANT_ON_LAP: Final = "INFT"
+# An adult whose party has a child on the flight.
+CHILD_IN_CARE: Final = "CHLD"
 # PADIS 9825 codes of seats.
 EXIT_ROW: Final = "E"
 NOT_FOR_INFANTS: Final = "1A"

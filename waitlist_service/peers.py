@@ -18,7 +18,7 @@ from services.clients import PeerRefusal, ask, channel
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 from waitlist_service import refusals
-from waitlist_service.eligibility import EXIT_ROW, INFANT_ON_LAP, NOT_FOR_INFANTS
+from waitlist_service.eligibility import CHILD_IN_CARE, EXIT_ROW, INFANT_ON_LAP, NOT_FOR_INFANTS
 from waitlist_service.entries import Entry, Facts
 from waitlist_service.matching import FreedSeat
 from waitlist_service.settings import WaitlistSettings
@@ -287,8 +287,10 @@ def claim_request(entry: Entry, *, offer_ttl: timedelta | None) -> seat.ClaimSea
         profile=seat.PassengerProfile(
             type=seat.PassengerProfile.Type.Value(entry.type),
             cabin=seat.Seat.Cabin.Value(entry.cabin),
-            # With INFT the others change nothing: it rules out what any of them rules out.
-            special_services=sorted(entry.special_services, key=lambda code: code != INFANT_ON_LAP)[:MOST_NEEDS],
+            # These two first: they rule out what any other code rules out.
+            special_services=sorted(
+                entry.special_services, key=lambda code: code not in (INFANT_ON_LAP, CHILD_IN_CARE)
+            )[:MOST_NEEDS],
         ),
         request_id=str(entry.claim_id),
         confirm=offer_ttl is None,

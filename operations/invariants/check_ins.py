@@ -177,6 +177,10 @@ CHECK_IN_INVARIANTS: Final = (
                          SELECT 'INFT' FROM checkin.passengers AS infant
                          WHERE infant.flight_id = passengers.flight_id
                            AND infant.accompanying_passenger_id = passengers.passenger_id
+                         UNION
+                         SELECT 'CHLD' FROM checkin.passengers AS child
+                         WHERE passengers.type = 'ADULT' AND child.type = 'CHILD'
+                           AND (child.flight_id, child.pnr) = (passengers.flight_id, passengers.pnr)
                          ORDER BY 1) AS needs
             FROM checkin.passengers LEFT JOIN checkin.flights USING (flight_id)
         )

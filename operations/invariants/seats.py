@@ -9,7 +9,7 @@ from skyhigh.seat.v1.seat_service_pb2 import Seat
 from operations.invariants.invariant import Invariant
 from seat_service.cabin_layouts import load_layouts
 
-# 14 CFR 121.585: these passengers, children and lap infants sit in no exit row.
+# 14 CFR 121.585: these passengers, children and lap infants sit in no exit row. CHLD: an adult who cares for a child.
 _NO_EXIT_ROW: Final = [
     "WCHR",
     "WCHS",
@@ -22,6 +22,7 @@ _NO_EXIT_ROW: Final = [
     "MAAS",
     "UMNR",
     "INFT",
+    "CHLD",
     "PETC",
     "ESCT",
 ]

@@ -351,6 +351,7 @@ async def test_a_named_seat_that_is_taken_is_refused_and_no_other_is_given(
     [
         ("A321", ("1A", "ADULT"), "CABIN_NOT_ALLOWED"),
         ("AT72", ("1A", "CHILD", "ADULT"), "EXIT_ROW_NOT_ALLOWED"),
+        ("AT72", ("1A", "ADULT", "CHILD"), "EXIT_ROW_NOT_ALLOWED"),
         ("AT72", ("1A", "ADULT", "INFANT"), "EXIT_ROW_NOT_ALLOWED"),
         ("AT72", ("2A", "ADULT", "INFANT"), "INFANT_NOT_ALLOWED"),
     ],

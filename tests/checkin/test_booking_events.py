@@ -74,7 +74,7 @@ async def test_the_fare_is_the_cabins(airport: Airport, cabin: str, fare: str) -
         pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id=adult.passenger_id)
     )
     assert (found.fare, pb.Cabin.Name(found.cabin)) == (fare, cabin)
-    assert (found.contact_email, list(found.special_services)) == (its.confirmed.contact_email, ["INFT"])
+    assert (found.contact_email, list(found.special_services)) == (its.confirmed.contact_email, ["INFT", "CHLD"])
 
 
 async def test_what_is_known_of_a_flight_and_a_passenger_stays(airport: Airport, checkin_database: Database) -> None:

@@ -141,6 +141,24 @@ async def test_an_adult_whose_infant_comes_or_leaves_is_sent_again(airport: Airp
     assert list(wire.last(airport.flight_id, "P2").profile.special_services) == ["INFT"]
 
 
+async def test_adults_whose_partys_children_come_or_leave_are_sent_again(airport: Airport, wire: Wire) -> None:
+    def needs(passenger_id: str) -> list[str]:
+        return list(wire.last(airport.flight_id, passenger_id).profile.special_services)
+
+    pnr = new_pnr()
+    await airport.travellers("P1", "P2", pnr=pnr)
+    await airport.traveller("Q1")
+    await airport.traveller("P3", pnr=pnr, type=pb.CHILD)
+    assert [needs(each) for each in ("P1", "P2", "P3", "Q1")] == [["CHLD"], ["CHLD"], [], []]
+    known = wire.last(airport.flight_id, "P1").revision
+    await airport.traveller("P4", pnr=pnr, type=pb.CHILD)
+    assert wire.last(airport.flight_id, "P1").revision == known, "a second child changes nothing"
+    await airport.traveller("P4", pnr=pnr, type=pb.ADULT)
+    assert needs("P4") == ["CHLD"]
+    await airport.traveller("P3", pnr=new_pnr(), type=pb.CHILD)
+    assert [needs(each) for each in ("P1", "P2", "P4")] == [[], [], []]
+
+
 async def test_a_seat_service_that_is_down_learns_it_later(airport: Airport, wire: Wire) -> None:
     wire.down = True
     traveller = await airport.traveller("P1")

@@ -129,7 +129,7 @@ async def test_a_seat_of_another_cabin_is_refused(
         await agent.hold(two_class, business, profile=pb.PassengerProfile(cabin=pb.Seat.ECONOMY))
 
 
-@pytest.mark.parametrize("kind", ["CHILD", "ADULT+INFT", "ADULT+WCHR", "ADULT+BLND", "ADULT+VGML+UMNR"])
+@pytest.mark.parametrize("kind", ["CHILD", "ADULT+INFT", "ADULT+CHLD", "ADULT+WCHR", "ADULT+BLND", "ADULT+VGML+UMNR"])
 async def test_an_exit_row_is_for_adults_who_can_help(callers: Callers, flight: str, kind: str) -> None:
     session = callers.passenger(f"P1:{flight}:ECONOMY:{kind}")
     with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED") as refusal:
