@@ -159,19 +159,18 @@ class Operations(Life):
         flights = [first]
         if connecting:
             flights.append(self.new_flight(leg + 1, first.arrival + self.dice.uniform(2, 40), sold=True))
+        flights = [flight for flight in flights if await self.open(flight)]
         for flight in flights:
-            if await self.open(flight):
-                self.airline.flights[flight.flight_id] = flight
+            self.airline.flights[flight.flight_id] = flight
         parties = [
             self.new_party([flight]) for flight in flights for _ in range(self.dice.randint(*PARTIES_OF_MANIFEST))
         ]
-        if connecting:
+        if len(flights) > 1:
             parties.append(self.new_party(flights))
             if self.chance(0.15):
                 parties.append(self.new_party(flights, group=True))
         for flight in flights:
-            if flight.seats:
-                await self.import_manifest(flight, [party for party in parties if flight in party.flights])
+            await self.import_manifest(flight, [party for party in parties if flight in party.flights])
         self.airline.parties += parties
 
     def new_flight(self, leg: int, departure: float, *, sold: bool) -> Flight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,10 @@ SETTINGS: Final[Mapping[str, str]] = {
 AFTER_DEPARTURE_SECONDS: Final = 6.0
 LONGEST_DEPARTURE_SECONDS: Final = 160.0
 READY_SECONDS: Final = 90.0
+REST_SECONDS: Final = rest.LONGEST_SECONDS * float(players.PATIENCE)
+# What only background work brings about may be late on a busy machine; what is wrong stays wrong.
+VERIFY_TRIES: Final = 4
+VERIFY_PAUSE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ async def run(plan: Plan) -> Outcome:
                 await _departures(airline)
             rest_seconds, unrest = None, ""
             try:
-                rest_seconds = await rest.at_rest(stack.environment)
+                rest_seconds = await rest.at_rest(stack.environment, within_seconds=REST_SECONDS)
             except rest.UnrestError as error:
                 unrest = str(error)
         found = await truth.read(
@@ -94,7 +98,7 @@ async def run(plan: Plan) -> Outcome:
             provider_url="" if plan.with_faults else stack.environment.get("SKYHIGH_MOCK_PROVIDER_URL", ""),
         )
         violations = await asyncio.to_thread(checks.run, record, found)
-        code, text = await stack.skyhigh("verify")
+        code, text = await _verified(stack)
     return Outcome(
         seed=plan.seed,
         replay=plan.replay,
@@ -191,6 +195,12 @@ async def _departures(airline: Airline) -> None:
     await pause(min(LONGEST_DEPARTURE_SECONDS, max(0.0, last + AFTER_DEPARTURE_SECONDS - time.time())))
 
 
-def failed(outcomes: Sequence[Outcome]) -> list[int]:
-    """The seeds that found something."""
-    return [outcome.seed for outcome in outcomes if not outcome.good]
+async def _verified(stack: RunningStack) -> tuple[int, str]:
+    """What `skyhigh verify` ends with and prints, once that is nothing or has not changed for a while."""
+    code, text = await stack.skyhigh("verify")
+    for _ in range(VERIFY_TRIES - 1):
+        if code == 0:
+            break
+        await pause(VERIFY_PAUSE_SECONDS)
+        code, text = await stack.skyhigh("verify")
+    return code, text
