@@ -82,7 +82,8 @@ class _Owners:
 
     def _add(self, own: set[str], *names: str | None) -> None:
         for name in names:
-            if name:
+            # Without an owner in the history or the state, the check knows no stranger either.
+            if name and own:
                 self.of.setdefault(name, set()).update(own)
 
 
