@@ -1,7 +1,10 @@
 -- The last touch on JSON errors, whoever made them: a service, gRPC itself or Envoy.
 --   * exactly one ErrorInfo, also where gRPC gave up before the service could say why;
 --   * the field's name as BadRequest, where the transcoder only has it in its message;
+--   * fields by their names in JSON, which callers of JSON write: the services and the transcoder know the protos' names.
+--     A name that is in the query as the protos have it stays, because the caller wrote it so;
 --   * the header Retry-After, which HTTP knows, from RetryInfo, which gRPC knows.
+-- The table before this text comes from the protos: NAMES has the JSON name of each field whose two names differ.
 -- It works on the text, because the standard library that Envoy gives it has no JSON.
 
 local REASONS = {
@@ -37,18 +40,48 @@ local function field_in(message)
   return "body"
 end
 
+-- Where the string ends whose text begins at `from`: its closing quote.
+local function end_of_string(text, from)
+  while true do
+    local at = text:find('[\\"]', from)
+    if at == nil or text:sub(at, at) == '"' then
+      return at
+    end
+    from = at + 2
+  end
+end
+
 -- The message as it stands in the text: still escaped, so that it may be put into another string of it.
 local function message_in(text)
   local _, before = text:find('"message":"', 1, true)
-  local from = before and before + 1
-  while from do
-    local at = text:find('[\\"]', from)
-    if at and text:sub(at, at) == '"' then
-      return text:sub(before + 1, at - 1)
+  local stop = before and end_of_string(text, before + 1)
+  return stop and text:sub(before + 1, stop - 1) or ""
+end
+
+-- The text with the fields' names in JSON, wherever people read them.
+local function with_json_names(text, query)
+  local written = {}
+  for key in ("&" .. query):gmatch("&([%w_.]+)") do
+    for name in key:gmatch("[%w_]+") do
+      written[name] = true
     end
-    from = at and at + 2
   end
-  return ""
+  local function json_name(word)
+    return not written[word] and NAMES[word] or nil
+  end
+  for _, key in ipairs({ '"field":"', '"description":"', '"message":"' }) do
+    local _, before = text:find(key, 1, true)
+    while before do
+      local stop = end_of_string(text, before + 1)
+      if stop == nil then
+        return text
+      end
+      local renamed = text:sub(before + 1, stop - 1):gsub("[%w_]+", json_name)
+      text = text:sub(1, before) .. renamed .. text:sub(stop)
+      _, before = text:find(key, before + #renamed + 1, true)
+    end
+  end
+  return text
 end
 
 -- Behind the first detail, or as the first one. A function replaces, because in a string % would mean something.
@@ -80,6 +113,16 @@ end
 
 local function is_error(headers)
   return tonumber(headers:get(":status")) >= 400 and headers:get("content-type") == "application/json"
+end
+
+-- Kept from the request for its answer, where the query is not to be seen any more.
+local KEPT = "skyhigh.errors"
+
+function envoy_on_request(handle)
+  local query = handle:headers():get(":path"):match("%?(.+)$")
+  if query then
+    handle:streamInfo():dynamicMetadata():set(KEPT, "query", query)
+  end
 end
 
 -- The bucket of calls that nothing counts.
@@ -120,6 +163,10 @@ function envoy_on_response(handle)
   if text:find('"reason":"INVALID_FIELD"', 1, true) and not text:find("google.rpc.BadRequest", 1, true) then
     local message = message_in(text)
     text = add_detail(text, BAD_REQUEST:format(field_in(message), message))
+  end
+  if text:find("google.rpc.BadRequest", 1, true) then
+    local kept = handle:streamInfo():dynamicMetadata():get(KEPT)
+    text = with_json_names(text, kept and kept["query"] or "")
   end
   if code == 8 and not text:find("google.rpc.RetryInfo", 1, true) then
     text = add_detail(text, RETRY_INFO:format(wait))

@@ -181,7 +181,7 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
         "clock_skew_seconds": CLOCK_SKEW_SECONDS,
         "token_headers": [{"name": "authorization", "value_prefix": prefix} for prefix in TOKEN_PREFIXES],
         "descriptor_set": str(api_path),
-        "errors_lua": ERRORS_LUA.read_text(),
+        "errors_lua": strict_json.names(api) + ERRORS_LUA.read_text(),
         "strict_json_lua": strict_json.script(api, [method for _, method, _ in public]),
         "services": [service.name for service in SERVICES],
         "role_header": filters.ROLE_HEADER,

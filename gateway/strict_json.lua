@@ -1,7 +1,7 @@
--- Refuses JSON bodies that the transcoder would read in more than one way: it takes the last of two values of a key,
+-- Refuses JSON bodies and queries that the transcoder would read in more than one way: it takes the last of two values of a key,
 -- drops null in a list, flattens a list in a list, and makes a list of one object. It also takes unquoted keys, single
--- quotes and commas before an end. The tables before this text come from the protos: ROUTES has {verb, path, type,
--- fields of the path}, TYPES the fields of each message by both of their names.
+-- quotes and commas before an end. Of a query it takes the last of two values. The tables before this text come from the protos: ROUTES has {verb, path, type, fields of the path, whether
+-- there is a body}, TYPES the fields of each message by both of their names.
 
 local MAX_DEPTH = 32
 local WHITE = "[^ \t\r\n]"
@@ -122,7 +122,9 @@ local function read_object(text, at, kind, path, depth, in_path)
       malformed(at)
     end
     at = skip(text, at + 1)
-    if in_path and in_path[name] and text:sub(at, at) == '"' and read_string(text, at) ~= in_path[name] then
+    local bound = in_path and in_path[name]
+    -- A value with a percent sign is the transcoder's to compare.
+    if bound and not bound:find("%", 1, true) and text:sub(at, at) == '"' and read_string(text, at) ~= bound then
       refuse(inner, "differs from the value in the path")
     end
     at = skip(text, read_value(text, at, field, false, inner, depth))
@@ -184,7 +186,45 @@ local function read_body(text, kind, in_path)
   end
 end
 
--- Returns the type of the body, and the values in the path; nothing for a path without a JSON body.
+local function unescaped(text)
+  return (text:gsub("%%(%x%x)", function(code)
+    return string.char(tonumber(code, 16))
+  end))
+end
+
+-- Returns a field by its place in a query, such as `preferences.cabin`: its place by the protos' names, and what TYPES
+-- says of it; nothing for a place that there is not, which the transcoder refuses.
+local function field_at(kind, place)
+  local fields, field, path = TYPES[kind], nil, nil
+  for name in place:gmatch("[^.]+") do
+    field = fields and fields[name]
+    if field == nil then
+      return nil
+    end
+    path = path and path .. "." .. field.name or field.name
+    fields = field.type and TYPES[field.type]
+  end
+  return path, field
+end
+
+local function read_query(query, kind, in_path, has_body)
+  local seen = {}
+  for pair in query:gmatch("[^&]+") do
+    local place = unescaped(pair:match("^[^=]*"))
+    local path, field = field_at(kind, place)
+    if path and in_path[path] then
+      refuse(place, "is in the path already")
+    elseif path and has_body then
+      refuse(place, "belongs in the body, not in the query")
+    elseif path and seen[path] and not field.list then
+      refuse(place, "comes twice")
+    elseif path then
+      seen[path] = true
+    end
+  end
+end
+
+-- Returns the route of a call, and the values in its path; nothing for a path that is not JSON's.
 local function route_of(verb, path)
   path = path:match("^[^?]*")
   for _, route in ipairs(ROUTES) do
@@ -193,11 +233,9 @@ local function route_of(verb, path)
       if values[1] then
         local in_path = {}
         for index, name in ipairs(route.fields) do
-          if not values[index]:find("%", 1, true) then
-            in_path[name] = values[index]
-          end
+          in_path[name] = values[index]
         end
-        return route.type, in_path
+        return route, in_path
       end
     end
   end
@@ -208,15 +246,21 @@ function envoy_on_request(handle)
   if (headers:get("content-type") or ""):find("application/grpc", 1, true) == 1 then
     return
   end
-  local kind, in_path = route_of(headers:get(":method"), headers:get(":path"))
-  if kind == nil then
+  local verb, path = headers:get(":method"), headers:get(":path")
+  local query = path:match("%?(.+)$")
+  -- Most calls read, and have nothing to be read in two ways.
+  if query == nil and verb == "GET" then
     return
   end
-  local body = handle:body()
-  if body == nil or body:length() == 0 then
+  local route, in_path = route_of(verb, path)
+  if route == nil then
     return
   end
-  local is_strict, problem = pcall(read_body, body:getBytes(0, body:length()), kind, in_path)
+  local is_strict, problem = pcall(read_query, query or "", route.type, in_path, route.body)
+  local body = is_strict and route.body and handle:body()
+  if body and body:length() > 0 then
+    is_strict, problem = pcall(read_body, body:getBytes(0, body:length()), route.type, in_path)
+  end
   if not is_strict then
     local message = type(problem) == "table" and problem.message or "body: can't be read as JSON"
     handle:respond({ [":status"] = "400" }, message)

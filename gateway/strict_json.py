@@ -1,4 +1,4 @@
-"""The tables of `strict_json.lua`: which JSON bodies there are, and which of their fields are lists or messages."""
+"""The tables of `strict_json.lua` and `errors.lua`: which calls have JSON, and the names and kinds of their fields."""
 
 from __future__ import annotations
 
@@ -57,12 +57,25 @@ def script(api: FileDescriptorSet, methods: Iterable[MethodDescriptorProto]) -> 
     return f"local ROUTES = {_lua(routes)}\nlocal TYPES = {_lua(types)}\n{SCRIPT.read_text()}"
 
 
+def names(api: FileDescriptorSet) -> str:
+    """Returns the table of `errors.lua`: the JSON name of each field of ours whose two names differ."""
+    found = {
+        field.name: field.json_name
+        for file in api.file
+        if file.package.startswith("skyhigh.")
+        for _, message in _messages(f".{file.package}", file.message_type)
+        for field in message.field
+        if field.name != field.json_name
+    }
+    return f"local NAMES = {_lua(dict(sorted(found.items())))}\n"
+
+
 def _routes(methods: Iterable[MethodDescriptorProto]) -> Iterator[dict[str, Any]]:
     for method in methods:
         rule = method.options.Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):
             verb = binding.WhichOneof("pattern")
-            if verb and binding.body and method.input_type != _HTTP_BODY:
+            if verb and method.input_type != _HTTP_BODY:
                 template = getattr(binding, verb)
                 literals = [re.sub(r"(\W)", r"%\1", part) for part in re.split(r"\{\w+\}", template)]
                 yield {
@@ -70,6 +83,7 @@ def _routes(methods: Iterable[MethodDescriptorProto]) -> Iterator[dict[str, Any]
                     "path": f"^{'([^/]+)'.join(literals)}$",
                     "type": method.input_type,
                     "fields": re.findall(r"\{(\w+)\}", template),
+                    "body": bool(binding.body),
                 }
 
 
@@ -95,8 +109,8 @@ def _entry(field: FieldDescriptorProto, messages: Mapping[str, DescriptorProto])
 
 def _lua(value: Any) -> str:
     match value:
-        case True:
-            return "true"
+        case bool():
+            return str(value).lower()
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         case list():

@@ -10,7 +10,7 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 
 from gateway.exposure import LARGE_BODY_BYTES
 from tests.gateway.conftest import Gateway, Others
-from tests.gateway.test_json_contract import reason
+from tests.gateway.test_json_contract import reason, violations
 
 P = '{"givenName":"Jan","lastName":"Doe"}'
 
@@ -24,9 +24,8 @@ async def post(gateway: Gateway, path: str, body: str) -> tuple[int, str]:
     if answer.status_code != 400:
         return answer.status_code, ""
     assert reason(answer) == "INVALID_FIELD"
-    (bad_request,) = [each for each in answer.json()["details"] if each["@type"].endswith("BadRequest")]
-    (violation,) = bad_request["fieldViolations"]
-    return 400, str(violation["field"])
+    (violation,) = violations(answer)
+    return 400, violation["field"]
 
 
 @pytest.mark.parametrize(
@@ -37,13 +36,13 @@ async def post(gateway: Gateway, path: str, body: str) -> tuple[int, str]:
         (f'{{"passengers":{P}}}', "passengers"),
         ('{"passengers":"Doe"}', "passengers"),
         (f'{{"passengers":["Doe",{P}]}}', "passengers[0]"),
-        ('{"passengers":[{"givenName":"Jan","givenName":"Kim"}]}', "passengers[0].given_name"),
-        ('{"passengers":[{"givenName":"Jan","given_name":"Kim"}]}', "passengers[0].given_name"),
-        ('{"flightId":"A","flightId":"B"}', "flight_id"),
-        (r'{"flightId":"A","flight\u0049d":"B"}', "flight_id"),
-        ('{"flightId":"A","flight_id":"A"}', "flight_id"),
-        ('{"flightId":["A"]}', "flight_id"),
-        ('{"flightId":{"a":"A"}}', "flight_id"),
+        ('{"passengers":[{"givenName":"Jan","givenName":"Kim"}]}', "passengers[0].givenName"),
+        ('{"passengers":[{"givenName":"Jan","given_name":"Kim"}]}', "passengers[0].givenName"),
+        ('{"flightId":"A","flightId":"B"}', "flightId"),
+        (r'{"flightId":"A","flight\u0049d":"B"}', "flightId"),
+        ('{"flightId":"A","flight_id":"A"}', "flightId"),
+        ('{"flightId":["A"]}', "flightId"),
+        ('{"flightId":{"a":"A"}}', "flightId"),
         ('{"seats":[{"flightId":"A"},null]}', "seats[1]"),
         ('{"unknown":{"a":1,"a":2}}', "unknown.a"),
         ('[{"flightId":"A"}]', "body"),
@@ -87,8 +86,41 @@ async def test_a_strict_body_arrives_as_it_was_sent(gateway: Gateway, others: Ot
 
 
 async def test_a_body_that_contradicts_its_path_is_refused(gateway: Gateway) -> None:
-    assert await post(gateway, "/v1/bookings/A/cancel", '{"bookingId":"B"}') == (400, "booking_id")
+    assert await post(gateway, "/v1/bookings/A/cancel", '{"bookingId":"B"}') == (400, "bookingId")
     assert await post(gateway, "/v1/bookings/A/cancel", '{"bookingId":"A"}') == (200, "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("GET", "/v1/flights/SH101-1/seatmap?known_version=1&known_version=2", "known_version"),
+        ("GET", "/v1/flights/SH101-1/seatmap?known_version=1&knownVersion=2", "knownVersion"),
+        ("GET", "/v1/flights/SH101-1/seatmap?known%5Fversion=1&known_version=1", "known_version"),
+        ("GET", "/v1/flights/SH101-1/seatmap?flight_id=SH101-2", "flight_id"),
+        ("GET", "/v1/flights/SH101-1/seatmap?flightId=SH101-1", "flightId"),
+        ("GET", "/v1/search?source=FRA&source=LIS", "source"),
+        ("POST", "/v1/bookings?flight_id=SH101-1", "flight_id"),
+        ("POST", "/v1/bookings/A/cancel?bookingId=B", "bookingId"),
+    ],
+)
+async def test_a_query_with_two_readings_is_refused_with_its_field(
+    gateway: Gateway, others: Others, method: str, path: str, field: str
+) -> None:
+    heard = len(others.echo.heard)
+    token = gateway.callers.agent("desk").token
+    answer = await gateway.http.request(
+        method, path, json={} if method == "POST" else None, headers={"authorization": f"Bearer {token}"}
+    )
+    assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD")
+    assert [each["field"] for each in violations(answer)] == [field]
+    assert len(others.echo.heard) == heard
+
+
+async def test_a_list_in_a_query_has_many_values(gateway: Gateway, flight: str) -> None:
+    token = gateway.callers.agent("desk").token
+    query = "partySize=1&positions=WINDOW&positions=AISLE&cabin=ECONOMY"
+    path = f"/v1/flights/{flight}/seats/suggest?{query}"
+    assert (await gateway.http.get(path, headers={"authorization": f"Bearer {token}"})).status_code == 200
 
 
 async def test_a_manifest_of_500_passengers_is_taken(gateway: Gateway, others: Others) -> None:

@@ -33,6 +33,13 @@ def reason(answer: httpx.Response) -> str:
     return reason
 
 
+def violations(answer: httpx.Response) -> list[dict[str, str]]:
+    """The wrong fields that an error names."""
+    (found,) = [each for each in answer.json()["details"] if each["@type"].endswith("google.rpc.BadRequest")]
+    fields: list[dict[str, str]] = found["fieldViolations"]
+    return fields
+
+
 async def state(mobile: Mobile, flight: str, seat_number: str) -> str:
     """A seat's state on the map."""
     answer = await mobile("GET", f"/v1/flights/{flight}/seatmap")
@@ -235,13 +242,67 @@ async def test_bad_input_is_a_400_that_names_the_field_and_changes_nothing(
     for path, body in BAD_HOLDS:
         answer = await agent("POST", path.format(flight=flight), body)
         assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD"), (path, body, answer.text)
-        fields = [detail for detail in answer.json()["details"] if detail["@type"].endswith("google.rpc.BadRequest")]
-        assert fields, (path, body, answer.text)
-        assert fields[0]["fieldViolations"][0]["field"], (path, body)
+        assert violations(answer)[0]["field"], (path, body)
     for query in ("known_version=-1", "known_version=NaN", "known_version=1e309", "knownVersion=x", "bogus=1"):
         answer = await agent("GET", f"/v1/flights/{flight}/seatmap?{query}")
         assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD"), query
     assert await database.fetchval("SELECT count(*) FROM seat_events WHERE flight_id = $1", flight) == 0
+
+
+# What is wrong with a call: its path and body, the field, and a part of what is said of it.
+BY_THE_SERVICE: list[tuple[str, str, Any, str, str]] = [
+    ("POST", "/v1/flights/{flight}/seats/12A/hold", {}, "passengerId", "regex pattern"),
+    (
+        "POST",
+        "/v1/holds",
+        {"seats": [{"flightId": "SH1-1", "seatNumber": "12a", "passengerId": "P1"}]},
+        "seats[0].seatNumber",
+        "regex",
+    ),
+    ("GET", "/v1/flights/{flight}/seats/suggest?partySize=1&children=2", None, "children", "than partySize"),
+    ("GET", "/v1/flights/{flight}/seats/suggest?party_size=1&children=2", None, "children", "than party_size"),
+    ("GET", "/v1/flights/{flight}/seatmap?known_version=-1", None, "known_version", "greater than or equal"),
+    ("GET", "/v1/flights/{flight}/seatmap?knownVersion=-1", None, "knownVersion", "greater than or equal"),
+    ("POST", "/v1/flights/{flight}/seats/12A/hold", {"passengerId": "P1", "requestId": "1"}, "requestId", "UUID"),
+]
+BY_THE_EDGE: list[tuple[str, str, Any, str, str]] = [
+    ("POST", "/v1/flights/{flight}/seats/12A/hold", {"passengerId": 7.5}, "passengerId", "passengerId: invalid"),
+    ("POST", "/v1/bookings", {"passengers": [{"givenName": 7.5}]}, "passengers[0].givenName", "invalid value"),
+    ("POST", "/v1/flights", {"departureTime": "yesterday"}, "departureTime", "invalid value"),
+    ("GET", "/v1/flights/{flight}/seatmap?known_version=NaN", None, "known_version", "known_version: invalid"),
+    ("GET", "/v1/flights/{flight}/seatmap?knownVersion=NaN", None, "knownVersion", "knownVersion: invalid"),
+]
+
+
+@pytest.mark.parametrize("wrong", BY_THE_SERVICE + BY_THE_EDGE)
+async def test_a_wrong_field_has_the_name_that_the_caller_of_json_wrote(
+    gateway: Gateway, flight: str, wrong: tuple[str, str, Any, str, str]
+) -> None:
+    method, path, body, field, said = wrong
+    answer = await gateway.agent()(method, path.format(flight=flight), body)
+    assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD"), answer.text
+    assert [each["field"] for each in violations(answer)] == [field]
+    assert said in violations(answer)[0]["description"]
+    assert said in answer.json()["message"]
+    assert field in answer.json()["message"]
+
+
+async def test_a_wrong_field_has_its_name_of_the_proto_for_callers_of_grpc(gateway: Gateway, flight: str) -> None:
+    token = (("authorization", f"Bearer {gateway.callers.agent().token}"),)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+        stub: Any = SeatServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await stub.HoldSeat(pb.HoldSeatRequest(flight_id=flight, seat_number="12A"), metadata=token)
+    assert "passenger_id: does not match regex pattern" in str(refusal.value.details())
+
+
+async def test_a_value_in_an_error_is_no_field(gateway: Gateway, flight: str) -> None:
+    """Metadata and values are the caller's and the contract's, and stay as they are."""
+    missing = await gateway.agent()("GET", f"/v1/flights/{flight_id('SH404')}/seatmap")
+    (info,) = [each for each in missing.json()["details"] if each["@type"].endswith("ErrorInfo")]
+    assert info["metadata"] == {"flight_id": flight_id("SH404")}
+    unknown = await gateway.agent()("GET", f"/v1/flights/{flight}/seatmap?party_size=1")
+    assert [each["field"] for each in violations(unknown)] == ["party_size"]
 
 
 async def test_raw_garbage_is_refused_and_changes_nothing(
