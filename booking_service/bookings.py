@@ -30,6 +30,7 @@ from services.idempotency import RequestKey
 from services.money import Amount
 from services.outbox import Event
 from services.proto import timestamp
+from services.time_limits import FACTOR
 
 # Timers, each about a booking but the last two: a hold that nobody wants, and a flight that will not leave.
 RESERVE: Final = "reserve"
@@ -48,7 +49,7 @@ ITSELF: Final = "booking"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
 # A call that makes or changes a booking ends before; then its process has died.
-CALL_IS_OVER: Final = timedelta(seconds=6)
+CALL_IS_OVER: Final = timedelta(seconds=6 * FACTOR)
 
 
 @dataclass(frozen=True, slots=True)

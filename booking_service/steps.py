@@ -25,6 +25,7 @@ from services.clients import PeerRefusal
 from services.db import Pool
 from services.errors import Refusal, Unavailable
 from services.money import amount_of
+from services.time_limits import FACTOR
 from services.timers import Handler
 
 # Seats that are taken again for late money are held in the booking service's name: no limit of a customer's binds them.
@@ -33,7 +34,7 @@ OWN_NAME: Final = "service:booking"
 LATE_HOLDS: Final = 3
 # A step whose process died is taken again within the five seconds that a timer may be late. One that takes longer
 # itself begins again, and finds what it has done.
-LEASE_SECONDS: Final = 4
+LEASE_SECONDS: Final = 4 * FACTOR
 # A transaction that did not see the cancellation of its flight has ended by then.
 LAST_LOOK: Final = timedelta(seconds=10)
 CANCELLED_AT_ONCE: Final = 100

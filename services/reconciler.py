@@ -16,13 +16,14 @@ from typing import Any, Final
 
 from services import db, telemetry
 from services.db import Pool
+from services.time_limits import FACTOR
 
 BATCH: Final = 100
 # One look of one comparison takes no more batches; the next look goes on from there.
 LONGEST_LOOK: Final = 10
 AT_ONCE: Final = 8
 # Longer than any repair takes that is not stuck.
-REPAIR_SECONDS: Final = 10.0
+REPAIR_SECONDS: Final = 10.0 * FACTOR
 
 _log = telemetry.log("reconciler")
 

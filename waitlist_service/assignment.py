@@ -20,6 +20,7 @@ from services.batch import Batcher
 from services.clients import PeerFault, PeerRefusal
 from services.db import Conn, Pool
 from services.errors import Refusal
+from services.time_limits import FACTOR
 from services.timers import Handler
 from waitlist_service import entries, notices, peers, refusals, serving
 from waitlist_service.entitlements import CHECK_IN_CLOSED, ENTITLEMENT_ENDED, Entitlements
@@ -29,7 +30,7 @@ from waitlist_service.peers import PASSENGER_HOLDS_SEAT, Hold, NotForPassenger, 
 from waitlist_service.settings import WaitlistSettings
 
 # Whoever dies with a claim leaves it to another after so long.
-CLAIM_LEASE_SECONDS: Final = 4
+CLAIM_LEASE_SECONDS: Final = 4 * FACTOR
 # A passenger who holds another seat at this moment may be free of it soon.
 SKIP: Final = timedelta(seconds=3)
 # Any other refusal of a seat is tried again after twice as long as the time before.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from services import db, time_limits
+from booking_service import bookings
+from booking_service import peers as booking_peers
+from booking_service import steps as booking_steps
+from services import db, reconciler, time_limits
 from services.auth import Effect
 from services.time_limits import FACTOR, factor
+from waitlist_service import assignment
+from waitlist_service import peers as waitlist_peers
 
 
 @pytest.mark.parametrize(("value", "number"), [("1", 1.0), ("2.5", 2.5), ("60", 60.0)])
@@ -24,3 +29,14 @@ def test_calls_and_statements_get_the_same_factor() -> None:
     assert FACTOR > 1, "tests/patience.py sets it before the services are imported"
     assert (Effect.READ.value, Effect.WRITE.value) == (2 * FACTOR, 5 * FACTOR)
     assert Effect.WRITE.value > db.STATEMENT_TIMEOUT_SECONDS
+
+
+def test_a_step_outlasts_the_calls_that_it_makes() -> None:
+    """Else another process begins a step again that only waits for its peers."""
+    longest = {
+        "booking": (booking_steps.LEASE_SECONDS, 2 * booking_peers.TIMEOUT_SECONDS),
+        "waitlist": (assignment.CLAIM_LEASE_SECONDS, 3 * waitlist_peers.TIMEOUT_SECONDS),
+        "a repair": (reconciler.REPAIR_SECONDS, 3 * booking_peers.TIMEOUT_SECONDS + db.STATEMENT_TIMEOUT_SECONDS),
+        "a booking": (bookings.CALL_IS_OVER.total_seconds(), Effect.WRITE.value),
+    }
+    assert [name for name, (lasts, waits) in longest.items() if lasts <= waits] == []
