@@ -22,6 +22,7 @@ from checkin_service.peers import Peers, Place, Seat
 from checkin_service.records import INFANT_SEAT
 from services import db, telemetry, timers
 from services.db import Conn, Pool
+from services.errors import Unavailable
 from services.proto import timestamp
 from services.time_limits import FACTOR
 from services.timers import Handler
@@ -136,7 +137,10 @@ class Entitlements:
             yield
 
     async def _send_some(self, flight_id: str, *, pnr: str | None = None, passenger_id: str | None = None) -> int:
-        """Sends a batch; returns how many passengers it had."""
+        """Sends a batch; returns how many passengers it had.
+
+        Raises Unavailable if the seat service can't judge some of them now; the others are acknowledged.
+        """
         async with db.transaction(self._pool) as conn:
             passengers = await _unknown(conn, flight_id, pnr=pnr, passenger_id=passenger_id)
             times = await _unknown_times(conn, flight_id)
@@ -145,12 +149,15 @@ class Entitlements:
         request = seat.SyncPassengersRequest(
             passengers=[each.message() for each in passengers], flights=[] if times is None else [times.message()]
         )
-        freed = await self._peers.sync_passengers(request)
+        freed, undecided = await self._peers.sync_passengers(request)
+        decided = [each for each in passengers if each.place not in undecided]
         async with db.transaction(self._pool) as conn:
             # Writers of the manifest lock the flight first as well.
             await flights.lock(conn, [flight_id])
-            await _acknowledge(conn, passengers, times)
-            await _follow(conn, passengers, freed)
+            await _acknowledge(conn, decided, times)
+            await _follow(conn, decided, freed)
+        if undecided:
+            raise Unavailable("the seat service can't use the cabin layout of the flight, try again")
         return len(passengers)
 
 

@@ -101,10 +101,13 @@ class Peers:
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         return next((each for each in seats if each.confirm_time is not None), None)
 
-    async def sync_passengers(self, request: seat.SyncPassengersRequest) -> Mapping[Place, Seat]:
-        """Brings the seat service's copy of the manifests up to date; returns the seats that passengers lost by it."""
+    async def sync_passengers(self, request: seat.SyncPassengersRequest) -> tuple[Mapping[Place, Seat], set[Place]]:
+        """Brings the seat service's copy of the manifests up to date.
+
+        Returns the seats that passengers lost by it, and the passengers that are to be sent again.
+        """
         answer = await ask(self._seats.SyncPassengers(request, timeout=TIMEOUT_SECONDS))
-        return {
+        freed = {
             (each.flight_id, each.passenger_id): Seat(
                 each.seat_number,
                 UUID(each.hold_id),
@@ -112,6 +115,7 @@ class Peers:
             )
             for each in answer.freed_seats
         }
+        return freed, {(each.flight_id, each.passenger_id) for each in answer.undecided}
 
     async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
         """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.

@@ -84,7 +84,8 @@ async def provision(
 ) -> list[pb.ProvisionSeatsResponse | Refusal]:
     """(nothing) → AVAILABLE for each seat of the layout. A repeat with the same layout changes nothing.
 
-    Answers what there is now; LAYOUT_NOT_FOUND, or FLIGHT_EXISTS where the flight has another layout.
+    Answers what there is now; LAYOUT_NOT_FOUND, or DEPENDENCY_UNAVAILABLE for a used layout that this process may not
+    use; FLIGHT_EXISTS where the flight has another layout.
     """
     return [await _provision(conn, request, layouts) for request in requests]
 
@@ -94,7 +95,8 @@ async def _provision(
 ) -> pb.ProvisionSeatsResponse | Refusal:
     layout = layouts.get(request.layout_id)
     if layout is None:
-        return refusals.layout_not_found(request.layout_id)
+        refusal = await layout_register.unusable(conn, request.layout_id, layouts)
+        return refusal or refusals.layout_not_found(request.layout_id)
     try:
         await layout_register.use(conn, layout)
     except LayoutUnusable as refusal:

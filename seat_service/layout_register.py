@@ -97,6 +97,19 @@ async def use(conn: Conn, layout: Layout) -> None:
         raise LayoutUnusable(layout.layout_id, CHANGED)
 
 
+async def unusable(conn: Conn, layout_id: str, layouts: Mapping[str, Layout]) -> LayoutUnusable | None:
+    """Returns the refusal of a layout that was used and that this process may not use; None for all others."""
+    if layout_id in layouts or not await conn.fetchval("SELECT true FROM layouts WHERE layout_id = $1", layout_id):
+        return None
+    try:
+        layouts[layout_id]
+    except LayoutUnusable as refusal:
+        return refusal
+    except KeyError:
+        return LayoutUnusable(layout_id, MISSING)
+    return None
+
+
 async def _record_old(conn: Conn, loaded: Mapping[str, Layout]) -> None:
     """Records the digests of layouts that were used before digests were stored."""
     rows = await conn.fetch("SELECT layout_id FROM layouts WHERE digest IS NULL ORDER BY layout_id")

@@ -19,6 +19,7 @@ from seat_service import eligibility, entitlements, passenger_seats, seats
 from seat_service.cabin_layouts import Layout
 from seat_service.eligibility import Person
 from seat_service.entitlements import Passenger
+from seat_service.layout_register import LayoutUnusable
 from seat_service.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_manifests
 from seat_service.releases import Release
 from seat_service.requests import Effects, FlightPassenger
@@ -102,7 +103,8 @@ async def sync(
 
     HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait; other seats of the same hold stay, and a hold whose
     last seat goes is CANCELLED. A confirmed seat of a flight that has left stays for the record. Answers the seats that
-    were released; refuses nothing. Raises GuardMissed if a passenger got a seat while this waited for its locks.
+    were released, and the passengers that are not written, because the layout of their flight can't be used; refuses
+    nothing. Raises GuardMissed if a passenger got a seat while this waited for its locks.
     """
     return [await _sync(conn, request, layouts, effects) for request in requests]
 
@@ -119,17 +121,10 @@ async def _sync(
     if not changed:
         return pb.SyncPassengersResponse()
     live, standing = await _lock(conn, changed)
-    written = await _write(conn, [newest[key] for key in sorted(changed)])
-    passengers = {key: newest[key].passenger for key in written}
-    lost = await _release_lost(
-        conn,
-        [seat for seat in live if seat.passenger in written],
-        passengers,
-        standing,
-        layouts=layouts,
-        actor=request.actor,
-        effects=effects,
-    )
+    verdict = await _judge(conn, live, {key: newest[key].passenger for key in changed}, standing, layouts)
+    written = await _write(conn, [newest[key] for key in sorted(changed - verdict.undecided.keys())])
+    lost = [(seat, reason) for seat, reason in verdict.lost if seat.passenger in written]
+    await _release(conn, lost, standing, actor=request.actor, effects=effects)
     return pb.SyncPassengersResponse(
         freed_seats=[
             pb.FindPassengerSeatsResponse.PassengerSeat(
@@ -140,7 +135,11 @@ async def _sync(
                 hold_id=str(seat.hold_id),
             )
             for seat, _ in lost
-        ]
+        ],
+        undecided=[
+            pb.FindPassengerSeatsRequest.FlightPassenger(flight_id=flight_id, passenger_id=passenger_id)
+            for flight_id, passenger_id in sorted(verdict.undecided)
+        ],
     )
 
 
@@ -207,38 +206,47 @@ async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
     return {(row["flight_id"], row["passenger_id"]) for row in rows}
 
 
-async def _release_lost(
+async def _release(
     conn: Conn,
-    live: Sequence[HeldSeat],
-    passengers: Mapping[FlightPassenger, Passenger],
+    lost: Sequence[tuple[HeldSeat, str]],
     standing: Mapping[UUID, StandingHold],
     *,
-    layouts: Mapping[str, Layout],
     actor: str,
     effects: Effects,
-) -> list[tuple[HeldSeat, str]]:
-    """Releases the seats that their passengers may not have any more; returns them, each with the ledger's reason."""
-    lost = await _lost(conn, live, passengers, standing, layouts)
+) -> None:
+    """Releases seats, each with the ledger's reason; `standing` has the locked holds."""
     releases = [Release(seat, actor, reason, None) for seat, reason in lost]
     await seats.release_seats(conn, list(standing), releases, effects=effects)
-    return lost
 
 
-async def _lost(
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The seats that passengers may not have any more, each with the ledger's reason; the passengers not judged."""
+
+    lost: Sequence[tuple[HeldSeat, str]]
+    undecided: Mapping[FlightPassenger, LayoutUnusable]
+
+
+async def _judge(
     conn: Conn,
     live: Sequence[HeldSeat],
     passengers: Mapping[FlightPassenger, Passenger],
     standing: Mapping[UUID, StandingHold],
     layouts: Mapping[str, Layout],
-) -> list[tuple[HeldSeat, str]]:
-    if not live:
-        return []
+) -> Verdict:
+    """Says which seats passengers may not have any more.
+
+    A passenger is undecided while the layout of the flight can't be used. A right that ended needs no geometry: it ends
+    also then (SEAT-1).
+    """
     flight_ids = {seat.flight_id for seat in live}
+    if not flight_ids:
+        return Verdict([], {})
     rows = await conn.fetch("SELECT flight_id, layout_id FROM flights WHERE flight_id = ANY($1::text[])", [*flight_ids])
-    # A right that ended needs no geometry: it ends also while a layout can't be used (SEAT-1).
     layout_ids = {row["flight_id"]: row["layout_id"] for row in rows}
     departed = await entitlements.departed(conn, flight_ids)
     lost: list[tuple[HeldSeat, str]] = []
+    undecided: dict[FlightPassenger, LayoutUnusable] = {}
     for seat in live:
         passenger, hold = passengers[seat.passenger], standing[seat.hold_id]
         if hold.present_state == "EXPIRED" or (seat.state == "CONFIRMED" and seat.flight_id in departed):
@@ -246,13 +254,19 @@ async def _lost(
         foreign = seat.state == "HELD" and entitlements.locator(hold.owner) not in (None, passenger.pnr)
         if passenger.ended or foreign:
             lost.append((seat, ENTITLEMENT_ENDED))
-        elif not eligibility.fits(passenger.person, layouts[layout_ids[seat.flight_id]].by_number[seat.seat_number]):
+            continue
+        try:
+            described = layouts[layout_ids[seat.flight_id]].by_number[seat.seat_number]
+        except LayoutUnusable as refusal:
+            undecided[seat.passenger] = refusal
+            continue
+        if not eligibility.fits(passenger.person, described):
             lost.append((seat, SEAT_NO_LONGER_FITS))
-    return lost
+    return Verdict(lost, undecided)
 
 
-async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], effects: Effects) -> int:
-    """Releases what passengers of a flight may not have, as `sync` does for those who change; returns how many seats.
+async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], effects: Effects) -> Verdict:
+    """Releases what passengers of a flight may not have, as `sync` does for those who change.
 
     A flight that turns out to leave later may have passengers who ended after the departure that was known before.
     """
@@ -269,8 +283,9 @@ async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], e
     )
     live, standing = await _lock(conn, [(row["flight_id"], row["passenger_id"]) for row in rows])
     known = await entitlements.passengers(conn, {seat.passenger for seat in live})
-    lost = await _release_lost(conn, live, known, standing, layouts=layouts, actor=ACTOR, effects=effects)
-    return len(lost)
+    verdict = await _judge(conn, live, known, standing, layouts)
+    await _release(conn, verdict.lost, standing, actor=ACTOR, effects=effects)
+    return verdict
 
 
 async def set_departures(
@@ -340,14 +355,16 @@ class Departing:
     async def follow(self, flight_id: str) -> None:
         """Ends each HELD hold with a seat of the flight at the departure; releases what passengers may not have.
 
-        A confirmed seat of a flight that has left stays.
+        A confirmed seat of a flight that has left stays. Raises LayoutUnusable for passengers who can't be judged yet.
         """
         while await self._end_some(flight_id):
             pass
         effects = Effects()
         async with db.transaction(self._pool) as conn:
-            await review(conn, flight_id, layouts=self._layouts, effects=effects)
+            verdict = await review(conn, flight_id, layouts=self._layouts, effects=effects)
         self._inventory.tell(effects)
+        for refusal in verdict.undecided.values():
+            raise refusal
 
     async def _end_some(self, flight_id: str) -> bool:
         async with db.transaction(self._pool) as conn:

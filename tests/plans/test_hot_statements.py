@@ -196,7 +196,7 @@ async def test_the_manifest_is_read_and_written_by_its_keys(explaining_new: tupl
     (response,) = await manifests.sync(conn, [change], layouts=layouts, effects=Effects())
     assert isinstance(response, pb.SyncPassengersResponse)
     assert len(response.freed_seats) == len(numbers) / 2
-    assert await manifests.review(conn, flight, layouts=layouts, effects=Effects()) == 0
+    assert await manifests.review(conn, flight, layouts=layouts, effects=Effects()) == manifests.Verdict([], {})
     assert len(await entitlements.party(conn, flight, pnr="XK4T7Q", passenger_ids=[])) == len(numbers) / 2
     for plan in explaining.plans:
         assert whole(plan) == [], plan

@@ -16,7 +16,7 @@ from operations.verify import USED_LAYOUTS, check
 from seat_service import layout_register, service
 from seat_service.cabin_layouts import Layout, load_layouts, parse_layout
 from services import wellness
-from tests.callers import LAYOUT, refused
+from tests.callers import LAYOUT, Callers, listed_passenger, refused
 from tests.instances import connected, instance, own_database
 from tests.seat.rules import new_flight_id
 from tests.waiting import eventually
@@ -70,6 +70,8 @@ async def test_a_process_without_a_used_layout_names_it_and_is_not_ready(
             agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight)),
             agent.SuggestSeats(pb.SuggestSeatsRequest(flight_id=flight, party_size=2)),
             agent.hold(flight, "20B"),
+            # Also another flight of the layout: it is not unknown, and the caller tries again.
+            second.callers.operations().provision(new_flight_id(), LAYOUT),
         ):
             with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE") as refusal:
                 await call
@@ -84,6 +86,39 @@ async def test_a_process_without_a_used_layout_names_it_and_is_not_ready(
         }
         await second.database.execute(restored[fault])
         await eventually(ready)
+
+
+async def test_only_passengers_of_an_unusable_layout_are_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = await own_database(world)
+    flight, small = new_flight_id(), new_flight_id()
+    seats = ((flight, "P1", "20A"), (flight, "P2", "20B"), (small, "P1", "10A"))
+
+    async def listed(callers: Callers, revision: int, *, ended: str) -> pb.SyncPassengersResponse:
+        passengers = [
+            listed_passenger(each, who, "XK4T7Q", revision=revision, ended=who == ended, cabin=pb.Seat.ECONOMY)
+            for each, who, _ in seats
+        ]
+        answer: pb.SyncPassengersResponse = await callers.service("checkin").SyncPassengers(
+            pb.SyncPassengersRequest(passengers=passengers)
+        )
+        return answer
+
+    async with instance(world, database_url=url) as first:
+        await first.callers.operations().provision(flight)
+        await first.callers.operations().provision(small, OTHER)
+        await listed(first.callers, 1, ended="")
+        for each, who, number in seats:
+            agent = first.callers.agent()
+            await agent.confirm(await agent.hold(each, number, who))
+    monkeypatch.setattr(service, "load_layouts", lambda: without(LAYOUT))
+    async with instance(world, database_url=url) as second:
+        answer = await listed(second.callers, 2, ended="P2")
+        assert [(each.flight_id, each.passenger_id) for each in answer.undecided] == [(flight, "P1")]
+        assert [(each.flight_id, each.passenger_id) for each in answer.freed_seats] == [(flight, "P2")]
+        revisions = await second.database.fetch("SELECT flight_id, passenger_id, revision FROM passengers")
+        assert {tuple(row) for row in revisions} == {(flight, "P1", 1), (flight, "P2", 2), (small, "P1", 2)}
 
 
 async def test_a_layout_is_not_used_with_other_content(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
