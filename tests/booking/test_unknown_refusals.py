@@ -7,10 +7,12 @@ from uuid import UUID
 
 import grpc
 import pytest
+from skyhigh.booking.v1 import booking_service_pb2 as pb
 
 from booking_service.peers import Peers
 from services.clients import PeerFault, PeerRefusal
-from tests.booking.agency import Agency, Customer
+from services.errors import Unavailable
+from tests.booking.agency import Agency, Customer, seats_of
 from tests.callers import refused
 from tests.waiting import eventually
 
@@ -85,3 +87,16 @@ async def test_a_broken_schedule_is_not_a_missing_flight(
     monkeypatch.setattr(Peers, "flight", failing(PeerFault(PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {}))))
     with refused("INTERNAL", "INTERNAL"):
         await customer.book(journey)
+
+
+@pytest.mark.parametrize(
+    "error", [PeerFault(PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {})), unknown(), Unavailable()]
+)
+async def test_a_booking_is_shown_with_its_known_seats_if_the_seat_service_fails(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    booking = await customer.confirmed(await agency.flight())
+    monkeypatch.setattr(Peers, "sitting", failing(error))
+    shown = await customer.get(booking)
+    assert shown.state == pb.Booking.CONFIRMED
+    assert seats_of(shown) == seats_of(booking) != []
