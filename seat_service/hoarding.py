@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from seat_service import refusals
 from services.db import Conn
@@ -50,32 +49,41 @@ def locked_address(address: str) -> str:
     return f"address:{address}"
 
 
-def explain(limits: Limits, *, no_room_seconds: float | None, cooling_seconds: float | None) -> Refusal | None:
-    """Returns the refusal for what the function `hoarding` found; None where nothing is in the way."""
+def explain(
+    limits: Limits, *, no_room_seconds: float | None, cooling_seconds: float | None, of_address: bool = False
+) -> Refusal | None:
+    """Returns the refusal for what the functions of the schema found; None where nothing is in the way."""
     if cooling_seconds is not None:
-        return refusals.cooling_down(cooling_seconds)
+        return refusals.cooling_down(cooling_seconds, of_address=of_address)
     if no_room_seconds is not None:
-        return refusals.too_many_held_seats(limits.held_seats, max(1.0, no_room_seconds))
+        return refusals.too_many_held_seats(limits.held_seats, max(1.0, no_room_seconds), of_address=of_address)
     return None
 
 
-async def refuse(conn: Conn, limits: Limits, *, owner: str, flight_id: str, seats: int, other_than: UUID) -> None:
-    """Raises TOO_MANY_HELD_SEATS or COOLING_DOWN where a changed hold would have too many seats of a flight."""
-    row = await conn.fetchrow(
-        "SELECT no_room_seconds, cooling_seconds FROM hoarding($1, $2, $3, $4, $5, $6, $7, $8)",
-        owner,
-        flight_id,
-        seats,
-        other_than,
-        limits.held_seats,
-        limits.lapses_allowed,
-        limits.lapses_window,
-        limits.cool_down,
-    )
-    assert row is not None
-    refusal = explain(limits, **row)
-    if refusal is not None:
-        raise refusal
+async def refuse(conn: Conn, request: ChangeRequest, *, owner: str, address: str, flight_id: str, seats: int) -> None:
+    """Raises TOO_MANY_HELD_SEATS or COOLING_DOWN where a changed hold would have too many seats of a flight.
+
+    For its owner, and first for the address of a guest; `address` is empty where none is counted.
+    """
+    counted = [("hoarding", owner, request.limits)]
+    if address:
+        counted.insert(0, ("hoarding_of_address", address, request.address_limits))
+    for function, whose, limits in counted:
+        row = await conn.fetchrow(
+            f"SELECT no_room_seconds, cooling_seconds FROM {function}($1, $2, $3, $4, $5, $6, $7, $8)",  # noqa: S608
+            whose,
+            flight_id,
+            seats,
+            request.on.hold_id,
+            limits.held_seats,
+            limits.lapses_allowed,
+            limits.lapses_window,
+            limits.cool_down,
+        )
+        assert row is not None
+        refusal = explain(limits, **row, of_address=whose == address)
+        if refusal is not None:
+            raise refusal
 
 
 async def refuse_addresses(conn: Conn, requests: Iterable[tuple[int, HoldRequest]]) -> dict[int, Refusal]:
@@ -103,35 +111,9 @@ async def refuse_addresses(conn: Conn, requests: Iterable[tuple[int, HoldRequest
     )
     refused: dict[int, Refusal] = {}
     for row in rows:
-        refusal = _explain_address(limits, row["no_room_seconds"], row["cooling_seconds"])
+        refusal = explain(
+            limits, no_room_seconds=row["no_room_seconds"], cooling_seconds=row["cooling_seconds"], of_address=True
+        )
         if refusal is not None:
             refused.setdefault(row["n"], refusal)
     return refused
-
-
-async def refuse_address(conn: Conn, request: ChangeRequest, *, address: str, flight_id: str, seats: int) -> None:
-    """Raises TOO_MANY_HELD_SEATS or COOLING_DOWN where a changed hold would be too much for its address."""
-    limits = request.address_limits
-    row = await conn.fetchrow(
-        "SELECT no_room_seconds, cooling_seconds FROM hoarding_of_address($1, $2, $3, $4, $5, $6, $7, $8)",
-        address,
-        flight_id,
-        seats,
-        request.on.hold_id,
-        limits.held_seats,
-        limits.lapses_allowed,
-        limits.lapses_window,
-        limits.cool_down,
-    )
-    assert row is not None
-    refusal = _explain_address(limits, row["no_room_seconds"], row["cooling_seconds"])
-    if refusal is not None:
-        raise refusal
-
-
-def _explain_address(limits: Limits, no_room: float | None, cooling: float | None) -> Refusal | None:
-    if cooling is not None:
-        return refusals.address_cooling_down(cooling)
-    if no_room is not None:
-        return refusals.too_many_held_seats_of_address(limits.held_seats, max(1.0, no_room))
-    return None

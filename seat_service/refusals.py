@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from skyhigh.seat.v1.error_reason_pb2 import ErrorReason
@@ -182,41 +183,32 @@ def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:
     )
 
 
-def too_many_held_seats(limit: int, retry_after_seconds: float) -> ResourceExhausted:
-    """The principal holds as many seats on the flight as it may."""
+# Where SEAT-16 counts all guests of a network address.
+_OF_ADDRESS: Final = {"counted_by": "ADDRESS"}
+
+
+def too_many_held_seats(limit: int, retry_after_seconds: float, *, of_address: bool = False) -> ResourceExhausted:
+    """The principal, or all guests of its address, hold as many seats on the flight as they may."""
+    message = (
+        f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later"
+        if of_address
+        else f"at most {limit} seats of a flight can be held at a time"
+    )
     return ResourceExhausted(
         _name(ErrorReason.TOO_MANY_HELD_SEATS),
-        f"at most {limit} seats of a flight can be held at a time",
-        metadata={"limit": str(limit)},
+        message,
+        metadata={"limit": str(limit)} | (_OF_ADDRESS if of_address else {}),
         retry_after_seconds=retry_after_seconds,
     )
 
 
-def too_many_held_seats_of_address(limit: int, retry_after_seconds: float) -> ResourceExhausted:
-    """The guests of the address hold as many seats on the flight as they may."""
-    return ResourceExhausted(
-        _name(ErrorReason.TOO_MANY_HELD_SEATS),
-        f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later",
-        metadata={"limit": str(limit), "counted_by": "ADDRESS"},
-        retry_after_seconds=retry_after_seconds,
-    )
-
-
-def address_cooling_down(retry_after_seconds: float) -> ResourceExhausted:
-    """Too many holds of the address's guests lapsed."""
+def cooling_down(retry_after_seconds: float, *, of_address: bool = False) -> ResourceExhausted:
+    """Too many holds of the principal, or of all guests of its address, lapsed."""
+    whose = "of guests of your network address " if of_address else ""
     return ResourceExhausted(
         _name(ErrorReason.COOLING_DOWN),
-        "too many holds of guests of your network address lapsed, wait before the next",
-        metadata={"counted_by": "ADDRESS"},
-        retry_after_seconds=retry_after_seconds,
-    )
-
-
-def cooling_down(retry_after_seconds: float) -> ResourceExhausted:
-    """Too many of the principal's holds lapsed."""
-    return ResourceExhausted(
-        _name(ErrorReason.COOLING_DOWN),
-        "too many holds lapsed, wait before the next",
+        f"too many holds {whose}lapsed, wait before the next",
+        metadata=_OF_ADDRESS if of_address else {},
         retry_after_seconds=retry_after_seconds,
     )
 

@@ -474,11 +474,7 @@ async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[
     if owner is None:
         return now
     for flight_id, seats in flights.items():
-        if address:
-            await hoarding.refuse_address(conn, request, address=address, flight_id=flight_id, seats=seats)
-        await hoarding.refuse(
-            conn, request.limits, owner=owner, flight_id=flight_id, seats=seats, other_than=request.on.hold_id
-        )
+        await hoarding.refuse(conn, request, owner=owner, address=address or "", flight_id=flight_id, seats=seats)
     return now
 
 
