@@ -12,29 +12,16 @@ from booking_service import handlers, records
 from booking_service.peers import Peers
 from services import db
 from services.db import Pool
-from services.payment_outcomes import events_of
-from services.reconciler import Comparison, waiting
+from services.payment_outcomes import UNDECIDED_SINCE, events_of
+from services.reconciler import Comparison, by_update_time, waiting
 
-# The provider tells of a charge within minutes. What comes a day later is looked after by a person.
-PATIENCE: Final = "1 day"
-
-KNOWN_CANCELLED: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
-
-_WAITS: Final = """
-    SELECT booking_id::text, update_time || '|' || booking_id FROM bookings
-    WHERE {what}
-      AND (update_time, booking_id) > (
-          coalesce(nullif(split_part($1, '|', 1), '')::timestamptz, {since}),
-          coalesce(nullif(split_part($1, '|', 2), ''), '00000000-0000-0000-0000-000000000000')::uuid)
-    ORDER BY update_time, booking_id LIMIT $2
-"""
-_FOR_MONEY: Final = _WAITS.format(
+_FOR_MONEY: Final = by_update_time(
+    "bookings",
+    "booking_id",
     what="payment_intent_id IS NOT NULL AND pay_time IS NULL AND state IN ('PAYMENT_PROCESSING', 'FAILED', 'EXPIRED')",
-    since=f"statement_timestamp() - interval '{PATIENCE}'",
+    since=UNDECIDED_SINCE,
 )
-_FOR_REFUND: Final = _WAITS.format(
-    what="refund_reason IS NOT NULL AND refund_time IS NULL", since="'-infinity'::timestamptz"
-)
+_FOR_REFUND: Final = by_update_time("bookings", "booking_id", what="refund_reason IS NOT NULL AND refund_time IS NULL")
 
 
 class Payments:

@@ -16,7 +16,7 @@ from booking_service.changing import Changing
 from booking_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from booking_service.notices import SERVICE
 from booking_service.peers import Peers
-from booking_service.reconciling import KNOWN_CANCELLED, Payments
+from booking_service.reconciling import Payments
 from booking_service.reserving import Reserving
 from booking_service.servicer import BookingServicer
 from booking_service.sessions import GuestSessions
@@ -72,7 +72,6 @@ async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool,
         settings.flight_address,
         identity=settings.identity,
-        known=KNOWN_CANCELLED,
         cancel=on_flight_cancelled,
     )
     try:

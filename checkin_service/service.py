@@ -19,7 +19,7 @@ from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS, on_f
 from checkin_service.login_limits import LoginLimits
 from checkin_service.notices import SERVICE
 from checkin_service.peers import Peers
-from checkin_service.reconciling import KNOWN_CANCELLED, Fees
+from checkin_service.reconciling import Fees
 from checkin_service.seating import Seating
 from checkin_service.servicer import CheckInServicer
 from checkin_service.sessions import Sessions
@@ -104,7 +104,6 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool,
         settings.flight_address,
         identity=settings.identity,
-        known=KNOWN_CANCELLED,
         cancel=on_flight_cancelled,
     )
     try:

@@ -18,6 +18,8 @@ from services.reconciler import BATCH, Batch, Comparison
 from services.time_limits import FACTOR
 
 TIMEOUT_SECONDS: Final = 2 * FACTOR
+# Of a service that keeps the cancelled flights in a table of their own.
+KNOWN: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
 
 # What a service's handler of `flight.cancelled.v1` does. A repeat changes nothing.
 Cancel = Callable[[Conn, events_pb2.FlightCancelled], Awaitable[None]]
@@ -25,7 +27,7 @@ Cancel = Callable[[Conn, events_pb2.FlightCancelled], Awaitable[None]]
 
 @asynccontextmanager
 async def comparison(
-    pool: Pool, address: str, *, identity: Identity | None, known: str, cancel: Cancel
+    pool: Pool, address: str, *, identity: Identity | None, cancel: Cancel, known: str = KNOWN
 ) -> AsyncIterator[Comparison]:
     """Yields the comparison of a service's cancelled flights with those that the flight service lists.
 

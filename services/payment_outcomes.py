@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from google.protobuf.message import Message
 from skyhigh.payment.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from services.money import amount_of
+
+# SQL: since when what waits for a payment is compared. The provider tells of a charge within minutes. What comes a day
+# later is looked after by a person.
+UNDECIDED_SINCE: Final = "statement_timestamp() - interval '1 day'"
 
 
 def events_of(intent: pb.PaymentIntent) -> list[Message]:

@@ -67,6 +67,21 @@ def waiting(pool: Pool, statement: str) -> Find:
     return find
 
 
+def by_update_time(table: str, key: str, *, what: str, since: str = "'-infinity'::timestamptz") -> str:
+    """Returns a statement for `waiting`: the rows with `what`, in the order of their last change, from `since` on.
+
+    `key` is the column of the table's UUID. All arguments are SQL of ours.
+    """
+    return f"""
+        SELECT {key}::text, update_time || '|' || {key} FROM {table}
+        WHERE {what}
+          AND (update_time, {key}) > (
+              coalesce(nullif(split_part($1, '|', 1), '')::timestamptz, {since}),
+              coalesce(nullif(split_part($1, '|', 2), ''), '00000000-0000-0000-0000-000000000000')::uuid)
+        ORDER BY update_time, {key} LIMIT $2
+        """  # noqa: S608
+
+
 class Reconciler:
     """Looks every `interval` for what waits. `tell` wakes whoever looks for what a repair left to be done."""
 

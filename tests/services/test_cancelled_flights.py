@@ -13,9 +13,7 @@ from skyhigh.flight.v1 import flight_service_pb2 as pb
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer, add_FlightServiceServicer_to_server
 
 from booking_service import handlers as booking
-from booking_service import reconciling as booking_reconciling
 from checkin_service import handlers as checkin
-from checkin_service import reconciling as checkin_reconciling
 from seat_service import cancellations as seat_cancellations
 from seat_service import handlers as seat
 from services import cancelled_flights, db
@@ -30,8 +28,8 @@ from waitlist_service import cancellations as waitlist_cancellations
 from waitlist_service import handlers as waitlist
 
 SERVICES: Final[dict[str, tuple[str, cancelled_flights.Cancel]]] = {
-    "booking": (booking_reconciling.KNOWN_CANCELLED, booking.on_flight_cancelled),
-    "checkin": (checkin_reconciling.KNOWN_CANCELLED, checkin.on_flight_cancelled),
+    "booking": (cancelled_flights.KNOWN, booking.on_flight_cancelled),
+    "checkin": (cancelled_flights.KNOWN, checkin.on_flight_cancelled),
     "seat": (seat_cancellations.KNOWN, seat.on_flight_cancelled),
     "waitlist": (waitlist_cancellations.KNOWN, waitlist.on_flight_cancelled),
 }
