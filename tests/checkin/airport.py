@@ -43,7 +43,8 @@ def new_pnr() -> str:
 def facts(*, departs_in_seconds: float = 6 * HOUR, **more: Any) -> pb.FlightFacts:
     """A flight's facts, whose check-in is open unless told otherwise."""
     departure = int(time.time() + departs_in_seconds)
-    flight = pb.FlightFacts(flight_number="SH101", origin="FRA", destination="LIS", gate="A12", **more)
+    usual = {"flight_number": "SH101", "origin": "FRA", "destination": "LIS", "gate": "A12"}
+    flight = pb.FlightFacts(**usual | more)
     flight.departure_time.FromSeconds(departure)
     flight.arrival_time.FromSeconds(departure + 2 * HOUR)
     return flight

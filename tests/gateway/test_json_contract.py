@@ -85,8 +85,13 @@ async def test_of_two_hundred_callers_at_once_one_gets_the_seat(
     gateway: Gateway, flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
 
-    async def hold(n: int) -> httpx.Response:
-        phone, body = gateway.passenger(f"P{n}:{flight}"), {"passengerId": f"P{n}", "requestId": str(uuid4())}
+    phones = [gateway.passenger(f"P{n}:{flight}") for n in range(200)]
+    for phone in phones:
+        # One after the other: all at once they would wait for the lock of one manifest.
+        await phone.caller.listed()
+
+    async def hold(n: int, phone: Mobile) -> httpx.Response:
+        body = {"passengerId": f"P{n}", "requestId": str(uuid4())}
         while True:
             # Nothing is known of a call that ran out of time: its retry, with the same key, gets its one answer.
             with suppress(httpx.TimeoutException):
@@ -98,7 +103,7 @@ async def test_of_two_hundred_callers_at_once_one_gets_the_seat(
 
     # A group, unlike gather, leaves no caller behind that goes on after a failure.
     async with asyncio.TaskGroup() as callers:
-        calls = [callers.create_task(hold(number)) for number in range(200)]
+        calls = [callers.create_task(hold(number, phone)) for number, phone in enumerate(phones)]
     answers = [call.result() for call in calls]
     assert Counter(answer.status_code for answer in answers) == {200: 1, 409: 199}
     assert {reason(answer) for answer in answers if answer.status_code == 409} == {"SEAT_TAKEN"}
