@@ -33,6 +33,7 @@ _DATE_PATTERN: Final = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _UNICODE_CLASS: Final = re.compile(r"\[[^\]]*\]|\\p\{\w\}")
 # Half of the tools that read the document know none, as Python does. Instead these allow a little more.
 _UNICODE_RANGES: Final = {r"\p{L}": r"A-Za-z\u00aa-\uffff", r"\p{M}": r"\u0300-\uffff", r"\p{C}": r"\u0000-\u001f"}
+_WORD: Final = re.compile(r"\w+")
 _COMPARED: Final = {"gt": "More than", "gte": "At least", "lt": "Less than", "lte": "At most"}
 
 
@@ -88,8 +89,11 @@ def sentences(rules: validate_pb2.FieldRules) -> Iterator[str]:
 
 
 def message_sentences(message: Descriptor) -> Iterator[str]:
-    """What must hold between the fields of a message."""
-    yield from _refusals(message.GetOptions().Extensions[validate_pb2.message].cel)
+    """What must hold between the fields of a message, as an error in JSON says it."""
+    inner = [field.message_type.fields for field in message.fields if field.message_type is not None]
+    names = {field.name: field.json_name for fields in (message.fields, *inner) for field in fields}
+    for sentence in _refusals(message.GetOptions().Extensions[validate_pb2.message].cel):
+        yield _WORD.sub(lambda word: names.get(word[0], word[0]), sentence)
 
 
 def required_fields(message: Descriptor) -> set[str]:

@@ -127,7 +127,7 @@ def test_the_rules_of_the_protos_are_there(openapi: dict[str, Any], schemas: dic
         booking["properties"]["contactEmail"] | {"format": "email", "maxLength": 254}
         == (booking["properties"]["contactEmail"])
     )
-    assert "either it or itinerary_id is needed" in booking["description"]
+    assert "either it or itineraryId is needed" in booking["description"]
     flight = schemas["checkin.FlightFacts"]
     assert {"departureTime", "arrivalTime", "flightNumber"} <= set(flight["required"])
     assert flight["properties"]["departureTime"]["format"] == "date-time"
