@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.system import checks
+from tests.system.mutants.__main__ import found_in
 from tests.system.mutants.catalogue import MUTANTS, UNREST, VERIFY, Mutant
 from tests.system.mutants.planting import REPOSITORY, planted
 
@@ -43,3 +44,28 @@ def test_text_that_is_there_twice_or_never_is_no_place_for_a_mutant() -> None:
     for source in ("", "one one"):
         with pytest.raises(ValueError, match="occurs"):
             planted(Mutant("twice", "a.py", (("one", "two"),)), source)
+
+
+REPORT = """seed 5: 900 operations in 42.0 s, 21 operations/s
+at rest 8.0 s after the last call
+3 violations in the history
+  waitlist: 2
+  money: 1
+
+waitlist: seat 8D of SH4 went to entry 4; entry 3 had asked for it
+    #317 passenger:JVF7T6 JoinWaitlist flight_id=SH4 passenger_id=JVF7T6-1 [1.000, 2.000] ok
+"""
+
+
+@pytest.mark.parametrize(
+    ("rest", "found"),
+    [
+        ("skyhigh verify: All 119 hold (3342 ms).", set()),
+        ("skyhigh verify ended with 1:\n  8 no older entry is overtaken: 1", {VERIFY}),
+        # What could not be checked shows no bug.
+        ("skyhigh verify ended with 2:\n  11 the cached maps: no cache", set()),
+        ("the system did not come to rest: booking B is CREATED", {UNREST}),
+    ],
+)
+def test_report_of_a_run_names_the_checks_that_found_something(rest: str, found: set[str]) -> None:
+    assert found_in(REPORT + rest) == {"waitlist", "money"} | found

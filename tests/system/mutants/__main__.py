@@ -33,7 +33,9 @@ _FOUND: Final = re.compile(r"^ +(\w+): \d+$", re.MULTILINE)
 _VERIFY_FAILED: Final = re.compile(r"^skyhigh verify ended with 1:", re.MULTILINE)
 _NO_REST: Final = "did not come to rest"
 _say = partial(print, flush=True)
-_FAILED_TEST: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED_TEST: Final = re.compile(r"^FAILED (\S+)", re.MULTILINE)
+# A test that was not set up, or that ran out of time, says nothing about the mutant.
+_NOT_RUN: Final = re.compile(r"^ERROR |Failed: Timeout", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
     begun = time.monotonic()
     for name in mutant.tests:
         command = [python_of(copy), "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider", name]
-        failed = _FAILED_TEST.search(_output(command, copy, TESTS_SECONDS))
+        output = _output([*command, f"--timeout={TESTS_SECONDS}"], copy, TESTS_SECONDS)
+        if _NOT_RUN.search(output):
+            raise UndecidedError(f"{name} could not be run")
+        failed = _FAILED_TEST.search(output)
         if failed:
             return Catch(failed[1].rpartition("/")[2], time.monotonic() - begun)
     return None
