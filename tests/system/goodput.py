@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -77,27 +78,29 @@ class Load:
     """When each turn's time came, and when it ended well."""
     recoveries: list[Recovery] = field(default_factory=list)
     """Those that are being measured."""
+    repeated: Counter[str] = field(default_factory=Counter)
+    """Why calls were repeated, and how often."""
     unexpected: list[str] = field(default_factory=list)
     """Refusals that a client of this load must not get."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Runs the clients within the block."""
-        async with AsyncExitStack() as channels:
-            address = self.stack.addresses["SKYHIGH_GATEWAY_URL"].rpartition("/")[2]
+        address = self.stack.addresses["SKYHIGH_GATEWAY_URL"].rpartition("/")[2]
+        # A client that fails ends the block.
+        async with AsyncExitStack() as channels, asyncio.TaskGroup() as group:
             clients = []
             for number in range(CLIENTS):
                 channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
                 await channels.enter_async_context(channel)
                 flight_id = await self._new_flight()
                 agent = Caller(SeatServiceStub(channel), f"desk {number}", self.stack.token("agent", f"desk-{number}"))
-                clients.append(asyncio.create_task(self._client(number, agent, flight_id)))
+                clients.append(group.create_task(self._client(number, agent, flight_id)))
             try:
                 yield
             finally:
                 for client in clients:
                     client.cancel()
-                await asyncio.gather(*clients, return_exceptions=True)
 
     async def _new_flight(self) -> str:
         flight_id = new_flight_id("GP")
@@ -111,7 +114,8 @@ class Load:
         due = time.monotonic() + secrets.randbelow(1000) / 1000 / max(self.per_second, 1)
         while True:
             if self.per_second:
-                due += CLIENTS / self.per_second
+                # A client that is late does not catch up: its turns of the meantime are missing from the goodput.
+                due = max(due + CLIENTS / self.per_second, time.monotonic())
                 await pause(max(0.0, due - time.monotonic()))
             else:
                 due = time.monotonic()
@@ -119,11 +123,16 @@ class Load:
             self.ended.append((due, time.monotonic()))
 
     async def _turn(self, number: int, agent: Caller, flight_id: str, seat: str) -> None:
-        await self._patiently(number, lambda: agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight_id), timeout=1))
-        key, passenger_id = str(uuid4()), f"P-{secrets.token_hex(4)}"
-        hold = await self._patiently(
-            number, lambda: agent.hold(flight_id, seat, passenger_id, request_id=key, timeout=CALL_SECONDS)
+        await self._patiently(
+            number, lambda: agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight_id), timeout=CALL_SECONDS)
         )
+        request = pb.HoldSeatRequest(
+            flight_id=flight_id,
+            seat_number=seat,
+            passenger_id=f"P-{secrets.token_hex(4)}",
+            request_id=str(uuid4()),
+        )
+        hold = await self._patiently(number, lambda: agent.HoldSeat(request, timeout=CALL_SECONDS))
         if hold is not None:
             await self._patiently(
                 number, lambda: agent.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id), timeout=CALL_SECONDS)
@@ -140,6 +149,7 @@ class Load:
                 if error.code() not in REPEATED:
                     self.unexpected.append(f"{error.code().name} {error.details()}")
                     return None
+                self.repeated[f"{error.code().name} {error.details()}"[:120]] += 1
                 await pause(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, LONGEST_REPEAT_SECONDS)
             else:
@@ -151,6 +161,11 @@ class Load:
         for recovery in self.recoveries:
             if began >= recovery.began:
                 recovery.answered.setdefault(number, now)
+
+    def refusals(self) -> str:
+        """Returns the unexpected refusals with their counts."""
+        counted = Counter(self.unexpected)
+        return "; ".join(f"{count} times {refusal}" for refusal, count in counted.items()) or "no refusal"
 
     async def good_per_second(self, seconds: float) -> float:
         """Returns how many turns a second were good among those whose time came within the next seconds."""
@@ -217,6 +232,11 @@ async def goodput(load: Load, rounds: int, seconds: float) -> list[Figure]:
             async with acting(make(), load.stack):
                 faulty.append(await load.good_per_second(seconds))
             await _settled(load.stack)
+        if not sum(calm):
+            raise StackError(
+                f"no turn was good without a fault: {len(load.ended)} ended, {load.refusals()}; "
+                f"repeated {load.repeated.most_common(3)}"
+            )
         ratio = sum(faulty) / sum(calm)
         note = f"{statistics.fmean(faulty):.1f} and {statistics.fmean(calm):.1f} good turns/s"
         figures.append(Figure(name, ratio, "", bar, at_least=True, note=note))
@@ -340,8 +360,7 @@ async def _main(arguments: argparse.Namespace) -> int:
                     figures.append(await measure(load))
                     _say(str(figures[-1]))
                     await _settled(stack)
-        for refusal in sorted(set(load.unexpected)):
-            _say(f"unexpected refusal, {load.unexpected.count(refusal)} times: {refusal}")
+        _say(f"{len(load.ended)} turns; {load.repeated.total()} calls repeated; unexpected: {load.refusals()}")
     return 0 if all(figure.reached for figure in figures) and not load.unexpected else 1
 
 
