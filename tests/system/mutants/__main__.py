@@ -53,20 +53,41 @@ class UndecidedError(Exception):
     """A command was ended by its time limit before it could find anything."""
 
 
-def by_run(mutant: Mutant, copy: Path, *, seeds: Sequence[int], minutes: float) -> Catch | None:
-    """Plays seeds on the copy's services until a check finds something. Only what is expected counts."""
-    begun = time.monotonic()
-    for seed in seeds if mutant.checks else ():
+class Runs:
+    """Short runs of the tester. What a seed finds without a bug is not counted for a mutant."""
+
+    def __init__(self, seeds: Sequence[int], minutes: float) -> None:
+        self._seeds = seeds
+        self._minutes = minutes
+        self._without: dict[tuple[int, bool], set[str]] = {}
+
+    def catch(self, mutant: Mutant, copy: Path) -> Catch | None:
+        """Plays seeds on the copy's services until a check that is expected to finds something."""
+        begun = time.monotonic()
+        for seed in self._seeds if mutant.checks else ():
+            found = self._found(copy, seed, with_faults=mutant.with_faults) & set(mutant.checks)
+            found -= self._found_without(seed, with_faults=mutant.with_faults) if found else set()
+            if found:
+                return Catch(f"{', '.join(sorted(found))} with seed {seed}", time.monotonic() - begun)
+        return None
+
+    def _found_without(self, seed: int, *, with_faults: bool) -> set[str]:
+        known = self._without.get((seed, with_faults))
+        if known is None:
+            known = self._without[seed, with_faults] = self._found(REPOSITORY, seed, with_faults=with_faults)
+            if known:
+                _say(f"seed {seed} finds {', '.join(sorted(known))} without a bug, too")
+        return known
+
+    def _found(self, checkout: Path, seed: int, *, with_faults: bool) -> set[str]:
         with tempfile.TemporaryDirectory(prefix="skyhigh-mutant-run-") as folder:
             command = [
-                sys.executable, "-m", "tests.system", "--seed", str(seed), "--minutes", str(minutes),
-                "--faults", "all" if mutant.with_faults else "none", "--checkout", str(copy), "--folder", folder,
-            ]  # fmt: skip
-            output = _output(command, REPOSITORY, RUN_SECONDS)
-        found = sorted(found_in(output) & set(mutant.checks))
-        if found:
-            return Catch(f"{', '.join(found)} with seed {seed}", time.monotonic() - begun)
-    return None
+                *(sys.executable, "-m", "tests.system"),
+                *("--seed", str(seed), "--minutes", str(self._minutes)),
+                *("--faults", "all" if with_faults else "none"),
+                *("--checkout", str(checkout), "--folder", folder),
+            ]
+            return found_in(_output(command, REPOSITORY, RUN_SECONDS))
 
 
 def found_in(report: str) -> set[str]:
@@ -123,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mutant in chosen:
             _say(f"{mutant.name}: {mutant.file}; {', '.join((*mutant.checks, *mutant.tests))}")
         return 0
+    runs = Runs(given.seeds, given.minutes)
     missed = 0
     for mutant in chosen:
         catch = None
@@ -130,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with copy_with(mutant) as copy:
                 if given.by != "tests":
-                    catch = by_run(mutant, copy, seeds=given.seeds, minutes=given.minutes)
+                    catch = runs.catch(mutant, copy)
                 if catch is None and given.by != "run":
                     catch = by_tests(mutant, copy)
         except UndecidedError as undecided:
