@@ -8,6 +8,7 @@ numbers come from the generator that the proxy is given; the moments at which by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import struct
@@ -385,7 +386,9 @@ class _Flow:
         if self._ends and not self._waiting and self._is_open and not self.is_finished:
             self.is_finished = True
             assert self._target.transport is not None
-            self._target.transport.write_eof()
+            # A target that was killed has left before the loop noticed it.
+            with contextlib.suppress(OSError):
+                self._target.transport.write_eof()
             self._link.finished()
         self._throttle()
 
