@@ -20,7 +20,7 @@ import tests.patience  # noqa: F401
 
 from services import telemetry
 from tests.system.kill_points.run import play
-from tests.system.kill_points.scenarios import SCENARIOS
+from tests.system.kill_points.scenarios import SCENARIOS, Scenario
 from tests.system.kill_points.steps import Point
 
 
@@ -39,7 +39,7 @@ def main() -> int:
     telemetry.configure_logging("kill-points", "error")
     chosen = random.Random(arguments.seed)
 
-    def choose(points: Sequence[Point]) -> Sequence[Point]:
+    def choose(_: Scenario, points: Sequence[Point]) -> Sequence[Point]:
         wanted = [point for point in points if arguments.only in str(point)]
         return chosen.sample(wanted, min(arguments.sample, len(wanted))) if arguments.sample else wanted
 

@@ -65,7 +65,7 @@ class CannotStart(Exception):
 def _context() -> ForkServerContext:
     """Starts the template: a new process is ready within some tenths of a second instead of seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["tests.system.kill_points.template"])
     return context
 
 
@@ -79,6 +79,8 @@ def _end_with_the_tester() -> None:
 
 def _run(name: str, variables: Mapping[str, str], log: str) -> None:
     """Is one worker of a service until it is stopped or killed."""
+    # As the processes of a stack: the kernel shares the machine out among sessions.
+    os.setsid()
     os.environ.update(variables)
     os.environ[app.WORKER_INDEX] = "0"
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

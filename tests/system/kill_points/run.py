@@ -18,7 +18,7 @@ from tests.system.kill_points.scenarios import SCENARIOS, Scenario, Stage
 from tests.system.kill_points.steps import Io, Nth, Orders, Point, points_of, recorded
 from tests.waiting import pause
 
-LOOK_SECONDS: Final = 0.01
+LOOK_SECONDS: Final = 0.02
 # A process that has asked nothing for so long does no more for what its callers wanted.
 SILENCE_SECONDS: Final = 0.3
 LONGEST_WORK_SECONDS: Final = 5.0
@@ -175,7 +175,7 @@ async def play(
     names: Iterable[str],
     *,
     lanes: int,
-    choose: Callable[[Sequence[Point]], Sequence[Point]],
+    choose: Callable[[Scenario, Sequence[Point]], Sequence[Point]],
     tell: Callable[[str], None],
     last_look: bool = True,
 ) -> Results:
@@ -197,7 +197,7 @@ async def play(
                     outcome, ios = await calm_run(on, scenario)
                     results.add(outcome)
                     results.ios[scenario.name] = ios
-                    killed.extend((scenario, point) for point in choose(points_of(ios)))
+                    killed.extend((scenario, point) for point in choose(scenario, points_of(ios)))
                     # To end after an I/O is mostly to end before the next one: the first half sees nearly everything.
                     killed.sort(key=lambda each: each[1].side)
                 else:
