@@ -10,7 +10,7 @@ BIN := .venv/bin
 STUBS := gen/skyhigh.binpb
 # The Python that .venv has stays, unless PYTHON names another.
 ANY_PYTHON := $(or $(PYTHON),$(shell [ ! -x $(BIN)/python ] || echo $(BIN)/python),python3)
-PROCESSES ?= 3
+PROCESSES ?= 2
 CLOCK := $(if $(DAYS),tests/moved_clock/run $(DAYS))
 ORDER := $(if $(SEED),$(if $(filter none,$(SEED)),--randomly-dont-reorganize,--randomly-seed=$(SEED)))
 
@@ -100,6 +100,6 @@ breaking: setup
 #- TLS=1                 up: with TLS at the gateway and mutual TLS between the services
 #- SKYHIGH_PORT_BASE=N   up: move all ports, for a second stack; with SKYHIGH_HOME=FOLDER for its data
 #- ARGS="tests/seat -x"  test: what pytest runs, and its options
-#- PROCESSES=3           test: in how many processes
+#- PROCESSES=2           test: in how many processes
 #- SEED=N                test: the order of the run that printed --randomly-seed=N; SEED=none: as written
 #- DAYS=40               test: with the clock of every process moved ahead by so many days

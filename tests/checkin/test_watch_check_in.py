@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import groupby
 from typing import Final
 from uuid import uuid4
 
@@ -50,7 +51,9 @@ async def test_each_change_is_shown(airport: Airport) -> None:
     await traveller.pay()
     await asyncio.gather(*watching)
     for seen in watched:
-        assert [state for state in seen if state != "-"] == ["INITIATED", "WAITING_FOR_PAYMENT", "COMPLETED"]
+        # A change within a state shows it again, such as a fee that is noted a moment before the check-in completes.
+        states = [state for state, _ in groupby(state for state in seen if state != "-")]
+        assert states == ["INITIATED", "WAITING_FOR_PAYMENT", "COMPLETED"]
 
 
 async def test_a_failed_payment_is_shown(airport: Airport) -> None:
