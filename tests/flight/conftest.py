@@ -24,8 +24,8 @@ from tests.instances import Database, database_with, running
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# A search looks six days ahead and one back: days of tests lie further apart. A flight leaves within two years: a process
-# that runs more tests than these days suffice for goes on with the days between them.
+# A search looks six days ahead and one back: days of tests lie further apart. A flight leaves within two years: a
+# process that runs more tests than these days suffice for goes on with the days between them.
 _DAYS: Final = itertools.chain(range(20, 724, 8), range(24, 724, 8))
 
 
