@@ -56,9 +56,9 @@ class Reserving:
     async def book(self, order: Order) -> pb.Booking:
         """Returns the booking with its seats held. A repeat gets the same, also while the first one still runs.
 
-        Raises what the contract says; then nothing is held, and a repeat is judged anew. If the seat service did not
-        answer, the booking goes on by its timer: a request with a key raises Unavailable, and its repeat returns the
-        booking. A request without a key raises DeadlineExceeded, because its outcome stays unknown.
+        Raises what the contract says; then nothing is held, and a retry is processed as new. If the seat service did
+        not answer, the booking goes on by its timer: a request with a key raises Unavailable, and its repeat returns
+        the booking. A request without a key raises DeadlineExceeded, because its outcome stays unknown.
         """
         opened = await self._mutations.known(order.request_key, pb.Booking)
         if opened is None:

@@ -88,7 +88,7 @@ class Starting:
             return await self._peers.confirm_hold(request.hold_id, request.flight_id, request.passenger_id)
         seat = await self._peers.confirmed_seat(request.flight_id, request.passenger_id)
         if seat is None:
-            # What freed the seat may have ended the passenger's right, too, since that was judged.
+            # What freed the seat may also have ended the passenger's right after the first check.
             async with db.transaction(self._pool) as conn:
                 await self._judge(conn, request)
             raise refusals.seat_required()

@@ -221,7 +221,7 @@ async def _release(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The seats that passengers may not have any more, each with the ledger's reason; the passengers not judged."""
+    """The seats that passengers may not have any more, each with the ledger's reason; the undecided passengers."""
 
     lost: Sequence[tuple[HeldSeat, str]]
     undecided: Mapping[FlightPassenger, LayoutUnusable]
@@ -355,7 +355,7 @@ class Departing:
     async def follow(self, flight_id: str) -> None:
         """Ends each HELD hold with a seat of the flight at the departure; releases what passengers may not have.
 
-        A confirmed seat of a flight that has left stays. Raises LayoutUnusable for passengers who can't be judged yet.
+        A confirmed seat of a flight that has left stays. Raises LayoutUnusable for passengers it cannot decide yet.
         """
         while await self._end_some(flight_id):
             pass

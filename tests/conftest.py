@@ -111,7 +111,7 @@ class World:
 
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[World]:
-    """Servers that nobody else uses, for as long as the block lasts."""
+    """Private servers that run within the block."""
     world = World(folder)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(world.supervisor.stop)

@@ -208,7 +208,7 @@ CORRUPTIONS: Final = {
             VALUES ('test', 'x', now(), now(), now() - interval '1 s')""",
     },
     "no timer of seat fails 8 times in a row": {
-        "an answer that nobody expects": """
+        "an unexpected answer": """
             INSERT INTO timers (name, subject, due_time, try_time, tries, last_error)
             VALUES ('test', 'x', now(), now() + interval '20 s', 8, 'PeerFault: INTERNAL INTERNAL')""",
     },

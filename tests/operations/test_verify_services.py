@@ -349,7 +349,7 @@ OF_SERVICES: Final = {
                 WHERE subject = 'far'""",
         },
         f"no timer of {service} fails {STUCK_TRIES} times in a row": {
-            "an answer that nobody expects": f"""
+            "an unexpected answer": f"""
                 UPDATE {service}.timers SET tries = {STUCK_TRIES}, last_error = 'PeerFault: INTERNAL INTERNAL'
                 WHERE subject = 'far'""",
         },

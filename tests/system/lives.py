@@ -1142,7 +1142,7 @@ class Intruder(Life):
         parties = [party for party in self.airline.parties if party.sessions]
         actors = [ANYBODY, self._stranger, self._expired]
         if parties:
-            # Whoever gets it: a session of another party, or by luck of the right one.
+            # The session may belong to another party, or by chance to the right one.
             actors += [self.dice.choice(parties).sessions[0]] * 3
         more = {"payment_code": "00000"} if rpc in ("PayBooking", "SubmitPaymentCode") else {}
         await self.do(rpc, self.dice.choice(actors), **{f"{kind}_id": identifier}, **more)

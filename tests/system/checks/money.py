@@ -46,7 +46,7 @@ def _codes(history: History, truth: Truth) -> Iterator[Violation]:
             continue
         codes = typed.get(intent.intent_id, [])
         if not codes:
-            yield Violation(CHECK, f"{intent.reference} was paid, and nobody typed a code")
+            yield Violation(CHECK, f"{intent.reference} was paid without a SubmitPaymentCode or PayBooking call")
         elif all(each.request.get("payment_code") == ALWAYS_FAILS for each in codes):
             yield Violation(CHECK, f"{intent.reference} was paid with the code that always fails", codes[:2])
 

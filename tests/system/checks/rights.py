@@ -1,4 +1,4 @@
-"""Nobody sees or keeps what is not theirs (rules 11.12 and 11.14), as the clients saw it.
+"""No principal sees or keeps what belongs to another (rules 11.12 and 11.14), as the clients saw it.
 
 A call that succeeded was one that its role may make; no passenger or customer was shown an id or an address of another
 one; nothing was taken with a right that had ended. That nothing is kept at rest is proven by `skyhigh verify`.
@@ -72,7 +72,7 @@ class _Owners:
         for hold in truth.holds:
             self._add({hold.owner}, hold.hold_id)
         for seat in truth.hold_seats:
-            # A passenger may see the seat, whoever holds it for the passenger.
+            # A passenger may see its seat also if another caller holds it for the passenger.
             self._add(self.of.get(seat.passenger_id, set()), seat.hold_id)
         for check_in in truth.check_ins:
             own = {f"passenger:{check_in.pnr}"} | self.of.get(check_in.passenger_id, set())

@@ -47,8 +47,8 @@ class Io:
 
     step: Step
     only_after: bool
-    """A poll that found something. Before it, nobody knows that it will, and the process may as well end after the
-    step before."""
+    """A poll that found something. The tester does not know so beforehand; an end before the poll changes as much as an
+    end after the step before it."""
 
 
 @dataclass(frozen=True, slots=True)
