@@ -32,7 +32,7 @@ from tests.booking.locator_desk import locator_desk
 from tests.callers import refused
 from tests.instances import connected, database_with, running
 from tests.payment.bridge import bridge
-from tests.payment.conftest import PATIENT, PROMPT, QUICK, nobodys_port, payments
+from tests.payment.conftest import PROMPT, QUICK, nobodys_port, payments
 from tests.payment.rules import SECRET
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
     settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, seed=1)
     async with (
         serving(settings) as provider,
-        payments(world, **(QUICK | PATIENT | variables), SKYHIGH_PAYMENT_PROVIDER_URL=provider.url) as paying,
+        payments(world, **(QUICK | variables), SKYHIGH_PAYMENT_PROVIDER_URL=provider.url) as paying,
         bridge(paying.callers) as provider.webhook_url,
         running(world, SEAT_SERVICE, SeatServiceStub, **variables) as seats,
         locator_desk() as desk,

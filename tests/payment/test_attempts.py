@@ -21,7 +21,7 @@ from services.timers import set_timer
 from tests.callers import Caller
 from tests.conftest import World
 from tests.instances import database_with
-from tests.payment.conftest import PATIENT, STEPWISE, paying
+from tests.payment.conftest import STEPWISE, paying
 from tests.payment.rules import FAILS, PRICE, SECRET, Payments, state_of
 from tests.waiting import eventually
 
@@ -172,7 +172,7 @@ async def test_lost_webhooks_are_asked_for_at_the_attempts_end(
 async def test_an_unknown_outcome_is_asked_for_until_it_is_known(world: World, provider: PaymentProvider) -> None:
     switch(provider, drop_webhooks=True, decision_delay_seconds=600)
     due_time = "SELECT due_time FROM timers WHERE name = 'reconcile' AND subject = $1"
-    async with paying(world, provider, **PATIENT) as service:
+    async with paying(world, provider) as service:
         payer = service.callers.passenger()
         intent = await service.intent(payer)
         await service.pay(payer, intent)
@@ -204,7 +204,7 @@ async def test_what_the_provider_never_decides_is_voided(
     await prompt.pay(payer, intent)
     await prompt.shows(intent, attempts=3, last_error="TIMEOUT")
     await prompt.database.execute(
-        "UPDATE charges SET create_time = create_time - interval '1 hour' WHERE intent_id = $1", UUID(intent.intent_id)
+        "UPDATE charges SET create_time = create_time - interval '2 hours' WHERE intent_id = $1", UUID(intent.intent_id)
     )
     await prompt.goes_on(intent)
     assert (await prompt.becomes(intent, "FAILED")).last_error == "VOIDED"

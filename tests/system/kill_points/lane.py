@@ -41,6 +41,7 @@ PAUSE_SECONDS: Final = 0.1
 # What the tester would otherwise wait for longer than for anything else.
 HASTY: Final = {
     **QUICK,
+    "SKYHIGH_PAYMENT_PATIENCE_SECONDS": "4",
     "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "1",
     "SKYHIGH_RECONCILE_SECONDS": "2",
     "SKYHIGH_LOG_LEVEL": "warning",
