@@ -373,17 +373,22 @@ async def fail_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID, error: 
     )
 
 
-async def note_late_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> None:
-    """Notes that the fee of a CANCELLED check-in was paid, so that its refund has its counterpart."""
-    await conn.execute(
+async def note_late_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
+    """Notes that the fee of a CANCELLED check-in was paid, so that its refund has its counterpart.
+
+    False where there is nothing to note, or it was noted before.
+    """
+    noted = await conn.fetchval(
         """
         UPDATE check_ins SET fee_pay_time = statement_timestamp(), version = version + 1,
                              update_time = statement_timestamp()
         WHERE checkin_id = $1 AND state = 'CANCELLED' AND payment_intent_id = $2 AND fee_pay_time IS NULL
+        RETURNING true
         """,
         checkin_id,
         intent_id,
     )
+    return noted is not None
 
 
 async def note_refund(conn: Conn, *, intent_id: UUID) -> None:

@@ -40,15 +40,15 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
     paid = amount is not None and await checkins.pay(
         conn, checkin_id, intent_id=intent_id, cents=amount.minor_units, currency=amount.currency
     )
+    noted = not paid and await checkins.note_late_payment(conn, checkin_id, intent_id=intent_id)
     check_in = await records.find(conn, checkin_id)
     if paid:
         if check_in.fee_returned:
             await notices.payment_refunded(conn, check_in, amount)
         return
-    if check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
+    if not noted and check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
         # It was told before; if the check-in was cancelled since, its fee is being settled.
         return
-    await checkins.note_late_payment(conn, checkin_id, intent_id=intent_id)
     await timers.set_timer(conn, checkins.REFUND, str(intent_id))
     await notices.payment_refunded(conn, check_in, amount)
 

@@ -23,6 +23,7 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from booking_service import bookings as booking_steps
 from booking_service.service import BOOKING_SERVICE
+from deploy.local.process import LOOPBACK, free_ports
 from deploy.mocks.payment_provider import ProviderSettings, serving
 from flight_service.service import FLIGHT_SERVICE
 from seat_service.service import SEAT_SERVICE
@@ -32,7 +33,7 @@ from tests.booking.locator_desk import locator_desk
 from tests.callers import refused
 from tests.instances import connected, database_with, running
 from tests.payment.bridge import bridge
-from tests.payment.conftest import PROMPT, QUICK, nobodys_port, payments
+from tests.payment.conftest import PROMPT, QUICK, payments
 from tests.payment.rules import SECRET
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ async def unreserved(world: World, agency: Agency, customer: Customer, monkeypat
     """
     monkeypatch.setattr(booking_steps, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
-    away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"127.0.0.1:{nobodys_port()}"}
+    (nobody,) = free_ports(1)
+    away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"{LOOPBACK}:{nobody}"}
     async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:
         # Every seat is named, so that none is asked for before the booking is written.
         request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), str(uuid4()))

@@ -16,6 +16,7 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
 from booking_service import locators, steps
 from checkin_service.service import CHECKIN_SERVICE
+from deploy.local.process import LOOPBACK, free_ports
 from tests.booking.agency import UNDECIDED, Agency, Customer, Journey, state_of
 from tests.booking.conftest import opened
 from tests.booking.gate import Gate, gate
@@ -24,7 +25,6 @@ from tests.callers import Callers
 from tests.checkin.airport import facts, new_pnr
 from tests.conftest import World
 from tests.instances import Database, database_with, running
-from tests.payment.conftest import nobodys_port
 from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 
@@ -60,7 +60,8 @@ class Desk:
 @pytest.fixture(scope="module")
 async def any_desk(world: World) -> AsyncIterator[Desk]:
     databases = await database_with(world, "checkin")
-    nowhere = {f"SKYHIGH_{name}_ADDRESS": f"127.0.0.1:{nobodys_port()}" for name in ("SEAT", "FLIGHT", "PAYMENT")}
+    (nobody,) = free_ports(1)
+    nowhere = {f"SKYHIGH_{name}_ADDRESS": f"{LOOPBACK}:{nobody}" for name in ("SEAT", "FLIGHT", "PAYMENT")}
     async with (
         running(world, CHECKIN_SERVICE, CheckInServiceStub, **databases, **nowhere) as checkin,
         gate(checkin.address) as before,

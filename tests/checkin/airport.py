@@ -313,16 +313,23 @@ class Airport:
             await eventually(waits)
 
     async def at_rest(self, traveller: Traveller) -> None:
-        """Waits until nothing is left to be done for a traveller's check-in, but what is due later."""
+        """Brings forward what is due within seconds for a traveller's check-in, and waits until it is done."""
 
         async def done() -> bool:
+            intents = [str(each.intent_id) for each in self.payments.of(traveller.checkin_id)]
             async with db.transaction(self.pool) as conn:
-                intents = [str(each.intent_id) for each in self.payments.of(traveller.checkin_id)]
                 return not await conn.fetchval(
                     """
-                    SELECT EXISTS (SELECT FROM timers
-                                   WHERE subject = ANY($1::text[]) AND fire_time IS NULL
-                                     AND due_time < now() + interval '5 seconds')
+                    WITH soon AS (
+                        SELECT name, subject FROM timers
+                        WHERE subject = ANY($1::text[]) AND fire_time IS NULL
+                          AND due_time < now() + interval '5 seconds'
+                    ), brought_forward AS (
+                        UPDATE timers SET due_time = now(), try_time = now() FROM soon
+                        WHERE timers.name = soon.name AND timers.subject = soon.subject
+                          AND timers.fire_time IS NULL AND timers.tries = 0 AND timers.due_time > now()
+                    )
+                    SELECT EXISTS (SELECT FROM soon)
                     """,
                     [traveller.checkin_id, *intents],
                 )

@@ -11,7 +11,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins
+from checkin_service import checkins, handlers
 from services import db
 from services.timers import set_timer
 from tests.checkin.airport import ALREADY_OVER, HOUR, Airport, Traveller
@@ -150,6 +150,28 @@ async def test_success_after_the_longest_wait_is_refunded_told_and_mailed(airpor
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
     assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101", "Your payment is refunded: SH101"]
     assert await traveller.seat() == ""
+
+
+async def test_a_late_success_that_is_told_and_found_at_once_is_mailed_once(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    airport.payments.begin(waiting.payment_intent_id)
+    await _waited_long_enough(traveller)
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+    succeeded = airport.payments.succeed(waiting.payment_intent_id)
+    assert succeeded is not None
+
+    async def find() -> None:
+        # As the comparison with the payment service does.
+        async with db.transaction(airport.pool) as conn:
+            await handlers.on_payment_succeeded(conn, succeeded)
+
+    async with airport.in_the_middle_of(handlers.on_payment_succeeded, succeeded):
+        found = asyncio.create_task(find())
+    await found
+    await airport.at_rest(traveller)
+    assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
+    assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101", "Your payment is refunded: SH101"]
 
 
 async def test_while_payments_are_down_the_deadline_waits(airport: Airport) -> None:

@@ -48,7 +48,8 @@ def test_a_listener_on_all_addresses_is_in_the_way(host: str, family: socket.Add
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.2", socket.AF_INET), ("::1", socket.AF_INET6)])
 def test_a_listener_on_another_address_is_not_in_the_way(host: str, family: socket.AddressFamily) -> None:
-    with listener(host, family=family) as port:
+    (free,) = free_ports(1)
+    with listener(host, free, family) as port:
         assert port not in listened_on([port])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -11,6 +10,7 @@ import asyncpg
 import pytest
 from skyhigh.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
 
+from deploy.local.process import LOOPBACK, free_ports
 from deploy.mocks.payment_provider import PaymentProvider, ProviderBehaviour, ProviderSettings, serving
 from payment_service.service import PAYMENT_SERVICE
 from services import db
@@ -57,14 +57,6 @@ async def payments(world: World, *, database_url: str = "", **variables: str) ->
         finally:
             await pool.close()
             await database.close()
-
-
-def nobodys_port() -> int:
-    """A port at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
@@ -116,9 +108,10 @@ def payer(prompt: Payments) -> Caller:
 @pytest.fixture(scope="package")
 async def silent(world: World) -> AsyncIterator[Payments]:
     """A service that no provider answers: a payment begins, its first charge is unknown, and nothing goes on."""
+    (nobody,) = free_ports(1)
     async with payments(
         world,
-        SKYHIGH_PAYMENT_PROVIDER_URL=f"http://127.0.0.1:{nobodys_port()}",
+        SKYHIGH_PAYMENT_PROVIDER_URL=f"http://{LOOPBACK}:{nobody}",
         **STEPWISE,
     ) as serving:
         yield serving

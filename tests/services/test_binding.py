@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from deploy.local.process import LOOPBACK
+from deploy.local.process import LOOPBACK, free_ports
 from services.binding import bound
 
 
@@ -19,8 +19,9 @@ async def test_the_near_end_of_a_connection_is_waited_for() -> None:
     with socket.socket() as far, socket.socket() as near:
         far.bind((LOOPBACK, 0))
         far.listen()
-        near.bind((LOOPBACK, 0))
-        port = int(near.getsockname()[1])
+        # A port below those that connections get: another program's connection may have one of those as well.
+        (port,) = free_ports(1)
+        near.bind((LOOPBACK, port))
         near.connect(far.getsockname())
         first_tried = asyncio.Event()
 

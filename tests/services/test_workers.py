@@ -9,6 +9,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
+from deploy.local.process import LOOPBACK, free_ports
 from seat_service.service import SEAT_SERVICE
 from services import app, binding
 from tests.waiting import eventually
@@ -26,8 +27,9 @@ async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        with socket.create_connection(listener.getsockname()) as near:
-            port = near.getsockname()[1]
+        # A port below those that connections get: another program's connection may have one of those as well.
+        (port,) = free_ports(1)
+        with socket.create_connection(listener.getsockname(), source_address=(LOOPBACK, port)):
             listening = asyncio.create_task(app._listen(server, f"127.0.0.1:{port}", None))
 
             async def refused_once() -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from deploy.local.process import free_ports
 from tests.system.faults.deliveries import BODY, DELIVER, HEADER, METHOD, MOST_HELD, Shuffler
 from tests.system.faults.proxy import BOTH, LOOPBACK, Conditions, Cut, Direction, Proxy, listening
 from tests.waiting import eventually, stays
@@ -108,10 +109,7 @@ async def test_much_data_arrives_whole_and_in_order(server: Server, proxy: Proxy
 
 
 async def test_a_connection_that_the_server_refuses_is_reset() -> None:
-    closed = await asyncio.start_server(Server().serve, LOOPBACK, 0)
-    port = closed.sockets[0].getsockname()[1]
-    closed.close()
-    await closed.wait_closed()
+    (port,) = free_ports(1)
     async with listening(Proxy("client>nothing", port)) as proxy, connected(proxy) as client:
         with pytest.raises(ConnectionError):
             await client.ask(b"one\n")
