@@ -44,7 +44,7 @@ ifdef ARGS
 	@$(CLOCK) $(BIN)/python -m pytest --numprocesses $(PROCESSES) $(ORDER) $(ARGS)
 else
 	@$(BIN)/coverage erase
-	@$(CLOCK) $(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
+	@$(if $(COVERAGE),COVERAGE=$(COVERAGE)) $(CLOCK) $(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 endif
@@ -102,4 +102,5 @@ breaking: setup
 #- ARGS="tests/seat -x"  test: what pytest runs, and its options
 #- PROCESSES=2           test: in how many processes
 #- SEED=N                test: the order of the run that printed --randomly-seed=N; SEED=none: as written
+#- COVERAGE=all          test: measure coverage with all tests, which takes longer; else with every fourth
 #- DAYS=40               test: with the clock of every process moved ahead by so many days

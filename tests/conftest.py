@@ -30,10 +30,11 @@ from services.settings import ServiceSettings, load
 from tests.callers import AUDIENCE, ISSUER, Caller, Callers
 from tests.dates import new_flight_id
 from tests.instances import MAINTENANCE_DATABASE, TEMPLATE_DATABASE
+from tests.measuring import pytest_runtest_protocol
 from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
 # pytest looks for its hooks here.
-__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
+__all__ = ["pytest_collection_modifyitems", "pytest_runtest_protocol", "pytest_xdist_make_scheduler"]
 
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 PACKAGES: Final = {"gateway": "gateway.rate_limit"}
