@@ -102,5 +102,5 @@ breaking: setup
 #- ARGS="tests/seat -x"  test: what pytest runs, and its options
 #- PROCESSES=2           test: in how many processes
 #- SEED=N                test: the order of the run that printed --randomly-seed=N; SEED=none: as written
-#- COVERAGE=all          test: measure coverage with all tests, which takes longer; else with every fourth
+#- COVERAGE=all          test: measure coverage with all tests, which takes longer; else with every third
 #- DAYS=40               test: with the clock of every process moved ahead by so many days
