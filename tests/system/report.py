@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.system.checks.violation import Violation
+from tests.system.faults.play import Played
 from tests.system.history import History, Operation
 
 SHOWN_VIOLATIONS: Final = 12
@@ -30,12 +31,13 @@ class Outcome:
     violations: list[Violation] = field(default_factory=list)
     verify_code: int = 0
     verify_text: str = ""
-    faults: list[str] = field(default_factory=list)
+    faults: list[Played] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         """Whether the run found nothing."""
-        return self.rest_seconds is not None and not self.violations and self.verify_code == 0
+        broken = any(each.error for each in self.faults)
+        return self.rest_seconds is not None and not self.violations and self.verify_code == 0 and not broken
 
 
 def lines(outcome: Outcome) -> Iterator[str]:
@@ -48,7 +50,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield ""
     if outcome.faults:
         yield f"{len(outcome.faults)} faults:"
-        yield from (f"  {fault}" for fault in outcome.faults)
+        yield from (f"  {_fault(each)}" for each in outcome.faults)
     if outcome.rest_seconds is None:
         yield f"the system did not come to rest: {outcome.unrest}"
     else:
@@ -57,6 +59,12 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield from _verified(outcome)
     if not outcome.good:
         yield f"play this seed again: {outcome.replay}"
+
+
+def _fault(played: Played) -> str:
+    if played.error:
+        return f"{played.planned}: FAILED: {played.error}"
+    return f"{played.planned}: skipped: {played.skipped}" if played.skipped else str(played.planned)
 
 
 def _by_call(operations: Sequence[Operation]) -> Iterator[str]:

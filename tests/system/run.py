@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.system import checks, generator, players, rest, truth
 from tests.system.airline import Airline
-from tests.system.faults.act import Unsuitable, acting
-from tests.system.faults.schedule import Planned, schedule
+from tests.system.faults.play import Played, play
+from tests.system.faults.schedule import schedule
 from tests.system.faults.stack import REPOSITORY, SHORT_TTLS, RunningStack, attached, running
 from tests.system.history import History
 from tests.system.players import Stack
@@ -60,6 +60,8 @@ class Plan:
     """The home of a running stack to play on, instead of a new one."""
     checkout: Path = REPOSITORY
     """Whose services run."""
+    settings: Mapping[str, str] = field(default_factory=lambda: SETTINGS)
+    """Variables of a stack that the run starts."""
     keep_data: bool = False
     generator: generator.Generator | None = None
     departures: bool = True
@@ -90,6 +92,7 @@ async def run(plan: Plan) -> Outcome:
             rest_seconds, unrest = None, ""
             try:
                 rest_seconds = await rest.at_rest(stack.environment, within_seconds=REST_SECONDS)
+                record.mark("rest", "nothing is left to be done")
             except rest.UnrestError as error:
                 unrest = str(error)
         found = await truth.read(
@@ -122,7 +125,7 @@ async def _stack(plan: Plan) -> AsyncIterator[RunningStack]:
     async with running(
         plan.folder,
         plan.seed,
-        settings=SETTINGS,
+        settings=plan.settings,
         checkout=plan.checkout,
         wired=plan.with_faults,
         keep_data=plan.keep_data,
@@ -136,7 +139,9 @@ def clients_view(stack: RunningStack) -> Stack:
     return Stack(stack.addresses, stack.home, issuer or players.ISSUER, audience or players.AUDIENCE)
 
 
-async def _play(plan: Plan, stack: RunningStack, record: History) -> tuple[Airline, list[str]]:
+async def _play(plan: Plan, stack: RunningStack, record: History) -> tuple[Airline, list[Played]]:
+    """Has the clients play, and the faults of the seed happen meanwhile. All faults are undone when it returns."""
+    played: list[Played] = []
     playing = asyncio.create_task(
         generator.play(
             clients_view(stack),
@@ -147,39 +152,22 @@ async def _play(plan: Plan, stack: RunningStack, record: History) -> tuple[Airli
             generator=plan.generator,
         )
     )
-    done: list[str] = []
-    breaking = asyncio.create_task(_break(plan, stack, record, done)) if plan.with_faults else None
     try:
+        if plan.with_faults:
+            await play(
+                stack,
+                schedule(plan.seed, plan.seconds),
+                until=time.monotonic() + plan.seconds,
+                played=played,
+                changed=lambda each: record.mark("fault" if each.ended is None else "undone", str(each.planned)),
+            )
         airline = await playing
-        if breaking is not None:
-            await breaking
     finally:
-        for task in (playing, breaking):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
     if plan.with_faults:
         await _ready(stack)
-    return airline, done
-
-
-async def _break(plan: Plan, stack: RunningStack, record: History, done: list[str]) -> None:
-    """Has the faults of the seed happen at their times."""
-    began = asyncio.get_running_loop().time()
-
-    async def one(planned: Planned) -> None:
-        await pause(max(0, planned.at_seconds - (asyncio.get_running_loop().time() - began)))
-        record.mark("fault", str(planned))
-        try:
-            async with acting(planned.fault, stack):
-                await pause(planned.seconds)
-        except Unsuitable as reason:
-            record.mark("no fault", f"{planned.kind}: {reason}")
-            return
-        record.mark("undone", planned.kind)
-        done.append(str(planned))
-
-    await asyncio.gather(*map(one, schedule(plan.seed, plan.seconds)))
+    return airline, played
 
 
 async def _ready(stack: RunningStack) -> None:

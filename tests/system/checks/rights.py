@@ -165,11 +165,8 @@ class _Clock:
         for mark in history.marks:
             if mark.kind == "fault":
                 begun.setdefault(mark.text, mark.at)
-            elif mark.kind == "undone":
-                # The end names the fault by its kind alone: the earliest of those that last.
-                text = next((text for text in begun if mark.text in text), None)
-                if text is not None:
-                    self._faults.append((begun.pop(text), mark.at))
+            elif mark.kind == "undone" and mark.text in begun:
+                self._faults.append((begun.pop(mark.text), mark.at))
         self._faults += [(at, float("inf")) for at in begun.values()]
         self._faults.sort()
 

@@ -31,6 +31,10 @@ async def _calm() -> None:
     """Does nothing after a group."""
 
 
+def _unseen(_: Played) -> None:
+    """Does nothing when a fault begins or ends."""
+
+
 async def play(
     stack: RunningStack,
     planned: Sequence[Planned],
@@ -38,12 +42,14 @@ async def play(
     until: float | None = None,
     played: list[Played] | None = None,
     after_group: Callable[[], Awaitable[None]] = _calm,
+    changed: Callable[[Played], None] = _unseen,
 ) -> list[Played]:
     """Plays the faults; returns what became of each, and appends it to `played` when the fault begins.
 
     A group of faults begins when its time has come and the calm seconds after the one before it have passed: on a slow
     machine all that follows comes later. No group begins that would not be undone at `until`, a moment of the
-    monotonic clock. `after_group` is awaited when the faults of a group are undone.
+    monotonic clock. `after_group` is awaited when the faults of a group are undone; `changed` is called when a fault
+    begins and when it was undone.
     """
     record = [] if played is None else played
     start = time.monotonic()
@@ -54,17 +60,20 @@ async def play(
         await _until(start + group[0].at_seconds)
         async with asyncio.TaskGroup() as acts:
             for each in group:
-                acts.create_task(_play_one(stack, each, start, record))
+                acts.create_task(_play_one(stack, each, start, record, changed))
         # What the group took longer than planned delays all others.
         start += max(0.0, time.monotonic() - (start + ends_seconds))
         await after_group()
     return record
 
 
-async def _play_one(stack: RunningStack, planned: Planned, start: float, record: list[Played]) -> None:
+async def _play_one(
+    stack: RunningStack, planned: Planned, start: float, record: list[Played], changed: Callable[[Played], None]
+) -> None:
     await _until(start + planned.at_seconds)
     played = Played(planned, time.monotonic())
     record.append(played)
+    changed(played)
     try:
         async with acting(planned.fault, stack):
             await _until(played.began + planned.seconds)
@@ -74,6 +83,7 @@ async def _play_one(stack: RunningStack, planned: Planned, start: float, record:
         played.error = repr(error)
     finally:
         played.ended = time.monotonic()
+        changed(played)
 
 
 async def _until(moment: float) -> None:
