@@ -15,7 +15,7 @@ from deploy.mocks.mail import MailSink
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
 from tests.callers import Callers, refused
 from tests.instances import Database
-from tests.waiting import eventually, until
+from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest, Waiter
 from waitlist_service import entitlements, peers
 from waitlist_service.entries import Entry
@@ -112,11 +112,11 @@ async def test_all_entries_end_when_check_in_closes_and_no_timer_remains(
 ) -> None:
     monkeypatch.setattr(entitlements, "PAGE", 2)
     await full.mode(pb.OFFER)
-    full.manifest.closes(full.flight_id, after=timedelta(seconds=4))
     waiters = [full.waiter() for _ in range(5)]
     joined = [await each.join("20A") for each in waiters]
     await full.free("20A")
     await waiters[0].becomes(joined[0], "OFFERED")
+    full.manifest.closes(full.flight_id, after=timedelta(seconds=1))
     for waiter, entry in zip(waiters, joined, strict=True):
         left = await waiter.becomes(entry, "LEFT")
         assert left.update_time.ToNanoseconds() >= closing(full).ToNanoseconds()
@@ -161,18 +161,19 @@ async def test_a_departure_that_moves_ahead_ends_the_waiting(full: Flight, waitl
 
 
 async def test_a_departure_that_is_delayed_keeps_the_waitlist_open(full: Flight, waitlist_database: Database) -> None:
-    full.manifest.closes(full.flight_id, after=timedelta(seconds=2))
+    full.manifest.closes(full.flight_id, after=timedelta(hours=1))
     waiter = full.waiter()
     entry = await waiter.join("20A")
-    first = Timestamp()
-    first.CopyFrom(closing(full))
-    full.manifest.closes(full.flight_id, after=timedelta(hours=1))
-    await until(first, seconds_after=0.5)
+    full.manifest.closes(full.flight_id, after=timedelta(hours=2))
+    # The first close has come, for the timer that waited for it.
+    await waitlist_database.execute(
+        "UPDATE timers SET due_time = now(), try_time = now() WHERE name = 'close' AND subject = $1", full.flight_id
+    )
 
     async def followed() -> bool:
         due = await waitlist_database.fetchval(
             """
-            SELECT due_time > now() + interval '50 min' FROM timers
+            SELECT due_time > now() + interval '110 min' FROM timers
             WHERE name = 'close' AND subject = $1 AND fire_time IS NULL
             """,
             full.flight_id,
