@@ -87,13 +87,17 @@ async def set_timers(conn: Conn, name: str, subjects: Sequence[str], *, after: t
     )
 
 
-async def cancel_timer(conn: Conn, name: str, subject: str) -> None:
-    """Forgets a timer that has not fired, in the caller's transaction."""
-    await conn.execute(
+async def cancel_timer(conn: Conn, name: str, subject: str) -> bool:
+    """Forgets a timer that has not fired, in the caller's transaction; False where there is none.
+
+    A handler whose effect nothing else guards does so in the transaction of the effect: a second run finds no timer.
+    """
+    status = await conn.execute(
         "DELETE FROM timers WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'",
         name,
         subject,
     )
+    return status == "DELETE 1"
 
 
 async def forget_old(conn: Conn, *, limit: int) -> int:

@@ -213,10 +213,11 @@ class Assignment:
             return
         reached = replace(entry, contact_email=facts.contact_email, contact_name=facts.contact_name)
         mail = notices.mail_of(reached, reason=reason, origin="" if times is None else times.origin)
-        if mail is not None:
-            async with db.transaction(self._pool) as conn:
+        async with db.transaction(self._pool) as conn:
+            # Nothing else tells a second run, after a process died before its timer was marked, that it is one.
+            if await timers.cancel_timer(conn, entries.NOTIFY, subject) and mail is not None:
                 await outbox.enqueue(conn, [mail])
-            self._tell()
+        self._tell()
 
     async def cancel_hold(self, subject: str) -> None:
         """Cancels the hold of an offer that ended with its flight, or with a former version of this service."""

@@ -20,8 +20,8 @@ from operations.journeys.steps import PICTURE
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually, pause
 
-# The broker needs some seconds to start, and the services some to find it again.
-PATIENCE = 5
+# The broker needs some seconds to start, and the services some to find it again; on a busy machine many.
+PATIENCE = 20
 AWAY_SECONDS = 3
 
 

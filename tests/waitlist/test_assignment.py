@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from skyhigh.mail.v1.mail_pb2 import Mail
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from deploy.mocks.mail import MailSink
+from services import timers
 from services.db import Conn
 from tests.callers import Caller, Callers, a_few_at_once
 from tests.instances import Database
@@ -20,6 +22,7 @@ from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest
 from waitlist_service import handlers, serving
+from waitlist_service.entries import NOTIFY
 from waitlist_service.handlers import on_seat_released
 
 
@@ -164,6 +167,48 @@ async def test_the_passenger_hears_of_it_by_mail(full: Flight, manifest: tuple[M
         return any(email in letter.to and "20A" in letter.subject for letter in mails.mails)
 
     await eventually(mailed)
+
+
+async def test_a_process_that_dies_after_it_told_a_passenger_does_not_tell_again(
+    full: Flight,
+    manifest: tuple[Manifest, str],
+    waitlist_database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    await full.free("20A")
+    await waiter.becomes(entry, "ASSIGNED")
+    # Its manifest is asked by the timer alone.
+    email = f"{waiter.pnr.lower()}@passengers.example"
+    manifest[0].put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
+    settle, died = timers.Timers._settle, list[str]()
+
+    async def die_once(self: timers.Timers, timer: timers._Taken, error: Exception | None, **more: Any) -> None:
+        if (timer.name, timer.subject) == (NOTIFY, entry.entry_id) and not died:
+            died.append(timer.subject)
+        else:
+            await settle(self, timer, error, **more)
+
+    monkeypatch.setattr(timers.Timers, "_settle", die_once)
+    await timers.set_timer(waitlist_database, NOTIFY, entry.entry_id)
+
+    async def told() -> bool:
+        return bool(died)
+
+    await eventually(told)
+    # The lease of who died is over.
+    await waitlist_database.execute(
+        "UPDATE timers SET try_time = now() WHERE name = $1 AND subject = $2", NOTIFY, entry.entry_id
+    )
+
+    async def done() -> bool:
+        left = "SELECT EXISTS (SELECT FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL)"
+        return not await waitlist_database.fetchval(left, NOTIFY, entry.entry_id)
+
+    await eventually(done)
+    bodies = await waitlist_database.fetch("SELECT body FROM outbox WHERE routing_key = 'waitlist.mail.v1'")
+    assert [mail.to for row in bodies if (mail := Mail.FromString(row["body"])).to == email] == [email]
 
 
 async def test_while_anybody_waits_no_other_caller_gets_a_freed_seat(full: Flight, callers: Callers) -> None:
