@@ -140,34 +140,32 @@ def clients_view(stack: RunningStack) -> Stack:
 
 
 async def _play(plan: Plan, stack: RunningStack, record: History) -> tuple[Airline, list[Played]]:
-    """Has the clients play, and the faults of the seed happen meanwhile. All faults are undone when it returns."""
+    """Runs the clients and the faults of the seed side by side. All faults are undone when it returns."""
     played: list[Played] = []
-    playing = asyncio.create_task(
-        generator.play(
-            clients_view(stack),
-            plan.seed,
-            record,
-            seconds=plan.seconds,
-            operations=plan.operations,
-            generator=plan.generator,
-        )
-    )
-    try:
-        if plan.with_faults:
-            await play(
-                stack,
-                schedule(plan.seed, plan.seconds),
-                until=time.monotonic() + plan.seconds,
-                played=played,
-                changed=lambda each: record.mark("fault" if each.ended is None else "undone", str(each.planned)),
+    async with asyncio.TaskGroup() as group:
+        playing = group.create_task(
+            generator.play(
+                clients_view(stack),
+                plan.seed,
+                record,
+                seconds=plan.seconds,
+                operations=plan.operations,
+                generator=plan.generator,
             )
-        airline = await playing
-    finally:
-        playing.cancel()
-        await asyncio.gather(playing, return_exceptions=True)
+        )
+        if plan.with_faults:
+            group.create_task(
+                play(
+                    stack,
+                    schedule(plan.seed, plan.seconds),
+                    until=time.monotonic() + plan.seconds,
+                    played=played,
+                    changed=lambda each: record.mark("undone" if each.ended else "fault", str(each.planned)),
+                )
+            )
     if plan.with_faults:
         await _ready(stack)
-    return airline, played
+    return playing.result(), played
 
 
 async def _ready(stack: RunningStack) -> None:
