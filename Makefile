@@ -44,7 +44,7 @@ ifdef ARGS
 	@$(CLOCK) $(BIN)/python -m pytest --numprocesses $(PROCESSES) $(ORDER) $(ARGS)
 else
 	@$(BIN)/coverage erase
-	@$(if $(COVERAGE),COVERAGE=$(COVERAGE)) $(CLOCK) $(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
+	@$(CLOCK) $(BIN)/coverage run -m pytest --numprocesses $(PROCESSES) --durations=30 $(ORDER)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 endif

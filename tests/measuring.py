@@ -11,7 +11,7 @@ import coverage
 import pytest
 
 # Python 3.11 runs a third slower while it is traced, and the same lines are reached by many tests. Every third test,
-# always the same ones, reaches most of them; the figure is a lower bound. `make test COVERAGE=all` measures all.
+# always the same ones, reaches most of them; the figure is a lower bound. `make test COVERAGE=all` traces all.
 _EVERY: Final = 1 if os.environ.get("COVERAGE") == "all" else 3
 
 
