@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.payment.v1 import events_pb2 as payment_events
 from skyhigh.payment.v1 import payment_service_pb2
 
 from checkin_service import checkins, handlers
@@ -108,6 +109,18 @@ async def _waited_long_enough(traveller: Traveller) -> None:
     await traveller.has_deadline_in(ALREADY_OVER)
 
 
+async def _paid_after_the_longest_wait(airport: Airport) -> tuple[Traveller, payment_events.PaymentSucceeded]:
+    """Returns a traveller whose check-in was cancelled while its payment ran, and the event of its success."""
+    traveller = await airport.traveller()
+    waiting = await traveller.waiting()
+    airport.payments.begin(waiting.payment_intent_id)
+    await _waited_long_enough(traveller)
+    await traveller.becomes(pb.CheckIn.CANCELLED)
+    succeeded = airport.payments.succeed(waiting.payment_intent_id)
+    assert succeeded is not None
+    return traveller, succeeded
+
+
 async def test_the_deadline_waits_for_a_payment_that_runs(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
@@ -140,35 +153,25 @@ async def test_a_payment_that_runs_and_fails_ends_it(airport: Airport) -> None:
 
 
 async def test_success_after_the_longest_wait_is_refunded_told_and_mailed(airport: Airport) -> None:
-    traveller = await airport.traveller()
-    waiting = await traveller.waiting()
-    airport.payments.begin(waiting.payment_intent_id)
-    await _waited_long_enough(traveller)
-    await traveller.becomes(pb.CheckIn.CANCELLED)
-    await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))
+    traveller, succeeded = await _paid_after_the_longest_wait(airport)
+    await airport.tell("payment.succeeded.v1", succeeded)
     await airport.at_rest(traveller)
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
     assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101", "Your payment is refunded: SH101"]
     assert await traveller.seat() == ""
 
 
-async def test_a_late_success_that_is_told_and_found_at_once_is_mailed_once(airport: Airport) -> None:
-    traveller = await airport.traveller()
-    waiting = await traveller.waiting()
-    airport.payments.begin(waiting.payment_intent_id)
-    await _waited_long_enough(traveller)
-    await traveller.becomes(pb.CheckIn.CANCELLED)
-    succeeded = airport.payments.succeed(waiting.payment_intent_id)
-    assert succeeded is not None
+async def test_late_payment_applied_twice_at_once_is_mailed_once(airport: Airport) -> None:
+    traveller, succeeded = await _paid_after_the_longest_wait(airport)
 
-    async def find() -> None:
+    async def compare() -> None:
         # As the comparison with the payment service does.
         async with db.transaction(airport.pool) as conn:
             await handlers.on_payment_succeeded(conn, succeeded)
 
     async with airport.in_the_middle_of(handlers.on_payment_succeeded, succeeded):
-        found = asyncio.create_task(find())
-    await found
+        comparing = asyncio.create_task(compare())
+    await comparing
     await airport.at_rest(traveller)
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
     assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101", "Your payment is refunded: SH101"]
