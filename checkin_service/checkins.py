@@ -376,7 +376,7 @@ async def fail_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID, error: 
 async def note_late_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
     """Notes that the fee of a CANCELLED check-in was paid, so that its refund has its counterpart.
 
-    False where there is nothing to note, or it was noted before.
+    Returns False if the check-in is in another state, has another intent, or has the payment noted already.
     """
     noted = await conn.fetchval(
         """

@@ -47,7 +47,7 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
             await notices.payment_refunded(conn, check_in, amount)
         return
     if not noted and check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
-        # It was told before; if the check-in was cancelled since, its fee is being settled.
+        # An earlier event or comparison applied this payment. A cancellation since then refunds it by itself.
         return
     await timers.set_timer(conn, checkins.REFUND, str(intent_id))
     await notices.payment_refunded(conn, check_in, amount)

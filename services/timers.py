@@ -88,9 +88,9 @@ async def set_timers(conn: Conn, name: str, subjects: Sequence[str], *, after: t
 
 
 async def cancel_timer(conn: Conn, name: str, subject: str) -> bool:
-    """Forgets a timer that has not fired, in the caller's transaction; False where there is none.
+    """Deletes a timer that has not fired, in the caller's transaction. Returns False if there is none.
 
-    A handler whose effect nothing else guards does so in the transaction of the effect: a second run finds no timer.
+    A handler without another guard calls it in the transaction of its effect, so that a second run has no effect.
     """
     status = await conn.execute(
         "DELETE FROM timers WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'",

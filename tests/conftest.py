@@ -93,7 +93,7 @@ class World:
             "SKYHIGH_TOKEN_ISSUER": ISSUER,
             "SKYHIGH_PAGE_TOKEN_KEY": "k" * 32,
             "SKYHIGH_DRAIN_NOTICE_SECONDS": "0",
-            # Callers that tests share are not cooled down for holds that lapse while a slow run goes on.
+            # Tests share callers, whose holds lapse during a slow run: the seat service must not cool them down.
             "SKYHIGH_SEAT_LAPSES_ALLOWED": "1000000",
             "SKYHIGH_SEAT_LAPSES_ALLOWED_PER_ADDRESS": "1000000",
             # Where nothing listens: a test that wants this peer names it.

@@ -214,7 +214,7 @@ class Assignment:
         reached = replace(entry, contact_email=facts.contact_email, contact_name=facts.contact_name)
         mail = notices.mail_of(reached, reason=reason, origin="" if times is None else times.origin)
         async with db.transaction(self._pool) as conn:
-            # Nothing else tells a second run, after a process died before its timer was marked, that it is one.
+            # The guard of the mail: a process that died before it marked the timer leaves it to a second run.
             if await timers.cancel_timer(conn, entries.NOTIFY, subject) and mail is not None:
                 await outbox.enqueue(conn, [mail])
         self._tell()

@@ -114,8 +114,8 @@ async def unreserved(world: World, agency: Agency, customer: Customer, monkeypat
     """
     monkeypatch.setattr(booking_steps, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
-    (nobody,) = free_ports(1)
-    away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"{LOOPBACK}:{nobody}"}
+    (unused_port,) = free_ports(1)
+    away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"{LOOPBACK}:{unused_port}"}
     async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:
         # Every seat is named, so that none is asked for before the booking is written.
         request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), str(uuid4()))

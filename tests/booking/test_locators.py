@@ -60,8 +60,8 @@ class Desk:
 @pytest.fixture(scope="module")
 async def any_desk(world: World) -> AsyncIterator[Desk]:
     databases = await database_with(world, "checkin")
-    (nobody,) = free_ports(1)
-    nowhere = {f"SKYHIGH_{name}_ADDRESS": f"{LOOPBACK}:{nobody}" for name in ("SEAT", "FLIGHT", "PAYMENT")}
+    (unused_port,) = free_ports(1)
+    nowhere = {f"SKYHIGH_{name}_ADDRESS": f"{LOOPBACK}:{unused_port}" for name in ("SEAT", "FLIGHT", "PAYMENT")}
     async with (
         running(world, CHECKIN_SERVICE, CheckInServiceStub, **databases, **nowhere) as checkin,
         gate(checkin.address) as before,

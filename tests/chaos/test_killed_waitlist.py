@@ -209,7 +209,7 @@ async def test_first_come_first_served_while_processes_die(
                 await eventually(killed)
                 await asyncio.gather(*(agent.cancel(holds[number]) for holds in flights.values()))
                 await pause(0.02)
-        # Nobody is killed any more: on a slow machine no process would live long enough to finish.
+        # The kills have ended: on a slow machine no process would otherwise live long enough to finish its claims.
         await eventually(at_rest, within_seconds=REST_SECONDS)
         for invariant in WAITLIST_INVARIANTS:
             if not invariant.needs_service:

@@ -128,7 +128,7 @@ async def test_the_sixth_wrong_name_is_not_even_looked_up(airport: Airport, monk
 
     def count(pnr: str, last_name: str) -> bytes:
         looked_up.append(last_name)
-        # Nobody's, also if an event that comes meanwhile writes a passenger with it.
+        # No passenger has this key. An event may be applied meanwhile and store a key for another passenger.
         return secrets.token_bytes(32)
 
     monkeypatch.setattr(names, "login_key", count)

@@ -23,8 +23,8 @@ from tests.instances import Database, database_with, running
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# A search looks six days ahead and one back, so that the days of most tests lie further apart. A flight leaves within
-# two years: the files whose tests look at one day alone have days side by side, after those of the others.
+# A search reads from one day before its date to six days after it, so that the days of most tests lie ten days apart.
+# CreateFlight refuses days after two years: the tests of these files read one day only, and have adjacent days.
 _ONE_DAY_FILES: Final = frozenset({"test_create_flight.py", "test_schema.py"})
 _DAYS: Final = iter(range(20, 660, 10))
 _DAYS_SIDE_BY_SIDE: Final = iter(range(662, 729))

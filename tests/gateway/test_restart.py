@@ -50,7 +50,7 @@ FLIGHTS_PER_ROUND: Final = 8
 PAUSE_SECONDS: Final = 0.1
 FIRST_REPEAT_SECONDS: Final = 0.05
 LONGEST_REPEAT_SECONDS: Final = 0.5
-# How long an Envoy that is replaced lets the calls of its connections end: longer than a busy machine takes for one.
+# A replaced Envoy keeps its connections open for this time. A call takes less, also on a busy machine.
 HANDOVER_SECONDS: Final = 8
 # Only to end a test that hangs.
 PATIENCE_SECONDS: Final = 60
@@ -210,7 +210,7 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
             SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}",
             SKYHIGH_SEAT_WORKER_PORT=str(worker_port),
             SKYHIGH_SEAT_PROCESSES="2",
-            # The longest: on a busy machine the edge hears of it late.
+            # The longest notice: on a busy machine the health check of the edge notices a drain late.
             SKYHIGH_DRAIN_NOTICE_SECONDS="4",
             SKYHIGH_LOG_LEVEL="warning",
         ),

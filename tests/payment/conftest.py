@@ -108,10 +108,10 @@ def payer(prompt: Payments) -> Caller:
 @pytest.fixture(scope="package")
 async def silent(world: World) -> AsyncIterator[Payments]:
     """A service that no provider answers: a payment begins, its first charge is unknown, and nothing goes on."""
-    (nobody,) = free_ports(1)
+    (unused_port,) = free_ports(1)
     async with payments(
         world,
-        SKYHIGH_PAYMENT_PROVIDER_URL=f"http://{LOOPBACK}:{nobody}",
+        SKYHIGH_PAYMENT_PROVIDER_URL=f"http://{LOOPBACK}:{unused_port}",
         **STEPWISE,
     ) as serving:
         yield serving

@@ -111,7 +111,7 @@ async def test_a_lost_answer_never_charges_twice(prompt: Payments, provider: Pay
 async def test_a_provider_that_is_slower_than_an_attempt_charges_once(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
-    # Undecided too: an attempt whose end comes before its answer is given up asks for the verdict, and would find it.
+    # The charge stays pending: an attempt that ends before its call times out asks for the verdict, and would find it.
     switch(provider, answer_delay_seconds=3600, decision_delay_seconds=3600, drop_webhooks=True)
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent)

@@ -19,7 +19,7 @@ async def test_the_near_end_of_a_connection_is_waited_for() -> None:
     with socket.socket() as far, socket.socket() as near:
         far.bind((LOOPBACK, 0))
         far.listen()
-        # A port below those that connections get: another program's connection may have one of those as well.
+        # Below the range from which the kernel takes ports: a connection of another program may have any of those.
         (port,) = free_ports(1)
         near.bind((LOOPBACK, port))
         near.connect(far.getsockname())

@@ -27,7 +27,7 @@ async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        # A port below those that connections get: another program's connection may have one of those as well.
+        # Below the range from which the kernel takes ports: a connection of another program may have any of those.
         (port,) = free_ports(1)
         with socket.create_connection(listener.getsockname(), source_address=(LOOPBACK, port)):
             listening = asyncio.create_task(app._listen(server, f"127.0.0.1:{port}", None))

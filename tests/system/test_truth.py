@@ -105,7 +105,7 @@ async def played(world: World, served: Instance, tmp_path_factory: pytest.TempPa
     callers = [served.callers.agent(f"agent-{n}") if n % 2 else served.callers.customer() for n in range(CLIENTS)]
     with History(path, seed=1) as history:
         await asyncio.gather(*(play(Recorder(each, history, n), flight_id) for n, each in enumerate(callers)))
-        # Whatever the others met, one call and its repeat succeeded.
+        # No other client wants this seat, so the history always has a successful call and its repeat.
         alone = Recorder(served.callers.customer(), history, CLIENTS)
         seat = pb.SeatAssignment(flight_id=flight_id, seat_number="28F", passenger_id=f"P-{alone.key()}")
         request = pb.HoldSeatsRequest(seats=[seat], request_id=alone.key())

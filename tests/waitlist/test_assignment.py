@@ -169,7 +169,7 @@ async def test_the_passenger_hears_of_it_by_mail(full: Flight, manifest: tuple[M
     await eventually(mailed)
 
 
-async def test_a_process_that_dies_after_it_told_a_passenger_does_not_tell_again(
+async def test_notify_timer_that_runs_twice_writes_one_mail(
     full: Flight,
     manifest: tuple[Manifest, str],
     waitlist_database: Database,
@@ -179,7 +179,7 @@ async def test_a_process_that_dies_after_it_told_a_passenger_does_not_tell_again
     entry = await waiter.join("20A")
     await full.free("20A")
     await waiter.becomes(entry, "ASSIGNED")
-    # Its manifest is asked by the timer alone.
+    # Only the timer reads this address.
     email = f"{waiter.pnr.lower()}@passengers.example"
     manifest[0].put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
     settle, died = timers.Timers._settle, list[str]()
@@ -193,11 +193,11 @@ async def test_a_process_that_dies_after_it_told_a_passenger_does_not_tell_again
     monkeypatch.setattr(timers.Timers, "_settle", die_once)
     await timers.set_timer(waitlist_database, NOTIFY, entry.entry_id)
 
-    async def told() -> bool:
+    async def handled() -> bool:
         return bool(died)
 
-    await eventually(told)
-    # The lease of who died is over.
+    await eventually(handled)
+    # Ends the lease of the process that died.
     await waitlist_database.execute(
         "UPDATE timers SET try_time = now() WHERE name = $1 AND subject = $2", NOTIFY, entry.entry_id
     )

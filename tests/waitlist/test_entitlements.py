@@ -165,7 +165,7 @@ async def test_a_departure_that_is_delayed_keeps_the_waitlist_open(full: Flight,
     waiter = full.waiter()
     entry = await waiter.join("20A")
     full.manifest.closes(full.flight_id, after=timedelta(hours=2))
-    # The first close has come, for the timer that waited for it.
+    # Makes the timer of the first closing time due.
     await waitlist_database.execute(
         "UPDATE timers SET due_time = now(), try_time = now() WHERE name = 'close' AND subject = $1", full.flight_id
     )
