@@ -461,16 +461,21 @@ class Agency:
 
         Returns the bookings with their new `expire_time`. Their seats must be held.
         """
-        # The holds first: a step that looks at one meanwhile adopts no later end than the one that is written here.
         holds = [seat_pb.Hold(hold_id=booking.hold_id) for booking in bookings]
-        await lapse_holds(self.seat_database, *holds, left=left)
-        ends: dict[str, datetime] = {
-            str(row["hold_id"]): row["expire_time"]
-            for row in await self.seat_database.fetch(
-                "SELECT hold_id, expire_time FROM holds WHERE hold_id = ANY($1)", [hold.hold_id for hold in holds]
-            )
-        }
         async with self.database.transaction():
+            # Until the end is written, no step ends a booking whose hold it finds lapsed.
+            await self.database.execute(
+                "SELECT FROM bookings WHERE booking_id = ANY($1) ORDER BY booking_id FOR UPDATE",
+                [UUID(booking.booking_id) for booking in bookings],
+            )
+            # The holds first: a step that looks at one meanwhile adopts no later end than the one that is written here.
+            await lapse_holds(self.seat_database, *holds, left=left)
+            ends: dict[str, datetime] = {
+                str(row["hold_id"]): row["expire_time"]
+                for row in await self.seat_database.fetch(
+                    "SELECT hold_id, expire_time FROM holds WHERE hold_id = ANY($1)", [hold.hold_id for hold in holds]
+                )
+            }
             for booking in bookings:
                 end = ends[booking.hold_id]
                 await self.database.execute(
