@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import aio_pika
 import asyncpg
 import grpc
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from deploy.local.process import serves_grpc
 from seat_service.service import SEAT_SERVICE
@@ -17,6 +19,7 @@ from services import app, db
 from services.app import Config, Service
 from services.auth import Access
 from services.db import Pool
+from services.inbox import RETRY_DELAYS_SECONDS, delay_queue
 from tests.callers import Callers
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ else:
 TEMPLATE_DATABASE: Final = "migrated"
 """A database that the session migrates once. No service connects to it: Postgres copies only idle databases."""
 MAINTENANCE_DATABASE: Final = "postgres"
+CONSUMERS: Final = "events", "mails", "manifests"
+"""The names of our services' consumers; their queues live on the broker that all tests of a process share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +122,11 @@ async def running(
 async def database_with(world: World, *services: str) -> dict[str, str]:
     """Creates a migrated database with no rows; returns each of these services' URL, as its variable has it.
 
-    A copy of the template that the session migrated once takes a fraction of what migrating takes.
+    A copy of the template that the session migrated once takes a fraction of what migrating takes. The services'
+    queues are emptied: events of earlier tests are about rows that this database never had, and would be tried again
+    and again before the test's own.
     """
+    await _empty_queues(world, services)
     name = f"tests_{secrets.token_hex(6)}"
     owner = await asyncpg.connect(_in(world.servers.database_url(), MAINTENANCE_DATABASE))
     try:
@@ -129,3 +137,17 @@ async def database_with(world: World, *services: str) -> dict[str, str]:
     finally:
         await owner.close()
     return {f"SKYHIGH_{s.upper()}_DATABASE_URL": _in(world.servers.database_url(s), name) for s in services}
+
+
+async def _empty_queues(world: World, services: Sequence[str]) -> None:
+    names = [f"{service}.{consumer}" for service in services for consumer in CONSUMERS]
+    delayed = [delay_queue(name, seconds) for name in names for seconds in RETRY_DELAYS_SECONDS]
+    async with await aio_pika.connect(world.servers.amqp_url()) as connection:
+        # Those that wait come first: one that is due meanwhile is then in its queue.
+        for name in [*delayed, *names]:
+            channel = await connection.channel()
+            # A service has not each of the consumers, and none before its first start. A refusal closes the channel.
+            with suppress(ChannelNotFoundEntity):
+                queue = await channel.get_queue(name)
+                await queue.purge()
+                await channel.close()
