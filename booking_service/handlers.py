@@ -24,7 +24,7 @@ from services.money import amount_of
 
 # Intents with another prefix pay for other things, such as excess baggage.
 REFERENCE: Final = "booking/"
-# By then the service that released a seat has published the reason.
+# The delay of the look-up. By then the service that released the seat has published the reason.
 FREED_LOOK: Final = timedelta(seconds=5)
 
 

@@ -36,7 +36,7 @@ LATE_HOLDS: Final = 3
 # The step of a dead process is claimed again within the 5 s that a timer may be late. A step that takes longer is
 # cancelled and runs again, and finds what it has done.
 LEASE_SECONDS: Final = 4 * FACTOR
-# By then every transaction that did not see the cancellation of its flight has ended.
+# The pause before the next look. By then every transaction that did not see the cancellation of its flight has ended.
 LAST_LOOK: Final = timedelta(seconds=10)
 CANCELLED_AT_ONCE: Final = 100
 # Among 658 million locators a second one is hardly ever taken too. A step that finds all of them taken fails, and its
@@ -93,7 +93,7 @@ class Steps:
     async def look_at_hold(self, subject: str) -> None:
         """Copies the hold from the seat service, or expires the booking.
 
-        An unpaid booking becomes EXPIRED if its hold has ended.
+        An unpaid booking becomes EXPIRED if its hold has ended and its `expire_time` has passed.
         """
         booking = await self._find(subject)
         if booking.hold_id is None or booking.pay_time is not None:
@@ -351,7 +351,8 @@ class Steps:
     async def cancel_flight(self, subject: str) -> None:
         """Cancels the bookings of a cancelled flight.
 
-        It runs again after LAST_LOOK, until every transaction that did not see the cancellation has ended.
+        It runs again after LAST_LOOK until NO_RETURN has passed since the cancellation arrived, because a transaction
+        that ran meanwhile may not have seen it.
         """
         last = UUID(int=0)
         while batch := await self._live_bookings(subject, after=last):

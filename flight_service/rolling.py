@@ -80,7 +80,7 @@ class Rolling:
     async def _take(self) -> _Lease | None:
         """Takes a lease on the nearest day that lacks flights and has no lease."""
         async with db.transaction(self._pool) as conn:
-            # From yesterday in UTC, which is still today in Honolulu, to the last day that has begun in Auckland.
+            # Yesterday in UTC may still be today in Honolulu, and tomorrow in UTC already be today in Auckland.
             await conn.execute(
                 """
                 INSERT INTO schedule_rolls (day, edition)

@@ -49,7 +49,10 @@ class Routes:
 
     @property
     def weight(self) -> int:
-        """Its share of ROUTES_KEPT. A market without routes counts too, because that is also cached."""
+        """Its share of ROUTES_KEPT, at least one.
+
+        A market without routes counts too, because that result is also cached.
+        """
         return len(self.found) + 1
 
 
@@ -126,7 +129,10 @@ class RoutesCache:
 
 
 def _write(found: Sequence[Route]) -> bytes:
-    """Serializes routes; each flight id is written once, because most are in many routes."""
+    """Serializes routes.
+
+    Each flight id is written once, because most flights are in many routes.
+    """
     numbers: dict[str, int] = {}
     numbered = [[numbers.setdefault(flight.flight_id, len(numbers)) for flight in route] for route in found]
     return json.dumps([list(numbers), numbered], separators=(",", ":")).encode()

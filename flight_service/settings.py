@@ -19,7 +19,10 @@ class FlightSettings(CallerSettings):
     listen: str = "127.0.0.1:50055"
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     horizon_days: int = Field(default=14, ge=0, le=60)
-    """The number of days with flights of the schedule, today included; 0 stops rolling the schedule forward."""
+    """The number of days with flights of the schedule, today included.
+
+    With 0 the service does not roll the schedule forward.
+    """
     shortest_connection_minutes: int = Field(default=45, ge=0)
     longest_connection_minutes: int = Field(default=480, le=1440)
 

@@ -60,7 +60,10 @@ class Timetable:
     read_time: datetime
     """The database's time when the request arrived."""
     version: int
-    """The sum of the days' revisions when the request arrived; it grows with each change of them."""
+    """The sum of the days' revisions when the request arrived.
+
+    It grows with each change of these days.
+    """
     days: Sequence[Day]
 
     def serves(self, airport: str) -> bool:

@@ -66,8 +66,9 @@ class Parts:
     register: Register
     background: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     ready: Callable[[], bool] = lambda: True
-    """Returns whether this process has everything that it needs besides the database; if not, its health is
-    NOT_SERVING.
+    """Returns whether this process has everything that it needs.
+
+    The database is checked apart. If it returns False, the health of the process is NOT_SERVING.
     """
 
 

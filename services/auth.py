@@ -57,11 +57,17 @@ class Role(StrEnum):
     OPERATIONS = "operations"
     SERVICE = "service"
     ANYBODY = "anybody"
-    """A caller without a token, on methods that need none. No token carries this role."""
+    """A caller without a token, on methods that need none.
+
+    No token carries this role.
+    """
 
 
 class Effect(Enum):
-    """The kind of work of a method. The value is its time limit in seconds; None means no limit."""
+    """The kind of work of a method.
+
+    The value is its time limit in seconds; None means no limit.
+    """
 
     READ = 2.0 * FACTOR
     WRITE = 5.0 * FACTOR
@@ -114,7 +120,10 @@ class Principal:
     passengers: Mapping[tuple[str, str], SessionPassenger] = field(default_factory=dict)
     """By (flight id, passenger id); empty except for passenger sessions."""
     expire_time: float = field(default=math.inf, compare=False)
-    """When the token stops being accepted, in seconds since 1970: its `exp` claim plus CLOCK_SKEW_SECONDS."""
+    """When the token expires, in seconds since 1970.
+
+    It is the `exp` claim plus CLOCK_SKEW_SECONDS.
+    """
 
     @property
     def acts_for_others(self) -> bool:

@@ -60,7 +60,10 @@ class Versioned:
 
 
 class VersionedCache:
-    """Cached values under one key prefix. Every method raises an error of AWAY if Redis is unavailable."""
+    """Cached values under one key prefix.
+
+    Every method that calls Redis raises an error of AWAY if Redis is unavailable.
+    """
 
     def __init__(self, url: str, *, prefix: str) -> None:
         self._redis: Redis = Redis.from_url(

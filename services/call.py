@@ -36,7 +36,10 @@ class Call:
     proxies: Sequence[Network] = ()
 
     def header(self, name: str) -> str | None:
-        """Returns a header by its lower-case name, or None; the last value if it was sent more than once."""
+        """Returns a header by its lower-case name, or None.
+
+        Returns the last value if the header was sent more than once.
+        """
         values = [value for key, value in self.context.invocation_metadata() or () if key == name]
         return str(values[-1]) if values else None
 

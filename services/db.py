@@ -81,7 +81,10 @@ class Written(NamedTuple):
 
 
 class GuardMissed(Exception):
-    """A guarded write touched other rows than the locks promised; the transaction must not commit."""
+    """A guarded write touched other rows than the locks promised.
+
+    The transaction must not commit.
+    """
 
 
 # The transaction was rolled back because a concurrent one was faster. Evaluated again, the request gets its response: a

@@ -11,7 +11,10 @@ LARGEST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The address of a server. IPv6 addresses are written in brackets; `host` is without them."""
+    """The address of a server.
+
+    IPv6 addresses are written in brackets; `host` is without them.
+    """
 
     host: str
     port: int

@@ -37,7 +37,7 @@ LARGEST_FIELD_LIST_BYTES: Final = 5000
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """A wrong field: its path in the request, what is wrong, and the id of the violated rule."""
+    """A wrong field: its path in the request, what is wrong, and the rule's id."""
 
     field: str
     description: str
@@ -149,19 +149,25 @@ class PermissionDenied(Refusal):
 
 
 class NotFound(Refusal):
-    """The resource is missing or belongs to another principal; both get the same error."""
+    """The resource is missing or has another owner; both get the same error."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class ResourceExhausted(Refusal):
-    """The caller used up a limit; `retry_after_seconds` says when a retry may succeed."""
+    """The caller used up a limit.
+
+    `retry_after_seconds` says when a retry may succeed.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class DeadlineExceeded(Refusal):
-    """The call ran out of time. Its change may have happened; a retry with the same key finds out."""
+    """The call ran out of time.
+
+    Its change may have happened; a retry with the same key finds out.
+    """
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 

@@ -23,7 +23,7 @@ KEPT_HOURS: Final = 48
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """The identity of one mutation: its principal, its key, and a digest of its parameters."""
+    """The identity of one mutation: principal, key, and digest of its parameters."""
 
     principal: str
     key: UUID
@@ -150,7 +150,10 @@ async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
 
 
 async def forget(conn: Conn, principal: str, key: UUID) -> None:
-    """Deletes the stored response of a failed request, so that a retry is processed as new."""
+    """Deletes the stored response of a failed request.
+
+    So a retry is processed as new.
+    """
     await conn.execute("DELETE FROM idempotency WHERE principal = $1 AND key = $2", principal, key)
 
 

@@ -1,4 +1,4 @@
-"""A process's TLS identity: PEM files that other programs may replace at any time."""
+"""A process's TLS identity: PEM files that other programs may replace."""
 
 from __future__ import annotations
 

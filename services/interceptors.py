@@ -69,7 +69,10 @@ class GuardedServer:
         self._proxies = proxies
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Does nothing: the generated code registers the same methods a second time, below."""
+        """Does nothing.
+
+        The generated code registers the same methods again through `add_registered_method_handlers`.
+        """
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
         """Registers the guarded methods."""

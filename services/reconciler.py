@@ -31,7 +31,10 @@ _log = telemetry.log("reconciler")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to compare, and the position of the next batch; an empty `after` ends the round."""
+    """Rows to compare, and the position of the next batch.
+
+    An empty `after` ends the round.
+    """
 
     subjects: Sequence[Any]
     after: str

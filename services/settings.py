@@ -29,19 +29,30 @@ class ServiceSettings(BaseSettings):
     listen: str
     """The `host:port` that all processes of the service share."""
     worker_port: int = 0
-    """Each process also listens on this port plus its index, so that a gateway can distribute its calls; 0 for none."""
+    """Each process also listens on this port plus its index; 0 for none.
+
+    A gateway uses these ports to distribute its calls.
+    """
     metrics_port: int = 0
-    """Each process serves /metrics on this port plus its index, on loopback; 0 for none."""
+    """Each process serves /metrics on this port plus its index; 0 for none.
+
+    It is served on loopback only.
+    """
     processes: int = Field(default=2, ge=1, le=64)
     pool_size: int = Field(default=8, ge=2, le=100)
     """Postgres connections of each process."""
     drain_notice_seconds: float = Field(default=2.5, ge=0, le=4, validation_alias="SKYHIGH_DRAIN_NOTICE_SECONDS")
-    """How long a stopping process reports NOT_SERVING before it stops: longer than the interval of the health checks.
+    """How long a stopping process reports NOT_SERVING before it stops.
+
+    Longer than the interval of the health checks.
     """
     watches_per_principal: int = Field(default=20, ge=1)
     """The most streams that one caller may have open at one process."""
     reconcile_seconds: float = Field(default=10, gt=0, le=15, validation_alias="SKYHIGH_RECONCILE_SECONDS")
-    """Interval of the reconciler. At most 15 s, so that rows are compared at least twice within 30 s."""
+    """The interval of the reconciler.
+
+    At most 15 s, so that rows are compared at least twice within 30 s.
+    """
 
     redis_url: str = Field(validation_alias="SKYHIGH_REDIS_URL")
     jwks: str = Field(validation_alias="SKYHIGH_JWKS")
@@ -52,7 +63,10 @@ class ServiceSettings(BaseSettings):
     """The key that signs page tokens, the same for all processes."""
     log_level: str = Field(default="info", validation_alias="SKYHIGH_LOG_LEVEL")
     trusted_proxies: str = Field(default="127.0.0.0/8,::1/128", validation_alias="SKYHIGH_TRUSTED_PROXIES")
-    """Networks of the gateways, separated by commas. Only their header may name the client's address."""
+    """The networks of the gateways, separated by commas.
+
+    Only a header that comes from there may name the client's address.
+    """
 
     tls_certificate: Path | None = Field(default=None, validation_alias="SKYHIGH_TLS_CERTIFICATE")
     """A PEM file with the service's certificate and its chain.
@@ -96,7 +110,10 @@ class CallerSettings(ServiceSettings):
     """Additional settings of a service that calls other services."""
 
     token_file: Path
-    """A file with the token that the service sends to other services; it may be replaced at any time."""
+    """A file with the token that the service sends to other services.
+
+    It may be replaced at any time.
+    """
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

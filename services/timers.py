@@ -138,7 +138,7 @@ class Timers:
         self._settled: Batcher[_Settled, None] = Batcher("timers", self._settle_batch)
 
     def wake(self) -> None:
-        """Wakes the task after the commit of a transaction with a timer that is due at once."""
+        """Wakes the task after a commit with a timer that is due at once."""
         self._woken.set()
 
     async def run(self) -> None:
