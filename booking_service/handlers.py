@@ -84,7 +84,7 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Schedules a look-up for confirmed bookings that show a seat of the passengers.
+    """Schedules a look-up for the confirmed bookings of the released passengers.
 
     The look-up runs after FREED_LOOK. By then a cancelled flight or booking is recorded as such, and a passenger who
     moved has a new seat.
