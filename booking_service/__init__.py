@@ -1,1 +1,1 @@
-"""Bookings: seats for a party, held for a while, and theirs once they are paid."""
+"""Bookings: seats that are held for a party and confirmed once they are paid."""

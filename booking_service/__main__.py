@@ -1,4 +1,4 @@
-"""`python -m booking_service`: see services.app."""
+"""Runs the booking service: `python -m booking_service` (see services.app)."""
 
 from booking_service.service import BOOKING_SERVICE
 from services import app

@@ -1,13 +1,16 @@
-"""The state machine of bookings: one function per transition, each deciding by one guarded write.
+"""The state machine of bookings: one function per transition.
 
     CREATED → SEATS_RESERVED → PAYMENT_PENDING → PAYMENT_PROCESSING → CONFIRMED → CANCELLED
-    CREATED or a payment → FAILED        SEATS_RESERVED or a payment → EXPIRED        SEATS_RESERVED → CANCELLED
-    FAILED or EXPIRED → CONFIRMED, where money came late and the same seats were still free
-    CONFIRMED → CONFIRMED, where flights were cancelled after another had departed
+    CREATED, PAYMENT_PENDING or PAYMENT_PROCESSING → FAILED
+    SEATS_RESERVED, PAYMENT_PENDING or PAYMENT_PROCESSING → EXPIRED
+    SEATS_RESERVED → CANCELLED
+    PAYMENT_PROCESSING → CANCELLED, if a flight was cancelled before the confirmation
+    FAILED or EXPIRED → CONFIRMED, if the money came late and the same seats were still free
+    CONFIRMED → CONFIRMED, if flights were cancelled after another one had departed
 
-Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
-others, and timers for the steps that other services have to take (steps.py). A write that missed its guard changed
-nothing and answers False or None; what was in the way is looked at by who called.
+Each function runs in the caller's transaction and decides by one guarded UPDATE. In the same transaction it writes the
+history row, events for other services, and timers for the steps that call other services (steps.py). If the guard does
+not match, the function changes nothing and returns False or None; its caller finds out the reason.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from services.outbox import Event
 from services.proto import timestamp
 from services.time_limits import FACTOR
 
-# Timers, each about a booking but the last two: a hold that nobody wants, and a flight that will not leave.
+# Timers. Their subject is a booking id, except for DROP_HOLD (a hold id) and CANCEL_FLIGHT (a flight id).
 RESERVE: Final = "reserve"
 EXPIRE: Final = "expire"
 LOOK_AT_HOLD: Final = "look-at-hold"
@@ -48,13 +51,14 @@ FOLLOW_SEATS: Final = "follow-seats"
 ITSELF: Final = "booking"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
-# A call that makes or changes a booking ends before; then its process has died.
+# The longest time of a call that creates or changes a booking. If the booking still waits after it, the process has
+# died.
 CALL_IS_OVER: Final = timedelta(seconds=6 * FACTOR)
 
 
 @dataclass(frozen=True, slots=True)
 class NewBooking:
-    """What is to be booked; `seats` are the first plan."""
+    """A booking to create; `seats` are its first plan."""
 
     booking_id: UUID
     owner: str
@@ -69,7 +73,7 @@ class NewBooking:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Seats as the seat service holds or has confirmed them, until `expire_time`."""
+    """A hold as the seat service returned it."""
 
     hold_id: UUID
     state: str
@@ -78,7 +82,11 @@ class Hold:
 
 
 async def create(conn: Conn, new: NewBooking) -> bool:
-    """(nothing) → CREATED, while seats of the first flight are sold. Whoever dies now, the timer goes on."""
+    """(nothing) → CREATED, unless the sale of the first flight has closed.
+
+    Sets the RESERVE timer, which continues the booking if the caller's process dies. Returns False if the sale has
+    closed.
+    """
     first = new.legs[0]
     created = await conn.fetchval(
         """
@@ -110,7 +118,10 @@ async def create(conn: Conn, new: NewBooking) -> bool:
 
 
 async def plan_anew(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> bool:
-    """Within CREATED: other seats are asked for, under another request id. Only as the booking was seen."""
+    """Stores another seat plan of a CREATED booking, under a new request id.
+
+    Returns False if the booking has left CREATED or has another plan than `standing`.
+    """
     planned = await conn.fetchval(
         """
         UPDATE bookings SET plan = plan + 1, version = version + 1, update_time = statement_timestamp()
@@ -125,7 +136,11 @@ async def plan_anew(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> b
 
 
 async def reserve(conn: Conn, standing: Booking, hold: Hold) -> pb.Booking | None:
-    """CREATED → SEATS_RESERVED: the seats of its plan are held. What it looks like now is its request's answer."""
+    """CREATED → SEATS_RESERVED: the seats of the plan are held.
+
+    Returns the response of the request that created the booking, and stores it for retries. Returns None if the booking
+    has left CREATED or has another plan than `standing`.
+    """
     now: datetime = await conn.fetchval("SELECT statement_timestamp()")
     answer = replace(
         standing,
@@ -162,7 +177,11 @@ async def reserve(conn: Conn, standing: Booking, hold: Hold) -> pb.Booking | Non
 async def refuse(
     conn: Conn, standing: Booking, *, reason: str, metadata: Mapping[str, str], retry_after_seconds: float | None
 ) -> bool:
-    """CREATED → FAILED: its seats can't be had. Its request's key is forgotten, so that a repeat is judged anew."""
+    """CREATED → FAILED: the booking cannot get seats.
+
+    Deletes the stored response of its request, so that a retry is processed as new. Returns False if the booking has
+    left CREATED or has another plan than `standing`.
+    """
     row = await conn.fetchrow(
         """
         UPDATE bookings
@@ -185,10 +204,11 @@ async def refuse(
 
 
 async def adopt(conn: Conn, booking_id: UUID, hold: Hold) -> bool:
-    """Within SEATS_RESERVED and a payment: the seats and their end are what the seat service says they are.
+    """Copies seats and end of the booking's hold from the seat service.
 
-    What changes a hold gives it a later end, so that an answer that was overtaken is known by its end, and changes
-    nothing. False where the booking has come to an end.
+    For SEATS_RESERVED, PAYMENT_PENDING and PAYMENT_PROCESSING; returns False in any other state. Every change of a hold
+    gives it a later end. Therefore a stale response is recognised by its earlier `expire_time`, and changes nothing.
+    Sets the EXPIRE timer.
     """
     newer = await conn.fetchval(
         """
@@ -219,7 +239,10 @@ async def adopt(conn: Conn, booking_id: UUID, hold: Hold) -> bool:
 
 
 async def begin_payment(conn: Conn, booking_id: UUID, *, owner: str, payment_code: str) -> bool:
-    """SEATS_RESERVED → PAYMENT_PENDING, before its time is over. Of many that pay one begins."""
+    """SEATS_RESERVED → PAYMENT_PENDING, before `expire_time`.
+
+    Sets the PAY timer. Only one of several concurrent payments returns True.
+    """
     begun = await conn.fetchval(
         """
         UPDATE bookings
@@ -238,9 +261,10 @@ async def begin_payment(conn: Conn, booking_id: UUID, *, owner: str, payment_cod
 
 
 async def keep_locator(conn: Conn, booking_id: UUID, *, pnr: str) -> str | None:
-    """Before a confirmation: stores the locator that is reserved for the booking, unless one is stored.
+    """Stores the locator that is reserved for the booking, unless one is stored.
 
-    Returns the stored one; None if the booking is CONFIRMED or CANCELLED meanwhile.
+    For a booking before its confirmation. Returns the stored locator; None if the booking is CONFIRMED or CANCELLED
+    meanwhile.
     """
     kept: str | None = await conn.fetchval(
         """
@@ -257,7 +281,10 @@ async def keep_locator(conn: Conn, booking_id: UUID, *, pnr: str) -> str | None:
 async def process_payment(
     conn: Conn, booking_id: UUID, *, intent_id: UUID, max_attempts: int, look_after: timedelta
 ) -> bool:
-    """PAYMENT_PENDING → PAYMENT_PROCESSING: the payment service has the code, and makes its attempts."""
+    """PAYMENT_PENDING → PAYMENT_PROCESSING: the payment service has the code.
+
+    Deletes the stored payment code, and sets the LOOK_AT_PAYMENT timer.
+    """
     processing = await conn.fetchval(
         """
         UPDATE bookings
@@ -277,7 +304,10 @@ async def process_payment(
 
 
 async def note_attempts(conn: Conn, booking_id: UUID, *, intent_id: UUID, attempts: int, last_error: str) -> bool:
-    """Within PAYMENT_PROCESSING: shows how far the payment is. False where that is known, or the payment has ended."""
+    """Stores the attempts and the last error of a running payment.
+
+    Returns False if they are stored already, or the payment has ended.
+    """
     return bool(
         await conn.fetchval(
             """
@@ -296,7 +326,10 @@ async def note_attempts(conn: Conn, booking_id: UUID, *, intent_id: UUID, attemp
 
 
 async def fail_payment(conn: Conn, booking_id: UUID, *, intent_id: UUID | None, attempts: int, error: str) -> bool:
-    """PAYMENT_PENDING or PAYMENT_PROCESSING → FAILED: no attempt is left, or none is worth it. The seats are freed."""
+    """PAYMENT_PENDING or PAYMENT_PROCESSING → FAILED: the payment failed finally.
+
+    Sets the RELEASE timer, which releases the seats. Returns False if the booking is paid or in another state.
+    """
     failed = await conn.fetchval(
         """
         UPDATE bookings
@@ -317,10 +350,10 @@ async def fail_payment(conn: Conn, booking_id: UUID, *, intent_id: UUID | None, 
 
 
 async def receive_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, amount: Amount, attempts: int) -> bool:
-    """The money has come: in time, or late to a booking that FAILED or EXPIRED. What it buys is decided by CONFIRM.
+    """Records the payment; the CONFIRM timer decides what it buys.
 
-    A booking that still was PAYMENT_PENDING becomes PAYMENT_PROCESSING. False for what is known, or is not this
-    booking's price.
+    PAYMENT_PENDING → PAYMENT_PROCESSING. The money may come late: FAILED and EXPIRED bookings keep their state. Returns
+    False if a payment is recorded already, the amount is not the booking's total, or the state accepts no payment.
     """
     received = await conn.fetchval(
         """
@@ -346,9 +379,10 @@ async def receive_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, amount
 
 
 async def confirm(conn: Conn, standing: Booking, hold: Hold, *, pnr: str) -> bool:
-    """PAYMENT_PROCESSING, FAILED or EXPIRED → CONFIRMED: paid, and its seats are the passengers' own.
+    """PAYMENT_PROCESSING, FAILED or EXPIRED → CONFIRMED: paid, with confirmed seats.
 
-    Not where one of its flights was cancelled. Tells `booking.confirmed.v1`.
+    Publishes `booking.confirmed.v1`. Returns False if the booking is unpaid, its refund is decided, one of its flights
+    was cancelled, or it is in another state.
     """
     confirm_time = await conn.fetchval(
         """
@@ -385,9 +419,11 @@ async def confirm(conn: Conn, standing: Booking, hold: Hold, *, pnr: str) -> boo
 
 
 async def give_back(conn: Conn, standing: Booking, *, reason: str) -> bool:
-    """Decides that what was paid is given back: PAYMENT_PROCESSING → EXPIRED, or CANCELLED where its flight was.
+    """Decides to refund the whole payment of an unconfirmed booking.
 
-    FAILED and EXPIRED stay what they are.
+    PAYMENT_PROCESSING → CANCELLED if the reason is a cancelled flight, otherwise → EXPIRED. FAILED and EXPIRED stay as
+    they are. Sets the REFUND and RELEASE timers. Returns False if the booking is unpaid, its refund is decided, or it
+    is in another state.
     """
     decided = await conn.fetchval(
         """
@@ -413,7 +449,10 @@ async def give_back(conn: Conn, standing: Booking, *, reason: str) -> bool:
 
 
 async def expire(conn: Conn, booking_id: UUID) -> bool:
-    """SEATS_RESERVED, PAYMENT_PENDING or PAYMENT_PROCESSING → EXPIRED, after its end and unpaid."""
+    """SEATS_RESERVED, PAYMENT_PENDING or PAYMENT_PROCESSING → EXPIRED.
+
+    Returns False if the booking is paid, its `expire_time` has not passed, or it is in another state.
+    """
     expired = await conn.fetchval(
         """
         UPDATE bookings
@@ -431,25 +470,27 @@ async def expire(conn: Conn, booking_id: UUID) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """What of a booking was cancelled."""
+    """A booking after a cancellation, and the flights that were cancelled."""
 
     booking: Booking
-    """As it is afterwards."""
+    """The booking after the cancellation."""
     legs: Sequence[Leg]
-    """The flights that were cancelled now."""
+    """The flights that this cancellation cancelled."""
 
     @property
     def whole(self) -> bool:
-        """Whether no flight is left."""
+        """Whether the booking has no flight left."""
         return self.booking.state == "CANCELLED"
 
 
 async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str, reason: str) -> Cancellation | None:
-    """Cancels the flights that have not departed, and those that the airline cancelled (BKG-8).
+    """Cancels the flights of a booking that have not departed (BKG-8).
 
-    Where none is left SEATS_RESERVED or CONFIRMED → CANCELLED, and everything that was paid is given back. Otherwise it
-    stays CONFIRMED: flown flights keep their seats, their check-ins and their share of the fare. None where there is
-    nothing to cancel. `owner` None reaches all. A confirmed one tells `booking.cancelled.v1`.
+    It also cancels departed flights that the airline cancelled. An unpaid booking is cancelled as a whole if one of its
+    flights can be cancelled. If no flight is left: SEATS_RESERVED or CONFIRMED → CANCELLED, and everything that was
+    paid is refunded. Otherwise the booking stays CONFIRMED, and flown flights keep their seats, their check-ins and
+    their share of the fare. A booking with a locator publishes `booking.cancelled.v1`. `owner` None means any owner.
+    Returns None if there is nothing to cancel.
     """
     await records.lock(conn, booking_id, owner=owner)
     legs = await conn.fetch(
@@ -518,7 +559,11 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
 
 
 async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: Amount) -> bool:
-    """Notes that what was decided to be given back has been; `total` is what all refunds together gave back."""
+    """Records that the decided refund was paid.
+
+    `total` is the sum of all refunds of the intent. Returns False if no refund is open or `total` is less than was
+    decided.
+    """
     return bool(
         await conn.fetchval(
             """
@@ -536,7 +581,7 @@ async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: A
 
 
 async def lost_its_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: Amount) -> bool:
-    """Whether everything that was paid is gone although the booking did not decide that."""
+    """Whether the whole payment was refunded without the booking's decision."""
     return bool(
         await conn.fetchval(
             """
@@ -552,7 +597,11 @@ async def lost_its_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, total
 
 
 async def follow_seats(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> bool:
-    """Within CONFIRMED: the passengers sit where the seat service says. Only as the booking was seen."""
+    """Replaces the seats of a CONFIRMED booking on its live flights.
+
+    `seats` are the passengers' seats of the seat service. Returns False if the booking has changed since `standing` was
+    read.
+    """
     live = [leg.flight_id for leg in standing.live_legs]
     followed = await conn.fetchval(
         """
@@ -569,7 +618,10 @@ async def follow_seats(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -
 
 
 async def drop_unless_ours(conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
-    """Has a hold given back that the booking does not have: somebody else saw the booking through."""
+    """Sets the DROP_HOLD timer for a hold that is not the booking's own.
+
+    Then another process has completed or ended the booking.
+    """
     if await conn.fetchval("SELECT hold_id FROM bookings WHERE booking_id = $1", booking_id) != hold_id:
         await timers.set_timer(conn, DROP_HOLD, str(hold_id))
 
@@ -624,7 +676,7 @@ async def _write_travellers(conn: Conn, booking_id: UUID, travellers: Sequence[T
 
 
 async def _write_seats(conn: Conn, booking_id: UUID, seats: Sequence[SeatOf]) -> None:
-    """Makes these the booking's seats."""
+    """Replaces the booking's seats."""
     await conn.execute("DELETE FROM booking_seats WHERE booking_id = $1", booking_id)
     await conn.execute(
         """
@@ -641,9 +693,9 @@ async def _write_seats(conn: Conn, booking_id: UUID, seats: Sequence[SeatOf]) ->
 
 
 async def _record(conn: Conn, booking_id: UUID, *, actor: str, reason: str, within_state: bool = False) -> None:
-    """Writes the line of history of what this transaction has just made of the booking.
+    """Writes the history row of the transition that this transaction has made.
 
-    None where its state stayed, unless it has a line `within_state` too.
+    Writes none if the state is unchanged, unless `within_state` is True.
     """
     await conn.execute(
         """
@@ -663,7 +715,7 @@ async def _record(conn: Conn, booking_id: UUID, *, actor: str, reason: str, with
 
 
 def in_order(standing: Booking, seats: Sequence[SeatOf]) -> list[SeatOf]:
-    """Seats as `records.find` has them: by leg, then by passenger."""
+    """Sorts seats as `records.find` does: by leg, then by passenger."""
     legs = [leg.flight_id for leg in standing.legs]
     return sorted(seats, key=lambda seat: (legs.index(seat.flight_id), seat.passenger_id))
 

@@ -1,4 +1,4 @@
-"""What a customer does with a booking that has its seats: change them, pay, give it up."""
+"""Changes of a booking that has its seats: other seats, payment, cancellation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from services.mutations import Mutations
 
 @dataclass(frozen=True, slots=True)
 class OnBooking:
-    """Asks something of one booking. `owner` is None for who acts for others, else only the owner's is meant."""
+    """A request about one booking.
+
+    `owner` limits it to bookings of that owner; None, for a caller that acts for others, means any owner.
+    """
 
     booking_id: UUID
     owner: str | None
@@ -30,7 +33,10 @@ class OnBooking:
 
 
 class Changing:
-    """Changes of bookings. `tell` wakes whoever looks for what a transaction left to be done."""
+    """Changes bookings.
+
+    `tell` wakes the tasks that do the follow-up work of a transaction.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -39,7 +45,11 @@ class Changing:
         self._tell = tell
 
     async def seats(self, on: OnBooking, asked: Sequence[pb.BookedSeat]) -> pb.Booking:
-        """Exchanges all seats, all or none. The seat service decides; the booking follows, even if we die between."""
+        """Replaces all seats of the booking, all or none.
+
+        The seat service decides, and the booking copies the result. If this process dies in between, the LOOK_AT_HOLD
+        timer copies it.
+        """
         known = await self._mutations.known(on.request_key, pb.Booking)
         if known is not None:
             return known
@@ -61,16 +71,17 @@ class Changing:
         async def follow(conn: Conn) -> pb.Booking:
             adopted = await bookings.adopt(conn, booking.booking_id, hold)
             standing = await records.find(conn, booking.booking_id)
-            # A hold that was changed and then confirmed was confirmed with these seats.
+            # If the booking is CONFIRMED meanwhile, its hold was confirmed with these seats.
             if not adopted and standing.state != "CONFIRMED":
-                # Given up, or expired, meanwhile: then its seats are being freed, these ones too.
+                # The booking was cancelled or has expired meanwhile, so that all its seats, including these, are being
+                # released.
                 raise _refusal(standing)
             return standing.message()
 
         return await self._mutations.run(on.request_key, pb.Booking, follow)
 
     async def pay(self, on: OnBooking, payment_code: str) -> pb.Booking:
-        """SEATS_RESERVED → PAYMENT_PENDING; the rest goes on by itself."""
+        """SEATS_RESERVED → PAYMENT_PENDING; timers do the rest."""
         assert on.owner is not None, "nobody pays for others"
         owner = on.owner
 
@@ -85,7 +96,10 @@ class Changing:
         return await self._mutations.run(on.request_key, pb.Booking, begin)
 
     async def cancel(self, on: OnBooking, reason: str) -> pb.Booking:
-        """Cancels what has not departed; seats and money follow by themselves. A repeat succeeds."""
+        """Cancels the flights that have not departed. A repeat succeeds.
+
+        Timers release the seats and refund the money.
+        """
 
         async def give_up(conn: Conn) -> pb.Booking:
             await records.lock(conn, on.booking_id, owner=on.owner)
@@ -94,7 +108,7 @@ class Changing:
             if done is not None:
                 await notices.cancelled(conn, done)
             elif standing.state in ("SEATS_RESERVED", "CONFIRMED"):
-                # Where flights were cancelled before and the others have departed, it is a repeat.
+                # If flights were cancelled before and the others have departed, this call is a repeat and succeeds.
                 if standing.refund_reason is None:
                     raise refusals.flight_departed(standing.departure_time)
             elif standing.state != "CANCELLED":
@@ -105,7 +119,10 @@ class Changing:
 
 
 def _checked(booking: Booking, asked: Sequence[pb.BookedSeat]) -> list[SeatOf]:
-    """Returns a seat on each flight for each traveller who needs one. Raises INVALID_FIELD for any other choice."""
+    """Returns a seat on each flight for each traveller who needs one.
+
+    Raises INVALID_FIELD if `asked` is not exactly that.
+    """
     needed = {(leg.flight_id, traveller.passenger_id) for leg in booking.legs for traveller in booking.seated}
     for index, seat in enumerate(asked):
         if (seat.flight_id, seat.passenger_id) not in needed:
@@ -122,12 +139,12 @@ def _of_change(refusal: PeerRefusal, booking: Booking) -> Refusal:
         return refusals.of_seats(refusal.reason, refusal.metadata, retry_after_seconds=refusal.retry_after_seconds)
     if booking.state != "SEATS_RESERVED" or refusal.reason == "HOLD_EXPIRED":
         return _refusal(booking)
-    # Its hold was ended by others, who tell why in a moment.
+    # Another process has ended the hold, and the booking will show the reason in a moment.
     return Unavailable("the booking is being changed by others, try again")
 
 
 def _refusal(booking: Booking) -> Refusal:
-    """Why a booking in this state takes no change and no payment."""
+    """Returns why a booking in this state accepts no change and no payment."""
     match booking.state:
         case "CREATED":
             return refusals.seats_required()
@@ -139,6 +156,6 @@ def _refusal(booking: Booking) -> Refusal:
             return refusals.booking_failed(booking.last_error)
         case "CANCELLED":
             return refusals.booking_cancelled(booking.cancel_reason or "")
-    # EXPIRED, or SEATS_RESERVED whose time is over and that nobody has looked at yet.
+    # EXPIRED, or SEATS_RESERVED after its `expire_time` whose timer has not fired yet.
     assert booking.expire_time is not None
     return refusals.booking_expired(booking.expire_time)

@@ -1,4 +1,4 @@
-"""What a party pays."""
+"""Computes the fare of a party."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ class Priced(Protocol):
 
     @property
     def price_minor_units(self) -> int:
-        """In minor units of the booking's currency."""
+        """The fare of one adult, in minor units of the booking's currency."""
 
 
-# Of the adult's fare, in percent. A child takes a seat like everybody; an infant on a lap pays a tenth, as is usual.
+# Percent of the adult's fare. A child has its own seat and pays like an adult; an infant on a lap pays a tenth, as is
+# usual.
 SHARES_PERCENT: Final[Mapping[str, int]] = {"ADULT": 100, "CHILD": 100, "INFANT": 10}
 
 
 def total(legs: Sequence[Priced], types: Sequence[str], *, currency: str) -> Amount:
-    """Returns what travellers of these types pay for these flights; each one's part of a flight is rounded up.
+    """Returns the fare of travellers of these types on these flights.
 
-    It is the sum of the flights' own totals, so that what flights cost and what they give back add up.
+    The share of each traveller on each flight is rounded up. The total is the sum of the flights' totals, so that the
+    refunds of single flights add up to it.
     """
     shares = [-(-leg.price_minor_units * SHARES_PERCENT[kind] // 100) for leg in legs for kind in types]
     return Amount(currency, sum(shares))

@@ -1,7 +1,8 @@
-"""Events of other services, one function per event type, each in one transaction with the note that it was applied.
+"""Handlers of other services' events.
 
-Neither order nor single delivery is promised. What the payment service says of money is the truth; what the seat
-service says is a hint to look where the passengers sit now.
+Each runs in one transaction with the inbox row of its event. Events may arrive twice and in any order. An event of the
+payment service decides about the money. An event of the seat service only causes a look-up of the passengers' present
+seats.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from services.db import Conn
 from services.inbox import Subscription
 from services.money import amount_of
 
-# Others' intents are for other things, such as heavy bags.
+# Intents with another prefix pay for other things, such as excess baggage.
 REFERENCE: Final = "booking/"
-# By then the service that released a seat has published the reason.
+# The delay of the look-up. By then the service that released the seat has published the reason.
 FREED_LOOK: Final = timedelta(seconds=5)
 
 
 async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> None:
-    """Has the booking confirmed, also one that FAILED or EXPIRED before, if its seats can still be had."""
+    """Records the payment, which confirms the booking if it can get its seats.
+
+    A booking that is FAILED or EXPIRED can be confirmed too.
+    """
     if (booking_id := _booking_of(event.reference)) is not None:
         await bookings.receive_money(
             conn,
@@ -40,7 +44,7 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
 
 
 async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:
-    """Ends the booking, and frees its seats."""
+    """Ends the booking as FAILED and releases its seats."""
     if (booking_id := _booking_of(event.reference)) is not None:
         await bookings.fail_payment(
             conn, booking_id, intent_id=UUID(event.intent_id), attempts=event.attempts, error=event.error
@@ -48,7 +52,10 @@ async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:
 
 
 async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> None:
-    """Notes that what was paid has been given back. A booking whose money went without its decision ends."""
+    """Records a refund.
+
+    If the whole payment was refunded without the booking's decision, the booking ends.
+    """
     booking_id = _booking_of(event.reference)
     if booking_id is None:
         return
@@ -72,21 +79,22 @@ async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> Non
 
 
 async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
-    """Has a look taken where the passengers sit whose confirmed booking shows another seat."""
+    """Schedules a look-up for confirmed bookings that show another seat."""
     await _follow(conn, event.flight_id, {each.passenger_id: each.seat_number for each in event.seats})
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Has a look taken where the passengers sit whose confirmed booking shows the seat that was freed.
+    """Schedules a look-up for the confirmed bookings of the released passengers.
 
-    A little later: a seat that was freed with its flight or booking is theirs to tell of, and who moved has another.
+    The look-up runs after FREED_LOOK. By then a cancelled flight or booking is recorded as such, and a passenger who
+    moved has a new seat.
     """
     freed = {each.passenger_id: "" for each in event.seats if each.passenger_id}
     await _follow(conn, event.flight_id, freed, after=FREED_LOOK)
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
-    """Remembers the flight, and has its bookings cancelled."""
+    """Stores the cancelled flight, and schedules the cancellation of its bookings."""
     remembered = await conn.fetchval(
         """
         INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, $2, $3)
@@ -120,7 +128,7 @@ async def _follow(conn: Conn, flight_id: str, seats: Mapping[str, str], *, after
 
 
 def _booking_of(reference: str) -> UUID | None:
-    """Returns the booking of a reference `booking/<booking>`; None for what is not ours."""
+    """Returns the booking id of a reference `booking/<booking>`, else None."""
     return UUID(reference.removeprefix(REFERENCE)) if reference.startswith(REFERENCE) else None
 
 

@@ -1,4 +1,4 @@
-"""Record locators: six characters that nobody can guess, without those that people take for each other."""
+"""Mints record locators: six random characters without look-alikes."""
 
 from __future__ import annotations
 
@@ -15,5 +15,8 @@ class LocatorTaken(Exception):
 
 
 def mint() -> str:
-    """Returns one of 658 million locators that begin with a letter; the check-in service refuses one that is taken."""
+    """Returns a random locator that begins with a letter.
+
+    There are 658 million. The check-in service refuses a locator that is taken.
+    """
     return secrets.choice(LETTERS) + "".join(secrets.choice(CHARACTERS) for _ in range(LENGTH - 1))

@@ -1,4 +1,4 @@
-"""Mails to those who booked, each in the transaction of what it tells."""
+"""Mails to customers, each in the transaction of the change that it reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REASONS: Final = {
 
 
 async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
-    """Tells the record locator and the seats."""
+    """Sends the record locator and the seats."""
     seats = "\n".join(
         f"  {leg.flight_number} {leg.origin} to {leg.destination}, {_departure(leg)}: "
         + ", ".join(seat.seat_number for seat in booking.seats if seat.flight_id == leg.flight_id)
@@ -35,7 +35,7 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
 
 
 async def refunded(conn: Conn, booking: Booking) -> None:
-    """Tells that the payment came too late for the seats."""
+    """Reports that the payment of an unconfirmed booking is refunded."""
     await _tell(
         conn,
         booking,
@@ -46,7 +46,10 @@ async def refunded(conn: Conn, booking: Booking) -> None:
 
 
 async def cancelled(conn: Conn, cancellation: Cancellation) -> None:
-    """Tells that a confirmed booking or some of its flights were cancelled; one that was never paid is not told of."""
+    """Reports the cancellation of a confirmed booking or of some of its flights.
+
+    Sends nothing for a booking that was never confirmed.
+    """
     booking = cancellation.booking
     if booking.pnr is None:
         return

@@ -1,4 +1,4 @@
-"""What booking asks the flight, seat, payment and check-in services."""
+"""Calls to the flight, seat, payment and check-in services."""
 
 from __future__ import annotations
 
@@ -29,25 +29,29 @@ from services.money import Amount, amount_of, money_of
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
-# A booking asks three or four times, and has to answer within five seconds whatever the others do.
+# A booking makes three or four calls, and must respond within 5 s however slow the other services are.
 TIMEOUT_SECONDS: Final = 1.4 * FACTOR
 
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """The flights that are to be booked, with their fares for one adult in the cabin that is asked for."""
+    """The flights to book, with the fare of one adult in the requested cabin."""
 
     legs: Sequence[Leg]
     currency: str
 
 
 class Peers:
-    """Calls to the other services. All raise Unavailable where they are away, and PeerRefusal unless said otherwise."""
+    """Calls to the other services.
+
+    All raise Unavailable if the service is down. All raise PeerRefusal for the reasons that their docstrings do not
+    name.
+    """
 
     def __init__(self, settings: BookingSettings) -> None:
         token = OwnToken(settings.token_file)
         peer = partial(channel, identity=settings.identity, timeout_seconds=TIMEOUT_SECONDS)
-        # Everybody may read the schedule.
+        # Reading the schedule needs no token.
         flights = peer(settings.flight_address, service="skyhigh.flight.v1.FlightService")
         seats = peer(settings.seat_address, service="skyhigh.seat.v1.SeatService", token=token)
         payments = peer(settings.payment_address, service="skyhigh.payment.v1.PaymentService", token=token)
@@ -63,14 +67,20 @@ class Peers:
         await asyncio.gather(*(each.close() for each in self._channels))
 
     async def flight(self, flight_id: str, *, cabin: str) -> Journey:
-        """Returns the journey of one flight. Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE."""
-        # An id that no flight can have is refused for its form.
+        """Returns the journey of one flight.
+
+        Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE.
+        """
+        # The flight service refuses a malformed id as INVALID_FIELD; no flight can have that id.
         missing = dict.fromkeys(("FLIGHT_NOT_FOUND", "INVALID_FIELD"), lambda _: refusals.flight_not_found(flight_id))
         found = await ask(self._flights.GetFlight(flight.GetFlightRequest(flight_id=flight_id)), missing)
         return _journey([found], cabin)
 
     async def itinerary(self, itinerary_id: str, *, cabin: str) -> Journey:
-        """Returns the journey of an itinerary. Raises ITINERARY_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE."""
+        """Returns the journey of an itinerary.
+
+        Raises ITINERARY_NOT_FOUND, FLIGHT_CANCELLED or SEATS_UNAVAILABLE.
+        """
         request = flight.GetItineraryRequest(itinerary_id=itinerary_id, cabin=flight.Cabin.Value(cabin))
         missing = dict.fromkeys(
             ("ITINERARY_NOT_FOUND", "FLIGHT_NOT_FOUND", "INVALID_FIELD"), lambda _: refusals.itinerary_not_found()
@@ -88,7 +98,10 @@ class Peers:
         cabin: str,
         excluded: Collection[str],
     ) -> list[list[str]]:
-        """Returns the best free seats for a party, the best first, adults' before children's; none where no room is."""
+        """Returns the best free seats for a party, the best suggestion first.
+
+        Each suggestion lists the adults' seats before the children's. The list is empty if the flight has no room.
+        """
         answer = await ask(
             self._seats.SuggestSeats(
                 seat.SuggestSeatsRequest(
@@ -104,7 +117,10 @@ class Peers:
         return [list(each.seat_numbers) for each in answer.suggestions]
 
     async def hold(self, booking: Booking, seats: Sequence[SeatOf], *, owner: str, request_id: UUID) -> Hold:
-        """Holds seats on all flights or on none, for the booking alone to confirm. A repeat returns the same hold."""
+        """Holds seats on all flights or on none. A repeat returns the same hold.
+
+        Only the booking service can confirm the hold.
+        """
         answer = await ask(
             self._seats.HoldSeats(
                 seat.HoldSeatsRequest(
@@ -119,7 +135,10 @@ class Peers:
         return _hold(answer, seats)
 
     async def change(self, booking: Booking, seats: Sequence[SeatOf], *, request_id: UUID) -> Hold:
-        """Exchanges all seats of the booking's hold, which gets its full time again. A repeat changes nothing."""
+        """Replaces all seats of the booking's hold, which gets its full time again.
+
+        A repeat changes nothing.
+        """
         answer = await ask(
             self._seats.ChangeHoldSeats(
                 seat.ChangeHoldSeatsRequest(
@@ -130,22 +149,22 @@ class Peers:
         return _hold(answer, seats)
 
     async def extend(self, booking: Booking, *, request_id: UUID) -> Hold:
-        """Gives the booking's hold its full time again. A repeat changes nothing."""
+        """Extends the booking's hold to its full time. A repeat changes nothing."""
         request = seat.ExtendHoldRequest(hold_id=str(booking.hold_id), request_id=str(request_id))
         return _hold(await ask(self._seats.ExtendHold(request)), booking.seats)
 
     async def confirm(self, hold_id: UUID, seats: Sequence[SeatOf]) -> Hold:
-        """Makes the seats of a hold the passengers' own. A repeat succeeds."""
+        """Confirms a hold. A repeat succeeds."""
         return _hold(await ask(self._seats.ConfirmHold(seat.ConfirmHoldRequest(hold_id=str(hold_id)))), seats)
 
     async def look(self, booking: Booking) -> Hold:
-        """Returns the booking's hold as it is now: HELD, CONFIRMED, CANCELLED or EXPIRED."""
+        """Returns the booking's hold: HELD, CONFIRMED, CANCELLED or EXPIRED."""
         return _hold(await ask(self._seats.GetHold(seat.GetHoldRequest(hold_id=str(booking.hold_id)))), booking.seats)
 
     async def drop(self, hold_id: UUID, *, reason: str) -> None:
-        """Gives back what a hold still has. A repeat succeeds, and so does one whose hold has lapsed."""
+        """Cancels a hold. A repeat succeeds, also after the hold has lapsed."""
         try:
-            # What decided it came in time, even if this call comes after the departure.
+            # The decision was made in time, even if this call comes after the departure.
             request = seat.CancelHoldRequest(hold_id=str(hold_id), reason=reason, after_departure=True)
             await ask(self._seats.CancelHold(request))
         except PeerRefusal as refusal:
@@ -153,7 +172,7 @@ class Peers:
                 raise
 
     async def sitting(self, booking: Booking) -> list[SeatOf]:
-        """Returns the seats that are the passengers' own on the flights that were not cancelled."""
+        """Returns the passengers' confirmed seats on the flights that are not cancelled."""
         return [
             SeatOf(found.flight_id, found.passenger_id, found.seat_number)
             for found in await self._seats_of(booking, booking.live_legs)
@@ -170,7 +189,7 @@ class Peers:
         return (await ask(self._seats.FindPassengerSeats(request))).seats if request.passengers else ()
 
     async def release_passengers(self, booking: Booking, legs: Sequence[Leg], *, reason: str) -> None:
-        """Frees the passengers' seats on these flights, by whatever hold they have them."""
+        """Releases the passengers' seats on these flights, whichever hold has them."""
         for found in await self._seats_of(booking, legs):
             release = seat.ReleasePassengerSeatRequest(
                 hold_id=found.hold_id,
@@ -182,7 +201,10 @@ class Peers:
             await ask(self._seats.ReleasePassengerSeat(release))
 
     async def intent(self, booking: Booking) -> payment.PaymentIntent:
-        """Creates the booking's payment intent, which its owner can pay; a repeat returns the same."""
+        """Creates the booking's payment intent, which its owner can pay.
+
+        A repeat returns the same intent.
+        """
         return await ask(
             self._payments.CreatePaymentIntent(
                 payment.CreatePaymentIntentRequest(
@@ -192,12 +214,18 @@ class Peers:
         )
 
     async def reserve_locator(self, booking_id: UUID, pnr: str) -> None:
-        """Reserves a locator for a booking. A repeat succeeds. Raises LocatorTaken."""
+        """Reserves a locator for a booking. A repeat succeeds.
+
+        Raises LocatorTaken.
+        """
         request = checkin.ReserveLocatorRequest(pnr=pnr, booking_id=str(booking_id))
         await ask(self._checkin.ReserveLocator(request), {"LOCATOR_TAKEN": lambda _: LocatorTaken()})
 
     async def submit(self, intent_id: UUID, *, payment_code: str, request_id: UUID) -> None:
-        """Has the intent paid with this code. A repeat changes nothing; so does one that is paid or being paid."""
+        """Submits the payment code of an intent.
+
+        A repeat changes nothing, and neither does a call for an intent that is paid or being paid.
+        """
         request = payment.SubmitPaymentCodeRequest(
             intent_id=str(intent_id), payment_code=payment_code, request_id=str(request_id)
         )
@@ -208,11 +236,14 @@ class Peers:
                 raise
 
     async def payment(self, intent_id: UUID) -> payment.PaymentIntent:
-        """Returns an intent as it is now."""
+        """Returns the present state of an intent."""
         return await ask(self._payments.GetPaymentIntent(payment.GetPaymentIntentRequest(intent_id=str(intent_id))))
 
     async def refund(self, intent_id: UUID, *, reason: str, total: Amount) -> None:
-        """Gives so much of a paid amount back, this and earlier refunds together. A repeat succeeds."""
+        """Refunds a paid intent until `total` is refunded, earlier refunds included.
+
+        A repeat succeeds.
+        """
         await ask(
             self._payments.RefundPayment(
                 payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason, total_refund=money_of(total))
@@ -251,7 +282,7 @@ def _leg(one: flight.Flight, price_minor_units: int) -> Leg:
 
 
 def _assignments(booking: Booking, seats: Sequence[SeatOf]) -> list[seat.SeatAssignment]:
-    """What the seat service has to know of who sits there."""
+    """Returns the seats with what the seat rules need to know of the passengers."""
     types = {traveller.passenger_id: traveller.type for traveller in booking.travellers}
     return [
         seat.SeatAssignment(

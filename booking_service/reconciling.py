@@ -1,4 +1,4 @@
-"""What a booking waits for, compared with the service that knows: it learns of it whatever became of the event."""
+"""Compares bookings with their payment intents, in case an event was lost."""
 
 from __future__ import annotations
 
@@ -32,14 +32,20 @@ class Payments:
         self._peers = peers
 
     def comparisons(self) -> Sequence[Comparison]:
-        """Money that may still come, also for a booking that ended without it, and money that is to be given back."""
+        """Returns the comparisons of expected payments and of expected refunds.
+
+        A payment can also be expected for a booking that ended without it.
+        """
         return [
             Comparison("booking-payments", waiting(self._pool, _FOR_MONEY), self.compare),
             Comparison("booking-refunds", waiting(self._pool, _FOR_REFUND), self.compare),
         ]
 
     async def compare(self, subject: str) -> bool:
-        """Applies what became of the booking's intent, as its events do. Returns whether the booking changed."""
+        """Applies the present state of the booking's intent, as its events would.
+
+        Returns whether the booking changed.
+        """
         booking_id = UUID(subject)
         async with db.session(self._pool) as conn:
             booking = await records.find(conn, booking_id)

@@ -1,4 +1,4 @@
-"""Bookings as their rows have them, and how they are shown."""
+"""Bookings as their rows store them, and as the contract shows them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _COLUMNS: Final = """booking_id, owner, state::text, bookings.version, cabin::te
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A flight of a journey, as it was when it was booked. The price is one adult's."""
+    """A flight of a journey, as it was when it was booked.
+
+    The price is the fare of one adult.
+    """
 
     flight_id: str
     flight_number: str
@@ -48,13 +51,13 @@ class Leg:
 
     @property
     def sale_close_time(self) -> datetime:
-        """When nobody could check in any more who books then."""
+        """The end of the sale: passengers who book later could not check in."""
         return self.departure_time - self.check_in_closes_before
 
 
 @dataclass(frozen=True, slots=True)
 class Traveller:
-    """Somebody who travels; `type` is ADULT, CHILD or INFANT."""
+    """A person who travels; `type` is ADULT, CHILD or INFANT."""
 
     passenger_id: str
     given_name: str
@@ -65,7 +68,10 @@ class Traveller:
 
 @dataclass(frozen=True, slots=True)
 class SeatOf:
-    """A passenger's seat on a flight; `named` where the customer asked for this very one."""
+    """A passenger's seat on a flight.
+
+    `named` says that the customer asked for exactly this seat.
+    """
 
     flight_id: str
     passenger_id: str
@@ -75,7 +81,7 @@ class SeatOf:
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """A row of `bookings` with what belongs to it."""
+    """A row of `bookings` with its flights, travellers and seats."""
 
     booking_id: UUID
     owner: str
@@ -109,46 +115,47 @@ class Booking:
     legs: Sequence[Leg]
     travellers: Sequence[Traveller]
     seats: Sequence[SeatOf]
-    """Those of its hold; before there is one, those that it asks for."""
+    """The seats of its hold; before there is a hold, the planned seats."""
 
     @property
     def key(self) -> UUID:
-        """What a watcher knows it by."""
+        """The key by which watches identify the booking."""
         return self.booking_id
 
     @property
     def total(self) -> Amount:
-        """What the party pays."""
+        """The fare of the whole party."""
         return Amount(self.currency, self.total_minor_units)
 
     @property
     def refund(self) -> Amount | None:
-        """What of it is given back, all cancellations together."""
+        """The total of all decided refunds, or None."""
         return Amount(self.currency, self.refund_minor_units) if self.refund_minor_units is not None else None
 
     @property
     def live_legs(self) -> list[Leg]:
-        """The flights that were not cancelled."""
+        """The flights that are not cancelled."""
         return [leg for leg in self.legs if leg.cancel_time is None]
 
     def fare_of(self, *legs: Leg) -> Amount:
-        """What the party pays for these of its flights."""
+        """Returns the fare of the party on these flights."""
         return fares.total(legs, [traveller.type for traveller in self.travellers], currency=self.currency)
 
     @property
     def seated(self) -> list[Traveller]:
-        """Those who need a seat."""
+        """The travellers who need a seat."""
         return [traveller for traveller in self.travellers if traveller.type != INFANT]
 
     @property
     def with_infant(self) -> frozenset[str]:
-        """The adults who have an infant on their lap."""
+        """The passenger ids of adults with an infant on their lap."""
         return frozenset(each.accompanying_passenger_id for each in self.travellers if each.accompanying_passenger_id)
 
     def needs(self, passenger_id: str) -> list[str]:
-        """The special services of a traveller that decide about seats: INFT with a lap infant, CHLD with a child.
+        """Returns the special services of a traveller that affect seat rules.
 
-        Each adult of a party with a child cares for it, as the check-in service says after the confirmation.
+        INFT is an adult with a lap infant. CHLD is an adult in a party with a child: each adult of the party cares for
+        it, by the same rule that the check-in service applies after the confirmation.
         """
         types = {traveller.passenger_id: traveller.type for traveller in self.travellers}
         needs = ["INFT"] if passenger_id in self.with_infant else []
@@ -157,7 +164,7 @@ class Booking:
         return needs
 
     def passengers(self) -> list[pb.Passenger]:
-        """Returns the travellers as the contract has them."""
+        """Returns the travellers as messages of the contract."""
         return [
             pb.Passenger(
                 passenger_id=traveller.passenger_id,
@@ -170,7 +177,7 @@ class Booking:
         ]
 
     def message(self) -> pb.Booking:
-        """Returns it as callers see it, without its history."""
+        """Returns the booking as the contract shows it, without its history."""
         return pb.Booking(
             booking_id=str(self.booking_id),
             state=pb.Booking.State.Value(self.state),
@@ -217,7 +224,10 @@ class Booking:
         return pb.Booking.Flight.CANCELLED if cancelled else pb.Booking.Flight.BOOKED
 
     def _shown_seats(self) -> Sequence[SeatOf]:
-        """Its seats. A plan is no seat; what a confirmed booking had on a cancelled flight is no seat any more."""
+        """Returns the seats that callers see.
+
+        Planned seats are not shown, and neither are a confirmed booking's seats on cancelled flights.
+        """
         if self.hold_id is None:
             return ()
         if self.state != "CONFIRMED":
@@ -227,7 +237,10 @@ class Booking:
 
 
 async def lock(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> None:
-    """Has a booking wait for the caller's transaction, so that a refusal is explained by what it was judged by."""
+    """Locks a booking's row until the caller's transaction ends.
+
+    So a refusal is explained by the same state that caused it.
+    """
     await conn.execute(
         "SELECT FROM bookings WHERE booking_id = $1 AND owner = coalesce($2, owner) FOR NO KEY UPDATE",
         booking_id,
@@ -236,7 +249,10 @@ async def lock(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> Non
 
 
 async def find(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> Booking:
-    """Returns a booking, of this owner only where one is given. Raises BOOKING_NOT_FOUND."""
+    """Returns a booking. Raises BOOKING_NOT_FOUND.
+
+    With `owner` a booking of another owner is not found either.
+    """
     row = await conn.fetchrow(
         f"SELECT {_COLUMNS} FROM bookings WHERE booking_id = $1 AND owner = coalesce($2, owner)",  # noqa: S608
         booking_id,
@@ -248,7 +264,7 @@ async def find(conn: Conn, booking_id: UUID, *, owner: str | None = None) -> Boo
 
 
 async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[Booking]:
-    """Returns those of the bookings that have a higher version than is known of them."""
+    """Returns the bookings whose version is higher than the known one."""
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS} FROM unnest($1::uuid[], $2::bigint[]) AS known (booking_id, version)

@@ -1,4 +1,4 @@
-"""The booking service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The booking service's refusals, with their contract reasons and metadata."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 
 def booking_not_found() -> NotFound:
-    """There is no such booking, or it is somebody else's; not even the text says which."""
+    """The booking does not exist or has another owner; the text does not say which."""
     return NotFound(_name(ErrorReason.BOOKING_NOT_FOUND), "booking not found")
 
 
 def flight_not_found(flight_id: str) -> NotFound:
-    """The schedule has no such flight, or it is none of the booking's."""
+    """The flight does not exist."""
     return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
 
 
 def itinerary_not_found() -> NotFound:
-    """There is no such itinerary, or no longer."""
+    """The itinerary does not exist, or no longer exists."""
     return NotFound(_name(ErrorReason.ITINERARY_NOT_FOUND), "itinerary not found")
 
 
 def flight_cancelled(flight_id: str) -> FailedPrecondition:
-    """The flight will not leave."""
+    """The flight was cancelled."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
     )
 
 
 def sale_closed(flight_id: str, close_time: datetime) -> FailedPrecondition:
-    """Nobody who books now could still check in."""
+    """The sale has closed: passengers who book now could not check in."""
     return FailedPrecondition(
         _name(ErrorReason.SALE_CLOSED),
         "seats of the flight are not sold any more",
@@ -48,7 +48,7 @@ def sale_closed(flight_id: str, close_time: datetime) -> FailedPrecondition:
 
 
 def flight_departed(departure_time: datetime) -> FailedPrecondition:
-    """All its flights have left; it is the first one's departure."""
+    """All flights of the booking have departed; the time is the first departure."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_DEPARTED),
         "all flights of the booking have departed",
@@ -57,14 +57,14 @@ def flight_departed(departure_time: datetime) -> FailedPrecondition:
 
 
 def adult_required() -> FailedPrecondition:
-    """Children need an adult in the booking, and each infant one of its own."""
+    """A child needs an adult in the booking, and each infant its own adult."""
     return FailedPrecondition(
         _name(ErrorReason.ADULT_REQUIRED), "children need an adult in the booking, and each infant one of its own"
     )
 
 
 def booking_expired(expire_time: datetime) -> Aborted:
-    """The time to pay is over."""
+    """The time to pay has passed."""
     return Aborted(
         _name(ErrorReason.BOOKING_EXPIRED),
         "the time to pay is over, the seats are free again",
@@ -73,7 +73,7 @@ def booking_expired(expire_time: datetime) -> Aborted:
 
 
 def booking_failed(error: str) -> FailedPrecondition:
-    """The payment failed and the seats are free again."""
+    """The booking failed."""
     return FailedPrecondition(
         _name(ErrorReason.BOOKING_FAILED), "the booking failed, book again", metadata={"last_error": error}
     )
@@ -92,7 +92,7 @@ def booking_confirmed() -> FailedPrecondition:
 
 
 def payment_in_progress() -> FailedPrecondition:
-    """A payment runs; its outcome decides."""
+    """A payment is running; its outcome decides."""
     return FailedPrecondition(
         _name(ErrorReason.PAYMENT_IN_PROGRESS), "a payment of this booking runs; its outcome decides"
     )
@@ -103,7 +103,7 @@ def seats_required() -> FailedPrecondition:
     return FailedPrecondition(_name(ErrorReason.SEATS_REQUIRED), "the booking has no seats yet, try again")
 
 
-# Why seats can't be had, by reason: mostly the seat service's own, which are called the same here.
+# Refusals of seats by reason. Most reasons are the seat service's own and have the same name here.
 _OF_SEATS: Final[Mapping[str, tuple[type[Refusal], ErrorReason.ValueType, str]]] = {
     "SEATS_UNAVAILABLE": (Aborted, ErrorReason.SEATS_UNAVAILABLE, "the flight has not enough seats for the party"),
     "FLIGHT_NOT_FOUND": (NotFound, ErrorReason.FLIGHT_NOT_FOUND, "flight not found"),
@@ -141,12 +141,12 @@ _OF_SEATS: Final[Mapping[str, tuple[type[Refusal], ErrorReason.ValueType, str]]]
 
 
 def is_of_seats(reason: str) -> bool:
-    """Whether a customer may be told this reason of the seat service."""
+    """Whether this reason of the seat service may be shown to a customer."""
     return reason in _OF_SEATS
 
 
 def of_seats(reason: str, metadata: Mapping[str, str], *, retry_after_seconds: float | None = None) -> Refusal:
-    """Returns the refusal for a reason of the seat service, or for SEATS_UNAVAILABLE."""
+    """Returns the refusal for a reason of the seat service or SEATS_UNAVAILABLE."""
     kind, own, message = _OF_SEATS[reason]
     if metadata.get("counted_by") == "ADDRESS":
         message = "too many seats are held unpaid from your network address, wait before the next booking"

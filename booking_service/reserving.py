@@ -1,4 +1,8 @@
-"""A new booking, from the request to its seats: CREATED is written first, and then seen through by whoever is alive."""
+"""Creates bookings: from the request to the held seats.
+
+A booking is written as CREATED before its seats are held. Its caller, a retry or its timer then completes it (decision
+20).
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,17 @@ from services.errors import DeadlineExceeded, FieldViolation, InvalidArgument, R
 from services.idempotency import RequestKey
 from services.mutations import Mutations
 
-# A party that loses its seats as often as this meets a flight that sells out under its hands.
+# After this many lost plans the flight is selling out, and the booking fails.
 PLANS: Final = 10
 _log = telemetry.log("reserving")
 
-# What is wrong with a seat, and not with the booking: another one may do.
+# Refusals of one seat and not of the booking: another seat may be available.
 _ABOUT_A_SEAT: Final = frozenset({"SEAT_TAKEN", "EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED"})
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request for a booking, of one flight or of an itinerary."""
+    """A request for a booking of one flight or of an itinerary."""
 
     request: pb.CreateBookingRequest
     owner: str
@@ -40,12 +44,15 @@ class Order:
 
     @property
     def cabin(self) -> str:
-        """The cabin that is asked for."""
+        """The requested cabin."""
         return pb.Cabin.Name(self.request.cabin or pb.ECONOMY)
 
 
 class Reserving:
-    """Makes bookings. `tell` wakes whoever looks for what a transaction left to be done."""
+    """Creates bookings.
+
+    `tell` wakes the tasks that do the follow-up work of a transaction.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -54,11 +61,12 @@ class Reserving:
         self._tell = tell
 
     async def book(self, order: Order) -> pb.Booking:
-        """Returns the booking with its seats held. A repeat gets the same, also while the first one still runs.
+        """Returns the booking with its seats held.
 
-        Raises what the contract says; then nothing is held, and a retry is processed as new. If the seat service did
-        not answer, the booking goes on by its timer: a request with a key raises Unavailable, and its repeat returns
-        the booking. A request without a key raises DeadlineExceeded, because its outcome stays unknown.
+        A retry gets the same booking, also while the first request still runs. Raises the errors of the contract; then
+        nothing is held, and a retry is processed as new. If the seat service does not respond, the booking's timer
+        continues it: a request with a key raises Unavailable, and its retry returns the booking. A request without a
+        key raises DeadlineExceeded, because its outcome stays unknown.
         """
         opened = await self._mutations.known(order.request_key, pb.Booking)
         if opened is None:
@@ -68,7 +76,7 @@ class Reserving:
         except Unavailable as unavailable:
             if order.request_key is not None:
                 raise
-            # The timer of the booking holds its seats later, and without a key no retry returns that booking.
+            # The booking's timer holds its seats later, and without a key no retry returns that booking.
             raise DeadlineExceeded from unavailable
 
     async def _open(self, order: Order) -> pb.Booking:
@@ -100,10 +108,11 @@ class Reserving:
         return await self._peers.itinerary(order.request.itinerary_id, cabin=order.cabin)
 
     async def reserve(self, booking_id: UUID) -> pb.Booking:
-        """CREATED → SEATS_RESERVED, or FAILED with the refusal raised; what is beyond CREATED answers as it did then.
+        """CREATED → SEATS_RESERVED, or → FAILED and raises the refusal.
 
-        Any number may do it at once and again: the plan that is written down decides which seats are asked for, and its
-        request id makes the hold one. Raises Unavailable where the seat service is away: then the timer goes on.
+        For a booking that has left CREATED it returns, or raises, the outcome of that time. Concurrent and repeated
+        calls are safe: the stored plan decides which seats are held, and its request id makes the hold the same. Raises
+        Unavailable if the seat service is down; the booking's timer then continues.
         """
         lost: set[Place] = set()
         while True:
@@ -123,21 +132,25 @@ class Reserving:
             async with db.transaction(self._pool) as conn:
                 answer = await bookings.reserve(conn, booking, hold)
                 if answer is None:
-                    # Somebody else saw it through, with this hold or by giving up; what is nobody's is given back.
+                    # Another process has completed or failed the booking. A hold that is not the booking's is
+                    # cancelled.
                     await bookings.drop_unless_ours(conn, booking_id, hold.hold_id)
             self._tell()
             if answer is not None:
                 return answer
 
     async def _plan_anew(self, booking: Booking, refusal: PeerRefusal, lost: set[Place]) -> None:
-        """Writes another plan after a refused one, or gives the booking up where no other seats would do."""
+        """Stores another plan after a refused one, or fails the booking.
+
+        It fails the booking if no other seats would help.
+        """
         if not refusals.is_of_seats(refusal.reason):
-            # No other plan is known to help, and a booking must not wait for ever.
+            # It is unknown whether another plan would help, and a booking must not wait without end.
             _log.error("the seat service refuses for an unknown reason", reason=refusal.reason)
             return await self._give_up(booking, refusals.of_seats("SEATS_UNAVAILABLE", refusal.metadata))
         place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))
         named = [seat for seat in booking.seats if seat.named]
-        # What is wrong with a seat is told without its flight.
+        # The seat service names the seat without its flight if a rule refuses it.
         meant = any(seat.seat_number == place[1] and place[0] in ("", seat.flight_id) for seat in named)
         told: Refusal = refusals.of_seats(
             refusal.reason, refusal.metadata, retry_after_seconds=refusal.retry_after_seconds
@@ -167,7 +180,10 @@ class Reserving:
 
 
 def _travellers(request: pb.CreateBookingRequest, booking_id: UUID) -> list[Traveller]:
-    """Numbers the party, and gives each infant the lap of an adult of its own. Raises ADULT_REQUIRED."""
+    """Numbers the party, and assigns each infant to an adult of its own.
+
+    Raises ADULT_REQUIRED if there are too few adults.
+    """
     types = [pb.PassengerType.Name(passenger.type or pb.ADULT) for passenger in request.passengers]
     names = [f"{booking_id.hex[:16]}-{number}" for number in range(1, len(types) + 1)]
     laps = iter([name for name, kind in zip(names, types, strict=True) if kind == ADULT])
@@ -186,7 +202,10 @@ def _travellers(request: pb.CreateBookingRequest, booking_id: UUID) -> list[Trav
 
 
 def _named_seats(request: pb.CreateBookingRequest, journey: Journey, travellers: Sequence[Traveller]) -> list[SeatOf]:
-    """Returns the seats that were asked for by number. Raises INVALID_FIELD for a foreign flight or an infant."""
+    """Returns the seats that were requested by number.
+
+    Raises INVALID_FIELD for a flight outside the journey and for an infant.
+    """
     flights = {leg.flight_id for leg in journey.legs}
     for index, seat in enumerate(request.seats):
         if seat.flight_id not in flights:

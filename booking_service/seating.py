@@ -1,4 +1,4 @@
-"""Who sits where: the seats that customers name, and the best that are free for the others."""
+"""Plans seats: those that customers name, else the best free ones."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ async def plan(
     named: Sequence[SeatOf],
     lost: Collection[Place] = (),
 ) -> list[SeatOf]:
-    """Returns a seat on every flight for everybody who needs one: those that were named, and else the best free ones.
+    """Returns a seat on every flight for each traveller who needs one.
 
-    What was `lost` to others a moment ago is left out, for the map may not show it yet; and then any good seats are as
-    well as the best, so that two parties do not run after the same again. Raises SEATS_UNAVAILABLE, or what the seat
-    service refuses.
+    Named seats come first; the others get the best free seats. Seats that were `lost` to other callers a moment ago are
+    left out, because the seat map may not show it yet. After a loss any good suggestion is taken instead of the best,
+    so that two parties do not compete for the same seats again. Raises SEATS_UNAVAILABLE, or the refusal of the seat
+    service.
     """
     try:
         chosen = await asyncio.gather(

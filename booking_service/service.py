@@ -1,4 +1,4 @@
-"""The booking service put together."""
+"""Assembles the booking service."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from services.watch import Watches
 
 @asynccontextmanager
 async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Builds the parts of one process for the duration of the block."""
 
     def tell() -> None:
         relay.wake()

@@ -1,4 +1,4 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""Converts between the proto messages and domain calls; makes no decisions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Context = Any
 
 
 class BookingServicer(BookingServiceServicer):
-    """BookingService. What an RPC does and refuses stands in its proto."""
+    """Implements BookingService, as its proto documents it."""
 
     def __init__(
         self,
@@ -62,9 +62,10 @@ class BookingServicer(BookingServiceServicer):
         return answer
 
     async def _as_seated(self, booking: Booking) -> Booking:
-        """A confirmed booking with the seats that its passengers have now, which they may have changed at check-in.
+        """Returns a confirmed booking with its passengers' present seats.
 
-        While the seat service is down, it shows the seats of the last event.
+        Passengers may have changed seats at check-in. While the seat service is down, the booking shows the seats of
+        the last event.
         """
         if booking.state != "CONFIRMED" or not booking.live_legs:
             return booking
@@ -94,12 +95,12 @@ class BookingServicer(BookingServiceServicer):
 
 
 def _self() -> str:
-    """Who calls."""
+    """Returns the caller's name."""
     return running().principal.name
 
 
 def _reachable() -> str | None:
-    """Whose bookings the caller reaches; None for all."""
+    """Returns the owner whose bookings the caller can reach; None for all."""
     principal = running().principal
     return None if principal.acts_for_others else principal.name
 

@@ -1,4 +1,4 @@
-"""Guest sessions: a token for a customer whom nobody knows yet."""
+"""Guest sessions: tokens for customers without a login."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.tokens import TokenSigner
 
 
 class GuestSessions:
-    """Opens sessions. Each names another customer, who owns what it books."""
+    """Opens guest sessions. Each has a new customer id, which owns its bookings."""
 
     def __init__(self, signer: TokenSigner, *, ttl: timedelta) -> None:
         self._signer = signer

@@ -1,7 +1,7 @@
-"""What a booking has others do, or does by the clock: the handlers of its timers.
+"""The timer handlers of bookings: the steps that call other services.
 
-Each asks first, in no transaction, and writes last, under the guard of what it saw. So each may run twice, or die
-anywhere; it runs again until it has ended well.
+Each step reads the booking, calls other services outside a transaction, and writes last, guarded by the state that it
+read. So a step may run twice or stop anywhere; its timer runs it again until it succeeds.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ from services.money import amount_of
 from services.time_limits import FACTOR
 from services.timers import Handler
 
-# Seats that are taken again for late money are held in the booking service's name: no limit of a customer's binds them.
+# Seats for late money are held in the booking service's own name, so that no limit of the customer applies (decision
+# 21).
 OWN_NAME: Final = "service:booking"
-# A hold that was taken for late money lapses only where a process died with it, and then another is taken.
+# The most holds for one late payment. Such a hold lapses only if its process died, and then another one is made.
 LATE_HOLDS: Final = 3
-# A step whose process died is taken again within the five seconds that a timer may be late. One that takes longer
-# itself begins again, and finds what it has done.
+# The step of a dead process is claimed again within the 5 s that a timer may be late. A step that takes longer is
+# cancelled and runs again, and finds what it has done.
 LEASE_SECONDS: Final = 4 * FACTOR
-# A transaction that did not see the cancellation of its flight has ended by then.
+# The pause before the next look. By then every transaction that did not see the cancellation of its flight has ended.
 LAST_LOOK: Final = timedelta(seconds=10)
 CANCELLED_AT_ONCE: Final = 100
-# Of 658 million locators a second one is hardly ever taken too; the timer retries a step that finds all of them taken.
+# Among 658 million locators a second one is hardly ever taken too. A step that finds all of them taken fails, and its
+# timer retries it.
 MINTED_AT_ONCE: Final = 3
 NO_RETURN: Final = timedelta(seconds=15)
 FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
@@ -47,7 +49,10 @@ _HOLD_IS_OVER: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FO
 
 
 class Steps:
-    """The handlers. `tell` wakes whoever looks for what a transaction left to be done."""
+    """The timer handlers.
+
+    `tell` wakes the tasks that do the follow-up work of a transaction.
+    """
 
     def __init__(
         self, pool: Pool, peers: Peers, reserving: Reserving, *, payment_look: timedelta, tell: Callable[[], None]
@@ -59,7 +64,7 @@ class Steps:
         self._tell = tell
 
     def handlers(self) -> Mapping[str, Handler]:
-        """Returns the handlers by the names of their timers."""
+        """Returns the handlers by timer name."""
         steps = {
             bookings.RESERVE: self.reserve,
             bookings.EXPIRE: self.look_at_hold,
@@ -76,17 +81,20 @@ class Steps:
         return {name: Handler(step, lease_seconds=LEASE_SECONDS) for name, step in steps.items()}
 
     async def reserve(self, subject: str) -> None:
-        """Goes on with a booking whose caller's process died."""
+        """Continues a booking whose caller's process died."""
         try:
             await self._reserving.reserve(UUID(subject))
         except Unavailable:
             raise
         except Refusal:
-            # It is FAILED, and who asks will be told why.
+            # The booking is FAILED now, and keeps the reason.
             return
 
     async def look_at_hold(self, subject: str) -> None:
-        """Writes what the seat service says of the hold; an unpaid booking whose hold is over EXPIRES."""
+        """Copies the hold from the seat service, or expires the booking.
+
+        An unpaid booking becomes EXPIRED if its hold has ended and its `expire_time` has passed.
+        """
         booking = await self._find(subject)
         if booking.hold_id is None or booking.pay_time is not None:
             return
@@ -101,9 +109,10 @@ class Steps:
         self._tell()
 
     async def pay(self, subject: str) -> None:
-        """PAYMENT_PENDING → PAYMENT_PROCESSING: the seats stay for as long as the attempts last, the code goes on.
+        """PAYMENT_PENDING → PAYMENT_PROCESSING: extends the hold, submits the code.
 
-        The locator is reserved before: a booking that is paid is confirmed even if the check-in service is down.
+        The extended hold outlasts the payment attempts. The locator is reserved before the payment, so that a paid
+        booking can be confirmed while the check-in service is down.
         """
         booking = await self._find(subject)
         if booking.state != "PAYMENT_PENDING" or booking.payment_code is None:
@@ -127,12 +136,16 @@ class Steps:
         self._tell()
 
     async def _outlast_attempts(self, booking: Booking) -> bool:
-        """Gives the hold its full time again. False where it is over, and the booking with it."""
+        """Extends the booking's hold to its full time.
+
+        Returns False if the hold has ended or a flight was cancelled or has departed; then the booking is EXPIRED or
+        FAILED.
+        """
         try:
             hold = await self._peers.extend(booking, request_id=uuid5(booking.booking_id, "extend"))
         except PeerRefusal as refusal:
             if refusal.reason == "HOLD_LIMIT_REACHED":
-                # It was given the most that there is; money that comes after its end is late money.
+                # The hold has reached its longest life. Money that comes after its end is late money (BKG-5).
                 return True
             if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED, FLIGHT_DEPARTED}:
                 raise
@@ -148,7 +161,7 @@ class Steps:
         return True
 
     async def look_at_payment(self, subject: str) -> None:
-        """Shows how far the payment is; catches its end, should the event that tells it be late."""
+        """Copies the payment's attempts, and its outcome if the event is late."""
         booking = await self._find(subject)
         if booking.state != "PAYMENT_PROCESSING" or booking.pay_time is not None or booking.payment_intent_id is None:
             return
@@ -182,7 +195,10 @@ class Steps:
         self._tell()
 
     async def confirm(self, subject: str) -> None:
-        """A paid booking gets its seats: those that it holds, or the same ones again; else the money goes back."""
+        """Confirms a paid booking with its seats, or refunds the payment.
+
+        The seats are those of its hold, or the same seats held again if the hold has ended.
+        """
         booking = await self._find(subject)
         if booking.pay_time is None or booking.refund_reason is not None or booking.state == "CONFIRMED":
             return
@@ -191,22 +207,23 @@ class Steps:
         try:
             hold = await self._seats_of(booking)
         except PeerRefusal as refusal:
-            # The seat service refuses, whatever the reason, and the customer who paid waits for seats or for the money.
+            # Every refusal leads to the refund: the customer has paid, and must get either the seats or the money.
             return await self._give_back(booking, refusal.reason)
-        # After the seats, which do not expire any more while the check-in service is down. Most have it since `pay`.
+        # The seats are confirmed first: they no longer expire while the check-in service is down. Most bookings have
+        # had their locator since `pay`.
         await self._write_confirmed(booking, hold, pnr=await self._locator_of(booking))
 
     async def _locator_of(self, booking: Booking) -> str:
-        """Returns the locator that is reserved for the booking; reserves one first if there is none.
+        """Returns the booking's reserved locator; reserves one if it has none.
 
-        Raises LocatorTaken if all that were minted belong to other parties.
+        Raises LocatorTaken if all minted locators are taken.
         """
         if booking.reserved_pnr is not None:
             return booking.reserved_pnr
         pnr = await self._reserve_locator(booking)
         async with db.transaction(self._pool) as conn:
             kept = await bookings.keep_locator(conn, booking.booking_id, pnr=pnr)
-        # Without a stored one another process has ended the booking, and no statement writes this one.
+        # If none is stored, another process has ended the booking, and no statement writes this one.
         return kept or pnr
 
     async def _reserve_locator(self, booking: Booking) -> str:
@@ -223,7 +240,7 @@ class Steps:
         raise last
 
     async def _seats_of(self, booking: Booking) -> Hold:
-        """Confirms the booking's hold; where its time was over before the money came, the same seats again."""
+        """Confirms the booking's hold, or the same seats again if the hold has ended."""
         if booking.state == "PAYMENT_PROCESSING":
             try:
                 return await self._peers.confirm(_hold_id(booking), booking.seats)
@@ -233,9 +250,10 @@ class Steps:
         return await self._take_again(booking)
 
     async def _take_again(self, booking: Booking) -> Hold:
-        """Holds and confirms the same seats anew, all or none. Raises PeerRefusal.
+        """Holds and confirms the same seats again, all or none. Raises PeerRefusal.
 
-        The former hold is given back first, and never confirmed: whoever still wants to free it frees nothing else.
+        The former hold is cancelled first and never confirmed, so that a concurrent step that still cancels it releases
+        no other seats (decision 21).
         """
         await self._peers.drop(_hold_id(booking), reason="PAID_LATE")
         last: PeerRefusal | None = None
@@ -262,7 +280,7 @@ class Steps:
                 await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)
             elif await bookings.give_back(conn, booking, reason=FLIGHT_CANCELLED):
                 await notices.refunded(conn, booking)
-            # Also where another process was faster, and the booking has come to an end since.
+            # Also needed if another process was faster and the booking has ended since.
             await bookings.drop_unless_ours(conn, booking.booking_id, hold.hold_id)
         self._tell()
 
@@ -273,14 +291,19 @@ class Steps:
         self._tell()
 
     async def release(self, subject: str) -> None:
-        """Frees the seats of a booking that came to nothing; of one that was confirmed, wherever its passengers sit."""
+        """Releases the seats of an ended booking or of its cancelled flights.
+
+        Cancels the hold of an ended booking. If that was confirmed, it also releases seats that its passengers have by
+        another hold, such as a seat changed at check-in. Of a CONFIRMED booking it releases the passengers' seats on
+        the cancelled flights only.
+        """
         booking = await self._find(subject)
         undecided = booking.pay_time is not None and booking.refund_reason is None
         if booking.hold_id is None or undecided:
             return
         reason = booking.cancel_reason or booking.refund_reason or "PAYMENT_FAILED"
         if booking.state == "CONFIRMED":
-            # Its hold has the seats of the flown flights too.
+            # The hold also has the seats of the flown flights, so it must not be cancelled.
             cancelled = [leg for leg in booking.legs if leg.cancel_time is not None]
             return await self._peers.release_passengers(booking, cancelled, reason=reason)
         await self._peers.drop(booking.hold_id, reason=reason)
@@ -288,19 +311,19 @@ class Steps:
             await self._peers.release_passengers(booking, booking.legs, reason=reason)
 
     async def refund(self, subject: str) -> None:
-        """Gives back what was decided of what was paid."""
+        """Pays the decided refund."""
         booking = await self._find(subject)
         if booking.payment_intent_id is None or booking.refund_reason is None or booking.refund is None:
             return
         await self._peers.refund(booking.payment_intent_id, reason=booking.refund_reason, total=booking.refund)
 
     async def follow_seats(self, subject: str) -> None:
-        """Writes where the passengers of a confirmed booking sit, as the seat service has it."""
+        """Copies the present seats of a confirmed booking from the seat service."""
         booking = await self._find(subject)
         if booking.state != "CONFIRMED" or not booking.live_legs:
             return
         if await self._of_a_cancelled_flight(booking):
-            # Its cancellation tells which seats it had.
+            # The cancellation is going to end the booking, which keeps showing the seats that it had.
             return
         sitting = await self._peers.sitting(booking)
         known = [seat for seat in booking.seats if seat.flight_id in {leg.flight_id for leg in booking.live_legs}]
@@ -308,12 +331,12 @@ class Steps:
             return
         async with db.transaction(self._pool) as conn:
             if not await bookings.follow_seats(conn, booking, sitting):
-                # It changed meanwhile.
+                # The booking has changed since it was read.
                 await timers.set_timer(conn, bookings.FOLLOW_SEATS, subject)
         self._tell()
 
     async def drop_hold(self, subject: str) -> None:
-        """Gives back a hold that no booking knows."""
+        """Cancels a hold that belongs to no booking."""
         await self._peers.drop(UUID(subject), reason="NOT_NEEDED")
 
     async def _of_a_cancelled_flight(self, booking: Booking) -> bool:
@@ -326,7 +349,11 @@ class Steps:
             )
 
     async def cancel_flight(self, subject: str) -> None:
-        """Cancels the bookings of a flight that will not leave, and looks again when all processes know it."""
+        """Cancels the bookings of a cancelled flight.
+
+        It runs again after LAST_LOOK until NO_RETURN has passed since the cancellation arrived, because a transaction
+        that ran meanwhile may not have seen it.
+        """
         last = UUID(int=0)
         while batch := await self._live_bookings(subject, after=last):
             for booking_id in batch:
@@ -346,7 +373,7 @@ class Steps:
                 await timers.set_timer(conn, bookings.CANCEL_FLIGHT, subject, after=LAST_LOOK)
 
     async def _live_bookings(self, flight_id: str, *, after: UUID) -> list[UUID]:
-        """Returns the next bookings to cancel; those that ended long ago are not even read."""
+        """Returns the next bookings to cancel, by an index without ended bookings."""
         async with db.transaction(self._pool) as conn:
             rows = await conn.fetch(
                 """

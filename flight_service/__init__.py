@@ -1,1 +1,1 @@
-"""Owns the flights: what leaves when and at which fare, how many seats are free, and how flights connect."""
+"""Owns the flights: schedule, fares, free seats, and routes with connections."""

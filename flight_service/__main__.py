@@ -1,4 +1,4 @@
-"""`python -m flight_service`: see services.app."""
+"""Runs the flight service: `python -m flight_service` (see services.app)."""
 
 from flight_service.service import FLIGHT_SERVICE
 from services import app

@@ -1,6 +1,6 @@
-"""What the airline flies: the seats of each type, and what they cost beside the lowest fare. Read from `aircraft.json`.
+"""The airline's aircraft types: seats per cabin, and fares by cabin.
 
-The seat service has the cabins seat by seat; here they are only counted.
+Read from `aircraft.json`. The seat service has each seat of a cabin; this module has only their number.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class AircraftType:
-    """A type of aircraft, such as `A320`, in the one configuration that the airline has."""
+    """A type of aircraft, such as `A320`, in the airline's only configuration."""
 
     name: str
     layout_id: str
-    """The seat service's name of the configuration."""
+    """The id of the configuration in the seat service."""
     cabins: Mapping[str, int]
-    """Seats by cabin, from nose to tail."""
+    """Number of seats by cabin, from nose to tail."""
 
 
 _DATA: Final = json.loads(files("flight_service").joinpath("aircraft.json").read_text(encoding="utf-8"))
@@ -35,5 +35,8 @@ AIRCRAFT: Final[Mapping[str, AircraftType]] = MappingProxyType(
 
 
 def fares(aircraft_type: str, economy_cents: int) -> Mapping[str, int]:
-    """Returns the fare of each cabin in whole cents, from nose to tail, given that of economy. Half a cent counts."""
+    """Returns the fare of each cabin in cents, from nose to tail.
+
+    It is a percentage of the economy fare; half a cent is rounded up.
+    """
     return {cabin: (economy_cents * _FARE_PERCENT[cabin] + 50) // 100 for cabin in AIRCRAFT[aircraft_type].cabins}

@@ -1,4 +1,7 @@
-"""How many seats are free, as the seat service announced them last; the highest version of each flight counts."""
+"""Free seats of each flight and cabin, as the seat service announced them last.
+
+The count with the highest version of the seat map is the current one.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,12 @@ class Count:
 
 
 async def keep(conn: Conn, counts: Sequence[Count]) -> None:
-    """Keeps counts that are newer than what is there. Of a cabin that is counted twice the newer count is kept."""
+    """Stores the counts that are newer than the stored ones.
+
+    Of two counts of the same cabin the newer one is stored.
+    """
     newest = {(count.flight_id, count.cabin): count for count in sorted(counts, key=lambda count: count.version)}
-    # All who keep counts lock the rows in the same order.
+    # All transactions that store counts lock the rows in the same order.
     ordered = [newest[key] for key in sorted(newest)]
     await conn.execute(
         """
@@ -45,7 +51,7 @@ async def keep(conn: Conn, counts: Sequence[Count]) -> None:
 
 
 async def free_seats(conn: Conn, flight_ids: Sequence[str]) -> Mapping[str, FreeSeats]:
-    """Returns the free seats of each flight by cabin; what nobody counted yet is left out."""
+    """Returns the free seats of each flight by cabin; omits cabins without a count."""
     rows = await conn.fetch(
         "SELECT flight_id, cabin::text, available_seats FROM seat_counts WHERE flight_id = ANY($1::text[])", flight_ids
     )
@@ -56,6 +62,6 @@ async def free_seats(conn: Conn, flight_ids: Sequence[str]) -> Mapping[str, Free
 
 
 async def shown(conn: Conn, flights: Sequence[Flight]) -> list[pb.Flight]:
-    """Returns the contract's messages of flights, with the seats that are free now."""
+    """Returns the contract's messages of flights with their present free seats."""
     free = await free_seats(conn, [flight.flight_id for flight in flights])
     return [flight.message(free[flight.flight_id]) for flight in flights]

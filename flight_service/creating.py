@@ -1,6 +1,6 @@
-"""CreateFlight: seats first, the flight after them, so that no flight is seen without its seats.
+"""CreateFlight: provisions the seats first, so that no flight lacks its seats.
 
-A process that dies in between leaves seats of a flight that nobody sees; the repeat goes on from there.
+If the process dies in between, the seats belong to a flight that no reader sees; a retry continues from there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from services.mutations import Mutations
 
 
 class Creating:
-    """Adds flights one by one, as operations ask for them."""
+    """Creates single flights for operations."""
 
     def __init__(self, pool: Pool, peers: Peers, mutations: Mutations) -> None:
         self._pool = pool
@@ -35,7 +35,7 @@ class Creating:
         self._mutations = mutations
 
     async def create(self, request: pb.CreateFlightRequest, key: RequestKey | None) -> pb.Flight:
-        """(nothing) → SCHEDULED. A repeat with the same facts answers the flight that is there.
+        """(nothing) → SCHEDULED. A repeat with the same facts returns the flight.
 
         Raises INVALID_FIELD, FLIGHT_EXISTS.
         """
@@ -56,7 +56,7 @@ class Creating:
         return await self._mutations.run(key, pb.Flight, insert)
 
     async def _provide(self, new: NewFlight) -> None:
-        """Provides the seats, unless the flight is there already and has them."""
+        """Provisions the seats, unless the flight exists and has them."""
         async with db.session(self._pool) as conn:
             standing = (await flights.find_all(conn, [new.flight_id])).get(new.flight_id)
             to_come: bool = await conn.fetchval("SELECT $1 > statement_timestamp()", new.departure_time)
@@ -68,7 +68,7 @@ class Creating:
 
 
 def new_flight(request: pb.CreateFlightRequest) -> NewFlight:
-    """Returns the flight that is asked for. Raises INVALID_FIELD."""
+    """Returns the requested flight. Raises INVALID_FIELD."""
     violations = list(_violations(request))
     if violations:
         raise InvalidArgument.of(*violations)
@@ -107,7 +107,7 @@ def _violations(request: pb.CreateFlightRequest) -> Iterator[FieldViolation]:
 def _moment(field: str, given: Timestamp) -> datetime:
     try:
         moment = given.ToDatetime(UTC)
-        # Wherever it is told, it has a date.
+        # The local date in any time zone must be one that Python's datetime can represent.
         moment - timedelta(days=1), moment + timedelta(days=1)
     except (ValueError, OverflowError) as error:
         raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error

@@ -1,4 +1,4 @@
-"""Flights, and the two things that happen to them: they are added to the schedule, and they are cancelled."""
+"""Flights and their two transitions: creation and cancellation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ CANCELLED_SHOWN: Final = "3 days"
 
 @dataclass(frozen=True, slots=True)
 class NewFlight:
-    """A flight that is to be added: its facts, which never change. Times are aware and in UTC, fares in US cents."""
+    """The facts of a flight to create, which never change.
+
+    Times are aware and in UTC, fares in US cents.
+    """
 
     flight_id: str
     flight_number: str
@@ -34,13 +37,13 @@ class NewFlight:
     departure_time: datetime
     arrival_time: datetime
     departure_date: date
-    """The day at the origin."""
+    """The local date of departure at the origin."""
     aircraft_type: str
     layout_id: str
     fares: Mapping[str, int]
-    """For one adult, by cabin from nose to tail."""
+    """The fare of one adult, by cabin from nose to tail."""
     seats: Mapping[str, int]
-    """How many there are, by cabin."""
+    """The number of seats, by cabin."""
     gate: str = ""
     check_in_opens_before: timedelta = _TIMES.opens_before
     check_in_closes_before: timedelta = _TIMES.closes_before
@@ -48,11 +51,12 @@ class NewFlight:
 
 
 async def insert(conn: Conn, flights: Sequence[NewFlight]) -> set[str]:
-    """(nothing) → SCHEDULED for each flight that is not there yet, in the caller's transaction. Returns their ids.
+    """(nothing) → SCHEDULED for each flight that does not exist; returns their ids.
 
-    Their seats are to be provisioned before. Of two that add the same flight the slower one waits, and finds it there.
+    Runs in the caller's transaction. Provision the seats before. If two transactions insert the same flight, the slower
+    one waits and then finds it.
     """
-    # All who add flights lock them in the same order.
+    # All transactions that insert flights lock them in the same order.
     ordered = sorted(flights, key=lambda flight: flight.flight_id)
     rows = await conn.fetch(
         """
@@ -108,9 +112,9 @@ async def _insert_cabins(conn: Conn, flights: Sequence[NewFlight]) -> None:
 
 
 async def cancel(conn: Conn, flight_id: str, *, reason: str) -> Flight:
-    """SCHEDULED → CANCELLED, before the departure. Tells `flight.cancelled.v1`. A repeat returns the cancelled flight.
+    """SCHEDULED → CANCELLED, before the departure.
 
-    Raises FLIGHT_NOT_FOUND, FLIGHT_DEPARTED.
+    Publishes `flight.cancelled.v1`. A repeat returns the cancelled flight. Raises FLIGHT_NOT_FOUND, FLIGHT_DEPARTED.
     """
     row = await conn.fetchrow(
         """
@@ -144,7 +148,7 @@ async def find(conn: Conn, flight_id: str) -> Flight:
 
 
 async def find_all(conn: Conn, flight_ids: Sequence[str]) -> dict[str, Flight]:
-    """Returns flights by their ids; those that are not there are left out."""
+    """Returns the flights that exist, by their ids."""
     rows = await conn.fetch(f"{SELECT} WHERE flights.flight_id = ANY($1::text[])", flight_ids)
     return {row["flight_id"]: flight_of(row) for row in rows}
 
@@ -159,13 +163,15 @@ async def list_page(
     after: tuple[datetime, str] | None,
     limit: int,
 ) -> list[Flight]:
-    """Returns flights by departure: those of a day at their origin, or those to come, after the one that is named.
+    """Returns a page of flights, ordered by departure.
 
-    An empty `origin` or `destination` stands for every airport, no `state` for both. Cancelled flights without a day
-    are listed until CANCELLED_SHOWN after their departure: others compare with them what they know.
+    With `day` the flights of that local day at their origin, otherwise the future flights. With `state` CANCELLED and
+    no day it includes flights until CANCELLED_SHOWN after their departure, because other services compare their
+    cancelled flights with them. An empty `origin` or `destination` means every airport, `state` None means both states.
+    The page begins after the position `after`.
     """
     moment, flight_id = after or (None, "")
-    # Several statements, because each has an index of its own.
+    # Each case has a statement of its own, because each uses another index.
     if day:
         which = "flights.departure_date = $1"
     elif state == "CANCELLED":
@@ -192,7 +198,7 @@ async def list_page(
 
 
 async def scheduled(conn: Conn, days: Sequence[date]) -> list[Flight]:
-    """Returns the scheduled flights that depart on days of UTC, by departure."""
+    """Returns the scheduled flights that depart on these UTC days, by departure."""
     rows = await conn.fetch(
         f"""
         {SELECT}
@@ -208,7 +214,10 @@ async def scheduled(conn: Conn, days: Sequence[date]) -> list[Flight]:
 
 
 async def _move_days(conn: Conn, days: set[date]) -> None:
-    """Says that the flights of these days of UTC have changed, in the transaction of the change."""
+    """Increments the revisions of these UTC days.
+
+    Runs in the transaction that changes the flights of these days.
+    """
     await conn.execute(
         """
         INSERT INTO schedule_days (day) SELECT day FROM unnest($1::date[]) AS day ORDER BY day

@@ -1,4 +1,7 @@
-"""Events of other services, one function per event type, each in one transaction with the note that it was applied."""
+"""Handlers of other services' events.
+
+Each runs in one transaction with the inbox row of its event.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,17 @@ CABINS: Final = frozenset(name for name, number in pb.Cabin.items() if number)
 
 
 async def on_seat_availability(conn: Conn, event: seat.SeatAvailability) -> None:
-    """Keeps the counts of each flight, known here or not, that are newer than what is there."""
+    """Stores the counts that are newer than the stored ones.
+
+    A flight may be unknown here: its seats are provisioned before it is inserted.
+    """
     named = [
         Count(flight.flight_id, Seat.Cabin.Name(cabin.cabin), cabin.available, flight.version)
         for flight in event.flights
         for cabin in flight.cabins
         if cabin.cabin in Seat.Cabin.values()
     ]
-    # A cabin that only a later version of the contract knows has no fare here either.
+    # A newer version of the contract may have more cabins; flights here have no fare for them.
     await counts.keep(conn, [count for count in named if count.cabin in CABINS])
 
 

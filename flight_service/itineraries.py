@@ -1,7 +1,7 @@
-"""How flights connect: every way from one airport to another that begins on a day.
+"""Finds every route from one airport to another that begins on a day.
 
-Flights connect where the next one leaves neither too soon nor too late after the arrival of the one before. No airport
-is touched twice, the first and the last included. A way is at most four flights long.
+Two flights connect if the second departs neither too soon nor too late after the first arrives. A route touches no
+airport twice, its first and last included, and has at most four flights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from flight_service.timetable import Timetable
 
 MOST_FLIGHTS: Final = 4
 LONGEST_FLIGHT: Final = timedelta(hours=24)
-# Where a day begins last, and where it ends last, seen from UTC: at +14:00 and at -12:00.
+# Seen from UTC, a local day begins at the earliest 14 h before the UTC day of the same date (at +14:00). It ends at the
+# latest 36 h after the beginning of that UTC day (at -12:00).
 FIRST_MIDNIGHT: Final = timedelta(hours=-14)
 LAST_MIDNIGHT: Final = timedelta(hours=36)
 PREFIX: Final = "CF"
@@ -27,25 +28,28 @@ Route: TypeAlias = tuple[Flight, ...]
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Between which lengths flights connect, both included."""
+    """The shortest and the longest connection time, both inclusive."""
 
     shortest: timedelta
     longest: timedelta
 
     def days_ahead(self, day: date) -> tuple[date, date]:
-        """Returns the first and the last day of UTC on which flights of a way that begins on a local day can depart."""
+        """Returns the first and the last UTC day of a route's departures.
+
+        The route begins on the local day `day`.
+        """
         reach = LAST_MIDNIGHT + (MOST_FLIGHTS - 1) * (LONGEST_FLIGHT + self.longest)
         return day + timedelta(days=FIRST_MIDNIGHT.days), day + timedelta(days=reach.days)
 
     def join(self, flight: Flight, following: Flight) -> bool:
-        """Whether one can change from a flight to another."""
+        """Returns whether a passenger can change from the first flight to the second."""
         wait = following.departure_time - flight.arrival_time
         return following.origin == flight.destination and self.shortest <= wait <= self.longest
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """From where to where, and on which day at the place of departure."""
+    """Source, destination, and the local day of departure at the source."""
 
     source: str
     destination: str
@@ -53,12 +57,16 @@ class Market:
 
 
 def routes(timetable: Timetable, market: Market, connections: Connections) -> list[Route]:
-    """Returns every way, in no order."""
+    """Returns every route of the market, in no particular order."""
     return list(_Finder(timetable, market.destination, connections).routes(market))
 
 
 class _Finder:
-    """Looks for ways to one airport; knows of each flight which others lead on to it, so that few looks are in vain."""
+    """Finds routes to one airport.
+
+    It remembers for each flight the connecting flights from which the destination can be reached, so that the search
+    rarely follows a dead end.
+    """
 
     def __init__(self, timetable: Timetable, destination: str, connections: Connections) -> None:
         self._timetable = timetable
@@ -81,11 +89,17 @@ class _Finder:
                 yield from self._extended((*route, following), airports | {following.destination})
 
     def _arrives(self, flight: Flight, more: int) -> bool:
-        """Whether at most so many more flights end at the destination, whatever airports they touch."""
+        """Returns whether at most `more` further flights lead to the destination.
+
+        It ignores the rule that no airport is touched twice.
+        """
         return flight.destination == self._destination or (more > 0 and bool(self._onward(flight, more)))
 
     def _onward(self, flight: Flight, more: int) -> Sequence[Flight]:
-        """Returns the connecting flights with which at most so many flights end at the destination."""
+        """Returns the connecting flights that lead to the destination.
+
+        Each of them reaches it with at most `more` flights, itself included.
+        """
         known = self._known.get((flight.flight_id, more))
         if known is None:
             earliest = flight.arrival_time + self._connections.shortest
@@ -100,7 +114,7 @@ class _Finder:
 
 
 def is_journey(route: Sequence[Flight], connections: Connections) -> bool:
-    """Whether flights connect one after the other, and touch no airport twice."""
+    """Returns whether the flights connect in this order and touch no airport twice."""
     airports = [route[0].origin, *(flight.destination for flight in route)]
     return len(set(airports)) == len(airports) and all(
         connections.join(flight, following) for flight, following in pairwise(route)
@@ -108,12 +122,12 @@ def is_journey(route: Sequence[Flight], connections: Connections) -> bool:
 
 
 def itinerary_id(route: Route) -> str:
-    """Returns `CF_<from>_<to>_<flight>_<flight>…`. No part has an underscore of its own."""
+    """Returns `CF_<from>_<to>_<flight>_<flight>…`; no part contains an underscore."""
     return "_".join((PREFIX, route[0].origin, route[-1].destination, *(flight.flight_id for flight in route)))
 
 
 def parts_of(itinerary_id: str) -> tuple[str, str, list[str]]:
-    """Returns from where, to where, and the ids of the flights."""
+    """Returns source, destination and flight ids of an itinerary id."""
     _, source, destination, *flight_ids = itinerary_id.split("_")
     return source, destination, flight_ids
 

@@ -1,4 +1,4 @@
-"""What the flight service asks the seat service."""
+"""Calls to the seat service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT_SECONDS: Final = 3 * FACTOR
 
 
 class Peers:
-    """Calls to the seat service. All raise Unavailable where it is away."""
+    """Calls to the seat service. All raise Unavailable if it is down."""
 
     def __init__(self, settings: FlightSettings) -> None:
         self._channel = channel(
@@ -29,17 +29,17 @@ class Peers:
             identity=settings.identity,
             timeout_seconds=TIMEOUT_SECONDS,
         )
-        # Generated stubs of an aio channel are typed for the other kind.
+        # The generated stubs are typed for synchronous channels.
         self._seats: Any = SeatServiceStub(self._channel)
 
     async def close(self) -> None:
-        """Closes the connection."""
+        """Closes the channel."""
         await self._channel.close()
 
     async def provision(self, flight_id: str, layout_id: str, departure_time: datetime) -> int:
-        """Creates the seats of a flight; returns how many there are. A repeat with the same layout changes nothing.
+        """Creates the seats of a flight; returns how many it has.
 
-        Raises FLIGHT_EXISTS where the flight has seats of another layout.
+        A repeat with the same layout changes nothing. Raises FLIGHT_EXISTS if the flight has seats of another layout.
         """
         request = seat.ProvisionSeatsRequest(
             flight_id=flight_id, layout_id=layout_id, departure_time=timestamp(departure_time)

@@ -1,4 +1,7 @@
-"""What comes first: by price, by duration or by departure; ties go to the shorter one, then to the earlier one."""
+"""Orders routes by price, duration or departure.
+
+Ties are ordered by duration, then by departure, then by itinerary id.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,28 @@ from skyhigh.flight.v1.flight_service_pb2 import SearchFlightsRequest
 from flight_service.itineraries import Route, itinerary_id, minutes
 
 Sort: TypeAlias = SearchFlightsRequest.Sort.ValueType
-# What is sorted by, then the minutes, the departure in microseconds since 1970, and the id, which no two share.
+# The sort criterion, the duration in minutes, the departure in microseconds since 1970, and the itinerary id, which is
+# unique.
 Key: TypeAlias = tuple[int, int, int, str]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Ranked(NamedTuple):
-    """A route that is offered in a cabin."""
+    """A route that is for sale in a cabin, with its sort key."""
 
     key: Key
     route: Route
     flight_ids: frozenset[str]
     fare_cents: int
-    """For one adult, of all flights."""
+    """The fare of one adult, all flights together."""
 
 
 def rank(routes: Sequence[Route], *, cabin: str, sort: Sort) -> list[Ranked]:
-    """Returns the routes whose flights all have the cabin, the first one first. No two keys are equal."""
+    """Returns the routes whose flights all have the cabin, in sort order.
+
+    No two keys are equal.
+    """
     return sorted(_ranked(route, cabin, sort) for route in routes if all(cabin in flight.fares for flight in route))
 
 

@@ -1,4 +1,4 @@
-"""A flight as the database has it, and as the contract tells it."""
+"""A flight as its rows store it, and as the contract shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.proto import timestamp
 
 CURRENCY: Final = "USD"
 
-# Free seats by cabin, of one flight; a cabin that nobody counted yet is left out.
+# The free seats of one flight by cabin; cabins without a count are omitted.
 FreeSeats = Mapping[str, int]
 
 SELECT: Final = """
@@ -36,10 +36,13 @@ SELECT: Final = """
 """
 
 
-# Without slots, for the sake of its cached properties.
+# Without slots, which would exclude cached properties.
 @dataclass(frozen=True)
 class Flight:
-    """A flight of the schedule. Its seats are counted elsewhere, because only they and its state ever change."""
+    """A flight of the schedule, without its counts of free seats.
+
+    Only its state and its counts ever change, and the counts are stored apart.
+    """
 
     flight_id: str
     flight_number: str
@@ -51,9 +54,9 @@ class Flight:
     aircraft_type: str
     layout_id: str
     fares: Mapping[str, int]
-    """For one adult, in cents, by cabin from nose to tail."""
+    """The fare of one adult in cents, by cabin from nose to tail."""
     seats: Mapping[str, int]
-    """How many there are, by cabin."""
+    """The number of seats, by cabin."""
     gate: str
     check_in_opens_before: timedelta
     check_in_closes_before: timedelta
@@ -64,16 +67,19 @@ class Flight:
 
     @cached_property
     def sale_end(self) -> datetime:
-        """When check-in closes, and the sale with it."""
+        """When check-in, and with it the sale, closes."""
         return self.departure_time - self.check_in_closes_before
 
     def free(self, cabin: str, counted: FreeSeats) -> int:
-        """Returns how many seats of a cabin anybody may hold: all where nobody counted them yet."""
+        """Returns the number of free seats in a cabin.
+
+        All seats are free if there is no count yet; a cancelled flight has none.
+        """
         return 0 if self.state == "CANCELLED" else counted.get(cabin, self.seats.get(cabin, 0))
 
     @cached_property
     def facts(self) -> pb.Flight:
-        """The contract's message without what changes with each seat. Not to be written to."""
+        """The contract's message without the free seats. Do not modify it."""
         origin_zone, destination_zone = airports.zone(self.origin), airports.zone(self.destination)
         return pb.Flight(
             flight_id=self.flight_id,
@@ -103,7 +109,7 @@ class Flight:
         )
 
     def message(self, counted: FreeSeats) -> pb.Flight:
-        """Returns the contract's message with these counts."""
+        """Returns the contract's message with these counts of free seats."""
         message = pb.Flight()
         message.CopyFrom(self.facts)
         for cabin, fare in zip(self.fares, message.cabins, strict=True):
@@ -137,7 +143,7 @@ def flight_of(row: asyncpg.Record) -> Flight:
 
 
 def usd(cents: int) -> Money:
-    """Returns an amount of the only currency of fares."""
+    """Returns an amount in US dollars, the only currency of fares."""
     return money_of(Amount(CURRENCY, cents))
 
 

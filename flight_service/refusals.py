@@ -1,4 +1,4 @@
-"""The flight service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The flight service's refusals, with their contract reasons and metadata."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 
 def flight_not_found(flight_id: str) -> NotFound:
-    """There is no such flight."""
+    """The flight does not exist."""
     return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
 
 
 def itinerary_not_found() -> NotFound:
-    """One of its flights is not there, or they are no journey."""
+    """One of its flights does not exist, or the flights are no journey."""
     return NotFound(_name(ErrorReason.ITINERARY_NOT_FOUND), "itinerary not found")
 
 
 def flight_exists(flight_id: str) -> AlreadyExists:
-    """There is a flight with this id and other facts, or seats of another layout."""
+    """The flight exists with other facts, or has seats of another layout."""
     return AlreadyExists(
         _name(ErrorReason.FLIGHT_EXISTS),
         "there is a flight with this id and other facts",
@@ -34,7 +34,7 @@ def flight_exists(flight_id: str) -> AlreadyExists:
 
 
 def flight_departed(departure_time: datetime) -> FailedPrecondition:
-    """It has left; nobody can cancel that."""
+    """The flight has departed and can no longer be cancelled."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_DEPARTED), "the flight has left", metadata={"departure_time": rfc3339(departure_time)}
     )

@@ -1,8 +1,8 @@
-"""Rolls the schedule forward: the flights of the coming days, each with its seats, the nearest days first.
+"""Rolls the schedule forward: creates the flights of the coming days.
 
-A day is filled by one process at a time, which has it on lease; who dies with it lets the lease lapse, and another goes
-on. A flight is provisioned with seats first and inserted after, and both may happen again: so nothing is lost and
-nothing is done twice, whatever dies in between. A flight that is there already is left alone, cancelled ones too.
+The nearest days come first. A process fills a day under a lease; if it dies, the lease lapses and another process
+continues. A flight is provisioned with seats first and inserted afterwards, and both steps are idempotent. So no flight
+is lost or created twice, whichever process dies. Existing flights stay unchanged, cancelled ones too.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from services import db, telemetry
 from services.db import Conn, Pool
 from services.errors import AlreadyExists, Unavailable
 
-# So many are provisioned side by side, and then inserted in one transaction.
+# The flights that are provisioned concurrently and then inserted in one transaction.
 AT_ONCE: Final = 8
-# Longer than such a group ever takes.
+# Longer than one such group ever takes.
 LEASE: Final = timedelta(seconds=15)
-# What is flown tomorrow is sold today. Later days can wait: whoever buys has the machine first.
+# Tomorrow's flights are sold today. Later days wait, so that customers' calls get the processor first.
 URGENT_DAYS: Final = 1
-# After each group of a later day there is a pause of so many times its length.
+# After each group of a later day the process pauses for this many times the group's duration.
 PAUSE_RATIO: Final = 3
 LONGEST_PAUSE_SECONDS: Final = 5.0
-# How soon a new day is seen, and a lease that lapsed.
+# How soon the loop finds a new day, or a lease that has lapsed.
 LOOK_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
 
@@ -41,7 +41,10 @@ _log = telemetry.log("rolling")
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A day that this process fills. Its end tells it from the lease of whoever comes after."""
+    """A day that this process fills.
+
+    `end` distinguishes this lease from the next holder's lease.
+    """
 
     day: date
     urgent: bool
@@ -49,7 +52,10 @@ class _Lease:
 
 
 class Rolling:
-    """Keeps flights in the schedule for so many days, today included, wherever on earth it is today."""
+    """Keeps flights in the schedule for `horizon_days` days, today included.
+
+    Today means today in any time zone.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, *, horizon_days: int) -> None:
         self._pool = pool
@@ -57,7 +63,10 @@ class Rolling:
         self._horizon_days = horizon_days
 
     async def run(self) -> None:
-        """Rolls until cancelled. A seat service or a database that is away is waited for."""
+        """Rolls until cancelled.
+
+        Retries while the seat service or the database is unavailable.
+        """
         while True:
             try:
                 while lease := await self._take():
@@ -69,9 +78,9 @@ class Rolling:
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _take(self) -> _Lease | None:
-        """Takes the nearest day that lacks flights and that nobody works on."""
+        """Takes a lease on the nearest day that lacks flights and has no lease."""
         async with db.transaction(self._pool) as conn:
-            # From what is still yesterday in Honolulu to what is tomorrow already in Auckland.
+            # Yesterday in UTC may still be today in Honolulu, and tomorrow in UTC already be today in Auckland.
             await conn.execute(
                 """
                 INSERT INTO schedule_rolls (day, edition)
@@ -103,7 +112,10 @@ class Rolling:
         return _Lease(row["day"], row["urgent"], row["lease_end"]) if row else None
 
     async def _fill(self, lease: _Lease) -> None:
-        """Adds the flights that a day lacks. Where that fails, the day is given back."""
+        """Creates the missing flights of a day.
+
+        Ends the lease if that fails.
+        """
         held: _Lease | None = lease
         try:
             missing = iter(await self._missing(schedule.departures(lease.day)))
@@ -120,7 +132,7 @@ class Rolling:
                 await self._give_back(held)
 
     async def _missing(self, planned: Sequence[NewFlight]) -> list[NewFlight]:
-        """Returns the flights that are not there yet and have not left."""
+        """Returns the planned flights that do not exist and have not departed."""
         async with db.session(self._pool) as conn:
             rows = await conn.fetch(
                 """
@@ -136,7 +148,10 @@ class Rolling:
         return [flight for flight in planned if flight.flight_id in missing]
 
     async def _add(self, lease: _Lease, group: Sequence[NewFlight]) -> _Lease | None:
-        """Provisions and inserts flights; returns the lease moved on, or None where another has the day by now."""
+        """Provisions and inserts flights, and extends the lease.
+
+        Returns the extended lease, or None if another process has taken the day.
+        """
         have_seats = await asyncio.gather(*(self._provision(flight) for flight in group))
         async with db.transaction(self._pool) as conn:
             await flights.insert(conn, [flight for flight, has in zip(group, have_seats, strict=True) if has])
@@ -144,11 +159,11 @@ class Rolling:
         return replace(lease, end=end) if end else None
 
     async def _provision(self, flight: NewFlight) -> bool:
-        """Gives a flight its seats; returns whether it has them."""
+        """Provisions the seats of a flight; returns False if it has other seats."""
         try:
             await self._peers.provision(flight.flight_id, flight.layout_id, flight.departure_time)
         except AlreadyExists as refusal:
-            # Somebody provisioned this very flight otherwise, and may have sold seats already. Only people can tell.
+            # The flight id already has seats of another layout, which may be sold already. An operator has to decide.
             _log.error("flight left out", flight_id=flight.flight_id, error=str(refusal))
             return False
         return True
@@ -168,14 +183,17 @@ class Rolling:
             )
 
     async def _give_back(self, lease: _Lease) -> None:
-        """Lets somebody else go on at once, which a lapse of the lease would do later."""
+        """Ends the lease, so that another process can continue before it lapses."""
         with contextlib.suppress(Unavailable, *db.AWAY):
             async with db.session(self._pool) as conn:
                 await _move(conn, lease, by=timedelta())
 
 
 async def _move(conn: Conn, lease: _Lease, *, by: timedelta) -> datetime | None:
-    """Has a lease end so long from now; returns when that is, or None where another has the day by now."""
+    """Sets the end of a lease to `by` from now, and returns it.
+
+    Returns None if another process has taken the day.
+    """
     end: datetime | None = await conn.fetchval(
         """
         UPDATE schedule_rolls SET lease_end = clock_timestamp() + $4

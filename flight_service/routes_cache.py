@@ -1,7 +1,8 @@
-"""Routes that were found before: in this process, and in Redis for all of them (FLT-3).
+"""Caches routes: in this process, and in Redis for all processes (FLT-3).
 
-What is remembered carries the version of the schedule that it was found in, and is used for that version only. Redis
-may vanish: then routes are found anew, which is hardly slower. Those who ask the same at once share one look.
+A cached value carries the version of the schedule in which it was found, and is used only for that version (decision
+23). While Redis is down, routes are computed, which is hardly slower. Concurrent requests for the same routes share one
+computation.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from services import cache, telemetry
 from services.cache import Versioned, VersionedCache
 
 CACHE_PREFIX: Final = "routes"
-# While Redis is away, it is asked again no more often than this.
+# Minimum time between two calls of a Redis that is unavailable.
 CACHE_RETRY_SECONDS: Final = 1.0
-# Of all markets together; about half a kilobyte each.
+# Routes of all markets together; a route has about half a kilobyte.
 ROUTES_KEPT: Final = 100_000
 
 _log = telemetry.log("routes_cache")
@@ -33,14 +34,14 @@ _log = telemetry.log("routes_cache")
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """All ways of a market, and the orders in which they were asked for."""
+    """All routes of a market, and the orders in which they were requested."""
 
     version: int
     found: Sequence[Route]
     _ranked: dict[tuple[str, Sort], Sequence[Ranked]] = field(default_factory=dict)
 
     def ranked(self, *, cabin: str, sort: Sort) -> Sequence[Ranked]:
-        """Returns those that have the cabin, the first one first."""
+        """Returns the routes that have the cabin, in sort order."""
         known = self._ranked.get((cabin, sort))
         if known is None:
             known = self._ranked[(cabin, sort)] = rank(self.found, cabin=cabin, sort=sort)
@@ -48,12 +49,15 @@ class Routes:
 
     @property
     def weight(self) -> int:
-        """What it counts for where room is short; that there are none is remembered, too."""
+        """Its share of ROUTES_KEPT, at least one.
+
+        A market without routes counts too, because that result is also cached.
+        """
         return len(self.found) + 1
 
 
 class RoutesCache:
-    """Finds the ways of a market, or remembers them."""
+    """Returns the routes of a market, cached or computed."""
 
     def __init__(self, versioned_cache: VersionedCache, connections: Connections) -> None:
         self._cache = versioned_cache
@@ -74,12 +78,12 @@ class RoutesCache:
         if looking is None:
             looking = self._looking[key] = asyncio.create_task(self._look(market, timetable))
             looking.add_done_callback(lambda _: self._looking.pop(key))
-        # Whoever asked first may give up; the others still want it.
+        # The first caller may be cancelled, and the other callers still need the result.
         return await asyncio.shield(looking)
 
     async def _look(self, market: Market, timetable: Timetable) -> Routes:
         if not (timetable.serves(market.source) and timetable.serves(market.destination)):
-            # There are many more airports than ours, and nobody needs to remember them.
+            # There are many more airports than the airline serves, and their markets would fill the cache.
             return Routes(timetable.version, ())
         found = await self._remembered(market, timetable)
         if found is None:
@@ -115,7 +119,7 @@ class RoutesCache:
             return
         with contextlib.suppress(*cache.AWAY):
             name = self._name(market)
-            # Nobody invalidates: the version of the schedule says what is old.
+            # No writer invalidates; the version of the schedule decides what is stale.
             value = Versioned(timetable.version, _write(found))
             await self._cache.set_if_newer(name, value, generation=self._cache.first_generation())
 
@@ -125,14 +129,20 @@ class RoutesCache:
 
 
 def _write(found: Sequence[Route]) -> bytes:
-    """Each flight is named once: most of them are part of many routes."""
+    """Serializes routes.
+
+    Each flight id is written once, because most flights are in many routes.
+    """
     numbers: dict[str, int] = {}
     numbered = [[numbers.setdefault(flight.flight_id, len(numbers)) for flight in route] for route in found]
     return json.dumps([list(numbers), numbered], separators=(",", ":")).encode()
 
 
 def _read(body: bytes, timetable: Timetable) -> list[Route] | None:
-    """Returns the routes; None where a flight is not in the timetable, because it was cancelled since."""
+    """Returns the routes, or None if a flight is no longer in the timetable.
+
+    A flight that was cancelled since is no longer in it.
+    """
     flight_ids, numbered = json.loads(body)
     flights = [flight for flight_id in flight_ids if (flight := timetable.flight(flight_id)) is not None]
     if len(flights) < len(flight_ids):

@@ -1,6 +1,7 @@
-"""The airline's schedule: which flights leave on a day. Read from `schedule.json`; docs/schedule.md explains the file.
+"""The airline's schedule: the flights that depart on a day.
 
-Nothing here knows what time it is, or what was flown: the same file gives the same flights for any day, for ever.
+Read from `schedule.json`, which docs/schedule.md explains. The module reads no clock and no database: the same file
+always gives the same flights for a day.
 """
 
 from __future__ import annotations
@@ -23,36 +24,37 @@ EVERY_DAY: Final = "1234567"
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A line of the timetable: one flight number, on the same days of every week."""
+    """A line of the schedule: one flight number on the same days of every week."""
 
     flight_number: str
     origin: str
     destination: str
     departs: time
-    """By the clocks of the origin."""
+    """Local time at the origin."""
     block_time: timedelta
-    """From gate to gate."""
+    """The time from gate to gate."""
     aircraft_type: str
     gate: str
     economy_cents: int
-    """The fare for one adult in economy."""
+    """The economy fare of one adult."""
     weekdays: str = EVERY_DAY
     """The days of departure at the origin, from 1 for Monday to 7 for Sunday."""
 
     def flies_on(self, day: date) -> bool:
-        """Whether it departs on this day at the origin."""
+        """Returns whether it departs on this local day at the origin."""
         return str(day.isoweekday()) in self.weekdays
 
     def flight_on(self, day: date) -> NewFlight:
-        """Returns the flight of a day at the origin.
+        """Returns the flight of a local day at the origin.
 
-        Where clocks go forward over its time, it departs as long after the jump as that was after the beginning of the
-        missing hour; where they show its time twice, the first time. Raises ValueError for an airport without a zone.
+        If clocks go forward over its time, it departs as long after the change as its time is after the beginning of
+        the skipped hour: 02:30 becomes 03:30. If its time occurs twice, it departs at the first one. Raises ValueError
+        for an airport without a time zone.
         """
         zone = airports.zone(self.origin)
         if zone is None:
             raise ValueError(f"{self.flight_number}: {self.origin} is no airport")
-        # Both rules are those of `fold=0`, once the time has gone through UTC.
+        # `fold=0` follows both rules when the time is converted to UTC.
         departure_time = datetime.combine(day, self.departs, zone).astimezone(UTC)
         aircraft = AIRCRAFT[self.aircraft_type]
         return NewFlight(
@@ -62,7 +64,7 @@ class Leg:
             destination=self.destination,
             departure_time=departure_time,
             arrival_time=departure_time + self.block_time,
-            # In Greenland the missing hour is the last one of a day.
+            # The date may be the next day: in Greenland the skipped hour is the last one of a day.
             departure_date=departure_time.astimezone(zone).date(),
             aircraft_type=self.aircraft_type,
             layout_id=aircraft.layout_id,
@@ -73,20 +75,23 @@ class Leg:
 
 
 def departures(day: date) -> list[NewFlight]:
-    """Returns the flights that depart on this day, each at its origin; the first one first."""
+    """Returns the flights that depart on this local day at their origin.
+
+    They are ordered by departure, then by id.
+    """
     flights = [leg.flight_on(day) for leg in legs() if leg.flies_on(day)]
     return sorted(flights, key=lambda flight: (flight.departure_time, flight.flight_id))
 
 
 @cache
 def legs() -> Sequence[Leg]:
-    """Returns every line of the timetable, read once for the process."""
+    """Returns every line of the schedule; reads the file once per process."""
     return tuple(leg for rotation in json.loads(_text())["rotations"] for leg in _there_and_back(rotation))
 
 
 @cache
 def edition() -> str:
-    """Returns what tells this schedule from any other: a digest of the file."""
+    """Returns the edition of the schedule: a digest of its file."""
     return hashlib.sha256(_text().encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Searches: which ways there are is remembered, which of them have room is asked anew each time (FLT-2, FLT-3)."""
+"""Searches itineraries: cached routes, with present free seats (FLT-2, FLT-3)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from services.errors import FieldViolation, InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a party looks for."""
+    """What a party searches for."""
 
     market: Market
     zone: ZoneInfo
-    """Of the source."""
+    """The time zone of the source."""
     seats: int
     most_changes: int
     cabin: str
@@ -34,7 +34,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A page of itineraries, how many there are on all pages, and the key of the last one where more follow."""
+    """A page of itineraries.
+
+    `total_size` counts the itineraries of all pages. `last` is the key of the page's last itinerary, or None on the
+    last page.
+    """
 
     itineraries: Sequence[pb.Itinerary]
     total_size: int
@@ -42,7 +46,7 @@ class Answer:
 
 
 class Search:
-    """Answers questions."""
+    """Searches itineraries."""
 
     def __init__(self, pool: Pool, timetables: Timetables, routes: RoutesCache, connections: Connections) -> None:
         self._pool = pool
@@ -51,7 +55,10 @@ class Search:
         self._connections = connections
 
     async def answer(self, question: Question, *, after: Key | None, size: int) -> Answer:
-        """Returns the itineraries behind a key, as many as fit on a page. Raises INVALID_FIELD for a past day."""
+        """Returns the page of itineraries after the key `after`.
+
+        Raises INVALID_FIELD for a past day.
+        """
         timetable = await self._timetables.between(*self._connections.days_ahead(question.market.day))
         if question.market.day < timetable.read_time.astimezone(question.zone).date():
             raise InvalidArgument.of(FieldViolation("date", "is in the past at the source"))
@@ -71,9 +78,10 @@ class Search:
         return Answer(_messages(page, free, question.cabin), len(fitting), page[-1].key if more else None)
 
     async def itinerary(self, itinerary_id: str, *, cabin: str) -> pb.Itinerary:
-        """Returns an itinerary as it is now. Raises ITINERARY_NOT_FOUND.
+        """Returns the present state of an itinerary. Raises ITINERARY_NOT_FOUND.
 
-        One with a cancelled flight has no free seat; one with a flight that lacks the cabin has no price either.
+        An itinerary with a cancelled flight has no free seat. One with a flight that lacks the cabin has neither seats
+        nor a price.
         """
         source, destination, flight_ids = itineraries.parts_of(itinerary_id)
         async with db.session(self._pool) as conn:
@@ -93,7 +101,7 @@ class Search:
 def _without_room(
     asked: Iterable[Flight], free: Mapping[str, FreeSeats], question: Question, timetable: Timetable
 ) -> set[str]:
-    """Returns the flights that have too few seats for the party, or are not sold any more."""
+    """Returns the flights with too few free seats, and those whose sale has closed."""
     return {
         flight.flight_id
         for flight in asked

@@ -1,4 +1,4 @@
-"""The flight service put together."""
+"""Assembles the flight service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAME: Final = "flight"
 
 @asynccontextmanager
 async def build(settings: FlightSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Builds the parts of one process for the duration of the block."""
     peers = Peers(settings)
     cache = VersionedCache(settings.redis_url, prefix=CACHE_PREFIX)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/flight")

@@ -1,4 +1,4 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""Converts between the proto messages and domain calls; makes no decisions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Context = Any
 
 
 class FlightServicer(FlightServiceServicer):
-    """FlightService. What an RPC does and refuses stands in its proto."""
+    """Implements FlightService, as its proto documents it."""
 
     def __init__(
         self, *, pool: Pool, mutations: Mutations, creating: Creating, search: Search, page_tokens: PageTokens
@@ -123,7 +123,7 @@ def _zone(field: str, airport: str) -> ZoneInfo:
 def _day(text: str) -> date:
     try:
         day = date.fromisoformat(text)
-        # So near the end of the calendar there are no days to look ahead to.
+        # The search also reads neighbouring days, which do not exist at the ends of the calendar.
         day + timedelta(weeks=1), day - timedelta(weeks=1)
     except (ValueError, OverflowError) as error:
         raise InvalidArgument.of(FieldViolation("date", "is no day of the calendar")) from error

@@ -1,4 +1,4 @@
-"""What the flight service can be told."""
+"""Settings of the flight service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class FlightSettings(CallerSettings):
     listen: str = "127.0.0.1:50055"
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     horizon_days: int = Field(default=14, ge=0, le=60)
-    """For how many days there are flights of the schedule, today included; 0 where it is not rolled forward."""
+    """The number of days with flights of the schedule, today included.
+
+    With 0 the service does not roll the schedule forward.
+    """
     shortest_connection_minutes: int = Field(default=45, ge=0)
     longest_connection_minutes: int = Field(default=480, le=1440)
 
@@ -32,7 +35,7 @@ class FlightSettings(CallerSettings):
 
     @property
     def connections(self) -> Connections:
-        """Between which lengths flights connect."""
+        """The shortest and the longest connection time."""
         return Connections(
             shortest=timedelta(minutes=self.shortest_connection_minutes),
             longest=timedelta(minutes=self.longest_connection_minutes),

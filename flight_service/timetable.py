@@ -1,7 +1,7 @@
-"""The scheduled flights in memory, day by day, each day as good as its revision.
+"""The scheduled flights in memory, by UTC day, each with its revision.
 
-Every process keeps the days that it was asked about. A question begins with the revisions of its days, and a day that
-has changed since is read again: no answer is older than the schedule was when the question came.
+Every process keeps the days that were requested. A request first reads the revisions of its days, and reads a changed
+day again: no response is older than the schedule was when the request arrived (decision 23).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from services.db import Pool
 DAYS_KEPT: Final = 64
 
 
-# Without slots, for the sake of its cached properties.
+# Without slots, which would exclude cached properties.
 @dataclass(frozen=True)
 class Day:
-    """The scheduled flights that depart on a day of UTC, by departure."""
+    """The scheduled flights that depart on a UTC day, by departure."""
 
     date: date
     revision: int
@@ -41,7 +41,7 @@ class Day:
 
     @cached_property
     def airports(self) -> frozenset[str]:
-        """Where they depart and arrive."""
+        """The airports where they depart and arrive."""
         return frozenset(airport for flight in self.flights for airport in (flight.origin, flight.destination))
 
     @cached_property
@@ -55,29 +55,35 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """The scheduled flights of some days in a row, at least as new as the question."""
+    """The scheduled flights of consecutive days, at least as new as the request."""
 
     read_time: datetime
-    """The database's time when the question came."""
+    """The database's time when the request arrived."""
     version: int
-    """The sum of the days' revisions when the question came: it grows with each change of them."""
+    """The sum of the days' revisions when the request arrived.
+
+    It grows with each change of these days.
+    """
     days: Sequence[Day]
 
     def serves(self, airport: str) -> bool:
-        """Whether a flight departs or arrives there."""
+        """Returns whether a flight departs or arrives there."""
         return any(airport in day.airports for day in self.days)
 
     def flight(self, flight_id: str) -> Flight | None:
-        """Returns a flight; None where there is none."""
+        """Returns the flight, or None if it is not in the timetable."""
         return next((day.by_id[flight_id] for day in self.days if flight_id in day.by_id), None)
 
     def departures_on(self, airport: str, local_date: date) -> Iterator[Flight]:
-        """Returns the flights that depart from an airport on a day there."""
+        """Yields the flights that depart from an airport on a local day there."""
         for day in self.days:
             yield from (flight for flight in day.by_origin.get(airport, ()) if flight.departure_date == local_date)
 
     def departures_between(self, airport: str, earliest: datetime, latest: datetime) -> Iterator[Flight]:
-        """Returns the flights that depart from an airport between two moments in UTC, both included."""
+        """Yields the flights that depart from an airport between two moments in UTC.
+
+        Both moments are inclusive.
+        """
         first, last = earliest.date(), latest.date()
         for day in self.days:
             if first <= day.date <= last:
@@ -90,7 +96,7 @@ _departure: Final = attrgetter("departure_time")
 
 
 class Timetables:
-    """Reads the schedule, and keeps what it read."""
+    """Reads the schedule and caches its days."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -98,7 +104,7 @@ class Timetables:
         self._reading = asyncio.Lock()
 
     async def between(self, first: date, last: date) -> Timetable:
-        """Returns the scheduled flights that depart from one day of UTC to another, both included."""
+        """Returns the scheduled flights from one UTC day to another, both inclusive."""
         async with db.session(self._pool) as conn:
             rows = await conn.fetch(
                 """
@@ -110,16 +116,16 @@ class Timetables:
                 last,
             )
         revisions = {row["day"]: row["revision"] for row in rows if row["day"] is not None}
-        # Some days may be newer by now. The version is the question's all the same: of days that were read at different
-        # moments the sum might be one that other flights had, too.
+        # The flights of a day may be newer than its revision. The version still is the sum of the revisions that this
+        # request read: a sum of revisions from different moments could equal the version of other flights.
         return Timetable(rows[0]["read_time"], sum(revisions.values()), await self._current(revisions))
 
     async def _current(self, revisions: Mapping[date, int]) -> list[Day]:
-        """Returns days that are at least at these revisions."""
+        """Returns the days, each at least at its given revision."""
         days = self._known(revisions)
         if len(days) < len(revisions):
             async with self._reading:
-                # Whoever had to wait finds most of it read.
+                # Another request may have read these days while this one waited for the lock.
                 days = self._known(revisions)
                 days |= await self._read({day: revisions[day] for day in revisions.keys() - days.keys()})
         self._keep(days)
@@ -133,7 +139,10 @@ class Timetables:
         }
 
     async def _read(self, revisions: Mapping[date, int]) -> dict[date, Day]:
-        """Reads days after their revisions: what is newer than its revision is at worst read again."""
+        """Reads the days' flights after their revisions were read.
+
+        A day that is newer than its revision is read once more than necessary, which is harmless.
+        """
         if not revisions:
             return {}
         async with db.session(self._pool) as conn:

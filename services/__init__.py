@@ -1,1 +1,1 @@
-"""The chassis: what all services share, and not one word of the airline trade."""
+"""The chassis: the code that all services share."""

@@ -1,4 +1,4 @@
-"""Network addresses of clients, as limits count them."""
+"""Parses client network addresses and groups them as the limits count them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ from typing import Final, TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-# One customer's part of IPv6.
+# An IPv6 network of one customer: the provider usually assigns a whole /64.
 IPV6_PREFIX_BITS: Final = 64
 
 
 def parse(text: str) -> Address:
-    """Returns an address without its zone; an IPv4 address that is written as IPv6 is IPv4. Raises ValueError."""
+    """Parses an IP address and drops its IPv6 zone. Raises ValueError.
+
+    Returns an IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) as IPv4.
+    """
     address = ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 
 
 def counted_source(source: str) -> str:
-    """Returns a caller as limits count it: of `address:` and an address, or its network, what counts as one address."""
+    """Returns the source key under which limits count a caller.
+
+    Replaces the address, or network, of `address:<address>` by `counted_address`. Returns any other source, and a
+    malformed address, unchanged.
+    """
     kind, _, text = source.partition(":")
     if kind != "address":
         return source
@@ -31,7 +38,10 @@ def counted_source(source: str) -> str:
 
 
 def counted_address(text: str) -> str:
-    """Returns an IPv4 address as it is, and of an IPv6 address its /64 network. Raises ValueError for neither."""
+    """Returns an IPv4 address unchanged, an IPv6 address as its /64 network.
+
+    Raises ValueError for any other text.
+    """
     parsed = parse(text)
     if isinstance(parsed, IPv4Address):
         return str(parsed)

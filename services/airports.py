@@ -1,6 +1,7 @@
-"""The world's airports by IATA code with their time zones, from the package `airportsdata`, and local times.
+"""The world's airports by IATA code with their time zones, and local times.
 
-Every service has the same package, so that a mail needs no other service to say when a flight leaves (decision 36).
+The data comes from the package `airportsdata`, which every service installs. So a service can write local times in a
+mail without a call to the flight service (decision 36).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import airportsdata
 
-# In the package's list, what has no IATA code is listed besides: private strips, heliports.
+# The package's list by IATA code. Its other lists also hold private strips and heliports.
 _LIST: Final = "IATA"
 
 
@@ -27,37 +28,43 @@ class Airport:
     name: str
     city: str
     country: str
-    """ISO 3166-1 alpha-2."""
+    """The ISO 3166-1 alpha-2 code."""
     zone: ZoneInfo
     latitude: float
     longitude: float
 
 
 def find(iata: str) -> Airport | None:
-    """Returns the airport, or None where no airport has this code."""
+    """Returns the airport with this code, or None if there is none."""
     return _airport(iata) if iata in _rows() else None
 
 
 def zone(iata: str) -> ZoneInfo | None:
-    """Returns the airport's time zone, or None where no airport has this code."""
+    """Returns the time zone of the airport with this code, or None if there is none."""
     airport = find(iata)
     return airport.zone if airport else None
 
 
 def local_time(moment: datetime, zone: ZoneInfo | None) -> str:
-    """Returns a moment as a clock in the zone shows it: `2026-12-01 10:30 CET (+01:00)`; in UTC if there is no zone."""
+    """Formats a moment as local time of a zone: `2026-12-01 10:30 CET (+01:00)`.
+
+    Uses UTC if `zone` is None: `2026-12-01 09:30 UTC`.
+    """
     local = moment.astimezone(zone or UTC)
     if zone is None:
         return f"{local:%Y-%m-%d %H:%M} UTC"
-    # Zones without a name of their own have their difference to UTC as name: +03.
+    # A zone without an abbreviation has its UTC offset as its name, such as +03; the offset is printed anyway.
     name = f"{local:%Z} " if f"{local:%Z}".isalpha() else ""
     return f"{local:%Y-%m-%d %H:%M} {name}({local.isoformat(timespec='minutes')[-6:]})"
 
 
 @cache
 def _rows() -> Mapping[str, airportsdata.Airport]:
-    """The whole list, read when it is first needed: that takes a tenth of a second, which no start shall wait for."""
-    # Where nobody lives there is no time zone either, and no flight of ours.
+    """Returns the airport data that has a time zone, by IATA code.
+
+    Reads it at the first call, because reading takes 0.1 s and would delay the start of every process.
+    """
+    # The package has no time zone for some uninhabited places. The airline does not fly there.
     return MappingProxyType({code: row for code, row in airportsdata.load(_LIST).items() if row["tz"]})
 
 

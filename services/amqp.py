@@ -1,7 +1,7 @@
-"""RabbitMQ: the names that all services share, and a connection.
+"""RabbitMQ: the exchange names that all services share, and the connection.
 
-No connection comes back by itself: after a loss it may be another broker, or the same one without its data, so that
-whoever connects looks at what is there, and declares it again.
+Connections do not reconnect automatically. After a loss the broker may be another one, or the same one without its
+data, so the caller opens a new connection and declares its queues and bindings again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ DEAD: Final = "skyhigh.dead"
 
 
 async def connect(url: str, *, name: str) -> AbstractConnection:
-    """Connects; a loss ends the connection. Raises OSError or AMQPError while the broker is away."""
+    """Opens a connection that does not reconnect after a loss.
+
+    Raises OSError or AMQPError if the broker is unreachable.
+    """
     return await aio_pika.connect(url, client_properties={"connection_name": name}, timeout=5)
 
 
 def loss_of(connection: AbstractConnection) -> asyncio.Event:
-    """Returns what is set as soon as the connection ends. Its own `is_closed` knows of `close` only."""
+    """Returns an event that is set as soon as the connection ends.
+
+    The connection's own `is_closed` becomes true only after a call of `close`.
+    """
     lost = asyncio.Event()
 
     def note(*_: Any) -> None:

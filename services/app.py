@@ -1,7 +1,8 @@
-"""How a service runs: settings → telemetry → migrations → pool → server and background work → drain on SIGTERM.
+"""Runs a service: settings, telemetry, migrations, pool, server, SIGTERM drain.
 
-A service is one parent process that serves nothing and any number of workers that share one port (SO_REUSEPORT) and
-nothing else. Python's gRPC is bound by one core a process, so that workers are how a service uses a machine.
+A service is one parent process and any number of worker processes. The parent only starts and watches the workers. The
+workers share the listening port (SO_REUSEPORT) and nothing else. A Python gRPC process uses at most one core, so the
+number of workers decides how many cores a service can use.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ from services.interceptors import GuardedServer
 from services.settings import ServiceSettings
 
 WORKER_INDEX: Final = "SKYHIGH_WORKER_INDEX"
-# Calls in flight may end; whoever takes longer is cut.
+# Calls in flight at shutdown may run this long; then they are cancelled.
 DRAIN_SECONDS: Final = 10
 DATABASE_PATIENCE_SECONDS: Final = 30
-# No request of ours is near this: the widest is nine seats.
+# The largest request, nine seats, is far smaller.
 LARGEST_MESSAGE_BYTES: Final = 64 * 1024
 HOUSEKEEPING_SECONDS: Final = 300
-# A call makes hundreds of objects and hardly a cycle; looking for one every 700 objects is a few percent of its cost.
+# A call allocates hundreds of objects and hardly any reference cycle. The default threshold of 700 objects would cost a
+# few percent of each call.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
-# A worker that ends so often before it has run for a while will not start by itself.
+# A worker that exits this often before it has run for WELL_AFTER_SECONDS cannot start.
 FAILED_STARTS: Final = 3
 WELL_AFTER_SECONDS: Final = 10
-# What a service ends with when a worker cannot start. With 2 it ends for a wrong setting.
+# Exit code if a worker cannot start. A wrong setting has exit code 2.
 CANNOT_START: Final = 3
 
 Config = TypeVar("Config", bound=ServiceSettings)
@@ -56,17 +58,26 @@ _log = telemetry.log("app")
 
 @dataclass(slots=True)
 class Parts:
-    """What a service adds to the chassis: its servicers, and work that runs beside them until cancelled."""
+    """What a service adds to the chassis: its servicers and its background work.
+
+    `background` maps a name to a coroutine function that runs until it is cancelled.
+    """
 
     register: Register
     background: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     ready: Callable[[], bool] = lambda: True
-    """Says whether this process has what it needs besides the database; if not, its health is NOT_SERVING."""
+    """Returns whether this process has everything that it needs.
+
+    The database is checked apart. If it returns False, the health of the process is NOT_SERVING.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[Config]):
-    """A service as its `__main__` describes it. `name` is its schema, its queues' prefix and its log field."""
+    """A service as its `__main__` describes it.
+
+    `name` is its database schema, the prefix of its queues and its log field.
+    """
 
     name: str
     package: str
@@ -78,7 +89,10 @@ class Service(Generic[Config]):
 
 
 def run(service: Service[Config]) -> None:
-    """Runs the service until SIGTERM or SIGINT. Ends with 2 and a line for each bad setting."""
+    """Runs the service until SIGTERM or SIGINT.
+
+    Exits with code 2 and prints a line for each bad setting.
+    """
     config = settings.load(service.settings)
     telemetry.configure_logging(service.name, config.log_level)
     index = os.environ.get(WORKER_INDEX)
@@ -89,7 +103,7 @@ def run(service: Service[Config]) -> None:
 
 
 async def _oversee(service: Service[Config], config: Config) -> None:
-    """Migrates, then keeps the workers alive until told to stop."""
+    """Applies migrations, then keeps the workers alive until SIGTERM or SIGINT."""
     stopping = _stop_signal()
     await db.wait_until_there(config.database_url, patience_seconds=DATABASE_PATIENCE_SECONDS)
     for name in await migrate.migrate(config.database_url, schema=service.name, package=service.package):
@@ -100,9 +114,11 @@ async def _oversee(service: Service[Config], config: Config) -> None:
 
 
 async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.Event) -> bool:
-    """Keeps a worker alive until told to stop. Stops the service and returns False if the worker never starts.
+    """Keeps one worker alive until `stopping` is set.
 
-    One that has run before is started again for ever: what ends it, such as a database that is down, may pass.
+    Sets `stopping` and returns False if the worker exits FAILED_STARTS times before it has ever run for
+    WELL_AFTER_SECONDS. A worker that has run so long is restarted without limit, because the cause of its exit, such as
+    a database outage, may be temporary.
     """
     failed_starts, was_well = 0, False
     while not stopping.is_set():
@@ -124,14 +140,14 @@ async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.E
             return True
         told.cancel()
         _log.error("worker died", index=index, exit_code=worker.returncode)
-        # One that was killed by a signal could start.
+        # A worker that a signal killed has a negative exit code and was able to start.
         failed_starts += worker.returncode is not None and worker.returncode > 0
         was_well = was_well or time.monotonic() - began > WELL_AFTER_SECONDS
         if failed_starts >= FAILED_STARTS and not was_well:
             _log.error("worker cannot start", index=index, exit_code=worker.returncode)
             stopping.set()
             return False
-        # A worker that cannot start must not spin.
+        # The pause keeps a worker that cannot start from being restarted in a busy loop.
         await asyncio.sleep(0.5)
     return True
 
@@ -145,7 +161,7 @@ async def _work(service: Service[Config], config: Config, index: int) -> None:
     if config.worker_port:
         ports.append(str(replace(Endpoint.parse(config.listen), port=config.worker_port + index)))
     async with serving(service, config, ports):
-        # What start-up made lives as long as the process; the collector need not look at it again.
+        # Objects from start-up live as long as the process, so the garbage collector does not need to scan them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -155,7 +171,10 @@ async def _work(service: Service[Config], config: Config, index: int) -> None:
 
 @asynccontextmanager
 async def serving(service: Service[Config], config: Config, addresses: list[str]) -> AsyncIterator[list[int]]:
-    """Serves on the addresses within the block, then drains. Yields the ports. Tests serve in process by this."""
+    """Serves on the addresses within the block, then drains. Yields the ports.
+
+    Tests use it to run a service in their own process.
+    """
     pool = await db.connect(config.database_url, schema=service.name, size=config.pool_size)
     verifier = TokenVerifier(keys=Keys(config.jwks), issuer=config.token_issuer, audience=config.token_audience)
     async with contextlib.AsyncExitStack() as stack:
@@ -186,7 +205,8 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
         health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
         _enable_reflection(server, service.descriptor.full_name)
         identity = config.identity
-        # For each address its own: gRPC asks those for the first certificate only once. It does not keep them, either.
+        # Each port needs its own credentials: gRPC calls the function for the first certificate only once per
+        # credentials object. The list also keeps the objects alive, which gRPC does not.
         credentials = [None if identity is None else tls.server_credentials(identity) for _ in addresses]
         ports = [await _listen(server, *each) for each in zip(addresses, credentials, strict=True)]
         await server.start()
@@ -207,14 +227,17 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
             yield ports
         finally:
             await healthy.enter_graceful_shutdown()
-            # A server that stops cancels calls which have arrived and not begun. Whoever looks at our health, as the
-            # gateway does, has none on the way by then.
+            # A stopping server cancels calls that have arrived but not begun. Clients that watch the health service,
+            # such as the gateway, stop sending calls during this pause.
             await asyncio.sleep(config.drain_notice_seconds)
             await server.stop(DRAIN_SECONDS)
 
 
 async def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Binds the address; returns the port. Raises RuntimeError if it is in use for long."""
+    """Binds the server to the address and returns the port.
+
+    Raises RuntimeError if the address stays in use.
+    """
 
     async def bind() -> int:
         if credentials is None:
@@ -225,7 +248,10 @@ async def _listen(server: grpc.aio.Server, address: str, credentials: grpc.Serve
 
 
 def _enable_reflection(server: grpc.aio.Server, service: str) -> None:
-    """Serves reflection as v1alpha and as v1: the messages are the same, and grpcurl asks for v1 first."""
+    """Serves reflection as v1alpha and as v1, whose messages are the same.
+
+    grpcurl tries v1 first.
+    """
     names = (service, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     servicer = ReflectionServicer(names)
@@ -246,9 +272,10 @@ def _enable_reflection(server: grpc.aio.Server, service: str) -> None:
 
 
 async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs background work until cancelled, and starts it again after an error: no other task does this work.
+    """Runs background work until it is cancelled, and restarts it after an error.
 
-    An outage is logged as a warning, a defect as an error with its traceback.
+    No other task does this work, so the loop must survive every error. An outage is logged as a warning, any other
+    error as an error with its traceback.
     """
     while True:
         try:
@@ -261,7 +288,7 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _housekeeping(pool: Pool) -> None:
-    """Forgets answers and events that nobody may ask for any more."""
+    """Deletes expired rows of the chassis' tables every HOUSEKEEPING_SECONDS."""
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         with contextlib.suppress(*db.AWAY):
@@ -269,7 +296,10 @@ async def _housekeeping(pool: Pool) -> None:
 
 
 async def forget_old(pool: Pool) -> None:
-    """Deletes what is old in the chassis' tables, in transactions so small that no call waits for one."""
+    """Deletes expired rows of the chassis' tables.
+
+    Each transaction deletes so few rows that no call waits noticeably for it.
+    """
     for forget in (idempotency.forget_old, outbox.forget_old, inbox.forget_old, timers.forget_old):
         await db.in_batches(pool, forget)
 
@@ -282,7 +312,10 @@ def _stop_signal() -> asyncio.Event:
 
 
 async def _stop_with_parent(parent: int, stopping: asyncio.Event) -> None:
-    """A worker whose parent was killed would hold the port against the next start."""
+    """Sets `stopping` when the parent process has died.
+
+    A worker without its parent would keep the port and serve calls beside the workers of the next start.
+    """
     while os.getppid() == parent:  # noqa: ASYNC110
         await asyncio.sleep(0.5)
     stopping.set()

@@ -1,7 +1,7 @@
-"""Who calls, and what each role may do.
+"""Verifies tokens and defines what each role may call.
 
-Tokens are JWTs signed with ES256 and nothing else: the algorithm is pinned here, never read from the token. The
-gateway checks them too; a service trusts neither the gateway nor any header but the token itself.
+Tokens are JWTs signed with ES256. The algorithm is fixed here and never read from the token. The gateway verifies
+tokens too, but a service verifies each token again and trusts no identity header.
 """
 
 from __future__ import annotations
@@ -26,21 +26,25 @@ from services.errors import Unauthenticated, Unavailable
 from services.time_limits import FACTOR
 
 ALGORITHM: Final = "ES256"
-# Verifying a signature costs more than the rest of a call's overhead, and a token comes many times in its life.
+# Verifying a signature costs more than the rest of a call's overhead, and clients send the same token many times.
 CACHED_TOKENS: Final = 20_000
 MAX_TOKEN_BYTES: Final = 8192
-# What stands before the token in its header. The edge compares it letter by letter, so that the two usual ways to write
-# it are listed (`gateway/render.py` reads this).
+# The accepted prefixes of the `authorization` header. Envoy compares them case-sensitively, so both usual spellings are
+# listed (`gateway/render.py` reads this).
 TOKEN_PREFIXES: Final = ("Bearer ", "bearer ")
-# A principal's own part of its name. The contracts take owners of this form alone.
+# The `sub` claim, which is the part of a principal's name after its role. The contracts accept only owners of this
+# form.
 SUBJECT: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-# The clock of the issuer may be ahead of ours by so much, or behind it: the least that the edge can be told.
+# Accepted difference between the issuer's clock and ours, before and after. It is the smallest value that Envoy can be
+# configured with.
 CLOCK_SKEW_SECONDS: Final = 1
-# A parameter of a key in the JWKS: the roles that its tokens may have; all where it is missing.
+# The JWKS key parameter that lists the roles whose tokens this key may sign. A key without it may sign for all roles.
 KEY_ROLES: Final = "skyhigh_roles"
-# The time of issue opens nothing, and the edge does not look at it; an issuer's clock may be ahead by so much.
+# How far the `iat` claim may lie in the future. `iat` grants nothing and Envoy does not check it, so a larger
+# difference of the issuer's clock is accepted.
 ISSUE_SKEW_SECONDS: Final = 30
-# An unknown key id may be a rotation or an attack; the keys are asked for again no more often than this.
+# Minimum time between two reads of the keys after failed verifications. A failure may come from a key rotation or from
+# an attack, and an attacker must not cause a read with each call.
 JWKS_REFRESH_SECONDS: Final = 30
 
 
@@ -53,11 +57,17 @@ class Role(StrEnum):
     OPERATIONS = "operations"
     SERVICE = "service"
     ANYBODY = "anybody"
-    """Who shows no token, on methods that need none. No token gives this role."""
+    """A caller without a token, on methods that need none.
+
+    No token carries this role.
+    """
 
 
 class Effect(Enum):
-    """What a method does; its longest duration follows from it."""
+    """The kind of work of a method.
+
+    The value is its time limit in seconds; None means no limit.
+    """
 
     READ = 2.0 * FACTOR
     WRITE = 5.0 * FACTOR
@@ -66,10 +76,10 @@ class Effect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One row of an authorization table: who may call a method, and whether only on what they own.
+    """One row of an authorization table: the roles that may call a method.
 
-    `owned` says that roles other than agents, operations and services reach only their own resources. The SQL of the
-    method holds that predicate; here it is for readers and for the test matrix.
+    `owned` says that all roles but agents, operations and services reach only their own resources. The SQL statements
+    of the method enforce it; here it documents the rule and drives the authorization test matrix.
     """
 
     roles: frozenset[Role]
@@ -78,18 +88,18 @@ class Access:
 
     @property
     def public(self) -> bool:
-        """Whether it is called without a token; one that is sent all the same is not looked at."""
+        """Whether the method needs no token. A token that is sent with it is ignored."""
         return Role.ANYBODY in self.roles
 
 
 def allow(*roles: Role, effect: Effect, owned: bool = False) -> Access:
-    """Writes a row of an authorization table."""
+    """Returns a row of an authorization table."""
     return Access(frozenset(roles), effect, owned)
 
 
 @dataclass(frozen=True, slots=True)
 class SessionPassenger:
-    """A passenger whom a passenger session names, on one flight."""
+    """A passenger on one flight, as the token of a passenger session lists it."""
 
     passenger_id: str
     flight_id: str
@@ -100,18 +110,24 @@ class SessionPassenger:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. `name`, such as `passenger:XK4T7Q`, is what resources are owned by."""
+    """The caller of a method.
+
+    `name`, such as `passenger:XK4T7Q`, is stored as the owner of the caller's resources.
+    """
 
     role: Role
     name: str
     passengers: Mapping[tuple[str, str], SessionPassenger] = field(default_factory=dict)
-    """By (flight id, passenger id); empty but for passenger sessions."""
+    """By (flight id, passenger id); empty except for passenger sessions."""
     expire_time: float = field(default=math.inf, compare=False)
-    """Until when the token is taken, in seconds since 1970: its end, and the skew of its issuer's clock."""
+    """When the token expires, in seconds since 1970.
+
+    It is the `exp` claim plus CLOCK_SKEW_SECONDS.
+    """
 
     @property
     def acts_for_others(self) -> bool:
-        """Whether it may act on resources that it does not own."""
+        """Whether the principal may act on resources that it does not own."""
         return self.role in (Role.AGENT, Role.SERVICE)
 
 
@@ -119,7 +135,10 @@ ANYBODY: Final = Principal(Role.ANYBODY, "anybody")
 
 
 class Keys:
-    """The issuer's public keys, from a file or an https URL, read again when an unknown key id appears."""
+    """The issuer's public keys, from a file or an https URL.
+
+    They are read again when a token fails verification, at most once per JWKS_REFRESH_SECONDS.
+    """
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -128,7 +147,10 @@ class Keys:
         self._reading = asyncio.Lock()
 
     async def current(self) -> KeySet:
-        """Returns the keys; reads them first where that was never done. Raises Unavailable where they can't be read."""
+        """Returns the keys, and reads them at the first call.
+
+        Raises Unavailable if they cannot be read.
+        """
         if self._set is None:
             async with self._reading:
                 if self._set is None:
@@ -137,7 +159,11 @@ class Keys:
         return self._set
 
     async def refresh(self) -> bool:
-        """Reads the keys again, unless that was done just now. Returns whether it was done."""
+        """Reads the keys again; returns False if the last read is too recent.
+
+        The last read must be at least JWKS_REFRESH_SECONDS ago. Raises Unavailable if the keys cannot be read; then the
+        former keys stay in use.
+        """
         async with self._reading:
             if time.monotonic() - self._read_at < JWKS_REFRESH_SECONDS:
                 return False
@@ -161,7 +187,7 @@ class Keys:
 
 
 class TokenVerifier:
-    """Turns a bearer token into a principal, or refuses without saying why."""
+    """Returns the principal of a bearer token, or refuses without naming the reason."""
 
     def __init__(self, *, keys: Keys, issuer: str, audience: str) -> None:
         self._keys = keys
@@ -176,7 +202,10 @@ class TokenVerifier:
         self._known: dict[str, Principal] = {}
 
     async def principal(self, authorization: str | None) -> Principal:
-        """Returns who sent this `authorization` header. Raises Unauthenticated."""
+        """Returns the principal of an `authorization` header.
+
+        Raises Unauthenticated, or Unavailable if the issuer's keys cannot be read.
+        """
         known = self._known.get(authorization or "")
         if known is not None and known.expire_time > time.time():
             return known
@@ -195,7 +224,7 @@ class TokenVerifier:
         try:
             return self._decode(token, await self._keys.current())
         except (JoseError, ValueError, KeyError, TypeError) as first:
-            # A key that was rotated in looks like a forgery until the keys are read again.
+            # A token that is signed with a newly rotated key fails until the keys are read again.
             if not await self._keys.refresh():
                 raise Unauthenticated from first
         try:
@@ -208,7 +237,7 @@ class TokenVerifier:
         claims = decoded.claims
         self._registry.validate({name: value for name, value in claims.items() if name != "iat"})
         self._issue.validate({name: value for name, value in claims.items() if name == "iat"})
-        # A key that only opens passenger sessions makes no agent, whoever gets hold of it.
+        # A leaked key that may sign only passenger sessions must not be able to sign agent tokens.
         roles = keys.get_by_kid(decoded.header["kid"]).as_dict(private=False).get(KEY_ROLES)
         if roles is not None and claims.get("role") not in roles:
             raise ValueError("this key signs for no such role")

@@ -1,7 +1,7 @@
-"""Batches in order of arrival.
+"""Runs concurrent requests in batches, in order of arrival.
 
-Requests that arrive while a batch is in flight form the next one: alone when nothing else happens, together under
-load, and never kept waiting by a timer. What a batch shares, such as a commit or a round trip, is paid once.
+Requests that arrive while a batch runs form the next batch. Without load each request runs alone; under load they share
+the cost of a commit or a round trip. No timer delays a request, unless the batcher has an interval.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from services.errors import DeadlineExceeded, Unavailable
 Request = TypeVar("Request")
 Outcome = TypeVar("Outcome")
 
-# Whoever is overtaken this often in a row is told to try again.
+# A request that loses the race this often in a row fails with its last error, and its caller retries.
 ATTEMPTS: Final = 4
 
 _log = telemetry.log("batch")
 
 
 class Batcher(Generic[Request, Outcome]):
-    """Runs `run(requests) -> outcomes`, one batch in flight at a time.
+    """Runs `run(requests) -> outcomes`, one batch at a time.
 
-    Batches begin at least `interval_seconds` apart: for work whose cost is the round trip. An outcome that is an error
-    is raised to its requester, and to no other. When a batch fails as a whole, its requests are run again one by one,
-    so that one bad request hurts nobody else; `run` must therefore have undone all it did when it raises, unless it
-    raises DEADLINE_EXCEEDED, which says that nobody knows: then nothing is run again.
+    Batches begin at least `interval_seconds` apart, which pays for work whose cost is the round trip. An outcome that
+    is an error is raised to its own requester only. If `run` raises, its requests are run again one by one, so that one
+    bad request does not fail the others; `run` must therefore have rolled back everything. If it raises Unavailable,
+    DeadlineExceeded or an error of an outage, no request is run again and all requesters get that error: after
+    DeadlineExceeded the outcome is unknown.
     """
 
     def __init__(
@@ -51,7 +52,10 @@ class Batcher(Generic[Request, Outcome]):
         self._size = telemetry.BATCH_SIZE.labels(name)
 
     async def submit(self, request: Request) -> Outcome:
-        """Returns the request's outcome, or raises its refusal; Unavailable when too many wait already."""
+        """Returns the outcome of the request, or raises its error.
+
+        Raises Unavailable if `longest_queue` requests wait already.
+        """
         if len(self._waiting) >= self._longest_queue:
             raise Unavailable("too many calls wait, try again")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -63,13 +67,13 @@ class Batcher(Generic[Request, Outcome]):
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            # Calls that have arrived but were not looked at yet join in.
+            # Yields to the event loop, so that calls that have already arrived join this batch.
             await asyncio.sleep(max(0.0, self._began + self._interval_seconds - loop.time()))
             self._began = loop.time()
             batch: list[tuple[Request, asyncio.Future[Outcome]]] = []
             while self._waiting and len(batch) < self._largest:
                 request, future = self._waiting.popleft()
-                # Its caller ran out of time before anything began: nothing has to begin.
+                # The caller's deadline passed while the request waited, so that it must not begin.
                 if not future.done():
                     batch.append((request, future))
             if not batch:
@@ -78,7 +82,7 @@ class Batcher(Generic[Request, Outcome]):
             try:
                 await self._attempt(batch)
             except (Unavailable, DeadlineExceeded, *db.AWAY) as error:
-                # Nobody is to blame, and nobody alone would fare better.
+                # No single request caused the outage, and each would fail alone too.
                 for _, future in batch:
                     _fail(future, error)
             except Exception as error:
@@ -108,7 +112,10 @@ class Batcher(Generic[Request, Outcome]):
 async def one_alone(
     run: Callable[[Sequence[Request]], Awaitable[Sequence[Outcome | Exception]]], request: Request
 ) -> Outcome | Exception:
-    """Runs one request of a batch, again where it was overtaken; returns its outcome or its error."""
+    """Runs one request of a batch alone; returns its outcome or its error.
+
+    Retries up to ATTEMPTS times if the transaction lost a race (`db.OVERTAKEN`).
+    """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return (await run([request]))[0]

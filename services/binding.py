@@ -1,4 +1,4 @@
-"""Binding a server's port that a connection may have for its near end at this moment."""
+"""Binds a server to a port that an outgoing connection may still use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _log = telemetry.log("binding")
 
 
 async def bound(bind: Callable[[], Awaitable[Bound]], address: str) -> Bound:
-    """Returns what `bind` returns. Retries while no server listens at the address, `host:port`, and it is in use.
+    """Returns what `bind` returns, and retries while the address is in use.
 
-    The kernel may have given the port to an outgoing connection of any program, which ends sooner or later. Raises what
-    `bind` raised, an OSError or gRPC's RuntimeError, if another server listens there or the port stays in use.
+    The kernel may have given the port of the address `host:port` to an outgoing connection of any program, which ends
+    sooner or later. Raises the error of `bind`, an OSError or gRPC's RuntimeError, if another server listens there or
+    the port stays in use for PATIENCE_SECONDS.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -37,7 +38,10 @@ async def bound(bind: Callable[[], Awaitable[Bound]], address: str) -> Bound:
 
 
 def _may_become_free(address: str) -> bool:
-    """Whether no program listens there; a connection may have its near end there."""
+    """Returns whether no server listens there.
+
+    Then the port may be the local port of an outgoing connection, which ends by itself.
+    """
     try:
         server = Endpoint.parse(address)
         with socket.create_connection((server.host, server.port), timeout=1):

@@ -1,8 +1,10 @@
-"""Redis as a cache of versioned values: it may vanish at any moment, and it never decides.
+"""A Redis cache of versioned values. Redis may be lost at any time.
 
-A value is set only over an older one, or into an empty place that nobody invalidated since the setter began to read
-the truth. A setter that comes too late shows its value all the same, and leaves its version behind: nobody may set less
-than what somebody has seen. So neither a slow reader nor an old dump can bring back yesterday's value.
+The cache never decides anything; Postgres is the source of truth. A writer replaces a cached value only by a newer
+version. It fills an empty key only if the key was not invalidated since the writer began to read Postgres. A writer
+that comes too late for that still returns its value to its caller, and stores the version under `:shown`; then no
+writer can store an older version than a client has seen. So neither a slow reader nor an old dump can bring back a
+stale value.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ from typing import Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-# A cache that doesn't answer within this is treated as away: the truth is hardly slower.
+# A Redis that does not respond in this time is treated as unavailable: reading Postgres is hardly slower.
 TIMEOUT_SECONDS: Final = 0.5
 VALUE_SECONDS: Final = 600
-# Longer than any reader of the truth takes.
+# Longer than any read of Postgres takes.
 GENERATION_SECONDS: Final = 120
 
 AWAY: Final = (RedisError, OSError, TimeoutError)
 
-# KEYS value, generation, version shown; ARGV generation seen, version, body, seconds for value and for the rest. The
-# version leads the value: `<version> <body>`. A value that is there was set after the last invalidation, so that every
-# change it lacks is still to be invalidated: a newer one may take its place whatever the generation.
+# KEYS: value, generation, shown version. ARGV: generation that the writer read, version, body, seconds to keep the
+# value, seconds to keep the shown version. A value is stored as `<version> <body>`. An existing value was set after the
+# last invalidation, and every change that it lacks will still cause an invalidation; so a newer value may replace it
+# whatever the generation is.
 _SET_IF_NEWER: Final = """
 local version = tonumber(ARGV[2])
 local shown = tonumber(redis.call('GET', KEYS[3]) or '0')
@@ -57,39 +60,47 @@ class Versioned:
 
 
 class VersionedCache:
-    """Values under one prefix. Every method raises one of AWAY while Redis is away."""
+    """Cached values under one key prefix.
+
+    Every method that calls Redis raises an error of AWAY if Redis is unavailable.
+    """
 
     def __init__(self, url: str, *, prefix: str) -> None:
         self._redis: Redis = Redis.from_url(
             url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, protocol=3
         )
         self._prefix = prefix
-        # Values of one epoch are not seen in another: a new one makes all that was cached before void at once.
+        # Part of every key. A new epoch makes all values that were cached before unreadable at once.
         self.epoch = 0
         self._set_if_newer = self._redis.register_script(_SET_IF_NEWER)
         self._invalidate = self._redis.register_script(_INVALIDATE)
 
     async def get(self, names: Sequence[str]) -> list[Versioned | None]:
-        """Returns each value, or None."""
+        """Returns the cached value of each name, or None."""
         values = await self._redis.mget([self._key(name, self.epoch) for name in names])
         return [None if value is None else _parse(cast("bytes", value)) for value in values]
 
     async def generations(self, names: Sequence[str]) -> list[str]:
-        """Returns what `set_if_newer` wants to see unchanged. To be asked before the truth is read."""
+        """Returns the generation of each name, for a later call of `set_if_newer`.
+
+        Call it before the read of Postgres, so that an invalidation during the read is detected.
+        """
         epoch = self.epoch
         values = await self._redis.mget([_generation_key(self._key(name, epoch)) for name in names])
         return [f"{epoch} {(cast('bytes | None', value) or b'0').decode()}" for value in values]
 
     def first_generation(self) -> str:
-        """Returns what `generations` returns for each value of a cache that is never invalidated."""
+        """Returns the generation of the values of a cache that is never invalidated."""
         return f"{self.epoch} 0"
 
     async def set_if_newer(self, name: str, value: Versioned, *, generation: str) -> bool:
-        """Sets the value over an older one. False where there is a newer one, or the key was invalidated since.
+        """Caches the value if it is newer than the cached one.
 
-        Either way the caller may show its value: nobody will set an older one.
+        Returns False if the cache has the same or a newer version, or if the name was invalidated since `generation`
+        was read. In either case the caller may return its value to its client: no writer caches an older one
+        afterwards.
         """
-        # In the epoch whose generation was seen, whatever the epoch is by now.
+        # The write goes to the epoch of the generation, even if the cache has moved to another epoch since.
         epoch, _, seen = generation.partition(" ")
         key = self._key(name, int(epoch))
         return bool(
@@ -100,7 +111,7 @@ class VersionedCache:
         )
 
     async def invalidate(self, names: Sequence[str]) -> None:
-        """Drops the values, and whatever a reader that began before may still want to set."""
+        """Deletes the values, and rejects the later writes of readers that began before."""
         values = [self._key(name, self.epoch) for name in names]
         keys = [key for value in values for key in (value, _generation_key(value))]
         await self._invalidate(keys=keys, args=[GENERATION_SECONDS])
@@ -114,7 +125,7 @@ class VersionedCache:
 
 
 def prefix_in(prefix: str, epoch: int) -> str:
-    """Returns what the keys of an epoch begin with; the first epoch is 0."""
+    """Returns the key prefix of an epoch; the first epoch is 0."""
     return f"{prefix}.{epoch}" if epoch else prefix
 
 

@@ -1,4 +1,4 @@
-"""The running call, as its servicer sees it."""
+"""The running call as its servicer sees it: caller, headers, idempotency key."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CLIENT_HEADER: Final = "x-skyhigh-client"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who calls which method, in which trace, and with which idempotency key in the header.
+    """The running call: its method, principal, trace and idempotency header.
 
-    `proxies` are the networks of the gateways, whose header names the client's address.
+    `proxies` are the networks of the gateways; only they may name the client's address in a header.
     """
 
     method: str
@@ -36,19 +36,22 @@ class Call:
     proxies: Sequence[Network] = ()
 
     def header(self, name: str) -> str | None:
-        """Returns a header by its lower-case name; the last one where it was sent more than once."""
+        """Returns a header by its lower-case name, or None.
+
+        Returns the last value if the header was sent more than once.
+        """
         values = [value for key, value in self.context.invocation_metadata() or () if key == name]
         return str(values[-1]) if values else None
 
     def client_address(self) -> str:
-        """Returns the address that the call comes from: the outside one if it is known, else the peer's."""
+        """Returns the client's external address if it is known, else the peer's."""
         return self.outside_address() or self._peer()
 
     def outside_address(self) -> str:
-        """Returns the address outside that the call comes from; empty for a call that began inside.
+        """Returns the external client address; empty for a call that began inside.
 
-        The gateway names it in a header that it takes from no client, and a service passes on what it was told. The
-        same header from another peer is ignored.
+        The gateway writes it into a header, after removing that header from every client request. A service passes it
+        on to the services that it calls. The header is ignored if the peer is neither a gateway nor a service.
         """
         named = self.header(CLIENT_HEADER)
         if not named:
@@ -67,9 +70,11 @@ class Call:
         return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
 
     def take_key(self, request: Message) -> Mapping[str, str]:
-        """Writes the key of the header into `request_id`, so that the contract's rule of the field is the header's too.
+        """Copies the idempotency key of the header into `request_id` if that is empty.
 
-        Returns by which other name the caller has sent the field. Raises InvalidArgument if both are given and differ.
+        So the contract's rule for the field also validates the header. Returns the name by which the caller sent the
+        field, by field name; an empty mapping if it sent the field itself. Raises InvalidArgument if both are given and
+        differ.
         """
         if self.idempotency_header is None or "request_id" not in request.DESCRIPTOR.fields_by_name:
             return {}
@@ -82,7 +87,7 @@ class Call:
         return {}
 
     def request_key(self, request: Message) -> RequestKey | None:
-        """Returns the key of a valid mutation; None if it has none."""
+        """Returns the idempotency key of a validated mutation, or None if it has none."""
         request_id: str = getattr(request, "request_id")  # noqa: B009
         if not request_id:
             return None
@@ -93,14 +98,14 @@ RUNNING: Final[ContextVar[Call]] = ContextVar("call")
 
 
 def running() -> Call:
-    """Returns the call that this task serves."""
+    """Returns the call that the current task serves."""
     return RUNNING.get()
 
 
 async def open_stream() -> None:
-    """Sends the response headers of the running stream now: its first message may come much later.
+    """Sends the response headers of the running stream before its first message.
 
-    Call it once nothing is left that refuses the call. A refusal after the headers comes as a trailer, and a JSON
-    client has already read status 200.
+    The first message may come much later. Call this only when nothing can refuse the call any more: an error after the
+    headers is sent as a trailer, and a JSON client has already read status 200.
     """
     await running().context.send_initial_metadata(())

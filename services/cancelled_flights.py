@@ -1,4 +1,7 @@
-"""Flights that will not leave, compared with the flight service's list: who missed the event learns of it here."""
+"""Compares a service's cancelled flights with the flight service's list.
+
+It finds the cancellations whose event the service has missed.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from services.reconciler import BATCH, Batch, Comparison
 from services.time_limits import FACTOR
 
 TIMEOUT_SECONDS: Final = 2 * FACTOR
-# Of a service that keeps the cancelled flights in a table of their own.
+# For services that store cancelled flights in a table of their own.
 KNOWN: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
 
-# What a service's handler of `flight.cancelled.v1` does. A repeat changes nothing.
+# The service's handler of `flight.cancelled.v1`. It is idempotent.
 Cancel = Callable[[Conn, events_pb2.FlightCancelled], Awaitable[None]]
 
 
@@ -29,15 +32,15 @@ Cancel = Callable[[Conn, events_pb2.FlightCancelled], Awaitable[None]]
 async def comparison(
     pool: Pool, address: str, *, identity: Identity | None, cancel: Cancel, known: str = KNOWN
 ) -> AsyncIterator[Comparison]:
-    """Yields the comparison of a service's cancelled flights with those that the flight service lists.
+    """Yields the comparison of a service's cancelled flights with the flight service.
 
-    `known` is a statement that returns the flights among $1 that the service knows to be cancelled.
+    `known` is an SQL statement that returns those of the flight ids in $1 that the service knows to be cancelled.
     """
-    # Everybody may read the schedule, so that this call shows no token.
+    # ListFlights needs no token.
     flights = channel(
         address, service="skyhigh.flight.v1.FlightService", identity=identity, timeout_seconds=TIMEOUT_SECONDS
     )
-    # Generated stubs of an aio channel are typed for the other kind.
+    # The generated stubs are typed for synchronous channels.
     stub: Any = FlightServiceStub(flights)
 
     async def find(after: str, limit: int) -> Batch:
@@ -47,7 +50,7 @@ async def comparison(
         except PeerRefusal:
             if not after:
                 raise
-            # A page token is not good for ever: the round begins again.
+            # A page token may have become invalid, so the round starts again.
             return Batch([], "")
         missed = await _unknown(pool, known, answer.flights)
         return Batch([each for each in answer.flights if each.flight_id in missed], answer.next_page_token)

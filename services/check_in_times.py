@@ -1,6 +1,6 @@
-"""When check-in opens and closes and boarding begins, before a departure: the defaults, and the rule between them.
+"""When check-in opens and closes and boarding begins: defaults and their rule.
 
-The schedule has them for flights that are sold, a manifest for flights that are imported, and both go by this.
+Both the schedule of sold flights and the manifests of imported flights use them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.errors import FieldViolation
 
 @dataclass(frozen=True, slots=True)
 class CheckInTimes:
-    """Each is counted back from the departure."""
+    """Check-in and boarding times, each as a duration before departure."""
 
     opens_before: timedelta = timedelta(hours=24)
     closes_before: timedelta = timedelta(minutes=60)
@@ -25,7 +25,7 @@ class CheckInTimes:
 
     @classmethod
     def of(cls, facts: Message) -> Self:
-        """Returns what a flight's facts say; each has its default if it is left out."""
+        """Returns the times in a flight message; a missing field gets its default."""
         given = {field.name: value for field, value in facts.ListFields()}
         names = {
             "opens_before": "check_in_opens_before",
@@ -35,6 +35,9 @@ class CheckInTimes:
         return cls(**{name: given[field].ToTimedelta() for name, field in names.items() if field in given})
 
     def violations(self, path: str = "") -> Iterator[FieldViolation]:
-        """Yields what is wrong with them together; `path` leads to the facts in the request."""
+        """Yields a violation if check-in does not open before it closes.
+
+        `path` is the prefix of the field names in the request.
+        """
         if self.opens_before <= self.closes_before:
             yield FieldViolation(f"{path}check_in_opens_before", f"must be longer than {path}check_in_closes_before")

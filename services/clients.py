@@ -1,10 +1,11 @@
-"""Calls to other services: with our own token, the running trace, a deadline, and a retry of UNAVAILABLE only, because
-only then nothing happened.
+"""Calls other services: token, trace, deadline, retries and error translation.
 
-What another service answers instead of an answer is one of four: it is away (Unavailable), it refuses for a reason that
-the caller names and has a meaning for (the caller's own error), it refuses for another reason of its contract
-(PeerRefusal), or something is broken (PeerFault). Only a reason says that something was not found; a fault never does.
-A step that meets the last two is tried again with a growing pause, and its timer shows why.
+Only UNAVAILABLE is retried, because only then the callee changed nothing.
+
+`ask` translates a failed call into one of four errors: Unavailable if the callee is down or too slow; the caller's own
+error for a reason that the caller passes in `meanings`; PeerRefusal for another reason of the callee's contract;
+PeerFault for a defect. Only a refusal with a reason says that a resource does not exist; a fault never does. A timer's
+step that fails with one of the last two is retried with a growing pause, and the timer's row shows the error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from services.time_limits import FACTOR
 from services.tls import RenewedChannel
 from services.tokens import OwnToken
 
-# Three tries within a second; a budget keeps a sick callee from being hit three times as hard.
+# Three attempts within a second. The retry budget below (`retryThrottling`) keeps an overloaded callee from getting
+# three times its load.
 _RETRY: Final = {
     "maxAttempts": 3,
     "initialBackoff": "0.05s",
@@ -33,7 +35,7 @@ _RETRY: Final = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-# The callee could not be reached or did not answer in time; a repeat with the same request id tells what happened.
+# The callee was unreachable or did not respond in time. A retry with the same request id finds out what happened.
 _AWAY: Final = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -41,7 +43,7 @@ _AWAY: Final = (
     grpc.StatusCode.CANCELLED,
 )
 _AWAY_REASONS: Final = ("", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
-# Reasons, and none, that a call of ours does not get unless one of the two services has a defect.
+# Reasons, and the missing reason, that our calls get only if one of the two services has a defect.
 _FAULTS: Final = frozenset(
     {"", "INTERNAL", "UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_FIELD", "IDEMPOTENCY_KEY_REUSED"}
 )
@@ -50,7 +52,7 @@ Answer = TypeVar("Answer")
 
 
 class PeerRefusal(Exception):
-    """Another service's refusal: its gRPC code, its reason and metadata of the contract, and how long to wait."""
+    """Another service's refusal: gRPC code, reason, metadata and time to wait."""
 
     def __init__(
         self,
@@ -68,9 +70,10 @@ class PeerRefusal(Exception):
 
 
 class PeerFault(Exception):
-    """Another service failed, or takes our call for a bad one: a defect, about which a person has to be told.
+    """Another service failed, or refused our call as invalid: a defect.
 
-    It says nothing of what was asked for: neither that it is missing, nor that it did not change.
+    A person has to look at it. It says nothing about the resource: neither that it is missing nor that it did not
+    change.
     """
 
     def __init__(self, refusal: PeerRefusal) -> None:
@@ -79,21 +82,22 @@ class PeerFault(Exception):
         self.reason = refusal.reason
 
 
-# What a caller makes of a reason that it knows.
+# The caller's own error for each reason that it handles.
 Meanings = Mapping[str, Callable[[PeerRefusal], Exception]]
 
 
 async def ask(answer: Awaitable[Answer], meanings: Meanings = MappingProxyType({})) -> Answer:
-    """Awaits a call to another service.
+    """Awaits a call to another service and returns its response.
 
-    Raises what `meanings` has for the reason of a refusal; else PeerRefusal for a reason of a contract, PeerFault for
-    what no reason explains, or Unavailable where the other service is away.
+    Raises the error that `meanings` has for the reason of a refusal. Otherwise raises Unavailable if the callee is down
+    or too slow, PeerFault for a defect, and PeerRefusal for any other reason of the callee's contract.
     """
     try:
         return await answer
     except grpc.aio.AioRpcError as error:
         refusal = _refusal(error)
-        # The contract's own RESOURCE_EXHAUSTED has a reason; one without is gRPC's, of a callee that is overrun.
+        # A RESOURCE_EXHAUSTED of a contract has a reason. One without a reason is gRPC's own and means an overloaded
+        # callee.
         if error.code() in _AWAY and refusal.reason in _AWAY_REASONS:
             raise Unavailable from error
         if refusal.reason in meanings:
@@ -118,7 +122,7 @@ def _refusal(error: grpc.aio.AioRpcError) -> PeerRefusal:
 def service_config(service: str) -> str:
     """Returns the gRPC service config for calls of one proto service.
 
-    It has no timeout: gRPC counts that one by processor ticks, from a start that it may misjudge by seconds.
+    It has no timeout: gRPC measures that one in processor ticks, from a start time that it may misjudge by seconds.
     """
     return json.dumps(
         {
@@ -137,18 +141,20 @@ def channel(
     identity: Identity | None = None,
     timeout_seconds: float = 3 * FACTOR,
 ) -> grpc.aio.Channel:
-    """Opens a channel to `host:port`, or to several by commas, for calls of one proto service.
+    """Opens a channel to `host:port` for calls of one proto service.
 
-    Each call shows the token and carries on the trace of the call that it is part of. Calls without a deadline get
-    `timeout_seconds`. With an identity it is mutual TLS, and the callee must be called as the service's package is:
-    `seat` for `skyhigh.seat.v1.SeatService`.
+    `address` may list several endpoints, separated by commas. Each call sends the token, the trace and the external
+    client address of the running call. Calls without a deadline get `timeout_seconds`. With an identity the channel
+    uses mutual TLS, and the callee's certificate must name the service of the package: `seat` for
+    `skyhigh.seat.v1.SeatService`.
     """
     target = grpc_target(address)
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", service_config(service)),
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", 30_000),
-        # Services reach each other directly: gRPC would otherwise obey http_proxy, and no_proxy only for one address.
+        # Services connect to each other directly. gRPC would otherwise use the proxy of http_proxy, and it applies
+        # no_proxy only to a target with one address.
         ("grpc.enable_http_proxy", 0),
     ]
     interceptors = [_Introduction(token, timeout_seconds)]
@@ -162,7 +168,7 @@ def channel(
 
 
 class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
-    """Says who calls, in which trace, for which address outside, and until when."""
+    """Adds token, trace, external client address and deadline to each unary call."""
 
     def __init__(self, token: OwnToken | None, timeout_seconds: float) -> None:
         self._token = token
@@ -178,7 +184,7 @@ class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
         metadata = [("traceparent", telemetry.traceparent_or_new(running.traceparent if running else None))]
         if self._token is not None:
             metadata.append(("authorization", f"Bearer {self._token}"))
-            # Limits by address count a client's calls, whichever service makes them for it.
+            # Limits by client address count all calls made for a client, whichever service makes them.
             if address := running.outside_address() if running else "":
                 metadata.append((call.CLIENT_HEADER, address))
         details = grpc.aio.ClientCallDetails(

@@ -1,4 +1,4 @@
-"""Postgres: the pool, and what its errors mean to a caller."""
+"""Postgres: the pool, transactions, and the meaning of database errors."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ else:
     Conn = asyncpg.Connection
     Pool = asyncpg.Pool
 
-# Long enough for the widest batch on a busy disk, short enough that a stuck lock is a 503 and not a queue.
+# Long enough for the largest batch on a busy disk. Short enough that a stuck lock makes calls fail with 503 instead of
+# piling up.
 STATEMENT_TIMEOUT_SECONDS: Final = 4 * FACTOR
 LOCK_TIMEOUT_SECONDS: Final = 2 * FACTOR
 ACQUIRE_TIMEOUT_SECONDS: Final = 2 * FACTOR
 IDLE_TRANSACTION_SECONDS: Final = 10 * FACTOR
-# How long a call waits to hear what became of its commit, and between two questions.
+# How long a call asks Postgres for the outcome of its commit, and the pause between two queries.
 OUTCOME_SECONDS: Final = 2 * FACTOR
 OUTCOME_PAUSE_SECONDS: Final = 0.05
-# A few milliseconds of work: what is kept for days has time.
+# Rows of one cleanup transaction: a few milliseconds of work. Cleanup is never urgent, because rows are kept for days.
 FORGOTTEN_AT_ONCE: Final = 1000
 
-# Postgres undid the transaction whole, so that running it again is safe.
+# Postgres rolled back the whole transaction, so that the caller can safely run it again.
 UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
-# SQLSTATE classes of an outage, whatever the statement was: the connection (08), a transaction that cannot write or
-# lived too long (25), no room or no connection left (53), an operator, a shutdown or a timeout (57), the system (58).
+# SQLSTATE classes that mean an outage whatever the statement was: connection (08), read-only or idle for too long (25),
+# out of memory, disk or connections (53), operator, shutdown or timeout (57), system error (58).
 OUTAGE_CLASSES: Final = frozenset({"08", "25", "53", "57", "58"})
 OUTAGE: Final = (
     Unavailable,
@@ -52,42 +53,47 @@ OUTAGE: Final = (
     asyncpg.PostgresSystemError,
     asyncpg.StatementCompletionUnknownError,
     asyncpg.LockNotAvailableError,
-    # The driver's own: the connection is closed or closing.
+    # Raised by the driver: the connection is closed or closing.
     asyncpg.InterfaceError,
-    # The server ended the idle session: the driver has read its error, and not yet the end of the stream. Also: no host
-    # of the URL takes writes.
+    # Raised by the driver if it has read why the server ended the idle session but not yet the end of the stream; also
+    # if no host of the URL accepts writes.
     asyncpg.InternalClientError,
     asyncpg.InvalidPasswordError,
 )
 
-# The database, or whatever else a caller of these functions reaches, is down, starting, out of connections, or too
-# slow. What the transaction did, if anything, is found by repeating the request with its key, never guessed.
+# Errors of an outage: the database, or another system that the caller of these functions uses, is down, starting, out
+# of connections or too slow. A retry of the request with its key, never a guess, finds out whether the transaction
+# committed.
 AWAY: Final = (*OUTAGE, OSError, TimeoutError)
 
-# A pool expires its connections at most this often: a server that takes no writes refuses each of a thousand calls.
+# Minimum time between two expirations of a pool's connections. A server that accepts no writes refuses each of a
+# thousand calls, and each of them asks for an expiration.
 EXPIRE_SECONDS: Final = 1.0
 _just_expired: Final[set[int]] = set()
 _log = telemetry.log("db")
 
 
 class Written(NamedTuple):
-    """A transaction: its number, and when the server started that gave it the number."""
+    """A transaction: its id, and the start time of the server that assigned the id."""
 
     number: int
     server_start_time: datetime
 
 
 class GuardMissed(Exception):
-    """A guarded write touched other rows than the locks promised; the transaction must not commit."""
+    """A guarded write touched other rows than the locks promised.
+
+    The transaction must not commit.
+    """
 
 
-# The transaction was undone whole because somebody else was faster. Judged anew, the request gets its answer: a
-# refusal, or the answer that its twin got.
+# The transaction was rolled back because a concurrent one was faster. Evaluated again, the request gets its response: a
+# refusal, or the response of its duplicate.
 OVERTAKEN: Final = (GuardMissed, asyncpg.UniqueViolationError, *UNDONE)
 
 
 async def connect(url: str, *, schema: str, size: int) -> Pool:
-    """Opens a pool whose every session is bound to one schema and cannot wait for ever."""
+    """Opens a pool whose sessions are bound to one schema and have time limits."""
     pool = await asyncpg.create_pool(
         url,
         min_size=min(2, size),
@@ -102,10 +108,10 @@ async def connect(url: str, *, schema: str, size: int) -> Pool:
             "lock_timeout": str(round(LOCK_TIMEOUT_SECONDS * 1000)),
             "idle_in_transaction_session_timeout": str(round(IDLE_TRANSACTION_SECONDS * 1000)),
             "jit": "off",
-            # Elsewhere "one day" takes 23 or 25 hours twice a year, and a moment's date is the server's local one.
+            # In another zone "one day" takes 23 or 25 hours twice a year, and the date of a timestamp is the local one.
             "TimeZone": "UTC",
-            # Every statement of a service is a handful of look-ups by key. On a small table the planner would rather
-            # read it whole, which is right for one call and wrong for a thousand a second.
+            # Each statement of a service looks up a few rows by key. For a small table the planner would prefer to read
+            # the whole table, which is right for one call and wrong for a thousand calls per second.
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
@@ -116,10 +122,11 @@ async def connect(url: str, *, schema: str, size: int) -> Pool:
 
 
 def writable_host(url: str) -> SessionAttribute | None:
-    """Returns what a connection demands of its host: that it takes writes, if the URL names several hosts.
+    """Returns READ_WRITE if the URL names several hosts, else None.
 
-    After a failover the new primary is found by this. None leaves the choice to the URL's own `target_session_attrs`.
-    A single host is taken as it is: while it takes no writes, reads go on.
+    A connection then looks for a host that accepts writes, which is the new primary after a failover. None leaves the
+    choice to the URL's own `target_session_attrs`. A single host is always accepted: while it is read-only, reads still
+    work.
     """
     parts = urlsplit(url)
     several = "," in parts.netloc and "target_session_attrs" not in parse_qs(parts.query)
@@ -127,22 +134,29 @@ def writable_host(url: str) -> SessionAttribute | None:
 
 
 async def _keep_session(connection: Conn) -> None:
-    """Transactions leave nothing behind in a session, so that the driver's reset would be a wasted round trip."""
+    """Skips the driver's reset of a released connection.
+
+    Transactions leave no state in a session, so that the reset would only cost a round trip.
+    """
 
 
 @asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Conn]:
-    """Opens a READ COMMITTED transaction on a pooled connection. Raises Unavailable if the pool has none in time."""
+    """Opens a READ COMMITTED transaction on a pooled connection.
+
+    Raises Unavailable if the pool has no connection in time, and for the errors of `session`.
+    """
     async with session(pool) as connection, connection.transaction():
         yield connection
 
 
 @asynccontextmanager
 async def decided(pool: Pool) -> AsyncIterator[Conn]:
-    """Opens a transaction whose outcome is known afterwards, also where the answer to its COMMIT was lost.
+    """Opens a transaction whose outcome is known even if COMMIT gets no response.
 
-    Then another connection is asked what became of it. It returns if the transaction was committed, and raises
-    Unavailable if it was not: nothing changed. Raises DEADLINE_EXCEEDED where Postgres does not say which in time.
+    In that case another connection asks Postgres for the outcome. The block ends normally if the transaction committed.
+    Raises Unavailable if it was rolled back: nothing changed. Raises DeadlineExceeded if Postgres does not name the
+    outcome in time.
     """
     async with session(pool) as connection:
         transaction = connection.transaction()
@@ -151,7 +165,7 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
             written = await _written_by(connection)
             yield connection
         except BaseException:
-            # A connection that is gone has been rolled back by its server.
+            # If the connection is lost, the server rolls the transaction back.
             with contextlib.suppress(*AWAY):
                 await transaction.rollback()
             raise
@@ -168,7 +182,10 @@ async def _written_by(connection: Conn) -> Written:
 
 
 async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) -> None:
-    """Returns if the transaction was committed. Raises Unavailable or DeadlineExceeded otherwise."""
+    """Returns if the transaction committed.
+
+    Raises Unavailable if it was rolled back, DeadlineExceeded if the outcome stays unknown for OUTCOME_SECONDS.
+    """
     _log.warning("the answer to a commit was lost", error=repr(lost))
     deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
     while asyncio.get_running_loop().time() < deadline:
@@ -182,27 +199,30 @@ async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) 
         except AWAY:
             status, same_server = None, True
         except asyncpg.InvalidParameterValueError:
-            # A server that crashed, or another one, has not come to this number: the transaction died with the crash.
+            # The id is in the future of this server, which has crashed since or is another one: the transaction was
+            # lost in the crash.
             status, same_server = "aborted", False
         if status == "committed":
             if same_server:
                 return
-            # After a crash or a failover the number may be another transaction's, whose log was written.
+            # After a crash or a failover the server may have assigned the id again, to another transaction that
+            # committed.
             break
         if status == "aborted":
             raise Unavailable("the database does not respond, try again") from lost
-        # Its session may still be at it, or its end has not been noticed.
+        # The transaction is in progress: its session still runs, or the server has not noticed the end of the
+        # connection.
         await asyncio.sleep(OUTCOME_PAUSE_SECONDS)
     raise DeadlineExceeded from lost
 
 
 @asynccontextmanager
 async def session(pool: Pool) -> AsyncIterator[Conn]:
-    """Acquires a pooled connection without a transaction: a single statement needs no BEGIN and no COMMIT.
+    """Acquires a pooled connection without a transaction, for a single statement.
 
-    Raises Unavailable if the pool has no connection in time, none can be opened, or a statement takes too long; also
-    for an error of OUTAGE_CLASSES that the driver has no class for. A server that takes no writes makes the pool open
-    new connections.
+    Raises Unavailable if the pool has no connection in time, no connection can be opened, or a statement takes too
+    long; also for an error of OUTAGE_CLASSES that the driver has no class for. A server that accepts no writes makes
+    the pool open new connections.
     """
     try:
         connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
@@ -224,9 +244,9 @@ async def session(pool: Pool) -> AsyncIterator[Conn]:
 
 
 async def _expire_connections(pool: Pool) -> None:
-    """Lets the pool replace each of its connections before the next use.
+    """Makes the pool replace each of its connections before its next use.
 
-    A session outlives the promotion of another server: its own server refuses writes from then on, and only a new
+    A session stays on its server when another server is promoted. Its own server then refuses writes, and only a new
     connection finds the new primary.
     """
     if id(pool) in _just_expired:
@@ -239,22 +259,25 @@ async def _expire_connections(pool: Pool) -> None:
 
 @asynccontextmanager
 async def snapshot(pool: Pool) -> AsyncIterator[Conn]:
-    """A transaction that reads one moment, for what lies in several tables and goes on meanwhile.
+    """Opens a read-only transaction whose statements all see the same moment.
 
-    Raises Unavailable where there is no connection in time.
+    For rows of several tables that change concurrently. Raises Unavailable if the pool has no connection in time.
     """
     async with session(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         yield connection
 
 
 class Forget(Protocol):
-    """Deletes up to `limit` rows, and returns how many."""
+    """Deletes up to `limit` rows; returns how many."""
 
     def __call__(self, conn: Conn, /, *, limit: int) -> Awaitable[int]: ...
 
 
 async def in_batches(pool: Pool, forget: Forget) -> int:
-    """Deletes in transactions of at most FORGOTTEN_AT_ONCE rows, until a batch is not full; returns how many rows."""
+    """Deletes rows in small transactions until none are left; returns how many.
+
+    Each transaction deletes at most FORGOTTEN_AT_ONCE rows; a batch that is not full is the last one.
+    """
     total = 0
     while True:
         async with transaction(pool) as conn:
@@ -265,7 +288,10 @@ async def in_batches(pool: Pool, forget: Forget) -> int:
 
 
 async def wait_until_there(url: str, *, patience_seconds: float) -> None:
-    """Waits for a database that is still starting; raises its last error when patience is out."""
+    """Waits for a database that is still starting.
+
+    Raises the last error after `patience_seconds`.
+    """
     deadline = asyncio.get_running_loop().time() + patience_seconds
     while True:
         try:

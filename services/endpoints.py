@@ -1,4 +1,4 @@
-"""`host:port`, as settings name a server: one, or several with commas between."""
+"""Parses `host:port`, as settings name servers: one, or several with commas."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ LARGEST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server listens. An IPv6 address is written in brackets, and `host` has it without them."""
+    """The address of a server.
+
+    IPv6 addresses are written in brackets; `host` is without them.
+    """
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `host:port`; port 0 means a free one, where a server asks for it. Raises ValueError."""
+        """Parses `host:port`. Raises ValueError.
+
+        Port 0 means a free port, for a server that listens.
+        """
         host, _, port = text.strip().rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         name = host[1:-1] if bracketed else host
@@ -35,7 +41,10 @@ class Endpoint:
 
 
 def endpoints(text: str) -> tuple[Endpoint, ...]:
-    """Reads one endpoint, or several with commas between. Raises ValueError for another text, and for none."""
+    """Parses one endpoint, or several separated by commas.
+
+    Raises ValueError for malformed text, and if there is no endpoint.
+    """
     found = tuple(Endpoint.parse(part) for part in text.split(",") if part.strip())
     if not found:
         raise ValueError("no address")
@@ -43,7 +52,10 @@ def endpoints(text: str) -> tuple[Endpoint, ...]:
 
 
 def grpc_target(text: str) -> str:
-    """Returns what gRPC calls the endpoints. Raises ValueError for several that are not IP addresses of one family."""
+    """Returns the gRPC target of the endpoints.
+
+    Raises ValueError for several endpoints that are not IP addresses of one family.
+    """
     found = endpoints(text)
     if len(found) == 1:
         return str(found[0])

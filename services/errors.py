@@ -1,20 +1,20 @@
-"""Refusals: how a service says no.
+"""Refusals: the errors that a service returns to its callers.
 
     Refusal
     ├── InvalidArgument      a field is malformed or out of range                400
-    ├── FailedPrecondition   not allowed in this state                           400
-    ├── Aborted              lost to somebody else or to the clock               409
+    ├── FailedPrecondition   not possible in this state                          400
+    ├── Aborted              another caller was faster, or a time limit passed   409
     ├── AlreadyExists        same key, other parameters                          409
     ├── Unauthenticated      no token, or a bad one                              401
-    ├── PermissionDenied     the role may not                                    403
-    ├── NotFound             missing, or somebody else's                         404
+    ├── PermissionDenied     the role may not call this method                   403
+    ├── NotFound             missing, or another principal's                     404
     ├── ResourceExhausted    too many, with the time to wait                     429
     ├── DeadlineExceeded     out of time                                         504
     ├── Unavailable          a part is down, with the time to wait               503
     └── Internal             a defect of ours, never raised on purpose           500
 
-The domain raises the class of its gRPC code with a reason of its contract's `ErrorReason`; one interceptor renders it
-as google.rpc.Status with exactly one ErrorInfo.
+Service code raises the class of the gRPC code with a reason of its contract's `ErrorReason`. The guard in
+`services/interceptors.py` renders it as google.rpc.Status with exactly one ErrorInfo.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "skyhigh"
-# Details travel as one header, in base64. gRPC peers may refuse metadata from 8 KiB on, so that a longer list of wrong
-# fields would reach the caller as a server error.
+# Error details are sent as one base64 header. gRPC peers may refuse metadata of 8 KiB or more; a longer list of wrong
+# fields would then reach the caller as a server error.
 LARGEST_FIELD_LIST_BYTES: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One wrong field: its path in the request, what is wrong, and the id of the rule that says so."""
+    """A wrong field: its path in the request, what is wrong, and the rule's id."""
 
     field: str
     description: str
@@ -45,7 +45,7 @@ class FieldViolation:
 
 
 class Refusal(Exception):
-    """A refused call: gRPC code by class, reason and metadata by value. The message is for people."""
+    """A refused call. Its class decides the gRPC code; the message is for people."""
 
     code: ClassVar[grpc.StatusCode]
 
@@ -66,7 +66,7 @@ class Refusal(Exception):
         self.fields = tuple(fields)
 
     def status(self) -> status_pb2.Status:
-        """Returns the google.rpc.Status that goes on the wire."""
+        """Returns the google.rpc.Status that the caller receives."""
         details: list[Message] = [
             error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         ]
@@ -104,33 +104,33 @@ class InvalidArgument(Refusal):
 
     @classmethod
     def of(cls, *fields: FieldViolation) -> InvalidArgument:
-        """Names the wrong fields, the first of them in the message too."""
+        """Returns a refusal that lists the wrong fields; its message names the first one."""
         first = fields[0]
         return cls("INVALID_FIELD", f"{first.field}: {first.description}", fields=fields)
 
 
 class FailedPrecondition(Refusal):
-    """Not allowed in this state."""
+    """The resource's state does not permit the call."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Aborted(Refusal):
-    """Lost to somebody else or to the clock."""
+    """Another caller was faster, or a time limit passed."""
 
     code = grpc.StatusCode.ABORTED
 
 
 class AlreadyExists(Refusal):
-    """There is one already, with other parameters."""
+    """The resource or idempotency key exists with other parameters."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class Unauthenticated(Refusal):
-    """No token, or one that is expired, foreign or forged; the answer does not say which.
+    """The call has no token, or one that is expired, foreign or forged.
 
-    Methods that need no token but another proof have reasons of their own.
+    The error does not say which. Methods that need another proof instead of a token have reasons of their own.
     """
 
     code = grpc.StatusCode.UNAUTHENTICATED
@@ -149,19 +149,25 @@ class PermissionDenied(Refusal):
 
 
 class NotFound(Refusal):
-    """Missing, or somebody else's: the same answer."""
+    """The resource is missing or has another owner; both get the same error."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class ResourceExhausted(Refusal):
-    """Too many; `retry_after_seconds` says when it may work again."""
+    """The caller used up a limit.
+
+    `retry_after_seconds` says when a retry may succeed.
+    """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class DeadlineExceeded(Refusal):
-    """Out of time; a change may have happened, and a repeat with the same key tells."""
+    """The call ran out of time.
+
+    Its change may have happened; a retry with the same key finds out.
+    """
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -170,7 +176,7 @@ class DeadlineExceeded(Refusal):
 
 
 class Unavailable(Refusal):
-    """A part is down; nothing changed."""
+    """A part is down. Nothing changed."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -179,7 +185,7 @@ class Unavailable(Refusal):
 
 
 class Internal(Refusal):
-    """A defect of ours; the text is fixed, so that nothing leaks."""
+    """A defect of ours. The text is fixed, so that it reveals nothing."""
 
     code = grpc.StatusCode.INTERNAL
 

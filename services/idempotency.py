@@ -1,7 +1,7 @@
-"""A repeat of a mutation gets the first answer, and changes nothing.
+"""Idempotency keys: a retry of a mutation gets the first response, no new effect.
 
-The answer is stored in the transaction of the effect, by principal and key. Only effects are remembered: a refused call
-changed nothing, so that its repeat is judged anew (docs/decisions/0006).
+The response is stored in the transaction of the effect, by principal and key. Only effects are stored: a refused call
+changed nothing, so that its retry is processed as new (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from google.protobuf.message import Message
 from services.db import Conn
 from services.errors import AlreadyExists, Refusal
 
-# At least a day, by contract; two, so that a repeat over a night and a weekend morning still finds it.
+# The contract promises 24 h. With 48 h a retry on the next day still finds the response.
 KEPT_HOURS: Final = 48
 
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """The identity of one mutation: whose, which, and with what parameters."""
+    """The identity of one mutation: principal, key, and digest of its parameters."""
 
     principal: str
     key: UUID
@@ -31,7 +31,7 @@ class RequestKey:
 
 
 class Repeatable(Protocol):
-    """A request that may carry a key."""
+    """A request that may carry an idempotency key."""
 
     @property
     def request_key(self) -> RequestKey | None: ...
@@ -42,7 +42,7 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 def fingerprint(method: str, request: Message) -> bytes:
-    """Returns a digest of the method and of all parameters but the key itself."""
+    """Returns a digest of the method and of all parameters except the key."""
     parameters = type(request)()
     parameters.CopyFrom(request)
     parameters.ClearField("request_id")
@@ -59,11 +59,12 @@ async def once(
     *,
     expect_repeats: bool,
 ) -> list[Answer | Refusal]:
-    """Runs the transition for the requests that are new, and answers the others as before.
+    """Runs the transition for new requests, and returns stored responses for retries.
 
-    Everything happens in the caller's transaction. Repeats are rare, so that they are not looked for at first
-    (`expect_repeats` False): one that would have an effect again fails on the primary key, which undoes the transaction
-    (UniqueViolationError); one that is refused is looked up. The caller then runs all of it again, expecting repeats.
+    All statements run in the caller's transaction. Retries are rare. Therefore, with `expect_repeats` False, no
+    statement looks for stored responses first. A retry that would repeat its effect then violates the primary key of
+    `idempotency` (UniqueViolationError), which rolls back the transaction; the caller runs all requests again with
+    `expect_repeats` True. A retry that is refused is looked up afterwards.
     """
     first_answers: Sequence[Answer | Refusal | None] = (
         await _recall(conn, requests, answer_type) if expect_repeats else [None] * len(requests)
@@ -105,7 +106,10 @@ def _twin_answer(request: AnyRequest, first: AnyRequest, answer: Answer | Refusa
 async def _second_look(
     conn: Conn, requests: Sequence[AnyRequest], answers: list[Answer | Refusal], answer_type: type[Answer]
 ) -> set[int]:
-    """Asks about refused requests: what refused one may have been its own first attempt. Returns which it was."""
+    """Replaces the refusals of retries by their stored responses.
+
+    A request's own first attempt may be the reason for its refusal. Returns the positions of the replaced refusals.
+    """
     refused = [
         n for n, answer in enumerate(answers) if isinstance(answer, Refusal) and requests[n].request_key is not None
     ]
@@ -117,7 +121,10 @@ async def _second_look(
 
 
 async def recall(conn: Conn, key: RequestKey, answer_type: type[Answer]) -> Answer | None:
-    """Returns the answer to the first request with this key, or None. Raises IDEMPOTENCY_KEY_REUSED."""
+    """Returns the stored response to the first request with this key, or None.
+
+    Raises IDEMPOTENCY_KEY_REUSED if that request had other parameters.
+    """
     row = await conn.fetchrow(
         "SELECT fingerprint, response FROM idempotency WHERE principal = $1 AND key = $2", key.principal, key.key
     )
@@ -129,7 +136,10 @@ async def recall(conn: Conn, key: RequestKey, answer_type: type[Answer]) -> Answ
 
 
 async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
-    """Stores an answer in the transaction of its effect. Raises UniqueViolationError where a twin was faster."""
+    """Stores a response in the transaction of its effect.
+
+    Raises UniqueViolationError if a duplicate request has stored its response first.
+    """
     await conn.execute(
         "INSERT INTO idempotency (principal, key, fingerprint, response) VALUES ($1, $2, $3, $4)",
         key.principal,
@@ -140,7 +150,10 @@ async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
 
 
 async def forget(conn: Conn, principal: str, key: UUID) -> None:
-    """Forgets an answer that came to nothing, so that a repeat is judged anew."""
+    """Deletes the stored response of a failed request.
+
+    So a retry is processed as new.
+    """
     await conn.execute("DELETE FROM idempotency WHERE principal = $1 AND key = $2", principal, key)
 
 
@@ -192,7 +205,10 @@ async def _remember(
 
 
 async def forget_old(conn: Conn, *, limit: int) -> int:
-    """Deletes up to `limit` of the oldest answers that are older than KEPT_HOURS; returns how many."""
+    """Deletes up to `limit` of the oldest responses that are older than KEPT_HOURS.
+
+    Returns how many it deleted.
+    """
     status = await conn.execute(
         """
         WITH old AS MATERIALIZED (

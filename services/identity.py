@@ -1,4 +1,4 @@
-"""What a process shows of itself, and whom it believes: files in PEM that others may replace while it runs."""
+"""A process's TLS identity: PEM files that other programs may replace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VARIABLES: Final = ("SKYHIGH_TLS_CERTIFICATE", "SKYHIGH_TLS_KEY", "SKYHIGH_TLS_A
 
 @dataclass(frozen=True, slots=True)
 class Pems:
-    """What stood in the files of an identity at one moment."""
+    """The contents of an identity's files at one moment."""
 
     certificate: bytes
     key: bytes
@@ -21,19 +21,25 @@ class Pems:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate with its chain, its key, and the authority whose certificates are trusted."""
+    """The files of a certificate with its chain, its key, and the trusted authority."""
 
     certificate: Path
     key: Path
     authority: Path
 
     def version(self) -> tuple[tuple[int, int], ...]:
-        """Changes when one of the files is replaced or written. Raises OSError where one is not there."""
+        """Returns a value that changes when one of the files is replaced or written.
+
+        Raises OSError if a file is missing.
+        """
         states = (path.stat() for path in (self.certificate, self.key, self.authority))
         return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
     def read(self) -> Pems:
-        """Reads the files. Raises ValueError where they do not belong together, as while they are being replaced."""
+        """Reads the files.
+
+        Raises ValueError if they are unreadable or do not belong together, for example while they are being replaced.
+        """
         try:
             before = self.version()
             self.client_context()
@@ -45,15 +51,21 @@ class Identity:
         return pems
 
     def client_context(self) -> ssl.SSLContext:
-        """For connections that are not gRPC's. Raises OSError, of which ssl.SSLError is one."""
+        """Returns an SSL context for connections that are not gRPC's.
+
+        Raises OSError, of which ssl.SSLError is a subclass.
+        """
         context = ssl.create_default_context(cafile=self.authority)
-        # A key with a password is an error, and no question at somebody's terminal.
+        # With an empty password an encrypted key raises an error; without one OpenSSL would prompt on the terminal.
         context.load_cert_chain(self.certificate, self.key, password="")
         return context
 
 
 def whole(certificate: Path | None, key: Path | None, authority: Path | None) -> Identity | None:
-    """Returns the identity of three settings, all given or none. Raises ValueError that says what is wrong."""
+    """Returns the identity that three settings name, or None if none is set.
+
+    Raises ValueError if only some are set, or if the files cannot be used.
+    """
     if certificate is None and key is None and authority is None:
         return None
     if certificate is None or key is None or authority is None:

@@ -1,7 +1,8 @@
-"""Events consumed: each applied once, in one transaction with the note that it was.
+"""Consumes events: each is applied once, in one transaction with its inbox row.
 
-A queue is a quorum queue with a delivery limit. A handler that fails sends the message through a delay queue, longer
-each time; after its tries the message lies in the service's dead-letter queue with the reason, and the queue moves on.
+Each queue is a quorum queue with a delivery limit. If a handler fails, the message waits in a delay queue, longer after
+each failure. After the last retry it goes to the service's dead-letter queue with the reason, so that the queue keeps
+moving.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ from services.batch import Batcher
 from services.db import Conn, Pool
 from services.errors import Unavailable
 
-# Tries of one message: at once, then after each delay. A defect that needs longer needs a person.
+# A message is tried at once and once more after each delay. A defect that lasts longer needs a person.
 RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
-# Deliveries that never came back, as when a handler kills its process; beyond the tries above.
+# Deliveries without an acknowledgement, for example because the handler kills its process. They are counted apart from
+# the retries above.
 DELIVERY_LIMIT: Final = 10
 AWAY_PAUSE_SECONDS: Final = 0.5
 RECONNECT_SECONDS: Final = 1.0
-# How often a consumer looks whether its queue is still there.
+# How often a consumer checks that its queue still exists.
 LOOK_SECONDS: Final = 10.0
 PREFETCH: Final = 32
-# Of events that are applied one by one: each holds a connection while it waits for somebody else, such as a mail server
-# that hangs, and the calls need the others.
+# Prefetch for events that are applied one by one. Each holds a database connection while its handler waits for another
+# system, such as a mail server that hangs, and calls need the other connections.
 PREFETCH_SINGLE: Final = 2
 LARGEST_BODY_BYTES: Final = 1 << 20
 
-# Longer than any message waits in a queue, or lies dead before somebody replays it.
+# Longer than a message stays in a queue, or in the dead-letter queue until a person replays it.
 KEPT_DAYS: Final = 30
 
 _log = telemetry.log("inbox")
@@ -48,7 +50,10 @@ Handler = Callable[[Conn, Any], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A handler of one event type: its routing key, the message's class, and what it does in the transaction."""
+    """The handler of one event type.
+
+    `handle` gets the decoded message and runs in the transaction that writes the inbox row.
+    """
 
     routing_key: str
     message: type[Message]
@@ -64,10 +69,11 @@ class _Received:
 
 
 class Consumer:
-    """Consumes one queue `<service>.<name>`, and routes each event to its handler.
+    """Consumes the queue `<service>.<name>` and passes each event to its handler.
 
-    `tell` is called after each commit: it wakes whoever looks for what a handler left to be done. Events that come
-    together share a transaction, unless a handler does what no rollback undoes: then not `together`.
+    `tell` is called after each commit that applied an event; it wakes the tasks that do the follow-up work. Events that
+    arrive together share a transaction. `together` is False if a handler has an effect that a rollback does not
+    reverse, such as a sent mail.
     """
 
     def __init__(
@@ -92,7 +98,10 @@ class Consumer:
         self._batch: Batcher[_Received, bool] = Batcher(f"inbox {self._queue}", self._apply_batch, largest=PREFETCH)
 
     async def run(self) -> None:
-        """Consumes until cancelled. Waits for a broker that is away. One that lost its data gets the queue again."""
+        """Consumes until cancelled, and reconnects after an outage of the broker.
+
+        Each connection declares the queue again, which restores it on a broker that has lost its data.
+        """
         while True:
             try:
                 async with await amqp.connect(self._amqp_url, name=f"{self._queue} consumer") as connection:
@@ -102,7 +111,10 @@ class Consumer:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _consume(self, connection: AbstractConnection) -> None:
-        """Consumes until the connection ends, or the queue is gone."""
+        """Consumes until the connection ends.
+
+        Raises AMQPError if the queue no longer exists.
+        """
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=PREFETCH if self._together else PREFETCH_SINGLE)
         queue = await declare_queues(
@@ -116,7 +128,8 @@ class Consumer:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await lost.wait()
                         return
-                # A queue that was deleted while the connection lives ends its consumers without an error.
+                # The broker ends the consumers of a deleted queue without an error, so only this check detects the
+                # deletion.
                 looking = await connection.channel()
                 await looking.declare_queue(self._queue, passive=True)
                 await looking.close()
@@ -124,7 +137,11 @@ class Consumer:
             await self._let_go()
 
     async def _let_go(self) -> None:
-        """Lets go of the messages in hand, which return to their queue; one might wait for a database for ever."""
+        """Cancels the handlers of unacknowledged messages.
+
+        The broker delivers these messages again. A handler that waits for the database would otherwise block the
+        reconnection.
+        """
         await tasks.end(self._in_hand)
 
     async def _receive(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
@@ -141,7 +158,11 @@ class Consumer:
         telemetry.EVENTS_CONSUMED.labels(self._queue, "applied" if fresh else "repeated").inc()
 
     async def _apply_patiently(self, message: AbstractIncomingMessage) -> bool:
-        """Waits for a database that is away with the message in hand: each return to its queue would cost it a try."""
+        """Applies a message; retries while the database is unavailable.
+
+        The message stays unacknowledged meanwhile: each return to its queue would count against its delivery limit.
+        Returns whether the event was new.
+        """
         while True:
             try:
                 return await self._apply(message)
@@ -152,7 +173,7 @@ class Consumer:
     async def _apply(self, message: AbstractIncomingMessage) -> bool:
         if len(message.body) > LARGEST_BODY_BYTES:
             raise DecodeError(f"body of {len(message.body)} bytes")
-        # A message that comes back from a delay queue carries its own key in a header.
+        # A message from a delay queue has the queue's name as its routing key; a header keeps the original one.
         routing_key = str(message.headers.get("x-routing-key") or message.routing_key)
         subscription = self._subscriptions[routing_key]
         event = subscription.message.FromString(message.body)
@@ -162,11 +183,15 @@ class Consumer:
         return (await self._apply_batch([received]))[0]
 
     async def _apply_batch(self, received: Sequence[_Received]) -> list[bool]:
-        """Applies events that came together in one transaction; where it fails, each is applied in one of its own."""
+        """Applies events in one transaction; returns for each whether it was new.
+
+        If it raises, the Batcher applies each event in a transaction of its own.
+        """
         async with db.transaction(self._pool) as conn:
             fresh = await note(conn, consumer=self._queue, event_ids=[each.event_id for each in received])
             once = {each.event_id: each for each in received if each.event_id in fresh}
-            # What an event is about leads its body: all processes take its locks in the same order.
+            # The event body starts with the id of its resource; all processes sort by it, so that they lock rows in one
+            # order.
             for each in sorted(once.values(), key=lambda each: each.body):
                 await each.subscription.handle(conn, each.event)
         if fresh:
@@ -197,7 +222,8 @@ class Consumer:
         else:
             target = dead_queue(self._service)
             _log.error("event is dead", queue=self._queue, event_id=message.message_id, error=repr(error))
-        # Only when the copy is confirmed may the original go.
+        # The broker confirms the copy before the original is acknowledged, so that a crash in between cannot lose the
+        # event.
         dead = await channel.get_exchange(amqp.DEAD, ensure=False)
         await dead.publish(copy, routing_key=target)
         await message.ack()
@@ -205,7 +231,10 @@ class Consumer:
 
 
 async def note(conn: Conn, *, consumer: str, event_ids: Sequence[UUID]) -> set[UUID]:
-    """Notes that a consumer applies events, in the transaction of the effect; returns those that it did not before."""
+    """Writes the inbox rows of events that a consumer applies.
+
+    Runs in the transaction of the effect. Returns the ids that the consumer had not applied before.
+    """
     rows = await conn.fetch(
         """
         INSERT INTO inbox (consumer, event_id) SELECT $1, event_id FROM unnest($2::uuid[]) AS event_id ORDER BY event_id
@@ -218,7 +247,10 @@ async def note(conn: Conn, *, consumer: str, event_ids: Sequence[UUID]) -> set[U
 
 
 async def forget_old(conn: Conn, *, limit: int) -> int:
-    """Deletes up to `limit` of the oldest notes of events applied more than KEPT_DAYS ago; returns how many."""
+    """Deletes up to `limit` of the oldest inbox rows that are older than KEPT_DAYS.
+
+    Returns how many it deleted.
+    """
     status = await conn.execute(
         """
         WITH old AS MATERIALIZED (
@@ -239,14 +271,14 @@ def dead_queue(service: str) -> str:
 
 
 def delay_queue(queue: str, seconds: int) -> str:
-    """Returns the name of the queue in which a failed message of another queue waits."""
+    """Returns the name of the queue in which a failed message waits for `seconds`."""
     return f"{queue}.delay-{seconds}s"
 
 
 async def declare_queues(
     channel: AbstractChannel, *, service: str, queue: str, routing_keys: list[str]
 ) -> aio_pika.abc.AbstractQueue:
-    """Declares a queue with its bindings, its delay queues and its dead-letter queue."""
+    """Declares a queue with its bindings, delay queues and dead-letter queue."""
     dead = await channel.declare_queue(dead_queue(service), durable=True, arguments={"x-queue-type": "quorum"})
     await dead.bind(amqp.DEAD, routing_key=dead_queue(service))
     declared = await channel.declare_queue(
@@ -261,7 +293,8 @@ async def declare_queues(
     )
     for routing_key in routing_keys:
         await declared.bind(amqp.EVENTS, routing_key=routing_key)
-    # The way back from the delay queues. The default exchange would do, if it were not open to every queue of others.
+    # Messages return from the delay queues through this binding. The default exchange would deliver them too, but a
+    # user who may publish to it may publish to the queues of all services.
     await declared.bind(amqp.DEAD, routing_key=queue)
     for seconds in RETRY_DELAYS_SECONDS:
         delay = await channel.declare_queue(

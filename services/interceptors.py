@@ -1,6 +1,8 @@
-"""What happens around every call, in this order: token, authorization, decoding, validation, deadline, the method
-itself, and its refusal as google.rpc.Status. Put around each method once, when it is registered, and not composed anew
-for each call as a chain of grpc's interceptors is.
+"""Guards every method: token, role, validation, deadline and error status.
+
+The guard wraps each method once, when it is registered, and does in this order: token, authorization, decoding,
+validation, deadline, the method itself, and its refusal as google.rpc.Status. A chain of gRPC interceptors would be
+composed again for each call (decision 12).
 """
 
 from __future__ import annotations
@@ -33,9 +35,10 @@ from services.errors import (
 from services.validation import validate
 from services.watch import WatchPlaces
 
-# The callee gives up a little before the caller, so that the caller learns what happened instead of guessing.
+# The callee stops a little before the caller's deadline, so that the caller receives an error with a reason instead of
+# its own timeout.
 DEADLINE_MARGIN_SECONDS: Final = 0.02
-# A stream whose reader takes longer for one message is ended, so that nothing is kept for it.
+# A stream ends if its client does not read a message within this time, so that the server keeps no messages for it.
 SLOW_READER_SECONDS: Final = 20
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -44,10 +47,10 @@ _log = telemetry.log("call")
 
 
 class GuardedServer:
-    """Stands in for a server while a service registers its methods, and puts a guard around each of them.
+    """Registers a service's methods on a server, each with a guard around it.
 
-    A method without a row in the authorization table is refused. Health and reflection, which carry no data of
-    anybody, are registered on the server itself.
+    A method without a row in the authorization table is refused. Health and reflection, which return no customer data,
+    are registered on the server itself.
     """
 
     def __init__(
@@ -66,7 +69,10 @@ class GuardedServer:
         self._proxies = proxies
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Does nothing: the generated code registers the same methods twice, here and below."""
+        """Does nothing.
+
+        The generated code registers the same methods again through `add_registered_method_handlers`.
+        """
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
         """Registers the guarded methods."""
@@ -74,7 +80,7 @@ class GuardedServer:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
     def _guard(self, method: str, handler: _Handler) -> _Handler:
-        # Requests are decoded inside, because a decoding failure of the library's own is answered as a defect of ours.
+        # The guard decodes the request, because gRPC would report a decoding failure of its own as a server error.
         access = self._policy.get(method)
         guard = _Guard(method, access, self._verifier, self._places, handler, proxies=self._proxies)
         if handler.request_streaming:
@@ -85,12 +91,12 @@ class GuardedServer:
 
 
 def _serialize(answer: Message | bytes) -> bytes:
-    # A method may answer with ready bytes: a map is read far more often than it changes.
+    # A method may return serialized bytes: a seat map is read far more often than it changes.
     return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 class _Guard:
-    """One method with everything around it."""
+    """One method with its guard."""
 
     def __init__(
         self,
@@ -144,7 +150,10 @@ class _Guard:
         self._ok.inc()
 
     async def listen(self, requests: AsyncIterator[Message], context: _Context) -> None:
-        """A stream both ways, such as a gateway's: one of ours, whose messages are not validated."""
+        """Serves a bidirectional stream between our own services, such as a gateway's.
+
+        Its messages are not validated.
+        """
         try:
             await self._authorize(context)
             await self._send(self._listen(requests, context), context)
@@ -159,7 +168,7 @@ class _Guard:
     ) -> None:
         """Sends the messages. Raises Unauthenticated when the caller's token expires.
 
-        A token is checked when a stream begins, and a stream has no end of its own.
+        The token is checked only when the stream begins, and a stream has no time limit of its own.
         """
         try:
             async with asyncio.timeout(principal.expire_time - time.time()) as limit:
@@ -189,10 +198,11 @@ class _Guard:
         return request
 
     async def _authorize(self, context: _Context) -> None:
-        """Says in `call.RUNNING` who calls. Raises Unauthenticated and PermissionDenied.
+        """Verifies the caller's token and role, and sets `call.RUNNING`.
 
-        Two tokens are none, and two different idempotency keys are one that is no UUID: otherwise the caller and the
-        service could mean different ones.
+        Raises Unauthenticated or PermissionDenied. Two `authorization` headers count as no token. Two different
+        idempotency keys are joined to one text that is no valid UUID. Otherwise the caller and the service could each
+        use another one.
         """
         authorization = traceparent = idempotency_header = None
         access = self._access

@@ -1,5 +1,7 @@
-"""Mails to passengers. A mail is an event that a service sends to itself: written in the transaction of what it tells,
-retried with growing delay, and at last a dead letter that can be looked at and replayed.
+"""Mails to passengers.
+
+A mail is an event that a service sends to itself. It is written in the transaction of the change that it reports,
+retried with growing delay, and finally dead-lettered, where an operator can inspect and replay it (decision 16).
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ SMTP_TIMEOUT_SECONDS: Final = 5
 
 
 class MailRefused(Exception):
-    """The mail server did not take a mail, or could not be reached."""
+    """The recipient's address cannot be used."""
 
 
 class MailSettings(ServiceSettings):
-    """What a service that sends mails reads besides."""
+    """Additional settings of a service that sends mails."""
 
     smtp_address: str = Field(default="127.0.0.1:50063", validation_alias="SKYHIGH_SMTP_ADDRESS")
     """`host:port` of the mail server."""
@@ -35,16 +37,20 @@ class MailSettings(ServiceSettings):
 
 
 def mail(service: str, *, to: str, subject: str, text: str) -> Event:
-    """Returns the event that has a mail sent; enqueue it in the transaction of what it tells."""
+    """Returns the event that sends a mail.
+
+    Enqueue it in the transaction of the change that the mail reports.
+    """
     mail_id = uuid4()
     return Event(mail_id, f"{service}.mail.v1", mail_pb2.Mail(mail_id=str(mail_id), to=to, subject=subject, text=text))
 
 
 def recipient(address: str) -> str:
-    """Returns the address if a mail header with it names this one recipient. Raises MailRefused.
+    """Returns the address if a `To` header with it names exactly this recipient.
 
-    A header decodes RFC 2047 words, comments and quotes, so that its text may name another recipient than it shows. The
-    contracts refuse such addresses; this check is for addresses that were stored before.
+    Raises MailRefused otherwise. A header decodes RFC 2047 words, comments and quotes, so that its text may name
+    another recipient than it shows. The contracts refuse such addresses; this check is for addresses that were stored
+    before.
     """
     header = EmailMessage()
     try:
@@ -58,18 +64,22 @@ def recipient(address: str) -> str:
 
 
 class Postman:
-    """Sends a service's mails. At least once: a mail sent again has the same Message-ID."""
+    """Sends a service's mails at least once; a repeated mail has the same Message-ID."""
 
     def __init__(self, settings: MailSettings) -> None:
         self._server = Endpoint.parse(settings.smtp_address)
         self._from = settings.mail_from
 
     def subscription(self, service: str) -> Subscription:
-        """Returns what to consume."""
+        """Returns the subscription that sends the mails of a service."""
         return Subscription(f"{service}.mail.v1", mail_pb2.Mail, self._send)
 
     async def _send(self, conn: Conn, message: mail_pb2.Mail) -> None:
-        """Raises MailRefused."""
+        """Sends one mail.
+
+        Raises MailRefused for a bad recipient, and the errors of aiosmtplib if the mail server is down or refuses the
+        mail.
+        """
         to = recipient(message.to)
         letter = EmailMessage()
         letter["From"] = self._from

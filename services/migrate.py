@@ -1,7 +1,7 @@
-"""Forward-only migrations: numbered SQL files, applied once each, in a schema of the service's own.
+"""Applies forward-only migrations: numbered SQL files, each once, in one schema.
 
-An applied file never changes (its digest is kept). Each runs in one transaction with a short lock timeout, so that it
-waits for nobody long and leaves nothing half-done.
+An applied file must not change; its digest is stored. Each file runs in one transaction, so that it is applied
+completely or not at all, with a lock timeout of 5 s, so that it does not block calls for long.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ CHASSIS = "services"
 
 
 async def migrate(url: str, *, schema: str, package: str) -> list[str]:
-    """Applies what is missing of the chassis' and the package's `migrations/*.sql`; returns the names applied.
+    """Applies the missing files of the chassis and the package; returns their names.
 
-    Safe to run from any number of processes at once. Raises RuntimeError where an applied file was edited.
+    The files are `migrations/*.sql`. Any number of processes may call it at once. Raises RuntimeError if an applied
+    file was edited.
     """
     connection = await asyncpg.connect(
         url, server_settings={"search_path": schema, "lock_timeout": "5000", "statement_timeout": "60000"}

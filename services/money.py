@@ -1,4 +1,7 @@
-"""Money: integer minor units of a currency in Python and in SQL, units and nanos in the contract. Never a float."""
+"""Money without floats: integer minor units in Python and SQL.
+
+The contracts have units and nanos.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from google.type import money_pb2
 from services.errors import FieldViolation, InvalidArgument
 
 NANOS: Final = 1_000_000_000
-# ISO 4217: digits of the minor unit. A currency that is not here is refused, because to guess its digits would be to
+# The number of decimal digits by ISO 4217 currency. Other currencies are refused: a wrong guess of the digits could
 # charge a hundred times too much.
 MINOR_DIGITS: Final = {
     currency: digits
@@ -26,16 +29,17 @@ MINOR_DIGITS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """So many minor units of a currency."""
+    """An amount of money in minor units of its currency."""
 
     currency: str
     minor_units: int
 
 
 def amount_of(money: money_pb2.Money, *, field: str = "amount") -> Amount:
-    """Returns a contract's money exactly; `field` is its place in the request.
+    """Converts a contract's money to an amount, exactly.
 
-    Raises InvalidArgument for a currency that is not taken, and for parts of a minor unit.
+    `field` is its path in the request. Raises InvalidArgument for a currency that is not accepted and for fractions of
+    a minor unit.
     """
     digits = MINOR_DIGITS.get(money.currency_code)
     if digits is None:
@@ -48,14 +52,14 @@ def amount_of(money: money_pb2.Money, *, field: str = "amount") -> Amount:
 
 
 def money_of(amount: Amount) -> money_pb2.Money:
-    """Returns the amount as the contract has it."""
+    """Converts an amount to a contract's money."""
     per_unit: int = 10 ** MINOR_DIGITS[amount.currency]
     units, minor = divmod(amount.minor_units, per_unit)
     return money_pb2.Money(currency_code=amount.currency, units=units, nanos=minor * (NANOS // per_unit))
 
 
 def text_of(amount: Amount) -> str:
-    """Returns the amount for people, with the digits of its currency: `12000 JPY`, `120.00 USD`, `1.200 KWD`."""
+    """Formats an amount for people: `12000 JPY`, `120.00 USD`, `1.200 KWD`."""
     digits = MINOR_DIGITS[amount.currency]
     units, minor = divmod(abs(amount.minor_units), 10**digits)
     sign = "-" if amount.minor_units < 0 else ""
@@ -63,5 +67,8 @@ def text_of(amount: Amount) -> str:
 
 
 def text_of_money(money: money_pb2.Money) -> str:
-    """Returns a contract's money for people, as `text_of` does. Raises InvalidArgument as `amount_of` does."""
+    """Formats a contract's money as `text_of` does.
+
+    Raises InvalidArgument as `amount_of` does.
+    """
     return text_of(amount_of(money))

@@ -1,6 +1,6 @@
-"""Mutations: one transition in one transaction, a repeat answered as before, and others told after the commit.
+"""Runs mutations one by one: one transition in one transaction, once per key.
 
-For changes that come one by one; those that come by the thousand are batched (services/batch.py).
+A retry gets the stored response. Mutations that arrive by the thousand use services/batch.py instead.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from services.db import Conn, Pool
 from services.errors import Refusal
 from services.idempotency import RequestKey
 
-# Whoever is overtaken this often in a row is told to try again.
+# A request that loses the race this often in a row fails, and its caller retries.
 ATTEMPTS: Final = 4
 
 Answer = TypeVar("Answer", bound=Message)
 
 
 class Mutations:
-    """Runs a service's transitions. `tell` wakes whoever looks for what a transaction left to be done."""
+    """Runs a service's transitions.
+
+    `tell` is called after each commit; it wakes the tasks that do the follow-up work.
+    """
 
     def __init__(self, pool: Pool, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -34,9 +37,10 @@ class Mutations:
         answer_type: type[Answer],
         transition: Callable[[Conn], Awaitable[Answer]],
     ) -> Answer:
-        """Returns the transition's answer, or the first one to a repeat. A Refusal undoes what it did.
+        """Returns the transition's response, or the stored one to a retry.
 
-        A transition that was overtaken, by a unique index or a deadlock, is judged anew.
+        A Refusal rolls the transaction back. A transition that loses a race, by a unique index or a deadlock, is
+        evaluated again up to ATTEMPTS times.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -45,7 +49,7 @@ class Mutations:
                 if attempt == ATTEMPTS:
                     raise
             except Refusal:
-                # What refused it may have been its own first attempt.
+                # The request's own first attempt may be the reason for the refusal.
                 known = await self.known(key, answer_type)
                 if known is None:
                     raise
@@ -53,9 +57,10 @@ class Mutations:
         raise AssertionError
 
     async def known(self, key: RequestKey | None, answer_type: type[Answer]) -> Answer | None:
-        """Returns the answer to the first request with this key, or None. Raises IDEMPOTENCY_KEY_REUSED.
+        """Returns the stored response to the first request with this key, or None.
 
-        For who has to ask others before the transition: a repeat must not ask them again.
+        For a mutation that calls other services before its transition: a retry must not call them again. Raises
+        IDEMPOTENCY_KEY_REUSED if the first request had other parameters.
         """
         if key is None:
             return None

@@ -1,12 +1,12 @@
-"""Events: written in the transaction of their change, published after it.
+"""Publishes events that were written in the transaction of their change.
 
-The relay takes unpublished rows FOR UPDATE SKIP LOCKED, publishes them, and marks them when the broker confirmed:
-at least once, from any number of processes, and nothing is lost while the broker is away. A cursor over ids would lose
-events, because lower ids commit later.
+The relay selects unpublished rows FOR UPDATE SKIP LOCKED, publishes them, and marks them when the broker has confirmed.
+So each event is published at least once, by any number of processes, and none is lost while the broker is down. A
+cursor over ids would skip events, because a lower id may commit later.
 
-Confirmed is not delivered. A broker that has no queue for an event confirms it all the same and returns it: then it is
-not published, and is tried again. A broker that lost its disk has lost what it confirmed: the relay misses its own mark
-on it, and publishes the events of the last hour again, which consumers that applied them drop.
+A confirmed event is not always delivered. A broker that has no queue for an event confirms it and returns it: the row
+stays unpublished and is retried. A broker that lost its disk has lost confirmed events: the relay finds its own mark
+missing and publishes the events of the last hour again. Consumers that have applied them ignore them (decision 34).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from services.db import Conn, Pool
 from services.errors import Unavailable
 
 RELAY_BATCH: Final = 500
-# The wake-up after a commit is the rule; this finds what a killed process left behind.
+# Usually a commit wakes the relay. The poll finds rows that a killed process left behind.
 POLL_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
-# A consumer that declares its queue for the first time, or again, has it within this time.
+# A starting or reconnecting consumer has declared its queue within this time.
 RETURNED_RETRY_SECONDS: Final = 2.0
-# Longer than a consumer stays away without a person who looks after it. What is older is found by reconcilers.
+# A consumer that is down for longer has a person who looks after it. Reconcilers find older lost events.
 REPUBLISHED_HOURS: Final = 1
-# Facts for whoever may want them one day. A queue for any other must be there, or the event is not published.
+# Events that no service consumes today. Any other event counts as published only if a queue took it.
 UNHEARD: Final = frozenset(
     {"checkin.completed.v1", "checkin.cancelled.v1", "waitlist.assigned.v1", "abuse.detected.v1"}
 )
 CONFIRM_TIMEOUT_SECONDS: Final = 10
-# An operator asks "was it told?" about last night, hardly about last month.
+# Operators ask about the events of last night, hardly about those of last month.
 KEPT_HOURS: Final = 72
 
 _log = telemetry.log("outbox")
@@ -51,7 +51,7 @@ _log = telemetry.log("outbox")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A fact for others: its routing key, such as `seat.released.v1`, and its message."""
+    """An event: its routing key, such as `seat.released.v1`, and its message."""
 
     event_id: UUID
     routing_key: str
@@ -60,7 +60,7 @@ class Event:
 
 
 async def enqueue(conn: Conn, events: Sequence[Event]) -> None:
-    """Writes events in the caller's transaction."""
+    """Writes events to the outbox, in the caller's transaction."""
     if events:
         await conn.execute(
             """
@@ -77,7 +77,10 @@ async def enqueue(conn: Conn, events: Sequence[Event]) -> None:
 
 
 class Relay:
-    """Publishes what the outbox holds. `source` is the CloudEvents source, such as `skyhigh/seat`."""
+    """Publishes the events of the outbox.
+
+    `source` is their CloudEvents source, such as `skyhigh/seat`.
+    """
 
     def __init__(self, pool: Pool, amqp_url: str, *, source: str) -> None:
         self._pool = pool
@@ -89,16 +92,16 @@ class Relay:
         self._lost = asyncio.Event()
 
     def wake(self) -> None:
-        """Says that a transaction with events has committed."""
+        """Wakes the relay after the commit of a transaction with events."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Publishes until cancelled. A broker or database that is away is waited for."""
+        """Publishes until cancelled; retries while the broker or database is unavailable."""
         try:
             while True:
                 self._woken.clear()
                 try:
-                    # Also with nothing to publish: a broker that lost its data is to be found out.
+                    # Connects even if there is nothing to publish, to detect a broker that has lost its data.
                     await self._connected()
                     while await self.publish_batch() == RELAY_BATCH:
                         pass
@@ -107,7 +110,7 @@ class Relay:
                     _log.warning("relay waits", error=repr(error))
                     await self._disconnect()
                     await asyncio.sleep(RETRY_SECONDS)
-                # Not wait_for, which may swallow a cancellation that comes together with the wake-up.
+                # asyncio.wait_for may lose a cancellation that arrives together with the wake-up.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
                         await self._woken.wait()
@@ -115,7 +118,10 @@ class Relay:
             await self._disconnect()
 
     async def publish_batch(self) -> int:
-        """Publishes the oldest unpublished events, and marks those that a queue took; returns how many were tried."""
+        """Publishes the oldest unpublished events, and marks those that a queue took.
+
+        Returns how many events it tried.
+        """
         async with db.transaction(self._pool) as conn:
             rows = await conn.fetch(
                 """
@@ -152,7 +158,7 @@ class Relay:
             }
             await self._mark([row["event_id"] for row in rows if row["event_id"] not in returned], conn)
             if returned:
-                # They go to the end of the line, so that they keep no other event from its turn.
+                # Returned events move behind the others, so that they do not delay them.
                 await conn.execute(
                     "UPDATE outbox SET try_time = clock_timestamp() + $2 WHERE event_id = ANY($1::uuid[])",
                     list(returned),
@@ -204,9 +210,10 @@ class Relay:
         return self._exchange
 
     async def _publish_again_if_lost(self, connection: AbstractConnection) -> None:
-        """Lets the events of the last hour be published again to a broker that does not have our mark.
+        """Marks the last hour's events as unpublished if the broker lacks our mark.
 
-        The mark is set after that: a process that dies between the two is followed by one that does the same.
+        The mark is the exchange `<service>.relay`. It is declared afterwards: if the process dies before, the next
+        connection does the same again.
         """
         mark = f"{self._source.rpartition('/')[2]}.relay"
         channel = await connection.channel()
@@ -260,7 +267,10 @@ class Relay:
 
 
 async def forget_old(conn: Conn, *, limit: int) -> int:
-    """Deletes up to `limit` of the events published longest ago, more than KEPT_HOURS; returns how many."""
+    """Deletes up to `limit` of the oldest events published more than KEPT_HOURS ago.
+
+    Returns how many it deleted.
+    """
     status = await conn.execute(
         """
         WITH old AS MATERIALIZED (

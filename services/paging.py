@@ -1,4 +1,4 @@
-"""Opaque page tokens: signed, and good only for the query and the principal that they were made for."""
+"""Opaque page tokens: signed, and valid for one query and one principal."""
 
 from __future__ import annotations
 
@@ -16,27 +16,36 @@ _SIGNATURE_BYTES: Final = 16
 
 
 def page_size(asked: int) -> int:
-    """0 means the default; too large is clamped. Negative ones are refused by the proto's rule."""
+    """Returns the page size: the default for 0, at most LARGEST_PAGE_SIZE.
+
+    The proto's rule refuses negative sizes.
+    """
     return min(asked, LARGEST_PAGE_SIZE) if asked else DEFAULT_PAGE_SIZE
 
 
 class PageTokens:
-    """Writes and reads the tokens of one service."""
+    """Writes and reads the page tokens of one service."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode()
 
     def write(self, position: Any, *, query: str, principal: str) -> str:
-        """Returns a token for the position (JSON-able) after the last row of a page."""
+        """Returns a token for the position after the last row of a page.
+
+        The position must be serializable as JSON.
+        """
         body = json.dumps(position).encode()
         return base64.urlsafe_b64encode(self._signature(body, query, principal) + body).decode()
 
     def read(self, token: str, *, query: str, principal: str) -> Any:
-        """Returns the position; None for an empty token. Raises InvalidArgument for a token of anything else."""
+        """Returns the position of a token, or None for an empty token.
+
+        Raises InvalidArgument for a token that is malformed or belongs to another query or principal.
+        """
         if not token:
             return None
         try:
-            # Strictly, or else a token with anything behind it would be another spelling of the same.
+            # Without `validate` the decoder skips foreign characters, so that one token would have many spellings.
             raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
         except ValueError as error:
             raise InvalidArgument.of(_FOREIGN) from error

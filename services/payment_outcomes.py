@@ -1,4 +1,4 @@
-"""What the payment service told, or would have told, of an intent that is as it is now."""
+"""Rebuilds the payment service's events from the present state of an intent."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from services.money import amount_of
 
-# SQL: since when what waits for a payment is compared. The provider tells of a charge within minutes. What comes a day
-# later is looked after by a person.
+# SQL: the oldest change of the rows that are compared while they wait for a payment. The provider reports a charge
+# within minutes; a person looks after money that comes a day later.
 UNDECIDED_SINCE: Final = "statement_timestamp() - interval '1 day'"
 
 
 def events_of(intent: pb.PaymentIntent) -> list[Message]:
-    """Returns the events of the intent's way to its present state, as far as they end a payment: none while it runs."""
+    """Returns the events that would have led an intent to its present state.
+
+    An open, running or cancelled intent has none.
+    """
     state = pb.PaymentIntent.State.Name(intent.state)
     if state == "FAILED":
         return [
@@ -39,7 +42,7 @@ def events_of(intent: pb.PaymentIntent) -> list[Message]:
                 attempts=intent.attempts,
             )
         )
-    # A part that was given back leaves the intent SUCCEEDED.
+    # A partial refund leaves the intent SUCCEEDED.
     if intent.HasField("refunded") and amount_of(intent.refunded).minor_units:
         events.append(
             events_pb2.PaymentRefunded(

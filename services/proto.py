@@ -1,4 +1,4 @@
-"""Between Python's types and protobuf's well-known ones, and what a contract says of a field."""
+"""Converts Python times to protobuf, and reads the rules of a contract's field."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def timestamp(moment: datetime) -> timestamp_pb2.Timestamp:
-    """Returns a Timestamp for an aware datetime, exact to the microsecond."""
+    """Converts an aware datetime to a Timestamp, exact to the microsecond."""
     microseconds = (moment - _EPOCH) // _MICROSECOND
     return timestamp_pb2.Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
 
 
 def rfc3339(moment: datetime) -> str:
-    """Returns the moment as proto3 JSON prints it: UTC with Z, and fractions of 0, 3 or 6 digits."""
+    """Formats a moment as proto3 JSON does: UTC with Z, 0, 3 or 6 decimals."""
     return timestamp(moment).ToJsonString()
 
 
 def pattern_of(field: FieldDescriptor) -> str:
-    """Returns the regular expression that the contract has for a text field, or for each text of a list; else ''."""
+    """Returns the pattern of the contract for a text field, or '' if it has none.
+
+    For a list of texts it returns the pattern of the items.
+    """
     rules = field.GetOptions().Extensions[validate_pb2.field]
     pattern: str = (rules.repeated.items if field.is_repeated else rules).string.pattern
     return pattern

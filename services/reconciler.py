@@ -1,9 +1,10 @@
-"""Reconcilers: rows that wait for another service's fact are compared with their owner, and repaired (DESIGN 7.1).
+"""Reconcilers: compare waiting rows with the service that owns the fact.
 
-An event makes a change fast. It may be lost: a broker can lose its disk. So every few seconds a bounded batch of the
-rows that wait is looked at, their owner is asked, and what its event would have done is done by the same function.
-Rounds go over all rows that wait, in the order of a key. The processes of a service share them, and a row that fails
-delays no other.
+A row waits for a fact of another service, such as a payment. Usually an event brings the fact quickly, but a broker can
+lose its disk and the event with it. So every few seconds a bounded batch of the waiting rows is compared with their
+owner, and a difference is repaired by the function that handles the owner's event (DESIGN 7.1, decision 34). A round
+goes over all waiting rows in the order of a key. The processes of a service share the rounds, and a row that fails
+delays no other row.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from services.db import Pool
 from services.time_limits import FACTOR
 
 BATCH: Final = 100
-# One look of one comparison takes no more batches; the next look goes on from there.
+# The most batches of one run of a comparison. The next run continues after them.
 LONGEST_LOOK: Final = 10
 AT_ONCE: Final = 8
-# Longer than any repair takes that is not stuck.
+# Longer than any repair takes, unless it is stuck.
 REPAIR_SECONDS: Final = 10.0 * FACTOR
 
 _log = telemetry.log("reconciler")
@@ -30,7 +31,10 @@ _log = telemetry.log("reconciler")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to compare, and where the next batch begins; an empty `after` ends the round."""
+    """Rows to compare, and the position of the next batch.
+
+    An empty `after` ends the round.
+    """
 
     subjects: Sequence[Any]
     after: str
@@ -41,10 +45,11 @@ Find = Callable[[str, int], Awaitable[Batch]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What waits for one fact of another service, and what makes it agree.
+    """The rows that wait for one fact of another service, and how to repair them.
 
-    `find` gets the `after` of the last batch and a limit. `repair` gets one subject, in no transaction. It asks the
-    owner, does what the owner's event does, and returns whether that changed anything. It may run twice.
+    `find` gets the `after` of the last batch and a limit. `repair` gets one subject and runs in no transaction. It asks
+    the owner, does what the handler of the owner's event does, and returns whether that changed anything. It must be
+    idempotent.
     """
 
     name: str
@@ -53,10 +58,11 @@ class Comparison:
 
 
 def waiting(pool: Pool, statement: str) -> Find:
-    """Returns a `find` that reads the rows that wait.
+    """Returns a `find` that reads the waiting rows with an SQL statement.
 
-    The statement returns a subject and the text of the key that its row is ordered by, greater than $1 unless that is
-    empty, in the order of the key, at most $2 rows. An index keeps it from reading rows that do not wait.
+    The statement returns a subject and the text of the row's key, for at most $2 rows whose key is greater than $1,
+    ordered by the key; an empty $1 means from the beginning. It needs an index, so that it reads no rows that do not
+    wait.
     """
 
     async def find(after: str, limit: int) -> Batch:
@@ -68,9 +74,10 @@ def waiting(pool: Pool, statement: str) -> Find:
 
 
 def by_update_time(table: str, key: str, *, what: str, since: str = "'-infinity'::timestamptz") -> str:
-    """Returns a statement for `waiting`: the rows with `what`, in the order of their last change, from `since` on.
+    """Returns a statement for `waiting` that orders the rows by their last change.
 
-    `key` is the column of the table's UUID. All arguments are SQL of ours.
+    `what` is the condition of a waiting row, `key` the table's UUID column. Rows that changed before `since` are left
+    out. All arguments are inserted as SQL and must never contain input.
     """
     return f"""
         SELECT {key}::text, update_time || '|' || {key} FROM {table}
@@ -83,7 +90,10 @@ def by_update_time(table: str, key: str, *, what: str, since: str = "'-infinity'
 
 
 class Reconciler:
-    """Looks every `interval` for what waits. `tell` wakes whoever looks for what a repair left to be done."""
+    """Runs comparisons every `interval`.
+
+    `tell` is called after each repair; it wakes the tasks that do the follow-up work.
+    """
 
     def __init__(
         self, pool: Pool, comparisons: Sequence[Comparison], *, interval: timedelta, tell: Callable[[], None]
@@ -94,20 +104,27 @@ class Reconciler:
         self._tell = tell
 
     async def run(self) -> None:
-        """Looks until cancelled. A database or an owner that does not respond is asked again at the next look."""
+        """Runs all comparisons until cancelled.
+
+        A database or an owner that does not respond is asked again in the next interval.
+        """
         while True:
             await asyncio.gather(*(self.look(comparison) for comparison in self._comparisons))
             await asyncio.sleep(self._interval.total_seconds())
 
     async def look(self, comparison: Comparison) -> None:
-        """Takes one look, unless a process has looked within the interval. Raises nothing but a cancellation."""
+        """Runs one comparison, unless a process has run it within the interval.
+
+        Raises nothing but a cancellation.
+        """
         try:
             after = await self._claim(comparison.name)
             for _ in range(LONGEST_LOOK):
                 if after is None:
                     break
                 batch = await comparison.find(after, BATCH)
-                # Before the repairs: a batch whose owner does not respond must not keep the next one from its turn.
+                # Stored before the repairs, so that a batch whose owner does not respond does not block the batches
+                # after it.
                 after = batch.after
                 await self._go_on(comparison.name, after)
                 if not await self._repair(comparison, batch.subjects) or not after:
@@ -119,7 +136,7 @@ class Reconciler:
             _log.error("reconciler failed", comparison=comparison.name, error=repr(error), exc_info=error)
 
     async def _repair(self, comparison: Comparison, subjects: Sequence[Any]) -> bool:
-        """Compares the rows of a batch. Returns False where the owner does not respond."""
+        """Compares the rows of a batch. Returns False if the owner does not respond."""
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(subject: Any) -> bool:
@@ -153,7 +170,10 @@ class Reconciler:
         return answered
 
     async def _claim(self, name: str) -> str | None:
-        """Returns where this look begins; None where another process has looked within the interval."""
+        """Returns the position from which to go on.
+
+        Returns None if another process has run the comparison within the interval.
+        """
         async with db.session(self._pool) as conn:
             after: str | None = await conn.fetchval(
                 """
@@ -163,7 +183,7 @@ class Reconciler:
                 RETURNING after
                 """,
                 name,
-                # Two processes whose clocks begin a little apart take turns, and no look is skipped by milliseconds.
+                # The margin of 10 % keeps a process whose timer fires a few milliseconds early from skipping a run.
                 self._interval * 0.9,
             )
             return after
@@ -174,5 +194,8 @@ class Reconciler:
 
 
 def _short(subject: object) -> str:
-    """Names a subject in a log line: its id, and no more of a message than its first words."""
+    """Returns a short name of a subject for log lines: its flight id, or its text.
+
+    The name has at most 80 characters.
+    """
     return " ".join(str(getattr(subject, "flight_id", subject)).split())[:80]

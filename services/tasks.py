@@ -1,4 +1,4 @@
-"""Background tasks: how they are ended."""
+"""Ends background tasks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ CANCEL_AGAIN_SECONDS: Final = 1
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks until all have ended; their results and errors are dropped.
+    """Cancels tasks until all have ended; drops their results and errors.
 
-    Up to Python 3.11 `asyncio.wait_for`, which the drivers use, loses a cancellation that comes together with its
-    answer (python/cpython#86296). So one `cancel` is not enough: the task would go on, and its owner wait for ever.
+    Up to Python 3.11 `asyncio.wait_for`, which the drivers use, loses a cancellation that arrives together with its
+    result (python/cpython#86296). After a single `cancel` the task could go on, and this function would wait without
+    end.
     """
     pending = set(tasks)
     while pending:
@@ -21,5 +22,5 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
             task.cancel()
         ended, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
         for task in ended:
-            # An error that was never looked at is logged by the loop.
+            # asyncio logs an error that no code retrieves.
             _ = task.cancelled() or task.exception()

@@ -1,4 +1,4 @@
-"""Logs, metrics and the trace id that joins them."""
+"""Logs, metrics, and the trace id that connects the calls of one request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ _TRACEPARENT: Final = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9
 
 
 def configure_logging(service: str, level: str) -> None:
-    """One JSON object a line on standard output, with the context bound to the running call."""
+    """Logs one JSON object per line to standard output.
+
+    Each line includes the values that are bound to the running call.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -60,7 +63,7 @@ def configure_logging(service: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    # Libraries log their own troubles, such as a lost connection, through the standard module.
+    # Libraries log their own problems, such as a lost connection, through the standard module.
     logging.basicConfig(
         level=logging.WARNING,
         stream=sys.stdout,
@@ -69,35 +72,41 @@ def configure_logging(service: str, level: str) -> None:
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> list[dict[str, Any]]:
-    # Without local variables: those of a call hold tokens and names.
+    # Local variables of a call contain tokens and names, which must not be logged.
     stacks = ExceptionDictTransformer(show_locals=False)(exc_info)
     return [{**stack, "exc_value": without_row(stack["exc_value"])} for stack in stacks]
 
 
 def without_row(error: object) -> str:
-    """Returns an error's text without Postgres' DETAIL, which repeats the row that was refused: people's data."""
+    """Returns an error's text without Postgres' DETAIL.
+
+    DETAIL repeats the refused row, which contains personal data.
+    """
     return str(error).partition("\nDETAIL:")[0]
 
 
 def log(name: str) -> structlog.typing.FilteringBoundLogger:
-    """Returns the logger of a module."""
+    """Returns a logger with the module's name."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
 
 def serve_metrics(port: int) -> None:
-    """Serves /metrics on loopback from a thread of its own."""
+    """Serves /metrics on loopback, from a separate thread."""
     start_http_server(port, addr="127.0.0.1")
 
 
 def traceparent_or_new(received: str | None) -> str:
-    """Returns the caller's W3C traceparent, or a new one where it sent none or a malformed one."""
+    """Returns the caller's W3C traceparent.
+
+    Returns a new one if the caller sent none or a malformed one.
+    """
     if received is not None and _TRACEPARENT.match(received):
         return received
-    # Unique is enough: a trace id is no secret.
+    # A trace id must be unique but need not be unpredictable.
     return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
 
 
 def trace_id(traceparent: str) -> str:
-    """Returns the 32 hex digits that all parts of one trace share."""
+    """Returns the trace id: the 32 hex digits that all parts of one trace share."""
     return traceparent[3:35]

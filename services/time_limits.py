@@ -1,9 +1,8 @@
-"""How much longer than usual the parts wait for each other: the factor of all time limits of calls and statements.
+"""The factor of all time limits of calls and statements.
 
-The limits keep a stuck part from holding up its callers. They are set for a machine that keeps up with its calls. On
-one that does not, under a debugger or beside a busy compiler, work that would have succeeded is refused as
-DEADLINE_EXCEEDED or DEPENDENCY_UNAVAILABLE. `SKYHIGH_TIME_LIMITS_FACTOR` makes every limit longer there. The limits of
-the gateway stay.
+The limits keep a stuck part from blocking its callers. They are set for a machine that keeps up with its calls. On a
+slower one, under a debugger or beside a busy compiler, work that would have succeeded is refused as DEADLINE_EXCEEDED
+or DEPENDENCY_UNAVAILABLE. There `SKYHIGH_TIME_LIMITS_FACTOR` makes every limit longer, except those of the gateway.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ LONGEST: Final = 60.0
 
 
 def factor(value: str) -> float:
-    """Returns the factor that the variable's value names. Raises ValueError unless it is a number from 1 to 60."""
+    """Parses the factor. Raises ValueError unless it is a number from 1 to 60."""
     try:
         number = float(value)
     except ValueError:

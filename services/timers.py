@@ -1,8 +1,9 @@
-"""Timers: what has to happen at a time, on rows, so that a killed process loses none (docs/decisions/0013).
+"""Timers: actions that are due at a time, stored as rows (docs/decisions/0013).
 
-A timer is set in the transaction of whatever makes it necessary. Any process takes it when it is due, for the length
-of a lease; who dies with it lets the lease lapse, and another takes it. So a handler may run again, and its own guarded
-writes make that harmless. A timer that is set again begins anew; one that fired is kept for a while to be looked at.
+A timer is set in the transaction of the change that needs it, so that a killed process loses none. A process claims a
+due timer for the length of a lease. If the process dies, the lease lapses and another process claims the timer. So a
+handler may run twice, and its own guarded writes must make the second run harmless. Setting a timer again restarts it.
+A fired timer is kept for KEPT_HOURS, so that it can be inspected.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from services.db import Conn, Pool
 from services.errors import Unavailable
 
 NOW: Final = timedelta()
-# The wake-up after a commit is the rule; this finds what falls due later and what a killed process left behind.
+# Usually a commit wakes the task. The poll finds timers that fall due later, and those that a killed process left
+# behind.
 POLL_SECONDS: Final = 0.25
 LOOK_PAUSE_SECONDS: Final = 0.003
 RETRY_SECONDS: Final = 0.25
 LONGEST_RETRY_SECONDS: Final = 30.0
-# After an outage the work goes on within this time.
+# After an outage a timer is retried within this time.
 OUTAGE_RETRY_SECONDS: Final = 1.0
 KEPT_HOURS: Final = 72
 
@@ -34,12 +36,12 @@ _log = telemetry.log("timers")
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """What a timer's name means.
+    """The handler of all timers with one name.
 
-    `fire` gets the subject, in no transaction. When it returns, the timer has fired, unless it set it again; when it
-    raises, it is tried again after a pause that grows. An outage of the database or of a peer (`db.OUTAGE`) is no
-    failed try: the timer is due again after OUTAGE_RETRY_SECONDS, however long the outage lasts. `lease_seconds` is
-    longer than `fire` ever takes.
+    `fire` gets the subject and runs in no transaction. If it returns, the timer has fired, unless `fire` set it again.
+    If it raises, it is retried after a growing pause. An outage of the database or of another service (`db.OUTAGE`)
+    does not count as a failed try: the timer is due again after OUTAGE_RETRY_SECONDS, however long the outage lasts.
+    `lease_seconds` limits how long `fire` may run.
     """
 
     fire: Callable[[str], Awaitable[None]]
@@ -63,17 +65,20 @@ class _Settled:
 
 
 def pause_after(tries: int) -> float:
-    """Returns for how many seconds a timer waits after so many failed tries."""
+    """Returns the pause in seconds after this many failed tries."""
     return min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(tries - 1, 16))
 
 
 async def set_timer(conn: Conn, name: str, subject: str, *, after: timedelta = NOW) -> None:
-    """Sets a timer, or sets it anew, in the caller's transaction; `after` counts from this statement."""
+    """Sets or restarts a timer in the caller's transaction.
+
+    `after` counts from this statement.
+    """
     await set_timers(conn, name, [subject], after=after)
 
 
 async def set_timers(conn: Conn, name: str, subjects: Sequence[str], *, after: timedelta = NOW) -> None:
-    """Sets a timer for each subject; no subject twice."""
+    """Sets or restarts a timer for each subject; subjects must be unique."""
     await conn.execute(
         """
         INSERT INTO timers (name, subject, due_time, try_time)
@@ -88,9 +93,10 @@ async def set_timers(conn: Conn, name: str, subjects: Sequence[str], *, after: t
 
 
 async def cancel_timer(conn: Conn, name: str, subject: str) -> bool:
-    """Deletes a timer that has not fired, in the caller's transaction. Returns False if there is none.
+    """Deletes a timer that has not fired, in the caller's transaction.
 
-    A handler without another guard calls it in the transaction of its effect, so that a second run has no effect.
+    Returns False if there is none. A handler without another guard calls it in the transaction of its effect, so that a
+    second run has no effect.
     """
     status = await conn.execute(
         "DELETE FROM timers WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'",
@@ -101,7 +107,10 @@ async def cancel_timer(conn: Conn, name: str, subject: str) -> bool:
 
 
 async def forget_old(conn: Conn, *, limit: int) -> int:
-    """Deletes up to `limit` of the timers that fired longest ago, more than KEPT_HOURS; returns how many."""
+    """Deletes up to `limit` of the oldest timers that fired over KEPT_HOURS ago.
+
+    Returns how many it deleted.
+    """
     status = await conn.execute(
         """
         WITH old AS MATERIALIZED (
@@ -118,7 +127,7 @@ async def forget_old(conn: Conn, *, limit: int) -> int:
 
 
 class Timers:
-    """Fires what is due, at most `at_once` at a time in this process."""
+    """Fires due timers, at most `at_once` at the same time in this process."""
 
     def __init__(self, pool: Pool, handlers: Mapping[str, Handler], *, at_once: int = 32) -> None:
         self._pool = pool
@@ -129,15 +138,15 @@ class Timers:
         self._settled: Batcher[_Settled, None] = Batcher("timers", self._settle_batch)
 
     def wake(self) -> None:
-        """Says that a transaction with a timer for now has committed."""
+        """Wakes the task after a commit with a timer that is due at once."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Fires until cancelled. A database that is away is waited for."""
+        """Fires timers until cancelled; retries while the database is unavailable."""
         try:
             while True:
                 self._woken.clear()
-                # Whoever wakes us meanwhile is served by the same look.
+                # Timers that are set during this pause are claimed by the same statement.
                 await asyncio.sleep(LOOK_PAUSE_SECONDS)
                 room = self._at_once - len(self._running)
                 try:
@@ -151,7 +160,7 @@ class Timers:
                     self._running.add(task)
                     task.add_done_callback(self._done)
                 if not taken or len(taken) < room:
-                    # Not wait_for, which may swallow a cancellation that comes together with the wake-up.
+                    # asyncio.wait_for may lose a cancellation that arrives together with the wake-up.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(POLL_SECONDS):
                             await self._woken.wait()
@@ -201,12 +210,15 @@ class Timers:
             await self._settle(timer, None, pause_seconds=0, tries=timer.tries)
 
     async def _settle(self, timer: _Taken, error: Exception | None, *, pause_seconds: float, tries: int) -> None:
-        """Marks the timer as fired or lets it wait; one that was set again, or taken by another, is left alone."""
+        """Marks the timer as fired, or schedules its retry.
+
+        It changes nothing if the timer was set again, or if another process has claimed it since.
+        """
         text = None if error is None else f"{type(error).__name__}: {telemetry.without_row(error)}"[:500]
         try:
             await self._settled.submit(_Settled(timer, text, timedelta(seconds=pause_seconds), tries))
         except Exception as unsettled:
-            # The lease lapses by itself; the handler will find that there is nothing left to do.
+            # The lease lapses, the handler runs again, and its guard finds nothing left to do.
             _log.warning("timer not settled", name=timer.name, subject=timer.subject, error=repr(unsettled))
 
     async def _settle_batch(self, settled: Sequence[_Settled]) -> list[None]:

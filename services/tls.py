@@ -1,8 +1,8 @@
-"""Mutual TLS between our services: each process shows a certificate of one authority and trusts that authority alone.
+"""Mutual TLS between our services, with certificates of one authority.
 
-A certificate says that a process is one of ours, and its name says which service it is; what a caller may do is its
-token's business. The files may be replaced at any time, as Kubernetes does: the next connection is made with the new
-ones.
+Each process shows a certificate of this authority and trusts no other one. A certificate proves that a process is one
+of our services, and its name says which one; the token decides what a caller may do. The files may be replaced at any
+time, as Kubernetes does: the next connection uses the new ones.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from services.identity import Identity, Pems
 
 _log = telemetry.log("tls")
 
-# Whoever replaces the files needs not wait longer than this for us to show the new certificate to others.
+# After this time at most, a channel uses certificate files that were replaced.
 REREAD_SECONDS: Final = 60
-# Calls in flight may end on the connection that they began on.
+# Calls in flight on the replaced channel may run this long.
 OLD_CHANNEL_SECONDS: Final = 10
 
 
 class Reader:
-    """Reads an identity again when its files change. What can't be used is not taken: the last good one stays."""
+    """Reads an identity again when its files change.
+
+    Files that cannot be used are ignored; the last good ones stay in use.
+    """
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
         self._version = identity.version()
         self.pems = identity.read()
-        """The last good ones."""
+        """The last good contents."""
 
     def newer(self) -> Pems | None:
-        """Returns what replaced the last good ones, or None."""
+        """Returns the new contents if the files have changed and are good, else None."""
         try:
             version = self._identity.version()
             if version == self._version:
@@ -51,11 +54,14 @@ class Reader:
 
 
 def server_credentials(identity: Identity) -> grpc.ServerCredentials:
-    """Credentials of a server that asks each caller for a certificate of the authority."""
+    """Returns credentials of a server that requires a certificate of the authority."""
     reader = Reader(identity)
 
     def newer() -> Any:
-        """Called by gRPC before each handshake; None where nothing changed, which its stubs do not know."""
+        """Returns the new configuration, or None if nothing changed.
+
+        gRPC calls it before each handshake. The return type is Any because gRPC's stubs do not allow None.
+        """
         pems = reader.newer()
         return None if pems is None else _configuration(pems)
 
@@ -63,12 +69,18 @@ def server_credentials(identity: Identity) -> grpc.ServerCredentials:
 
 
 def channel_credentials(pems: Pems) -> grpc.ChannelCredentials:
-    """Credentials of a caller that shows its certificate, and that knows servers of the authority alone."""
+    """Returns credentials of a client that shows its certificate.
+
+    The client accepts only servers with a certificate of the authority.
+    """
     return grpc.ssl_channel_credentials(pems.authority, pems.key, pems.certificate)
 
 
 def expected_name(name: str) -> tuple[str, str]:
-    """The channel option by which the callee's certificate must have this name, wherever the callee runs."""
+    """Returns the channel option that sets the name in the callee's certificate.
+
+    Without it gRPC would compare the certificate with the callee's address.
+    """
     return ("grpc.ssl_target_name_override", name)
 
 
@@ -77,7 +89,10 @@ def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
 
 
 class RenewedChannel(grpc.aio.Channel):
-    """A channel that is opened anew when the caller's certificate is replaced; stubs are made on it once."""
+    """A channel that reopens with the new certificate when the files are replaced.
+
+    Stubs are created once and stay valid.
+    """
 
     def __init__(self, identity: Identity, open_channel: Callable[[grpc.ChannelCredentials], grpc.aio.Channel]) -> None:
         self._reader = Reader(identity)
@@ -104,7 +119,7 @@ class RenewedChannel(grpc.aio.Channel):
         return call
 
     def unary_unary(self, *method: Any, **handlers: Any) -> Any:
-        """As grpc.aio.Channel, like all that follow."""
+        """Behaves as in grpc.aio.Channel, like all methods below."""
         return self._callable("unary_unary", method, handlers)
 
     def unary_stream(self, *method: Any, **handlers: Any) -> Any:

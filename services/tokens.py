@@ -1,4 +1,4 @@
-"""Tokens that a service issues or shows: passenger sessions, and its own name when it calls another service."""
+"""Tokens that a service signs for sessions, or sends to other services."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from joserfc.jwk import ECKey
 from services.auth import ALGORITHM, Role
 from services.errors import Unavailable
 
-# Whoever rotates the file needs not wait longer than this for us to show the new token.
+# After this time at most, calls use a token file that was replaced.
 REREAD_SECONDS: Final = 60
 
 
 class TokenSigner:
-    """Signs tokens with a private key from a JWK file; whoever trusts the issuer's JWKS trusts them."""
+    """Signs tokens with the private key of a JWK file.
+
+    The issuer's JWKS must contain the public key.
+    """
 
     def __init__(self, key_file: Path, *, issuer: str, audience: str) -> None:
         self._key = ECKey.import_key(json.loads(key_file.read_text()))
@@ -27,7 +30,7 @@ class TokenSigner:
         self._audience = audience
 
     def sign(self, role: Role, subject: str, *, ttl: timedelta, **claims: Any) -> tuple[str, datetime]:
-        """Returns a token and when it ends."""
+        """Returns a token and the time when it expires."""
         now = int(time.time())
         end = now + int(ttl.total_seconds())
         content = {"iss": self._issuer, "aud": self._audience, "sub": subject, "role": str(role)}
@@ -38,7 +41,10 @@ class TokenSigner:
 
 
 class OwnToken:
-    """The token that a service shows to others, from a file that somebody else keeps fresh, as Kubernetes does."""
+    """The token that a service sends to other services.
+
+    Another program, such as Kubernetes, renews its file.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -46,7 +52,10 @@ class OwnToken:
         self._read_at = -float("inf")
 
     def __str__(self) -> str:
-        """Returns the token. Raises Unavailable where the file can't be read and never could."""
+        """Returns the token. Raises Unavailable if its file was never readable.
+
+        If a later read fails, the last token stays in use.
+        """
         if time.monotonic() - self._read_at > REREAD_SECONDS:
             try:
                 self._token = self._file.read_text().strip()

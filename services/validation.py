@@ -1,4 +1,7 @@
-"""Requests against the rules that stand in their protos; a servicer never checks them again."""
+"""Validates requests against the rules of their protos.
+
+A servicer does not check these rules again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _AS_IN_THE_PROTO: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def validate(request: Message, *, sent_as: Mapping[str, str] = _AS_IN_THE_PROTO) -> None:
-    """Raises InvalidArgument naming each wrong field; `sent_as` has the names of fields that came by another one."""
+    """Raises InvalidArgument with each wrong field.
+
+    `sent_as` maps a field to the name under which the caller sent it.
+    """
     if violations := violations_of(request):
         raise InvalidArgument.of(*(replace(each, field=sent_as.get(each.field, each.field)) for each in violations))
 
@@ -26,12 +32,13 @@ def validate(request: Message, *, sent_as: Mapping[str, str] = _AS_IN_THE_PROTO)
 def violations_of(message: Message) -> list[FieldViolation]:
     """Returns each wrong field of a message; an empty list if all its rules hold.
 
-    For the items of a list that are accepted or rejected one by one; their list has `items: {ignore: IGNORE_ALWAYS}`.
+    It is also called for list items that are accepted or rejected one by one; such a list has `items: {ignore:
+    IGNORE_ALWAYS}`.
     """
     try:
         violations = _VALIDATOR.collect_violations(message)
     except protovalidate.EvaluationError:
-        # A rule could not be evaluated, as with times a million years apart; no caller needs such a value.
+        # The rule could not be evaluated, for example for times a million years apart. No caller needs such a value.
         return [FieldViolation("request", "has values that are far out of range")]
     return [_field_violation(message, violation) for violation in violations]
 
@@ -47,7 +54,7 @@ def _field_violation(request: Message, violation: protovalidate.Violation) -> Fi
             path += f"[{element.subscript.value}]"
     description = proto.message or "is malformed"
     named, separator, rest = description.partition(": ")
-    # A rule about several fields of a message belongs to none; its text begins with the one to look at.
+    # A rule of a whole message names no field; its text begins with the field to report.
     if separator and message is not None and named in message.fields_by_name:
         path, description = f"{path}.{named}" if path else named, rest
     return FieldViolation(field=path or "request", description=description, rule=proto.rule_id)

@@ -1,7 +1,8 @@
-"""Watching resources: each as it is, then after each change; and how many watches anybody may have open.
+"""Watches of resources: the current row, then each change.
 
-One task of a process looks at all that is watched together; a watcher compares what it sent last with what is there
-now. So one that falls behind skips versions instead of piling them up.
+One task per process reads all watched rows together. Each watcher compares the latest version with the one that it sent
+last, so that a slow watcher skips versions instead of queuing them. The module also limits the open watches per
+principal.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from services import db
 from services.db import Conn, Pool
 from services.errors import ResourceExhausted, Unavailable
 
-# A page is closed, or a phone finds its network again, in about this time.
+# Usual time until a web page is closed or a phone has reconnected.
 PLACE_FREE_SECONDS: Final = 5
 
 
 class Versioned(Protocol):
-    """A row that counts its changes."""
+    """A row with a version that grows with each change."""
 
     @property
     def key(self) -> UUID: ...
@@ -36,7 +37,10 @@ Newer = Callable[[Conn, Mapping[UUID, int]], Awaitable[Sequence[Row]]]
 
 
 class WatchPlaces:
-    """The watches that each principal has open in this process: no one of them takes the room of all."""
+    """Counts the open watches of each principal in this process.
+
+    The limit keeps one principal from using up the capacity of all.
+    """
 
     def __init__(self, *, per_principal: int) -> None:
         self._per_principal = per_principal
@@ -44,7 +48,10 @@ class WatchPlaces:
 
     @contextlib.contextmanager
     def taken_by(self, principal: str) -> Iterator[None]:
-        """Takes a place for the block. Raises TOO_MANY_WATCHES where the principal has no more."""
+        """Counts one watch of the principal while the block runs.
+
+        Raises TOO_MANY_WATCHES if the principal has `per_principal` open watches.
+        """
         if self._open[principal] >= self._per_principal:
             raise ResourceExhausted(
                 "TOO_MANY_WATCHES",
@@ -62,7 +69,10 @@ class WatchPlaces:
 
 
 class Watches(Generic[Row]):
-    """All watches of this process. `newer` returns those of the rows that have a higher version than is known."""
+    """All watches of one kind of row in this process.
+
+    `newer` returns the rows whose version is higher than the known one.
+    """
 
     def __init__(self, pool: Pool, newer: Newer[Row], *, interval_seconds: float, heartbeat_seconds: float) -> None:
         self._pool = pool
@@ -72,7 +82,10 @@ class Watches(Generic[Row]):
         self._feeds: dict[UUID, _Feed[Row]] = {}
 
     async def follow(self, first: Row) -> AsyncIterator[Row | None]:
-        """Yields the row, then each newer version that is seen, until cancelled; None where a heartbeat is due."""
+        """Yields the row, then each newer version, until cancelled.
+
+        Yields None when a heartbeat is due. It may skip versions.
+        """
         sent_version = 0
         with self._feed(first) as feed:
             while True:
@@ -80,14 +93,17 @@ class Watches(Generic[Row]):
                     sent_version = feed.latest.version
                     yield feed.latest
                 try:
-                    # Not wait_for, which may swallow a cancellation that comes together with a change.
+                    # asyncio.wait_for may lose a cancellation that arrives together with a change.
                     async with asyncio.timeout(self._heartbeat_seconds):
                         await feed.moved_beyond(sent_version)
                 except TimeoutError:
                     yield None
 
     async def look(self) -> None:
-        """Looks at what is watched until cancelled. While the truth is away, watchers get heartbeats."""
+        """Reads the watched rows every `interval_seconds` until cancelled.
+
+        While the database is unavailable, watchers get only heartbeats.
+        """
         while True:
             await asyncio.sleep(self._interval_seconds)
             if not self._feeds:
@@ -114,7 +130,7 @@ class Watches(Generic[Row]):
 
 
 class _Feed(Generic[Row]):
-    """The latest version of one row, for as long as anybody watches it."""
+    """The latest version of one row; it lives as long as the row has watchers."""
 
     def __init__(self, first: Row) -> None:
         self.latest = first

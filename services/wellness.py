@@ -1,8 +1,8 @@
-"""Health of a process: whether it can do its work now, as the health service answers.
+"""Health of a process: a writable database is reachable and `ready` is true.
 
-A probe with a connection of its own asks Postgres each PROBE_SECONDS. Health has a short memory: a process is unwell
-only after it has got no answer for MEMORY_SECONDS, so that a slow moment is no outage, and is well again with the
-first answer. The pool is not asked: a process whose callers wait for connections is busy and not unwell.
+A probe asks Postgres every PROBE_SECONDS through a connection of its own. A process becomes unhealthy only after
+MEMORY_SECONDS without a response, so that a short delay is no outage, and healthy again with the first response. The
+probe does not use the pool: a process whose calls wait for pooled connections is busy, not unhealthy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _log = telemetry.log("health")
 async def watch(
     database_url: str, announce: Callable[[bool], Awaitable[None]], ready: Callable[[], bool] = lambda: True
 ) -> None:
-    """Probes until cancelled, and announces each change. A process starts as well if it is `ready`."""
+    """Probes until cancelled, and announces each change of health.
+
+    A process starts as healthy if `ready` returns True, and is unhealthy while it returns False.
+    """
     well, answered_at = ready(), time.monotonic()
     connection: asyncpg.Connection[asyncpg.Record] | None = None
     try:
