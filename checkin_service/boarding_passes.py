@@ -1,6 +1,6 @@
 """Boarding passes of completed check-ins (CHK-8).
 
-Each request makes the pass anew, after the seat service has said whose seat it is at that moment.
+Each request makes a new pass, after the seat service has said whose seat it is at that moment.
 """
 
 from __future__ import annotations

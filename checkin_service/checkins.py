@@ -1,4 +1,4 @@
-"""The state machine of check-ins: one function per transition, one guarded write each.
+"""The state machine of check-ins: one guarded write per transition.
 
     INITIATED → BAGGAGE_VALIDATED → COMPLETED        INITIATED → WAITING_FOR_PAYMENT → COMPLETED        any → CANCELLED
 

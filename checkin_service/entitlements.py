@@ -1,8 +1,9 @@
-"""Sends to the seat service who is entitled to a seat on a flight (SEAT-17).
+"""Sends the passengers' entitlements to seats to the seat service (SEAT-17).
 
-Triggers of the schema count each change of a manifest in the transaction of the change, and set a timer (migration
-0005). The timer sends a change until the seat service acknowledges it, so a lost message or an outage of the seat
-service only delays it. Calls that depend on a passenger's seat send that passenger's changes first.
+An entitlement says that a passenger may have a seat on a flight, and until when. Triggers of the schema count each
+change of a manifest in the transaction of the change, and set a timer (migration 0005). The timer sends a change until
+the seat service acknowledges it, so a lost message or an outage of the seat service only delays it. Calls that depend
+on a passenger's seat send that passenger's changes first.
 """
 
 from __future__ import annotations

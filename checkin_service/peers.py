@@ -27,7 +27,8 @@ from services.money import Amount, money_of
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
-# A declaration makes three calls, and has to respond within five seconds whatever the other services do.
+# A declaration normally makes at most three calls, and has to respond within five seconds whatever the other services
+# do.
 TIMEOUT_SECONDS: Final = 1.4 * FACTOR
 PASSENGERS_PER_CALL: Final = 200
 

@@ -53,7 +53,7 @@ def hold_not_found() -> NotFound:
 
 
 def check_in_not_open(open_time: datetime) -> FailedPrecondition:
-    """Check-in opens later."""
+    """Check-in is not open yet."""
     return FailedPrecondition(
         _name(ErrorReason.CHECK_IN_NOT_OPEN),
         "check-in is not open yet",
@@ -101,7 +101,7 @@ def agent_required(special_service: str) -> FailedPrecondition:
 
 
 def adult_required(passenger_id: str) -> FailedPrecondition:
-    """An infant checks in after the adult on whose lap it travels."""
+    """The adult on whose lap the infant travels has not completed check-in."""
     return FailedPrecondition(
         _name(ErrorReason.ADULT_REQUIRED),
         "an infant checks in after the adult it travels with",
