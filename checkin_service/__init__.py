@@ -1,1 +1,1 @@
-"""Owns who is on a flight, and how each of them becomes ready to board."""
+"""The check-in service: flight manifests, and the check-in of each passenger."""

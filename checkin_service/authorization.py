@@ -1,4 +1,7 @@
-"""Who may call which method of the check-in service; a method without a row is refused."""
+"""The roles that can call each method of the check-in service.
+
+A method without a row is refused.
+"""
 
 from __future__ import annotations
 

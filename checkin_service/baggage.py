@@ -1,7 +1,8 @@
-"""Bags: weighed, judged by the fare, paid for where they are too heavy (CHK-6, CHK-7).
+"""Baggage declarations: bags are weighed, checked and charged (CHK-6, CHK-7).
 
-Others are asked first, and one guarded write comes last: the scales, then the payment service for a new intent, then
-for the end of the former one. An intent that no check-in names can't be paid, because nobody learns its id.
+The other services are asked first: the scales for the weights, then the payment service to create a new intent and to
+cancel the former one. One guarded write comes last. An intent that no check-in names can't be paid, because no
+passenger learns its id.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from services.errors import Refusal, Unavailable
 from services.idempotency import RequestKey
 from services.mutations import Mutations
 
-# Whoever is overtaken this often in a row is told to try again.
+# After this number of conflicts in a row, the caller gets UNAVAILABLE and has to retry.
 ATTEMPTS: Final = 3
 DECLARED_AGAIN: Final = "DECLARED_AGAIN"
 
@@ -38,7 +39,10 @@ _log = telemetry.log("baggage")
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """Asks to declare bags. `pnr` is whose check-ins the caller reaches, None for all."""
+    """A request to declare bags.
+
+    `pnr` limits the caller to check-ins of that locator; None means all.
+    """
 
     checkin_id: UUID
     declared_grams: Sequence[int]
@@ -48,15 +52,21 @@ class Declaration:
 
 
 class Overtaken(Exception):
-    """The check-in changed while the others were asked; the declaration is judged anew."""
+    """Raised if the check-in changed while the other services were asked.
+
+    The declaration is then evaluated again.
+    """
 
 
 class SeatInDoubt(Overtaken):
-    """The seat may not be the passenger's: the seat service has to say so before the check-in completes."""
+    """Raised if the seat may belong to another passenger.
+
+    The seat service is then asked whose seat it is, before the check-in can complete.
+    """
 
 
 class Baggage:
-    """Declares bags. `patience` is how long a fee may stay unpaid."""
+    """Executes baggage declarations. `patience` is how long a fee may stay unpaid."""
 
     def __init__(
         self,
@@ -76,7 +86,11 @@ class Baggage:
         self._patience = patience
 
     async def declare(self, declaration: Declaration) -> pb.CheckIn:
-        """INITIATED or WAITING_FOR_PAYMENT → COMPLETED, or WAITING_FOR_PAYMENT. Raises DeclareBaggage's refusals."""
+        """Declares the bags of a check-in; without a fee this completes the check-in.
+
+        INITIATED or WAITING_FOR_PAYMENT → COMPLETED without a fee, else → WAITING_FOR_PAYMENT. Raises the errors of
+        DeclareBaggage, and Unavailable after ATTEMPTS conflicts.
+        """
         for _ in range(ATTEMPTS):
             try:
                 return await self._attempt(declaration)
@@ -93,12 +107,13 @@ class Baggage:
             async with db.transaction(self._pool) as conn:
                 standing, fare = await _judge(conn, declaration)
         except Refusal:
-            # What refuses it may have been its own first attempt.
+            # The first attempt of this same request may have caused the refusal; its response is then returned.
             known = await self._mutations.known(declaration.request_key, pb.CheckIn)
             if known is None:
                 raise
             return known
-        # Looked for after the check-in was read: the intent that a twin of this call made is no former one of ours.
+        # Read after the check-in: if a concurrent request with the same key has committed, `standing` names the intent
+        # of that request, which must not be cancelled as a former intent.
         known = await self._mutations.known(declaration.request_key, pb.CheckIn)
         if known is not None:
             return known
@@ -113,17 +128,20 @@ class Baggage:
                 declaration.request_key, pb.CheckIn, partial(self._write, declaration, standing, bags, intent_id)
             )
         except (Overtaken, Refusal) as error:
-            # Unavailable may have come after the commit: then the check-in names the intent.
+            # Unavailable may be raised after the commit; then the check-in names the intent, which must stay payable.
             if intent_id is not None and not isinstance(error, Unavailable):
                 await self._abandon(intent_id)
             raise
         if intent_id is not None and answer.payment_intent_id != str(intent_id):
-            # A twin of this call was faster, and its answer is ours.
+            # A concurrent request with the same key committed first. Its response is returned; this intent is not used.
             await self._abandon(intent_id)
         return answer
 
     async def _look_at_seat(self, standing: CheckIn) -> None:
-        """Has the seat service say whose seat it is: the check-in completes with this declaration."""
+        """Asks the seat service whose seat it is, and corrects the check-in.
+
+        Needed because this declaration completes the check-in. Raises Overtaken if the check-in changes meanwhile.
+        """
         try:
             await self._seating.correct(standing.checkin_id)
         except GuardMissed as error:
@@ -144,7 +162,8 @@ class Baggage:
         )
 
     async def _create_intent(self, standing: CheckIn, bags: Bags) -> UUID:
-        # Each declaration is a reference of its own; the service answers a repeat with the intent it has.
+        # Each attempt has its own reference. If only this call is repeated, the payment service returns the same
+        # intent.
         return await self._peers.create_intent(
             f"checkin/{standing.checkin_id}/{uuid4()}",
             pnr=standing.pnr,
@@ -182,7 +201,11 @@ class Baggage:
 
 
 async def _judge(conn: Conn, declaration: Declaration) -> tuple[CheckIn, str]:
-    """Returns the check-in as it stands and the passenger's fare. Raises what stands in the way."""
+    """Returns the check-in and the passenger's fare code if bags can be declared.
+
+    Raises the first of these that applies: CHECK_IN_NOT_FOUND, CHECK_IN_CANCELLED, CHECK_IN_COMPLETED, FEE_PAID,
+    CHECK_IN_CLOSED, SEAT_REQUIRED.
+    """
     standing = await records.find(conn, declaration.checkin_id, pnr=declaration.pnr)
     if standing.state == "CANCELLED":
         raise refusals.check_in_cancelled(standing.cancel_reason or "")

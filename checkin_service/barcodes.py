@@ -1,6 +1,7 @@
-"""Boarding passes as pictures: Aztec, PDF417 and QR, dark on light with a quiet zone, as SVG, PNG and text.
+"""Barcodes of boarding passes as SVG, PNG and terminal text.
 
-Each takes about half a millisecond of one core, so it may be called in an event loop.
+Aztec, PDF417 and QR, dark on light with a quiet zone. Drawing one takes about half a millisecond of one core, so the
+event loop can call these functions directly.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 import zxingcpp
 from PIL import Image, ImageOps
 
-# QR asks for four light modules on each side (ISO/IEC 18004), PDF417 for two, Aztec for none; four are right for all.
+# Light modules on each side. QR requires four (ISO/IEC 18004), PDF417 two and Aztec none; four are enough for all.
 QUIET_MODULES: Final = 4
 DARK, LIGHT = 0, 255
 
@@ -32,21 +33,22 @@ class Symbology(StrEnum):
 class _Style:
     format: zxingcpp.BarcodeFormat
     module_pixels: int
-    """How large a module is in a picture: more than 300 pixels for the whole, sharp on any phone."""
+    """Pixels per module: the whole image is wider than 300 pixels, which is sharp on any phone."""
     error_correction: str = ""
-    """The writer's own choice where empty."""
+    """Level of error correction; empty for the default of the library."""
 
 
 _STYLES: Final = {
     Symbology.AZTEC: _Style(zxingcpp.BarcodeFormat.Aztec, module_pixels=10),
-    # One level more than ISO/IEC 15438 asks for: at that, a scan askew was seen to be "corrected" to other letters.
+    # One level above the minimum of ISO/IEC 15438: with the minimum, a tilted scan was observed to "correct" letters to
+    # wrong ones.
     Symbology.PDF417: _Style(zxingcpp.BarcodeFormat.PDF417, module_pixels=5, error_correction="3"),
     Symbology.QR: _Style(zxingcpp.BarcodeFormat.QRCode, module_pixels=10),
 }
 
 
 def svg(bcbp: str, symbology: Symbology) -> bytes:
-    """Returns an SVG document: a light ground and one path of dark rectangles."""
+    """Returns an SVG document: a light background and one path of dark rectangles."""
     symbol = _symbol(bcbp, symbology)
     width, height = symbol.size
     scale = _STYLES[symbology].module_pixels
@@ -59,7 +61,7 @@ def svg(bcbp: str, symbology: Symbology) -> bytes:
 
 
 def png(bcbp: str, symbology: Symbology) -> bytes:
-    """Returns a PNG picture of one bit a pixel."""
+    """Returns a PNG image with one bit per pixel."""
     symbol = _symbol(bcbp, symbology).convert("1")
     scale = _STYLES[symbology].module_pixels
     content = io.BytesIO()
@@ -68,7 +70,10 @@ def png(bcbp: str, symbology: Symbology) -> bytes:
 
 
 def text(bcbp: str, symbology: Symbology = Symbology.AZTEC) -> str:
-    """Returns lines of half blocks, two rows of modules each, for a terminal that writes light on dark."""
+    """Returns the barcode as lines of half-block characters for a terminal.
+
+    Each line shows two rows of modules. The terminal must write light characters on a dark background.
+    """
     rows = _rows(_symbol(bcbp, symbology))
     below_the_last = bytes([DARK]) * len(rows[0])
     return "\n".join(
@@ -78,7 +83,7 @@ def text(bcbp: str, symbology: Symbology = Symbology.AZTEC) -> str:
 
 
 def _symbol(content: str, symbology: Symbology) -> Image.Image:
-    """Returns the symbol with its quiet zone, one grey pixel a module."""
+    """Returns the symbol with its quiet zone, one grey pixel per module."""
     style = _STYLES[symbology]
     barcode = zxingcpp.create_barcode(content, style.format, ec_level=style.error_correction)
     return ImageOps.expand(Image.fromarray(barcode.to_image(add_quiet_zones=False)), QUIET_MODULES, fill=LIGHT)
@@ -90,7 +95,10 @@ def _rows(symbol: Image.Image) -> list[bytes]:
 
 
 def _dark_rectangles(rows: Sequence[bytes]) -> Iterator[tuple[int, int, int, int]]:
-    """Yields x, y, width and height of each run of dark modules, together with equal rows below it."""
+    """Yields x, y, width and height of each run of dark modules.
+
+    A run that continues in equal rows below it is yielded as one rectangle.
+    """
     y = 0
     for row, equal_rows in groupby(rows):
         height = len(list(equal_rows))

@@ -1,6 +1,8 @@
-"""The bar coded boarding pass: IATA Resolution 792, format M, one leg, without conditional items: 60 characters.
+"""Encodes and decodes bar coded boarding passes (IATA Resolution 792, format M).
 
-    first  length  item                       as
+A pass has one leg and no conditional items, and so 60 characters:
+
+    first  length  item                       value
         1       1  format code                M
         2       1  number of legs             1
         3      20  passenger name             OBRIEN/SEAN
@@ -17,7 +19,7 @@
        58       1  passenger status           1 checked in, 3 bags and passenger checked in
        59       2  size of what follows       00
 
-Text stands left and is filled up with blanks, numbers are filled up with zeros. IATA's own example is
+Text is padded with blanks on the right, a number with zeros on the left. IATA's own example is
 `M1DESMARAIS/LUC       EABC123 YULFRAAC 0834 326J001A0025 100`.
 """
 
@@ -38,7 +40,7 @@ BAGS_AND_PASSENGER_CHECKED_IN: Final = "3"
 
 _FLIGHT_NUMBER: Final = re.compile(r"([A-Z0-9]{2})([0-9]{1,4})([A-Z]?)")
 _SEAT: Final = re.compile(r"([1-9][0-9]{0,2})([A-HJ-NP-Z])")
-# Name of the item, its length, and what may stand in it.
+# Name of the item, its length in characters, and the pattern of a valid value.
 _ITEMS: Final = tuple(
     (name, length, re.compile(pattern))
     for name, length, pattern in (
@@ -62,12 +64,15 @@ _ITEMS: Final = tuple(
 
 
 class BcbpError(ValueError):
-    """A string that is no boarding pass of this kind, or facts that don't fit into one; the message names the item."""
+    """Raised for a string that is no such pass, or for a value that does not fit.
+
+    The message names the item.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What the barcode of a boarding pass says."""
+    """The content of a boarding pass's barcode."""
 
     last_name: str
     given_name: str
@@ -75,20 +80,23 @@ class Pass:
     origin: str
     destination: str
     flight_number: str
-    """Carrier and number, such as `SH101`; with zeros or without."""
+    """Carrier and number, such as `SH101`; with or without leading zeros."""
     day_of_year: int
-    """Of the departure at the origin, 1 to 366."""
+    """Of the departure, by local time at the origin, 1 to 366."""
     cabin: str
     """FIRST, BUSINESS, PREMIUM_ECONOMY or ECONOMY."""
     seat_number: str
-    """Such as `12A`; `INF` on somebody's lap."""
+    """Such as `12A`; `INF` for an infant on an adult's lap."""
     sequence_number: int
     """1 to 9999, unique on the flight."""
     bags_checked: bool
 
 
 def encode(boarding_pass: Pass) -> str:
-    """Returns the 60 characters. Cuts long names off. Raises BcbpError where another fact does not fit."""
+    """Returns the 60 characters of a boarding pass.
+
+    Cuts off a long name. Raises BcbpError if another value does not fit.
+    """
     items = (
         "M1",
         _name(boarding_pass.last_name, boarding_pass.given_name).ljust(NAME_LENGTH),
@@ -110,7 +118,10 @@ def encode(boarding_pass: Pass) -> str:
 
 
 def decode(bcbp: str) -> Pass:
-    """Reads what `encode` wrote. Names are as transliterated, as far as they fit. Raises BcbpError."""
+    """Reads a string that `encode` wrote. Raises BcbpError.
+
+    The names are transliterated, and cut off if they were too long.
+    """
     items = _split(bcbp)
     last_name, _, given_name = items["passenger name"].rstrip().partition("/")
     number, suffix = items["flight number"][:4], items["flight number"][4:]
@@ -131,7 +142,10 @@ def decode(bcbp: str) -> Pass:
 
 
 def _split(bcbp: str) -> dict[str, str]:
-    """Returns the items by name. Raises BcbpError naming the first that is wrong and where it stands."""
+    """Returns the items by name.
+
+    Raises BcbpError with the name and the position of the first malformed item.
+    """
     if len(bcbp) != LENGTH:
         raise BcbpError(f"{len(bcbp)} characters instead of {LENGTH}")
     items, first = {}, 0
@@ -146,7 +160,7 @@ def _split(bcbp: str) -> dict[str, str]:
 
 def _name(last_name: str, given_name: str) -> str:
     last, given = transliterate(last_name), transliterate(given_name)
-    # A stroke with nothing behind it would be read as the end of another name.
+    # The cut may leave a slash at the end, which is malformed: a given name must follow a slash.
     return f"{last}/{given}"[:NAME_LENGTH].rstrip("/")
 
 

@@ -1,6 +1,6 @@
-"""Boarding passes: what a completed check-in shows at the gate (CHK-8).
+"""Boarding passes of completed check-ins (CHK-8).
 
-A pass is made when it is asked for, and only after the seat service has said whose seat it is at that moment.
+Each request makes a new pass, after the seat service has said whose seat it is at that moment.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ _Asked = pb.GetBoardingPassBarcodeRequest
 
 
 def completed(check_in: CheckIn) -> CheckIn:
-    """Returns the check-in. Raises CHECK_IN_NOT_COMPLETED."""
+    """Returns the check-in if it is completed. Raises CHECK_IN_NOT_COMPLETED."""
     if check_in.state != "COMPLETED":
         raise refusals.check_in_not_completed(check_in.state)
     return check_in
 
 
 async def issue(conn: Conn, check_in: CheckIn) -> pb.BoardingPass:
-    """Returns the boarding pass of a completed check-in whose seat was confirmed just now."""
+    """Returns the boarding pass of a completed check-in.
+
+    The caller has just had its seat confirmed by the seat service.
+    """
     assert check_in.seat_number is not None
     assert check_in.sequence_number is not None
     row = await conn.fetchrow(

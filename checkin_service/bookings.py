@@ -1,4 +1,8 @@
-"""Bookings on manifests: who was confirmed comes on them, who cancelled leaves them, in whatever order that is told."""
+"""Applies the booking service's events to the manifests.
+
+A confirmed booking adds its passengers, a cancelled booking removes them. The result does not depend on the order in
+which the events arrive.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,19 @@ from checkin_service.flights import Flight
 from checkin_service.manifest import DEFAULT_FARE, Passenger
 from services.db import Conn
 
-# Fares of a booking are its cabin's, and so is the free baggage.
+# The cabin of a booking determines its fare, and so the free baggage.
 BUSINESS_CABINS: Final = ("FIRST", "BUSINESS")
 BUSINESS_FARE: Final = "BUSINESS"
 ACTOR: Final = "booking"
 
 
 async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
-    """Writes the passengers of a confirmed booking on the manifests of its flights.
+    """Adds the passengers of a confirmed booking to the manifests of its flights.
 
-    A manifest that is there knows better: flights and passengers that are known stay as they are, but for the mark that
-    the booking has their seats. A booking that was cancelled adds no passenger, in any order of the events. Raises
-    LOCATOR_TAKEN if the locator is another party's: then the event ends in the dead-letter queue, for operators.
+    A flight or a passenger that is known already stays as it is, because an import is the better source. Its manifest
+    entry only gets the mark and the locator of the booking. A cancelled booking adds no passenger, even if this event
+    arrives after the cancellation. Raises LOCATOR_TAKEN if the locator belongs to another party; the event then ends in
+    the dead-letter queue, for operators.
     """
     await flights.lock(conn, [each.flight_id for each in event.flights])
     if await conn.fetchval("SELECT true FROM cancelled_bookings WHERE booking_id = $1", UUID(event.booking_id)):
@@ -41,7 +46,7 @@ async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
 
 
 async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
-    """Cancels the check-ins of a cancelled booking's passengers, and takes them off the manifests.
+    """Cancels the check-ins of a cancelled booking, and removes its passengers.
 
     A flight that has departed keeps its manifest and its check-ins.
     """
@@ -73,7 +78,10 @@ async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
 
 
 async def _live_check_ins(conn: Conn, event: events_pb2.BookingCancelled) -> list[UUID]:
-    """The check-ins to cancel; nobody begins another until the transaction ends."""
+    """Returns the check-ins to cancel, and locks the passengers' manifest entries.
+
+    No other transaction can begin a check-in of these passengers until this one ends.
+    """
     rows = await conn.fetch(
         """
         WITH theirs AS (

@@ -1,10 +1,10 @@
-"""The state machine of check-ins: one function per transition, each deciding by one guarded write.
+"""The state machine of check-ins: one guarded write per transition.
 
     INITIATED → BAGGAGE_VALIDATED → COMPLETED        INITIATED → WAITING_FOR_PAYMENT → COMPLETED        any → CANCELLED
 
-Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
-others, and timers for the steps that other services have to take (steps.py). A write that missed its guard changed
-nothing and answers False; what was in the way is looked at by who called.
+Each function runs in the caller's transaction. A transition writes its row of the history in that transaction, its
+events into the outbox, and timers for the steps that need other services (steps.py). If the guard of a write does not
+match, the function changes nothing and returns False, and the caller finds the reason.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from services.db import Conn
 from services.outbox import Event
 from services.proto import timestamp
 
-# Timers, each about a check-in but the refund, which is about an intent, and the last, which is about a flight.
+# Names of timers. The subject is a check-in, for REFUND a payment intent, for the last two a flight.
 PAYMENT_DEADLINE: Final = "payment-deadline"
 RELEASE_SEAT: Final = "release-seat"
 SETTLE_FEE: Final = "settle-fee"
 REFUND: Final = "refund"
 LOOK_AT_SEAT: Final = "look-at-seat"
 CANCEL_CHECK_INS: Final = "cancel-check-ins"
-# About a flight. A trigger of `flights` sets it.
+# A trigger of the table `flights` sets this timer.
 DEPARTURE: Final = "departure"
 
 PAYMENT_TIMEOUT: Final = "PAYMENT_TIMEOUT"
@@ -41,13 +41,13 @@ SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
 BOOKING_CANCELLED: Final = "BOOKING_CANCELLED"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
-# Longer than the events of a seat's confirmation and release take when all is well.
+# Delay of the first re-check of a seat: longer than the events of its confirmation and release normally take.
 FIRST_LOOK: Final = timedelta(seconds=1)
-# The deadline of a fee waits this long for a payment that runs. Its attempts end within half a minute; the rest is for
-# an outcome that the payment service has to ask the provider for.
+# A running payment extends the deadline of its fee for at most this time. Its attempts end within half a minute; the
+# rest is for an outcome that the payment service has to ask the provider for.
 LONGEST_PAYMENT: Final = timedelta(minutes=2)
 
-# A check-in that lacks nothing of its own to be completed, before its flight leaves.
+# SQL: an uncompleted check-in with a seat, accepted bags and a paid fee if one is due, before its flight leaves.
 _READY: Final = """
     seat_number IS NOT NULL
     AND (check_ins.state = 'BAGGAGE_VALIDATED'
@@ -60,7 +60,7 @@ _READY: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Bags:
-    """Bags as measured, and what they cost beyond the allowance."""
+    """The measured bags of a check-in, the allowance, and the fee for the excess."""
 
     weights_grams: Sequence[int]
     allowance_grams: int
@@ -72,10 +72,13 @@ class Bags:
 async def start(
     conn: Conn, *, flight_id: str, passenger_id: str, pnr: str, allowance_grams: int, seat: Seat | None, actor: str
 ) -> UUID | None:
-    """(nothing) → INITIATED, while check-in is open. Without a seat it is an infant's, after its adult's completion.
+    """Begins a check-in while check-in is open: (nothing) → INITIATED.
 
-    Answers the new check-in's id; None where the passenger has a live one, the window closed, or the seat is being
-    freed by the cancellation of an earlier check-in. A booked seat is not freed by that.
+    `seat` is None for an infant, whose adult must have completed check-in. Returns the id of the new check-in. Returns
+    None, and changes nothing, if the passenger has a live check-in, if check-in is not open, if the manifest does not
+    match the arguments any more, or if an earlier check-in of the passenger had the same hold: its cancellation
+    releases that seat. The last rule does not apply to a passenger with a confirmed booking, because the cancellation
+    of a check-in does not release a booked seat.
     """
     checkin_id: UUID | None = await conn.fetchval(
         """
@@ -108,7 +111,8 @@ async def start(
     if checkin_id is not None:
         await _record(conn, checkin_id, 1, None, "INITIATED", actor=actor, reason="STARTED")
         if seat is not None:
-            # Nobody could tell this check-in what happened to the seat before it was here.
+            # An event about the seat that arrived before this row existed found no check-in; the timer covers that
+            # case.
             await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id), after=FIRST_LOOK)
     return checkin_id
 
@@ -116,10 +120,12 @@ async def start(
 async def wait_for_payment(
     conn: Conn, standing: CheckIn, bags: Bags, *, intent_id: UUID, patience: timedelta, actor: str
 ) -> bool:
-    """INITIATED or WAITING_FOR_PAYMENT → WAITING_FOR_PAYMENT, for bags beyond the allowance.
+    """Records bags beyond the allowance and their fee: → WAITING_FOR_PAYMENT.
 
-    Only as the check-in was seen (its version), unpaid, with a seat, and while check-in is open. Who pays, cancels or
-    declares at the same time was either first, or finds the new intent.
+    From INITIATED or WAITING_FOR_PAYMENT. The fee is due after `patience`, at the latest at departure. Returns False,
+    and changes nothing, unless the check-in still has the version of `standing`, has a seat and no paid fee, and
+    check-in is open. A concurrent payment, cancellation or declaration thus either comes first and changes the version,
+    or finds the new intent.
     """
     row = await conn.fetchrow(
         """
@@ -162,9 +168,10 @@ async def wait_for_payment(
 
 
 async def validate_baggage(conn: Conn, standing: CheckIn, bags: Bags, *, actor: str) -> bool:
-    """INITIATED or WAITING_FOR_PAYMENT → BAGGAGE_VALIDATED, for bags within the allowance.
+    """Records bags within the allowance: → BAGGAGE_VALIDATED.
 
-    Guarded as `wait_for_payment`; a fee that was due and unpaid is forgotten.
+    From INITIATED or WAITING_FOR_PAYMENT, with the same guard as `wait_for_payment`. Removes the unpaid fee of an
+    earlier declaration, and its deadline.
     """
     version = await conn.fetchval(
         """
@@ -196,12 +203,13 @@ async def validate_baggage(conn: Conn, standing: CheckIn, bags: Bags, *, actor: 
 
 
 async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
-    """BAGGAGE_VALIDATED, or WAITING_FOR_PAYMENT with its fee paid → COMPLETED, with a seat, before departure.
+    """Completes a check-in and numbers it in boarding sequence: → COMPLETED.
 
-    Gives a sequence number.
+    From BAGGAGE_VALIDATED, or from WAITING_FOR_PAYMENT with the fee paid; with a seat, and before departure.
 
-    False also while another completed check-in has the seat, or while the seat service does not know the passenger as
-    the manifest has it: then the seat may not be the passenger's. Seating.clear_the_way finds out.
+    Returns False, and changes nothing, if one of these is missing. It also returns False while another completed
+    check-in has the seat, and while the seat service has not acknowledged the passenger's newest manifest entry: the
+    seat may then belong to another passenger. Seating.clear_the_way finds out.
     """
     row = await conn.fetchrow(
         f"""
@@ -249,10 +257,11 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
 
 
 async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, currency: str) -> bool:
-    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid, by its present intent and amount.
+    """Marks the fee of a WAITING_FOR_PAYMENT check-in as paid; the state stays.
 
-    A timer completes it, once the seat service has said whose seat it is. Without a seat it waits for one, paid. False
-    where the money belongs to nothing that still waits for it.
+    Returns False, and changes nothing, unless the intent and the amount are those of the current, unpaid fee. A timer
+    completes the check-in after the seat service has said whose seat it is. A check-in without a seat stays paid and
+    waits for one. If the flight has left, the fee is refunded (`return_fee`).
     """
     paid = await conn.fetchval(
         """
@@ -277,9 +286,10 @@ async def pay(conn: Conn, checkin_id: UUID, *, intent_id: UUID, cents: int, curr
 
 
 async def return_fee(conn: Conn, checkin_id: UUID) -> bool:
-    """Has the paid fee of a check-in given back that did not complete before its flight left; False otherwise.
+    """Starts the refund of a paid fee whose check-in did not complete by departure.
 
-    It keeps its state: after departure nothing cancels a check-in.
+    The check-in keeps its state: after departure only an unpaid fee cancels a check-in. Returns False, and changes
+    nothing, for any other check-in and for a repeat.
     """
     returned = await conn.fetchval(
         """
@@ -298,9 +308,10 @@ async def return_fee(conn: Conn, checkin_id: UUID) -> bool:
 
 
 async def end_at_departure(conn: Conn, flight_id: str, *, limit: int) -> list[UUID]:
-    """Ends what still waits for money on a flight that has left, up to `limit` check-ins; returns those it changed.
+    """Ends the wait for payment of up to `limit` check-ins on a departed flight.
 
-    A paid fee is given back. The deadline of an unpaid one is now, if it was later.
+    Starts the refund of a paid fee. Moves the deadline of an unpaid fee to now, so that its timer cancels the check-in.
+    Returns the check-ins that it changed.
     """
     rows = await conn.fetch(
         """
@@ -331,10 +342,11 @@ async def end_at_departure(conn: Conn, flight_id: str, *, limit: int) -> list[UU
 
 
 async def extend_deadline(conn: Conn, checkin_id: UUID, *, intent_id: UUID, by: timedelta, paid: bool) -> bool:
-    """Has the passed deadline of this intent wait for a payment that runs; False if it has waited long enough.
+    """Moves the passed deadline of a running payment to `by` from now.
 
-    It waits for LONGEST_PAYMENT, and not beyond the departure. A payment that succeeded (`paid`) is waited for until
-    its event comes.
+    A running payment extends the deadline for at most LONGEST_PAYMENT in total, and not beyond departure. A payment
+    that succeeded (`paid`) extends it until its event arrives. Returns False, and changes nothing, if that time is over
+    or the check-in does not wait for this intent.
     """
     extended = await conn.fetchval(
         """
@@ -361,7 +373,10 @@ async def extend_deadline(conn: Conn, checkin_id: UUID, *, intent_id: UUID, by: 
 
 
 async def fail_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID, error: str) -> None:
-    """Notes why the last payment failed, while the check-in still waits for it: it stays WAITING_FOR_PAYMENT."""
+    """Records why the last payment failed; the state stays WAITING_FOR_PAYMENT.
+
+    Does nothing if the check-in does not wait for this intent any more.
+    """
     await conn.execute(
         """
         UPDATE check_ins SET payment_error = $3, version = version + 1, update_time = statement_timestamp()
@@ -374,9 +389,10 @@ async def fail_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID, error: 
 
 
 async def note_late_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
-    """Notes that the fee of a CANCELLED check-in was paid, so that its refund has its counterpart.
+    """Records that the fee of a CANCELLED check-in was paid after all.
 
-    Returns False if the check-in is in another state, has another intent, or has the payment noted already.
+    The refund that follows then has a recorded payment. Returns False if the check-in is in another state, has another
+    intent, or has the payment recorded already.
     """
     noted = await conn.fetchval(
         """
@@ -392,7 +408,10 @@ async def note_late_payment(conn: Conn, checkin_id: UUID, *, intent_id: UUID) ->
 
 
 async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
-    """Notes that the present fee was given back, in any state that has one; it is no transition."""
+    """Records the refund of the current fee, in any state that has a fee.
+
+    This is no transition: the state stays.
+    """
     await conn.execute(
         """
         UPDATE check_ins SET fee_refund_time = statement_timestamp(), version = version + 1,
@@ -405,14 +424,20 @@ async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
 
 
 def completing(standing: CheckIn) -> str:
-    """Returns the actor of a completion that no caller asked for: the payment of its fee, or without one the seat."""
+    """Returns the actor to record for a completion that no caller requested.
+
+    This is the payment if the fee is paid, else the seat.
+    """
     return "seat" if standing.fee_pay_time is None else "payment"
 
 
 async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
-    """Notes where the passenger of a live check-in sits now, as it was seen (its version); completes what is paid.
+    """Records the current seat of a live check-in's passenger.
 
-    Another completed check-in with this seat is disputed until its own passenger's seat is asked for.
+    Then completes the check-in if nothing else is missing, at once or by a timer. If the check-in is COMPLETED, every
+    other completed check-in with this seat is marked as disputed, until the seat service has been asked for its
+    passenger's seat. Returns False if the check-in no longer has the version of `standing`; the caller must then roll
+    back.
     """
     if standing.state == "COMPLETED":
         await _dispute_others(conn, standing, seat)
@@ -438,7 +463,11 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
 
 
 async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
-    """Has the passengers looked for who completed check-in with a seat that is another passenger's now."""
+    """Marks the other completed check-ins with this seat as disputed.
+
+    The seat service has said that the seat is the passenger's of `standing`. A timer asks it for the current seat of
+    each marked check-in. The mark takes the row out of the unique index of completed seats (decision 38).
+    """
     rows = await conn.fetch(
         """
         UPDATE check_ins SET seat_disputed = true, version = version + 1, update_time = statement_timestamp()
@@ -455,7 +484,10 @@ async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
 
 
 async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
-    """Whether a check-in has a seat, accepted bags and a paid fee, is not completed, and its flight has not left."""
+    """Returns whether an uncompleted check-in meets the conditions to complete.
+
+    It has a seat, accepted bags and a paid fee if one is due, and its flight has not left.
+    """
     found: bool = await conn.fetchval(
         f"SELECT EXISTS (SELECT FROM check_ins WHERE checkin_id = $1 AND {_READY})",  # noqa: S608
         checkin_id,
@@ -464,13 +496,19 @@ async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
 
 
 async def _complete_later(conn: Conn, checkin_id: UUID) -> None:
-    """Has a check-in that lacks nothing of its own completed once the seat is known to be its passenger's."""
+    """Sets the timer that re-checks the seat and then completes the check-in.
+
+    Does nothing if the check-in lacks anything else.
+    """
     if await lacks_nothing(conn, checkin_id):
         await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id))
 
 
 async def stand_up(conn: Conn, standing: CheckIn) -> bool:
-    """Notes that the passenger of an uncompleted check-in has no seat any more, as it was seen (its version)."""
+    """Records that the passenger of an uncompleted check-in has no seat any more.
+
+    Returns False, and changes nothing, if the check-in no longer has the version of `standing`.
+    """
     lost = await conn.fetchval(
         """
         UPDATE check_ins
@@ -485,10 +523,11 @@ async def stand_up(conn: Conn, standing: CheckIn) -> bool:
 
 
 async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, departed_too: bool = False) -> bool:
-    """Any state → CANCELLED, before departure; the seat is freed and the fee settled by timers.
+    """Cancels a check-in before departure: any other state → CANCELLED.
 
-    False where it was cancelled before, or the flight has departed; `departed_too` is for a flight that was cancelled
-    before it would have left, whenever that is known here.
+    Timers release the seat, and cancel or refund the fee. Returns False, and changes nothing, if the check-in was
+    cancelled before or the flight has left. `departed_too` lifts the limit of the departure time for a cancelled
+    flight, because the news of its cancellation may arrive after that time.
     """
     row = await conn.fetchrow(
         """
@@ -514,9 +553,9 @@ async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, depar
 
 
 async def cancel_for(conn: Conn, checkin_id: UUID, *, pnr: str | None, reason: str, actor: str) -> CheckIn:
-    """Cancels a check-in, of this locator only where one is given; a repeat returns it as it was cancelled.
+    """Cancels a check-in for a caller; a repeat returns the cancelled check-in.
 
-    Raises CHECK_IN_NOT_FOUND or FLIGHT_DEPARTED.
+    With `pnr`, only a check-in of that locator is found. Raises CHECK_IN_NOT_FOUND or FLIGHT_DEPARTED.
     """
     standing = await records.find(conn, checkin_id, pnr=pnr)
     done = await cancel(conn, standing.checkin_id, reason=reason, actor=actor)
@@ -530,7 +569,10 @@ async def cancel_for(conn: Conn, checkin_id: UUID, *, pnr: str | None, reason: s
 
 
 async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
-    """WAITING_FOR_PAYMENT → CANCELLED, unpaid, once the deadline of this intent has passed."""
+    """Cancels an unpaid check-in after its deadline: WAITING_FOR_PAYMENT → CANCELLED.
+
+    Returns False, and changes nothing, unless the passed deadline is that of this intent.
+    """
     cancelled = await conn.fetchval(
         """
         UPDATE check_ins
@@ -551,9 +593,9 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
 
 
 async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
-    """COMPLETED → CANCELLED, because the passenger has no seat any more, as it was seen (its version).
+    """Cancels a check-in whose passenger has no seat any more: COMPLETED → CANCELLED.
 
-    Only before departure.
+    Returns False, and changes nothing, if the check-in no longer has the version of `standing` or the flight has left.
     """
     cancelled = await conn.fetchval(
         """
@@ -576,7 +618,10 @@ async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
 
 
 async def departed(conn: Conn, flight_id: str) -> bool:
-    """Whether a flight has left: from then on nothing cancels a check-in."""
+    """Returns whether a flight has left; a cancelled flight never leaves.
+
+    After departure only an unpaid fee cancels a check-in.
+    """
     left: bool | None = await conn.fetchval(
         """
         SELECT cancel_time IS NULL AND statement_timestamp() >= departure_time FROM flights WHERE flight_id = $1
@@ -587,9 +632,10 @@ async def departed(conn: Conn, flight_id: str) -> bool:
 
 
 async def keeps_seat(conn: Conn, cancelled: CheckIn) -> bool:
-    """Whether the passenger of a cancelled check-in keeps the seat: a confirmed booking has it, or the flight has left.
+    """Returns whether the passenger of a cancelled check-in keeps the seat.
 
-    The mark of the booking is on the manifest, and leaves it with the booking.
+    This is so if a confirmed booking includes the seat, or if the flight has left. A confirmed booking marks its
+    manifest entries; a cancelled booking deletes them.
     """
     booked: bool | None = await conn.fetchval(
         "SELECT booking IS NOT NULL FROM passengers WHERE flight_id = $1 AND passenger_id = $2",
@@ -602,7 +648,10 @@ async def keeps_seat(conn: Conn, cancelled: CheckIn) -> bool:
 async def _after_cancellation(
     conn: Conn, checkin_id: UUID, from_state: str, *, actor: str, departed_too: bool = False
 ) -> None:
-    """Writes the history and what has to follow; cancels the check-in of the infant on the passenger's lap too."""
+    """Writes the history, the event and the timers that follow a cancellation.
+
+    Also cancels the check-in of the infant on the passenger's lap.
+    """
     cancelled = await records.find(conn, checkin_id)
     assert cancelled.cancel_reason is not None
     assert cancelled.cancel_time is not None

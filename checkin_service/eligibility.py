@@ -1,6 +1,6 @@
-"""Who may check in now: one table of rules, which GetEligibility shows and StartCheckIn obeys.
+"""Eligibility rules: GetEligibility shows them, and StartCheckIn enforces them.
 
-Whether the passenger has a seat is no rule here: it brings one, or holds one first.
+No rule here requires a seat: StartCheckIn takes one from a hold, or uses the passenger's confirmed seat.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from services.auth import Role
 from services.db import Conn
 from services.errors import Refusal
 
-# Whoever travels so is seen by somebody at the airport first: alone and young, ill, escorted, armed, with an animal.
+# Service codes of passengers whom an agent has to see at the airport: unaccompanied minors, medical cases, stretchers,
+# deportees (accompanied or not), weapons, animals in the cabin or in the hold.
 AT_THE_AIRPORT: Final = frozenset({"UMNR", "MEDA", "STCR", "DEPA", "DEPU", "WEAP", "PETC", "AVIH"})
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the rules look at: a passenger of a flight at this moment of the database's clock."""
+    """The facts that the rules evaluate: one passenger of one flight.
+
+    They are read at one moment of the database's clock, `now`.
+    """
 
     role: Role
     pnr: str
     fare: str
     special_services: Sequence[str]
     adult: str | None
-    """The passenger on whose lap it travels."""
+    """The passenger on whose lap this infant travels; None for all others."""
     adult_completed: bool
     flight_cancelled: bool
     now: datetime
@@ -82,12 +86,12 @@ RULES: Final[Sequence[Rule]] = (
 
 
 def refusals_of(situation: Situation) -> list[Refusal]:
-    """Returns all that stands in the way, in the order of the rules."""
+    """Returns the error of each rule that is not met, in the order of the rules."""
     return [refusal for rule in RULES if (refusal := rule(situation)) is not None]
 
 
 def message(situation: Situation) -> pb.Eligibility:
-    """Returns the verdict as callers see it."""
+    """Returns the result of all rules as callers see it."""
     reasons = [
         pb.Eligibility.Reason(reason=refusal.reason, message=refusal.message, metadata=refusal.metadata)
         for refusal in refusals_of(situation)
@@ -96,7 +100,10 @@ def message(situation: Situation) -> pb.Eligibility:
 
 
 async def situation(conn: Conn, flight_id: str, passenger_id: str, *, pnr: str | None, role: Role) -> Situation:
-    """Reads a passenger's situation, of this locator only where one is given. Raises PASSENGER_NOT_FOUND."""
+    """Reads the situation of a passenger. Raises PASSENGER_NOT_FOUND.
+
+    With `pnr`, only a passenger of that locator is found.
+    """
     row = await conn.fetchrow(
         """
         SELECT passengers.pnr, fare, special_services, accompanying_passenger_id AS adult,

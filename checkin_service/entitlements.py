@@ -1,8 +1,9 @@
-"""What the seat service must know of the manifests: who may have a seat on a flight, and until when (SEAT-17).
+"""Sends the passengers' entitlements to seats to the seat service (SEAT-17).
 
-Triggers of the schema count each change of a manifest in its own transaction and set a timer (migration 0005). The
-timer sends what the seat service has not acknowledged, until it has. A lost message or a seat service that is down
-only costs time. Calls that depend on a passenger's seat send that passenger's changes first.
+An entitlement says that a passenger may have a seat on a flight, and until when. Triggers of the schema count each
+change of a manifest in the transaction of the change, and set a timer (migration 0005). The timer sends a change until
+the seat service acknowledges it, so a lost message or an outage of the seat service only delays it. Calls that depend
+on a passenger's seat send that passenger's changes first.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from services.time_limits import FACTOR
 from services.timers import Handler
 
 SEND_ENTITLEMENTS: Final = "send-entitlements"
-# A few milliseconds of the seat service's work; its limit is 500.
+# Passengers per message: a few milliseconds of work for the seat service, which accepts 500.
 AT_ONCE: Final = 200
-# An import and a login do not wait longer for the seat service; the timer goes on.
+# An import or a login waits at most this long for the seat service; the timer sends what is left.
 PATIENCE_SECONDS: Final = 1.0 * FACTOR
-# The limit of the contract. What `needs_of` adds is sent first: INFT and CHLD rule out what any other code rules out.
+# The limit of the contract. The codes that `needs_of` adds are sent first, because INFT and CHLD exclude every seat
+# that any other code excludes.
 MOST_NEEDS: Final = 8
 ADDED_NEEDS: Final = ("INFT", "CHLD")
 
@@ -41,9 +43,10 @@ _log = telemetry.log("entitlements")
 
 @dataclass(frozen=True, slots=True)
 class Entitlement:
-    """A passenger of a flight as the seat service must know it; `ended` if there is no right to a seat any more.
+    """A passenger's right to a seat on a flight, as the seat service must know it.
 
-    `seat_included` while a confirmed booking includes a seat for the passenger: then no passenger or agent frees it.
+    `ended` is true if the passenger has no right to a seat any more. `seat_included` is true while a confirmed booking
+    includes a seat for the passenger: then no passenger or agent can release it.
     """
 
     flight_id: str
@@ -58,11 +61,11 @@ class Entitlement:
 
     @property
     def place(self) -> Place:
-        """Which passenger of which flight."""
+        """The flight and the passenger."""
         return (self.flight_id, self.passenger_id)
 
     def message(self) -> seat.SyncPassengersRequest.ManifestPassenger:
-        """Returns it as the seat service takes it."""
+        """Returns the entitlement as a message of the seat service."""
         return seat.SyncPassengersRequest.ManifestPassenger(
             flight_id=self.flight_id,
             passenger_id=self.passenger_id,
@@ -80,14 +83,14 @@ class Entitlement:
 
 @dataclass(frozen=True, slots=True)
 class FlightTimes:
-    """When a flight leaves, as the seat service must know it."""
+    """The departure time of a flight, as the seat service must know it."""
 
     flight_id: str
     departure_time: datetime
     revision: int
 
     def message(self) -> seat.SyncPassengersRequest.FlightTimes:
-        """Returns it as the seat service takes it."""
+        """Returns the times as a message of the seat service."""
         return seat.SyncPassengersRequest.FlightTimes(
             flight_id=self.flight_id, departure_time=timestamp(self.departure_time), revision=self.revision
         )
@@ -99,26 +102,32 @@ class Entitlements:
     def __init__(self, pool: Pool, peers: Peers) -> None:
         self._pool = pool
         self._peers = peers
-        # An import and its timer would otherwise send the same rows twice.
+        # One lock per flight: an import and its timer would otherwise send the same rows twice.
         self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def handlers(self) -> Mapping[str, Handler]:
-        """Returns the handlers by the names of their timers."""
+        """Returns each handler by the name of its timer."""
         return {SEND_ENTITLEMENTS: Handler(self.send)}
 
     async def send(self, flight_id: str) -> None:
-        """Sends all that the seat service has not acknowledged of a flight, in batches. Raises Unavailable."""
+        """Sends all unacknowledged changes of a flight, in batches. Raises Unavailable."""
         async with self._alone(flight_id):
             while await self._send_some(flight_id) == AT_ONCE:
                 pass
 
     async def send_of(self, flight_id: str, passenger_id: str) -> None:
-        """Sends a passenger's changes, if there are any. Raises Unavailable; then a seat may not fit any more."""
+        """Sends the unacknowledged changes of a passenger, if there are any.
+
+        Raises Unavailable; then the seat may not fit the passenger any more.
+        """
         async with self._alone(flight_id):
             await self._send_some(flight_id, passenger_id=passenger_id)
 
     async def try_to_send(self, flight_ids: Collection[str], *, pnr: str | None = None) -> None:
-        """Sends changes of flights, of one locator only if it is given; leaves to the timer what takes too long."""
+        """Sends changes of flights for at most PATIENCE_SECONDS, and only logs a failure.
+
+        With `pnr`, sends only the changes of that locator's passengers. The timer sends what is left.
+        """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 for flight_id in flight_ids:
@@ -126,7 +135,7 @@ class Entitlements:
                         while await self._send_some(flight_id, pnr=pnr) == AT_ONCE:
                             pass
         except Exception as error:
-            # The change is committed: no failure of this may refuse the call, and the timer repeats it.
+            # The change is committed, so a failure here must not fail the call; the timer sends the change.
             _log.warning("the seat service learns changes of a manifest later", error=repr(error))
 
     @asynccontextmanager
@@ -138,9 +147,9 @@ class Entitlements:
             yield
 
     async def _send_some(self, flight_id: str, *, pnr: str | None = None, passenger_id: str | None = None) -> int:
-        """Sends a batch; returns how many passengers it had.
+        """Sends one batch; returns the number of passengers in it.
 
-        Raises Unavailable if the seat service can't judge some of them now; the others are acknowledged.
+        Raises Unavailable if the seat service can't decide about some of them now; the others are acknowledged.
         """
         async with db.transaction(self._pool) as conn:
             passengers = await _unknown(conn, flight_id, pnr=pnr, passenger_id=passenger_id)
@@ -153,7 +162,7 @@ class Entitlements:
         freed, undecided = await self._peers.sync_passengers(request)
         decided = [each for each in passengers if each.place not in undecided]
         async with db.transaction(self._pool) as conn:
-            # Writers of the manifest lock the flight first as well.
+            # The flight first, in the same order as the writers of the manifest, so that no deadlock is possible.
             await flights.lock(conn, [flight_id])
             await _acknowledge(conn, decided, times)
             await _follow(conn, decided, freed)
@@ -163,7 +172,10 @@ class Entitlements:
 
 
 async def unknown_flights(conn: Conn, pnr: str) -> list[str]:
-    """Returns the flights on which the seat service does not know the locator's passengers as they are."""
+    """Returns the flights on which passengers of the locator have unsent changes.
+
+    A change is unsent until the seat service has acknowledged it.
+    """
     rows = await conn.fetch(
         """
         SELECT DISTINCT flight_id FROM passengers JOIN entitlements USING (flight_id, passenger_id)
@@ -175,7 +187,7 @@ async def unknown_flights(conn: Conn, pnr: str) -> list[str]:
 
 
 async def _unknown(conn: Conn, flight_id: str, *, pnr: str | None, passenger_id: str | None) -> list[Entitlement]:
-    """Reads a batch of what the seat service has not acknowledged, as the manifest is now."""
+    """Reads a batch of unacknowledged passengers, as the manifest has them now."""
     rows = await conn.fetch(
         """
         SELECT flight_id, passenger_id, entitlements.pnr, coalesce(passengers.type::text, 'ADULT') AS type,
@@ -230,9 +242,11 @@ async def _acknowledge(conn: Conn, passengers: Sequence[Entitlement], times: Fli
 
 
 async def _follow(conn: Conn, passengers: Sequence[Entitlement], freed: Mapping[Place, Seat]) -> None:
-    """Takes seats that do not fit any more from check-ins, in the transaction that acknowledges the change.
+    """Applies the seat service's releases to check-ins, with the acknowledgement.
 
-    A repeat of the call names no freed seat: so each live check-in of a changed passenger has its seat looked at, too.
+    A released seat no longer fits its passenger: a completed check-in is cancelled and the passenger notified, another
+    check-in loses its seat. The seat service names a released seat only once, and that response may have been lost. So
+    a timer also re-checks the seat of each live check-in of a changed passenger.
     """
     rows = await conn.fetch(
         """
@@ -251,7 +265,7 @@ async def _follow(conn: Conn, passengers: Sequence[Entitlement], freed: Mapping[
         await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(checkin_id), after=checkins.FIRST_LOOK)
         check_in = await records.find(conn, checkin_id)
         lost = freed.get(place)
-        # What ended a passenger's right cancels the check-in too, with its own reason.
+        # The cause that ended the passenger's right also cancels the check-in, with its own reason.
         if place in ended or lost is None or lost.hold_id != check_in.hold_id:
             continue
         if check_in.state != "COMPLETED":

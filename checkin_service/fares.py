@@ -1,4 +1,7 @@
-"""What a fare carries free of charge, and what baggage beyond it costs (CHK-6). Read from `fares.json`."""
+"""The free baggage of each fare, and the fee for more (CHK-6).
+
+The values come from `fares.json`.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ _KILOGRAM: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """Bags as a fare judges them."""
+    """The result of checking bags against a fare."""
 
     total_grams: int
     excess_grams: int
-    """What they weigh beyond the allowance."""
+    """Weight beyond the allowance; 0 if there is none."""
     fee_minor_units: int
-    """What that costs, in the currency's smallest unit; 0 where there is no excess."""
+    """Fee for the excess, in the currency's smallest unit; 0 if there is no excess."""
     currency: str
     too_heavy_index: int | None
-    """The first piece that is heavier than anybody may be asked to lift; such bags are refused, not charged."""
+    """Index of the first piece over the limit for one piece, or None. Such bags are refused, not charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Fare:
 
     code: str
     allowance_grams: int
-    """What all pieces together may weigh free of charge."""
+    """The free weight of all pieces together."""
     fee_minor_units_per_kg: int
     """The price of each started kilogram of excess."""
     currency: str
@@ -41,7 +44,10 @@ class Fare:
     most_pieces: int
 
     def assess(self, weights_grams: Sequence[int]) -> Assessment:
-        """Judges bags of these weights. Raises ValueError for too many pieces, or a weight that is none."""
+        """Checks bags of these weights.
+
+        Raises ValueError for too many pieces, or for a weight of zero or less.
+        """
         if len(weights_grams) > self.most_pieces:
             raise ValueError(f"{len(weights_grams)} pieces, at most {self.most_pieces} are carried")
         if any(weight <= 0 for weight in weights_grams):
@@ -61,7 +67,10 @@ class Fare:
 def load_fares(
     *, standard_allowance_grams: int | None = None, fee_minor_units_per_kg: int | None = None
 ) -> Mapping[str, Fare]:
-    """Returns all fares by code. What is given replaces the file's: STANDARD's allowance, and the price for all."""
+    """Returns all fares by code.
+
+    An argument replaces the value of the file: the allowance of STANDARD, or the price of all fares.
+    """
     data = json.loads(files("checkin_service").joinpath("fares.json").read_text(encoding="utf-8"))
     allowances = {code: kilograms * _KILOGRAM for code, kilograms in data["allowances_kg"].items()}
     if standard_allowance_grams is not None:

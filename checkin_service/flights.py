@@ -1,4 +1,4 @@
-"""Flights as check-in knows them: their facts, and whether they leave at all."""
+"""Flights as check-in knows them: their facts and their cancellation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.errors import FieldViolation, InvalidArgument
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A row of `flights` without its cancellation."""
+    """A row of `flights`, without its cancellation."""
 
     flight_id: str
     flight_number: str
@@ -34,7 +34,10 @@ class Flight:
 
     @classmethod
     def of(cls, flight_id: str, facts: pb.FlightFacts | booking.BookingConfirmed.BookedFlight) -> Flight:
-        """Returns what the message says, with its defaults. Raises INVALID_FIELD."""
+        """Returns the flight of a message; omitted fields get their defaults.
+
+        Raises INVALID_FIELD.
+        """
         departure = facts.departure_time.ToDatetime(UTC)
         times = CheckInTimes.of(facts)
         if violations := list(times.violations("flight.")):
@@ -54,12 +57,13 @@ class Flight:
         )
 
     def refuse_other_day(self) -> None:
-        """Raises INVALID_FIELD for a date that the departure does not have at the origin.
+        """Raises INVALID_FIELD if the departure has another date at the origin.
 
-        For what others write. An event of ours has the date that the flight was sold with.
+        For manifests that other systems import. An event of the booking service is not checked: its date is the one
+        with which the flight was sold.
         """
         zone = airports.zone(self.origin)
-        # An airport without an IATA code lies somewhere between UTC-12 and UTC+14.
+        # The zone of an airport without an IATA code is not known: its date is between those of UTC-12 and UTC+14.
         earliest, latest = (
             (self.departure_time + ahead).astimezone(zone or UTC).date()
             for ahead in ((timedelta(), timedelta()) if zone else (timedelta(hours=-12), timedelta(hours=14)))
@@ -74,7 +78,10 @@ class Flight:
 
 
 def _local_day(departure: datetime, origin: str) -> date:
-    """Returns the date of a departure at its origin; UTC's for an airport that has no IATA code."""
+    """Returns the date of a departure at its origin.
+
+    The date is UTC's for an airport without an IATA code.
+    """
     return departure.astimezone(airports.zone(origin) or UTC).date()
 
 
@@ -86,9 +93,10 @@ def _day(text: str) -> date:
 
 
 async def lock(conn: Conn, flight_ids: Iterable[str]) -> None:
-    """Has whoever writes facts, passengers or the cancellation of a flight wait, known or not, until we are done.
+    """Locks flights, known or not, until the transaction ends.
 
-    What decides comes in a later statement, which sees what the one before us did.
+    Every writer of a flight's facts, passengers or cancellation takes this lock. The caller reads in a later statement
+    what it decides by, and so sees what the writer before it committed.
     """
     await conn.execute(
         """
@@ -102,7 +110,10 @@ async def lock(conn: Conn, flight_ids: Iterable[str]) -> None:
 
 
 async def write(conn: Conn, flight: Flight, *, replace: bool) -> None:
-    """Writes the facts of a locked flight. Of one that is known they `replace` what is there, or are left alone."""
+    """Writes the facts of a locked flight.
+
+    With `replace`, overwrites a known flight; else leaves it as it is.
+    """
     await conn.execute(
         """
         INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time,
@@ -122,10 +133,11 @@ async def write(conn: Conn, flight: Flight, *, replace: bool) -> None:
 
 
 async def cancel(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
-    """Notes that a flight will not leave: nobody begins a check-in on it any more, and a timer cancels those there are.
+    """Records that a flight is cancelled: no check-in begins on it any more.
 
-    Whoever begins one has its passenger's entry locked: before us, then the timer finds it, or after us, then it sees
-    what we wrote. A repeat changes nothing. A cancellation after the departure changes nothing either.
+    A timer cancels its check-ins. A transaction that begins a check-in locks its passenger's manifest entry. It either
+    commits before this one, and the timer finds its check-in, or comes later and sees the cancellation. A repeat
+    changes nothing. Neither does a cancellation after the departure.
     """
     await lock(conn, [flight_id])
     noted = await conn.fetchval(

@@ -1,7 +1,9 @@
-"""Events of other services, one function per event type, each in one transaction with the note that it was applied.
+"""Handlers of the events of other services: one function per event type.
 
-Neither order nor single delivery is promised. What the payment service says of money is the truth, and is compared with
-what the check-in waits for. What the seat service says is a hint to look where the passenger sits now.
+Each handler runs in the transaction that also records the id of the event, so that a repeated delivery changes nothing.
+Events may arrive in any order. The payment service's events are the truth about money: a handler compares them with the
+intent and the amount that the check-in waits for. The seat service's events are only hints: a handler sets a timer,
+which asks the seat service for the passenger's current seat.
 """
 
 from __future__ import annotations
@@ -25,14 +27,18 @@ from services.errors import InvalidArgument
 from services.inbox import Subscription
 from services.money import Amount, amount_of
 
-# Others' intents are for other things, such as bookings.
+# First part of the reference of a check-in's payment intent. The intents of bookings begin with another one.
 REFERENCE: Final = "checkin"
-# The seat service's reason where a passenger has another seat now, which it tells as well.
+# The seat service's release reason if the passenger confirmed another seat. It publishes that confirmation, too.
 MOVED: Final = "MOVED"
 
 
 async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> None:
-    """Completes the check-in that waits for this payment; a payment that nothing waits for is given back."""
+    """Marks the fee of a check-in as paid, or refunds a payment that is not due.
+
+    A timer then completes the check-in. A payment is refunded if no check-in waits for it, or if the flight has left;
+    the passenger is notified by mail. A payment that was applied before changes nothing.
+    """
     checkin_id = _checkin_of(event.reference)
     if checkin_id is None:
         return
@@ -47,27 +53,31 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
             await notices.payment_refunded(conn, check_in, amount)
         return
     if not noted and check_in.payment_intent_id == intent_id and check_in.fee_pay_time is not None:
-        # An earlier event or comparison applied this payment. A cancellation since then refunds it by itself.
+        # An earlier event or reconciliation applied this payment. If the check-in was cancelled since then, the
+        # cancellation itself refunds the fee.
         return
     await timers.set_timer(conn, checkins.REFUND, str(intent_id))
     await notices.payment_refunded(conn, check_in, amount)
 
 
 async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:
-    """Shows why the payment failed; the check-in goes on waiting."""
+    """Records why the payment failed; the check-in keeps waiting for a payment."""
     checkin_id = _checkin_of(event.reference)
     if checkin_id is not None:
         await checkins.fail_payment(conn, checkin_id, intent_id=UUID(event.intent_id), error=event.error)
 
 
 async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> None:
-    """Notes that the fee was given back."""
+    """Records that the fee was refunded."""
     if _checkin_of(event.reference) is not None:
         await checkins.note_refund(conn, intent_id=UUID(event.intent_id))
 
 
 async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
-    """Has a look taken where passengers sit who got another seat than their live check-in knows."""
+    """Sets a timer to re-check the seat of each passenger who confirmed another seat.
+
+    These are the passengers whose live check-in has another hold than the event names.
+    """
     await _look(
         conn,
         """
@@ -82,9 +92,11 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Has a look taken where passengers sit whose live check-in knows the seat that was freed.
+    """Sets a timer to re-check the seat of each check-in whose seat was released.
 
-    Where nobody moved, a little later: whoever freed it may tell why, such as a cancelled flight or booking.
+    If every passenger of the event moved to another seat, the timer is due at once. Else it is due after FIRST_LOOK:
+    the event with the cause of the release, such as a cancelled flight or booking, can then arrive first and cancel the
+    check-in with its own reason.
     """
     moved = all(each.reason == MOVED for each in event.seats)
     await _look(
@@ -96,24 +108,24 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
           AND check_ins.hold_id = told.hold_id
         """,
         event.flight_id,
-        # A seat that was blocked before had nobody on it.
+        # A seat that was blocked before its release has no hold and no passenger.
         [(each.passenger_id, UUID(each.hold_id)) for each in event.seats if each.hold_id],
         after=timers.NOW if moved else checkins.FIRST_LOOK,
     )
 
 
 async def on_booking_confirmed(conn: Conn, event: booking.BookingConfirmed) -> None:
-    """Puts the passengers on the manifests; from now on they can log in."""
+    """Adds the booking's passengers to the manifests; from then on they can log in."""
     await bookings.put_on(conn, event)
 
 
 async def on_booking_cancelled(conn: Conn, event: booking.BookingCancelled) -> None:
-    """Cancels the passengers' check-ins, and takes them off the manifests."""
+    """Cancels the passengers' check-ins and removes them from the manifests."""
     await bookings.take_off(conn, event)
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
-    """Closes check-in; a timer cancels the check-ins there are."""
+    """Closes check-in of the flight; a timer cancels its check-ins."""
     cancel_time = event.cancel_time.ToDatetime(tzinfo=UTC)
     await flights.cancel(conn, event.flight_id, reason=event.reason, cancel_time=cancel_time)
 
@@ -133,7 +145,10 @@ async def _look(
 
 
 def _checkin_of(reference: str) -> UUID | None:
-    """Returns the check-in of a reference `checkin/<check-in>/<declaration>`; None for what is not ours."""
+    """Returns the check-in of a reference `checkin/<check-in>/<declaration>`.
+
+    Returns None if the reference belongs to another service, such as a booking's.
+    """
     owner, _, rest = reference.partition("/")
     return UUID(rest.partition("/")[0]) if owner == REFERENCE else None
 
@@ -153,7 +168,10 @@ MANIFEST_SUBSCRIPTIONS: Final = (
 
 
 def _amount(paid: money_pb2.Money) -> Amount | None:
-    """Returns what was paid; None if it is no whole number of minor units, and so no fee of ours."""
+    """Returns the paid amount, or None if it is not a whole number of minor units.
+
+    No fee of a check-in has such an amount.
+    """
     try:
         return amount_of(paid)
     except InvalidArgument:

@@ -1,7 +1,7 @@
-"""Whose a record locator is: of one booking, or of one imported party, and never of two (CHK-1, docs/decisions/0037).
+"""Record locators: each belongs to one booking or one imported party (CHK-1).
 
-The primary key of `locators` decides between parties that come at the same time: the second one waits for the first
-one's commit, and reads in its next statement whose the locator is.
+Two parties never share a locator (docs/decisions/0037). The primary key of `locators` decides between concurrent
+parties: the second one waits for the first one's commit, and its next statement reads whose the locator is.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ OF_BOOKING: Final = re.compile(r"([0-9a-f]{16})-[0-9]+")
 
 
 def key_of(booking_id: UUID) -> str:
-    """Returns the booking's key: what the ids of its passengers begin with."""
+    """Returns the booking's key, with which the ids of its passengers begin."""
     return booking_id.hex[:16]
 
 
 def booking_of(passenger_id: str) -> str | None:
-    """Returns the key of the booking that a passenger's id names; None for an id of another form."""
+    """Returns the booking key in a passenger's id; None for an id of another form."""
     found = OF_BOOKING.fullmatch(passenger_id)
     return found[1] if found else None
 
 
 def belongs_to(passenger_id: str, booking: str) -> bool:
-    """Whether a passenger is one of this booking's."""
+    """Returns whether a passenger belongs to the booking with this key."""
     return passenger_id.startswith(f"{booking}-")
 
 
 async def cancelled(conn: Conn, bookings: Collection[str]) -> set[str]:
-    """Returns those of the bookings, by their keys, that were cancelled, or a flight of which was."""
+    """Returns the keys of those bookings that were cancelled, wholly or in part.
+
+    The cancellation of one of its flights is enough.
+    """
     if not bookings:
         return set()
     rows = await conn.fetch(
@@ -49,7 +52,10 @@ async def cancelled(conn: Conn, bookings: Collection[str]) -> set[str]:
 
 
 async def take(conn: Conn, pnrs: Iterable[str], *, booking: str | None) -> Mapping[str, str | None]:
-    """Takes the locators that are free, for a booking or (None) an imported party; returns whose each one is then."""
+    """Reserves the free locators; returns the booking key of each locator's owner.
+
+    `booking` is the key of a booking, or None for an imported party; the same is returned for each locator.
+    """
     wanted = sorted(set(pnrs))
     await conn.execute(
         """

@@ -1,7 +1,7 @@
-"""How often somebody may try to log in: for a locator and for an address, within a sliding window (CHK-2).
+"""Limits login attempts per locator and per address, in a sliding window (CHK-2).
 
-A key's row holds its latest tries, as many as are allowed; one more is allowed while there are fewer, or when the
-oldest of them is out of the window. So the window is exact, and a row never grows.
+The row of a key holds the times of its latest attempts, at most as many as the limit. Another attempt is accepted while
+there are fewer, or once the oldest of them is out of the window. So the limit is exact, and a row never grows.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from services.addresses import counted_address
 from services.db import Conn, Pool
 
 FORGET_SECONDS: Final = 60
-# A home or a phone has a whole /64 of addresses to choose from.
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """A try that counts until it is given back: when it was noted, by key."""
+    """A recorded attempt, with its time by key; it counts until it is deleted."""
 
     times: Mapping[str, datetime]
 
 
 class LoginLimits:
-    """Counts the tries of all processes, in the database."""
+    """Counts the login attempts of all processes, in the database."""
 
     def __init__(self, pool: Pool, *, per_pnr: int, per_address: int, window: timedelta) -> None:
         self._pool = pool
@@ -39,10 +38,13 @@ class LoginLimits:
         self._window = window
 
     async def take(self, *, pnr: str, address: str) -> Try:
-        """Notes a try for both keys, or for none. Raises TOO_MANY_TRIES with the time to wait."""
+        """Records an attempt for both keys, or for neither.
+
+        Raises TOO_MANY_TRIES with the time to wait.
+        """
         most = {f"address:{network_of(address)}": self._per_address, f"pnr:{pnr}": self._per_pnr}
         async with db.transaction(self._pool) as conn:
-            # Whoever is beyond the limit anyway waits for nobody's lock and writes nothing.
+            # Checked first, so that a caller beyond the limit waits for no lock and writes nothing.
             await self._refuse_if_full(conn, most)
             rows = await conn.fetch(
                 """
@@ -65,12 +67,12 @@ class LoginLimits:
             )
             if len(rows) < len(most):
                 await self._refuse_if_full(conn, most)
-                # The try that was in the way was given back this moment.
+                # The attempt that reached the limit has just been deleted: the caller gets UNAVAILABLE and retries.
                 raise db.GuardMissed
         return Try({row["key"]: row["try_time"] for row in rows})
 
     async def give_back(self, noted: Try) -> None:
-        """Forgets a try that was right."""
+        """Deletes a recorded attempt, because the login was right."""
         async with db.transaction(self._pool) as conn:
             for key, try_time in sorted(noted.times.items()):
                 await conn.execute(
@@ -78,14 +80,17 @@ class LoginLimits:
                 )
 
     async def forget(self) -> None:
-        """Deletes rows whose tries are all out of the window, again and again until cancelled."""
+        """Deletes old rows every FORGET_SECONDS, until cancelled."""
         while True:
             with contextlib.suppress(*db.AWAY):
                 await db.in_batches(self._pool, self.forget_old)
             await asyncio.sleep(FORGET_SECONDS)
 
     async def forget_old(self, conn: Conn, *, limit: int) -> int:
-        """Deletes up to `limit` rows whose tries are all out of the window, oldest first; returns how many."""
+        """Deletes up to `limit` rows with no attempt in the window, oldest first.
+
+        Returns the number of deleted rows.
+        """
         status = await conn.execute(
             """
             WITH old AS MATERIALIZED (
@@ -117,7 +122,10 @@ class LoginLimits:
 
 
 def network_of(address: str) -> str:
-    """Returns what is counted as one address: an IPv4 address, or an IPv6 network of 64 bits."""
+    """Returns what counts as one address: an IPv4 address, or an IPv6 /64 network.
+
+    A home or a phone can choose from all addresses of its /64. A text that is no address is returned as it is.
+    """
     try:
         return counted_address(address)
     except ValueError:

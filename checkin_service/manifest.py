@@ -1,6 +1,6 @@
-"""Manifests: who is on a flight, and the flight's own facts, as they are imported (CHK-1).
+"""Manifests: the imported passengers and facts of a flight (CHK-1).
 
-Each line of an import is checked against the flight as the import would make it. A wrong line is rejected alone; the
+Each line of an import is checked against the flight as the import would leave it. A wrong line is rejected alone; the
 others are written in one transaction.
 """
 
@@ -20,13 +20,13 @@ from services.errors import FieldViolation, InvalidArgument
 from services.proto import timestamp
 
 DEFAULT_FARE: Final = "STANDARD"
-# What a check-in was judged by, and can't follow once it has begun. Names, needs and addresses it follows.
+# Fields by which a check-in began; they can't change while it is live. Names, needs and addresses can.
 FIXED_BY_CHECK_IN: Final = ("pnr", "type", "cabin", "fare", "accompanying_passenger_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Passenger:
-    """A row of `passengers` without its flight."""
+    """A row of `passengers`, without its flight."""
 
     passenger_id: str
     pnr: str
@@ -41,7 +41,10 @@ class Passenger:
 
     @classmethod
     def of(cls, asked: pb.ManifestPassenger, known: Passenger | None = None) -> Passenger:
-        """Returns the passenger after the import; an omitted field keeps the known value, or has its default."""
+        """Returns the passenger after the import.
+
+        An omitted field keeps its known value, or gets its default.
+        """
         type_ = pb.PassengerType.Name(asked.type) if asked.type else known.type if known else "ADULT"
         accompanying = asked.accompanying_passenger_id or (known.accompanying_passenger_id if known else None)
         services = asked.special_services or (known.special_services if known else ())
@@ -54,7 +57,7 @@ class Passenger:
             cabin=pb.Cabin.Name(asked.cabin) if asked.cabin else known.cabin if known else "ECONOMY",
             fare=asked.fare or (known.fare if known else DEFAULT_FARE),
             special_services=[] if "specialServices" in asked.cleared_fields else sorted(services),
-            # An infant that has become a child has no adult any more; the caller need not clear it.
+            # A passenger who is no infant any more has no adult; the caller need not clear the field.
             accompanying_passenger_id=accompanying if type_ == "INFANT" or asked.accompanying_passenger_id else None,
             contact_email=""
             if "contactEmail" in asked.cleared_fields
@@ -62,7 +65,7 @@ class Passenger:
         )
 
     def message(self) -> pb.ManifestPassenger:
-        """Returns it as callers see it."""
+        """Returns the passenger as callers see it."""
         return pb.ManifestPassenger(
             passenger_id=self.passenger_id,
             pnr=self.pnr,
@@ -78,12 +81,13 @@ class Passenger:
 
 
 async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb.ImportManifestResponse:
-    """Writes a flight's facts and its passengers in one transaction, except those whose line is rejected.
+    """Writes a flight's facts and its accepted passengers in one transaction.
 
-    Raises INVALID_FIELD or PASSENGER_CHECKED_IN if every line is rejected, or if the flight's facts are wrong.
+    The response lists the rejected lines. Raises INVALID_FIELD or PASSENGER_CHECKED_IN if every line is rejected, and
+    INVALID_FIELD if the flight's facts are wrong.
     """
     flight_id = request.flight_id
-    # Imports of a flight run one after the other: each one is checked against the manifest that the last one wrote.
+    # Imports of a flight run one after the other: each is checked against the manifest that the one before wrote.
     await flights.lock(conn, [flight_id])
     if request.HasField("flight"):
         flight = Flight.of(flight_id, request.flight)
@@ -98,7 +102,7 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     _reject_misfits(known, asked, lines)
     await _reject_foreign_locators(conn, flight_id, known, asked, lines)
     await _reject_cancelled_bookings(conn, known, asked, lines)
-    # An infant whose adult had a locator of another party is one, too.
+    # Again, because the two checks before may have rejected the adult of an accepted infant.
     _reject_misfits(known, asked, lines)
     lines.refuse_if_none_is_left()
     passengers = [asked[n] for n, _ in lines.accepted()]
@@ -115,7 +119,10 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
 
 
 async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPassenger:
-    """Returns a passenger of a flight, with what it needs. Raises PASSENGER_NOT_FOUND."""
+    """Returns a passenger of a flight. Raises PASSENGER_NOT_FOUND.
+
+    The special services include the needs that `needs_of` adds for an infant on the lap or a child of the party.
+    """
     row = await conn.fetchrow(
         """
         SELECT passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare,
@@ -133,7 +140,11 @@ async def find(conn: Conn, flight_id: str, passenger_id: str) -> pb.ManifestPass
 async def _reject_foreign_locators(
     conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
 ) -> None:
-    """Rejects each line by whose locator one party would see and change the trip of another."""
+    """Rejects the lines whose locator belongs to another party.
+
+    That party would otherwise see and change the passenger's trip. Also rejects another locator for a passenger of a
+    confirmed booking. Reserves the free locators for the imported party.
+    """
     accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
     parties = await locators.take(conn, [each.pnr for each in accepted.values()], booking=None)
     booked = await _booked(conn, flight_id)
@@ -157,9 +168,10 @@ async def _reject_foreign_locators(
 async def _reject_cancelled_bookings(
     conn: Conn, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
 ) -> None:
-    """Rejects each line that would bring back a passenger whose booking was cancelled, and its fare refunded.
+    """Rejects the lines that would add a passenger of a cancelled booking again.
 
-    The cancellation took the passenger off the manifest. A flight that had departed kept the passenger, and knows it.
+    The booking's fare was refunded, and its cancellation removed the passenger from the manifest. A flight that had
+    departed kept the passenger; such a line adds no passenger and is not rejected.
     """
     added = {n: each for n, each in asked.items() if lines.accepts(n) and each.passenger_id not in known}
     bookings = {n: booking for n, each in added.items() if (booking := locators.booking_of(each.passenger_id))}
@@ -173,7 +185,10 @@ async def _reject_cancelled_bookings(
 
 
 async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPassengersResponse:
-    """Returns those of the passengers who are on a manifest, and the flights that are known, in one statement each."""
+    """Returns the requested passengers and flights that are known.
+
+    Reads the passengers in one statement and the flights in another.
+    """
     asked = [(each.flight_id, each.passenger_id) for each in request.passengers]
     passengers = await conn.fetch(
         """
@@ -221,10 +236,10 @@ async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPass
 
 
 def _reject_misfits(known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines) -> None:
-    """Rejects each line that would make the flight wrong.
+    """Rejects each line that would make the manifest inconsistent.
 
-    A rejected line leaves its passenger as it was, and that may make another line wrong: an infant whose adult is
-    rejected. Each round rejects at least one line, so that the rounds end.
+    A rejected line leaves its passenger as it was. That may make another line wrong, such as that of an infant whose
+    adult is rejected, so the check runs again. Each round rejects at least one line, so the rounds end.
     """
     while True:
         accepted = {each.passenger_id: n for n, each in asked.items() if lines.accepts(n)}
@@ -237,9 +252,10 @@ def _reject_misfits(known: Mapping[str, Passenger], asked: Mapping[int, Passenge
 
 
 def _misfits(after: Mapping[str, Passenger], accepted: Mapping[str, int]) -> Iterator[tuple[int, FieldViolation]]:
-    """Yields what would be wrong with the flight after the import, with the line that makes it so.
+    """Yields each inconsistency after the import, with the line that causes it.
 
-    What is wrong without any line of this import, as an infant whose adult's booking was cancelled, stays as it is.
+    An inconsistency that no line of this import causes stays as it is, such as an infant whose adult's booking was
+    cancelled.
     """
     infants: dict[str, str] = {}
     for each in after.values():
@@ -297,7 +313,7 @@ async def _reject_what_check_ins_cannot_follow(
 
 
 async def _booked(conn: Conn, flight_id: str) -> set[str]:
-    """Returns the passengers of a flight whose seats are in a confirmed booking."""
+    """Returns the passengers of a flight whose seats a confirmed booking includes."""
     rows = await conn.fetch(
         "SELECT passenger_id FROM passengers WHERE flight_id = $1 AND booking IS NOT NULL", flight_id
     )
@@ -305,7 +321,7 @@ async def _booked(conn: Conn, flight_id: str) -> set[str]:
 
 
 async def mark_booked(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, booking: str) -> None:
-    """Notes that passengers of a locked flight have the seats and the locator of a confirmed booking."""
+    """Marks passengers of a locked flight with a confirmed booking and its locator."""
     await conn.executemany(
         """
         UPDATE passengers SET booking = $3, pnr = $4, login_key = CASE WHEN pnr = $4 THEN login_key ELSE $5 END
@@ -319,7 +335,10 @@ async def mark_booked(conn: Conn, flight_id: str, passengers: Sequence[Passenger
 
 
 async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:
-    """Returns the flight's passengers as they are; nobody begins a check-in of them until the transaction ends."""
+    """Returns the flight's passengers as they are, and locks their rows.
+
+    No check-in of these passengers begins until the transaction ends.
+    """
     rows = await conn.fetch(
         """
         SELECT passenger_id, pnr, given_name, last_name, type::text, cabin::text, fare, special_services,
@@ -332,7 +351,10 @@ async def _known(conn: Conn, flight_id: str) -> dict[str, Passenger]:
 
 
 async def write(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, replace: bool) -> None:
-    """Writes passengers of a locked flight. Of those that are known they `replace` what is there, or are left alone."""
+    """Writes passengers of a locked flight.
+
+    With `replace`, overwrites known passengers; else leaves them as they are.
+    """
     await conn.executemany(
         """
         INSERT INTO passengers (flight_id, passenger_id, pnr, given_name, last_name, type, cabin, fare,

@@ -1,4 +1,4 @@
-"""The lines of a manifest import: each one is accepted or rejected on its own (CHK-1)."""
+"""The lines of a manifest import, each accepted or rejected on its own (CHK-1)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEP: Final = re.compile(r"(\w+)(?:\[(\d+)\])?")
 class Lines:
     """The passengers of one request, and why some of them are rejected.
 
-    `violations` name fields of the line by their path in ManifestPassenger, such as `special_services[1]`.
+    A violation names a field of its line by the path in ManifestPassenger, such as `special_services[1]`.
     """
 
     def __init__(self, sent: Sequence[pb.ManifestPassenger]) -> None:
@@ -41,24 +41,27 @@ class Lines:
                 self.reject(n, FieldViolation("passenger_id", f"is the passenger of passengers[{above}] again"))
 
     def reject(self, index: int, *violations: FieldViolation, reason: str = INVALID_FIELD) -> None:
-        """Rejects a line, or adds to why it is rejected. The first reason stays."""
+        """Rejects a line, or adds violations to a rejected line; its first reason stays."""
         self._reasons.setdefault(index, reason)
         self._violations[index].extend(violations)
 
     def accepts(self, index: int) -> bool:
-        """Says whether the line is accepted up to now."""
+        """Returns whether the line has not been rejected so far."""
         return index not in self._reasons
 
     def accepted(self) -> Iterator[tuple[int, pb.ManifestPassenger]]:
-        """Yields each line that is accepted up to now, with its place in the request."""
+        """Yields each line that is not rejected so far, with its index in the request."""
         return ((n, each) for n, each in enumerate(self._sent) if self.accepts(n))
 
     def rejected(self) -> list[pb.RejectedPassenger]:
-        """Returns the rejected lines as the caller reads them."""
+        """Returns the rejected lines as callers see them."""
         return [self._rejected(n) for n in sorted(self._reasons)]
 
     def refuse_if_none_is_left(self) -> None:
-        """Raises INVALID_FIELD or PASSENGER_CHECKED_IN if there are lines, and every one is rejected."""
+        """Raises an error if every line is rejected; a request without lines is accepted.
+
+        The error is PASSENGER_CHECKED_IN if that is the reason of all lines, else INVALID_FIELD.
+        """
         if not self._sent or len(self._reasons) < len(self._sent):
             return
         fields = [
@@ -85,7 +88,7 @@ class Lines:
 
 
 def _json_path(kind: Descriptor, path: str) -> str:
-    """Returns a field's path as callers of JSON write it."""
+    """Returns a field's path with JSON names."""
     return _STEP.sub(
         lambda step: (
             step[0].replace(step[1], kind.fields_by_name[step[1]].json_name)
@@ -97,7 +100,7 @@ def _json_path(kind: Descriptor, path: str) -> str:
 
 
 def _value(sent: Message, path: str) -> str:
-    """Returns the value that the caller sent in a field; empty if the field was left out."""
+    """Returns the value that the caller sent in a field; empty if it was omitted."""
     step = _STEP.fullmatch(path)
     field = sent.DESCRIPTOR.fields_by_name.get(step[1]) if step else None
     if step is None or field is None:

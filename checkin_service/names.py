@@ -1,4 +1,7 @@
-"""Names, folded so that a name matches however it is typed at login. `transliteration` writes them for a pass."""
+"""Folds names, so that a name matches in any spelling at login.
+
+For the name on a boarding pass see `transliteration`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
-# Latin letters whose Unicode name does not end with the letters that they stand for, as ICAO Doc 9303 part 3, section
-# 6 A transcribes them, and those of West Africa that look like these.
+# Latin letters whose Unicode name does not end with their transcription. The transcriptions are those of ICAO Doc 9303
+# part 3, section 6 A; similar letters of West Africa are added.
 _LETTERS: Final = {"ð": "D", "þ": "TH", "ŋ": "N", "ə": "E", "\u0131": "I", "ĸ": "Q", "ɛ": "E", "ɔ": "O", "ǝ": "E"}
 _NAMED: Final = re.compile(r"LATIN SMALL (?:LETTER|LIGATURE) ([A-Z]{1,2})(?: WITH .*)?")
 # Ä, Ö, Ü, Ø and Å are also written AE, OE, UE, OE and AA: tickets say MUELLER, passports MÜLLER.
@@ -18,11 +21,11 @@ _DIGEST_BYTES: Final = 16
 
 
 def fold(name: str) -> str:
-    """Returns the letters of a name alone: Latin ones as A to Z, those of other scripts casefolded.
+    """Returns only the letters of a name: Latin as A to Z, other scripts casefolded.
 
-    Case, spaces, hyphens, apostrophes, points and diacritics are gone: `Nuñez` is `NUNEZ`, `Weiß` is `WEISS`.
+    Removes case, spaces, hyphens, apostrophes, dots and diacritics: `Nuñez` is `NUNEZ`, `Weiß` is `WEISS`.
     """
-    # Casefolding undoes some compositions, and decomposing brings up new capitals, so each is done on both sides.
+    # Casefolding can undo a composition, and decomposing can bring up capitals, so each runs twice.
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold()).casefold()
     return "".join(map(_letter, decomposed))
 
@@ -41,9 +44,10 @@ def _letter(character: str) -> str:
 
 
 def login_key(pnr: str, last_name: str) -> bytes:
-    """Returns the digest that a login is looked up by: one probe of an index says whether the pair is right.
+    """Returns the digest by which a login is looked up.
 
-    Also `Mueller` and `Müller`, `Oe` and `Ø`, `Aa` and `Å` are the same here.
+    One index lookup says whether the locator and the name match. Different spellings have the same digest: `Mueller`
+    and `Müller`, `Oe` and `Ø`, `Aa` and `Å`.
     """
     name = _SPELT_OUT.sub("", fold(last_name))
     return blake2b(f"{pnr.upper()}\0{name}".encode(), digest_size=_DIGEST_BYTES).digest()

@@ -1,4 +1,4 @@
-"""What passengers are told by mail, where the manifest has an address of theirs."""
+"""Mails to passengers whose manifest entry has a contact address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE: Final = "checkin"
 
 
 async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) -> None:
-    """Tells that a check-in was cancelled because its fee was not paid in time."""
+    """Notifies the passenger that the unpaid fee cancelled the check-in."""
     await _tell(
         conn,
         check_in,
@@ -27,7 +27,7 @@ async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) 
 
 
 async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -> None:
-    """Tells that a payment that nothing waits for any more is given back."""
+    """Notifies the passenger that a payment that was not due is refunded."""
     await _tell(
         conn,
         check_in,
@@ -38,7 +38,7 @@ async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -
 
 
 async def seat_released(conn: Conn, check_in: CheckIn) -> None:
-    """Tells that a completed check-in was cancelled because the airline gave its seat away."""
+    """Notifies the passenger that the release of the seat cancelled the check-in."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
     await _tell(
         conn,
@@ -50,7 +50,7 @@ async def seat_released(conn: Conn, check_in: CheckIn) -> None:
 
 
 async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
-    """Tells that a completed check-in was cancelled because its seat does not fit the passenger any more."""
+    """Notifies the passenger that the seat no longer fits: the check-in is cancelled."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
     await _tell(
         conn,
@@ -63,7 +63,7 @@ async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
 
 
 async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
-    """Tells that a check-in was cancelled because its flight will not leave."""
+    """Notifies the passenger that the cancelled flight cancelled the check-in."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
     await _tell(
         conn,

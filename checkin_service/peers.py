@@ -1,4 +1,4 @@
-"""What check-in asks other services, and what their refusals mean here."""
+"""Calls to other services, and the meaning of their errors for check-in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from services.money import Amount, money_of
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 
-# A declaration asks three times, and has to answer within five seconds whatever the others do.
+# A declaration normally makes at most three calls, and has to respond within five seconds whatever the other services
+# do.
 TIMEOUT_SECONDS: Final = 1.4 * FACTOR
 PASSENGERS_PER_CALL: Final = 200
 
@@ -37,7 +38,10 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where a passenger sits, as the seat service says. `confirm_time` is None while it is only held."""
+    """A passenger's seat by the seat service.
+
+    `confirm_time` is None while the seat is only held.
+    """
 
     seat_number: str
     hold_id: UUID
@@ -45,18 +49,21 @@ class Seat:
 
 
 class Withdrawal(Enum):
-    """What became of an intent that was to be withdrawn."""
+    """The result of an attempt to cancel a payment intent."""
 
     WITHDRAWN = auto()
-    """Nobody can pay it any more, or what was paid is given back."""
+    """The intent can't be paid any more, or its payment is being refunded."""
     RUNNING = auto()
-    """An attempt to pay it runs, whose outcome decides."""
+    """A payment attempt is running; its outcome decides."""
     PAID = auto()
-    """It is paid; the event that says so comes, or came."""
+    """The intent is paid; its event has arrived or will arrive."""
 
 
 class Peers:
-    """Calls to the seat and payment services and to the scales. All raise Unavailable where they are away."""
+    """Calls to the seat service, the payment service and the scales.
+
+    Every call raises Unavailable if the service is down or does not respond in time.
+    """
 
     def __init__(self, settings: CheckInSettings) -> None:
         token = OwnToken(settings.token_file)
@@ -65,7 +72,7 @@ class Peers:
         ours = peer(settings.seat_address, service=seat_service, token=token)
         callers = peer(settings.seat_address, service=seat_service)
         payments = peer(settings.payment_address, service=payment_service, token=token)
-        # The scales are not ours and get no token and no certificate of ours.
+        # The scales belong to another operator: they get neither our token nor our certificate.
         scales = channel(
             settings.weight_address, service="skyhigh.weight.v1.WeightService", timeout_seconds=TIMEOUT_SECONDS
         )
@@ -82,7 +89,7 @@ class Peers:
     async def seats_of(
         self, passengers: Sequence[Place], *, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> Mapping[Place, list[Seat]]:
-        """Returns the seats that passengers hold or have confirmed: at most one of each."""
+        """Returns the seats of passengers: at most one held and one confirmed for each."""
         found: dict[Place, list[Seat]] = {place: [] for place in passengers}
         for first in range(0, len(passengers), PASSENGERS_PER_CALL):
             request = seat.FindPassengerSeatsRequest()
@@ -97,14 +104,14 @@ class Peers:
         return found
 
     async def confirmed_seat(self, flight_id: str, passenger_id: str) -> Seat | None:
-        """Returns the passenger's confirmed seat."""
+        """Returns the passenger's confirmed seat, or None."""
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         return next((each for each in seats if each.confirm_time is not None), None)
 
     async def sync_passengers(self, request: seat.SyncPassengersRequest) -> tuple[Mapping[Place, Seat], set[Place]]:
-        """Brings the seat service's copy of the manifests up to date.
+        """Updates the seat service's copy of the manifests.
 
-        Returns the seats that passengers lost by it, and the passengers that are to be sent again.
+        Returns the seats that passengers lost by the update, and the passengers who have to be sent again.
         """
         answer = await ask(self._seats.SyncPassengers(request, timeout=TIMEOUT_SECONDS))
         freed = {
@@ -118,11 +125,12 @@ class Peers:
         return freed, {(each.flight_id, each.passenger_id) for each in answer.undecided}
 
     async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
-        """Confirms a hold of the caller that has a seat for the passenger; returns that seat. A repeat succeeds.
+        """Confirms the seat of the caller's hold for the passenger, and returns it.
 
-        Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED, FLIGHT_DEPARTED,
-        PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that does not fit any more; then nothing was confirmed, unless
-        the owner changed the hold at the same time and left the passenger out: HOLD_MISMATCH.
+        A repeat succeeds. Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED,
+        FLIGHT_DEPARTED, PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that no longer fits. Then no seat was
+        confirmed, with one exception: HOLD_MISMATCH if the owner changed the hold at the same time and left the
+        passenger out.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
@@ -141,7 +149,7 @@ class Peers:
         return meant
 
     async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:
-        """Frees the passenger's seat of this hold, and no other. A repeat succeeds."""
+        """Releases the passenger's seat of this hold, and no other. A repeat succeeds."""
         try:
             await ask(
                 self._seats.ReleasePassengerSeat(
@@ -156,7 +164,10 @@ class Peers:
                 raise
 
     async def weigh(self, checkin_id: UUID, declared_grams: Collection[int]) -> list[int]:
-        """Returns what the scales say of each bag, in grams."""
+        """Returns the measured weight of each bag, in grams.
+
+        Raises Unavailable if the scales' response makes no sense.
+        """
         if not declared_grams:
             return []
         answer = await ask(
@@ -171,7 +182,10 @@ class Peers:
         return measured
 
     async def create_intent(self, reference: str, *, pnr: str, cents: int, currency: str) -> UUID:
-        """Creates an intent that the locator's passengers can pay; a repeat returns the same."""
+        """Creates a payment intent that the locator's passengers can pay.
+
+        A repeat with the same reference returns the same intent. `cents` is in minor units of the currency.
+        """
         intent = await ask(
             self._payments.CreatePaymentIntent(
                 payment.CreatePaymentIntentRequest(
@@ -183,12 +197,12 @@ class Peers:
         return UUID(intent.intent_id)
 
     async def intent(self, intent_id: UUID) -> payment.PaymentIntent:
-        """Returns an intent as it is now."""
+        """Returns the current state of an intent."""
         request = payment.GetPaymentIntentRequest(intent_id=str(intent_id))
         return await ask(self._payments.GetPaymentIntent(request, timeout=TIMEOUT_SECONDS))
 
     async def withdraw_intent(self, intent_id: UUID, *, reason: str) -> Withdrawal:
-        """Ends an intent unless it is paid or being paid. A repeat succeeds."""
+        """Cancels an intent unless it is paid or being paid. A repeat succeeds."""
         try:
             await ask(
                 self._payments.CancelPaymentIntent(
@@ -207,13 +221,16 @@ class Peers:
         return Withdrawal.WITHDRAWN
 
     async def refund(self, intent_id: UUID, *, reason: str) -> None:
-        """Gives a paid fee back. A repeat succeeds."""
+        """Refunds a paid intent in full. A repeat succeeds."""
         request = payment.RefundPaymentRequest(intent_id=str(intent_id), reason=reason)
         await ask(self._payments.RefundPayment(request))
 
 
 def _as_caller() -> Any:
-    """How a call is made with the caller's own token, so that the seat service alone judges whose hold it is."""
+    """Returns call arguments with the caller's own token.
+
+    So the seat service alone decides whether the hold is the caller's.
+    """
     token = running().header("authorization") or ""
     return {"metadata": (("authorization", token),), "timeout": TIMEOUT_SECONDS}
 
@@ -231,17 +248,17 @@ _OF_HOLDS: Final[Meanings] = {
     "HOLD_NOT_FOUND": lambda _: refusals.hold_not_found(),
     "HOLD_EXPIRED": lambda _: refusals.hold_expired(),
     "HOLD_CANCELLED": lambda _: refusals.hold_cancelled(),
-    # An order's, whoever asks.
+    # A booking manages this hold, so check-in confirms it for no caller.
     "HOLD_MANAGED": lambda _: refusals.hold_not_found(),
     "FLIGHT_CANCELLED": lambda _: refusals.flight_cancelled(),
     "FLIGHT_DEPARTED": lambda refusal: refusals.flight_departed(
         datetime.fromisoformat(refusal.metadata["departure_time"])
     ),
-    # Not on the manifest, or not any more.
+    # The passenger is not on the manifest, or not any more.
     "PASSENGER_NOT_FOUND": lambda _: refusals.passenger_not_found(),
     "PASSENGER_NOT_ENTITLED": lambda _: refusals.passenger_not_found(),
     "LAP_INFANT_HAS_NO_SEAT": lambda _: refusals.hold_mismatch(),
-    # The cabin or the needs changed after the seat was held.
+    # The passenger's cabin or needs changed after the seat was held.
     "CABIN_NOT_ALLOWED": lambda _: refusals.seat_required(),
     "EXIT_ROW_NOT_ALLOWED": lambda _: refusals.seat_required(),
     "INFANT_NOT_ALLOWED": lambda _: refusals.seat_required(),

@@ -1,4 +1,7 @@
-"""What a check-in waits for, compared with the service that knows: it learns of it whatever became of the event."""
+"""Reconciles check-ins with the payment intents of their fees.
+
+So a check-in learns the outcome of a payment even if its event was lost.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,20 @@ class Fees:
         self._peers = peers
 
     def comparisons(self) -> Sequence[Comparison]:
-        """Fees that may still be paid, also of a check-in that ended, and fees that are to be given back."""
+        """Returns the comparisons for unpaid fees and for refunds that are not complete.
+
+        An unpaid fee is compared even after its check-in has ended, because it may still be paid.
+        """
         return [
             Comparison("checkin-fees", waiting(self._pool, _FOR_FEE), self.compare),
             Comparison("checkin-refunds", waiting(self._pool, _FOR_REFUND), self.compare),
         ]
 
     async def compare(self, subject: str) -> bool:
-        """Applies what became of the fee's intent, as its events do. Returns whether the check-in changed."""
+        """Applies the current outcome of a fee's intent, as its events would.
+
+        Returns whether the check-in changed.
+        """
         checkin_id = UUID(subject)
         async with db.session(self._pool) as conn:
             check_in = await records.find(conn, checkin_id)
@@ -53,7 +62,7 @@ class Fees:
         async with db.transaction(self._pool) as conn:
             for event in events_of(intent):
                 match event:
-                    # What was noted is not told the passenger again.
+                    # Skipped if it is recorded already: the handler would notify the passenger again.
                     case payment.PaymentSucceeded() if check_in.fee_pay_time is None:
                         await handlers.on_payment_succeeded(conn, event)
                     case payment.PaymentFailed() if check_in.payment_error != event.error:

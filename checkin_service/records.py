@@ -1,4 +1,4 @@
-"""Check-ins as their rows have them, and how they are shown."""
+"""Reads check-ins, and converts them to messages."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class CheckIn:
 
     @property
     def key(self) -> UUID:
-        """What a watcher knows it by."""
+        """The key by which a watch finds the row."""
         return self.checkin_id
 
     def message(self) -> pb.CheckIn:
-        """Returns it as callers see it, without its history."""
+        """Returns the check-in as callers see it, without its history."""
         cancelled = self.state == "CANCELLED"
         return pb.CheckIn(
             checkin_id=str(self.checkin_id),
             flight_id=self.flight_id,
             passenger_id=self.passenger_id,
             state=pb.CheckIn.State.Value(self.state),
-            # What a cancelled one had is being freed, and may be somebody else's by now.
+            # The seat of a cancelled check-in is being released, and may already be another passenger's.
             seat_number="" if cancelled else self.seat_number or "",
             bags=[pb.CheckIn.Bag(weight_grams=grams) for grams in self.bags_grams],
             excess_grams=self.excess_grams,
@@ -79,12 +79,18 @@ class CheckIn:
 
 
 def pnr_of(principal: Principal) -> str | None:
-    """Returns whose rows the caller reaches: a passenger session's own locator, None for all."""
+    """Returns the locator to which the caller's access is limited; None for no limit.
+
+    A passenger session has access to its own locator only.
+    """
     return principal.name.partition(":")[2] if principal.role is Role.PASSENGER else None
 
 
 async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> CheckIn:
-    """Returns a check-in, of this locator only where one is given. Raises CHECK_IN_NOT_FOUND."""
+    """Returns a check-in. Raises CHECK_IN_NOT_FOUND.
+
+    With `pnr`, only a check-in of that locator is found.
+    """
     row = await conn.fetchrow(
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, version, seat_number, hold_id, seat_disputed,
@@ -102,7 +108,7 @@ async def find(conn: Conn, checkin_id: UUID, *, pnr: str | None = None) -> Check
 
 
 async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]:
-    """Returns those of the check-ins that have a higher version than is known of them."""
+    """Returns those of the check-ins whose version is higher than the known one."""
     rows = await conn.fetch(
         """
         SELECT checkin_id, flight_id, passenger_id, pnr, state::text, check_ins.version, seat_number, hold_id,
@@ -119,7 +125,10 @@ async def newer(conn: Conn, known_versions: Mapping[UUID, int]) -> list[CheckIn]
 
 
 async def of_flight(conn: Conn, flight_id: str, *, after: tuple[datetime, UUID] | None, limit: int) -> list[CheckIn]:
-    """Returns check-ins of a flight that began after this one, oldest first."""
+    """Returns up to `limit` check-ins of a flight, oldest first.
+
+    `after` is the creation time and id of the last check-in of the page before.
+    """
     after_time, after_id = after or (None, None)
     rows = await conn.fetch(
         """

@@ -1,4 +1,7 @@
-"""The check-in service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The errors of the check-in service, with their contract reasons and metadata.
+
+The docstring of each function states the condition of its error.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +20,40 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 
 def trip_not_found() -> NotFound:
-    """There is no such trip, or it is somebody else's, or the name is wrong; not even the text says which."""
+    """The trip does not exist, the name is wrong, or the caller has no access.
+
+    The text is the same in all cases.
+    """
     return NotFound(_name(ErrorReason.TRIP_NOT_FOUND), "no trip was found for this locator and name")
 
 
 def locator_taken() -> Aborted:
-    """The locator is another party's."""
+    """The locator belongs to another party."""
     return Aborted(
         _name(ErrorReason.LOCATOR_TAKEN), "the record locator belongs to another party; mint another one and reserve it"
     )
 
 
 def passenger_not_found() -> NotFound:
-    """The flight has no such passenger, or it is somebody else."""
+    """The flight has no such passenger, or the caller has no access to the passenger."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
 
 
 def check_in_not_found() -> NotFound:
-    """There is no such check-in, or it is somebody else's; not even the text says which."""
+    """The check-in does not exist, or the caller has no access to it.
+
+    The text is the same in both cases.
+    """
     return NotFound(_name(ErrorReason.CHECK_IN_NOT_FOUND), "check-in not found")
 
 
 def hold_not_found() -> NotFound:
-    """There is no such hold, or it is somebody else's."""
+    """The hold does not exist, or the caller has no access to it."""
     return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), "hold not found")
 
 
 def check_in_not_open(open_time: datetime) -> FailedPrecondition:
-    """Check-in opens later."""
+    """Check-in is not open yet."""
     return FailedPrecondition(
         _name(ErrorReason.CHECK_IN_NOT_OPEN),
         "check-in is not open yet",
@@ -60,12 +69,12 @@ def check_in_closed(close_time: datetime) -> FailedPrecondition:
 
 
 def flight_cancelled() -> FailedPrecondition:
-    """The flight does not fly."""
+    """The flight was cancelled."""
     return FailedPrecondition(_name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled")
 
 
 def flight_departed(departure_time: datetime) -> FailedPrecondition:
-    """The flight has left."""
+    """The flight has departed."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_DEPARTED),
         "the flight has departed",
@@ -74,7 +83,7 @@ def flight_departed(departure_time: datetime) -> FailedPrecondition:
 
 
 def already_checked_in(checkin_id: UUID, state: str) -> FailedPrecondition:
-    """The passenger has a check-in on this flight."""
+    """The passenger already has a check-in on this flight."""
     return FailedPrecondition(
         _name(ErrorReason.ALREADY_CHECKED_IN),
         "the passenger has a check-in on this flight",
@@ -83,7 +92,7 @@ def already_checked_in(checkin_id: UUID, state: str) -> FailedPrecondition:
 
 
 def agent_required(special_service: str) -> FailedPrecondition:
-    """Somebody at the airport has to see the passenger first."""
+    """An agent at the airport has to see the passenger first."""
     return FailedPrecondition(
         _name(ErrorReason.AGENT_REQUIRED),
         "this passenger is checked in at the airport, by an agent",
@@ -92,7 +101,7 @@ def agent_required(special_service: str) -> FailedPrecondition:
 
 
 def adult_required(passenger_id: str) -> FailedPrecondition:
-    """An infant checks in after the adult on whose lap it travels."""
+    """The adult on whose lap the infant travels has not completed check-in."""
     return FailedPrecondition(
         _name(ErrorReason.ADULT_REQUIRED),
         "an infant checks in after the adult it travels with",
@@ -108,7 +117,10 @@ def seat_required() -> FailedPrecondition:
 
 
 def passengers_checked_in(passenger_id: str, fields: Sequence[FieldViolation]) -> FailedPrecondition:
-    """The manifest says of passengers what their check-ins can't follow; `passenger_id` is the first of them."""
+    """The manifest changes fields that can't change while a passenger is checked in.
+
+    `passenger_id` is the first such passenger.
+    """
     return FailedPrecondition(
         _name(ErrorReason.PASSENGER_CHECKED_IN),
         f"passenger {passenger_id} is checked in; cancel that first",
@@ -149,14 +161,14 @@ def check_in_cancelled(reason: str) -> FailedPrecondition:
 
 
 def check_in_not_completed(state: str) -> FailedPrecondition:
-    """There is no boarding pass yet, or no more."""
+    """The check-in is not completed, or not any more: there is no boarding pass."""
     return FailedPrecondition(
         _name(ErrorReason.CHECK_IN_NOT_COMPLETED), "the check-in is not completed", metadata={"state": state}
     )
 
 
 def bag_too_heavy(index: int, weight_grams: int, limit_grams: int) -> FailedPrecondition:
-    """A piece is heavier than anybody may be asked to lift."""
+    """A bag is heavier than the limit for one piece."""
     return FailedPrecondition(
         _name(ErrorReason.BAG_TOO_HEAVY),
         f"bag {index + 1} weighs {weight_grams} g, more than {limit_grams} g; it has to be repacked",
@@ -165,19 +177,19 @@ def bag_too_heavy(index: int, weight_grams: int, limit_grams: int) -> FailedPrec
 
 
 def payment_in_progress() -> FailedPrecondition:
-    """A payment of the present fee runs."""
+    """A payment of the current fee is running."""
     return FailedPrecondition(
         _name(ErrorReason.PAYMENT_IN_PROGRESS), "a payment of the present fee runs; its outcome decides"
     )
 
 
 def fee_paid() -> FailedPrecondition:
-    """The present fee is paid."""
+    """The current fee is paid."""
     return FailedPrecondition(_name(ErrorReason.FEE_PAID), "the present fee is paid; the check-in completes by itself")
 
 
 def too_many_tries(retry_after_seconds: float) -> ResourceExhausted:
-    """Too many wrong logins for this locator or from this address."""
+    """The limit of failed logins for this locator or from this address is reached."""
     return ResourceExhausted(
         _name(ErrorReason.TOO_MANY_TRIES),
         "too many tries to log in, wait before the next",

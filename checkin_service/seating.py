@@ -1,4 +1,7 @@
-"""Where passengers sit: the seat service alone says whose seat a seat is (CHK-8, docs/decisions/0038)."""
+"""Corrects the seats of check-ins (CHK-8, docs/decisions/0038).
+
+Only the seat service decides which passenger has a seat; check-in asks it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,16 @@ from services.db import Conn, GuardMissed, Pool
 from services.errors import Unavailable
 from services.timers import Handler
 
-# What only waits for a seat that no other completed check-in has.
+# States from which a check-in can complete; WAITING_FOR_PAYMENT only with its fee paid.
 _ACCEPTED: Final = ("BAGGAGE_VALIDATED", "WAITING_FOR_PAYMENT")
 ATTEMPTS: Final = 3
 
 
 class Seating:
-    """Corrects check-ins by the seat service's answers. `tell` wakes the relay and the timers after a commit."""
+    """Corrects check-ins by the seat service's responses.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, entitlements: Entitlements, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -31,34 +37,38 @@ class Seating:
         self._tell = tell
 
     def handlers(self) -> Mapping[str, Handler]:
-        """Returns the handlers by the names of their timers."""
+        """Returns each handler by the name of its timer."""
         return {checkins.LOOK_AT_SEAT: Handler(self.look)}
 
     async def look(self, subject: str) -> None:
-        """Corrects where a check-in's passenger sits, and completes it if nothing else was missing.
+        """Re-checks the seat of a check-in, and completes it if nothing else was missing.
 
-        A completed check-in without a seat is cancelled.
+        A completed check-in whose passenger has no seat any more is cancelled.
         """
         check_in = await self.clear_the_way(UUID(subject))
         if check_in.state in _ACCEPTED:
             async with db.transaction(self._pool) as conn:
                 done = await checkins.complete(conn, check_in.checkin_id, actor=checkins.completing(check_in))
                 if not done and await checkins.lacks_nothing(conn, check_in.checkin_id):
-                    # Another check-in or the manifest changed meanwhile.
+                    # Another check-in or the manifest changed meanwhile; the timer retries.
                     raise GuardMissed
             self._tell()
 
     async def clear_the_way(self, checkin_id: UUID) -> CheckIn:
-        """Corrects a check-in, and each completed one that has the same seat. Raises Unavailable."""
+        """Corrects a check-in, and each completed one that has the same seat.
+
+        Returns the check-in. Raises GuardMissed if one of them changes meanwhile, or Unavailable.
+        """
         check_in = await self.correct(checkin_id)
         for other in await self._others_with_seat(check_in):
             await self.correct(other)
         return check_in
 
     async def seat_for_pass(self, check_in: CheckIn) -> CheckIn:
-        """Returns a completed check-in as it is once the seat service has said that the seat is its passenger's now.
+        """Returns a completed check-in once the seat service has confirmed its seat.
 
-        Raises SEAT_REQUIRED, CHECK_IN_NOT_COMPLETED or Unavailable. An infant travels on the seat of its adult.
+        At that moment the seat is its passenger's. An infant travels on the seat of its adult. Raises SEAT_REQUIRED,
+        CHECK_IN_NOT_COMPLETED or Unavailable.
         """
         for _ in range(ATTEMPTS):
             with contextlib.suppress(GuardMissed):
@@ -81,14 +91,14 @@ class Seating:
         if check_in.state != "COMPLETED":
             raise refusals.check_in_not_completed(check_in.state)
         if check_in.seat_number not in (INFANT_SEAT, seat.seat_number):
-            # The passenger moved between the two answers.
+            # The passenger moved to another seat between the two responses.
             raise GuardMissed
         return check_in
 
     async def correct(self, checkin_id: UUID) -> CheckIn:
-        """Writes where the passenger sits now, or that there is no seat; returns the check-in as it is then.
+        """Records the passenger's current seat, or that there is none.
 
-        Raises GuardMissed if the check-in changes meanwhile, or Unavailable.
+        Returns the check-in as it is then. Raises GuardMissed if the check-in changes meanwhile, or Unavailable.
         """
         check_in = await self._find(checkin_id)
         await self._entitlements.send_of(check_in.flight_id, check_in.passenger_id)
@@ -131,9 +141,10 @@ class Seating:
         return adult
 
     async def _look_soon(self, check_in: CheckIn) -> None:
-        """Has a check-in without a seat corrected, not before the reason of a cancellation could arrive.
+        """Sets a timer that corrects a check-in whose passenger has no seat.
 
-        A timer that waits already is left alone: who asks for the pass again and again would put it off for ever.
+        It is due after FIRST_LOOK, so that the reason of a cancellation can arrive first. A timer that is already
+        waiting is not set again: repeated requests for the pass would otherwise postpone it for ever.
         """
         subject = str(check_in.checkin_id)
         async with db.transaction(self._pool) as conn:

@@ -1,4 +1,4 @@
-"""The check-in service put together."""
+"""Builds the check-in service from its parts, and declares it to services.app."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ from services.timers import Timers
 from services.tokens import TokenSigner
 from services.watch import Watches
 
-# The largest manifest that the edge takes has this size as JSON. The edge holds all other calls to 64 KiB.
+# The gateway accepts a manifest of at most this size as JSON. For all other calls its limit is 64 KiB.
 LARGEST_MESSAGE_BYTES: Final = 512 * 1024
 
 
 @asynccontextmanager
 async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Builds the parts of one process for the time of the block.
+
+    Closes the channels to the other services when the block ends.
+    """
 
     def tell() -> None:
         relay.wake()
@@ -97,7 +100,8 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
     events = consume(name="events", subscriptions=SUBSCRIPTIONS)
-    # Each locks several flights: two in one transaction would take them in another order.
+    # Each of these events locks several flights. Two of them in one transaction could lock flights in another order
+    # than a concurrent transaction and deadlock, so each event has its own transaction.
     manifests = consume(name="manifests", subscriptions=MANIFEST_SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
     flights = cancelled_flights.comparison(

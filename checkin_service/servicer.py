@@ -1,4 +1,8 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""The gRPC methods of the check-in service.
+
+Each method translates its request, calls the domain code and translates the result. The business rules are in the
+modules that it calls.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ Context = Any
 
 
 class CheckInServicer(CheckInServiceServicer):
-    """CheckInService. What an RPC does and refuses stands in its proto."""
+    """The servicer of CheckInService; its proto documents each RPC and its errors."""
 
     def __init__(
         self,
@@ -63,7 +67,8 @@ class CheckInServicer(CheckInServiceServicer):
             pb.ImportManifestResponse,
             lambda conn: manifest.import_passengers(conn, request),
         )
-        # Who is on the manifest can hold a seat at once, if the seat service is well.
+        # Sent now, so that a passenger on the manifest can hold a seat at once. A timer sends it if the seat service is
+        # down.
         await self._entitlements.try_to_send([request.flight_id])
         return imported
 
@@ -198,5 +203,5 @@ class CheckInServicer(CheckInServiceServicer):
 
 
 async def _own(conn: Conn, checkin_id: str) -> CheckIn:
-    """Returns a check-in that the caller reaches. Raises CHECK_IN_NOT_FOUND."""
+    """Returns a check-in that the caller can access. Raises CHECK_IN_NOT_FOUND."""
     return await records.find(conn, UUID(checkin_id), pnr=pnr_of(running().principal))

@@ -1,7 +1,7 @@
-"""Passenger sessions: a locator and a last name for a token (CHK-2).
+"""Passenger sessions: a token for a locator and a last name (CHK-2).
 
-The token names the locator alone. Services look its passengers up when they need them, so that the token of a group
-of 99 is as short as that of one, and a right that ends needs no token to be called back.
+The token names only the locator. Services look up its passengers when they need them. So the token of a group of 99 is
+as short as that of one passenger, and no token has to be revoked when a passenger's right ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from services.tokens import TokenSigner
 
 
 class Sessions:
-    """Opens sessions. Every answer comes a multiple of `answer_seconds` after its request: the time tells nothing."""
+    """Opens passenger sessions.
+
+    Each response is sent a multiple of `answer_seconds` after its request, so that the response time reveals nothing.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,10 @@ class Sessions:
         self._answer_seconds = answer_seconds
 
     async def open(self, *, pnr: str, last_name: str, address: str) -> pb.Session:
-        """Returns a session for the locator's passengers. Raises TRIP_NOT_FOUND or TOO_MANY_TRIES."""
+        """Returns a session for the locator's passengers.
+
+        Raises TRIP_NOT_FOUND or TOO_MANY_TRIES.
+        """
         clock = asyncio.get_running_loop().time
         arrival = clock()
         try:
@@ -62,15 +68,16 @@ class Sessions:
         if not found:
             raise refusals.trip_not_found()
         await self._limits.give_back(noted)
-        # A session can hold a seat at once.
+        # Sent now, so that the new session can hold a seat at once.
         await self._entitlements.try_to_send(unknown, pnr=pnr)
         token, end = self._signer.sign(Role.PASSENGER, pnr, ttl=self._ttl)
         return pb.Session(token=token, expire_time=timestamp(end), trip=await self._trips.described(pnr, found))
 
     async def _matching(self, pnr: str, last_name: str) -> tuple[list[Traveller], list[str]]:
-        """Returns the trip's travellers, and the flights on which the seat service does not know all of them.
+        """Returns the trip's travellers, and the flights with changes to send.
 
-        None if the pair is wrong: one look-up, whichever half of it is wrong.
+        These are the flights on which the seat service does not know all passengers of the locator as they are. Both
+        lists are empty if the pair is wrong: one lookup, whichever half of the pair is wrong.
         """
         async with db.transaction(self._pool) as conn:
             right = await conn.fetchval(

@@ -1,4 +1,7 @@
-"""How a check-in begins: judged, seated by the seat service, and only then written (CHK-4, docs/decisions/0015)."""
+"""Begins check-ins: eligibility first, then the seat, then the row (CHK-4).
+
+The seat service confirms the seat before the check-in is written (docs/decisions/0015).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ from services.mutations import Mutations
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """Asks to check a passenger in. `pnr` is whose passengers the caller reaches, None for all."""
+    """A request to check a passenger in.
+
+    `pnr` limits the caller to passengers of that locator; None means all.
+    """
 
     flight_id: str
     passenger_id: str
@@ -53,10 +59,10 @@ class Starting:
         self._fares = fares
 
     async def start(self, request: StartRequest) -> pb.CheckIn:
-        """(nothing) → INITIATED. Raises the refusals of StartCheckIn.
+        """Begins a check-in: (nothing) → INITIATED. Raises the errors of StartCheckIn.
 
-        The seat is confirmed before the check-in is written: who dies in between leaves a passenger with a confirmed
-        seat, which is right as it is, and a repeat goes on from there.
+        The seat is confirmed before the check-in is written. If the process dies in between, the passenger has a
+        confirmed seat and no check-in, which is a valid state, and a retry continues from there.
         """
         known = await self._mutations.known(request.request_key, pb.CheckIn)
         if known is not None:
@@ -65,7 +71,7 @@ class Starting:
             async with db.transaction(self._pool) as conn:
                 infant = (await self._judge(conn, request)).adult is not None
         except Refusal:
-            # What refuses it may have been its own first attempt, a moment ago.
+            # The first attempt of this same request may have caused the refusal; its response is then returned.
             known = await self._mutations.known(request.request_key, pb.CheckIn)
             if known is None:
                 raise
@@ -82,13 +88,13 @@ class Starting:
         return situation
 
     async def _seat(self, request: StartRequest) -> Seat:
-        # A seat that does not fit the passenger as the manifest is now is freed by this.
+        # By this the seat service releases a seat that does not fit the passenger's current manifest entry.
         await self._entitlements.send_of(request.flight_id, request.passenger_id)
         if request.hold_id is not None:
             return await self._peers.confirm_hold(request.hold_id, request.flight_id, request.passenger_id)
         seat = await self._peers.confirmed_seat(request.flight_id, request.passenger_id)
         if seat is None:
-            # What freed the seat may also have ended the passenger's right after the first check.
+            # The cause of the release may also have ended the passenger's eligibility after the first check.
             async with db.transaction(self._pool) as conn:
                 await self._judge(conn, request)
             raise refusals.seat_required()
@@ -109,13 +115,17 @@ class Starting:
         if checkin_id is None:
             if seat is not None and await _given_up(conn, request, seat):
                 raise refusals.seat_required()
-            # Somebody else began it, or the window closed, since it was judged a moment ago.
+            # Since the last check, another caller began the check-in or check-in closed; the request is evaluated
+            # again.
             raise GuardMissed
         return (await records.find(conn, checkin_id)).message()
 
 
 async def _lock(conn: Conn, request: StartRequest) -> None:
-    """Keeps the manifest's entry as it is, and an infant's adult checked in, until the check-in is written."""
+    """Locks the passenger's manifest entry, and the check-in of an infant's adult.
+
+    The entry stays as it is, and the adult checked in, until the new check-in is written.
+    """
     await conn.execute(
         "SELECT FROM passengers WHERE flight_id = $1 AND passenger_id = $2 FOR SHARE",
         request.flight_id,
@@ -134,7 +144,11 @@ async def _lock(conn: Conn, request: StartRequest) -> None:
 
 
 async def _given_up(conn: Conn, request: StartRequest, seat: Seat) -> bool:
-    """Whether an earlier check-in gave this seat up: it is being freed, and nobody can check in with it again."""
+    """Returns whether an earlier check-in of the passenger had this seat.
+
+    Its cancellation releases the seat, so no other check-in can begin with it. A seat of a confirmed booking is not
+    released and can be used again.
+    """
     given_up: bool = await conn.fetchval(
         """
         SELECT EXISTS (SELECT FROM check_ins

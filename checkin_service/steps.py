@@ -1,7 +1,7 @@
-"""What a check-in has others do, or does by the clock: the handlers of its timers.
+"""Timer handlers of check-ins: calls to other services, and timed steps.
 
-Each asks first, in no transaction, and writes last, under the guard of what it saw. So each may run twice, or die
-anywhere; it runs again until it has ended well.
+A handler that needs another service asks it first, outside any transaction, and writes last, with a guard on what it
+read before. So a handler can run twice or die at any point; its timer runs it again until it succeeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from services.db import Pool
 from services.money import Amount
 from services.timers import Handler
 
-# A payment's attempts end within half a minute; then its outcome is known.
+# Pause before the next question about a running payment. Its attempts end within half a minute.
 ASK_AGAIN: Final = timedelta(seconds=2)
-# A dozen statements each.
+# Check-ins per transaction; each one takes about a dozen statements.
 CHECK_INS_AT_ONCE: Final = 25
 
 
 class Steps:
-    """The handlers. `tell` wakes whoever looks for what a transaction left to be done."""
+    """The timer handlers of check-ins.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -34,7 +37,7 @@ class Steps:
         self._tell = tell
 
     def handlers(self) -> Mapping[str, Handler]:
-        """Returns the handlers by the names of their timers."""
+        """Returns each handler by the name of its timer."""
         return {
             checkins.PAYMENT_DEADLINE: Handler(self.end_unpaid),
             checkins.RELEASE_SEAT: Handler(self.release_seat),
@@ -45,9 +48,9 @@ class Steps:
         }
 
     async def end_unpaid(self, subject: str) -> None:
-        """Cancels a check-in whose deadline passed unpaid.
+        """Cancels a check-in whose fee is unpaid at its deadline.
 
-        A payment that runs is waited for. So is the event of one that succeeded.
+        A running payment extends the deadline, and so does a succeeded one until its event arrives.
         """
         checkin_id = UUID(subject)
         intent_id = await self._overdue_intent(checkin_id)
@@ -65,9 +68,10 @@ class Steps:
         self._tell()
 
     async def release_seat(self, subject: str) -> None:
-        """Frees the seat that a cancelled check-in had; not one that the passenger confirmed afterwards.
+        """Releases the seat of a cancelled check-in.
 
-        A seat of the passenger's confirmed booking stays, and after departure every seat.
+        Keeps a seat that the passenger confirmed after the cancellation, a seat of the passenger's confirmed booking,
+        and after departure every seat.
         """
         async with db.transaction(self._pool) as conn:
             check_in = await records.find(conn, UUID(subject))
@@ -80,7 +84,10 @@ class Steps:
             )
 
     async def settle_fee(self, subject: str) -> None:
-        """Ends the unpaid intent of a check-in that ended, or gives the paid fee back."""
+        """Cancels the unpaid intent of a check-in that ended, or refunds the paid fee.
+
+        If a payment is running, the timer is set again.
+        """
         check_in = await self._find(subject)
         reason = check_in.cancel_reason or (checkins.FLIGHT_DEPARTED if check_in.fee_returned else None)
         if check_in.payment_intent_id is None or reason is None:
@@ -92,11 +99,14 @@ class Steps:
                 await self._peers.refund(check_in.payment_intent_id, reason=reason)
 
     async def refund(self, subject: str) -> None:
-        """Gives back what was paid for an intent that no check-in waits for."""
+        """Refunds a payment intent that no check-in waits for."""
         await self._peers.refund(UUID(subject), reason="NOT_DUE")
 
     async def end_at_departure(self, flight_id: str) -> None:
-        """Gives back what was paid for check-ins that a flight left without, and ends the unpaid ones."""
+        """Ends the wait for payment of all check-ins on a flight that has left.
+
+        Refunds paid fees and notifies those passengers; the timer of its deadline then cancels each unpaid check-in.
+        """
         while await self._end_some(flight_id):
             self._tell()
 
@@ -110,13 +120,13 @@ class Steps:
         return bool(ended)
 
     async def cancel_check_ins(self, flight_id: str) -> None:
-        """Cancels the check-ins of a flight that will not leave, and tells the passengers."""
+        """Cancels all check-ins of a cancelled flight, and notifies the passengers."""
         while await self._cancel_some(flight_id):
             self._tell()
 
     async def _cancel_some(self, flight_id: str) -> bool:
         async with db.transaction(self._pool) as conn:
-            # Infants last: most of them are cancelled with their adults, who are told for both.
+            # Infants last: the cancellation of an adult cancels the infant too, and one mail covers both.
             rows = await conn.fetch(
                 """
                 SELECT checkin_id FROM check_ins JOIN flights USING (flight_id)
@@ -156,7 +166,11 @@ class Steps:
             return intent_id
 
     async def _was_given_up(self, check_in: CheckIn, seat: Seat) -> bool:
-        """Whether a seat is the one that a cancelled check-in left, known to it or moved to just before."""
+        """Returns whether a confirmed seat is the one that a cancelled check-in had.
+
+        The check-in recorded its hold, or the passenger moved to the seat just before the cancellation. A seat that a
+        live check-in of the passenger uses is not.
+        """
         assert check_in.cancel_time is not None
         assert seat.confirm_time is not None
         async with db.transaction(self._pool) as conn:

@@ -1,7 +1,8 @@
-"""Names in the Latin capitals of a travel document's machine-readable zone: ICAO Doc 9303, part 3, section 6.
+"""Transliterates names to the Latin capitals of travel documents (ICAO Doc 9303).
 
-Tables A (Latin letters with diacritics) and B (Cyrillic) of the document are here, with the first of the spellings that
-it allows. The package `anyascii` transliterates the scripts that have no table here.
+These are the letters of the machine-readable zone (part 3, section 6). Tables A (Latin letters with diacritics) and B
+(Cyrillic) of the document are here, with the first spelling where it permits several. The package `anyascii`
+transliterates the scripts that have no table here.
 """
 
 # ruff: noqa: RUF001, SIM905  The tables have letters that look like others, and are read more easily as text.
@@ -51,9 +52,9 @@ _NO_LETTER: Final = "X"
 
 
 def transliterate(name: str) -> str:
-    """Returns the name in A to Z, without spaces and signs. Never empty: a boarding pass has no empty name.
+    """Returns the name in A to Z, without spaces and signs; never empty.
 
-    `Müller` is `MUELLER`, `Жуков` is `ZHUKOV`, `王` is `WANG`.
+    A boarding pass can't have an empty name. `Müller` is `MUELLER`, `Жуков` is `ZHUKOV`, `王` is `WANG`.
     """
     composed = _GREEK_OU.sub("u", unicodedata.normalize("NFC", name))
     return "".join(map(_letter, composed)) or "".join(map(_named, composed)) or _NO_LETTER
@@ -69,6 +70,9 @@ def _letter(character: str) -> str:
 
 
 def _named(character: str) -> str:
-    """The last word of the letter's Unicode name, for letters of scripts that no table has."""
+    """Returns the last word of a letter's Unicode name; empty if it is no letter.
+
+    Used for a name without any letter that a table or `anyascii` transliterates.
+    """
     words = unicodedata.name(character, "").split() if character.isalpha() else []
     return _NOT_LATIN.sub("", words[-1]) if words else ""

@@ -1,4 +1,4 @@
-"""The passengers of a locator with their flights, seats and check-ins."""
+"""Trips: the passengers of a locator with their flights, seats and check-ins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.db import Conn, Pool
 from services.errors import Unavailable
 from services.proto import timestamp
 
-# Long enough for the seat service when it is well. When it is not, a passenger still sees the trip.
+# Long enough for a healthy seat service. If it takes longer, the passenger still sees the trip.
 SEATS_TIMEOUT_SECONDS: Final = 0.5
 
 _log = telemetry.log("trips")
@@ -26,7 +26,7 @@ _log = telemetry.log("trips")
 
 @dataclass(frozen=True, slots=True)
 class Traveller:
-    """A passenger on one flight of a trip, with the newest check-in that was not cancelled."""
+    """A passenger on one flight of a trip, with the live check-in if there is one."""
 
     flight_id: str
     passenger_id: str
@@ -46,7 +46,7 @@ class Traveller:
 
     @property
     def place(self) -> Place:
-        """Which passenger of which flight."""
+        """The flight and the passenger."""
         return (self.flight_id, self.passenger_id)
 
     def segment(self, seat_number: str) -> pb.Trip.Segment:
@@ -67,7 +67,11 @@ class Traveller:
 
 
 async def travellers(conn: Conn, pnr: str) -> list[Traveller]:
-    """Returns the passengers on flights that did not leave more than a day ago, adults first, then by departure."""
+    """Returns the passengers of a locator, one for each of their flights.
+
+    Omits flights that left more than a day ago. Adults come first; the flights of a passenger are in order of
+    departure.
+    """
     rows = await conn.fetch(
         """
         SELECT flight_id, passenger_id, given_name, last_name, type::text, cabin::text, flight_number, origin,
@@ -105,7 +109,7 @@ class Trips:
         return await self.described(pnr, found)
 
     async def described(self, pnr: str, found: Sequence[Traveller]) -> pb.Trip:
-        """Returns the trip of these travellers with their seats."""
+        """Returns the trip of these travellers, with their seats."""
         seats = await self._seats([each for each in found if each.type != "INFANT"])
         passengers: dict[str, pb.Trip.Passenger] = {}
         for each in found:
@@ -122,7 +126,10 @@ class Trips:
         return pb.Trip(pnr=pnr, passengers=passengers.values())
 
     async def _seats(self, seated: Sequence[Traveller]) -> Mapping[Place, str]:
-        """Returns confirmed seats; those of the check-ins alone where the seat service is away."""
+        """Returns the confirmed seats of travellers.
+
+        If the seat service is down, returns the seats of their check-ins instead.
+        """
         try:
             found = await self._peers.seats_of([each.place for each in seated], timeout_seconds=SEATS_TIMEOUT_SECONDS)
         except Unavailable as error:

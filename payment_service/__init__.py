@@ -1,1 +1,1 @@
-"""Owns payment intents: what is to be paid, how it was tried, what the provider says, and what was given back."""
+"""The payment service: payment intents, their attempts, verdicts and refunds."""

@@ -1,4 +1,7 @@
-"""Who may call which method of the payment service; a method without a row is refused."""
+"""The roles that can call each method of the payment service.
+
+A method without a row is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ POLICY: Final[Mapping[str, Access]] = {
     "CancelPaymentIntent": allow(S, effect=Effect.WRITE),
     "RefundPayment": allow(A, S, effect=Effect.WRITE),
     "GetPaymentIntent": allow(P, C, A, S, effect=Effect.READ, owned=True),
-    # A service passes a customer's code on. An agent never types one.
+    # A service submits the code of its customer. An agent never submits a code.
     "SubmitPaymentCode": allow(P, C, S, effect=Effect.WRITE, owned=True),
-    # The provider has no token of ours; its signature is looked at instead.
+    # The provider has no token of ours; its signature authenticates it.
     "ReceiveWebhook": allow(ANYBODY, effect=Effect.WRITE),
 }

@@ -1,4 +1,4 @@
-"""PAY-6: what holds a card number is refused, neither kept nor logged."""
+"""Refuses text that holds a card number, without storing or logging it (PAY-6)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from typing import Final
 
 from payment_service import refusals
 
-# ISO/IEC 7812: 12 to 19 digits; no scheme in use has fewer than 13.
+# ISO/IEC 7812: 12 to 19 digits; no card network in use has fewer than 13.
 LENGTHS: Final = range(13, 20)
-# The networks' numbers begin with 2 to 6. Those of the airlines' own, UATP, begin with 1 and have 15 digits. So neither
-# the milliseconds since 1970 nor an amount looks like a card.
+# Card numbers begin with 2 to 6. Those of UATP, the airlines' own network, begin with 1 and have 15 digits. So neither
+# milliseconds since 1970 nor an amount is taken for a card number.
 NETWORKS: Final = "23456"
 UATP_DIGITS: Final = 15
 
 _UUID: Final = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE)
-# Groups of digits with single spaces or dashes between. Those that touch letters are parts of an id.
+# Groups of digits with a single space or dash between them. Digits that touch a letter are part of an id.
 _GROUPS: Final = re.compile(r"(?<![A-Za-z0-9_])[0-9]+(?:[ -][0-9]+)*(?![A-Za-z0-9_])")
 
 
 def refuse(*texts: str) -> None:
-    """Raises CARD_DATA_REFUSED where one of the texts holds what looks like a card number."""
+    """Raises CARD_DATA_REFUSED if one of the texts holds a possible card number."""
     if any(found(text) for text in texts):
         raise refusals.card_data_refused()
 
 
 def found(text: str) -> bool:
-    """Whether whole neighbouring groups of digits make a number of a card's length, beginning and check digit."""
-    # Digits of other widths and scripts look the same to people.
+    """Returns whether a text holds a possible card number.
+
+    That is one group of digits, or several groups side by side, with the length, the first digit and the check digit of
+    a card number.
+    """
+    # NFKC turns full-width and styled digits, which people read as digits, into ASCII digits.
     text = _UUID.sub("", unicodedata.normalize("NFKC", text))
     return any(_holds_card(re.split("[ -]", run)) for run in _GROUPS.findall(text))
 
@@ -53,7 +57,10 @@ def _is_card(number: str) -> bool:
 
 
 def _luhn(number: str) -> bool:
-    """ISO/IEC 7812-1 annex B: every second digit from the right counts twice."""
+    """Returns whether the check digit is right (ISO/IEC 7812-1 annex B).
+
+    Every second digit from the right is doubled.
+    """
     digits = [int(digit) for digit in reversed(number)]
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -1,8 +1,8 @@
-"""The attempts of a payment, and the questions about charges whose outcome is unknown: steps of timers (PAY-3).
+"""Timer steps that charge payments and settle undecided charges (PAY-3).
 
-Before the provider is called, the attempt, the charge's key and the timer of the attempt's end are committed. So a
-process that dies in the call leaves nothing to guess: whoever takes the timer asks for the verdict, and the next
-attempt repeats the same key, which the provider answers with the same charge.
+The attempt, the key of the charge and the timer of the attempt's end are committed before the provider is called. So a
+process that dies during the call leaves nothing to guess: the process that takes the timer asks for the verdict, and
+the next attempt repeats the key, for which the provider returns the same charge.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = telemetry.log("charging")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A running attempt; `attempt_end` tells it from every other of its intent."""
+    """A running attempt; `attempt_end` identifies it among those of its intent."""
 
     intent_id: UUID
     key: UUID
@@ -43,7 +43,7 @@ class Attempt:
     payment_code: str
     attempt_end: datetime
     over: bool
-    """Whether its end has come without a verdict."""
+    """True if its time has passed without a verdict."""
 
 
 def charge_key_of(intent_id: UUID, number: int) -> UUID:
@@ -52,7 +52,10 @@ def charge_key_of(intent_id: UUID, number: int) -> UUID:
 
 
 class Charging:
-    """The steps of the timers CHARGE and RECONCILE. `tell` says that a transaction has left events or timers."""
+    """The steps of the timers CHARGE and RECONCILE.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(self, pool: Pool, provider: Provider, attempts: Attempts, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -61,7 +64,7 @@ class Charging:
         self._tell = tell
 
     async def charge(self, subject: str) -> None:
-        """Begins the attempt that is due, or ends the one whose time is over."""
+        """Begins the attempt that is due, or ends the attempt whose time has passed."""
         async with db.transaction(self._pool) as conn:
             attempt = await _attempt(conn, UUID(subject), length=self._attempts.length)
         if attempt is None:
@@ -77,10 +80,11 @@ class Charging:
             await self._end(attempt, error=unanswered.error)
 
     async def reconcile(self, subject: str) -> None:
-        """Asks for the verdict on a charge, until there is one.
+        """Asks the provider for the verdict on a charge, until there is one.
 
-        A key that the provider never heard of is voided, which makes it definitive; so is a charge that stays undecided
-        for too long, or that nobody needs any more. Raises Unanswered, so that it is asked again.
+        Voids a key that the provider does not know, and so decides it. Also voids a charge that stays undecided for too
+        long, or whose intent does not wait for it any more. While there is no verdict, sets the timer again. Raises
+        Unanswered, so that the timer retries.
         """
         key = UUID(subject)
         async with db.transaction(self._pool) as conn:
@@ -94,7 +98,7 @@ class Charging:
         if verdict.status is not Status.PENDING:
             await self._apply(verdict)
             return
-        # The pauses grow with the charge's age, so that nobody has to count them.
+        # The pause grows with the charge's age, so the number of questions need not be stored.
         pause = min(max(charge["age"] / 2, FIRST_QUESTION), LONGEST_QUESTION_PAUSE)
         async with db.transaction(self._pool) as conn:
             await set_timer(conn, RECONCILE, subject, after=pause)
@@ -105,7 +109,10 @@ class Charging:
         )
 
     async def _ask(self, attempt: Attempt) -> ProviderCharge:
-        """Asks for the verdict of an attempt that is over. Raises Unanswered, with TIMEOUT for an unknown key."""
+        """Asks for the verdict of an attempt whose time has passed.
+
+        Raises Unanswered, with TIMEOUT if the provider does not know the key.
+        """
         verdict = await self._provider.find(attempt.key)
         if verdict is None:
             raise Unanswered(TIMEOUT, "the provider does not know the charge")
@@ -116,12 +123,16 @@ class Charging:
             outcome = await verdicts.apply(conn, verdict, attempts=self._attempts, actor=ACTOR)
         if outcome.quarantine is not None:
             verdicts.report(outcome.quarantine, key=verdict.key)
-            # The question stays open, for a person to look at.
+            # The charge stays undecided, for a person to look at.
             raise Unanswered(outcome.quarantine, f"the provider's answer for {verdict.key} is not what was asked for")
         self._tell()
 
     async def _end(self, attempt: Attempt, *, error: str) -> None:
-        """The attempt failed without a verdict: another repeats its key, or the outcome is asked for until known."""
+        """Ends an attempt that failed without a verdict.
+
+        Another attempt repeats its key. After the last attempt, the timer RECONCILE asks for the outcome until it is
+        known.
+        """
         async with db.transaction(self._pool) as conn:
             made = await intents.end_attempt(conn, attempt.intent_id, attempt_end=attempt.attempt_end, error=error)
             if made is None:
@@ -135,7 +146,10 @@ class Charging:
 
 
 async def _attempt(conn: Conn, intent_id: UUID, *, length: timedelta) -> Attempt | None:
-    """Begins the next attempt and sets the timer of its end, or finds the one whose time is over; None for neither."""
+    """Begins the next attempt, or returns the one whose time has passed.
+
+    Sets the timer of a new attempt's end. Returns None if neither is due.
+    """
     standing = await conn.fetchrow(
         """
         SELECT attempt_end, attempt_end - statement_timestamp() AS time_left, payment_code, currency, minor_units
@@ -171,7 +185,10 @@ def _attempt_of(row: asyncpg.Record, intent_id: UUID, key: UUID, *, over: bool) 
 
 
 async def _open_charge(conn: Conn, intent_id: UUID) -> UUID:
-    """Returns the key of the charge that is not decided, or of a new one. The intent is locked."""
+    """Returns the key of the undecided charge, or of a new charge.
+
+    The caller has locked the intent.
+    """
     key: UUID | None = await conn.fetchval(
         "UPDATE charges SET tries = tries + 1 WHERE intent_id = $1 AND state = 'PENDING' RETURNING key", intent_id
     )

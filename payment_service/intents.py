@@ -1,8 +1,10 @@
-"""The state machine of an intent: one function per transition, each one guarded write and a line of history.
+"""The state machine of payment intents: one function per transition.
 
-REQUIRES_PAYMENT → PROCESSING → SUCCEEDED → REFUNDING → REFUNDED; PROCESSING → FAILED → PROCESSING; REQUIRES_PAYMENT
-or FAILED → CANCELLED; FAILED → SUCCEEDED, because money that came late is money. What is given back of a part moves no
-state: its rows are in `refunds`, its sums in the intent.
+Each transition is one guarded write and one row of history.
+
+REQUIRES_PAYMENT → PROCESSING → SUCCEEDED → REFUNDING → REFUNDED; PROCESSING → FAILED → PROCESSING; REQUIRES_PAYMENT or
+FAILED → CANCELLED; FAILED → SUCCEEDED, because a late success is a payment too. A refund of a part changes no state:
+its row is in `refunds`, and the sum of all refunds in the intent.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from services.telemetry import traceparent_or_new
 
 COLUMNS: Final = """intent_id, reference, owner, currency, minor_units, state::text, attempts, max_attempts, last_error,
     paid_charge, create_time, update_time, succeed_time, refund_time, refunded_minor_units"""
-# Whose money only the service that asked for it gives back, and by which of its calls an agent has it do that.
+# Purposes whose payments only the owning service refunds, and the call with which an agent makes it do so.
 CALLS_OF_PURPOSES: Final = {"booking": "CancelBooking", "checkin": "CancelCheckIn"}
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Who moves an intent, and why."""
+    """The actor that changes an intent, and the reason."""
 
     actor: str
     reason: str
@@ -42,7 +44,10 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class OnIntent:
-    """Asks something of one intent. `owner` is None for who acts for others, else only the owner's intent is meant."""
+    """A request that concerns one intent.
+
+    With `owner`, only an intent of that owner is found. None is for a caller that acts for others.
+    """
 
     intent_id: UUID
     owner: str | None
@@ -50,7 +55,7 @@ class OnIntent:
 
 
 def intent_of(row: asyncpg.Record) -> pb.PaymentIntent:
-    """Returns the contract's message of a row with COLUMNS."""
+    """Returns the message of an intent's row, which has COLUMNS."""
     return pb.PaymentIntent(
         intent_id=str(row["intent_id"]),
         reference=row["reference"],
@@ -66,7 +71,10 @@ def intent_of(row: asyncpg.Record) -> pb.PaymentIntent:
 
 
 async def find(conn: Conn, intent_id: UUID, *, owner: str | None) -> pb.PaymentIntent:
-    """Returns an intent; `owner` None sees all. Raises INTENT_NOT_FOUND."""
+    """Returns an intent. Raises INTENT_NOT_FOUND.
+
+    With `owner`, only an intent of that owner is found.
+    """
     row = await conn.fetchrow(
         f"SELECT {COLUMNS} FROM intents WHERE intent_id = $1 AND owner = coalesce($2, owner)",  # noqa: S608
         intent_id,
@@ -80,9 +88,10 @@ async def find(conn: Conn, intent_id: UUID, *, owner: str | None) -> pb.PaymentI
 async def create(
     conn: Conn, *, reference: str, owner: str, amount: Amount, max_attempts: int, cause: Cause
 ) -> pb.PaymentIntent:
-    """(nothing) → REQUIRES_PAYMENT. One intent for a reference, unless it was cancelled.
+    """Creates an intent: (nothing) → REQUIRES_PAYMENT.
 
-    A repeat with the same amount and owner answers the intent that is there. Raises INTENT_EXISTS.
+    A reference has at most one intent that is not cancelled. A repeat with the same amount and owner returns that
+    intent. Raises INTENT_EXISTS if the amount or the owner differs.
     """
     row = await conn.fetchrow(
         f"""
@@ -106,7 +115,7 @@ async def create(
         reference,
     )
     if standing is None:
-        # Cancelled between the two statements: the reference is free again.
+        # The intent was cancelled between the two statements, so its reference is free; the request is evaluated again.
         raise GuardMissed
     if (standing["owner"], _amount(standing)) != (owner, amount):
         raise refusals.intent_exists(standing["intent_id"], standing["state"])
@@ -114,9 +123,10 @@ async def create(
 
 
 async def submit(conn: Conn, request: OnIntent, *, payment_code: str, max_attempts: int) -> pb.PaymentIntent:
-    """REQUIRES_PAYMENT or FAILED → PROCESSING: a payment begins, with all its attempts before it.
+    """Begins a payment: REQUIRES_PAYMENT or FAILED → PROCESSING.
 
-    Of many that submit one wins. Raises INTENT_NOT_FOUND, PAYMENT_IN_PROGRESS, INTENT_PAID, INTENT_CANCELLED.
+    The count of attempts begins at zero. Of concurrent calls one succeeds. Raises INTENT_NOT_FOUND,
+    PAYMENT_IN_PROGRESS, INTENT_PAID or INTENT_CANCELLED.
     """
     row = await conn.fetchrow(
         f"""
@@ -139,9 +149,9 @@ async def submit(conn: Conn, request: OnIntent, *, payment_code: str, max_attemp
 
 
 async def cancel(conn: Conn, request: OnIntent) -> pb.PaymentIntent:
-    """REQUIRES_PAYMENT or FAILED → CANCELLED. A repeat returns the cancelled intent.
+    """Cancels an intent: REQUIRES_PAYMENT or FAILED → CANCELLED.
 
-    Raises INTENT_NOT_FOUND, PAYMENT_IN_PROGRESS, INTENT_PAID.
+    A repeat returns the cancelled intent. Raises INTENT_NOT_FOUND, PAYMENT_IN_PROGRESS or INTENT_PAID.
     """
     row = await conn.fetchrow(
         f"""
@@ -164,9 +174,9 @@ async def cancel(conn: Conn, request: OnIntent) -> pb.PaymentIntent:
 
 
 async def begin_attempt(conn: Conn, intent_id: UUID, *, length: timedelta) -> asyncpg.Record | None:
-    """Within PROCESSING: one attempt more, with its end; None where none is due.
+    """Counts a new attempt and sets its end; the state stays PROCESSING.
 
-    Returns `attempts`, `attempt_end`, `payment_code`, `currency` and `minor_units`.
+    Returns `attempts`, `attempt_end`, `payment_code`, `currency` and `minor_units`, or None if no attempt is due.
     """
     return await conn.fetchrow(
         """
@@ -181,9 +191,10 @@ async def begin_attempt(conn: Conn, intent_id: UUID, *, length: timedelta) -> as
 
 
 async def end_attempt(conn: Conn, intent_id: UUID, *, attempt_end: datetime, error: str) -> asyncpg.Record | None:
-    """Within PROCESSING: the attempt that ends then has failed without a verdict; None where it was decided meanwhile.
+    """Ends an attempt that failed without a verdict; the state stays PROCESSING.
 
-    Returns `attempts` and `max_attempts`.
+    `attempt_end` identifies the attempt. Returns `attempts` and `max_attempts`, or None if the attempt was decided
+    meanwhile.
     """
     return await conn.fetchrow(
         """
@@ -198,9 +209,10 @@ async def end_attempt(conn: Conn, intent_id: UUID, *, attempt_end: datetime, err
 
 
 async def decline(conn: Conn, intent_id: UUID, *, error: str) -> int | None:
-    """Within PROCESSING: a charge was declined and another attempt is left.
+    """Records a declined charge if another attempt is left.
 
-    Returns the attempts made; None where none is left or no payment runs.
+    The state stays PROCESSING. Returns the number of attempts made. Returns None, and changes nothing, if no attempt is
+    left or no payment is running.
     """
     attempts: int | None = await conn.fetchval(
         """
@@ -215,7 +227,10 @@ async def decline(conn: Conn, intent_id: UUID, *, error: str) -> int | None:
 
 
 async def fail(conn: Conn, intent_id: UUID, *, error: str, cause: Cause) -> None:
-    """PROCESSING → FAILED, once no attempt is left. Tells `payment.failed.v1`; does nothing where no payment runs."""
+    """Ends a payment after its last attempt: PROCESSING → FAILED.
+
+    Publishes `payment.failed.v1`. Does nothing if an attempt is left or no payment is running.
+    """
     row = await conn.fetchrow(
         f"""
         UPDATE intents
@@ -241,9 +256,10 @@ async def fail(conn: Conn, intent_id: UUID, *, error: str, cause: Cause) -> None
 
 
 async def succeed(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause) -> bool:
-    """PROCESSING or FAILED → SUCCEEDED: this charge counts. Tells `payment.succeeded.v1`.
+    """Records the charge that paid the intent: PROCESSING or FAILED → SUCCEEDED.
 
-    Returns False where the intent takes no money any more: another charge paid it, or it was cancelled.
+    Publishes `payment.succeeded.v1`. Returns False, and changes nothing, if the intent accepts no payment any more:
+    another charge paid it, or it was cancelled.
     """
     row = await conn.fetchrow(
         f"""
@@ -273,11 +289,11 @@ async def succeed(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause
 async def begin_refund(
     conn: Conn, request: OnIntent, *, total: Amount | None, by_agent: bool
 ) -> tuple[pb.PaymentIntent, UUID | None, int]:
-    """Decides that `total` is given back in the end, this and earlier refunds together; None is everything.
+    """Sets the total to refund, including earlier refunds; None means everything.
 
-    SUCCEEDED → REFUNDING for everything; for a part it stays SUCCEEDED. Returns the intent, the charge to give back
-    from, None for a repeat, and the total in minor units. Raises INTENT_NOT_FOUND, INTENT_NOT_PAID, INVALID_FIELD; for
-    agents REFUND_BY_ITS_SERVICE.
+    SUCCEEDED → REFUNDING for everything; for a part the state stays SUCCEEDED. Returns the intent, the key of the
+    charge to refund, and the total in minor units; for a repeat, which changes nothing, the key is None. Raises
+    INTENT_NOT_FOUND, INTENT_NOT_PAID or INVALID_FIELD, and REFUND_BY_ITS_SERVICE for an agent.
     """
     row = await conn.fetchrow(
         f"""
@@ -307,7 +323,7 @@ async def begin_refund(
 
 
 def _refuse_refund(standing: asyncpg.Record, total: Amount | None, *, by_agent: bool) -> None:
-    """Raises what was in the way of a refund; a repeat is no reason."""
+    """Raises the error that prevented a refund; returns for a repeat."""
     purpose = standing["reference"].partition("/")[0]
     if standing["state"] not in ("SUCCEEDED", "REFUNDING", "REFUNDED"):
         raise refusals.intent_not_paid(standing["state"])
@@ -322,10 +338,11 @@ def _refuse_refund(standing: asyncpg.Record, total: Amount | None, *, by_agent: 
 
 
 async def finish_refund(conn: Conn, intent_id: UUID, *, charge_key: UUID, minor_units: int, cause: Cause) -> None:
-    """Notes that so much of the charge that paid it was given back; with the last part REFUNDING → REFUNDED.
+    """Adds a finished refund to the intent; the last one moves it to REFUNDED.
 
-    Tells `payment.refunded.v1`. A charge that came too late for a cancelled intent moves no state; others are told all
-    the same, because its owner should hear of it.
+    Publishes `payment.refunded.v1`. A charge that came too late for a CANCELLED intent changes no state, but its refund
+    is published too, because the owner should learn of it. The refund of a second charge of a paid intent changes
+    nothing here and is not published.
     """
     row = await conn.fetchrow(
         f"""
@@ -364,7 +381,7 @@ async def finish_refund(conn: Conn, intent_id: UUID, *, charge_key: UUID, minor_
 
 
 async def _standing(conn: Conn, request: OnIntent) -> asyncpg.Record:
-    """Reads what refused a guarded write. Raises INTENT_NOT_FOUND."""
+    """Reads the intent that a guarded write did not match. Raises INTENT_NOT_FOUND."""
     row = await conn.fetchrow(
         f"SELECT {COLUMNS} FROM intents WHERE intent_id = $1 AND owner = coalesce($2, owner)",  # noqa: S608
         request.intent_id,
@@ -382,12 +399,12 @@ def _taken(state: str) -> Refusal:
         case "SUCCEEDED" | "REFUNDING" | "REFUNDED":
             return refusals.intent_paid(state)
         case _:
-            # The state that refused the write has changed since: the whole request is judged anew.
+            # The state that did not match has changed since: the whole request is evaluated again.
             raise GuardMissed
 
 
 async def _record(conn: Conn, row: asyncpg.Record, cause: Cause) -> None:
-    """Writes the line of history of the transition that this transaction has just made."""
+    """Writes the history row of the transition that this transaction has just made."""
     await conn.execute(
         """
         INSERT INTO intent_events (intent_id, version, from_state, to_state, actor, reason, event_time)

@@ -1,4 +1,7 @@
-"""The payment provider's API (deploy/mocks/README.md): JSON over HTTP, where our keys make repeats safe."""
+"""A client of the payment provider's API (deploy/mocks/README.md).
+
+The API is JSON over HTTP; our idempotency keys make repeats safe.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from services.money import Amount
 NOT_FOUND: Final = 404
 
 
-# A name of the provider's, and a text of its own: what can be kept and shown.
+# Ids and texts of the provider, in a form that can be stored and shown.
 ProviderId: TypeAlias = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")]
 ProviderText: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
 
 class Status(StrEnum):
-    """What the provider says of a charge or a refund."""
+    """The status of a charge or a refund at the provider."""
 
     PENDING = "pending"
     SUCCEEDED = "succeeded"
@@ -29,7 +32,7 @@ class Status(StrEnum):
 
 
 class ProviderAmount(BaseModel):
-    """Money as the provider writes it."""
+    """An amount as the provider writes it."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -38,7 +41,7 @@ class ProviderAmount(BaseModel):
 
 
 class Metadata(BaseModel):
-    """What we gave the provider along with a charge."""
+    """The metadata that we send with a charge."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,14 +49,14 @@ class Metadata(BaseModel):
 
 
 class ProviderCharge(BaseModel):
-    """A charge as the provider has it."""
+    """A charge as the provider returns it."""
 
     model_config = ConfigDict(frozen=True)
 
     key: UUID
     """Our idempotency key."""
     charge_id: ProviderId | None = None
-    """The provider's own name; None for a key that was voided before it was ever used."""
+    """The provider's own id; None for a key that was voided before any charge."""
     status: Status
     amount: ProviderAmount | None = None
     error: ProviderText | None = None
@@ -72,7 +75,7 @@ class ProviderCharge(BaseModel):
 
 
 class ProviderRefund(BaseModel):
-    """A refund as the provider has it."""
+    """A refund as the provider returns it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -81,7 +84,10 @@ class ProviderRefund(BaseModel):
 
 
 class Unanswered(Exception):
-    """The provider gave no answer that counts: whether it did something is unknown. `error` is a code for the owner."""
+    """Raised if the provider gave no valid response, so that the outcome is unknown.
+
+    `error` is a code for the owner of the intent.
+    """
 
     def __init__(self, error: str, detail: str) -> None:
         super().__init__(f"{error}: {detail}")
@@ -92,10 +98,14 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class Provider:
-    """Calls the provider, each time for at most `timeout_seconds`. Every call raises Unanswered."""
+    """Calls the provider, for at most `timeout_seconds` per call.
+
+    Every call raises Unanswered.
+    """
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
-        # The steps that may run at once are the limit; to wait here for a connection would eat their time.
+        # No limit of connections here: the timers limit the steps that run at once, and waiting for a connection would
+        # use up the timeout of the call.
         self._session = aiohttp.ClientSession(
             base_url=url.rstrip("/") + "/",
             timeout=aiohttp.ClientTimeout(total=timeout_seconds),
@@ -107,7 +117,10 @@ class Provider:
         await self._session.close()
 
     async def charge(self, key: UUID, *, amount: Amount, payment_code: str, intent_id: UUID) -> ProviderCharge:
-        """Takes money; the verdict may come later. A repeat of the key answers the same charge."""
+        """Requests a charge; the verdict may come later.
+
+        A repeat with the same key returns the same charge.
+        """
         body = {
             "amount": {"currency": amount.currency, "minor_units": amount.minor_units},
             "payment_code": payment_code,
@@ -116,15 +129,21 @@ class Provider:
         return _known(await self._ask("POST", "charges", ProviderCharge, key=key, body=body))
 
     async def find(self, key: UUID) -> ProviderCharge | None:
-        """Asks for the charge of a key; None where the provider never heard of it."""
+        """Returns the charge with a key; None if the provider does not know the key."""
         return await self._ask("GET", f"charges/{key}", ProviderCharge)
 
     async def void(self, key: UUID) -> ProviderCharge:
-        """Ends a charge that is not decided, and the key with it; a decided one is answered as it is."""
+        """Voids an undecided charge, so that its key can't be charged any more.
+
+        Returns a decided charge as it is.
+        """
         return _known(await self._ask("DELETE", f"charges/{key}", ProviderCharge))
 
     async def refund(self, refund_key: UUID, *, provider_charge_id: str, part: Amount | None = None) -> ProviderRefund:
-        """Gives a charge back, whole where no part is named. A repeat of the key answers the same refund."""
+        """Requests a refund of a charge, in full unless a part is given.
+
+        A repeat with the same key returns the same refund.
+        """
         body: dict[str, Any] = {"charge_id": provider_charge_id}
         if part is not None:
             body["amount"] = {"currency": part.currency, "minor_units": part.minor_units}
@@ -144,7 +163,7 @@ class Provider:
             async with self._session.request(method, path, json=body, headers=headers) as response:
                 if response.status == NOT_FOUND:
                     return None
-                # Neither a refusal nor a failure says what became of an earlier try with this key.
+                # An error response does not say what became of an earlier request with this key.
                 if not response.ok:
                     raise Unanswered("PROVIDER_ERROR", f"{method} answered {response.status}")
                 return answer_type.model_validate_json(await response.read())
@@ -153,7 +172,7 @@ class Provider:
         except aiohttp.ClientError as error:
             raise Unanswered("PROVIDER_UNAVAILABLE", f"{method}: {type(error).__name__}") from error
         except ValidationError as error:
-            # Its text would hold the answer.
+            # The text of the error would contain the response.
             raise Unanswered("PROVIDER_ERROR", f"{method} answered {error.error_count()} wrong fields") from None
 
 

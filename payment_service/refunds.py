@@ -1,7 +1,7 @@
-"""Giving money back: a charge whole or in parts, each once, by a timer's step that ends when the provider has done it.
+"""Refunds of a charge, in full or in parts; a timer's step makes each once.
 
-Callers name the total that is to be given back in the end. So a repeat adds nothing, and two that ask for different
-parts at once cannot give more back than the larger total.
+Callers name the total to refund, including earlier refunds. So a repeat adds nothing, and concurrent requests for
+different totals refund no more than the larger one.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from services.money import Amount
 from services.timers import cancel_timer, set_timer
 
 REFUND: Final = "refund"
-"""The timer of a refund; its subject is the charge's key, for a later refund of the charge with its number."""
-# The webhook is the rule; this asks again in case it was lost.
+"""The timer of a refund. Its subject is the charge's key; from the second refund on, also the refund's number."""
+# Normally a webhook reports the refund; this repeat finds out if the webhook was lost.
 ASK_AGAIN: Final = timedelta(seconds=10)
 
 
 def refund_key_of(charge_key: UUID, number: int = 1) -> UUID:
-    """Returns our idempotency key for a refund of a charge: the same, however often it is asked for."""
+    """Returns our idempotency key for a refund of a charge, always the same."""
     return uuid5(charge_key, "refund" if number == 1 else f"refund/{number}")
 
 
 async def request(conn: Conn, charge_key: UUID, *, intent_id: UUID, reason: str, total_minor_units: int) -> None:
-    """(nothing) → REQUESTED for what of the total was not requested before; the step begins after the commit.
+    """Requests a refund up to a total: (nothing) → REQUESTED.
 
-    The intent is locked by the caller's transaction, so that no two count the same refunds.
+    The amount is what earlier refunds have not requested of the total. The step begins after the commit. The caller's
+    transaction has locked the intent, so that two requests can't count the same earlier refunds.
     """
     before = await conn.fetchrow(
         "SELECT count(*) AS refunds, coalesce(sum(minor_units), 0)::bigint AS sum FROM refunds WHERE charge_key = $1",
@@ -59,7 +60,10 @@ async def request(conn: Conn, charge_key: UUID, *, intent_id: UUID, reason: str,
 
 
 async def finish(conn: Conn, charge_key: UUID, number: int, *, provider_refund_id: str, actor: str) -> bool:
-    """REQUESTED → SUCCEEDED, and its intent REFUNDING → REFUNDED with the last. Returns False for a repeat."""
+    """Records that the provider made a refund: REQUESTED → SUCCEEDED.
+
+    The last refund moves its intent REFUNDING → REFUNDED. Returns False for a repeat.
+    """
     row = await conn.fetchrow(
         """
         SELECT intents.intent_id, refunds.reason, refunds.minor_units FROM refunds JOIN intents USING (intent_id)
@@ -94,7 +98,10 @@ def _subject(charge_key: UUID, number: int) -> str:
 
 
 class Refunding:
-    """The refund timer's step. `tell` says that a transaction with events or timers has committed."""
+    """The step of the refund timer.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(self, pool: Pool, provider: Provider, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -102,7 +109,10 @@ class Refunding:
         self._tell = tell
 
     async def refund(self, subject: str) -> None:
-        """Has the provider give a charge back, or a part of it. Raises Unanswered, so that it is tried again."""
+        """Has the provider refund a charge, in full or in part.
+
+        Raises Unanswered, so that the timer retries.
+        """
         key, _, later = subject.partition("/")
         charge_key, number = UUID(key), int(later or 1)
         async with db.transaction(self._pool) as conn:

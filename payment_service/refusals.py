@@ -1,4 +1,7 @@
-"""The payment service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The errors of the payment service, with their contract reasons and metadata.
+
+The docstring of each function states the condition of its error.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 
 def intent_not_found() -> NotFound:
-    """There is no such intent, or it is somebody else's; not even the text says which."""
+    """The intent does not exist, or the caller has no access to it.
+
+    The text is the same in both cases.
+    """
     return NotFound(_name(ErrorReason.INTENT_NOT_FOUND), "payment intent not found")
 
 
 def intent_exists(intent_id: UUID, state: str) -> AlreadyExists:
-    """The reference has an intent of another amount or owner."""
+    """The reference has an intent with another amount or owner."""
     return AlreadyExists(
         _name(ErrorReason.INTENT_EXISTS),
         "the reference has an intent of another amount or owner",
@@ -28,14 +34,14 @@ def intent_exists(intent_id: UUID, state: str) -> AlreadyExists:
 
 
 def payment_in_progress(state: str) -> FailedPrecondition:
-    """An attempt runs; its outcome decides."""
+    """A payment attempt is running; its outcome decides."""
     return FailedPrecondition(
         _name(ErrorReason.PAYMENT_IN_PROGRESS), "a payment is being processed", metadata={"state": state}
     )
 
 
 def intent_paid(state: str) -> FailedPrecondition:
-    """The intent is paid, or was, and was given back."""
+    """The intent is paid, or was paid and refunded."""
     return FailedPrecondition(_name(ErrorReason.INTENT_PAID), "the intent was paid", metadata={"state": state})
 
 
@@ -45,12 +51,12 @@ def intent_cancelled() -> FailedPrecondition:
 
 
 def intent_not_paid(state: str) -> FailedPrecondition:
-    """There is nothing to give back."""
+    """The intent has no payment to refund."""
     return FailedPrecondition(_name(ErrorReason.INTENT_NOT_PAID), "the intent is not paid", metadata={"state": state})
 
 
 def refund_by_its_service(reference: str, call: str) -> FailedPrecondition:
-    """The money is a booking's or a check-in's, whose own cancellation gives it back."""
+    """The payment belongs to a booking or a check-in, whose cancellation refunds it."""
     return FailedPrecondition(
         _name(ErrorReason.REFUND_BY_ITS_SERVICE),
         f"{reference} lives as long as its money stays; call {call}, which ends it and gives the money back",
@@ -64,20 +70,20 @@ def webhook_unsigned() -> Unauthenticated:
 
 
 def webhook_forged() -> Unauthenticated:
-    """No key of ours made this signature for this body."""
+    """None of our keys made this signature for this body."""
     return Unauthenticated(_name(ErrorReason.WEBHOOK_FORGED), "the signature is not valid")
 
 
 def webhook_stale() -> InvalidArgument:
-    """The signature is right and too old, or of the future."""
+    """The signature is valid, but its timestamp is too old or in the future."""
     return InvalidArgument(_name(ErrorReason.WEBHOOK_STALE), "the timestamp is too far from now")
 
 
 def webhook_malformed() -> InvalidArgument:
-    """The body is signed and is no event that we know how to read."""
+    """The body is signed, but is no event that we can read."""
     return InvalidArgument(_name(ErrorReason.WEBHOOK_MALFORMED), "the body is no event that is known here")
 
 
 def card_data_refused() -> InvalidArgument:
-    """The body holds what looks like a card number; it was neither kept nor logged."""
+    """The body holds a possible card number; it was neither stored nor logged."""
     return InvalidArgument(_name(ErrorReason.CARD_DATA_REFUSED), "card numbers are not taken here, in no field")

@@ -1,4 +1,4 @@
-"""The payment service put together."""
+"""Builds the payment service from its parts, and declares it to services.app."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ from services.mutations import Mutations
 from services.outbox import Relay
 from services.timers import Handler, Timers
 
-# A step's share of a lease that is not the provider's: its transactions.
+# Seconds of a step's lease for its own transactions; the rest is for the provider's calls.
 MARGIN_SECONDS: Final = 10
-# A step does nothing but wait for the provider. With a slow one, ten seconds each, a few would be a queue.
+# A step only waits for the provider, up to ten seconds if it is slow; with few steps at once payments would queue.
 STEPS_AT_ONCE: Final = 256
 
 
 @asynccontextmanager
 async def build(settings: PaymentSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Builds the parts of one process for the time of the block.
+
+    Closes the connections to the provider when the block ends.
+    """
     relay = Relay(pool, settings.amqp_url, source="skyhigh/payment")
     provider = Provider(settings.provider_url, timeout_seconds=settings.attempt_seconds)
 
@@ -48,7 +51,7 @@ async def build(settings: PaymentSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool,
         {
             CHARGE: Handler(charging.charge, lease_seconds=one_call),
-            # It may ask, and then void.
+            # Two calls: this step may ask for a charge and then void it.
             RECONCILE: Handler(charging.reconcile, lease_seconds=one_call + settings.attempt_seconds),
             REFUND: Handler(refunding.refund, lease_seconds=one_call),
         },

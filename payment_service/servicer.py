@@ -1,4 +1,8 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""The gRPC methods of the payment service.
+
+Each method translates its request, calls the domain code and translates the result. The business rules are in the
+modules that it calls.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ Context = Any
 
 
 class PaymentServicer(PaymentServiceServicer):
-    """PaymentService. What an RPC does and refuses stands in its proto."""
+    """The servicer of PaymentService; its proto documents each RPC and its errors."""
 
     def __init__(self, *, pool: Pool, mutations: Mutations, signatures: Signatures, attempts: Attempts) -> None:
         self._pool = pool

@@ -1,4 +1,4 @@
-"""What the payment service can be told."""
+"""The settings of the payment service."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ SECRET_BYTES: Final = range(24, 65)
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How often a payment is tried, for how long each time, and with what pauses (PAY-3)."""
+    """The number, length and pauses of a payment's attempts (PAY-3)."""
 
     most: int
     length: timedelta
-    """An attempt without a verdict counts as failed after this."""
+    """An attempt without a verdict fails after this time."""
     first_pause: timedelta
     pause_factor: float
     longest_pause: timedelta
     patience: timedelta
-    """A charge that the provider has not decided after this is voided."""
+    """A charge that the provider has not decided after this time is voided."""
 
     def pause_after(self, attempts: int) -> timedelta:
-        """Returns the pause after so many attempts."""
+        """Returns the pause after this number of attempts."""
         return min(self.longest_pause, self.first_pause * self.pause_factor ** (attempts - 1))
 
 
 class PaymentSettings(ServiceSettings):
-    """Variables with the prefix `SKYHIGH_PAYMENT_`."""
+    """Environment variables with the prefix `SKYHIGH_PAYMENT_`."""
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_PAYMENT_", extra="ignore", frozen=True)
 
     listen: str = "127.0.0.1:50054"
     provider_url: str = "http://127.0.0.1:50062"
     webhook_secrets: Annotated[tuple[str, ...], NoDecode] = Field(min_length=1)
-    """What the provider signs with: `whsec_…`, several by commas while the key is rotated."""
+    """The secrets with which the provider signs: `whsec_…`, separated by commas while one is rotated."""
     max_attempts: int = Field(default=3, ge=1, le=10)
     attempt_seconds: float = Field(default=10, gt=0, le=60)
     """The longest provider call, and the longest wait for its verdict."""
@@ -52,7 +52,7 @@ class PaymentSettings(ServiceSettings):
     backoff_factor: float = Field(default=1.5, ge=1)
     backoff_limit_seconds: float = Field(default=5, gt=0)
     patience_seconds: float = Field(default=600, gt=0)
-    """A charge that the provider has not decided after this is voided, so that a payment always ends."""
+    """A charge that the provider has not decided after this time is voided, so that a payment always ends."""
 
     @field_validator("webhook_secrets", mode="before")
     @classmethod
@@ -73,7 +73,7 @@ class PaymentSettings(ServiceSettings):
 
     @property
     def attempts(self) -> Attempts:
-        """PAY-3 as the domain takes it."""
+        """The settings of PAY-3 as one value."""
         return Attempts(
             most=self.max_attempts,
             length=timedelta(seconds=self.attempt_seconds),

@@ -1,7 +1,7 @@
-"""What the provider says of a charge, by a webhook or as an answer, and what follows for the intent.
+"""Applies the provider's verdict on a charge, and its effect on the intent.
 
-A charge moves PENDING → FAILED or VOIDED → SUCCEEDED, and only forward: repeats, late and reordered deliveries end in
-the same state. The intent's row is locked first, always.
+A verdict comes by a webhook or in a response. A charge moves PENDING → FAILED or VOIDED → SUCCEEDED, and only forward:
+repeats, late and reordered deliveries end in the same state. The row of the intent is always locked first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from services.db import Conn
 from services.timers import cancel_timer, set_timer
 
 CHARGE: Final = "charge"
-"""The timer of an intent's attempts."""
+"""The name of the timer of an intent's attempts."""
 RECONCILE: Final = "reconcile"
-"""The timer that asks for a charge's verdict."""
+"""The name of the timer that asks for a charge's verdict."""
 
 QUARANTINED: Final = Counter("skyhigh_payment_quarantined_total", "Verdicts that a person must look at.", ["reason"])
 
@@ -33,7 +33,7 @@ _log = telemetry.log("verdicts")
 
 
 class Quarantine(StrEnum):
-    """Why a verdict is believed by nobody until a person has looked at it."""
+    """Why a verdict is not applied until a person has looked at it."""
 
     UNKNOWN_CHARGE = "UNKNOWN_CHARGE"
     UNKNOWN_REFUND = "UNKNOWN_REFUND"
@@ -44,14 +44,17 @@ class Quarantine(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a verdict."""
+    """The result of applying a verdict."""
 
     changed: bool = False
     quarantine: Quarantine | None = None
 
 
 async def apply(conn: Conn, verdict: ProviderCharge, *, attempts: Attempts, actor: str) -> Outcome:
-    """Applies a verdict in the caller's transaction; one that changes nothing any more is no error."""
+    """Applies a verdict in the caller's transaction.
+
+    A verdict that changes nothing any more is no error. A doubtful verdict is not applied: the outcome names the doubt.
+    """
     charge = await locked_charge(conn, verdict.key)
     doubt = doubt_of(verdict, charge)
     if doubt is not None or charge is None:
@@ -66,7 +69,10 @@ async def apply(conn: Conn, verdict: ProviderCharge, *, attempts: Attempts, acto
 
 
 async def locked_charge(conn: Conn, key: UUID) -> asyncpg.Record | None:
-    """Locks the intent of a charge and returns both: what the charge is for, where it stands, and its `age`."""
+    """Locks the intent of a charge, and returns the charge with its intent.
+
+    `age` is the time since the charge was created. Returns None if the key is not known.
+    """
     return await conn.fetchrow(
         """
         SELECT charges.key, charges.intent_id, charges.state::text AS charge_state, charges.provider_charge_id,
@@ -80,13 +86,16 @@ async def locked_charge(conn: Conn, key: UUID) -> asyncpg.Record | None:
 
 
 def doubt_of(verdict: ProviderCharge, charge: asyncpg.Record | None) -> Quarantine | None:
-    """Returns what is wrong with a verdict: it is for no charge of ours, or for another amount."""
+    """Returns what is wrong with a verdict, or None.
+
+    Its charge is not known, or its intent, currency or amount differs.
+    """
     if charge is None:
         return Quarantine.UNKNOWN_CHARGE
     if verdict.metadata is not None and verdict.metadata.intent_id != charge["intent_id"]:
         return Quarantine.INTENT_DIFFERS
     if verdict.amount is None:
-        # A key that was voided before it was ever used.
+        # The key was voided before any charge.
         return None
     if verdict.amount.currency != charge["currency"]:
         return Quarantine.CURRENCY_DIFFERS
@@ -94,13 +103,19 @@ def doubt_of(verdict: ProviderCharge, charge: asyncpg.Record | None) -> Quaranti
 
 
 def report(doubt: Quarantine, *, key: UUID, event_id: str | None = None) -> None:
-    """Tells people of a verdict in quarantine; `event_id` is the webhook's, None for an answer."""
+    """Reports a verdict in quarantine by a metric and an error log.
+
+    `event_id` is that of the webhook, or None for a response.
+    """
     QUARANTINED.labels(doubt).inc()
     _log.error("verdict quarantined", reason=doubt, key=str(key), event_id=event_id)
 
 
 async def _succeed(conn: Conn, charge: asyncpg.Record, verdict: ProviderCharge, *, actor: str) -> bool:
-    """PENDING, FAILED or VOIDED → SUCCEEDED. The first success of an intent counts; any other goes back by itself."""
+    """Records a successful charge: PENDING, FAILED or VOIDED → SUCCEEDED.
+
+    The first success pays the intent; any other is refunded.
+    """
     intent_id, key = charge["intent_id"], charge["key"]
     taken = await conn.fetchval(
         """
@@ -127,7 +142,10 @@ async def _succeed(conn: Conn, charge: asyncpg.Record, verdict: ProviderCharge, 
 async def _decline(
     conn: Conn, charge: asyncpg.Record, verdict: ProviderCharge, *, attempts: Attempts, actor: str
 ) -> bool:
-    """PENDING → FAILED or VOIDED: the next attempt has another key, and after the last one the payment has failed."""
+    """Records a failed or voided charge: PENDING → FAILED or VOIDED.
+
+    The next attempt has another key. After the last attempt the payment fails.
+    """
     intent_id, key = charge["intent_id"], charge["key"]
     error = verdict.error or verdict.status.upper()
     ended = await conn.fetchval(
@@ -155,6 +173,9 @@ async def _decline(
 
 
 async def _end_others(conn: Conn, intent_id: UUID) -> None:
-    """A paid intent needs no charge that still runs: it is ended, or given back if it should succeed."""
+    """Sets the timer RECONCILE of each undecided charge of a paid intent.
+
+    The paid intent does not need the charge: it is voided, or refunded if it succeeds.
+    """
     for row in await conn.fetch("SELECT key FROM charges WHERE intent_id = $1 AND state = 'PENDING'", intent_id):
         await set_timer(conn, RECONCILE, str(row["key"]))

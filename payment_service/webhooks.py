@@ -1,6 +1,7 @@
-"""What the provider tells: signed as Standard Webhooks 1.0.0 says, at least once, in any order (PAY-4).
+"""Webhooks of the provider, signed by Standard Webhooks 1.0.0 (PAY-4).
 
-Whoever calls is a stranger until the signature is checked; before that nothing is parsed, stored or logged.
+They arrive at least once, in any order. Until the signature is checked the caller is unknown, so before that nothing is
+parsed, stored or logged.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from services.db import Conn, Pool
 PROVIDER: Final = "payment-provider"
 ACTOR: Final = "provider"
 TOLERANCE_SECONDS: Final = 300
-# The provider may repeat for a bit more than three days (Standard Webhooks: 75 h 35 min); PAY-4 asks for seven.
+# The provider may repeat an event for more than three days (Standard Webhooks: 75 h 35 min); PAY-4 requires seven.
 KEPT_DAYS: Final = 14
 FORGET_SECONDS: Final = 3600
-# Without dots, because the signed text is joined by dots and must be read in one way only.
+# No dots, because the signed text is joined by dots and must have only one reading.
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,11}", re.ASCII)
 _VERSION: Final = "v1,"
@@ -43,7 +44,7 @@ RECEIVED: Final = Counter("skyhigh_payment_webhooks_total", "Signed webhooks.", 
 
 
 class EventType(StrEnum):
-    """What the provider tells of."""
+    """The types of events that the provider sends."""
 
     CHARGE_SUCCEEDED = "charge.succeeded"
     CHARGE_FAILED = "charge.failed"
@@ -52,7 +53,7 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A webhook as it came: the raw body, and the headers of its signature."""
+    """A webhook as received: the raw body, and the headers of its signature."""
 
     body: bytes
     event_id: str | None
@@ -61,7 +62,7 @@ class Delivery:
 
 
 class EventData(BaseModel):
-    """The charge that an event is about; for a refund, what was given back of it."""
+    """The charge of an event; for a refund, also the refund."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,7 +78,7 @@ class EventData(BaseModel):
 
 
 class ProviderEvent(BaseModel):
-    """An event as it is signed."""
+    """The content of a signed event."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,7 +93,10 @@ class ProviderEvent(BaseModel):
 
     @property
     def verdict(self) -> ProviderCharge:
-        """Returns what it says of the charge. The type decides, whatever the status has become since."""
+        """Returns the event's verdict on the charge.
+
+        The event's type decides, not the charge's status, which may have changed since.
+        """
         status = Status.FAILED if self.type is EventType.CHARGE_FAILED else Status.SUCCEEDED
         return ProviderCharge(
             key=self.data.key,
@@ -105,13 +109,16 @@ class ProviderEvent(BaseModel):
 
 
 class Signatures:
-    """Checks signatures against all our keys, of which there are several while one is replaced."""
+    """Checks signatures against all our keys; there are several while one is rotated."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._keys = [Webhook(secret) for secret in secrets]
 
     def check(self, delivery: Delivery) -> str:
-        """Returns the event's id. Raises WEBHOOK_UNSIGNED, WEBHOOK_FORGED; WEBHOOK_STALE only for a right signature."""
+        """Returns the event's id if its signature is valid and recent.
+
+        Raises WEBHOOK_UNSIGNED or WEBHOOK_FORGED; raises WEBHOOK_STALE only for a valid signature.
+        """
         event_id, timestamp, signature = delivery.event_id, delivery.timestamp, delivery.signature
         if not (event_id and timestamp and signature):
             raise refusals.webhook_unsigned()
@@ -131,26 +138,26 @@ class Signatures:
             raise refusals.webhook_forged() from error
         expected = [key.sign(event_id, moment, text) for key in self._keys]
         offered = [each for each in signature.split(" ") if each.startswith(_VERSION)]
-        # Every pair is compared, in constant time, so that the time tells nothing.
+        # Compares every pair, in constant time, so that the response time reveals nothing.
         if not sum(hmac.compare_digest(ours.encode(), theirs.encode()) for ours in expected for theirs in offered):
             raise refusals.webhook_forged()
 
 
 def read(body: bytes) -> ProviderEvent:
-    """Reads a signed body. Raises CARD_DATA_REFUSED, WEBHOOK_MALFORMED."""
+    """Parses a signed body. Raises CARD_DATA_REFUSED or WEBHOOK_MALFORMED."""
     card_numbers.refuse(body.decode())
     try:
         return ProviderEvent.model_validate_json(body)
     except ValidationError:
-        # Its text would hold the body.
+        # The text of the error would contain the body.
         raise refusals.webhook_malformed() from None
 
 
 async def take(conn: Conn, event_id: str, event: ProviderEvent, *, attempts: Attempts) -> None:
-    """Applies an event and notes its id, in the caller's transaction; a repeat changes nothing.
+    """Applies an event and records its id, in the caller's transaction.
 
-    What is for no charge of ours, or for another amount, is kept in quarantine, told by a metric and an error log, and
-    moves nothing.
+    A repeat changes nothing. An event for an unknown charge, or with another amount, is kept in quarantine and changes
+    no payment; a metric and an error log report it.
     """
     if not await _note(conn, event_id, event):
         RECEIVED.labels("REPEATED").inc()
@@ -173,7 +180,10 @@ async def take(conn: Conn, event_id: str, event: ProviderEvent, *, attempts: Att
 
 
 async def _note(conn: Conn, event_id: str, event: ProviderEvent) -> bool:
-    """Inserts the event; False where it is there. A twin that is being applied is waited for."""
+    """Records the event; returns False if it is recorded already.
+
+    If a concurrent transaction applies the same event, the insert waits for it to end.
+    """
     noted = await conn.fetchval(
         """
         INSERT INTO webhook_events (provider, event_id, type, charge_key, currency, minor_units, outcome)
@@ -201,7 +211,7 @@ async def _apply(conn: Conn, event: ProviderEvent, *, attempts: Attempts) -> Out
         return Outcome(quarantine=doubt)
     assert charge is not None, "doubt_of doubts what is for no charge"
     refund_key, told = event.data.refund_key, event.data.refund_amount
-    # One that does not say which refund it is about is about the whole charge.
+    # An event that names no refund key is the refund of the whole charge.
     refund = await conn.fetchrow(
         """
         SELECT number, minor_units FROM refunds
@@ -225,7 +235,7 @@ async def _apply(conn: Conn, event: ProviderEvent, *, attempts: Attempts) -> Out
 
 
 async def forget_old(pool: Pool) -> None:
-    """Forgets old events now and then, until cancelled."""
+    """Deletes old events every FORGET_SECONDS, until cancelled."""
     while True:
         with contextlib.suppress(*db.AWAY):
             await forget_once(pool)
@@ -233,7 +243,10 @@ async def forget_old(pool: Pool) -> None:
 
 
 async def forget_once(pool: Pool) -> None:
-    """Deletes events after KEPT_DAYS. Those in quarantine stay until a person has dealt with them."""
+    """Deletes events after KEPT_DAYS.
+
+    Events in quarantine stay until a person has dealt with them.
+    """
     await db.in_batches(pool, _forget)
 
 
