@@ -1,1 +1,1 @@
-"""The service that the gateway asks: shared limits, abuse, and what Envoy is told while it runs."""
+"""The gateway service, which Envoy calls: shared rate limits, abuse detection, and configuration at run time."""
