@@ -1,4 +1,7 @@
-"""The errors that the edge returns itself, before or instead of a service, in the format of all errors."""
+"""The errors that the edge returns itself, in the format of all errors.
+
+The edge returns them before it calls a service, or instead of a service's response.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one table from which Envoy's routes are made: the RPCs that outside clients can call, and how.
+"""The RPCs that outside clients can call: the table for Envoy's routes.
 
 If the protos have a service or an RPC that is not in this table, rendering fails, so that none is exposed or forgotten
 by accident.

@@ -1,4 +1,6 @@
-"""The parts of Envoy's configuration that change while it runs: rate limits and blocks, as JSON of Envoy's messages.
+"""The parts of Envoy's configuration that change while it runs.
+
+They are rate limits and blocks, as JSON of Envoy's messages.
 
 `render.py` writes them into the file that Envoy starts with; the gateway service sends newer versions
 (`rate_limit/envoy_api.py`), and Envoy replaces a filter without a restart. Until the first message from the service,
@@ -82,7 +84,10 @@ class Filter:
 
 
 def filters(limits: Sequence[Limit], blocks: Sequence[Blocked], *, enforced: bool) -> dict[str, Filter]:
-    """Returns each filter by its name. The filters count, but refuse nothing unless `enforced`."""
+    """Returns each filter by its name.
+
+    The filters count, but refuse nothing unless `enforced`.
+    """
     return {
         ADDRESS_SHIELD: Filter(LOCAL_RATE_LIMIT, _address_shield(limits, enforced=enforced)),
         BLOCKS: Filter(LUA, _blocks(blocks if enforced else ())),
@@ -91,14 +96,19 @@ def filters(limits: Sequence[Limit], blocks: Sequence[Blocked], *, enforced: boo
 
 
 def _address_shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
-    """Returns the first filter of all: it keeps one address from using up the capacity of the machine."""
+    """Returns the limit of all calls from one address.
+
+    It is the first filter, and keeps one address from using up the capacity of the machine.
+    """
     limit = of_call(tuple(limits), ANY_CLASS, Key.ADDRESS, "")
     counted = [_descriptor(limit, [{"key": "masked_remote_address"}])] if limit else []
     return _local_rate_limit("address_shield", [{"actions": [ADDRESS_ACTION]}], counted, enforced=enforced)
 
 
 def _shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
-    """Returns the filter that counts each class by principal and by address, in this Envoy only.
+    """Returns the filter that counts each class by principal and by address.
+
+    It counts the calls of this Envoy only.
 
     A call passes if none of its limits is reached. Envoy checks the limit with the slowest refill first, so a call that
     its principal's limit refuses is not counted for its address.
@@ -163,7 +173,10 @@ def _local_rate_limit(name: str, rate_limits: list[Json], descriptors: list[Json
 
 
 def _blocks(blocks: Sequence[Blocked]) -> Json:
-    """Returns the Lua filter that refuses blocked sources from its own memory; without blocks it does nothing."""
+    """Returns the Lua filter that refuses blocked sources.
+
+    It has the blocks in memory; without blocks it does nothing.
+    """
     if not blocks:
         return {"default_source_code": {"inline_string": "-- Nobody is blocked."}}
     tables: Json = {
@@ -188,7 +201,10 @@ def _login_paths() -> Iterator[str]:
 
 
 def _lua(value: Mapping[str, Any] | str | int | bool) -> str:
-    """Returns a Lua literal. Strings with unusual characters are written byte by byte, so no character can end them."""
+    """Returns a Lua literal.
+
+    Strings with unusual characters are written byte by byte, so that no character can end them.
+    """
     match value:
         case bool():
             return str(value).lower()

@@ -1,4 +1,7 @@
-"""Rate limits of one source as values, and the defaults, which apply until operations change them."""
+"""Rate limits of one source as values, and their defaults.
+
+The defaults apply until operations change them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ PUBLIC_CLASSES: Final = frozenset({CallClass.LOGIN, CallClass.SEARCH, CallClass.
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The calls that one source may make of one class: a rate, refilled evenly, and a burst after a pause."""
+    """The calls that one source may make of one class.
+
+    A bucket with room for `burst` calls is refilled at a constant rate.
+    """
 
     limit_id: str
     call_class: str
@@ -51,8 +57,10 @@ class Limit:
 
 
 def _of_principals(call_class: CallClass, *, everybody: tuple[int, int], agents: tuple[int, int]) -> tuple[Limit, ...]:
-    """Returns the limits of passengers and customers, of agents, and of machines. A pair is (calls per minute,
-    burst)."""
+    """Returns the limits of passengers and customers, of agents, and of machines.
+
+    A pair is (calls per minute, burst).
+    """
     machines = (60_000, 5_000)
     rows = {"": everybody, Role.AGENT: agents, Role.OPERATIONS: machines, Role.SERVICE: machines}
     return tuple(
@@ -104,13 +112,19 @@ SHARED: Final = frozenset({CallClass.HOLD, CallClass.WRITE, CallClass.LOGIN})
 
 
 def of_call(limits: tuple[Limit, ...], call_class: str, key: Key, role: str) -> Limit | None:
-    """Returns the limit of a call: that of its role, else that of all roles; None if there is none."""
+    """Returns the limit of a call: that of its role, else that of all roles.
+
+    None if there is none.
+    """
     found = {limit.role: limit for limit in limits if limit.call_class == call_class and limit.key is key}
     return found.get(role) or found.get("")
 
 
 def address_limit(limits: tuple[Limit, ...], call_class: str, role: str) -> Limit | None:
-    """Returns the limit of an address for calls of a role, or without a token (role ""); None if there is none."""
+    """Returns the limit of an address for calls of a role.
+
+    The role "" means calls without a token. None if there is no limit.
+    """
     if (call_class in PUBLIC_CLASSES) != (role == "") or (role and role not in ADDRESS_ROLES):
         return None
     return of_call(limits, call_class, Key.ADDRESS, role)

@@ -1,4 +1,6 @@
-"""Writes Envoy's configuration, from `envoy.yaml`, `exposure.py`, `edge_errors.py` and the protos.
+"""Writes Envoy's configuration.
+
+It is made from `envoy.yaml`, `exposure.py`, `edge_errors.py` and the protos.
 
 `python -m gateway.render --output DIR` writes `envoy.yaml`, `api.binpb` and `openapi.json` to that folder. `--check`
 renders with sample values instead and lets Envoy validate the result; any warning is a failure.
@@ -63,8 +65,10 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class GatewaySettings(BaseSettings):
-    """Settings of the edge, from `SKYHIGH_…` in the environment: its ports, the services behind it, the token
-    issuer."""
+    """Settings of the edge, from `SKYHIGH_…` in the environment.
+
+    They give its ports, the services behind it, and the issuer of tokens.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_", extra="ignore", frozen=True)
 
@@ -102,13 +106,13 @@ class GatewaySettings(BaseSettings):
 
     @property
     def shown(self) -> tls.Shown | None:
-        """The certificate that the edge presents to clients; None if clients do not use TLS."""
+        """The edge's certificate for clients; None if they do not use TLS."""
         certificate, key = self.gateway_tls_certificate, self.gateway_tls_key
         return tls.Shown(certificate, key) if certificate is not None and key is not None else None
 
     @property
     def identity(self) -> Identity | None:
-        """The certificate that the edge presents to the services; None if the services do not use TLS."""
+        """The edge's certificate for the services; None if they do not use TLS."""
         return whole(self.tls_certificate, self.tls_key, self.tls_authority)
 
     @model_validator(mode="after")
@@ -143,7 +147,7 @@ class ExposureError(ValueError):
 
 
 class _Put(str):
-    """The name of a value in the template, for which `_fill` later substitutes the value."""
+    """The name of a value in the template; `_fill` inserts the value."""
 
 
 class _TemplateLoader(yaml.SafeLoader):
@@ -154,7 +158,10 @@ _TemplateLoader.add_constructor("!put", lambda _, node: _Put(node.value))
 
 
 def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
-    """Returns the compiled protos without their comments, which would only use memory in Envoy."""
+    """Returns the compiled protos without their comments.
+
+    Envoy does not need the comments and would keep them in memory.
+    """
     api = FileDescriptorSet.FromString(path.read_bytes())
     for file in api.file:
         file.ClearField("source_code_info")
@@ -228,7 +235,10 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
 
 
 def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Returns the filters that refuse calls, and the access log for detecting abuse; none if limits are off."""
+    """Returns the filters that limit calls, and the log for abuse detection.
+
+    Empty lists if limits are off.
+    """
     names = (filters.ADDRESS_SHIELD, filters.BLOCKS, filters.SHIELD)
     if settings.rate_limits is RateLimits.OFF or settings.gateway_token_file is None:
         return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observing")}
@@ -259,7 +269,10 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
 
 
 def _shared_by(service: ServiceExposure, method: MethodDescriptorProto, settings: GatewaySettings) -> list[Any] | None:
-    """Returns the descriptors by which the gateway service counts a call; None if each Envoy counts by itself."""
+    """Returns the descriptors by which the gateway service counts a call.
+
+    None if each Envoy counts it by itself.
+    """
     if settings.rate_limits is RateLimits.OFF or service.class_of(method.name) not in SHARED:
         return None
     return list(filters.DESCRIPTORS)
@@ -274,7 +287,10 @@ def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
 
 
 def path_regex(template: str) -> str:
-    """Returns the regex that matches the paths of a template such as `/v1/holds/{hold_id}`. Raises ExposureError."""
+    """Returns the regex for a path template such as `/v1/holds/{hold_id}`.
+
+    Raises ExposureError if a variable is not a whole segment.
+    """
     parts = re.split(r"\{\w+\}", template)
     if any(set(part) & set("{}*=") for part in parts):
         raise ExposureError(f"{template}: only whole segments are variables here")
@@ -317,7 +333,10 @@ def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[st
 
 
 def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields the routes of the files that the edge itself serves, and one for other methods on their paths."""
+    """Yields the routes of the files that the edge itself serves.
+
+    The last route refuses other methods on their paths.
+    """
     files = list(page.served_files(openapi))
     for served in files:
         yield _fill(patterns["served_file"], {**asdict(served), "file": str(served.file)})
@@ -327,7 +346,10 @@ def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields how Envoy's own responses are rewritten; native gRPC comes first, because the first match counts."""
+    """Yields how Envoy's own responses are rewritten.
+
+    Native gRPC comes first, because Envoy uses the first match.
+    """
     yield patterns["healthy"]
     for error in EDGE_ERRORS:
         native = {"when": f"{NATIVE_GRPC} && ({error.when})", "code": str(error.native_code or error.code)}
@@ -350,7 +372,10 @@ def _error_values(error: EdgeError) -> dict[str, Any]:
 def _clusters(
     service: ServiceExposure, settings: GatewaySettings, patterns: Mapping[str, Any], folder: Path
 ) -> Iterator[Any]:
-    """Yields one cluster for calls and one for watches: a thousand open watches must not use up the limit of calls."""
+    """Yields two clusters of a service: one for calls and one for watches.
+
+    A thousand open watches must not use up the limit of calls.
+    """
     addresses: tuple[str, ...] = getattr(settings, service.address_setting)
     named = {**tls.paths(folder), "service_name": service.cluster}
     values = {
@@ -383,7 +408,10 @@ def _fill(node: Any, values: Mapping[str, Any]) -> Any:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Repeats shared patterns instead of writing YAML aliases, because people read the result too."""
+    """A YAML dumper that writes no aliases.
+
+    It repeats shared patterns, because people read the result too.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         """Returns True: no value is written as an alias."""
@@ -394,7 +422,9 @@ _PlainDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represe
 
 
 def write(settings: GatewaySettings, directory: Path) -> Path:
-    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory`; returns the path of `envoy.yaml`.
+    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory`.
+
+    Returns the path of `envoy.yaml`.
 
     Also writes the files of `tls.py` that name the certificates.
     """

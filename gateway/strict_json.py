@@ -1,4 +1,7 @@
-"""The Lua tables of `strict_json.lua` and `errors.lua`: routes, their bodies, and names and types of fields."""
+"""The Lua tables of `strict_json.lua` and `errors.lua`.
+
+They have the routes, their bodies, and the names and types of fields.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ def script(api: FileDescriptorSet, methods: Iterable[MethodDescriptorProto]) -> 
 
 
 def names(api: FileDescriptorSet) -> str:
-    """Returns the table of `errors.lua`: the JSON name of each of our fields whose proto name differs."""
+    """Returns the table of `errors.lua`.
+
+    It has the JSON name of each of our fields whose proto name differs.
+    """
     found = {
         field.name: field.json_name
         for file in api.file
@@ -73,7 +79,10 @@ def names(api: FileDescriptorSet) -> str:
 
 
 def _routes(methods: Iterable[MethodDescriptorProto]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (HTTP method, row) for each binding; the row's `body` is json, raw (any bytes) or none."""
+    """Yields (HTTP method, row) for each binding.
+
+    The row's `body` is json, raw (any bytes) or none.
+    """
     for method in methods:
         rule = method.options.Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):

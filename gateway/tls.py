@@ -1,4 +1,4 @@
-"""TLS at the edge: its certificate for clients, its certificate for the services, and the authority it trusts.
+"""TLS at the edge: its own certificates, and the authority that it trusts.
 
 Each secret is a YAML file that names PEM files. Envoy reads the PEM files again when something is moved into their
 folder: the file itself, or the link `..data`, as Kubernetes does.

@@ -1,1 +1,1 @@
-"""The OpenAPI 3.1 document of the API, made from the protos, and the web page that shows it."""
+"""The OpenAPI 3.1 document of the API, and the web page that shows it."""

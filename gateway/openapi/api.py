@@ -56,17 +56,26 @@ class Api:
         return self._pool.FindMessageTypeByName(name)
 
     def comment(self, name: str) -> str:
-        """Returns the comment above a definition, each paragraph in one line; empty if there is none."""
+        """Returns the comment above a definition; empty if there is none.
+
+        Each paragraph is one line.
+        """
         return self._comments.get(name, "")
 
     def reasons(self, service: ServiceDescriptor) -> dict[str, str]:
-        """Returns the values of the ErrorReason enum in the service's package: each name with its comment."""
+        """Returns the refusal reasons of the service's package.
+
+        They are the values of its ErrorReason enum, each name with its comment.
+        """
         enum = self._pool.FindEnumTypeByName(f"{service.file.package}.ErrorReason")
         return {value.name: self.comment(f"{enum.full_name}.{value.name}") for value in enum.values if value.number}
 
     @staticmethod
     def bindings(method: MethodDescriptor) -> Iterator[Binding]:
-        """Yields each google.api.http binding of an RPC. Raises ValueError if a body is only one field."""
+        """Yields each google.api.http binding of an RPC.
+
+        Raises ValueError if a body is only one field of the request.
+        """
         rule = method.GetOptions().Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):
             if binding.body not in ("", "*"):
@@ -89,7 +98,10 @@ def _comments(file: descriptor_pb2.FileDescriptorProto) -> dict[str, str]:
 
 
 def _name_at(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str | None:
-    """Returns the full name of a comment's element; None for an option or another element without a name."""
+    """Returns the full name of a comment's element.
+
+    None for an option or another element without a name.
+    """
     if not path or len(path) % 2:
         return None
     node: Any = file

@@ -1,4 +1,7 @@
-"""The files that the edge itself serves: the OpenAPI document, and Swagger UI to read and try it."""
+"""The files that the edge itself serves.
+
+They are the OpenAPI document, and Swagger UI to read and try it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The refusals of each operation: HTTP statuses and reasons, read from the protos' comments."""
+"""The refusals of each operation: HTTP statuses and reasons.
+
+They are read from the protos' comments.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ class Reason:
 
     @classmethod
     def read(cls, package: str, name: str, comment: str) -> Reason:
-        """Reads `NOT_FOUND. There is no such hold. {"hold_id": "…"}`. Raises KeyError if the code is missing."""
+        """Reads `NOT_FOUND. There is no such hold. {"hold_id": "…"}`.
+
+        Raises KeyError if the gRPC code is missing or unknown.
+        """
         head, _, text = comment.partition(".")
         code, *http = re.split(r", HTTP | or ", head.strip())
         metadata = re.search(r"\{.*\}\s*$", text, re.DOTALL)
@@ -81,7 +87,7 @@ class Reason:
 
 
 class Refusals:
-    """Builds the refusal responses of the operations, and the components that they refer to."""
+    """Builds the refusal responses of operations, and their components."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -123,7 +129,10 @@ class Refusals:
             yield self._edge["REQUEST_TOO_LARGE"]
 
     def _named(self, method: MethodDescriptor) -> Iterator[str]:
-        """Yields the reasons after `Refusals:` in the RPC's comment, and those of RPCs named there by `as OtherRpc`."""
+        """Yields the reasons after `Refusals:` in the RPC's comment.
+
+        Also yields the reasons of RPCs that are named there by `as OtherRpc`.
+        """
         own = self._reasons(method.containing_service)
         siblings = method.containing_service.methods_by_name
         _, _, named = self._api.comment(method.full_name).partition("Refusals:")

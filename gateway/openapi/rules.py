@@ -91,7 +91,10 @@ def sentences(rules: validate_pb2.FieldRules) -> Iterator[str]:
 
 
 def message_sentences(message: Descriptor) -> Iterator[str]:
-    """Yields a sentence for each rule between the fields of a message, with the fields' JSON names."""
+    """Yields a sentence for each rule between the fields of a message.
+
+    The sentences name the fields as JSON does.
+    """
     inner = [field.message_type.fields for field in message.fields if field.message_type is not None]
     names = {field.name: field.json_name for fields in (message.fields, *inner) for field in fields}
     for sentence in _refusals(message.GetOptions().Extensions[validate_pb2.message].cel):
@@ -99,7 +102,10 @@ def message_sentences(message: Descriptor) -> Iterator[str]:
 
 
 def required_fields(message: Descriptor) -> set[str]:
-    """Returns the fields that cannot be left out: the rules refuse the default value, which a missing field has."""
+    """Returns the fields that a request cannot leave out.
+
+    Their rules refuse the default value, which a missing field has.
+    """
     empty = GetMessageClass(message)()
     violations = _validator().collect_violations(empty)
     return {violation.proto.field.elements[0].field_name for violation in violations if violation.proto.field}

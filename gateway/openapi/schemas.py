@@ -31,7 +31,10 @@ _WELL_KNOWN: Final[Mapping[str, Schema]] = {
 
 
 class Schemas:
-    """The schemas of all messages in requests and responses: components, and references to them."""
+    """The schemas of all messages in requests and responses.
+
+    Each is a component; the methods return references to them.
+    """
 
     def __init__(self, api: Api, *, answers: Iterable[Descriptor]) -> None:
         self._api = api
@@ -39,7 +42,10 @@ class Schemas:
         self.components: dict[str, Schema] = {}
 
     def answer(self, message: Descriptor) -> Schema:
-        """Returns a reference to a message in responses: every field without presence is always written."""
+        """Returns a reference to a message in responses.
+
+        Fields without presence are required, because the edge always writes them.
+        """
         name = short_name(message.full_name)
         if name not in self.components:
             self.components[name] = schema = self._described(message)
@@ -51,7 +57,10 @@ class Schemas:
         return _reference(name)
 
     def request(self, message: Descriptor, *, without: Iterable[str] = ()) -> Schema:
-        """Returns a reference to a message in requests, `without` the fields that are in the path."""
+        """Returns a reference to a message in requests.
+
+        The schema leaves out the fields in `without`, which are in the path.
+        """
         name = short_name(message.full_name) + ("Input" if message.full_name in self._answered else "")
         if name not in self.components:
             self.components[name] = schema = self._described(message)
@@ -64,7 +73,10 @@ class Schemas:
         return _reference(name)
 
     def example(self, message: Descriptor, *, without: Iterable[str] = ()) -> dict[str, Any]:
-        """Returns a realistic request: the required fields, and all fields that have an example."""
+        """Returns a realistic request.
+
+        It has the required fields, and all fields that have an example.
+        """
         needed = self.required(message)
         found: dict[str, Any] = {}
         for field in message.fields:
@@ -91,7 +103,10 @@ class Schemas:
         return {message.fields_by_name[name].json_name for name in rules.required_fields(message)}
 
     def request_field(self, field: FieldDescriptor) -> Schema:
-        """Returns the schema of a field of a request, with all its rules. Raises UnknownRuleError."""
+        """Returns the schema of a field of a request, with all its rules.
+
+        Raises UnknownRuleError.
+        """
         rule = rules.rules_of(field)
         if field.type == FieldDescriptor.TYPE_ENUM:
             value: Schema = {"type": "string", "enum": rules.enum_names(field, rule)}
@@ -164,7 +179,10 @@ def _example(field: FieldDescriptor) -> object:
 
 
 def _int64(keywords: Schema) -> Schema:
-    """Returns the schema of a 64-bit number. It is a string, so a pattern has its limits. Raises UnknownRuleError."""
+    """Returns the schema of a 64-bit number, which is a string in JSON.
+
+    A pattern has its limits. Raises UnknownRuleError.
+    """
     match keywords:
         case {"minimum": 0, **others} if not others:
             return dict(_NOT_NEGATIVE_INT64)

@@ -1,1 +1,4 @@
-"""The gateway service, which Envoy calls: shared rate limits, abuse detection, and configuration at run time."""
+"""The gateway service, which Envoy calls.
+
+It has the shared rate limits, detects abuse, and sends Envoy new configuration while it runs.
+"""

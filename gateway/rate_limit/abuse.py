@@ -1,4 +1,7 @@
-"""Abuse incidents and blocks, in Postgres. The database's clock decides when a block ends."""
+"""Abuse incidents and blocks, in Postgres.
+
+The database's clock decides when a block ends.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ MOST_BLOCKS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Abuse by one source: more observations of one kind in a window than the threshold."""
+    """Abuse by one source: more observations in a window than the threshold."""
 
     kind: str
     source: str
@@ -37,7 +40,9 @@ class Finding:
 
 
 async def record(conn: Conn, finding: Finding, *, block_for: timedelta | None) -> bool:
-    """Writes an incident, blocks its source unless it is already blocked, and publishes `abuse.detected.v1`.
+    """Writes an incident and blocks its source, unless it is already blocked.
+
+    Publishes `abuse.detected.v1` through the outbox.
 
     `block_for` None blocks nothing. Returns False, and writes nothing, if the source already has an incident of this
     kind in its current block or, without a block, within the last window: such calls came before the block took effect.
@@ -98,7 +103,10 @@ async def _block(conn: Conn, finding: Finding, block_for: timedelta) -> asyncpg.
 
 
 async def lift(conn: Conn, block_id: UUID, *, actor: str, reason: str) -> pb.Block:
-    """Lifts a block and returns it; one that has ended stays unchanged. Raises BLOCK_NOT_FOUND."""
+    """Lifts a block and returns it.
+
+    A block that has ended stays unchanged. Raises BLOCK_NOT_FOUND.
+    """
     lifted = await conn.fetchrow(
         """
         UPDATE blocks SET lift_time = now(), lifted_by = $2, lift_reason = $3
@@ -122,7 +130,10 @@ async def lift(conn: Conn, block_id: UUID, *, actor: str, reason: str) -> pb.Blo
 
 
 async def standing(conn: Conn) -> tuple[Blocked, ...]:
-    """Returns the sources with an active block; if there are more than `MOST_BLOCKS`, those whose blocks end last."""
+    """Returns the sources with an active block.
+
+    If there are more than `MOST_BLOCKS`, returns those whose blocks end last.
+    """
     rows = await conn.fetch(
         """
         SELECT source, scope, expire_time FROM blocks WHERE lift_time IS NULL AND expire_time > now()
@@ -136,7 +147,10 @@ async def standing(conn: Conn) -> tuple[Blocked, ...]:
 async def list_incidents(
     conn: Conn, *, source: str, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[pb.Incident]:
-    """Returns incidents, newest first, starting after the position `before` (time and id)."""
+    """Returns incidents, newest first.
+
+    Starts after the position `before`: time and id.
+    """
     time, incident_id = before or (None, None)
     rows = await conn.fetch(
         """
@@ -156,7 +170,10 @@ async def list_incidents(
 async def list_blocks(
     conn: Conn, *, source: str, include_ended: bool, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[pb.Block]:
-    """Returns blocks, newest first, starting after the position `before` (time and id)."""
+    """Returns blocks, newest first.
+
+    Starts after the position `before`: time and id.
+    """
     time, block_id = before or (None, None)
     rows = await conn.fetch(
         """

@@ -1,4 +1,7 @@
-"""The services that Envoy calls, in its own protocols: rate limits v3, access log v3, extension configurations v3."""
+"""The services that Envoy calls, in its own protocols.
+
+They are rate limits v3, access log v3 and extension configurations v3.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,9 @@ class EnvoyApi:
     async def should_rate_limit(
         self, request: envoy_pb2.ShouldRateLimitRequest, context: Any
     ) -> envoy_pb2.ShouldRateLimitResponse:
-        """Counts a call by each of its descriptors; responds OVER_LIMIT if a limit refuses it.
+        """Counts a call by each of its descriptors.
+
+        Responds OVER_LIMIT if a limit refuses it.
 
         Raises Unavailable if Redis is unavailable: then only Envoy's own shield limits calls.
         """
@@ -116,7 +121,10 @@ class EnvoyApi:
         return answer
 
     def _limit(self, entries: Mapping[str, str]) -> tuple[Limit, str] | None:
-        """Returns the limit and the source of a descriptor; None if it has none, or if each gateway counts alone."""
+        """Returns the limit and the source of a descriptor.
+
+        None if there is no limit, or if each gateway counts the class by itself.
+        """
         call_class = entries.get("class", "")
         if call_class not in SHARED:
             return None
@@ -148,7 +156,10 @@ class EnvoyApi:
         yield envoy_pb2.StreamAccessLogsResponse()
 
     async def _act(self, exceeded: Exceeded) -> None:
-        """Records an abuse incident and blocks its source, if blocks are enforced for its kind."""
+        """Records an abuse incident and blocks its source.
+
+        It blocks only if limits are enforced, and not for the kinds in WITHOUT_BLOCK.
+        """
         window = exceeded.window
         finding = Finding(
             kind=window.kind,
@@ -192,7 +203,10 @@ class EnvoyApi:
 
 
 async def _hear(requests: AsyncIterator[envoy_pb2.DiscoveryRequest], name: str) -> None:
-    """Reads Envoy's acknowledgements until it ends the stream; logs each rejected filter."""
+    """Logs each filter that Envoy rejects.
+
+    Reads Envoy's acknowledgements until it ends the stream.
+    """
     async for request in requests:
         if request.HasField("error_detail"):
             _log.error("Envoy refuses a filter", filter=name, error=request.error_detail.message)

@@ -1,4 +1,6 @@
-"""Limits that all gateways share: the generic cell rate algorithm in Redis, one number for each limit and source.
+"""Limits that all gateways share: the generic cell rate algorithm in Redis.
+
+Redis has one number for each limit and source.
 
 The number is the theoretical arrival time: the time from which the source, if it makes no calls, has its whole burst
 again. A call moves it forward by the interval between two calls of the rate; the call passes if the number is then at
@@ -59,7 +61,10 @@ class Verdict:
 
 
 class SharedLimits:
-    """Counters of calls in Redis. Raises one of `services.cache.AWAY` if Redis is unavailable."""
+    """Counters of calls in Redis.
+
+    Raises one of `services.cache.AWAY` if Redis is unavailable.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._take = redis.register_script(_TAKE)

@@ -14,7 +14,10 @@ from services.proto import timestamp
 
 
 async def ensure(conn: Conn, defaults: Sequence[Limit]) -> None:
-    """Inserts the missing limits. Existing ones stay unchanged, because operations may have set them."""
+    """Inserts the missing limits.
+
+    Existing ones stay unchanged, because operations may have set them.
+    """
     await conn.executemany(
         """
         INSERT INTO limits (limit_id, call_class, key, role, requests_per_minute, burst, mode)
@@ -52,14 +55,20 @@ async def read(conn: Conn) -> tuple[Limit, ...]:
 
 
 async def list_all(conn: Conn) -> list[pb.Limit]:
-    """Returns all limits as protos, with the time and the principal of their last changes."""
+    """Returns all limits as protos.
+
+    They also have the time and the principal of their last change.
+    """
     return [_shown(row) for row in await _rows(conn)]
 
 
 async def change(
     conn: Conn, limit_id: str, *, requests_per_minute: int, burst: int, mode: str | None, actor: str
 ) -> pb.Limit:
-    """Changes a limit and returns it; `mode` None keeps its mode. Raises LIMIT_NOT_FOUND."""
+    """Changes a limit and returns it.
+
+    `mode` None keeps its mode. Raises LIMIT_NOT_FOUND.
+    """
     row = await conn.fetchrow(
         """
         UPDATE limits

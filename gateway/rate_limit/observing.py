@@ -1,4 +1,6 @@
-"""Reads observations for abuse detection from Envoy's access log, so that detection does not delay calls.
+"""Observations for abuse detection, from Envoy's access log.
+
+Detection reads the log instead of intercepting calls, so that it does not delay them.
 
 Envoy streams the log entries of the RPCs in `OBSERVED` several times a second, including calls that it refused.
 """
@@ -90,7 +92,10 @@ def _failed(entry: envoy_pb2.HttpAccessLogEntry) -> bool:
 
 
 def _spins(rpc: str, entry: envoy_pb2.HttpAccessLogEntry) -> bool:
-    """Returns whether a hold was cancelled, or refused by the seat service, which counts expired holds."""
+    """Returns whether a hold was cancelled, or refused by the seat service.
+
+    The seat service refuses callers whose holds keep expiring (SEAT-16).
+    """
     if rpc in GIVEN_UP:
         return entry.response.response_code.value == _OK
     return rpc in HOLDS and _refused_by_service(entry)
@@ -107,7 +112,10 @@ def _time(entry: envoy_pb2.HttpAccessLogEntry) -> float:
 
 
 def _observed(entry: envoy_pb2.HttpAccessLogEntry, window: Window, *, of: str = "") -> Observation:
-    """Returns the observation of a call. Calls with the same `of` count once; without it each call counts."""
+    """Returns the observation of a call.
+
+    Calls with the same `of` count once; without it each call counts.
+    """
     path = _path(entry) if window.kind not in LOGIN_ONLY else entry.common_properties.route_name
     member = f"{of} {path}" if of else f"{entry.request.request_id} {path}"
     return Observation(window, Seen(_time(entry), member))

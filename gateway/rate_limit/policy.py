@@ -1,4 +1,7 @@
-"""The current limits and blocks in memory, and the streams that wait for their changes."""
+"""The current limits and blocks, in memory.
+
+Streams wait here for their changes.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,17 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A filter's configuration as sent to Envoy; its version is a digest of its content."""
+    """A filter's configuration for Envoy, and its version: a digest of the content."""
 
     filter: Filter
     version: str
 
 
 class Policy:
-    """Limits and blocks, read periodically; keeps the last ones while Postgres is unavailable."""
+    """Limits and blocks, read periodically.
+
+    Keeps the last ones while Postgres is unavailable.
+    """
 
     def __init__(self, pool: Pool, *, rate_limits: RateLimits, poll_seconds: float) -> None:
         self._pool = pool
@@ -47,7 +53,10 @@ class Policy:
         return self._rate_limits is RateLimits.ON
 
     def wake(self) -> None:
-        """Makes `run` read at once; called after a transaction that changed limits or blocks."""
+        """Makes `run` read at once.
+
+        Called after a transaction that changed limits or blocks.
+        """
         self._woken.set()
 
     async def run(self) -> None:
@@ -61,7 +70,10 @@ class Policy:
                     await self._woken.wait()
 
     async def read(self) -> None:
-        """Reads the current limits and blocks; if they differ, wakes the tasks in `other_than`."""
+        """Reads the current limits and blocks.
+
+        If they have changed, wakes the tasks that wait in `other_than`.
+        """
         async with db.snapshot(self._pool) as conn:
             self.limits, self.blocks = await limits.read(conn), await abuse.standing(conn)
         built = {
@@ -75,7 +87,10 @@ class Policy:
                 self._changed.notify_all()
 
     async def other_than(self, name: str, version: str) -> Resource:
-        """Waits until a resource has another version, and returns it. Raises KeyError for an unknown name."""
+        """Waits until a resource has another version, and returns it.
+
+        Raises KeyError for an unknown name.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self.resources) and self.resources[name].version != version)
             return self.resources[name]

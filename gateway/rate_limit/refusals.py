@@ -1,4 +1,7 @@
-"""The gateway service's refusals, each with its reason in the contract and its metadata."""
+"""The refusals of the gateway service.
+
+Each has its reason in the contract and its metadata.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Translates the protos of GatewayAdmin to and from calls of the domain; decides nothing."""
+"""Converts the protos of GatewayAdmin to calls of the domain, and back.
+
+It makes no decisions.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,10 @@ _PREFIX: Final = "abuse"
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The rule that more than `threshold` different members from one source within `seconds` are abuse."""
+    """A rule for abuse by one source.
+
+    More than `threshold` different members within `seconds` are abuse.
+    """
 
     kind: str
     source: str
@@ -58,14 +61,20 @@ class Exceeded:
 
 
 class Windows:
-    """Windows of observations in Redis. Raises one of `services.cache.AWAY` if Redis is unavailable."""
+    """Windows of observations in Redis.
+
+    Raises one of `services.cache.AWAY` if Redis is unavailable.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._observe = redis.register_script(_OBSERVE)
 
     async def observe(self, observations: Sequence[tuple[Window, Sequence[Seen]]]) -> list[Exceeded]:
-        """Adds observations in one round trip; returns the windows that exceeded their thresholds."""
+        """Adds observations, in one round trip.
+
+        Returns the windows that exceeded their thresholds.
+        """
         async with self._redis.pipeline(transaction=False) as pipeline:
             for window, seen in observations:
                 await self._observe(
