@@ -1,1 +1,4 @@
-"""The edge: Envoy's configuration, made from the protos and one table of what the outside may call."""
+"""The edge: Envoy's configuration and the gateway service.
+
+The configuration is made from the protos and one table of the RPCs that outside clients can call.
+"""

@@ -1,4 +1,7 @@
-"""What the edge answers by itself, before or instead of a service, in the one shape of all errors."""
+"""The errors that the edge returns itself, in the format of all errors.
+
+The edge returns them before it calls a service, or instead of a service's response.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +10,33 @@ from dataclasses import dataclass
 from google.rpc import code_pb2
 
 ENVOY_SAYS = "%LOCAL_REPLY_BODY%"
-# As the services say it: not what is wrong with the token.
+# The message of the services: it does not say what is wrong with the token.
 NOT_AUTHENTICATED = "a valid bearer token is needed"
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeError:
-    """One kind of answer as google.rpc.Status."""
+    """One kind of error response, as google.rpc.Status."""
 
     when: str
-    """A CEL expression over Envoy's answer."""
+    """A CEL expression over Envoy's own response; the error applies if it is true."""
     code: int
     """google.rpc.Code."""
     reason: str
     """A value of `skyhigh.gateway.v1.ErrorReason`."""
     message: str
-    """ENVOY_SAYS where Envoy's own words help the caller and tell nothing of what is behind the edge."""
+    """Text for people; ENVOY_SAYS if Envoy's own text helps the caller and does not reveal what is behind the edge."""
     native_code: int | None = None
-    """The code for native gRPC, where HTTP's meaning of the status is another."""
+    """The google.rpc.Code for native gRPC, if the meaning of the HTTP status differs there."""
     status: int | None = None
-    """The HTTP status, where Envoy's own would mislead."""
+    """The HTTP status, if Envoy's own status would mislead the caller."""
     retry_after_seconds: int | None = None
-    """How long a caller should wait, where a repeat can help."""
+    """Seconds after which the caller should retry, if a retry can help."""
 
 
-# The first line that matches counts, so that the special come before the general.
+# The first match counts, so specific errors come before general ones.
 EDGE_ERRORS = (
-    # Envoy says 403 to a token that was made for somebody else; to its bearer it is a bad token like any other.
+    # Envoy answers 403 to a token for another audience; for its bearer it is an invalid token like any other, so 401.
     EdgeError(
         "response.code_details.startsWith('jwt_authn_access_denied')",
         code_pb2.UNAUTHENTICATED,
@@ -83,7 +86,7 @@ EDGE_ERRORS = (
         code_pb2.INVALID_ARGUMENT,
         "INVALID_FIELD",
         "request: not well-formed HTTP",
-        # Envoy says 501 to a transfer coding that nobody has.
+        # Envoy answers 501 to a transfer coding that it does not support.
         status=400,
     ),
     EdgeError("response.code == 400", code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", ENVOY_SAYS),
@@ -113,7 +116,7 @@ EDGE_ERRORS = (
         "the service did not answer; a repeat with the same request_id has its effect only once",
         retry_after_seconds=1,
     ),
-    # 408: the caller took too long to send. 504: the service took too long to answer.
+    # 408: the caller took too long to send the request. 504: the service took too long to respond.
     EdgeError(
         "response.code in [408, 504]",
         code_pb2.DEADLINE_EXCEEDED,

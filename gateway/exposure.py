@@ -1,7 +1,7 @@
-"""What the outside may call, and how: the one table that the routes are made from.
+"""The RPCs that outside clients can call: the table for Envoy's routes.
 
-A service or an RPC that the protos have and this table lacks stops the rendering, so that nothing is shown or
-forgotten by accident.
+If the protos have a service or an RPC that is not in this table, rendering fails, so that none is exposed or forgotten
+by accident.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
-# 500 passengers, the most of one import, with 1 KiB of JSON for each; a full 787 has 71 KB.
+# Enough for 500 passengers, the most of one import, with 1 KiB of JSON each; the manifest of a full 787 has 71 KB.
 LARGE_BODY_BYTES = 512 * 1024
 
 
@@ -17,28 +17,28 @@ class Call(Enum):
     """How the edge treats an RPC."""
 
     READ = "read"
-    """Changes nothing, so that it may be sent again after UNAVAILABLE."""
+    """Changes nothing, so the edge may retry it after UNAVAILABLE."""
     WRITE = "write"
-    """May change something: sent again only where the service cannot have seen it."""
+    """May change something: the edge retries it only if the service cannot have received it."""
     WATCH = "watch"
-    """Streams for as long as the reader wants."""
+    """Streams until the client ends it."""
     INTERNAL = "internal"
     """Has no route: only services call it, on the service's own port."""
 
 
 class CallClass(StrEnum):
-    """What is counted together where calls are limited (gateway/limits.py)."""
+    """A class of RPCs that have one rate limit together (gateway/limits.py)."""
 
     MAP = "map"
-    """Seat maps, the most asked-for answer."""
+    """Seat maps, the most frequent calls."""
     HOLD = "hold"
-    """What takes a seat from everybody else."""
+    """RPCs that hold seats."""
     LOGIN = "login"
-    """What gives a token to somebody who has none."""
+    """RPCs that issue a token to callers without one."""
     SEARCH = "search"
-    """What anybody may read without a token."""
+    """Reads without a token."""
     WEBHOOK = "webhook"
-    """What another company's machine tells us."""
+    """Webhooks from the payment provider."""
     READ = "read"
     WRITE = "write"
     WATCH = "watch"
@@ -49,28 +49,29 @@ class ServiceExposure:
     """One gRPC service behind the edge."""
 
     name: str
-    """Its full proto name."""
+    """Full name of the proto service."""
     cluster: str
-    """Envoy's name for where it runs; `<cluster>-watch` carries its streams."""
+    """Name of its cluster in Envoy; the cluster `<cluster>-watch` carries its streams."""
     address_setting: str
-    """The field of `GatewaySettings` that says where it listens."""
+    """The field of `GatewaySettings` with its addresses."""
     calls: dict[str, Call]
-    """Each RPC by its name."""
+    """How the edge treats each RPC, by name."""
     public: frozenset[str] = frozenset()
-    """Those that need no token."""
+    """RPCs that need no token."""
     classes: dict[str, CallClass] = field(default_factory=dict)
-    """Those that are not counted as what they are: a read, a write, a watch, or a search where no token is needed."""
+    """Classes of RPCs that do not have the default: read, write or watch as in `calls`, search if they need no
+    token."""
     large: frozenset[str] = frozenset()
-    """Those whose body may have `LARGE_BODY_BYTES` instead of 64 KiB."""
+    """RPCs whose body may have `LARGE_BODY_BYTES` instead of 64 KiB."""
 
     def class_of(self, rpc: str) -> CallClass:
-        """With which other RPCs it is counted."""
+        """Returns the class with which calls of the RPC are counted."""
         if rpc in self.classes:
             return self.classes[rpc]
         return CallClass.SEARCH if rpc in self.public else CallClass(self.calls[rpc].value)
 
 
-# Asked by our services and served by others.
+# Services of other systems, which our services call.
 NOT_OURS = frozenset({"skyhigh.weight.v1.WeightService"})
 
 SERVICES = (
@@ -160,7 +161,7 @@ SERVICES = (
             "SubmitPaymentCode": Call.WRITE,
             "ReceiveWebhook": Call.WRITE,
         },
-        # Its signature is its token.
+        # The signature of the webhook replaces a token.
         public=frozenset({"ReceiveWebhook"}),
         classes={"ReceiveWebhook": CallClass.WEBHOOK},
     ),
@@ -176,7 +177,7 @@ SERVICES = (
             "SearchFlights": Call.READ,
             "GetItinerary": Call.READ,
         },
-        # Whoever looks for a flight has not met us yet.
+        # People search for flights before they have a token.
         public=frozenset({"ListFlights", "GetFlight", "SearchFlights", "GetItinerary"}),
     ),
     ServiceExposure(

@@ -1,8 +1,10 @@
-"""The parts of Envoy's configuration that change while it runs: limits and blocks, as the JSON of Envoy's messages.
+"""The parts of Envoy's configuration that change while it runs.
 
-`render.py` writes them into the file that Envoy starts with, and the gateway service sends newer ones
-(`rate_limit/discovery.py`); Envoy swaps a filter without a restart. Until it has heard from the service, and while the
-service is away, it uses what it has.
+They are rate limits and blocks, as JSON of Envoy's messages.
+
+`render.py` writes them into the file that Envoy starts with; the gateway service sends newer versions
+(`rate_limit/envoy_api.py`), and Envoy replaces a filter without a restart. Until the first message from the service,
+and while the service is down, Envoy uses the version that it has.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from gateway.limits import ADDRESS_ROLES, ANY_CLASS, TOKEN_ROLES, Key, Limit, Mo
 from services.addresses import IPV6_PREFIX_BITS
 
 BLOCKS_LUA: Final = Path(__file__).with_name("blocks.lua")
-# Names of the filters, and of the resources that Envoy asks for.
+# Names of the filters, and of the resources to which Envoy subscribes.
 ADDRESS_SHIELD: Final = "address-shield"
 BLOCKS: Final = "blocks"
 SHIELD: Final = "shield"
@@ -28,19 +30,19 @@ SHIELD: Final = "shield"
 LOCAL_RATE_LIMIT: Final = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 LUA: Final = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
 
-# Set from the token by the filter that verified it. No client can send them.
+# The filter that verifies the token sets these headers from it. Envoy removes such headers from clients' requests.
 ROLE_HEADER: Final = "x-skyhigh-role"
 SUBJECT_HEADER: Final = "x-skyhigh-subject"
-# So many sources are counted at once for each limit; whoever was quiet longest is forgotten.
+# Each limit counts so many sources at once; then Envoy evicts the least recently used one.
 COUNTED_SOURCES: Final = 10_000
 SHORTEST_FILL_SECONDS: Final = 0.05
 PLAIN: Final = re.compile(r"[A-Za-z0-9:._/-]*")
-# The bucket of calls that no descriptor counts; Envoy wants one.
+# The default bucket, which Envoy requires: it takes the calls that no descriptor counts.
 UNLIMITED: Final = {"max_tokens": 4_000_000_000, "tokens_per_fill": 4_000_000_000, "fill_interval": "1s"}
 ALWAYS: Final = {"default_value": {"numerator": 100}}
 NEVER: Final = {"default_value": {"numerator": 0}}
 
-# Route metadata, which the descriptors read.
+# Name of the route metadata from which the descriptors read the class.
 METADATA: Final = "skyhigh"
 CLASS_ACTION: Final = {
     "metadata": {
@@ -52,8 +54,8 @@ CLASS_ACTION: Final = {
 ADDRESS_ACTION: Final = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": IPV6_PREFIX_BITS}}
 ROLE_ACTION: Final = {"request_headers": {"header_name": ROLE_HEADER, "descriptor_key": "role"}}
 SUBJECT_ACTION: Final = {"request_headers": {"header_name": SUBJECT_HEADER, "descriptor_key": "subject"}}
-# What a call is counted by: with a token class and principal, and class, role and address; without one class and
-# address. Envoy leaves out a descriptor whose header the call does not have.
+# The keys of a call's counters. A call with a token is counted by class and principal, and by class, role and address;
+# a call without a token by class and address. Envoy skips a descriptor if the call does not have its header.
 DESCRIPTORS: Final = (
     {"actions": [CLASS_ACTION, ROLE_ACTION, SUBJECT_ACTION]},
     {"actions": [CLASS_ACTION, ROLE_ACTION, ADDRESS_ACTION]},
@@ -65,7 +67,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A source that is not let in before `until`."""
+    """A source whose calls are refused until `until`."""
 
     source: str
     """A principal such as `customer:4711`, or `address:` and the address or IPv6 /64 network."""
@@ -82,7 +84,10 @@ class Filter:
 
 
 def filters(limits: Sequence[Limit], blocks: Sequence[Blocked], *, enforced: bool) -> dict[str, Filter]:
-    """Each filter by its name. Nothing is refused unless `enforced`."""
+    """Returns each filter by its name.
+
+    The filters count, but refuse nothing unless `enforced`.
+    """
     return {
         ADDRESS_SHIELD: Filter(LOCAL_RATE_LIMIT, _address_shield(limits, enforced=enforced)),
         BLOCKS: Filter(LUA, _blocks(blocks if enforced else ())),
@@ -91,17 +96,22 @@ def filters(limits: Sequence[Limit], blocks: Sequence[Blocked], *, enforced: boo
 
 
 def _address_shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
-    """Stands before everything else, and keeps one address from taking the whole machine."""
+    """Returns the limit of all calls from one address.
+
+    It is the first filter, and keeps one address from using up the capacity of the machine.
+    """
     limit = of_call(tuple(limits), ANY_CLASS, Key.ADDRESS, "")
     counted = [_descriptor(limit, [{"key": "masked_remote_address"}])] if limit else []
     return _local_rate_limit("address_shield", [{"actions": [ADDRESS_ACTION]}], counted, enforced=enforced)
 
 
 def _shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
-    """Counts each class for each principal and address, in this Envoy alone.
+    """Returns the filter that counts each class by principal and by address.
 
-    A call passes that all of its limits let pass. Envoy asks the one with the slowest refill first, so that a principal
-    that is over its own limit takes nothing from its address.
+    It counts the calls of this Envoy only.
+
+    A call passes if none of its limits is reached. Envoy checks the limit with the slowest refill first, so a call that
+    its principal's limit refuses is not counted for its address.
     """
     return _local_rate_limit("shield", list(DESCRIPTORS), list(_counted(tuple(limits))), enforced=enforced) | {
         "enable_x_ratelimit_headers": "DRAFT_VERSION_03"
@@ -109,7 +119,10 @@ def _shield(limits: Sequence[Limit], *, enforced: bool) -> Json:
 
 
 def _counted(limits: tuple[Limit, ...]) -> Iterator[Json]:
-    """A bucket for each class and role: where two descriptors fit a call, Envoy's choice is not ours."""
+    """Yields a bucket for each class and role.
+
+    If two descriptors matched a call, we could not control which one Envoy uses.
+    """
     for call_class in CallClass:
         for role in TOKEN_ROLES:
             if limit := of_call(limits, call_class, Key.PRINCIPAL, role):
@@ -132,7 +145,7 @@ def _counted(limits: tuple[Limit, ...]) -> Iterator[Json]:
 
 
 def _descriptor(limit: Limit, entries: list[dict[str, str]]) -> Json:
-    # Envoy wants a fill to be of whole tokens, and no two within 50 ms.
+    # Envoy requires that each fill adds whole tokens, and that fills are at least 50 ms apart.
     tokens = math.ceil(limit.requests_per_minute * SHORTEST_FILL_SECONDS / 60)
     return {
         "entries": entries,
@@ -160,7 +173,10 @@ def _local_rate_limit(name: str, rate_limits: list[Json], descriptors: list[Json
 
 
 def _blocks(blocks: Sequence[Blocked]) -> Json:
-    """Refuses blocked sources from memory; does nothing where there is none."""
+    """Returns the Lua filter that refuses blocked sources.
+
+    It has the blocks in memory; without blocks it does nothing.
+    """
     if not blocks:
         return {"default_source_code": {"inline_string": "-- Nobody is blocked."}}
     tables: Json = {
@@ -185,7 +201,10 @@ def _login_paths() -> Iterator[str]:
 
 
 def _lua(value: Mapping[str, Any] | str | int | bool) -> str:
-    """A literal. A string with anything unusual in it is written byte by byte, so that nothing can end it."""
+    """Returns a Lua literal.
+
+    Strings with unusual characters are written byte by byte, so that no character can end them.
+    """
     match value:
         case bool():
             return str(value).lower()

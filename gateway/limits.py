@@ -1,4 +1,7 @@
-"""How much one source may call: limits as values, and those that hold until operations say otherwise."""
+"""Rate limits of one source as values, and their defaults.
+
+The defaults apply until operations change them.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,37 @@ from services.auth import Role
 
 
 class Key(StrEnum):
-    """Whom a limit counts by."""
+    """What identifies the source that a limit counts."""
 
     PRINCIPAL = "PRINCIPAL"
-    """Whoever the token names."""
+    """The principal of the token."""
     ADDRESS = "ADDRESS"
-    """The client's address; of IPv6 the /64 network, which is one customer's."""
+    """The client's address; for IPv6 the /64 network, because one customer has all its addresses."""
 
 
 class Mode(StrEnum):
-    """What a limit does to a call that is over it."""
+    """What happens to a call over the limit."""
 
     ENFORCED = "ENFORCED"
     SHADOW = "SHADOW"
-    """Counts it and lets it pass."""
+    """The call is counted and passes."""
 
 
-# The class of every call, whatever it is: the shield of the machine itself.
+# The class of all calls together: its limit protects the machine itself.
 ANY_CLASS: Final = "any"
 TOKEN_ROLES: Final = tuple(role for role in Role if role is not Role.ANYBODY)
-# Those whose calls are counted by address, too. The tokens of operations and services are the airline's own.
+# Roles whose calls are counted by address, too. Tokens of operations and services belong to the airline's own systems.
 ADDRESS_ROLES: Final = (Role.PASSENGER, Role.CUSTOMER, Role.AGENT)
-# What is called without a token.
+# The classes of calls without a token.
 PUBLIC_CLASSES: Final = frozenset({CallClass.LOGIN, CallClass.SEARCH, CallClass.WEBHOOK})
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many calls of one class, from one source: evenly refilled, and a burst of somebody who was quiet."""
+    """The calls that one source may make of one class.
+
+    A bucket with room for `burst` calls is refilled at a constant rate.
+    """
 
     limit_id: str
     call_class: str
@@ -46,12 +52,15 @@ class Limit:
     requests_per_minute: int
     burst: int
     role: str = ""
-    """Whose; empty for roles that have no limit of their own."""
+    """The role whose callers are counted; empty for all roles without a limit of their own."""
     mode: Mode = Mode.ENFORCED
 
 
 def _of_principals(call_class: CallClass, *, everybody: tuple[int, int], agents: tuple[int, int]) -> tuple[Limit, ...]:
-    """The limits of passengers and customers, of agents, and of machines: (calls in a minute, burst)."""
+    """Returns the limits of passengers and customers, of agents, and of machines.
+
+    A pair is (calls per minute, burst).
+    """
     machines = (60_000, 5_000)
     rows = {"": everybody, Role.AGENT: agents, Role.OPERATIONS: machines, Role.SERVICE: machines}
     return tuple(
@@ -67,7 +76,10 @@ def _of_addresses(call_class: str, per_minute: int, burst: int) -> Limit:
 def _of_callers_addresses(
     call_class: CallClass, *, everybody: tuple[int, int], agents: tuple[int, int]
 ) -> tuple[Limit, ...]:
-    """The limits of all passengers, of all customers, and of all agents of one address: (calls in a minute, burst)."""
+    """Returns the limits per address: for passengers and customers, and for agents.
+
+    A pair is (calls per minute, burst).
+    """
     return (
         _of_addresses(call_class, *everybody),
         Limit(f"{call_class}-per-agent-address", call_class, Key.ADDRESS, *agents, Role.AGENT),
@@ -75,14 +87,14 @@ def _of_callers_addresses(
 
 
 DEFAULTS: Final = (
-    # A burst of maps is just what is no abuse yet (GW-3): more than 30 in 5 s.
+    # The burst for maps is the highest number that is not abuse: GW-3 blocks more than 30 in 5 s.
     *_of_principals(CallClass.MAP, everybody=(60, 30), agents=(300, 30)),
     *_of_principals(CallClass.HOLD, everybody=(20, 20), agents=(300, 100)),
     *_of_principals(CallClass.READ, everybody=(300, 150), agents=(3_000, 500)),
     *_of_principals(CallClass.WRITE, everybody=(120, 60), agents=(1_200, 300)),
     *_of_principals(CallClass.WATCH, everybody=(60, 30), agents=(300, 60)),
-    # Behind one address may be an airport, an office, or a mobile network: as much as fifty callers at their limits.
-    # Without these a caller has the limits of as many principals as it makes.
+    # One address may be an airport, an office or a mobile network with many callers: it gets the limits of fifty
+    # callers. Without these limits a caller could multiply its own by creating many principals.
     *_of_callers_addresses(CallClass.MAP, everybody=(3_000, 1_000), agents=(6_000, 1_000)),
     *_of_callers_addresses(CallClass.HOLD, everybody=(1_200, 300), agents=(3_000, 500)),
     *_of_callers_addresses(CallClass.READ, everybody=(15_000, 2_500), agents=(30_000, 3_000)),
@@ -94,19 +106,25 @@ DEFAULTS: Final = (
     _of_addresses(ANY_CLASS, 60_000, 5_000),
 )
 
-# What must be counted exactly, by all gateways together: what changes something. A read is counted by each gateway for
-# itself, because asking somebody for each of them would halve what the gateway can do.
+# The classes that all gateways count together, exactly: calls that change something. Each gateway counts reads by
+# itself, because a question to the shared counter for each read would halve the gateway's throughput.
 SHARED: Final = frozenset({CallClass.HOLD, CallClass.WRITE, CallClass.LOGIN})
 
 
 def of_call(limits: tuple[Limit, ...], call_class: str, key: Key, role: str) -> Limit | None:
-    """The limit of a call: its role's own, or that of everybody; None where there is none."""
+    """Returns the limit of a call: that of its role, else that of all roles.
+
+    None if there is none.
+    """
     found = {limit.role: limit for limit in limits if limit.call_class == call_class and limit.key is key}
     return found.get(role) or found.get("")
 
 
 def address_limit(limits: tuple[Limit, ...], call_class: str, role: str) -> Limit | None:
-    """The limit of an address for calls of a role, or without a token (role ""); None where there is none."""
+    """Returns the limit of an address for calls of a role.
+
+    The role "" means calls without a token. None if there is no limit.
+    """
     if (call_class in PUBLIC_CLASSES) != (role == "") or (role and role not in ADDRESS_ROLES):
         return None
     return of_call(limits, call_class, Key.ADDRESS, role)

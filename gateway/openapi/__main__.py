@@ -12,7 +12,7 @@ from gateway.render import DESCRIPTORS
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m gateway.openapi", description=document.__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", required=True, help="where to write the document")
     document.write(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()), parser.parse_args().output)

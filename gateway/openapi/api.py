@@ -1,4 +1,4 @@
-"""The API as the compiled protos tell it: services, messages, and what stands in comments."""
+"""Access to the compiled protos: services, messages, HTTP bindings and comments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDesc
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-# Paths of a comment's owner are pairs of a field of these descriptors and an index.
+# A location's path names the element of a comment by pairs: a field number of these descriptors, and an index.
 _CHILDREN: Final = {
     descriptor_pb2.FileDescriptorProto: {4: "message_type", 5: "enum_type", 6: "service"},
     descriptor_pb2.DescriptorProto: {2: "field", 3: "nested_type", 4: "enum_type"},
@@ -29,16 +29,16 @@ class Binding:
     verb: str
     path: str
     body: bool
-    """Whether there is one: the request but for what stands in the path. Without it that is in the query."""
+    """True if the fields that are not in the path are in the body; False if they are in the query."""
 
     @property
     def path_fields(self) -> list[str]:
-        """The fields that stand in the path."""
+        """Returns the names of the fields in the path."""
         return re.findall(r"\{(\w+)\}", self.path)
 
 
 class Api:
-    """All descriptors, by their full names."""
+    """All descriptors and their comments, by full name."""
 
     def __init__(self, files: FileDescriptorSet) -> None:
         self._pool = DescriptorPool()
@@ -56,17 +56,26 @@ class Api:
         return self._pool.FindMessageTypeByName(name)
 
     def comment(self, name: str) -> str:
-        """Returns what stands above a definition, a paragraph a line; empty where nothing does."""
+        """Returns the comment above a definition; empty if there is none.
+
+        Each paragraph is one line.
+        """
         return self._comments.get(name, "")
 
     def reasons(self, service: ServiceDescriptor) -> dict[str, str]:
-        """Returns why a service's package may refuse, by the reason's name, each with its comment."""
+        """Returns the refusal reasons of the service's package.
+
+        They are the values of its ErrorReason enum, each name with its comment.
+        """
         enum = self._pool.FindEnumTypeByName(f"{service.file.package}.ErrorReason")
         return {value.name: self.comment(f"{enum.full_name}.{value.name}") for value in enum.values if value.number}
 
     @staticmethod
     def bindings(method: MethodDescriptor) -> Iterator[Binding]:
-        """Yields each google.api.http binding of an RPC. Raises ValueError for a body that is one field."""
+        """Yields each google.api.http binding of an RPC.
+
+        Raises ValueError if a body is only one field of the request.
+        """
         rule = method.GetOptions().Extensions[annotations_pb2.http]
         for binding in (rule, *rule.additional_bindings):
             if binding.body not in ("", "*"):
@@ -76,7 +85,7 @@ class Api:
 
 
 def short_name(name: str) -> str:
-    """`seat.SeatMap.Cabin` for `skyhigh.seat.v1.SeatMap.Cabin`."""
+    """Returns `seat.SeatMap.Cabin` for `skyhigh.seat.v1.SeatMap.Cabin`."""
     return re.sub(r"^skyhigh\.(\w+)\.v1\.", r"\1.", name)
 
 
@@ -89,7 +98,10 @@ def _comments(file: descriptor_pb2.FileDescriptorProto) -> dict[str, str]:
 
 
 def _name_at(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str | None:
-    """The full name of what a comment's path leads to; None for an option or another part without a name."""
+    """Returns the full name of a comment's element.
+
+    None for an option or another element without a name.
+    """
     if not path or len(path) % 2:
         return None
     node: Any = file

@@ -1,4 +1,4 @@
-"""Who may call: the authorization tables of all services."""
+"""The callers of each RPC, from the authorization tables of all services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seat_service.authorization import POLICY as SEAT
 from services.auth import Access, Role
 from waitlist_service.authorization import POLICY as WAITLIST
 
-# By the service's cluster.
+# The authorization table of each service, by the name of its cluster.
 POLICIES: Final[Mapping[str, Mapping[str, Access]]] = {
     "seat": SEAT,
     "checkin": CHECKIN,
@@ -29,12 +29,12 @@ ROLES: Final = tuple(role for role in Role if role is not Role.ANYBODY)
 
 
 def access_to(service: ServiceExposure, rpc: str) -> Access:
-    """Returns the RPC's row. Raises KeyError where it has none."""
+    """Returns the RPC's row of its table. Raises KeyError if there is none."""
     return POLICIES[service.cluster][rpc]
 
 
 def in_words(access: Access) -> str:
-    """Who may call, for people."""
+    """Returns a sentence that says which roles may call."""
     if access.public:
         return "Needs no token."
     names = [f"`{role}`" for role in ROLES if role in access.roles]

@@ -1,4 +1,4 @@
-"""The whole document."""
+"""Builds the OpenAPI document of the API from the compiled protos."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ fields of a body that nobody knows are ignored. Query parameters that nobody kno
 
 
 def build(api: FileDescriptorSet) -> Schema:
-    """Returns the document; `api` has the comments in it.
+    """Returns the document; `api` must include the comments of the protos.
 
-    Raises ValueError where a proto has a rule, a body or a parameter that the document could not describe, and KeyError
-    where an RPC is in no authorization table, answers with bytes of which nobody says what they are, or needs a field
-    that has no example.
+    Raises ValueError if a proto has a rule, a body or a parameter that the document cannot describe. Raises KeyError if
+    an RPC is in no authorization table, if RAW_ANSWERS does not describe the bytes of its response, or if a required
+    field has no example.
     """
     operations = Operations(Api(api), SERVICES)
     paths = operations.paths()

@@ -1,4 +1,4 @@
-"""Values that mean something to a reader, by the name of the proto field, or of its message and the field."""
+"""Realistic example values, by the name of the proto field, or by `Message.field`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RPCs as operations of OpenAPI."""
+"""The RPCs as operations of OpenAPI."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from gateway.openapi.rules import Schema
 from gateway.openapi.schemas import Schemas
 
 HTTP_BODY: Final = "google.api.HttpBody"
-# The edge takes nothing else in a path or a query.
+# The edge accepts only ASCII in paths and queries.
 ASCII: Final = r"^[\u0000-\u007f]*$"
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """What an RPC answers that answers with bytes."""
+    """The response of an RPC that returns bytes."""
 
     content_type: str
     message: str | None = None
-    """Of which message the bytes are the JSON."""
+    """Full name of the message whose JSON the bytes are; None if they are not JSON."""
 
 
 RAW_ANSWERS: Final[Mapping[str, RawAnswer]] = {
@@ -36,7 +36,7 @@ RAW_ANSWERS: Final[Mapping[str, RawAnswer]] = {
     "GetBoardingPassSvg": RawAnswer("image/svg+xml"),
     "GetBoardingPassPng": RawAnswer("image/png"),
 }
-# What an RPC reads from headers that takes the body as it is.
+# The headers that an RPC with a raw body reads, each with its description.
 RAW_REQUEST_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
     "ReceiveWebhook": {
         "webhook-id": "The delivery's id, the same in each repeat.",
@@ -54,7 +54,7 @@ IDEMPOTENCY_KEY_PARAMETER: Final[Schema] = {
 
 
 class Operations:
-    """Makes the operations, and with them the components that they refer to."""
+    """Builds the operations, and the components that they refer to."""
 
     def __init__(self, api: Api, services: tuple[ServiceExposure, ...]) -> None:
         self._api = api
@@ -63,7 +63,7 @@ class Operations:
         self.refusals = Refusals(api)
 
     def paths(self) -> Schema:
-        """All operations, by path and verb."""
+        """Returns all operations, by path and HTTP method."""
         paths: Schema = {}
         for service, method, call in self._exposed():
             for number, binding in enumerate(self._api.bindings(method)):
@@ -74,7 +74,7 @@ class Operations:
         return paths
 
     def tags(self) -> list[Schema]:
-        """One for each service."""
+        """Returns one tag for each service."""
         return [{"name": tag_of(service), "description": self._api.comment(service.name)} for service in self._services]
 
     def _exposed(self) -> Iterator[tuple[ServiceExposure, MethodDescriptor, Call]]:
@@ -87,7 +87,7 @@ class Operations:
     def _operation(self, service: ServiceExposure, method: MethodDescriptor, call: Call, binding: Binding) -> Schema:
         access = access_to(service, method.name)
         summary, description = _first_sentence(self._api.comment(method.full_name))
-        # Where the request is a schema, that says so.
+        # With a body, the schema of the request already has these sentences.
         between_fields = () if binding.body else rules.message_sentences(method.input_type)
         public = method.name in service.public
         operation: Schema = {
@@ -127,14 +127,14 @@ class Operations:
             raise ValueError(f"{field.full_name}: a message is no parameter here")
         assert field.containing_type is not None
         if schema.get("type") == "string" and not {"format", "enum"} & set(schema):
-            # A pattern that names what it wants names ASCII.
+            # A pattern that lists allowed characters allows only ASCII; one that excludes characters needs ASCII, too.
             pattern = schema.setdefault("pattern", ASCII)
             if "[^" in pattern:
                 schema["allOf"] = [{"pattern": ASCII}]
         required = place == "path" or field.json_name in self.schemas.required(field.containing_type)
         about: Schema = {key: schema.pop(key) for key in ("description", "deprecated") if key in schema}
         if required and "examples" in schema:
-            # Swagger UI fills these in.
+            # Swagger UI fills the form with `example`.
             about["example"] = schema.pop("examples")[0]
         parameter: Schema = {"name": name, "in": place, **about, "schema": schema}
         return parameter | ({"required": True} if required else {})
@@ -156,7 +156,7 @@ class Operations:
     def _answer(self, method: MethodDescriptor, call: Call) -> Schema:
         if method.output_type.full_name == HTTP_BODY:
             raw = RAW_ANSWERS[method.name]
-            # No schema says more of a picture than its content type does.
+            # A picture needs no schema: the content type describes it.
             content: Schema = {"schema": self.schemas.answer(self._api.message(raw.message))} if raw.message else {}
             return {"description": "OK", "content": {raw.content_type: content}}
         schema = self.schemas.answer(method.output_type)
@@ -169,7 +169,7 @@ class Operations:
 
 
 def tag_of(service: ServiceExposure) -> str:
-    """What the operations of a service are listed under."""
+    """Returns the tag under which the operations of a service are listed."""
     return service.name.rpartition(".")[2]
 
 
@@ -179,6 +179,6 @@ def _answered(api: Api, method: MethodDescriptor) -> Descriptor:
 
 
 def _first_sentence(comment: str) -> tuple[str, str]:
-    """What is said first, without its full stop, and all the rest."""
+    """Returns the first sentence without its full stop, and the rest."""
     first, *rest = re.split(r"(?<=\.)\s+", comment, maxsplit=1)
     return first.removesuffix("."), "".join(rest)

@@ -1,4 +1,7 @@
-"""How an operation refuses: by which HTTP status, and for which reasons, as the protos' comments say."""
+"""The refusals of each operation: HTTP statuses and reasons.
+
+They are read from the protos' comments.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gateway.openapi.api import Api, short_name
 from gateway.openapi.rules import Schema
 
 GATEWAY: Final = "skyhigh.gateway.v1.GatewayAdmin"
-# What the transcoder makes of a gRPC code.
+# The HTTP status that the transcoder returns for a gRPC code.
 _STATUSES: Final = {
     "INVALID_ARGUMENT": "400",
     "FAILED_PRECONDITION": "400",
@@ -30,7 +33,7 @@ _STATUSES: Final = {
     "UNAVAILABLE": "503",
     "DEADLINE_EXCEEDED": "504",
 }
-# Why any operation may refuse: its service, and the edge.
+# Reasons for which any operation may refuse: those of its service, and those of the edge.
 _SERVICE: Final = ("INVALID_FIELD", "INTERNAL", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
 _EDGE: Final = ("RATE_LIMITED", "BLOCKED")
 _WAITED_FOR: Final = frozenset({"429", "503"})
@@ -42,18 +45,21 @@ class Reason:
 
     name: str
     component: str
-    """What its example is called."""
+    """Name of its example among the components."""
     code: str
     """The name of a google.rpc.Code."""
     status: str
     """The HTTP status."""
     text: str
     metadata: dict[str, str] = field(default_factory=dict)
-    """As its comment shows it."""
+    """The example metadata in its comment."""
 
     @classmethod
     def read(cls, package: str, name: str, comment: str) -> Reason:
-        """Reads `NOT_FOUND. There is no such hold. {"hold_id": "…"}`. Raises KeyError where the code is missing."""
+        """Reads `NOT_FOUND. There is no such hold. {"hold_id": "…"}`.
+
+        Raises KeyError if the gRPC code is missing or unknown.
+        """
         head, _, text = comment.partition(".")
         code, *http = re.split(r", HTTP | or ", head.strip())
         metadata = re.search(r"\{.*\}\s*$", text, re.DOTALL)
@@ -68,7 +74,7 @@ class Reason:
 
     @property
     def example(self) -> dict[str, Any]:
-        """The answer that it comes with."""
+        """Returns an example response with this reason."""
         info = {"@type": _type("ErrorInfo"), "reason": self.name, "domain": "skyhigh", "metadata": self.metadata}
         details: list[dict[str, Any]] = [info]
         if self.name == "INVALID_FIELD":
@@ -81,20 +87,20 @@ class Reason:
 
 
 class Refusals:
-    """Why the operations refuse."""
+    """Builds the refusal responses of operations, and their components."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self._edge = self._reasons(api.service(GATEWAY))
         self.examples: dict[str, Any] = {}
-        """Those of the reasons that were given, by name."""
+        """The examples of all reasons used so far, by name."""
         self.responses: dict[str, Schema] = {}
-        """Those that many operations share, by name."""
+        """The responses that many operations share, by name."""
 
     def answers(self, method: MethodDescriptor, *, public: bool, everybody: bool, body: bool) -> Schema:
-        """The answers of an operation that are refusals, by status.
+        """Returns the refusal responses of an operation, by HTTP status.
 
-        `public` is what needs no token, `everybody` what every role may call.
+        `public` says that it needs no token, `everybody` that every role may call it, `body` that it has a body.
         """
         own = self._reasons(method.containing_service)
         common = list(self._common(method, public=public, everybody=everybody, body=body))
@@ -123,7 +129,10 @@ class Refusals:
             yield self._edge["REQUEST_TOO_LARGE"]
 
     def _named(self, method: MethodDescriptor) -> Iterator[str]:
-        """The reasons that an RPC's comment names after `Refusals:`, and those of the RPCs that it refuses `as`."""
+        """Yields the reasons after `Refusals:` in the RPC's comment.
+
+        Also yields the reasons of RPCs that are named there by `as OtherRpc`.
+        """
         own = self._reasons(method.containing_service)
         siblings = method.containing_service.methods_by_name
         _, _, named = self._api.comment(method.full_name).partition("Refusals:")

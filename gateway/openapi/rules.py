@@ -1,4 +1,4 @@
-"""What buf.validate says of a field, in the words of JSON Schema."""
+"""Converts the buf.validate rules of fields and messages to JSON Schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 Schema = dict[str, Any]
 
-# The rules that have a word of their own in JSON Schema.
+# The JSON Schema keyword of each rule that has one.
 _WORDS: Final = {
     "min_len": "minLength",
     "max_len": "maxLength",
@@ -29,27 +29,29 @@ _WORDS: Final = {
 }
 _FORMATS: Final = {"uuid": "uuid", "email": "email"}
 _DATE_PATTERN: Final = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
-# A part of a pattern that holds a Unicode class: in brackets, or alone.
+# A part of a pattern with a Unicode class: a bracket expression, or the class alone.
 _UNICODE_CLASS: Final = re.compile(r"\[[^\]]*\]|\\p\{\w\}")
-# Half of the tools that read the document know none, as Python does. Instead these allow a little more.
+# Python's `re` and many tools that read the document do not support Unicode classes. These ranges replace them; they
+# allow slightly more.
 _UNICODE_RANGES: Final = {r"\p{L}": r"A-Za-z\u00aa-\uffff", r"\p{M}": r"\u0300-\uffff", r"\p{C}": r"\u0000-\u001f"}
 _WORD: Final = re.compile(r"\w+")
 _COMPARED: Final = {"gt": "More than", "gte": "At least", "lt": "Less than", "lte": "At most"}
 
 
 class UnknownRuleError(ValueError):
-    """A proto has a rule that the document would be silent about."""
+    """A proto has a rule that the document cannot express."""
 
 
 def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
-    """What the proto says of a field; empty where it says nothing."""
+    """Returns the rules of a field; empty if it has none."""
     return field.GetOptions().Extensions[validate_pb2.field]
 
 
 def keywords(rules: validate_pb2.FieldRules) -> Schema:
-    """The rules of one value as keywords. Raises UnknownRuleError."""
+    """Returns the rules of one value as keywords. Raises UnknownRuleError."""
     kind = rules.WhichOneof("type")
-    # What an enum may be are names here and numbers there, and a duration's limits are said in words.
+    # `enum_names` handles the values of enums, because JSON has their names and the rules have their numbers;
+    # `sentences` handles the limits of durations.
     if kind is None or kind == "duration" or (kind == "enum" and _names_only(rules.enum)):
         return {}
     found: Schema = {}
@@ -73,14 +75,14 @@ def keywords(rules: validate_pb2.FieldRules) -> Schema:
 
 
 def enum_names(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> list[str]:
-    """The names that an enum field, or an item of it, may have."""
+    """Returns the names that the rules allow for an enum field, or for its items."""
     assert field.enum_type is not None
     excluded = set(rules.repeated.items.enum.not_in if field.is_repeated else rules.enum.not_in)
     return [value.name for value in field.enum_type.values if value.number not in excluded]
 
 
 def sentences(rules: validate_pb2.FieldRules) -> Iterator[str]:
-    """What no keyword says."""
+    """Yields a sentence for each rule that has no keyword. Raises UnknownRuleError."""
     for rule, value in rules.duration.ListFields():
         if rule.name not in _COMPARED:
             raise UnknownRuleError(f"duration.{rule.name}")
@@ -89,7 +91,10 @@ def sentences(rules: validate_pb2.FieldRules) -> Iterator[str]:
 
 
 def message_sentences(message: Descriptor) -> Iterator[str]:
-    """What must hold between the fields of a message, as an error in JSON says it."""
+    """Yields a sentence for each rule between the fields of a message.
+
+    The sentences name the fields as JSON does.
+    """
     inner = [field.message_type.fields for field in message.fields if field.message_type is not None]
     names = {field.name: field.json_name for fields in (message.fields, *inner) for field in fields}
     for sentence in _refusals(message.GetOptions().Extensions[validate_pb2.message].cel):
@@ -97,7 +102,10 @@ def message_sentences(message: Descriptor) -> Iterator[str]:
 
 
 def required_fields(message: Descriptor) -> set[str]:
-    """The fields that can't be left out: those of which the rules refuse what a missing one reads as."""
+    """Returns the fields that a request cannot leave out.
+
+    Their rules refuse the default value, which a missing field has.
+    """
     empty = GetMessageClass(message)()
     violations = _validator().collect_violations(empty)
     return {violation.proto.field.elements[0].field_name for violation in violations if violation.proto.field}

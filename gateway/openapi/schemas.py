@@ -1,4 +1,4 @@
-"""Messages as JSON Schema, the way the transcoder reads and writes them."""
+"""Converts messages to JSON Schema, as the transcoder reads and writes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.openapi.api import Api, short_name
 from gateway.openapi.examples import EXAMPLES
 from gateway.openapi.rules import Schema
 
-# A number of 64 bits is a string in JSON, because JavaScript would round it. All of 18 digits fit into 64 bits.
+# In JSON a 64-bit number is a string, because JavaScript would round it. Every number of 18 digits fits into 64 bits.
 _INT64: Final[Schema] = {"type": "string", "pattern": "^-?[0-9]{1,18}$", "format": "int64"}
 _NOT_NEGATIVE_INT64: Final[Schema] = {"type": "string", "pattern": "^[0-9]{1,18}$", "format": "int64"}
 _SCALARS: Final[Mapping[int, Schema]] = {
@@ -23,7 +23,7 @@ _SCALARS: Final[Mapping[int, Schema]] = {
     FieldDescriptor.TYPE_INT64: _INT64,
 }
 _INT32_RANGE: Final[Schema] = {"minimum": -(2**31), "maximum": 2**31 - 1}
-# What JSON knows better than the proto's own fields.
+# Messages that JSON writes as one string, not as an object with their fields.
 _WELL_KNOWN: Final[Mapping[str, Schema]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]{1,9}(\.[0-9]{1,9})?s$", "examples": ["3600s"]},
@@ -31,7 +31,10 @@ _WELL_KNOWN: Final[Mapping[str, Schema]] = {
 
 
 class Schemas:
-    """The schemas of all messages that requests and answers are made of, each named once and referred to."""
+    """The schemas of all messages in requests and responses.
+
+    Each is a component; the methods return references to them.
+    """
 
     def __init__(self, api: Api, *, answers: Iterable[Descriptor]) -> None:
         self._api = api
@@ -39,11 +42,14 @@ class Schemas:
         self.components: dict[str, Schema] = {}
 
     def answer(self, message: Descriptor) -> Schema:
-        """Refers to a message as the edge writes it: what has a value even when it was never set is there."""
+        """Returns a reference to a message in responses.
+
+        Fields without presence are required, because the edge always writes them.
+        """
         name = short_name(message.full_name)
         if name not in self.components:
             self.components[name] = schema = self._described(message)
-            # Fields that only requests have are never written.
+            # Input-only fields are never in a response.
             fields = [field for field in message.fields if not _has_behaviour(field, "INPUT_ONLY")]
             schema["properties"] = {field.json_name: self._answer_field(field) for field in fields}
             if always := [field.json_name for field in fields if not field.has_presence]:
@@ -51,7 +57,10 @@ class Schemas:
         return _reference(name)
 
     def request(self, message: Descriptor, *, without: Iterable[str] = ()) -> Schema:
-        """Refers to a message as the edge reads it, `without` the fields that stand elsewhere in the request."""
+        """Returns a reference to a message in requests.
+
+        The schema leaves out the fields in `without`, which are in the path.
+        """
         name = short_name(message.full_name) + ("Input" if message.full_name in self._answered else "")
         if name not in self.components:
             self.components[name] = schema = self._described(message)
@@ -64,7 +73,10 @@ class Schemas:
         return _reference(name)
 
     def example(self, message: Descriptor, *, without: Iterable[str] = ()) -> dict[str, Any]:
-        """A request that makes sense: what is needed, and what a reader knows by name."""
+        """Returns a realistic request.
+
+        It has the required fields, and all fields that have an example.
+        """
         needed = self.required(message)
         found: dict[str, Any] = {}
         for field in message.fields:
@@ -87,11 +99,14 @@ class Schemas:
 
     @staticmethod
     def required(message: Descriptor) -> set[str]:
-        """The JSON names of a request's fields that can't be left out."""
+        """Returns the JSON names of the fields that a request cannot leave out."""
         return {message.fields_by_name[name].json_name for name in rules.required_fields(message)}
 
     def request_field(self, field: FieldDescriptor) -> Schema:
-        """A field of a request, with all that the proto asks of it."""
+        """Returns the schema of a field of a request, with all its rules.
+
+        Raises UnknownRuleError.
+        """
         rule = rules.rules_of(field)
         if field.type == FieldDescriptor.TYPE_ENUM:
             value: Schema = {"type": "string", "enum": rules.enum_names(field, rule)}
@@ -164,7 +179,10 @@ def _example(field: FieldDescriptor) -> object:
 
 
 def _int64(keywords: Schema) -> Schema:
-    """A number that is a string, so that its limits must stand in a pattern. Raises UnknownRuleError."""
+    """Returns the schema of a 64-bit number, which is a string in JSON.
+
+    A pattern has its limits. Raises UnknownRuleError.
+    """
     match keywords:
         case {"minimum": 0, **others} if not others:
             return dict(_NOT_NEGATIVE_INT64)
@@ -192,7 +210,7 @@ def _reference(name: str) -> Schema:
 
 
 def _append(schema: dict[str, Any], sentences: Iterable[str]) -> None:
-    """Adds to the description, a paragraph each."""
+    """Appends each sentence to the description as a paragraph."""
     paragraphs = [paragraph for paragraph in (schema.get("description", ""), *sentences) if paragraph]
     if paragraphs:
         schema["description"] = "\n\n".join(paragraphs)

@@ -1,1 +1,4 @@
-"""The service that the gateway asks: shared limits, abuse, and what Envoy is told while it runs."""
+"""The gateway service, which Envoy calls.
+
+It has the shared rate limits, detects abuse, and sends Envoy new configuration while it runs.
+"""

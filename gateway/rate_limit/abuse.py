@@ -1,4 +1,7 @@
-"""What was found and who is blocked, in Postgres. The database's clock says when a block ends."""
+"""Abuse incidents and blocks, in Postgres.
+
+The database's clock decides when a block ends.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from services.db import Conn
 from services.outbox import Event
 from services.proto import timestamp
 
-# Envoy gets them all with each change, and takes no more than 65,536 names.
+# Each change sends all blocks to Envoy, whose filter accepts at most 65,536 names.
 MOST_BLOCKS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A source that did too much of something within a while."""
+    """Abuse by one source: more observations in a window than the threshold."""
 
     kind: str
     source: str
@@ -33,16 +36,18 @@ class Finding:
     window: timedelta
     scope: str
     evidence: tuple[str, ...]
-    """What was observed last."""
+    """The last observations."""
 
 
 async def record(conn: Conn, finding: Finding, *, block_for: timedelta | None) -> bool:
-    """Writes an incident, blocks its source unless it is blocked, and tells `abuse.detected.v1`.
+    """Writes an incident and blocks its source, unless it is already blocked.
 
-    `block_for` None blocks nobody. False where the same was written of this source since its block began, or within
-    the window: those are the calls that were under way.
+    Publishes `abuse.detected.v1` through the outbox.
+
+    `block_for` None blocks nothing. Returns False, and writes nothing, if the source already has an incident of this
+    kind in its current block or, without a block, within the last window: such calls came before the block took effect.
     """
-    # Two processes may find the same; the second waits here, and sees what the first wrote.
+    # Two processes may detect the same abuse. The second one waits for this lock, then finds the first one's incident.
     await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", finding.source)
     block = await _block(conn, finding, block_for) if block_for else None
     row = await conn.fetchrow(
@@ -71,7 +76,7 @@ async def record(conn: Conn, finding: Finding, *, block_for: timedelta | None) -
 
 
 async def _block(conn: Conn, finding: Finding, block_for: timedelta) -> asyncpg.Record:
-    """The block that stands for the source, made where there is none."""
+    """Returns the source's active block; creates it if there is none."""
     standing = await conn.fetchrow(
         """
         SELECT block_id, source, scope, kind, create_time, expire_time, lift_time, lifted_by, lift_reason
@@ -98,7 +103,10 @@ async def _block(conn: Conn, finding: Finding, block_for: timedelta) -> asyncpg.
 
 
 async def lift(conn: Conn, block_id: UUID, *, actor: str, reason: str) -> pb.Block:
-    """Ends a block; one that has ended stays as it is. Raises BLOCK_NOT_FOUND."""
+    """Lifts a block and returns it.
+
+    A block that has ended stays unchanged. Raises BLOCK_NOT_FOUND.
+    """
     lifted = await conn.fetchrow(
         """
         UPDATE blocks SET lift_time = now(), lifted_by = $2, lift_reason = $3
@@ -122,7 +130,10 @@ async def lift(conn: Conn, block_id: UUID, *, actor: str, reason: str) -> pb.Blo
 
 
 async def standing(conn: Conn) -> tuple[Blocked, ...]:
-    """Who is not let in now: of more than `MOST_BLOCKS` those whose blocks end last."""
+    """Returns the sources with an active block.
+
+    If there are more than `MOST_BLOCKS`, returns those whose blocks end last.
+    """
     rows = await conn.fetch(
         """
         SELECT source, scope, expire_time FROM blocks WHERE lift_time IS NULL AND expire_time > now()
@@ -136,7 +147,10 @@ async def standing(conn: Conn) -> tuple[Blocked, ...]:
 async def list_incidents(
     conn: Conn, *, source: str, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[pb.Incident]:
-    """Incidents, the latest first, from `before` on."""
+    """Returns incidents, newest first.
+
+    Starts after the position `before`: time and id.
+    """
     time, incident_id = before or (None, None)
     rows = await conn.fetch(
         """
@@ -156,7 +170,10 @@ async def list_incidents(
 async def list_blocks(
     conn: Conn, *, source: str, include_ended: bool, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[pb.Block]:
-    """Blocks, the latest first, from `before` on."""
+    """Returns blocks, newest first.
+
+    Starts after the position `before`: time and id.
+    """
     time, block_id = before or (None, None)
     rows = await conn.fetch(
         """

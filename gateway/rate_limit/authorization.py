@@ -1,4 +1,4 @@
-"""Who may call what; a method without a row is refused."""
+"""The roles that may call each method; a method without a row is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ POLICY: Final[Mapping[str, Access]] = {
     "SetLimit": allow(O, effect=Effect.WRITE),
 }
 
-# What Envoy asks and tells. Whoever could do so in its place could use up anybody's limit, or blame anybody.
+# The methods that Envoy calls. A caller that could imitate Envoy could use up the limits of any source, or have it
+# blocked.
 ENVOY_POLICY: Final[Mapping[str, Access]] = {
     "ShouldRateLimit": allow(S, effect=Effect.READ),
     "StreamAccessLogs": allow(S, effect=Effect.STREAM),

@@ -1,4 +1,7 @@
-"""What Envoy asks and tells, in its own protocols: rate limits v3, the access log v3, extension configurations v3."""
+"""The services that Envoy calls, in its own protocols.
+
+They are rate limits v3, access log v3 and extension configurations v3.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class EnvoyApi:
         self._settings = settings
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Serves them under the names that Envoy knows."""
+        """Registers the services under Envoy's names."""
         server.add_registered_method_handlers(
             "envoy.service.ratelimit.v3.RateLimitService",
             {
@@ -67,7 +70,7 @@ class EnvoyApi:
         server.add_registered_method_handlers(
             "envoy.service.accesslog.v3.AccessLogService",
             {
-                # One answer at most, like a stream of none.
+                # Envoy expects one response at most. A client-streaming call has the same form on the wire.
                 "StreamAccessLogs": grpc.stream_stream_rpc_method_handler(
                     self.stream_access_logs, envoy_pb2.StreamAccessLogsMessage.FromString
                 )
@@ -87,7 +90,9 @@ class EnvoyApi:
     ) -> envoy_pb2.ShouldRateLimitResponse:
         """Counts a call by each of its descriptors.
 
-        Raises Unavailable without Redis: Envoy's own shield then decides alone.
+        Responds OVER_LIMIT if a limit refuses it.
+
+        Raises Unavailable if Redis is unavailable: then only Envoy's own shield limits calls.
         """
         limited = [
             (limit, source)
@@ -116,7 +121,10 @@ class EnvoyApi:
         return answer
 
     def _limit(self, entries: Mapping[str, str]) -> tuple[Limit, str] | None:
-        """The limit of a descriptor, and its source; None where there is none, or each gateway counts for itself."""
+        """Returns the limit and the source of a descriptor.
+
+        None if there is no limit, or if each gateway counts the class by itself.
+        """
         call_class = entries.get("class", "")
         if call_class not in SHARED:
             return None
@@ -132,7 +140,7 @@ class EnvoyApi:
     async def stream_access_logs(
         self, messages: AsyncIterator[envoy_pb2.StreamAccessLogsMessage], context: Any
     ) -> AsyncIterator[envoy_pb2.StreamAccessLogsResponse]:
-        """Looks for abuse in the calls that Envoy tells of, for as long as Envoy runs."""
+        """Detects abuse in the calls of Envoy's access log, until Envoy ends the stream."""
         async for message in messages:
             seen = observing.observations(message.http_logs.log_entry, self._settings)
             if not seen:
@@ -142,12 +150,16 @@ class EnvoyApi:
                 for each in exceeded:
                     await self._act(each)
             except (*AWAY, *db.AWAY, Unavailable) as error:
-                # The shield holds without us, and whoever goes on is found when they are back.
+                # These entries are lost. Envoy's shield still limits calls, and abuse that continues is detected once
+                # Redis and Postgres are available again.
                 _log.warning("abuse is not looked for", error=repr(error))
         yield envoy_pb2.StreamAccessLogsResponse()
 
     async def _act(self, exceeded: Exceeded) -> None:
-        """Writes a finding, and has its source blocked."""
+        """Records an abuse incident and blocks its source.
+
+        It blocks only if limits are enforced, and not for the kinds in WITHOUT_BLOCK.
+        """
         window = exceeded.window
         finding = Finding(
             kind=window.kind,
@@ -171,7 +183,7 @@ class EnvoyApi:
     async def stream_extension_configs(
         self, requests: AsyncIterator[envoy_pb2.DiscoveryRequest], context: Any
     ) -> AsyncIterator[envoy_pb2.DiscoveryResponse]:
-        """Sends the filter that Envoy subscribes to, now and whenever it changes."""
+        """Sends the filter to which Envoy subscribes, at once and after each change."""
         first = await anext(aiter(requests))
         name = first.resource_names[0]
         listening = asyncio.create_task(_hear(requests, name))
@@ -191,7 +203,10 @@ class EnvoyApi:
 
 
 async def _hear(requests: AsyncIterator[envoy_pb2.DiscoveryRequest], name: str) -> None:
-    """Reads what Envoy makes of what it was sent, until it goes."""
+    """Logs each filter that Envoy rejects.
+
+    Reads Envoy's acknowledgements until it ends the stream.
+    """
     async for request in requests:
         if request.HasField("error_detail"):
             _log.error("Envoy refuses a filter", filter=name, error=request.error_detail.message)

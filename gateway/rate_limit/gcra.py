@@ -1,8 +1,10 @@
-"""Limits that all gateways share: the generic cell rate algorithm in Redis, one number for each source.
+"""Limits that all gateways share: the generic cell rate algorithm in Redis.
 
-The number is the theoretical arrival time: when the source will have been quiet long enough to have its whole burst
-again. A call moves it on by the time between two calls, and passes where it was not too far ahead. Source: ITU-T I.371
-(the virtual scheduling algorithm).
+Redis has one number for each limit and source.
+
+The number is the theoretical arrival time: the time from which the source, if it makes no calls, has its whole burst
+again. A call moves it forward by the interval between two calls of the rate; the call passes if the number is then at
+most the burst ahead of the clock. Reference: ITU-T I.371 (the virtual scheduling algorithm).
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-# KEYS one for each limit; ARGV calls, then interval and burst of each, in microseconds and calls. Redis's clock is the
-# one that all gateways have. All limits let the call pass, or none of them counts it. Returns the microseconds after
-# which it could pass, and the place of the limit that says so; 0 where it passes.
+# KEYS has one key for each limit. ARGV has the number of calls, then for each limit the interval in microseconds and
+# the burst in calls. The clock is that of Redis, because all gateways share it. If one limit refuses, none counts the
+# call. Returns the microseconds after which the call could pass, and the position of the limit with that wait; 0 if it
+# passes.
 _TAKE: Final = """
 local time = redis.call('TIME')
 local now, calls = time[1] * 1000000 + time[2], tonumber(ARGV[1])
@@ -42,7 +45,7 @@ class Rate:
     """One limit of one source."""
 
     source: str
-    """What is counted: limit and source."""
+    """The key of the counter: limit id and source."""
     requests_per_minute: int
     burst: int
 
@@ -52,19 +55,22 @@ class Verdict:
     """Whether a call passes."""
 
     wait_seconds: float
-    """0 where it passes."""
+    """Seconds until the call could pass; 0 if it passes."""
     refused_by: int | None
-    """The place of the limit that refuses it."""
+    """Index of the limit that refuses the call; None if it passes."""
 
 
 class SharedLimits:
-    """Counts calls in Redis. Raises one of `services.cache.AWAY` while Redis is away."""
+    """Counters of calls in Redis.
+
+    Raises one of `services.cache.AWAY` if Redis is unavailable.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._take = redis.register_script(_TAKE)
 
     async def take(self, rates: Sequence[Rate], *, calls: int = 1) -> Verdict:
-        """Counts the calls by all of these limits, or by none where one of them is reached."""
+        """Counts the calls for all of these limits; if one of them refuses, for none."""
         wait, by = await self._take(
             keys=[f"{_PREFIX}:{{{rate.source}}}" for rate in rates],
             args=[

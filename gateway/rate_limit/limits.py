@@ -1,4 +1,4 @@
-"""Limits in Postgres: data that operations change while everything runs."""
+"""Rate limits in Postgres: operations change them while the system runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from services.proto import timestamp
 
 
 async def ensure(conn: Conn, defaults: Sequence[Limit]) -> None:
-    """Adds the limits that are not there yet. Those that are stay as somebody may have changed them."""
+    """Inserts the missing limits.
+
+    Existing ones stay unchanged, because operations may have set them.
+    """
     await conn.executemany(
         """
         INSERT INTO limits (limit_id, call_class, key, role, requests_per_minute, burst, mode)
@@ -36,7 +39,7 @@ async def ensure(conn: Conn, defaults: Sequence[Limit]) -> None:
 
 
 async def read(conn: Conn) -> tuple[Limit, ...]:
-    """All limits, by id."""
+    """Returns all limits, ordered by id."""
     return tuple(
         Limit(
             limit_id=row["limit_id"],
@@ -52,14 +55,20 @@ async def read(conn: Conn) -> tuple[Limit, ...]:
 
 
 async def list_all(conn: Conn) -> list[pb.Limit]:
-    """The same for readers, with who changed them."""
+    """Returns all limits as protos.
+
+    They also have the time and the principal of their last change.
+    """
     return [_shown(row) for row in await _rows(conn)]
 
 
 async def change(
     conn: Conn, limit_id: str, *, requests_per_minute: int, burst: int, mode: str | None, actor: str
 ) -> pb.Limit:
-    """Changes a limit; `mode` None leaves its mode. Raises LIMIT_NOT_FOUND."""
+    """Changes a limit and returns it.
+
+    `mode` None keeps its mode. Raises LIMIT_NOT_FOUND.
+    """
     row = await conn.fetchrow(
         """
         UPDATE limits

@@ -1,6 +1,8 @@
-"""What the calls that Envoy tells of say about their callers: abuse is looked for off the way of the calls.
+"""Observations for abuse detection, from Envoy's access log.
 
-Envoy streams its access log of the RPCs in `OBSERVED`, a few times a second, refused calls included.
+Detection reads the log instead of intercepting calls, so that it does not delay them.
+
+Envoy streams the log entries of the RPCs in `OBSERVED` several times a second, including calls that it refused.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ GIVEN_UP: Final = frozenset({"seat.CancelHold"})
 LOGINS: Final = frozenset({"checkin.CreateSession"})
 BOOKINGS: Final = frozenset({"booking.CreateBooking"})
 OBSERVED: Final = MAPS | HOLDS | GIVEN_UP | LOGINS | BOOKINGS
-# Machines of ours, which read many maps by design.
+# Roles of the airline's own systems, which read many maps by design.
 TRUSTED: Final = frozenset({Role.OPERATIONS, Role.SERVICE})
 
 MAP_BURST: Final = "MAP_BURST"
@@ -33,12 +35,12 @@ HOLD_SPINNING: Final = "HOLD_SPINNING"
 LOGIN_GUESSING: Final = "LOGIN_GUESSING"
 ADDRESS_HOARDING: Final = "ADDRESS_HOARDING"
 KINDS: Final = (MAP_BURST, MAP_SCAN, HOLD_SPINNING, LOGIN_GUESSING, ADDRESS_HOARDING)
-# The seat service refuses the address's holds by itself, and a block of the address would close it to the others.
+# The seat service itself refuses holds of such an address. A block would also stop other clients of the address.
 WITHOUT_BLOCK: Final = frozenset({ADDRESS_HOARDING})
-# Others may share the address.
+# The block covers only logins, because other clients may share the address.
 LOGIN_ONLY: Final = frozenset({LOGIN_GUESSING})
 
-# What Envoy says where it let a service answer, and where it refused a blocked source.
+# Envoy's response details for a response of a service, and for the refusal of a blocked source.
 _FROM_SERVICE: Final = "via_upstream"
 _BLOCKED: Final = "lua_response"
 _OK, _UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY = 200, 401, 404, 429
@@ -56,7 +58,7 @@ class Observation:
 def observations(
     entries: Iterable[envoy_pb2.HttpAccessLogEntry], settings: GatewayServiceSettings
 ) -> list[tuple[Window, list[Seen]]]:
-    """What these calls add to which windows."""
+    """Returns the observations in these log entries, by window."""
     found: dict[Window, list[Seen]] = {}
     for entry in entries:
         for observation in _of_call(entry, settings):
@@ -65,7 +67,7 @@ def observations(
 
 
 def _of_call(entry: envoy_pb2.HttpAccessLogEntry, settings: GatewayServiceSettings) -> Iterator[Observation]:
-    # A block ends by itself, also where its source goes on trying.
+    # Refusals by a block do not count, so that the block ends at its time even if its source keeps calling.
     if entry.response.response_code_details == _BLOCKED:
         return
     rpc = entry.common_properties.route_name
@@ -90,14 +92,17 @@ def _failed(entry: envoy_pb2.HttpAccessLogEntry) -> bool:
 
 
 def _spins(rpc: str, entry: envoy_pb2.HttpAccessLogEntry) -> bool:
-    """Whether somebody gave up a hold, or was refused one by the service, which counts the holds that lapsed."""
+    """Returns whether a hold was cancelled, or refused by the seat service.
+
+    The seat service refuses callers whose holds keep expiring (SEAT-16).
+    """
     if rpc in GIVEN_UP:
         return entry.response.response_code.value == _OK
     return rpc in HOLDS and _refused_by_service(entry)
 
 
 def _refused_by_service(entry: envoy_pb2.HttpAccessLogEntry) -> bool:
-    """Whether the service, and no limit of the gateway, refused it as too much."""
+    """Returns whether the service itself, not a limit of the gateway, answered 429."""
     return entry.response.response_code.value == _TOO_MANY and entry.response.response_code_details == _FROM_SERVICE
 
 
@@ -107,19 +112,22 @@ def _time(entry: envoy_pb2.HttpAccessLogEntry) -> float:
 
 
 def _observed(entry: envoy_pb2.HttpAccessLogEntry, window: Window, *, of: str = "") -> Observation:
-    """`of` says what is counted once; else each call counts."""
+    """Returns the observation of a call.
+
+    Calls with the same `of` count once; without it each call counts.
+    """
     path = _path(entry) if window.kind not in LOGIN_ONLY else entry.common_properties.route_name
     member = f"{of} {path}" if of else f"{entry.request.request_id} {path}"
     return Observation(window, Seen(_time(entry), member))
 
 
 def evidence(members: Iterable[str]) -> tuple[str, ...]:
-    """What was asked, out of the members of a window."""
+    """Returns the paths or RPCs in the members of a window."""
     return tuple(member.partition(" ")[2] for member in members)
 
 
 def _path(entry: envoy_pb2.HttpAccessLogEntry) -> str:
-    """The path that the caller asked for, without its query."""
+    """Returns the path of the caller's request, without its query."""
     return (entry.request.original_path or entry.request.path).partition("?")[0][:200]
 
 

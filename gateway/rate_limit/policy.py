@@ -1,4 +1,7 @@
-"""The limits and blocks that hold now, in memory, and whoever wants to know when they change."""
+"""The current limits and blocks, in memory.
+
+Streams wait here for their changes.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,17 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A filter's configuration as Envoy is sent it; its version follows from its content."""
+    """A filter's configuration for Envoy, and its version: a digest of the content."""
 
     filter: Filter
     version: str
 
 
 class Policy:
-    """Reads limits and blocks, again and again; keeps what it has while Postgres is away."""
+    """Limits and blocks, read periodically.
+
+    Keeps the last ones while Postgres is unavailable.
+    """
 
     def __init__(self, pool: Pool, *, rate_limits: RateLimits, poll_seconds: float) -> None:
         self._pool = pool
@@ -43,15 +49,18 @@ class Policy:
 
     @property
     def enforced(self) -> bool:
-        """Whether anybody is refused."""
+        """Whether limits and blocks refuse calls."""
         return self._rate_limits is RateLimits.ON
 
     def wake(self) -> None:
-        """Says that a transaction has changed limits or blocks."""
+        """Makes `run` read at once.
+
+        Called after a transaction that changed limits or blocks.
+        """
         self._woken.set()
 
     async def run(self) -> None:
-        """Follows until cancelled."""
+        """Reads on every wake-up, and at least once per poll interval, until cancelled."""
         while True:
             self._woken.clear()
             with contextlib.suppress(*db.AWAY):
@@ -61,7 +70,10 @@ class Policy:
                     await self._woken.wait()
 
     async def read(self) -> None:
-        """Reads what holds now, and tells those who wait where it differs."""
+        """Reads the current limits and blocks.
+
+        If they have changed, wakes the tasks that wait in `other_than`.
+        """
         async with db.snapshot(self._pool) as conn:
             self.limits, self.blocks = await limits.read(conn), await abuse.standing(conn)
         built = {
@@ -75,7 +87,10 @@ class Policy:
                 self._changed.notify_all()
 
     async def other_than(self, name: str, version: str) -> Resource:
-        """Returns a resource as soon as it is another than this version. Raises KeyError for none of ours."""
+        """Waits until a resource has another version, and returns it.
+
+        Raises KeyError for an unknown name.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self.resources) and self.resources[name].version != version)
             return self.resources[name]

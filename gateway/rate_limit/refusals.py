@@ -1,4 +1,7 @@
-"""The gateway service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The refusals of the gateway service.
+
+Each has its reason in the contract and its metadata.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from services.errors import NotFound
 
 
 def block_not_found() -> NotFound:
-    """There is no such block."""
+    """Returns the refusal for an unknown block id."""
     return NotFound(ErrorReason.Name(ErrorReason.BLOCK_NOT_FOUND), "block not found")
 
 
 def limit_not_found(limit_id: str) -> NotFound:
-    """There is no such limit."""
+    """Returns the refusal for an unknown limit id."""
     return NotFound(ErrorReason.Name(ErrorReason.LIMIT_NOT_FOUND), "limit not found", metadata={"limit_id": limit_id})

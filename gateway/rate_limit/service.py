@@ -1,4 +1,4 @@
-"""The gateway service put together."""
+"""Builds the gateway service from its parts."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from services.outbox import Relay
 from services.paging import PageTokens
 
 NAME: Final = "gateway"
-# Envoy begins a stream by saying all about itself, the names of its extensions included: 60 KB.
+# Envoy's first message of a stream describes itself, with the names of all its extensions: 60 KB.
 LARGEST_MESSAGE_BYTES: Final = 1024 * 1024
-# Half of what Envoy waits for an answer (gateway/envoy.yaml).
+# Half of Envoy's timeout for the response (gateway/envoy.yaml).
 REDIS_TIMEOUT_SECONDS: Final = 0.5
 
 
 @asynccontextmanager
 async def build(settings: GatewayServiceSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Connects the parts of one process; closes them when the `async with` block ends."""
     redis: Redis = Redis.from_url(
         settings.redis_url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,

@@ -1,4 +1,7 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""Converts the protos of GatewayAdmin to calls of the domain, and back.
+
+It makes no decisions.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Context = Any
 
 
 class GatewayServicer(GatewayAdminServicer):
-    """GatewayAdmin. What an RPC does and refuses stands in its proto."""
+    """The GatewayAdmin service. Its proto documents what each RPC does and refuses."""
 
     def __init__(self, *, pool: Pool, mutations: Mutations, page_tokens: PageTokens) -> None:
         self._pool = pool

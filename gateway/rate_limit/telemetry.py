@@ -1,4 +1,4 @@
-"""What the gateway service counts."""
+"""Metrics of the gateway service."""
 
 from __future__ import annotations
 

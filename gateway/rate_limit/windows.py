@@ -1,4 +1,4 @@
-"""What each source did lately, counted in Redis for all gateways together."""
+"""Recent observations of each source, counted in Redis for all gateways together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 
 EVIDENCE: Final = 10
 
-# KEYS one source's window; ARGV length in seconds, threshold, then time and member of each observation. Something that
-# is seen again counts once, at its last time. Over the threshold the window starts anew, so that each finding is made
-# once; what is older than needed to find is not kept, so that nobody fills the memory.
+# KEYS has one source's window. ARGV has its length in seconds, the threshold, then time and member of each observation.
+# A member that is observed again counts once, at its newest time. Above the threshold the script deletes the window, so
+# that it reports the abuse once. It deletes observations older than the window, so that no source can fill the memory.
 _OBSERVE: Final = """
 for i = 3, #ARGV, 2 do redis.call('ZADD', KEYS[1], 'GT', ARGV[i], ARGV[i + 1]) end
 local latest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
@@ -31,7 +31,10 @@ _PREFIX: Final = "abuse"
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """More than `threshold` different things of one kind by one source within `seconds` are abuse."""
+    """A rule for abuse by one source.
+
+    More than `threshold` different members within `seconds` are abuse.
+    """
 
     kind: str
     source: str
@@ -41,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One observation: when, in seconds since 1970, and of what."""
+    """One observation: its time in seconds since 1970, and the member that is counted."""
 
     time: float
     member: str
@@ -49,23 +52,29 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Exceeded:
-    """A window that was over its threshold."""
+    """A window that exceeded its threshold."""
 
     window: Window
     count: int
     evidence: tuple[str, ...]
-    """The last members."""
+    """The last members, at most `EVIDENCE`."""
 
 
 class Windows:
-    """Counts observations. Raises one of `services.cache.AWAY` while Redis is away."""
+    """Windows of observations in Redis.
+
+    Raises one of `services.cache.AWAY` if Redis is unavailable.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._observe = redis.register_script(_OBSERVE)
 
     async def observe(self, observations: Sequence[tuple[Window, Sequence[Seen]]]) -> list[Exceeded]:
-        """Adds what was seen, in one round trip; returns the windows that are over their thresholds."""
+        """Adds observations, in one round trip.
+
+        Returns the windows that exceeded their thresholds.
+        """
         async with self._redis.pipeline(transaction=False) as pipeline:
             for window, seen in observations:
                 await self._observe(
@@ -85,7 +94,7 @@ class Windows:
         ]
 
     async def forget(self, kinds: Sequence[str], source: str) -> None:
-        """Starts anew with a source."""
+        """Deletes the windows of a source."""
         await self._redis.delete(*(_key(kind, source) for kind in kinds))
 
 
