@@ -1,1 +1,1 @@
-"""What `make bench` runs: each measure of the system beside its baseline, in one run on one machine."""
+"""The benchmark of `make bench`: each measure and its baseline, in one run."""

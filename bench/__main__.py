@@ -36,7 +36,8 @@ MEASURES: Final[Mapping[str, Callable[[BenchStack, Plan], Awaitable[list[Measure
     "P15": neighbours.neighbours,
     "P18": history.owner_with_a_past,
 }
-# What a measure needs beside the servers and the seat service; whatever else runs takes its share of two cores.
+# What a measure needs besides the servers and the seat service. Nothing else runs, because it would take CPU of the two
+# cores.
 EVERYTHING: Final = frozenset({"checkin", "waitlist", "payment", "flight", "booking", "limits", "gateway"})
 ORDERS: Final = frozenset({"flight", "booking", "payment", "checkin", "waitlist", "limits", "gateway", "mock-provider"})
 NEEDS: Final = {
@@ -48,13 +49,13 @@ NEEDS: Final = {
     "P13": ORDERS,
     "P14": frozenset({"flight", "checkin"}),
 }
-# Of the table where there is no terminal to ask.
+# The width of the table, in characters, if the output is no terminal.
 PAGE_WIDTH: Final = 150
 DOCUMENT: Final = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 
 def main() -> int:
-    """The command."""
+    """Runs the command; returns its exit code."""
     arguments = _arguments()
     command = "python -m bench " + " ".join(sys.argv[1:])
     try:
@@ -93,7 +94,7 @@ def _within(low: int, high: int) -> Callable[[str], int]:
 async def _run(arguments: argparse.Namespace, command: str) -> int:
     running_task = asyncio.current_task()
     assert running_task is not None
-    # Told to end, we still stop the servers and remove their data.
+    # SIGTERM cancels the task, so that the servers are still stopped and their data removed.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running_task.cancel)
     console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
     plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
@@ -107,7 +108,7 @@ async def _run(arguments: argparse.Namespace, command: str) -> int:
                     status.update(f"measuring {name}: {plan.rounds} rounds")
                     try:
                         taken += await MEASURES[name](stack, plan)
-                    # One measure that cannot be taken must not cost the others.
+                    # Any error: if a measure fails, the others can still be taken.
                     except Exception as error:
                         failed = True
                         console.print(f"{name} could not be measured: {error!r}", markup=False)

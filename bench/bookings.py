@@ -1,4 +1,4 @@
-"""P13: how many bookings a second, beside bare holds of the same seats' number."""
+"""P13: bookings per second, beside HoldSeat calls per second."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from bench.stack import BenchStack
 from deploy.local.process import LOOPBACK
 
 CREATE_BOOKING: Final = "/skyhigh.booking.v1.BookingService/CreateBooking"
-# More than two cores do.
+# More than two cores reach. A turn prepares calls for these rates.
 MOST_BOOKINGS_PER_SECOND: Final = 300
 MOST_HOLDS_PER_SECOND: Final = 8_000
 CUSTOMERS_AT_ONCE: Final = 64
-# Pairs of airports that are asked for itineraries.
+# The number of searches for itineraries.
 PAIRS_ASKED: Final = 4_000
 ALWAYS_SUCCEEDS: Final = "00000"
-# Until the first orders have ended, and until the last ones have.
+# The time limit for the first orders to end, and for the last ones.
 PATIENCE_SECONDS: Final = 60
 ENDED: Final = frozenset({pb.Booking.CONFIRMED, pb.Booking.FAILED, pb.Booking.EXPIRED, pb.Booking.CANCELLED})
 
@@ -42,7 +42,7 @@ _customers = itertools.count(1)
 
 
 async def bookings(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P13: CreateBooking of one flight and of two, and whole orders up to CONFIRMED, beside HoldSeat alone."""
+    """P13: bookings of one and of two flights, and confirmed orders ÷ HoldSeat calls."""
     one, two = await _journeys(stack)
     measures = {
         "one": Measure("P13", "bookings of one flight ÷ bare HoldSeat calls", "bookings/s", 0.02, 0.1),
@@ -70,7 +70,10 @@ async def bookings(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 
 async def _journeys(stack: BenchStack) -> tuple[list[pb.CreateBookingRequest], list[pb.CreateBookingRequest]]:
-    """Returns requests for single flights, and for itineraries of two, of the next days."""
+    """Returns requests for single flights and for itineraries of two flights.
+
+    The flights are of the next days. No flight is in two of the itineraries.
+    """
     rolled = await schedule(stack)
     questions = rolled.questions()[:PAIRS_ASKED]
     for question in questions:
@@ -90,7 +93,7 @@ async def _journeys(stack: BenchStack) -> tuple[list[pb.CreateBookingRequest], l
 
 
 def _orders(journeys: Sequence[pb.CreateBookingRequest]) -> Iterator[pb.CreateBookingRequest]:
-    """Yields requests without end, each of one adult, on journeys by turns."""
+    """Yields requests without end, each for one adult, for one journey after the other."""
     shuffled = random.Random(1).sample(journeys, len(journeys))
     for journey in itertools.cycle(shuffled):
         order = pb.CreateBookingRequest(request_id=str(uuid.uuid4()))
@@ -130,7 +133,10 @@ async def _booked(
 async def _confirmed(
     stack: BenchStack, measure: Measure | None, journeys: Sequence[pb.CreateBookingRequest], seconds: float
 ) -> float:
-    """Returns orders that became CONFIRMED per second, once as many as there are customers have ended."""
+    """Returns how many orders per second became CONFIRMED.
+
+    The measurement starts when as many orders have ended as there are customers.
+    """
     names = ("booking", "flight", "seat", "payment", "postgres", "rabbitmq")
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{stack.local.ports['booking']}") as channel:
         customers = _Customers(stack, BookingServiceStub(channel), _orders(journeys))
@@ -166,21 +172,21 @@ async def _confirmed(
 
 @dataclass(slots=True)
 class _Customers:
-    """Who book, pay and wait for the end, again and again while it is `open`."""
+    """Customers who book, pay and wait for the end of their order, while `open` is True."""
 
     stack: BenchStack
     service: BookingServiceStub
     orders: Iterator[pb.CreateBookingRequest]
     open: bool = True
     ended: Counter[str] = field(default_factory=Counter)
-    """By how: a state, or what was said with a refusal."""
+    """The number of ended orders, by their state, or by the message of the error response."""
     seconds: list[float] = field(default_factory=list)
-    """Of each order that was not refused."""
+    """The duration of each order that got no error response."""
     warm: asyncio.Event = field(default_factory=asyncio.Event)
-    """As many have ended as there are customers."""
+    """Set when as many orders have ended as there are customers."""
 
     async def book_and_pay(self) -> None:
-        """One customer after the other."""
+        """Makes one order after the other, each as a new customer."""
         while self.open:
             metadata = (("authorization", f"Bearer {self.stack.signer.customer(f'c{next(_customers)}')}"),)
             began = time.monotonic()
@@ -194,7 +200,7 @@ class _Customers:
                 self.warm.set()
 
     async def _order(self, metadata: tuple[tuple[str, str], ...]) -> str:
-        """Returns the state that an order ends in."""
+        """Books, pays and watches one order; returns the state in which it ends."""
         booking = await self.service.CreateBooking(next(self.orders), metadata=metadata, timeout=10)
         named = {"booking_id": booking.booking_id}
         pay = pb.PayBookingRequest(payment_code=ALWAYS_SUCCEEDS, **named)
@@ -209,5 +215,5 @@ class _Customers:
         return "UNKNOWN"
 
     def percentile_ms(self, percent: int) -> float:
-        """Returns how long orders took."""
+        """Returns a percentile of the durations of orders, in milliseconds."""
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[percent - 1] * 1000

@@ -25,7 +25,7 @@ FLIGHT_SERVICE: Final = flight_service_pb2.DESCRIPTOR.services_by_name["FlightSe
 
 
 async def serve(port: int, hold: bytes, seat_map: bytes, search: bytes) -> None:
-    """Answers until SIGTERM."""
+    """Serves the prepared responses until SIGTERM or SIGINT."""
     answer = pb.Hold.FromString(hold)
 
     async def hold_seat(request: pb.HoldSeatRequest, context: object) -> pb.Hold:
@@ -58,7 +58,7 @@ async def serve(port: int, hold: bytes, seat_map: bytes, search: bytes) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    # As the real server does when it has started.
+    # The real server does this too when it has started.
     gc.collect()
     gc.freeze()
     await stopped.wait()
@@ -66,7 +66,7 @@ async def serve(port: int, hold: bytes, seat_map: bytes, search: bytes) -> None:
 
 
 def main() -> None:
-    """Serves in as many processes as asked for, until it is told to end."""
+    """Serves in `--processes` processes until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--processes", type=int, default=2)
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     hold, seat_map = arguments.hold.read_bytes(), arguments.seat_map.read_bytes()
     search = arguments.search.read_bytes()
-    # Forked before gRPC starts, which does not survive a fork.
+    # The processes fork before gRPC starts, because gRPC does not work after a fork.
     children: list[int] = []
     for _ in range(arguments.processes - 1):
         child = os.fork()

@@ -1,4 +1,4 @@
-"""P6: how late holds lapse when 100,000 of them are due within one second."""
+"""P6: how late seats are released if 100,000 holds lapse within one second."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bench.stack import BenchStack
 
 FLIGHTS: Final = 1_000
 HOLDS_PER_FLIGHT: Final = 100
-# The rows have to be written before the first of them is due.
+# The holds lapse this long after the statement has begun, because all rows must be written before.
 LEAD_SECONDS: Final = 20
 PATIENCE_SECONDS: Final = 180
 QUANTILES: Final = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "last": 1.0}
 
-# What 100,000 calls of HoldSeat would have written.
+# Writes the rows that 100,000 calls of HoldSeat would have written.
 HOLD_ALL: Final = """
 WITH due AS (SELECT now() + make_interval(secs => $2) AS start), taken AS (
     UPDATE seats SET state = 'HELD', hold_id = gen_random_uuid(), version = version + 1, update_time = now()
@@ -44,7 +44,7 @@ SELECT flight_id, seat_number, version, 'AVAILABLE', 'HELD', hold_id, 'passenger
 FROM taken
 """
 
-# The ledger names the event that announced the release; the relay says when the broker had confirmed it.
+# The ledger has the id of the event of each release; the outbox has the time at which the broker confirmed the event.
 LAGS: Final = """
 SELECT count(*) AS holds, count(publish_time) AS told,
        percentile_cont($1::float8[]) WITHIN GROUP (ORDER BY extract(epoch FROM end_time - expire_time)) AS freed,
@@ -57,7 +57,7 @@ WHERE holds.state = 'EXPIRED'
 
 
 async def mass_expiry(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P6: from a hold's end to its seat free and announced to others, p99.9."""
+    """P6: the p99.9 of the time from a hold's end to the announcement of its free seat."""
     total = FLIGHTS * HOLDS_PER_FLIGHT
     measure = Measure(
         "P6", f"{total:,} holds due in one second: freed and announced after, p99.9", "s", 5, 2, smaller_is_better=True
@@ -95,7 +95,7 @@ async def mass_expiry(stack: BenchStack, plan: Plan) -> list[Measure]:
 async def _until_announced(connection: asyncpg.Connection) -> None:
     deadline = time.monotonic() + LEAD_SECONDS + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        # Asked seldom: counting costs, too.
+        # A long pause, because these queries take CPU of the measured machine.
         await asyncio.sleep(1)
         standing = await connection.fetchval("SELECT EXISTS (SELECT FROM holds WHERE state = 'HELD')")
         if not standing and not await connection.fetchval(

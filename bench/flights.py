@@ -1,4 +1,4 @@
-"""Flights to measure on, and calls that hold their seats."""
+"""Flights for the measures, and calls that hold their seats."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ HOLD_SEATS: Final = "/skyhigh.seat.v1.SeatService/HoldSeats"
 GET_SEAT_MAP: Final = "/skyhigh.seat.v1.SeatService/GetSeatMap"
 
 NARROW: Final = "A320-180Y"
-# One PNR; also what one principal may hold on one flight.
+# The passengers of one PNR; also the most seats that one principal may hold on one flight (SEAT-16).
 PARTY: Final = 9
 DATE: Final = "2030-12-01"
 
 _serial = itertools.count(1)
-# First a letter, as of record locators.
+# The digits of `_locator`. The letters come first, so that a small number gives a locator that begins with a letter.
 _LOCATOR_LETTERS: Final = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _locators = itertools.count(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Passengers of one PNR and the seats they want."""
+    """The passengers of one PNR and the seats that they will hold."""
 
     pnr: str
     flight_id: str
@@ -43,16 +43,16 @@ class Party:
 
     @property
     def passenger_ids(self) -> list[str]:
-        """One for each seat."""
+        """The ids of the passengers, one for each seat."""
         return [f"{self.pnr}-{n}" for n in range(1, len(self.seat_numbers) + 1)]
 
 
 async def provision(
     stack: BenchStack, server: SeatServer, *, flights: int, layout_id: str = NARROW
 ) -> tuple[list[str], list[str]]:
-    """Makes flights that never were before: the first through the service, the others as its copies.
+    """Provisions new flights; returns their ids and their seat numbers.
 
-    Returns the flights' ids and the seat numbers that each of them has.
+    The service provisions the first flight; SQL copies its rows for the others. All have the same seat numbers.
     """
     series = f"B{next(_serial):03}"
     first = f"{series}N00000-{DATE}"
@@ -82,23 +82,25 @@ async def _copy(connection: asyncpg.Connection, first: str, series: str, flights
         INSERT INTO seats (flight_id, seat_number, ordinal)
         SELECT copy.id, seat_number, ordinal FROM {copies} CROSS JOIN seats WHERE flight_id = $1
         """,
-        # As flights that have been there for a while: their first counts were announced long ago.
+        # With these rows the flights look older: the seat service does not announce their first counts now.
         f"""
         INSERT INTO availability (flight_id, version)
         SELECT copy.id, 1 FROM {copies} WHERE copy.id <> $1 ON CONFLICT DO NOTHING
         """,
     ):
         await connection.execute(statement, first, flights - 1)
-    # What autovacuum does within a minute: without it the planner takes the tables of a new database for empty.
+    # Autovacuum would do this within a minute. Before that, the planner assumes that the tables of a new database are
+    # empty.
     await connection.execute("VACUUM (ANALYZE) flights, seats, availability")
     for table in ("holds", "hold_seats", "seat_events", "idempotency", "outbox"):
-        # Autovacuum leaves a table without changes alone; one that is analyzed while empty is taken for empty for long.
+        # Only tables with rows: autovacuum does not analyze a table without changes either, and if a table is analyzed
+        # while it is empty, the planner assumes for long that it is.
         if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})"):
             await connection.execute(f"ANALYZE {table}")
 
 
 def parties(flight_ids: Sequence[str], seat_numbers: Sequence[str]) -> list[Party]:
-    """All seats of the flights, in parties of nine."""
+    """Returns parties of nine for all seats of the flights, each on one flight."""
     return [
         Party(_locator(next(_locators)), flight_id, tuple(seat_numbers[n : n + PARTY]))
         for flight_id in flight_ids
@@ -107,7 +109,10 @@ def parties(flight_ids: Sequence[str], seat_numbers: Sequence[str]) -> list[Part
 
 
 def _locator(number: int) -> str:
-    """A record locator for each number below a thousand million, which counts in the letters and digits of locators."""
+    """Returns the number as a record locator: six digits in base 32.
+
+    The locator begins with a letter if the number is below 24 · 32^5 (805 million).
+    """
     letters = []
     for _ in range(6):
         number, digit = divmod(number, len(_LOCATOR_LETTERS))
@@ -116,7 +121,10 @@ def _locator(number: int) -> str:
 
 
 async def list_passengers(server: SeatServer, wanted: Sequence[Party]) -> None:
-    """Puts the parties on the manifest, as the check-in service does before their sessions hold seats."""
+    """Writes the parties to the seat service's passengers, as the check-in service does.
+
+    Without that, the seat service would refuse the holds of their sessions (SEAT-17).
+    """
     async with server.connection() as connection:
         await connection.copy_records_to_table(
             "passengers",
@@ -131,7 +139,10 @@ async def list_passengers(server: SeatServer, wanted: Sequence[Party]) -> None:
 
 
 def holds_by_passengers(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
-    """One HoldSeat for each seat, by the party's own check-in session, in an order that mixes the flights."""
+    """Returns a HoldSeat call for each seat, by the party's check-in session.
+
+    The order mixes the flights.
+    """
     calls = CallFile()
     tokens = {party.pnr: stack.signer.passengers(party.pnr, party.passenger_ids, party.flight_id) for party in wanted}
     for party, seat_number, passenger_id in _mixed(wanted):
@@ -140,7 +151,7 @@ def holds_by_passengers(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
 
 
 def holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
-    """The same by one agent, on behalf of the parties."""
+    """Returns the same calls by one agent, who acts for the parties."""
     calls = CallFile()
     token = stack.signer.agent("bench")
     for party, seat_number, passenger_id in _mixed(wanted):
@@ -151,7 +162,7 @@ def holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
 
 
 def holds_by(token: str, wanted: Sequence[Party]) -> CallFile:
-    """The same by the token's principal, for itself."""
+    """Returns the same calls with this token, whose principal owns all the holds."""
     calls = CallFile()
     for party, seat_number, passenger_id in _mixed(wanted):
         calls.add_grpc(HOLD_SEAT, _hold_seat(party, seat_number, passenger_id), token=token)
@@ -159,7 +170,7 @@ def holds_by(token: str, wanted: Sequence[Party]) -> CallFile:
 
 
 def party_holds_by_agent(stack: BenchStack, wanted: Sequence[Party]) -> CallFile:
-    """One HoldSeats for each party, by one agent on its behalf."""
+    """Returns a HoldSeats call for each party, by one agent who acts for it."""
     calls = CallFile()
     token = stack.signer.agent("bench")
     for party in random.Random(1).sample(wanted, len(wanted)):
@@ -198,7 +209,7 @@ def _hold_seat(party: Party, seat_number: str, passenger_id: str) -> pb.HoldSeat
 
 
 async def answer_bytes(server: SeatServer, method: str, request: bytes, token: str) -> bytes:
-    """What the real server answers, for the baseline to repeat."""
+    """Returns the response of the real server, which the baseline then returns too."""
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{server.port}") as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         answer: bytes = await call(request, metadata=[("authorization", f"Bearer {token}")], timeout=10)

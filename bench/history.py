@@ -1,4 +1,4 @@
-"""P18: whether an owner's past makes its next seat slower."""
+"""P18: whether the past holds of an owner make its next HoldSeat slower."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bench.stack import BenchStack
 PAST_HOLDS: Final = 100_000
 LIVE_HOLDS: Final = 5_000
 OLD: Final = "old"
-# More than the service does on two cores. A customer may hold nine seats of a flight, so that it takes many flights.
+# More than the service does on two cores. So many holds need many flights, because a customer may hold only nine seats
+# of a flight.
 MOST_HOLDS_PER_SECOND: Final = 4_000
 
-# What calls would have left behind: half of the past holds lapsed, half were given back, all of them yesterday; those
-# that still run are on flights of their own.
+# Writes the rows that calls would have left: half of the past holds expired, half were cancelled, all more than a day
+# ago. The live holds are on other flights.
 FILL: Final = f"""
 WITH hold AS (
     INSERT INTO holds (hold_id, owner, purpose, state, ttl, extensions_left, create_time, expire_time, end_time)
@@ -41,7 +42,7 @@ FROM numbered
 
 
 async def owner_with_a_past(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P18: HoldSeat by an owner with 100,000 past and 5,000 live holds, and by one that never held anything."""
+    """P18: HoldSeat by an owner with past and live holds ÷ by an owner with none."""
     title = f"HoldSeat by {{}} with {PAST_HOLDS:,} past and {LIVE_HOLDS:,} live holds ÷ by one with none"
     kinds: dict[str, Callable[[str], str]] = {"customer": stack.signer.customer, "agent": stack.signer.agent}
     measures = {
@@ -61,7 +62,8 @@ async def owner_with_a_past(stack: BenchStack, plan: Plan) -> list[Measure]:
             pids = {"seat service": stack.seat.pid, "Postgres": stack.pid("postgres")}
             rates: dict[str, float] = {}
             new = f"new{turn}"
-            # The first call for a flight looks its layout up: each owner has flights of its own, and is first in turn.
+            # The first call for a flight has to look up its layout, so each owner gets flights of its own. The owners
+            # also take turns in being first.
             for name in (OLD, new) if turn % 2 else (new, OLD):
                 flights = flight_ids[(name == OLD) :: 2]
                 wanted = [Party(flight_id[:10], flight_id, tuple(seat_numbers[:PARTY])) for flight_id in flights]

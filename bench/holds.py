@@ -1,4 +1,4 @@
-"""P1 and P2: how many seats can be held."""
+"""P1 and P2: how many seats per second can be held."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from bench.report import Measure
 from bench.stack import BenchStack
 
 SEATS: Final = 180
-# More than the service does on two cores; a turn gets flights for that many, and ends early where they are used up.
+# More than the service does on two cores. A turn gets flights for so many seats, and ends early if no seat is left.
 MOST_HOLDS_PER_SECOND: Final = 8_000
 MOST_SEATS_PER_SECOND: Final = 25_000
 
 
 async def unary_holds(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P1: one seat per call against a server that does nothing, by many passengers' sessions and by one agent."""
+    """P1: HoldSeat by many passengers' sessions, and by one agent ÷ a bare echo server."""
     by_passengers = Measure("P1", "HoldSeat by passengers ÷ bare echo", "holds/s", bar=0.35, goal=0.6)
     by_agent = Measure("P1 agent", "HoldSeat by one agent ÷ bare echo", "holds/s", bar=0.35, goal=0.6)
     await stack.seat.empty()
@@ -55,7 +55,10 @@ async def unary_holds(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 
 async def many_seats_per_call(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P2: nine seats per call against pgbench that writes the same rows, one hold per transaction."""
+    """P2: HoldSeats with nine seats per call ÷ pgbench with one hold per transaction.
+
+    pgbench writes the same rows for each hold.
+    """
     measure = Measure("P2", "HoldSeats with 9 seats ÷ pgbench, one hold per transaction", "seats/s", bar=1, goal=2)
     await stack.seat.empty()
     pgbench = await Pgbench.prepare(stack, turns=plan.rounds + 1, seconds=plan.seconds)

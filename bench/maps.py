@@ -1,4 +1,4 @@
-"""P3, P4 and P8: how fast seat maps are read."""
+"""P3, P4 and P8: the rate and latency of seat-map reads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bench.stack import BenchStack
 
 FLIGHTS: Final = 60
 READERS: Final = 2_000
-# P8 asks how long a map takes, not how many fit: a quarter of what the service can do.
+# P8 measures latency and not throughput, so this is a quarter of the rate that the service can serve.
 READS_PER_SECOND: Final = 500
-# Each change makes one flight's map old.
+# Each hold changes the map of one flight.
 HOLDS_PER_SECOND: Final = 50
 
 
 async def reads(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P3: GetSeatMap against a server that returns the same bytes."""
+    """P3: GetSeatMap ÷ a bare echo server that returns the same bytes."""
     measure = Measure("P3", "GetSeatMap ÷ bare echo of the same bytes", "maps/s", bar=0.6, goal=0.9)
     await stack.seat.empty()
     flight_ids, _ = await provision(stack, stack.seat, flights=FLIGHTS)
@@ -59,7 +59,10 @@ async def reads(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 
 async def reads_through_gateway(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P4: the map as JSON through the gateway against the same map by gRPC from the service; and what limits cost."""
+    """P4: the map as JSON through the gateway ÷ GetSeatMap from the service.
+
+    Also measures the gateway with rate limits ÷ without them.
+    """
     measure = Measure("P4", "JSON map through the gateway ÷ GetSeatMap direct", "maps/s", bar=0.3, goal=0.6)
     limits = Measure("P4 limits", "JSON map through the gateway, limits on ÷ off", "maps/s", bar=0.8, goal=0.95)
     await stack.seat.empty()
@@ -119,12 +122,12 @@ async def reads_through_gateway(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 
 async def reads_without_redis(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P8: how long a map takes while Redis is dead, against while it lives; the maps change all the time."""
+    """P8: GetSeatMap P95 with Redis killed ÷ with Redis up, while holds change the maps."""
     measure = Measure("P8", "GetSeatMap P95, Redis killed ÷ Redis up", "ms", bar=5, goal=1.5, smaller_is_better=True)
     await stack.seat.empty()
     flight_ids, seat_numbers = await provision(stack, stack.seat, flights=FLIGHTS)
     calls = reads_of_many(stack, flight_ids).write(stack.folder / "reads.calls")
-    # No seat can be held twice, so that each turn takes the next parties.
+    # Each turn takes the next parties, because no seat can be held twice.
     wanted = random.Random(1).sample(free := parties(flight_ids, seat_numbers), len(free))
     turn_parties = -(-math.ceil(plan.seconds * HOLDS_PER_SECOND) // PARTY)
 
@@ -141,7 +144,7 @@ async def reads_without_redis(stack: BenchStack, plan: Plan) -> list[Measure]:
             killed = await _p95_while_changing(stack, counted, calls, changes, seconds, ours=True)
         finally:
             await stack.supervisor.start("redis")
-        # Clients find it again with a delay.
+        # The services reconnect to Redis with a delay.
         await asyncio.sleep(1)
         if counted:
             measure.ours.append(killed)
@@ -177,7 +180,7 @@ async def _p95_while_changing(
 
 
 def reads_of_many(stack: BenchStack, flight_ids: Sequence[str], *, as_json: bool = False) -> CallFile:
-    """Reads by many passengers, each of a flight of its own choice."""
+    """Returns seat-map reads of READERS passengers, each of a random flight."""
     choice = random.Random(1)
     calls = CallFile()
     for reader in range(READERS):

@@ -1,4 +1,4 @@
-"""P15: what others feel while one principal storms the gateway."""
+"""P15: the latency of other callers while one principal overloads the gateway."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from bench.plan import Plan, metered
 from bench.report import Measure
 from bench.stack import BenchStack
 
-# What the neighbours do all the time, and what the one adds.
+# The constant rate of the other callers, and the rate of the one that overloads the gateway.
 READS_PER_SECOND: Final = 200
 STORM_PER_SECOND: Final = 1_000
 
 
 async def neighbours(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """The neighbours' P95 while one customer sends a thousand calls a second, nearly all refused, against without."""
+    """P15: the P95 of the others during one customer's 1,000 calls/s ÷ without these.
+
+    The gateway refuses nearly all calls of that customer.
+    """
     measure = Measure("P15", "JSON map P95 beside a storm ÷ without", "ms", bar=1.5, goal=1.1, smaller_is_better=True)
     await stack.seat.empty()
     await stack.raise_address_limits()

@@ -1,4 +1,7 @@
-"""The baseline of P2: pgbench on a database of its own, in the same Postgres, with the same tables."""
+"""The baseline of P2: pgbench on a database of its own in the same Postgres.
+
+The database has the tables of the seat service.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ SCRIPT: Final = Path(__file__).with_name("hold_one_seat.pgbench.sql")
 MIGRATIONS: Final = ("services", "seat_service")
 CLIENTS: Final = 8
 SEATS: Final = 180
-# More than Postgres does on two cores; seats are prepared for that many.
+# More than Postgres does on two cores; each turn has seats for so many holds.
 MOST_HOLDS_PER_SECOND: Final = 20_000
 
 
 @dataclass(slots=True)
 class Pgbench:
-    """Holds one seat per transaction, never the same seat twice."""
+    """A pgbench baseline that holds one seat per transaction, never the same seat twice."""
 
     stack: BenchStack
     flights: int
@@ -36,7 +39,7 @@ class Pgbench:
 
     @classmethod
     async def prepare(cls, stack: BenchStack, *, turns: int, seconds: float) -> Pgbench:
-        """Makes the database, the tables from the services' own migrations, and enough free seats."""
+        """Creates the database, its tables by the services' migrations, and its seats."""
         turn_seats = int(seconds * MOST_HOLDS_PER_SECOND)
         flights = -(-turns * turn_seats // SEATS)
         connection = await stack.superuser("postgres")
@@ -61,7 +64,7 @@ class Pgbench:
         return cls(stack, flights, turn_seats)
 
     async def holds_per_second(self, seconds: float) -> float:
-        """Runs one turn. Raises RuntimeError where pgbench fails or a transaction found its seat taken."""
+        """Runs one turn. Raises RuntimeError if pgbench fails or a transaction finds its seat taken."""
         first = self.turns * self.turn_seats // CLIENTS
         self.turns += 1
         before = await self._holds()
@@ -110,7 +113,7 @@ def _migrations() -> Iterator[str]:
 
 
 def program() -> str:
-    """Returns pgbench's path. Raises RuntimeError where it is not installed."""
+    """Returns the path of pgbench. Raises RuntimeError if it is not installed."""
     folder = postgres_programs()
     found = shutil.which("pgbench") or (str(folder / "pgbench") if folder is not None else None)
     if found is None or not Path(found).exists():

@@ -1,4 +1,4 @@
-"""How a measure is taken: rounds, their length, and what is charged to whom."""
+"""How a measure is taken: its rounds, their length, and the CPU per process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ WARM_UP_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Ours and the baseline take turns for `rounds` rounds, each side for `seconds`, after a warm-up."""
+    """The rounds of a measure: in each, both sides run for `seconds`.
+
+    The sides are ours and the baseline. A warm-up comes before the rounds.
+    """
 
     rounds: int
     seconds: float
 
     def turns(self) -> list[float]:
-        """Seconds of each turn; the first one warms up and is not counted."""
+        """Returns the seconds of each turn; the first turn warms up and is not counted."""
         return [min(WARM_UP_SECONDS, self.seconds), *[self.seconds] * self.rounds]
 
 
@@ -37,9 +40,9 @@ async def metered(
     calls_per_second: float | None = None,
     ours: bool = True,
 ) -> LoadResult:
-    """Runs the load, and notes in `measure` the CPU that each of `pids` used per call, and our side's latency.
+    """Runs the load and adds to `measure` the CPU per call of each of `pids`.
 
-    Without a measure, as in a warm-up, it only runs the load.
+    With `ours` it also adds the latency. Without a measure, as in a warm-up, it only runs the load.
     """
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     result = await load.run(calls, port=port, seconds=seconds, cycle=cycle, calls_per_second=calls_per_second)

@@ -1,4 +1,4 @@
-"""What /proc says of the measured processes."""
+"""The CPU and the sockets of the measured processes, as /proc shows them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ LISTENING: Final = "0A"
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process and all below it have used so far, those that ended and were waited for included."""
+    """Returns the CPU seconds that a process and all its descendants have used so far.
+
+    This includes descendants that have ended and were waited for.
+    """
     stats = dict(_stats())
     below = {pid}
-    # Parents may have higher numbers than their children, so that one pass is not enough.
+    # One pass is not enough, because a parent may have a higher pid than its child.
     while grown := {child for child, stat in stats.items() if int(stat[1]) in below} - below:
         below |= grown
     # proc(5): fields 14 to 17 are utime, stime, cutime and cstime; field 3 is the first of `stat`.
@@ -23,9 +26,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def listeners(port: int) -> int:
-    """How many sockets listen on a port of the machine: with SO_REUSEPORT one for each process of a server."""
+    """Returns how many sockets of the machine listen on a port.
+
+    With SO_REUSEPORT, each process of a server has one.
+    """
     suffix = f":{port:04X}"
-    # gRPC listens on IPv4 addresses by sockets of IPv6.
+    # gRPC uses IPv6 sockets to listen on IPv4 addresses, so both tables are read.
     tables = (Path("/proc/net") / name for name in ("tcp", "tcp6"))
     rows = (line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:])
     return sum(row[1].endswith(suffix) and row[3] == LISTENING for row in rows)
@@ -35,8 +41,8 @@ def _stats() -> Iterable[tuple[int, list[str]]]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                # The name in field 2 may hold blanks and parentheses.
+                # Split after the last ")", because the name in field 2 may have blanks and parentheses.
                 yield int(folder.name), (folder / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                # It ended while we looked.
+                # The process has ended meanwhile.
                 continue

@@ -1,4 +1,4 @@
-"""What was measured, as a table on the terminal and as a section of docs/performance.md."""
+"""The results, as a table on the terminal and as a section of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ DETAILS: Final = ("id", "what else was seen")
 
 @dataclass(slots=True)
 class Measure:
-    """A row of the report: figures of each round, ours beside the baseline of the same round.
+    """A row of the report: the figure and the baseline of each round.
 
-    Where there is no baseline the figures themselves are held against bar and goal.
+    Without a baseline, the figures themselves are compared with bar and goal.
     """
 
     id: str
@@ -40,22 +40,22 @@ class Measure:
     baseline: list[float] = field(default_factory=list)
     details: list[str] = field(default_factory=list)
     cpu_us: dict[str, list[float]] = field(default_factory=dict)
-    """CPU per call, by whose it is."""
+    """CPU per call in µs, by process."""
     latency_ms: dict[str, list[float]] = field(default_factory=dict)
-    """Of our side, by quantile."""
+    """The latency of our side in milliseconds, by quantile."""
 
     @property
     def ratios(self) -> list[float]:
-        """Ours ÷ baseline, pair by pair."""
+        """Ours ÷ baseline, for each round."""
         return [ours / other for ours, other in zip(self.ours, self.baseline, strict=False) if other]
 
     @property
     def judged(self) -> list[float]:
-        """What bar and goal are about."""
+        """The values that are compared with bar and goal."""
         return self.ratios if self.baseline else self.ours
 
     def verdict(self) -> str:
-        """Where the median stands."""
+        """Returns, in words, whether the median reaches the goal or the bar."""
         if not self.judged:
             return "not measured"
         median = statistics.median(self.judged)
@@ -65,12 +65,12 @@ class Measure:
         return "below the bar" if not self.smaller_is_better else "above the bar"
 
     def note(self, detail: str) -> None:
-        """Adds a detail, once."""
+        """Adds a detail, unless it is empty or already there."""
         if detail and detail not in self.details:
             self.details.append(detail)
 
     def remarks(self) -> list[str]:
-        """What the figures alone do not say."""
+        """Returns the details, and the medians of CPU and latency."""
         remarks = list(self.details)
         for what, figures, unit in (("CPU per call", self.cpu_us, "µs"), ("latency of ours", self.latency_ms, "ms")):
             if figures:
@@ -79,7 +79,7 @@ class Measure:
         return remarks
 
     def row(self) -> tuple[str, ...]:
-        """The cells of FIGURES without the date."""
+        """Returns the cells of FIGURES, without the date."""
         unit = "" if self.baseline else f" {self.unit}"
         sign = "≤" if self.smaller_is_better else "≥"
         return (
@@ -94,7 +94,7 @@ class Measure:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, smallest and largest."""
+    """Returns the median, the smallest and the largest value as text."""
     if not values:
         return "none"
     median = statistics.median(values)
@@ -119,7 +119,10 @@ def show(measures: Sequence[Measure], console: Console) -> None:
 
 
 def write(measures: Sequence[Measure], file: Path, command: str) -> None:
-    """Puts the figures between the markers of the document; rows of measures that were left out stay as they are."""
+    """Writes the figures between the markers of the document.
+
+    Rows of measures that were not taken stay as they are. Raises SystemExit if the document lacks the markers.
+    """
     before, found, rest = file.read_text().partition(BEGIN)
     old, closed, after = rest.partition(END)
     if not found or not closed:
@@ -137,7 +140,7 @@ def write(measures: Sequence[Measure], file: Path, command: str) -> None:
 
 
 def _rows(markdown: str, width: int) -> dict[str, tuple[str, ...]]:
-    """Rows of an earlier table with this many columns, by their first cell."""
+    """Returns the rows of an earlier table with this many columns, by their first cell."""
     rows = (tuple(cell.strip() for cell in line.strip("| ").split(" | ")) for line in markdown.splitlines())
     return {row[0]: row for row in rows if len(row) == width and re.fullmatch(r"P\d+.*", row[0])}
 
@@ -149,7 +152,7 @@ def _markdown(head: Sequence[str], rows: dict[str, tuple[str, ...]]) -> str:
 
 
 def machine() -> str:
-    """What everything ran on."""
+    """Describes the machine and the versions of the main software."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cpu = next(
         (

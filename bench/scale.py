@@ -1,4 +1,4 @@
-"""P9: whether holds get slower with the number of flights."""
+"""P9: whether holds are slower in a database with many flights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGE_FLIGHTS: Final = 50_000
 WIDE_FLIGHTS: Final = 9_434
 WIDE: Final = "B789-3C"
 LARGE_SEATS: Final = 10_000_000
-# As many as the small side has seats.
+# The number of seats of the small side.
 HOLDS_PER_TURN: Final = 18_000
 
 Place = tuple[str, str]
@@ -26,7 +26,7 @@ Place = tuple[str, str]
 
 
 async def many_flights(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P9: holds/s where there are 10,000,000 seats against where there are 18,000; two databases, one Postgres."""
+    """P9: holds/s with 10,000,000 seats ÷ with 18,000, in two databases of one Postgres."""
     measure = Measure(
         "P9", f"HoldSeat with {LARGE_SEATS:,} seats ÷ with {HOLDS_PER_TURN:,}", "holds/s", bar=0.8, goal=0.95
     )
@@ -54,7 +54,7 @@ async def many_flights(stack: BenchStack, plan: Plan) -> list[Measure]:
 async def _hold(
     stack: BenchStack, server: SeatServer, measure: Measure | None, places: Sequence[Place], *, seconds: float
 ) -> float:
-    """Holds the places one by one, each for another passenger; returns holds a second."""
+    """Holds each place in a call of its own, for another passenger; returns holds/s."""
     side = "small" if server == stack.seat else "large"
     wanted = [Party(f"P{n:05}", flight_id, (seat_number,)) for n, (flight_id, seat_number) in enumerate(places)]
     calls = holds_by_agent(stack, wanted).write(stack.folder / "holds.calls")
@@ -71,7 +71,7 @@ async def _hold(
 
 
 async def _fill(stack: BenchStack, server: SeatServer, sample: int) -> tuple[int, list[Place]]:
-    """Makes the flights; returns how many seats there are, and some of them, spread over all flights."""
+    """Provisions the flights; returns the number of seats and a random sample of them."""
     narrow, narrow_numbers = await provision(stack, server, flights=LARGE_FLIGHTS - WIDE_FLIGHTS)
     wide, wide_numbers = await provision(stack, server, flights=WIDE_FLIGHTS, layout_id=WIDE)
     narrow_seats = len(narrow) * len(narrow_numbers)

@@ -1,4 +1,7 @@
-"""P11 and P12: how fast journeys are found, with their routes known, unknown, and without Redis."""
+"""P11 and P12: the rate and latency of searches.
+
+They are measured with routes in the cache, with routes to compute, and without Redis.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +27,33 @@ from bench.stack import BenchStack
 from deploy.local.process import LOOPBACK
 
 SEARCH_FLIGHTS: Final = "/skyhigh.flight.v1.FlightService/SearchFlights"
-# Questions whose routes every process soon knows.
+# So few searches that every process soon has their routes in its cache.
 KNOWN: Final = 400
-# More than the service does on two cores; a turn with unknown routes asks nothing twice, and ends early rather.
+# More than the service does on two cores. A turn with unknown routes sends no search twice; it ends early if none is
+# left.
 MOST_SEARCHES_PER_SECOND: Final = 1_500
-# P12 asks how long a search takes, not how many fit: a part of what the service can do.
+# P12 measures latency and not throughput, so this is a part of the rate that the service can serve.
 SEARCHES_PER_SECOND: Final = 150
 ASKED_AT_ONCE: Final = 32
 ROLLED_SECONDS: Final = 120
-# Long enough for a call to each process.
+# Long enough for a call to reach each process.
 TIMETABLE_SECONDS: Final = 0.4
-# Longer than the service leaves a Redis alone that was away.
+# Longer than the pause after which the service tries Redis again.
 REDIS_BACK_SECONDS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The schedule that is searched."""
+    """The part of the schedule that is searched."""
 
     days: Sequence[str]
-    """Days that are rolled whole, tomorrow first."""
+    """Days with all their flights in the schedule, tomorrow first."""
     flight_ids: Sequence[str]
-    """Their flights."""
+    """The flights of these days."""
     airports: Sequence[str]
 
     def questions(self) -> list[pb.SearchFlightsRequest]:
-        """Every question that can be asked about its days, in one random order."""
+        """Returns a search for each pair of airports and each day, in a fixed random order."""
         found = [
             pb.SearchFlightsRequest(source=source, destination=destination, date=day)
             for day in self.days
@@ -63,21 +67,21 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Calls that ask different things, each with an answer."""
+    """Different searches, each of which finds an itinerary, as files of calls."""
 
     known: Path
-    """A few of them, to be asked again and again."""
+    """A few of the searches, to be sent repeatedly."""
     every: Path
-    """All of them, to be asked once."""
+    """All of the searches, to be sent once each."""
     another: Path
-    """One that is none of them."""
+    """A search that is not among them."""
     answer: bytes
-    """One of the answers, of the mean size."""
+    """The response whose size is closest to the mean."""
     remark: str
 
 
 async def schedule(stack: BenchStack) -> Schedule:
-    """Waits until the flight service has rolled its schedule; returns what it has."""
+    """Waits until the flight service has rolled its schedule; returns two days of it."""
     days = [(datetime.now(UTC) + timedelta(days=n)).date().isoformat() for n in (1, 2)]
     await _rolled(stack)
     flights: list[pb.Flight] = []
@@ -98,7 +102,7 @@ async def schedule(stack: BenchStack) -> Schedule:
 async def answers(
     stack: BenchStack, questions: Sequence[pb.SearchFlightsRequest]
 ) -> list[tuple[pb.SearchFlightsRequest, pb.SearchFlightsResponse]]:
-    """Asks some at once; returns the questions that have an answer, with it."""
+    """Sends the searches, some at a time; returns those that find an itinerary, with it."""
     room = asyncio.Semaphore(ASKED_AT_ONCE)
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{stack.local.ports['flight']}") as channel:
         service: FlightServiceStub = FlightServiceStub(channel)
@@ -112,7 +116,10 @@ async def answers(
 
 
 async def searches(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P11: searches against a server that returns as many bytes: routes known, unknown, and unknown without Redis."""
+    """P11: searches per second ÷ a bare echo server that returns as many bytes.
+
+    Three measures: routes in the cache, routes to compute, and routes to compute with Redis killed.
+    """
     measures = {
         "known": Measure("P11", "search, routes known ÷ bare echo of as many bytes", "searches/s", 0.1, 0.3),
         "unknown": Measure("P11 (unknown)", "search, routes unknown ÷ the same echo", "searches/s", 0.05, 0.2),
@@ -141,7 +148,10 @@ async def searches(stack: BenchStack, plan: Plan) -> list[Measure]:
 
 
 async def searches_without_redis(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P12: the longest searches with Redis dead and routes unknown, against those with routes known (FLT-3)."""
+    """P12: search P99 with Redis killed and routes unknown ÷ with routes known (FLT-3).
+
+    Also measures the P95 with Redis up and routes unknown.
+    """
     killed = Measure(
         "P12", "search P99, Redis killed, routes unknown ÷ Redis up, routes known", "ms", 5, 1.5, smaller_is_better=True
     )
@@ -187,7 +197,7 @@ async def _search(
 
 
 async def _questions(stack: BenchStack, wanted: int) -> Questions:
-    """Returns so many questions with answers, or as many as there are."""
+    """Returns `wanted` searches that find an itinerary, or fewer if there are no more."""
     rolled = await schedule(stack)
     unasked = rolled.questions()
     found: list[tuple[pb.SearchFlightsRequest, pb.SearchFlightsResponse]] = []
@@ -219,7 +229,10 @@ def _write(stack: BenchStack, name: str, questions: Sequence[pb.SearchFlightsReq
 
 
 async def _forget_routes(stack: BenchStack, questions: Questions) -> None:
-    """Raises the schedule's revision, as a new flight on every day would, and has the timetable read again."""
+    """Invalidates all cached routes, and makes each process read the timetable again.
+
+    It raises the revision of each day of the schedule, as a new flight would, and sends a search that is not measured.
+    """
     connection = await stack.superuser("skyhigh")
     try:
         await connection.execute("UPDATE flight.schedule_days SET revision = revision + 1")

@@ -1,8 +1,8 @@
-"""P14: the six transactions of the SEATS benchmark with its weights, through our API and as pgbench scripts.
+"""P14: the six transactions of the SEATS benchmark, through our API and by pgbench.
 
-SEATS (Stonebraker's electronic airline ticketing system) is the academic airline benchmark; its six transactions are
-mapped to what our callers do. The baseline has no holds, ledger, repeats or events, and its client is in C; ours is in
-Python and shares the two cores with the servers.
+SEATS (Stonebraker's electronic airline ticketing system) is the academic airline benchmark. Its six transactions, with
+their weights, are mapped to calls of our API. The baseline has no holds, ledger, idempotency keys or events, and its
+client is written in C; ours is in Python and shares the two cores with the servers.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ CLIENTS: Final = 8
 DATABASE: Final = "seats_baseline"
 SCRIPTS: Final = Path(__file__).with_name("seats_mix_baseline")
 RESERVE_SECONDS: Final = 60
-# Customers are on the manifests of so many flights.
+# The customers are on the manifests of so many flights.
 MANIFESTS: Final = 100
 
 
 async def seats_mix(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P14: SEATS transactions a second, ours ÷ pgbench on the same Postgres."""
+    """P14: SEATS transactions per second, ours ÷ pgbench on the same Postgres."""
     measure = Measure("P14", "SEATS mix through our API ÷ six pgbench scripts", "transactions/s", bar=0.1, goal=0.5)
     await stack.seat.empty()
     await _prepare_baseline(stack)
@@ -108,7 +108,7 @@ class Reservation:
 
 @dataclass(slots=True)
 class Airline:
-    """Our side: the services, and what its callers know of their reservations."""
+    """Our side: the services, and the reservations that the callers have made."""
 
     metadata: tuple[tuple[str, str], ...]
     seats: Any
@@ -125,7 +125,7 @@ class Airline:
 
     @classmethod
     async def open(cls, stack: BenchStack, opened: AsyncExitStack) -> Airline:
-        """Makes the flights, and a manifest whose customers will change."""
+        """Provisions the flights and connects to the services."""
         rolled = await schedule(stack)
         flight_ids, seat_numbers = await provision(stack, stack.seat, flights=FLIGHTS)
         channels = {
@@ -143,13 +143,16 @@ class Airline:
         )
 
     async def reserve_some(self) -> None:
-        """Makes the reservations that both sides begin with."""
+        """Makes RESERVATIONS reservations; the baseline also starts with so many."""
         async with asyncio.timeout(RESERVE_SECONDS):
             while len(self.reservations) < RESERVATIONS:
                 await asyncio.gather(*(self.new_reservation() for _ in range(AT_ONCE)))
 
     async def run(self, seconds: float) -> tuple[int, float]:
-        """Returns how many transactions so many callers made, in how long; a refused one counts, as in the baseline."""
+        """Runs AT_ONCE callers; returns the number of transactions and the elapsed seconds.
+
+        A transaction that gets a refusal counts too, as in the baseline.
+        """
         began = time.monotonic()
         names, weights = list(WEIGHTS), list(WEIGHTS.values())
         done = 0
@@ -167,30 +170,33 @@ class Airline:
         return done, time.monotonic() - began
 
     def seen(self) -> str:
-        """What was done, in words."""
+        """Describes the transactions: their number, their shares and the refused ones."""
         total = self.made.total()
         shares = ", ".join(f"{name} {self.made[name] * 100 / total:.0f} %" for name in WEIGHTS)
         refused = sum(self.refused.values()) * 100 / total
         return f"{total:,} transactions: {shares}; {refused:.1f} % found their seat or reservation gone"
 
     async def find_flights(self) -> bool:
-        """A search between two airports on a day."""
+        """Searches flights between two airports on a day."""
         await self.flights.SearchFlights(self.dice.choice(self.questions), timeout=10)
         return True
 
     async def find_open_seats(self) -> bool:
-        """A whole map."""
+        """Reads a whole seat map."""
         request = seat.GetSeatMapRequest(flight_id=self.dice.choice(self.flight_ids))
         await self.seats.GetSeatMap(request, metadata=self.metadata, timeout=10)
         return True
 
     async def new_reservation(self) -> bool:
-        """Hold and confirm."""
+        """Holds and confirms a seat for a new passenger; returns False if the seat is taken."""
         passenger_id = f"S{next(self.passengers)}"
         return await self._reserve(self.dice.choice(self.flight_ids), passenger_id)
 
     async def update_reservation(self) -> bool:
-        """Another seat for a passenger: hold and confirm, which frees the former one."""
+        """Holds and confirms another seat for a passenger, which releases the former seat.
+
+        Returns False if there is no reservation or the new seat is taken.
+        """
         if (reservation := self._taken()) is None:
             return False
         if await self._reserve(reservation.flight_id, reservation.passenger_id):
@@ -199,7 +205,7 @@ class Airline:
         return False
 
     async def delete_reservation(self) -> bool:
-        """Cancel."""
+        """Cancels a reservation; returns False if there is none."""
         if (reservation := self._taken()) is None:
             return False
         request = seat.CancelHoldRequest(hold_id=reservation.hold_id, request_id=str(uuid.uuid4()))
@@ -207,13 +213,13 @@ class Airline:
         return True
 
     async def update_customer(self) -> bool:
-        """A new address for a passenger of a manifest."""
+        """Imports a new e-mail address for a passenger of a manifest."""
         number = self.dice.randrange(CUSTOMERS)
         await self._import(number % MANIFESTS, [number])
         return True
 
     async def import_customers(self) -> None:
-        """Writes the manifests that all customers are on."""
+        """Imports the manifests with all customers."""
         for manifest in range(MANIFESTS):
             await self._import(manifest, range(manifest, CUSTOMERS, MANIFESTS))
 
@@ -255,7 +261,7 @@ class Airline:
         return True
 
     def _taken(self) -> Reservation | None:
-        """A reservation that nobody else works on meanwhile."""
+        """Removes and returns a random reservation, so that no other caller uses it."""
         if not self.reservations:
             return None
         index = self.dice.randrange(len(self.reservations))
@@ -285,7 +291,7 @@ def _without_comments(name: str) -> str:
 
 
 async def _baseline(stack: BenchStack, seconds: float) -> float:
-    """Runs the six scripts with their weights. Raises RuntimeError where pgbench fails."""
+    """Runs the six scripts with their weights. Raises RuntimeError if pgbench fails."""
     process = await asyncio.create_subprocess_exec(
         program(),
         *f"--no-vacuum --protocol=prepared --client={CLIENTS} --jobs=2 --time={max(1, round(seconds))}".split(),

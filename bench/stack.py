@@ -1,4 +1,4 @@
-"""The measured stack: private servers, the seat service and the gateway, and the baseline server beside them."""
+"""The measured stack: private servers, services, gateway, and the baseline server."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
 
 PROCESSES: Final = 2
-# Days of the schedule that are there to be searched and booked.
+# The number of days for which the flight service has a schedule.
 HORIZON_DAYS: Final = 4
-# Longer than any run, so that no hold of one measure lapses into the next; P6 sets its own ends.
+# Longer than any run, so that no hold of one measure lapses during another. P6 sets its own `expire_time`.
 HOLD_TTL_SECONDS: Final = 6 * 3600
 START_SECONDS: Final = 60
 FOLLOW_SECONDS: Final = 2
@@ -41,7 +41,7 @@ HOLD_TABLES: Final = ("holds", "hold_seats", "seat_events", "outbox", "inbox", "
 
 @dataclass(frozen=True, slots=True)
 class SeatServer:
-    """A running seat service: where it listens, its database, and the process to charge its CPU to."""
+    """A running seat service: its port, its database, and the pid for its CPU."""
 
     port: int
     database_url: str
@@ -49,7 +49,7 @@ class SeatServer:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection as the service's own role: for setting up, never while something is measured."""
+        """Opens a connection with the service's own role, for use outside of measurements."""
         connection = await asyncpg.connect(self.database_url, command_timeout=900)
         try:
             yield connection
@@ -57,11 +57,11 @@ class SeatServer:
             await connection.close()
 
     async def empty(self) -> None:
-        """Forgets all flights and what became of them."""
+        """Deletes all flights, holds and events."""
         await self._truncate(*FLIGHT_TABLES, *HOLD_TABLES)
 
     async def forget_flights(self) -> None:
-        """Forgets all flights and their seats, but not the holds: those tables keep their size."""
+        """Deletes all flights and their seats, but keeps the tables of holds at their size."""
         await self._truncate(*FLIGHT_TABLES)
 
     async def _truncate(self, *tables: str) -> None:
@@ -71,7 +71,7 @@ class SeatServer:
 
 @dataclass(frozen=True, slots=True)
 class BenchStack:
-    """What a measure needs. Everything is on loopback and in `folder`, and ends with the run."""
+    """The stack for the measures: on loopback, with its data in `folder`, for one run."""
 
     folder: Path
     local: Stack
@@ -86,21 +86,21 @@ class BenchStack:
 
     @property
     def gateway_port(self) -> int:
-        """Where JSON callers come in."""
+        """The port of the gateway."""
         return self.local.ports["gateway"]
 
     def pid(self, name: str) -> int:
-        """The pid of a process of the stack."""
+        """Returns the pid of a process of the stack."""
         pid = next(status.pid for status in self.supervisor.statuses if status.name == name)
         assert pid is not None, f"{name} does not run"
         return pid
 
     def cpu(self, name: str) -> float:
-        """CPU seconds that a process of the stack has used so far, with everything below it."""
+        """Returns the CPU seconds that a process of the stack and its descendants have used."""
         return cpu_seconds(self.pid(name))
 
     async def superuser(self, database: str) -> asyncpg.Connection:
-        """A connection that may do everything, to a database of the private Postgres."""
+        """Opens a superuser connection to a database of the private Postgres."""
         return await asyncpg.connect(
             host=LOOPBACK,
             port=self.local.ports["postgres"],
@@ -112,12 +112,12 @@ class BenchStack:
 
     @property
     def superuser_password(self) -> str:
-        """Of the private Postgres."""
+        """The superuser's password of the private Postgres."""
         return self.local.secrets["postgres/postgres"]
 
     @asynccontextmanager
     async def second_seat_server(self, database: str) -> AsyncIterator[SeatServer]:
-        """Another seat service on a new database of the same Postgres, for as long as the block runs."""
+        """Runs another seat service during the block, on a new database of this Postgres."""
         connection = await self.superuser("postgres")
         try:
             await connection.execute(f"CREATE DATABASE {database}")
@@ -129,7 +129,7 @@ class BenchStack:
         finally:
             await connection.close()
         first = next(process for process in self.local.processes() if process.name == "seat")
-        # Its workers count on from the worker and metrics ports, so that those are left out.
+        # No worker and metrics ports (0), because each of its processes would need further ports.
         port = free_ports(1)[0]
         database_url = urlsplit(self.seat.database_url)._replace(path=f"/{database}").geturl()
         environment = {
@@ -150,7 +150,7 @@ class BenchStack:
             yield SeatServer(port, database_url, pid)
 
     async def raise_address_limits(self) -> None:
-        """Lets one address call as often as it likes: the load comes from one, and stands for many."""
+        """Raises the limits per address: the load of many callers comes from one address."""
         connection = await asyncpg.connect(self.local.servers.database_url("gateway"))
         try:
             await connection.execute(
@@ -158,12 +158,12 @@ class BenchStack:
             )
         finally:
             await connection.close()
-        # Every gateway follows within the service's polls.
+        # Each process polls for changed limits, so the change takes effect within this time.
         await asyncio.sleep(FOLLOW_SECONDS)
 
     @asynccontextmanager
     async def gateway_without_limits(self) -> AsyncIterator[Envoy]:
-        """Another Envoy in front of the same services, which refuses nobody, for as long as the block runs."""
+        """Runs another Envoy, without rate limits, for the seat service during the block."""
         port, admin_port = free_ports(2)
         settings = GatewaySettings(
             gateway_port=port,
@@ -175,7 +175,8 @@ class BenchStack:
             rate_limits=RateLimits.OFF,
         )
         process = envoy(write(settings, self.folder / "gateway-without-limits"), port=port)
-        # The other services are at ports that it does not know, and nobody asks it for them.
+        # It does not know the ports of the other services, and the measure does not call them. So the probe only checks
+        # that it listens.
         process = dataclasses.replace(process, name="gateway-without-limits", ready=_listens(port))
         async with Supervisor([process], logs=self.folder / "logs", restart=False) as supervisor:
             pid = supervisor.statuses[0].pid
@@ -186,7 +187,7 @@ class BenchStack:
     async def echo_server(
         self, *, hold: bytes = b"", seat_map: bytes = b"", search: bytes = b""
     ) -> AsyncIterator[EchoServer]:
-        """The baseline, answering with these bytes, for as long as the block runs."""
+        """Runs the baseline server, which responds with these bytes, during the block."""
         port = free_ports(1)[0]
         answers = {"hold": hold, "seat_map": seat_map, "search": search}
         for name, answer in answers.items():
@@ -211,7 +212,7 @@ class Envoy:
 
 @dataclass(frozen=True, slots=True)
 class EchoServer:
-    """The running baseline."""
+    """The running baseline server."""
 
     port: int
     pid: int
@@ -219,9 +220,10 @@ class EchoServer:
 
 @asynccontextmanager
 async def running(needed: Collection[str]) -> AsyncIterator[BenchStack]:
-    """Starts the servers, the seat service and what else is needed in a new folder; forgets everything at the end.
+    """Starts the servers, the seat service and the `needed` processes in a new folder.
 
-    What nothing is measured with is left out, because it takes its share of two cores.
+    Stops them and removes the folder at the end. Other processes are left out, because they would take CPU of the two
+    cores. Raises SystemExit if a process does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="skyhigh-bench-"))
     signer = Signer()
@@ -246,7 +248,7 @@ async def running(needed: Collection[str]) -> AsyncIterator[BenchStack]:
                 finally:
                     await supervisor.stop()
         except StartError as error:
-            # The log is about to be forgotten.
+            # The message includes the end of the log, because the folder with the log is removed below.
             raise SystemExit(f"bench: {error}\n{_end_of_log(error)}") from error
         finally:
             local.servers.remove()
@@ -284,13 +286,16 @@ def _settings_of(service: str) -> dict[str, str]:
 
 
 def _end_of_log(error: StartError, lines: int = 20) -> str:
-    """What the log says that the error's message ends with."""
+    """Returns the last lines of the log whose path ends the error's message."""
     log = Path(str(error).rpartition(" ")[2])
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def _all_listen(port: int) -> Callable[[], Awaitable[bool]]:
-    """Ready when every process of a server listens: before that the first one would get all connections."""
+    """Returns a probe that is ready when every process of a server listens on the port.
+
+    Before that, the first process would get all connections.
+    """
 
     async def probe() -> bool:
         return listeners(port) >= PROCESSES

@@ -1,4 +1,4 @@
-"""Tokens of many callers, signed with a key that only the measured stack trusts."""
+"""Tokens for many callers, signed with a key that only the measured stack trusts."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ LIFE_SECONDS: Final = 6 * 3600
 
 
 class Signer:
-    """A token issuer of its own."""
+    """Signs tokens with a new key of its own."""
 
     def __init__(self) -> None:
         self._key = ECKey.generate_key("P-256", {"use": "sig", "alg": ALGORITHM}, auto_kid=True)
 
     def write_jwks(self, file: Path, *, others: Path) -> None:
-        """Writes the public key in the form that services read, with those of another such file."""
+        """Writes a JWKS of the public key and of the keys of the JWKS `others`."""
         keys = json.loads(others.read_text())["keys"]
         file.write_text(json.dumps({"keys": [self._key.as_dict(private=False), *keys]}))
 
     def agent(self, name: str) -> str:
-        """A token of an agent."""
+        """Returns a token for an agent."""
         return self._sign(name, role="agent")
 
     def customer(self, name: str) -> str:
-        """A token of somebody who books."""
+        """Returns a token for a booking customer."""
         return self._sign(name, role="customer")
 
     def service(self, name: str) -> str:
-        """A token of a service."""
+        """Returns a token for a service."""
         return self._sign(name, role="service")
 
     def passengers(self, pnr: str, passenger_ids: Sequence[str], flight_id: str) -> str:
-        """A token of a check-in session: a PNR's passengers on one flight."""
+        """Returns a token for a check-in session of a PNR's passengers on one flight."""
         named = [
             {"id": passenger, "flight": flight_id, "cabin": "ECONOMY", "type": "ADULT"} for passenger in passenger_ids
         ]

@@ -1,4 +1,7 @@
-"""P5: how long a freed seat takes to its new owner, beside a bare event on the same broker."""
+"""P5: the time from a seat's release to its assignment, beside a bare event.
+
+The bare event goes through the same broker.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ QUANTILES: Final = {"p50": 50, "p95": 95, "p99": 99}
 PATIENCE_SECONDS: Final = 30
 QUEUE: Final = "bench.p5"
 
-# Every seat is somebody's, in a confirmed hold of its own, as 100 calls of HoldSeat and ConfirmHold would have left it.
+# Confirms the seats, each in a hold of its own, and writes the rows that calls of HoldSeat and ConfirmHold would write.
 CONFIRM_ALL: Final = """
 WITH taken AS (
     UPDATE seat.seats SET state = 'CONFIRMED', hold_id = gen_random_uuid(), version = version + 2, update_time = now()
@@ -52,7 +55,7 @@ WITH taken AS (
 )
 SELECT hold_id FROM taken
 """
-# As many wait as there are seats, for any of them, as so many calls of JoinWaitlist would have left it.
+# Adds as many waiting entries as seats, each for any seat, and writes the rows that calls of JoinWaitlist would write.
 JOIN_ALL: Final = """
 WITH opened AS (
     INSERT INTO waitlist.flights (flight_id, last_number, open, revision, told_revision)
@@ -88,7 +91,7 @@ WITH opened AS (
 )
 UPDATE seat.flights SET waitlist_open = true, waitlist_revision = 1, offer_window = '1 minute' WHERE flight_id = ANY($1)
 """
-# Both times are of one clock, the database's: from the transaction that freed the seat to the one that assigned it.
+# The time from the transaction that released the seat to the one that assigned it, both by the database's clock.
 LAGS: Final = """
 SELECT extract(epoch FROM entries.end_time - freed.event_time)::float8 * 1000 AS milliseconds
 FROM waitlist.entries
@@ -103,7 +106,7 @@ WHERE entries.flight_id = ANY($1) AND entries.state = 'ASSIGNED'
 
 
 async def release_to_assigned(stack: BenchStack, plan: Plan) -> list[Measure]:
-    """P5: from a seat's release to its assignment, p99, at 200 and at 50 releases a second."""
+    """P5: the p99 from a seat's release to its assignment, at 200 and at 50 releases/s."""
     measures = []
     for rate, name in ((200, "P5"), (50, "P5 (50/s)")):
         measure = Measure(
@@ -162,7 +165,10 @@ async def _all_assigned(connection: asyncpg.Connection, flights: Sequence[str], 
 
 
 async def _bare_events(stack: BenchStack, *, rate: int, seconds: float) -> list[float]:
-    """What the broker alone takes: a persistent message to a quorum queue, confirmed, consumed and acknowledged."""
+    """Returns the lags of bare events in milliseconds, which the broker alone causes.
+
+    Each is a persistent message to a quorum queue, published with confirm, consumed and acknowledged.
+    """
     total = int(rate * seconds)
     lags: list[float] = []
     done = asyncio.Event()
@@ -194,7 +200,10 @@ async def _bare_events(stack: BenchStack, *, rate: int, seconds: float) -> list[
 
 
 async def _paced(calls: Iterable[Awaitable[None]], *, rate: int) -> None:
-    """Begins so many calls a second, whatever becomes of the earlier ones; raises the first failure."""
+    """Starts `rate` calls per second, without a wait for earlier ones.
+
+    Raises the first error of a call at the end.
+    """
     began = time.monotonic()
     running = []
     for n, call in zip(itertools.count(), calls, strict=False):

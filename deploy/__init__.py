@@ -1,1 +1,1 @@
-"""What runs SkyHigh: the local stack here; containers and Kubernetes beside it."""
+"""Deployment of SkyHigh: the local stack, and mocks of the external systems."""

@@ -45,7 +45,7 @@ for module in (
 
 
 def print_version(asked: bool) -> None:
-    """Prints the version of the installed package and ends the command, if `--version` was given."""
+    """Prints the version and ends the command if `--version` was given."""
     if asked:
         print(f"skyhigh {metadata.version('skyhigh')}")
         raise typer.Exit
@@ -61,12 +61,12 @@ def options(
 
 
 def main() -> None:
-    """The entry of the installed command."""
+    """Runs the installed command `skyhigh`. An OSError ends it with one line of text."""
     clean()
     try:
         app()
     except OSError as error:
-        # Such as another user's home, or a full disk: no defect of ours, and a traceback would not help.
+        # The machine is the cause, for example a home of another user or a full disk: a traceback would not help.
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"skyhigh: {place}{error.strerror or error}")
 

@@ -1,4 +1,4 @@
-"""`skyhigh abuse`: who was found abusing the gateway, who is kept out, and how to let somebody in again."""
+"""`skyhigh abuse`: prints the gateway's incidents and blocks, and lifts a block."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ abuse = typer.Typer(help="Abuse of the gateway: what was found, and who is kept 
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(abuse, name="abuse")
 
 
@@ -69,7 +69,7 @@ def lift(
 
 
 async def ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]]) -> None:
-    """Asks the gateway service as operations. A refusal ends the command."""
+    """Calls the gateway service with an operations token. An error response ends the command."""
     import grpc
     from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
@@ -82,7 +82,7 @@ async def ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]])
 
 
 async def _pages(call: Any, request: Any, metadata: Metadata, limit: int) -> AsyncIterator[Any]:
-    """What a list RPC answers, page after page, up to so many rows."""
+    """Yields the pages of a list RPC, with at most `limit` rows in total."""
     while limit > 0:
         request.page_size = min(PAGE_SIZE, limit)
         page = await call(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
@@ -148,7 +148,7 @@ async def _lift(stub: GatewayAdminStub, metadata: Metadata, block_id: UUID, reas
 
 
 def seen(evidence: Sequence[str]) -> str:
-    """What an incident is about, in one line: what was observed last, and how many others there are."""
+    """Returns the last item of an incident's evidence and the number of other items."""
     if not evidence:
         return ""
     others = len(set(evidence)) - 1
@@ -156,12 +156,12 @@ def seen(evidence: Sequence[str]) -> str:
 
 
 def time(moment: Timestamp) -> str:
-    """A moment in UTC; nothing where it is unset."""
+    """Formats a time in UTC; returns an empty string if it is unset."""
     return f"{moment.ToDatetime(UTC):%Y-%m-%dT%H:%M:%SZ}" if moment.ByteSize() else ""
 
 
 def table(*columns: str) -> Table:
-    """A table with these columns; numbers stand on the right."""
+    """Returns an empty table with these columns; columns of numbers are right-aligned."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold")
@@ -171,18 +171,18 @@ def table(*columns: str) -> Table:
 
 
 def add_row(rows: Table, *cells: str) -> None:
-    """Adds a row. Sources and paths are what callers sent: no part of them is markup."""
+    """Adds a row of plain text: callers choose sources and paths, maybe with markup."""
     from rich.text import Text
 
     rows.add_row(*(Text(cell or "-") for cell in cells))
 
 
 def show(rows: Table, *, nothing: str) -> None:
-    """Prints a table, or `nothing` where it is empty."""
+    """Prints a table, or the text `nothing` if it has no rows."""
     from rich.console import Console
 
     if not rows.row_count:
         print(nothing)
         return
-    # A list is for reading and for grep: one line each, however narrow the terminal.
+    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
     Console(highlight=False, width=max(Console().width, 260)).print(rows)

@@ -1,6 +1,6 @@
-"""The demo airline: its timetable, and who flies.
+"""The demo airline: its timetable and its passengers.
 
-Everything follows from the flight: whoever generates a flight again gets the same passengers, on any machine and day.
+A flight determines its passengers: each call generates the same passengers for it, on any machine and any day.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Thing = TypeVar("Thing")
 
 DAYS: Final = 5
 _TIMES: Final = CheckInTimes()
-# A flight that leaves sooner is not added to the schedule any more.
+# A flight that departs sooner than this is not added to the schedule.
 ADDED_BEFORE: Final = timedelta(minutes=1)
-# The passengers of these flights have no seats before they check in, so that their seats look free to a booking. A fare
-# that nobody wants to pay keeps them for those who have paid another one.
+# The demo passengers have no seats before they check in, so the seats look available to a booking. This high fare keeps
+# customers from booking them, so that enough seats remain for the demo passengers.
 FARE_USD: Final = 5000
 
 STANDARD: Final = "STANDARD"
-# Fares and how often each is bought.
+# The fares of each cabin, with the weight of each fare in the random choice.
 FARES: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
     {
         "BUSINESS": {"BUSINESS": 1},
@@ -43,10 +43,10 @@ FARES: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
         "ECONOMY": {"BASIC": 2, STANDARD: 6, "FLEX": 2},
     }
 )
-# Special services and how many of a thousand adults need each: wheelchair on the ramp, on the stairs, in the cabin;
-# sight; hearing; meet and assist.
+# Codes of special services and how many of 1000 adults need each: wheelchair on the ramp, on the stairs, in the cabin;
+# blind; deaf; meet and assist.
 ASSISTANCE: Final = {"": 955, "WCHR": 20, "WCHS": 8, "WCHC": 3, "BLND": 5, "DEAF": 4, "MAAS": 5}
-# Adults, children and infants on the lap, and how many of a hundred bookings in economy are so.
+# Adults, children and lap infants of a booking, and how many of 100 bookings in economy have that composition.
 PARTIES: Final = {
     (1, 0, 0): 60,
     (2, 0, 0): 18,
@@ -59,41 +59,42 @@ PARTIES: Final = {
     (2, 2, 2): 1,
     (1, 1, 0): 2,
     (1, 0, 1): 2,
-    # A child alone.
+    # An unaccompanied child.
     (0, 1, 0): 1,
 }
 GROWN_UP_PARTIES: Final = {(1, 0, 0): 70, (2, 0, 0): 30}
-# As a record locator: first a letter; no 0, 1, I, L and O.
+# A record locator begins with a letter and has no 0, 1, I, L or O.
 LOCATOR_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
 LOCATOR_CHARACTERS: Final = "23456789" + LOCATOR_LETTERS
 LOCATORS: Final = len(LOCATOR_LETTERS) * len(LOCATOR_CHARACTERS) ** 5
-# A prime, which therefore shares no factor with their number: it scatters them, and no two become one.
+# A prime that is no factor of LOCATORS: a multiplication by it, modulo LOCATORS, makes consecutive numbers look random
+# and never maps two of them to one locator.
 SCATTER: Final = 414_507_281
 PARTIES_PER_FLIGHT: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A line of the timetable. It flies every day."""
+    """A line of the timetable: a flight that departs every day."""
 
     flight_number: str
     aircraft_type: str
     origin: str
     destination: str
     departs: time
-    """UTC; at the origin it is the same date."""
+    """In UTC. The local date at the origin is the same date."""
     block_time: timedelta
     gate: str
     onward: str
-    """The flight number of the next flight that some of its passengers take from there."""
+    """The flight number to which some of its passengers connect; empty if none do."""
 
     @property
     def aircraft(self) -> AircraftType:
-        """What it is flown with."""
+        """Its aircraft type."""
         return AIRCRAFT[self.aircraft_type]
 
 
-# A departure every four hours: with a check-in of 23 hours, five or six are always open.
+# One flight departs every four hours. Check-in is open for 23 hours, so it is always open for five or six flights.
 TIMETABLE: Final = {
     service.flight_number: service
     for service in (
@@ -117,22 +118,22 @@ class Flight:
 
     @property
     def flight_id(self) -> str:
-        """Such as `SH101-2026-12-01`."""
+        """For example `SH101-2026-12-01`."""
         return f"{self.service.flight_number}-{self.day}"
 
     @property
     def departure_time(self) -> datetime:
-        """Scheduled."""
+        """The scheduled departure, in UTC."""
         return datetime.combine(self.day, self.service.departs, UTC)
 
     @property
     def arrival_time(self) -> datetime:
-        """Scheduled."""
+        """The scheduled arrival, in UTC."""
         return self.departure_time + self.service.block_time
 
     @property
     def onward(self) -> Flight | None:
-        """The next flight of its connecting passengers: the first that leaves after it has arrived."""
+        """The flight of its connecting passengers: the first that departs after arrival."""
         service = TIMETABLE.get(self.service.onward)
         if service is None:
             return None
@@ -142,7 +143,7 @@ class Flight:
         return Flight(service, same_day.day + timedelta(days=1))
 
     def check_in_is_open(self, now: datetime, *, for_another: timedelta = timedelta(0)) -> bool:
-        """True where it opened before now and closes later than that long from now."""
+        """Returns True if check-in is open now and stays open longer than `for_another`."""
         opens = self.departure_time - _TIMES.opens_before
         closes = self.departure_time - _TIMES.closes_before
         return opens <= now and now + for_another < closes
@@ -150,24 +151,24 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """A booking: the passengers of a record locator, on one flight or on a connection."""
+    """The passengers of one record locator, on one flight or on two that connect."""
 
     passengers: Sequence[pb.ManifestPassenger]
     connects: bool
 
 
 def flights(first_day: date, days: int = DAYS) -> list[Flight]:
-    """Returns all flights from this UTC date on."""
+    """Returns the flights of `days` UTC dates from `first_day` on."""
     return [Flight(service, first_day + timedelta(days=day)) for day in range(days) for service in TIMETABLE.values()]
 
 
 def flights_to_come(now: datetime) -> list[Flight]:
-    """Returns the flights of the next days that have not left."""
+    """Returns the flights of the next DAYS days that do not depart within ADDED_BEFORE."""
     return [flight for flight in flights(now.date()) if flight.departure_time > now + ADDED_BEFORE]
 
 
 def schedule(flight: Flight) -> flight_pb.CreateFlightRequest:
-    """Returns the flight's facts and fare."""
+    """Returns the request that adds the flight, with its fare, to the schedule."""
     service = flight.service
     return flight_pb.CreateFlightRequest(
         flight_id=flight.flight_id,
@@ -183,7 +184,7 @@ def schedule(flight: Flight) -> flight_pb.CreateFlightRequest:
 
 
 def manifest(flight: Flight) -> pb.ImportManifestRequest:
-    """Returns the flight's facts and passengers."""
+    """Returns the request that imports the flight's facts and passengers."""
     service = flight.service
     return pb.ImportManifestRequest(
         flight_id=flight.flight_id,
@@ -200,12 +201,15 @@ def manifest(flight: Flight) -> pb.ImportManifestRequest:
 
 
 def parties(flight: Flight) -> list[Party]:
-    """Returns who flies: those who begin their trip here, and those who come from other flights."""
+    """Returns the parties that begin their trip here, then those that connect to it."""
     return [*_beginning(flight), *_connecting(flight)]
 
 
 def alone(flight: Flight) -> list[pb.ManifestPassenger]:
-    """Returns the adults in economy who fly by themselves, on this flight only, on the STANDARD fare, without needs."""
+    """Returns the adults who travel alone in economy, on this flight only.
+
+    They have the STANDARD fare and need no special service.
+    """
     return [
         passenger
         for party in parties(flight)
@@ -221,8 +225,9 @@ def alone(flight: Flight) -> list[pb.ManifestPassenger]:
 
 @lru_cache(maxsize=len(TIMETABLE) * (DAYS + 2))
 def _beginning(flight: Flight) -> tuple[Party, ...]:
-    """The parties that begin their trip here: they take 55 to 63 % of each cabin's seats."""
-    # Not for secrets: whoever asks again must get the same people. A string is hashed alike by every interpreter.
+    """Draws the parties that begin their trip here: they fill 55 to 63 % of each cabin."""
+    # The flight id is the seed, so that each call draws the same people: `random` hashes a string alike in every
+    # interpreter. No secret depends on it.
     dice = random.Random(flight.flight_id)  # noqa: S311
     found: list[Party] = []
     for cabin, capacity in flight.service.aircraft.cabins.items():
@@ -239,11 +244,14 @@ def _beginning(flight: Flight) -> tuple[Party, ...]:
 
 
 def _connecting(flight: Flight) -> Iterator[Party]:
-    """The parties that come from another flight; in economy, which every aircraft has."""
+    """Yields the parties that connect from another flight.
+
+    They are in economy, which every aircraft has.
+    """
     for service in TIMETABLE.values():
         if service.onward != flight.service.flight_number:
             continue
-        # A flight arrives on its day or on the next, and the next one leaves within a day.
+        # The first flight arrives on its departure date or the next, and the second departs within a day of that.
         for days in range(3):
             feeder = Flight(service, flight.day - timedelta(days=days))
             if feeder.onward == flight:
@@ -262,7 +270,7 @@ def _party(dice: random.Random, pnr: str, cabin: str, shape: tuple[int, int, int
             passenger_id=f"{pnr}-{number}",
             pnr=pnr,
             given_name=given_name,
-            # Friends who fly together have names of their own.
+            # More than two adults are friends, each with a last name of their own. Other parties are families.
             last_name=dice.choice(names["last"]) if adults > 2 else last_name,
             type=kind,
             cabin=pb.Cabin.Value(cabin),
@@ -282,7 +290,7 @@ def _party(dice: random.Random, pnr: str, cabin: str, shape: tuple[int, int, int
 
 @cache
 def _names() -> list[dict[str, list[str]]]:
-    """Given names and last names that go together."""
+    """Reads groups of given names and last names that go together."""
     found: list[dict[str, list[str]]] = json.loads(
         files("operations").joinpath("passenger_names.json").read_text(encoding="utf-8")
     )
@@ -305,7 +313,7 @@ def _drawn(dice: random.Random, weights: Mapping[Thing, int]) -> Thing:
 
 
 def _locator(flight: Flight, number: int) -> str:
-    """A record locator of its own for each party of each flight: random to look at, and no two alike."""
+    """Returns a record locator that looks random and that no other party has."""
     place = list(TIMETABLE).index(flight.service.flight_number)
     serial = (flight.day.toordinal() * len(TIMETABLE) + place) * PARTIES_PER_FLIGHT + number
     scattered = serial * SCATTER % LOCATORS

@@ -1,4 +1,4 @@
-"""`skyhigh bookings`: what became of an order."""
+"""`skyhigh bookings`: prints a booking with its seats, payment and history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ bookings = typer.Typer(help="Bookings: their seats, their payment and their hist
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(bookings, name="bookings")
 
 
@@ -128,7 +128,7 @@ def _print(booking: pb.Booking) -> None:
 
 
 def _clock(moment: Timestamp, airport: str) -> str:
-    """A moment as a clock at the airport shows it."""
+    """Formats a time in the time zone of the airport."""
     from services import airports
 
     return airports.local_time(moment.ToDatetime(UTC), airports.zone(airport))
@@ -144,10 +144,10 @@ def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    # For reading and for grep: one line each, however narrow the terminal.
+    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
     Console(highlight=False, markup=False, width=max(Console().width, 220)).print(table)
 
 
 def _time(moment: Timestamp) -> str:
-    """UTC to the second; nothing where there is none."""
+    """Formats a time in UTC, to the second; returns an empty string if it is unset."""
     return f"{moment.ToDatetime(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment.seconds else ""

@@ -1,4 +1,7 @@
-"""How the commands reach the services and the gateway: by TLS where the stack has certificates, plainly otherwise."""
+"""Connections of the commands to the services and the gateway.
+
+They use TLS if the stack has certificates.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def channel_to(service: str) -> grpc.aio.Channel:
-    """Opens a channel to a service by its name, such as `seat`. Ends the command where it is not known."""
+    """Opens a channel to a service by its name, such as `seat`.
+
+    Ends the command if the address is unknown or malformed, or if the certificates are missing or unreadable.
+    """
     import grpc
 
     from deploy.local.stack import CERTIFICATE_NAMES
@@ -22,7 +28,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
     from services.endpoints import grpc_target
     from services.identity import Identity
 
-    # A proxy of the machine is for the web, and services are not there.
+    # gRPC would otherwise use the machine's HTTP proxy, which cannot reach the services.
     direct = ("grpc.enable_http_proxy", 0)
     variable, known = f"SKYHIGH_{service.upper()}_ADDRESS", environment()
     try:
@@ -42,7 +48,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
 
 
 def context_for(url: str) -> ssl.SSLContext | None:
-    """What HTTPS to this URL is spoken with; None for plain HTTP."""
+    """Returns the TLS context for this URL; None if it is not https."""
     return _believing(environment().get("SKYHIGH_CA")) if url.startswith("https:") else None
 
 

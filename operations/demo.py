@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
-# Enough to keep a service busy, few enough that nobody else notices.
+# Enough to keep a service busy, and few enough that other callers do not wait longer.
 CALLS_AT_ONCE: Final = 8
 CALL_TIMEOUT_SECONDS: Final = 10
-# For how long a part that does not answer is called again, and how often.
+# For how long calls to an unavailable service are retried, and the pause between two tries.
 PATIENCE_SECONDS: Final = 60
 RETRY_SECONDS: Final = 0.2
-# Whoever is given a passenger has this long to check in.
+# The caller has at least this long to check in the passenger that the command returns.
 OPEN_FOR_ANOTHER: Final = timedelta(minutes=30)
 
 demo = typer.Typer(help="The demo airline.", no_args_is_help=True)
@@ -37,7 +37,7 @@ demo = typer.Typer(help="The demo airline.", no_args_is_help=True)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A passenger of a flight who can check in now."""
+    """A passenger of a flight, with the data for login and check-in."""
 
     pnr: str
     last_name: str
@@ -47,7 +47,7 @@ class Candidate:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(demo, name="demo")
 
 
@@ -87,9 +87,9 @@ def pnr(
 
 
 async def candidates(number: int, *, flight_id: str | None = None) -> list[Candidate]:
-    """Returns so many people of one flight who can check in now, others each time.
+    """Returns `number` passengers of one flight who can check in now, chosen at random.
 
-    The flight is this one, or any. Ends the command where none has as many.
+    The flight is `flight_id`, or any flight if that is None. Ends the command if no flight has enough such passengers.
     """
     for one in _open_flights(flight_id):
         found = await _eligible(number, [one])
@@ -102,7 +102,7 @@ async def candidates(number: int, *, flight_id: str | None = None) -> list[Candi
 
 
 async def load_all() -> None:
-    """Loads the demo airline, and prints a line for each flight."""
+    """Adds the demo flights and imports their manifests; prints a line for each flight."""
     from operations import airline
 
     await _load(airline.flights_to_come(_now()))
@@ -120,7 +120,10 @@ async def _load(flights: Sequence[Flight]) -> None:
 
 
 async def _add_to_schedule(flights: Sequence[Flight]) -> int:
-    """Has the flight service add the flights, with their seats; returns how many seats. A refusal ends the command."""
+    """Calls CreateFlight for each flight; returns the number of seats of all of them.
+
+    An error response ends the command.
+    """
     from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 
     from operations import airline
@@ -137,7 +140,10 @@ async def _add_to_schedule(flights: Sequence[Flight]) -> int:
 
 
 async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
-    """Has the check-in service write the flights' passengers; returns a line for each. A refusal ends the command."""
+    """Calls ImportManifest for each flight; returns a line of text for each.
+
+    An error response ends the command.
+    """
     from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
     from operations import airline
@@ -161,9 +167,9 @@ async def _import_manifests(flights: Sequence[Flight]) -> list[str]:
 
 
 def _open_flights(flight_id: str | None) -> list[Flight]:
-    """The flights, or this one, that can be checked in for a while yet, in random order.
+    """Returns the flights whose check-in stays open for OPEN_FOR_ANOTHER.
 
-    Ends the command where there is none.
+    The order is random. Considers only `flight_id` if it is given. Ends the command if there is no such flight.
     """
     from operations import airline
 
@@ -181,9 +187,10 @@ def _open_flights(flight_id: str | None) -> list[Flight]:
 
 
 async def _eligible(number: int, flights: Sequence[Flight]) -> list[Candidate]:
-    """Asks the check-in service about people of these flights in random order, until so many can check in.
+    """Returns up to `number` passengers of these flights who can check in now.
 
-    Returns fewer where there are not as many. A refusal ends the command.
+    Calls GetEligibility for one passenger after the other, in random order. An error other than NOT_FOUND ends the
+    command.
     """
     import grpc
     from skyhigh.checkin.v1 import checkin_service_pb2 as pb
@@ -194,7 +201,7 @@ async def _eligible(number: int, flights: Sequence[Flight]) -> list[Candidate]:
         try:
             answer = await stub.GetEligibility(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            # The flight was not loaded, or not with these people.
+            # The flight was not loaded, or this passenger was not imported.
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return False
             raise
@@ -220,7 +227,7 @@ def _people(flights: Sequence[Flight]) -> list[Candidate]:
         Candidate(person.pnr, person.last_name, flight.flight_id, person.passenger_id, person.contact_email)
         for flight in flights
         for person in airline.alone(flight)
-        # A script reads the second word of the line.
+        # `skyhigh demo pnr` prints locator and last name, and scripts read the name as the second word of the line.
         if " " not in person.last_name
     ]
     secrets.SystemRandom().shuffle(found)
@@ -237,7 +244,7 @@ def _metadata(role: str = "service") -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def _refusals_of(service: str) -> Iterator[None]:
-    """Ends the command where the service refuses or is away."""
+    """Ends the command if a call in the block fails."""
     import grpc
 
     try:
@@ -247,7 +254,10 @@ def _refusals_of(service: str) -> Iterator[None]:
 
 
 async def _each(ask: Callable[[Question], Awaitable[Answer]], questions: Sequence[Question]) -> list[Answer]:
-    """Returns the answers in the order of the questions, asked a few at once."""
+    """Returns the responses to the requests, in their order.
+
+    Makes CALLS_AT_ONCE calls at a time. Retries a call that fails with UNAVAILABLE, for up to PATIENCE_SECONDS.
+    """
     import grpc
 
     at_once = asyncio.Semaphore(CALLS_AT_ONCE)
@@ -259,7 +269,7 @@ async def _each(ask: Callable[[Question], Awaitable[Answer]], questions: Sequenc
                 try:
                     return await ask(question)
                 except grpc.aio.AioRpcError as error:
-                    # A part that starts, or a machine that is busy. All that is asked here may be repeated.
+                    # The service is starting, or the machine is busy. A retry is safe: all these calls are idempotent.
                     if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                         raise
                 await asyncio.sleep(RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""`skyhigh dlq`: messages that a service could not apply, in its queue `<service>.dead`."""
+"""`skyhigh dlq`: the dead-lettered messages of a service, in `<service>.dead`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 CONFIRM_TIMEOUT_SECONDS: Final = 10
-# What tells of past failures, in our headers and the broker's: a replayed message begins anew.
+# Headers about past failures, ours and the broker's. A replay leaves them out, so that the message has all its tries
+# again.
 TRACES: Final = ("x-failures", "x-reason", "x-queue", "x-delivery-count", "x-death", "x-first-death", "x-last-death")
-# Messages that are kept in memory to keep their order in the queue.
+# `show` takes at most this many messages, or `--count` if that is more, into memory before it puts them back in order.
 LARGEST_LOOK: Final = 1000
-# The broker's word for a message whose consumer died with it again and again.
+# The broker's reason for a message that it delivered too often, because each consumer ended without acknowledging it.
 DELIVERY_LIMIT: Final = "delivery_limit"
 
 dlq = typer.Typer(help="Messages that a service could not apply.", no_args_is_help=True)
@@ -33,22 +34,22 @@ Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Whose, such as 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead message: which event it is, which queue it came from, and why it is here."""
+    """A dead-lettered message: its event, the queue that it came from, and the reason."""
 
     message: AbstractIncomingMessage
     event_id: str
     queue: str | None
-    """None where its headers do not say; then it cannot be replayed."""
+    """None if no header names it; then the message cannot be replayed."""
     routing_key: str
     reason: str
     failures: int
 
     @classmethod
     def of(cls, message: AbstractIncomingMessage) -> DeadLetter:
-        """Reads the headers: those of the service that gave up, or else those of the broker."""
+        """Reads the headers that the service added, or else those of the broker."""
         headers = message.headers
         deaths = headers.get("x-death")
-        # The newest is the first.
+        # The broker puts the newest entry first.
         death: dict[str, Any] = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
         keys = death.get("routing-keys")
         queue = headers.get("x-queue") or death.get("queue")
@@ -58,14 +59,15 @@ class DeadLetter:
             event_id=message.message_id or "",
             queue=str(queue) if queue else None,
             routing_key=str(routing_key or message.routing_key or ""),
-            # A handler's error of before is not what ended a message that then killed its consumers.
+            # `x-reason` may be an earlier error of a handler. If the message then reached the delivery limit, that is
+            # the reason.
             reason=str(death["reason"] if death.get("reason") == DELIVERY_LIMIT else headers.get("x-reason", "")),
             failures=int(str(headers.get("x-failures", 0))),
         )
 
     @property
     def identity(self) -> tuple[str, str | None]:
-        """An event may have died in several queues."""
+        """The event and its queue, because one event may be dead-lettered in several queues."""
         return self.event_id, self.queue
 
     def print(self) -> None:
@@ -81,7 +83,7 @@ class DeadLetter:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(dlq, name="dlq")
 
 
@@ -141,8 +143,8 @@ async def _list(amqp_url: str) -> None:
 
 
 async def _show(amqp_url: str, service: str, count: int) -> None:
-    # There is no looking without taking, and what is put back goes behind what was not taken: so all are taken, as long
-    # as they are not very many.
+    # A consumer has to take messages to look at them, and the broker puts returned messages behind those that were not
+    # taken. Their order is kept if all are taken, which `show` does for up to LARGEST_LOOK messages.
     taken: list[AbstractIncomingMessage] = []
     async with _dead_queue(amqp_url, service) as (_, queue):
         try:
@@ -161,7 +163,7 @@ async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
         try:
             while (message := await _next(queue)) is not None:
                 letter = DeadLetter.of(message)
-                # What fails again while we are here stays, or this would have no end.
+                # A message that fails again during the replay comes back. It is not sent twice: that would never end.
                 chosen = event_id in (None, letter.event_id) and letter.identity not in sent
                 if chosen and await _send_back(channel, letter):
                     sent.add(letter.identity)
@@ -177,7 +179,11 @@ async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
 
 
 async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
-    """Sends a copy to the queue that the message came from; only when the broker confirms it, the message goes."""
+    """Publishes a copy to the message's queue, then acknowledges the message.
+
+    The acknowledgement waits for the broker's confirm, so that the event is never lost. Returns False, and prints why,
+    if the queue is unknown or no longer exists.
+    """
     import aio_pika
     from aio_pika.exceptions import DeliveryError
 
@@ -207,9 +213,9 @@ async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
 
 @asynccontextmanager
 async def _dead_queue(amqp_url: str, service: str) -> AsyncIterator[tuple[AbstractChannel, AbstractQueue | None]]:
-    """A channel, and the service's dead-letter queue, or None where the service has not made one.
+    """Yields a channel and the service's dead-letter queue.
 
-    Ends the command where the broker is away.
+    The queue is None if the service has not declared it. Ends the command if the broker is unavailable.
     """
     import aio_pika
     from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity

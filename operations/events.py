@@ -1,4 +1,4 @@
-"""`skyhigh events`: what the services told each other."""
+"""`skyhigh events`: prints the events that the services publish."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PREFETCH: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An event as it came over the broker."""
+    """An event as the broker delivered it."""
 
     event_id: str
     routing_key: str
@@ -64,10 +64,10 @@ def events(
 
 @asynccontextmanager
 async def subscribed(amqp_url: str, routing_key: str) -> AsyncIterator[AsyncIterator[Heard]]:
-    """Hears, from the beginning of the block to its end, what is published with such a routing key.
+    """Yields the events with this routing key that are published during the block.
 
-    The queue is its own: nobody misses what it takes. Raises OSError, TimeoutError or AMQPError
-    where the broker is away.
+    It reads from an exclusive queue of its own, so no other consumer misses a message. Raises OSError, TimeoutError or
+    AMQPError if the broker is unavailable.
     """
     import aio_pika
 
@@ -99,9 +99,10 @@ async def subscribed(amqp_url: str, routing_key: str) -> AsyncIterator[AsyncIter
 
 
 def message_type(routing_key: str) -> type[Message] | None:
-    """The class of an event's body, or None where there is no such event.
+    """Returns the class of an event's body; None if there is no such event.
 
-    `<noun>.<verb>.<version>` is message NounVerb of `skyhigh/<noun>/<version>/events.proto`, however it is cased.
+    The event `<noun>.<verb>.<version>` is message NounVerb of `skyhigh/<noun>/<version>/events.proto`; upper and lower
+    case do not matter.
     """
     noun, _, rest = routing_key.partition(".")
     verb, _, version = rest.partition(".")
@@ -118,7 +119,10 @@ def message_type(routing_key: str) -> type[Message] | None:
 
 
 def readable(routing_key: str, body: bytes) -> dict[str, Any]:
-    """The body as proto3 JSON; of one that cannot be read only its size, because nobody knows what is in it."""
+    """Returns the body as proto3 JSON; only its size if it cannot be decoded.
+
+    The bytes of such a body are not shown, because their content is unknown.
+    """
     from google.protobuf.json_format import MessageToDict
     from google.protobuf.message import DecodeError
 
@@ -130,7 +134,7 @@ def readable(routing_key: str, body: bytes) -> dict[str, Any]:
 
 
 def print_line(**fields: Any) -> None:
-    """Prints one JSON object, also into a pipe at once."""
+    """Prints one JSON object and flushes it, so that a pipe receives it at once."""
     print(json.dumps(fields, ensure_ascii=False), flush=True)
 
 
@@ -181,7 +185,8 @@ async def _recent(database_url: str, key: str | None, count: int) -> None:
 
 
 async def _outbox(connection: Any, schema: str, key: str | None, count: int) -> list[Any]:
-    # A statement for each of the outbox's two indexes. The schema is a name of our own table of services.
+    # One SELECT for each of the outbox's two partial indexes, of unpublished and of published rows. The schema name is
+    # safe in the SQL text, because it comes from SERVICES.
     columns = f"SELECT event_id, routing_key, body, create_time, publish_time FROM {schema}.outbox"  # noqa: S608
     rows: list[Any] = await connection.fetch(
         f"""

@@ -1,4 +1,4 @@
-"""`skyhigh flights`: the schedule, the ways from one airport to another, and cancellations."""
+"""`skyhigh flights`: lists flights, searches itineraries and cancels a flight."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Day = Annotated[str | None, typer.Option(metavar="DATE", help="The day where it 
 CALL_TIMEOUT_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.5
 TELL_SECONDS: Final = 10
-# Nobody waits for a flight that leaves while he does.
+# `rolled` does not wait for a flight that departs within this time: the flight could depart during the wait.
 LEFT_MEANWHILE: Final = timedelta(minutes=10)
 PAGE_SIZE: Final = 100
 NUMBERS: Final = ("DURATION", "PRICE", "FREE", "SEATS")
@@ -38,7 +38,7 @@ STYLES: Final = {"SCHEDULED": "green", "CANCELLED": "bold red"}
 
 
 class Sort(StrEnum):
-    """What comes first."""
+    """The sort order of a search."""
 
     PRICE = "price"
     DURATION = "duration"
@@ -49,7 +49,7 @@ flights = typer.Typer(help="Flights: the schedule, search, cancellation.", no_ar
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(flights, name="flights")
 
 
@@ -207,7 +207,10 @@ async def _cancel(stub: FlightServiceStub, metadata: Metadata, flight_id: str, r
 
 
 async def rolled(days: int, *, within_seconds: float) -> None:
-    """Waits until the schedule's flights of these days, the first one today, are there; ends the command if not."""
+    """Waits until the flight service lists all flights of the schedule's next days.
+
+    The first of the `days` is today. Ends the command if flights are still missing after `within_seconds`.
+    """
     from flight_service.schedule import departures
 
     now = datetime.now(UTC)
@@ -236,7 +239,7 @@ async def rolled(days: int, *, within_seconds: float) -> None:
 
 
 async def _listed(stub: FlightServiceStub, metadata: Metadata, wanted: Mapping[str, set[str]]) -> set[str]:
-    """Those of the wanted flights, by their day, that are there."""
+    """Returns those of the wanted flights that the service lists; `wanted` is by date."""
     from skyhigh.flight.v1 import flight_service_pb2 as pb
 
     found: set[str] = set()
@@ -252,7 +255,7 @@ async def _listed(stub: FlightServiceStub, metadata: Metadata, wanted: Mapping[s
 
 
 def _clock(moment: Timestamp, zone: str) -> str:
-    """A moment as a clock at the airport shows it."""
+    """Formats a time in the time zone of the airport; in UTC if the zone is empty."""
     from zoneinfo import ZoneInfo
 
     from services.airports import local_time
@@ -261,7 +264,7 @@ def _clock(moment: Timestamp, zone: str) -> str:
 
 
 def _table(*columns: str) -> Table:
-    """A table with these columns; numbers stand on the right."""
+    """Returns an empty table with these columns; columns of numbers are right-aligned."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -273,5 +276,5 @@ def _table(*columns: str) -> Table:
 def _print(table: Table) -> None:
     from rich.console import Console
 
-    # A list is for reading and for grep: one line each, however narrow the terminal.
+    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
     Console(highlight=False, width=max(Console().width, 220)).print(table)

@@ -1,4 +1,4 @@
-"""JSON at the gateway, as a mobile app speaks it: what the journey walks on."""
+"""A JSON client of the gateway, as a mobile app is one. The journeys use it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ CALL_TIMEOUT_SECONDS: Final = 10
 
 
 class GatewayAway(Exception):
-    """The gateway did not answer, or answered what is no JSON."""
+    """The gateway did not respond, or its response is unusable.
+
+    A response is unusable if its body is no JSON object, or if it is a download with another status than 200.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the gateway answered."""
+    """A response of the gateway."""
 
     status: int
     body: dict[str, Any]
@@ -31,7 +34,7 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The refusal's reason of the contract, or nothing."""
+        """The `reason` of the error response; empty if the body has none."""
         reasons = (detail.get("reason") for detail in self.body.get("details", []) if isinstance(detail, dict))
         return next((str(reason) for reason in reasons if reason), "")
 
@@ -41,27 +44,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The gateway, as somebody with this token sees it; nobody has none."""
+    """A client of the gateway with one token; without a token it is an anonymous caller."""
 
     url: str
     token: str = ""
 
     async def get(self, path: str) -> Answer:
-        """GET."""
+        """Sends a GET request."""
         return await asyncio.to_thread(self._json, "GET", path, None)
 
     async def send(self, path: str, body: Mapping[str, Any], *, method: str = "POST", key: str | None = None) -> Answer:
-        """A change, with a request id of its own, or with this `Idempotency-Key`."""
+        """Sends a mutation with a new `requestId`, or with `key` as `Idempotency-Key`."""
         if key is None:
             return await asyncio.to_thread(self._json, method, path, {**body, "requestId": str(uuid4())})
         return await asyncio.to_thread(self._json, method, path, body, {"idempotency-key": key})
 
     async def log_in(self, pnr: str, last_name: str) -> Answer:
-        """Opens a session; its token is in the answer."""
+        """Opens a passenger session; the response has its token."""
         return await asyncio.to_thread(self._json, "POST", "/v1/sessions", {"pnr": pnr, "lastName": last_name})
 
     async def download(self, path: str) -> bytes:
-        """GET of what is no JSON. Raises GatewayAway for anything but 200."""
+        """Returns the bytes at this path. Raises GatewayAway for any status but 200."""
         status, content, _ = await asyncio.to_thread(self._call, "GET", path, None)
         if status != 200:
             raise GatewayAway(f"GET {path}: HTTP {status} {content[:200]!r}")
@@ -82,7 +85,7 @@ class Gateway:
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes, float]:
-        # The scheme is http or https: whoever makes a Gateway sees to it.
+        # The scheme is http or https: the callers that create a Gateway check its URL.
         request = urllib.request.Request(  # noqa: S310
             self.url + path,
             method=method,

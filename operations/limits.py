@@ -1,4 +1,4 @@
-"""`skyhigh limits`: how much anybody may call, and how to change it while everything runs."""
+"""`skyhigh limits`: prints the rate limits of the running gateway, and changes one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Mode(StrEnum):
-    """What a limit does to a call that is over it."""
+    """Whether a limit refuses the calls that exceed it, or only counts them."""
 
     ENFORCED = "enforced"
     SHADOW = "shadow"
@@ -26,7 +26,7 @@ limits = typer.Typer(help="Limits: how much anybody may call.", no_args_is_help=
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(limits, name="limits")
 
 

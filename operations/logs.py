@@ -1,4 +1,4 @@
-"""`skyhigh logs`: what the stack's processes wrote."""
+"""`skyhigh logs`: prints the logs of the stack's processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from operations.stack import fail, home
 
 POLL_SECONDS: Final = 0.1
 LOG_TAIL_LINES: Final = 25
-# Where the line of an exception, or what a server calls an error, may stand behind others.
+# `cause` searches so many lines, because the line with the error is often not the last one.
 CAUSE_LINES: Final = 30
 CAUSE: Final = re.compile(r"^\s*(\w+\.)*\w+(Error|Exception|Exit)\b|FATAL|\berror\b|No space left", re.IGNORECASE)
 
@@ -44,13 +44,19 @@ def logs(
 
 
 def cause(name: str) -> str:
-    """Returns the line of a process's log that most likely says why it ended; empty if there is none."""
+    """Returns the log line that most likely says why a process ended.
+
+    Returns an empty string if the log is empty.
+    """
     last = [line.strip() for line in _lines([home() / "logs" / f"{name}.log"], CAUSE_LINES, follow=False)]
     return next((line for line in reversed(last) if CAUSE.search(line)), last[-1] if last else "")
 
 
 def _lines(paths: list[Path], lines: int, *, follow: bool) -> Iterator[str]:
-    """The last lines of each file, then, if asked to follow, what is added; lines of several files show its name."""
+    """Yields the last lines of each file, then, with `follow`, each line that is added.
+
+    With several files, each line begins with the name of its file.
+    """
     alone = len(paths) == 1
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(path.open(errors="replace")) for path in paths if path.exists()}

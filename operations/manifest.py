@@ -1,4 +1,7 @@
-"""`skyhigh manifest`: passengers of flights from a file. docs/manifest.md describes its columns."""
+"""`skyhigh manifest`: imports the passengers of flights from a file.
+
+docs/manifest.md describes the columns of the file.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ CALL_TIMEOUT_SECONDS: Final = 30
 FLIGHT_ID: Final = "flight_id"
 FLIGHT_TEXTS: Final = ("flight_number", "origin", "destination", "departure_date", "gate")
 FLIGHT_TIMES: Final = ("departure_time", "arrival_time")
-# Each is a duration of the contract with its unit behind.
+# Each is the name of a Duration field of the request, followed by the unit of the column.
 FLIGHT_MINUTES: Final = ("check_in_opens_before_minutes", "check_in_closes_before_minutes", "boarding_before_minutes")
 FLIGHT_FACTS: Final = (*FLIGHT_TEXTS, *FLIGHT_TIMES, *FLIGHT_MINUTES)
 PASSENGER_TEXTS: Final = (
@@ -55,12 +58,12 @@ Row: TypeAlias = Mapping[str, str]
 
 
 class FileError(Exception):
-    """A file that can't be read as what it claims to be; nothing of it is imported."""
+    """The file is not CSV or JSON with rows of a manifest; nothing of it is imported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, and in which line of the file."""
+    """An error in a line of the file."""
 
     line: int
     column: str
@@ -72,19 +75,19 @@ class Fault:
 
 @dataclass(slots=True)
 class Flight:
-    """What a file says about one flight: the call to make, the line of each passenger, and the lines to reject."""
+    """The rows of a file about one flight: request, lines and faults."""
 
     request: pb.ImportManifestRequest
     first_line: int
     lines: list[int] = field(default_factory=list)
     line_of: dict[str, int] = field(default_factory=dict)
-    """By passenger id."""
+    """The first line of each passenger id."""
     facts: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(manifest, name="manifest")
 
 
@@ -126,9 +129,10 @@ def import_(
 
 
 def read(file: Path, flight_id: str | None = None) -> list[Flight]:
-    """Returns the flights of a file in the order of their first rows; only this one where it is given.
+    """Returns the flights of a file in the order of their first rows.
 
-    What is wrong with a row is in its flight's `faults`. Raises FileError where there are no rows to be found.
+    If `flight_id` is given, returns only that flight; rows without a flight id belong to it. The errors of a row are in
+    its flight's `faults`. Raises FileError if the file cannot be read as rows.
     """
     readers = {".csv": _csv_rows, ".json": _json_rows}
     if file.suffix.lower() not in readers:
@@ -147,7 +151,7 @@ def read(file: Path, flight_id: str | None = None) -> list[Flight]:
 
 
 def _csv_rows(content: str) -> Iterator[tuple[int, Row]]:
-    """Yields each row with the line that it begins in."""
+    """Yields each row with the number of the line in which it begins."""
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -164,7 +168,7 @@ def _csv_rows(content: str) -> Iterator[tuple[int, Row]]:
 
 
 def _json_rows(content: str) -> Iterator[tuple[int, Row]]:
-    """Yields each object of the array with the line that it begins in."""
+    """Yields each object of the array with the number of the line in which it begins."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     place = _skip(content, 0)
     if content[place : place + 1] != "[":
@@ -174,7 +178,7 @@ def _json_rows(content: str) -> Iterator[tuple[int, Row]]:
         line, counted = line + content.count("\n", counted, place), place
         try:
             value, place = decoder.raw_decode(content, place)
-        # What is nested too deeply, or has a number too long, is no ValueError of the decoder's own.
+        # Not only JSONDecodeError: deep nesting raises RecursionError, and a very long number a plain ValueError.
         except (ValueError, RecursionError) as error:
             raise FileError(f"line {line}, in the object that begins there: {error}") from error
         if not isinstance(value, dict):
@@ -191,28 +195,28 @@ def _json_rows(content: str) -> Iterator[tuple[int, Row]]:
 
 
 def _skip(content: str, place: int) -> int:
-    """The next place that is no white space."""
+    """Returns the next position that is not white space."""
     while place < len(content) and content[place] in " \t\r\n":
         place += 1
     return place
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses a key that comes twice, where JSON would silently keep the last."""
+    """Builds an object. Raises ValueError for a repeated key, because `json` would keep only the last value."""
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a column comes twice")
     return dict(pairs)
 
 
 def _text(name: str, value: Any, line: int) -> str:
-    """A value of a JSON row as CSV would have it."""
+    """Returns a value of a JSON row as the text of a CSV cell. Raises FileError for other types."""
     if value is None:
         return ""
     if name in LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "+".join(value)
     if name in FLIGHT_MINUTES and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # Half of a surrogate pair is a string in JSON, and in no encoding.
+    # A JSON string may have half of a surrogate pair, which UTF-8 cannot encode.
     if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
         raise FileError(f"line {line}: {name} must be text")
     return value.strip()
@@ -233,7 +237,7 @@ def _flight(flight_id: str, line: int) -> Flight:
 
 
 def _add(flight: Flight, line: int, row: Row) -> None:
-    """Adds a row's passenger to its flight, unless the row can't be read, and the flight's facts if it has any."""
+    """Adds a row to its flight: the facts, and the passenger or the faults."""
     faults = [*_set_facts(flight, line, row)]
     passenger, wrong = _passenger(row, line)
     faults += wrong
@@ -279,7 +283,7 @@ def _set_fact(flight: Flight, line: int, name: str, value: str) -> Fault | None:
 
 
 def _passenger(row: Row, line: int) -> tuple[pb.ManifestPassenger, list[Fault]]:
-    """Returns a row's passenger, and what of the row can't be read."""
+    """Returns the passenger of a row, and a fault for an unknown type or cabin."""
     from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
     faults: list[Fault] = []
@@ -305,7 +309,7 @@ def _items(cell: str) -> list[str]:
 
 
 async def _import(file: Path, flights: Iterable[Flight]) -> bool:
-    """Imports each flight and prints the outcome; returns True if every line was imported."""
+    """Imports the flights and prints the outcomes; returns True if no line had a fault."""
     from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
     all_imported = True
@@ -328,7 +332,10 @@ async def _import(file: Path, flights: Iterable[Flight]) -> bool:
 
 
 async def _import_one(stub: CheckInServiceStub, flight: Flight) -> tuple[str, list[Fault]]:
-    """Imports a flight; returns what that did, empty if nothing was imported, and what the service rejects."""
+    """Imports a flight; returns the outcome and the faults that the service found.
+
+    The outcome is empty if nothing was imported.
+    """
     import grpc
 
     if not flight.lines:
@@ -351,7 +358,10 @@ def _rejected(flight: Flight, answer: pb.ImportManifestResponse) -> Iterator[Fau
 
 
 def _faults(flight: Flight, error: grpc.aio.AioRpcError) -> Iterator[Fault]:
-    """Yields what a refusal says of the request's fields, as faults of the file's lines."""
+    """Yields the field violations of an error response as faults of the file's lines.
+
+    Yields the error itself, as a fault of the flight's first line, if it names no field.
+    """
     from google.rpc import error_details_pb2, status_pb2
 
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")

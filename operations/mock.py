@@ -1,4 +1,4 @@
-"""`skyhigh mock`: turns the switches of the mocks, so that one can see what happens when others fail."""
+"""`skyhigh mock`: changes how the mocks behave, for example lets them fail."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Seconds = Annotated[float, typer.Argument(min=0, metavar="SECONDS")]
 
 
 def _switch(text: str) -> tuple[str, object]:
-    """Reads NAME=VALUE; a value that is no JSON is a word."""
+    """Parses NAME=VALUE. A value that is no JSON is taken as text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
@@ -40,7 +40,7 @@ def _switch(text: str) -> tuple[str, object]:
 
 
 def _count_or_all(text: str) -> int | bool:
-    """Reads a count; True for all."""
+    """Parses a count; returns True for `all`."""
     if text == "all":
         return True
     if not text.isdecimal():
@@ -49,7 +49,7 @@ def _count_or_all(text: str) -> int | bool:
 
 
 class Forgery(StrEnum):
-    """What is wrong with a forged webhook."""
+    """The ways to forge a webhook."""
 
     UNSIGNED = "unsigned"
     WRONG_KEY = "wrong_key"
@@ -58,7 +58,7 @@ class Forgery(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     mock.add_typer(weight, name="weight")
     mock.add_typer(provider, name="provider")
     mock.add_typer(mail, name="mail")

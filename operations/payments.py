@@ -1,4 +1,4 @@
-"""`skyhigh payments`: what happened to an intent, what is in quarantine, and whose outcome is open."""
+"""`skyhigh payments`: prints intents, quarantined webhooks and open outcomes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTENT: Final = """
            create_time, update_time
     FROM payment.intents WHERE intent_id = $1
 """
-# The parts of an intent's story, each with its statement. A code is never shown.
+# The sections that `show` prints about an intent, each with its statement. No statement reads a payment code.
 STORY: Final = {
     "history": """
         SELECT version, event_time, from_state::text, to_state::text, reason, actor
@@ -55,7 +55,7 @@ QUARANTINE: Final = """
     SELECT receive_time, event_id, type, reason, minor_units, currency, charge_key
     FROM payment.webhook_events WHERE outcome = 'QUARANTINED' ORDER BY receive_time LIMIT $1
 """
-# Payments that wait for a verdict, and money that waits to go back.
+# Charges without a known outcome, and refunds that the provider has not done yet.
 UNSETTLED: Final = """
     SELECT 'payment' AS what, intents.intent_id, intents.minor_units, intents.currency, charges.create_time AS since,
            intents.attempts, coalesce(timers.last_error, intents.last_error) AS last_error
@@ -76,7 +76,7 @@ payments = typer.Typer(help="Payment intents, quarantined webhooks and open outc
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(payments, name="payments")
 
 
@@ -148,7 +148,7 @@ def _print_table(rows: Sequence[asyncpg.Record]) -> None:
         table.add_column(name.upper().replace("_", " "), no_wrap=True, overflow="fold")
     for row in rows:
         table.add_row(*map(_text, row.values()))
-    # For reading and for grep: one line each, however narrow the terminal.
+    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
     Console(highlight=False, markup=False, width=max(Console().width, 220)).print(table)
 
 

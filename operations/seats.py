@@ -1,4 +1,4 @@
-"""`skyhigh seats`: the cabin of a flight drawn in the terminal, and the ledger of a seat."""
+"""`skyhigh seats`: draws the cabin of a flight, or prints the ledger of a seat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 CALL_TIMEOUT_SECONDS: Final = 10
 PAGE_SIZE: Final = 100
-# Each state is drawn as its first letter. A state that this command does not know yet is drawn plain.
+# Each state is drawn as its first letter. A state that is missing here is drawn without a style.
 STYLES: Final = {
     "AVAILABLE": "green",
     "HELD": "bold yellow",
@@ -93,7 +93,10 @@ async def _draw(stub: SeatServiceStub, metadata: Metadata, flight_id: str) -> No
 
 
 def cabin_lines(cabin: pb.SeatMap.Cabin, states: dict[str, str]) -> list[Text]:
-    """One line for the letters and one for each row, with a gap for each aisle; `states` by seat number."""
+    """Returns one line for the letters and one for each row, with a gap for each aisle.
+
+    `states` is by seat number.
+    """
     from rich.text import Text
 
     width = len(str(max(cabin.rows, default=0))) + 2
@@ -145,5 +148,5 @@ async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str
     if not table.row_count:
         print(f"Nothing ever happened to seat {seat_number} of {flight_id}.")
         return
-    # A ledger is for reading and for grep: one line each, however narrow the terminal.
+    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
     Console(highlight=False, width=max(Console().width, 220)).print(table)

@@ -1,4 +1,4 @@
-"""`skyhigh clean`, `status`, `psql`, `env`: the local stack, and where its parts are."""
+"""`skyhigh clean`, `status`, `psql`, `env`: the local stack and its addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deploy.local.stack import Stack
     from deploy.local.supervisor import Status
 
-# What `clean` may remove: a home may have been pointed at a folder with other things in it.
+# Besides the servers' data, `clean` removes only these, because SKYHIGH_HOME may be a folder with other files in it.
 OWN_FOLDERS: Final = ("logs", "keys", "gateway", "orders")
 OWN_FILES: Final = ("stack.json", "secrets.json", "supervisor.lock", "up.lock", "boardingpass.png")
 
@@ -33,10 +33,10 @@ def register(app: typer.Typer) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The addresses of this home's stack: what `skyhigh env` prints.
+    """Returns the addresses of this home's stack, as `skyhigh env` prints them.
 
-    A variable that is set wins, so that the commands also serve a stack that was not started here. Ends the command
-    where there is no stack.
+    A variable of the environment takes precedence, so that the commands also work with a stack that was not started
+    here. Ends the command if no address is known.
     """
     from deploy.local.stack import address_names
 
@@ -49,7 +49,7 @@ def environment() -> dict[str, str]:
 
 
 def address_of(variable: str) -> str:
-    """One of the addresses. Ends the command where it is unknown."""
+    """Returns one of the addresses. Ends the command if it is unknown."""
     address = environment().get(variable)
     return address if address is not None else fail(f"{variable} is not known")
 
@@ -112,7 +112,8 @@ def psql(context: typer.Context) -> None:
     from deploy.local.servers import postgres_programs
 
     url = urlsplit(address_of("SKYHIGH_DATABASE_URL"))
-    # Not as an argument: everybody on the machine could read the password, and -d would replace all of it.
+    # In variables and not as a URL argument: other users of the machine can read arguments, and so the password. A `-d`
+    # of the caller would also replace the whole URL; now it replaces only PGDATABASE.
     variables = {
         "PGHOST": url.hostname or "",
         "PGPORT": str(url.port or 5432),
@@ -136,14 +137,14 @@ def env() -> None:
 
 
 def home() -> Path:
-    """The folder of the stack's data."""
+    """Returns the folder of the stack's data."""
     from deploy.local.stack import home_of
 
     return home_of()
 
 
 def named_stack() -> Stack:
-    """The stack that the environment asks for. Ends the command if a setting is wrong."""
+    """Returns the stack that the environment describes. Ends the command if a setting is wrong."""
     from deploy.local.stack import Stack
 
     try:
@@ -153,7 +154,7 @@ def named_stack() -> Stack:
 
 
 def usable_home(stack: Stack) -> None:
-    """Makes the folder of the stack's data. Ends the command if it cannot hold a stack."""
+    """Creates the folder of the stack's data. Ends the command if a stack cannot use it."""
     from deploy.local.home import UnusableHomeError, ensure_home
 
     try:
@@ -163,14 +164,17 @@ def usable_home(stack: Stack) -> None:
 
 
 def report_of() -> Report | None:
-    """The last report of this home's supervisor, or None."""
+    """Returns the last report of this home's supervisor, or None."""
     from deploy.local.report import Report
 
     return Report.read(home())
 
 
 def _silent(processes: Sequence[Status]) -> dict[str, str]:
-    """Returns, by their names, the ready processes of which a part no longer listens, such as a worker that dies."""
+    """Returns the ready processes that do not listen on all their ports.
+
+    The keys are their names; the values name the missing ports. A worker that dies again and again is an example.
+    """
     from deploy.local.ports import listened_on
 
     heard = listened_on({port for process in processes for port in process.ports.values()})

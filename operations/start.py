@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 START_SECONDS: Final = 150
 STOP_SECONDS: Final = 90
-# A supervisor writes its report at once, a second after Python has begun.
+# A supervisor writes its first report about a second after Python has started.
 REPORT_SECONDS: Final = 30
-# On a fresh database the flight service has to have the seats of two days made first.
+# On a fresh database the flight service first has to provision the seats of two days.
 SCHEDULE_SECONDS: Final = 120
 JOURNEY_DAYS: Final = 2
-# A process that died this often before it was ready has a reason that waiting does not cure.
+# If a process has died this often before it was ready, another try would not help.
 HOPELESS_RESTARTS: Final = 2
-# What services end with when another try would end alike: a setting is wrong, a worker cannot start.
+# How a service ends when another try would fail too: with 2 if a setting is wrong, with 3 if a worker cannot start.
 HOPELESS_ENDS: Final = ("ended with code 2", "ended with code 3")
-# How `last_end` begins if only the process's own log says why.
+# If `last_end` begins with one of these, only the log of the process says why it ended.
 ENDED: Final = ("ended", "was killed")
 POLL_SECONDS: Final = 0.1
 WAITING_SECONDS: Final = 10
@@ -104,7 +104,11 @@ def restart(
 
 
 def _running(stack: Stack) -> Report | None:
-    """Returns the report of the running stack, with edited processes restarted; None if none runs or it was ended."""
+    """Restarts the edited processes of a running stack and returns its report.
+
+    Returns None if no stack runs. Also stops the stack, and returns None, if its TLS setting differs or the source of
+    its supervisor was edited.
+    """
     report = report_of()
     if report is None or not report.is_alive:
         report = _starting_elsewhere()
@@ -128,7 +132,7 @@ def _running(stack: Stack) -> Report | None:
 
 
 def _edited_since(digests: Mapping[str, str]) -> str:
-    """Returns a file whose part of the source has changed since these digests, or ""."""
+    """Returns the newest file of a source part that was edited; empty if none was."""
     from deploy.local import sources
 
     return next((sources.newest_file(part) for part in sources.edited(digests)), "")
@@ -146,7 +150,7 @@ def _restart(report: Report, names: Collection[str]) -> None:
 
 @contextmanager
 def _alone(stack: Stack) -> Iterator[None]:
-    """Waits until no other `skyhigh up` of this home runs, and keeps others waiting within the block."""
+    """Waits until no other `skyhigh up` of this home runs. Others wait during the block."""
     from deploy.local.home import holder_of, lock
 
     path = stack.home / LOCK
@@ -160,7 +164,7 @@ def _alone(stack: Stack) -> Iterator[None]:
 
 
 def _starting_elsewhere() -> Report | None:
-    """Waits for the report of a supervisor that has just begun; None if no supervisor runs."""
+    """Waits for the report of a supervisor that has just started; None if none runs."""
     from deploy.local.home import lock
 
     path = home() / "supervisor.lock"
@@ -210,9 +214,10 @@ def _start(stack: Stack) -> Report:
 
 
 def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int | None] | None = None) -> None:
-    """Shows each change of these processes until all are ready; ends the command if one will not be.
+    """Prints each change of these processes until all are ready.
 
-    `before` has the pids of processes that are being restarted.
+    Ends the command if a process cannot become ready, or is not after START_SECONDS. `before` has the old pids of
+    processes that are being restarted.
     """
     from deploy.local.home import fault
     from deploy.local.ports import obstacle
@@ -222,7 +227,7 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
     restarts = {process.name: process.restarts for process in report.processes}
     began = spoke = time.monotonic()
     while True:
-        # The supervisor may replace its report in this very moment.
+        # `report_of` returns None if the file is missing or damaged; this round then uses the last report again.
         report = report_of() or report
         chosen = [process for process in report.processes if process.name in names]
         for process in chosen:
@@ -264,7 +269,7 @@ def _give_up(what: str, more: str, why: str = "") -> NoReturn:
 
 
 def _supervisor_cause() -> str:
-    # Its lines begin with their time.
+    # Each line of this log begins with its time, which ends in "Z ".
     return logs.cause("supervisor").partition("Z ")[2] or logs.cause("supervisor")
 
 
@@ -274,12 +279,12 @@ def _show(process: Status, seconds: float) -> None:
 
 
 def _prove(report: Report) -> None:
-    """Loads the demo airline and makes the journeys; ends the command if something is not as it must be."""
-    # They import this package's modules, and take a while to import.
+    """Loads the demo airline and makes the journeys; ends the command if one fails."""
+    # Imported here, because the import takes a while and the other commands do not need these modules.
     from operations import demo, flights, journeys
 
     asyncio.run(demo.load_all())
-    # Journeys are made today and tomorrow; the other days follow by themselves.
+    # The journeys use flights of today and tomorrow. The flight service adds those of the other days afterwards.
     if days := min(JOURNEY_DAYS, int(report.given.get("SKYHIGH_FLIGHT_HORIZON_DAYS", JOURNEY_DAYS))):
         asyncio.run(flights.rolled(days, within_seconds=SCHEDULE_SECONDS))
     journeys.journey()

@@ -16,7 +16,7 @@ TTL_SECONDS: Final = 8 * 3600
 
 
 class Role(StrEnum):
-    """Whose token."""
+    """The role in a token."""
 
     PASSENGER = "passenger"
     CUSTOMER = "customer"
@@ -99,7 +99,7 @@ def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dic
 
 
 def _passenger(text: str) -> dict[str, Any]:
-    """Reads `ID:FLIGHT[:CABIN[:TYPE[+CODE]…]]`, each part by its rule in the contract."""
+    """Parses `ID:FLIGHT[:CABIN[:TYPE[+CODE]…]]` by the rules of the contract."""
     from skyhigh.seat.v1 import seat_service_pb2 as seat
 
     def refuse(reason: str) -> typer.BadParameter:
@@ -134,7 +134,7 @@ def _passenger(text: str) -> dict[str, Any]:
 
 
 def _fits(field: FieldDescriptor, text: str) -> bool:
-    """Whether the contract takes this text in a field."""
+    """Returns True if the text matches the pattern of this field in the contract."""
     from services.proto import pattern_of
 
     return re.fullmatch(pattern_of(field), text) is not None

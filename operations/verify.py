@@ -1,4 +1,4 @@
-"""`skyhigh verify`: proves on a live system that what must always hold does (docs/rules.md section 11)."""
+"""`skyhigh verify`: checks a live system for the invariants of docs/rules.md section 11."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from services.db import Conn
 
 SAMPLES: Final = 5
-# Millions of ledger rows are read whole, which takes its time; a statement that takes longer is stuck.
+# A statement may have to read millions of ledger rows. One that takes longer than this is stuck.
 STATEMENT_TIMEOUT_SECONDS: Final = 120
 CONNECT_TIMEOUT_SECONDS: Final = 5
 CACHE_TIMEOUT_SECONDS: Final = 2
@@ -40,22 +40,22 @@ NOT_CHECKED: Final = 2
 
 Offender: TypeAlias = Mapping[str, Any]
 Offenders: TypeAlias = tuple[int, list[Offender]]
-"""How many there are, and the first few."""
+"""The number of offenders, and the first few of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came out for one invariant."""
+    """The result of the check of one invariant."""
 
     number: int
-    """3 is rule 11.3."""
+    """3 means rule 11.3."""
     name: str
     violations: int
     samples: Sequence[Offender]
-    """The first few offenders: ids and what disagrees."""
+    """The first few offenders: their ids and the values that disagree."""
     milliseconds: float
     not_checked: str | None = None
-    """Why nothing can be said, where that is so."""
+    """Why the invariant could not be checked; None if it was."""
 
     def __str__(self) -> str:
         found = self.not_checked or f"{self.violations} violations"
@@ -64,7 +64,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """How long after their ends the holds of the database were expired (SEAT-10)."""
+    """How long after their `expire_time` the holds were expired (SEAT-10)."""
 
     expired: int
     p50_seconds: float = 0
@@ -76,7 +76,7 @@ class Lateness:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What was taken in one currency, and what it became; in minor units."""
+    """The money taken in one currency, and its fares, fees and refunds, in minor units."""
 
     currency: str
     taken: int
@@ -130,16 +130,17 @@ async def check(
     invariants: Sequence[Invariant] = INVARIANTS,
     service_runs: bool = True,
 ) -> list[Finding]:
-    """Checks every invariant, or those given: all that SQL can see in one snapshot, then the cache.
+    """Checks the invariants by SQL in one snapshot, then the layouts and the cached maps.
 
-    `connection` may read all schemas, and is best in no transaction. Without `redis` the cached maps are reported as
-    not checked. Where no service runs, what only a running one brings about is left out.
+    `connection` must be able to read all schemas and should be in no transaction. Without `redis` the cached maps are
+    reported as not checked. With `service_runs` False, the cached maps and the invariants that hold only while the
+    services run are left out.
     """
     findings: list[Finding] = []
     async with one_moment(connection):
         schemas = {row["nspname"] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
         for invariant in invariants:
-            # Of a service that has no schema here there is nothing to say.
+            # An invariant is left out if the database lacks the schema of one of its services.
             if schemas.issuperset(invariant.schemas) and (service_runs or not invariant.needs_service):
                 findings.append(await _finding(invariant.number, invariant.name, _offenders(connection, invariant)))
     if not schemas.isdisjoint({"seat"}):
@@ -151,7 +152,7 @@ async def check(
 
 @contextlib.asynccontextmanager
 async def one_moment(connection: Conn) -> AsyncIterator[None]:
-    """One moment of the database for all reads of the block, which may take longer than a service's."""
+    """Opens one read-only snapshot for the block, with a long statement timeout."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute(
             f"""
@@ -164,7 +165,7 @@ async def one_moment(connection: Conn) -> AsyncIterator[None]:
 
 
 async def lateness(connection: Conn) -> Lateness:
-    """Measures how late holds were expired, over all that ever were."""
+    """Measures how late holds were expired, over all expired holds of the database."""
     async with one_moment(connection):
         row = await connection.fetchrow(
             """
@@ -185,7 +186,10 @@ async def lateness(connection: Conn) -> Lateness:
 
 
 async def money(connection: Conn) -> list[Money]:
-    """Adds up what was ever taken, by currency; nothing where not all services that deal with money have run."""
+    """Adds up the money that was ever taken, by currency.
+
+    Returns an empty list if the database lacks the schema of a service that handles money.
+    """
     async with one_moment(connection):
         schemas = {row["nspname"] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
         if not schemas.issuperset(MONEY_SCHEMAS):
@@ -208,14 +212,14 @@ async def _finding(number: int, name: str, offenders: Coroutine[Any, Any, Offend
     violations, samples, not_checked = 0, list[Offender](), None
     try:
         violations, samples = await offenders
-    # What a database or a cache that is away, slow or not set up raises; anything else is a defect of ours.
+    # A database or cache that is down, slow or not set up raises one of these. Any other error is a defect of ours.
     except (asyncpg.PostgresError, asyncpg.InterfaceError, RedisError, OSError, TimeoutError) as error:
         not_checked = f"{type(error).__name__}: {error}"
     return Finding(number, name, violations, samples, (time.perf_counter() - began) * 1000, not_checked)
 
 
 async def _offenders(connection: Conn, invariant: Invariant) -> Offenders:
-    # A savepoint: an invariant that cannot be checked must not end the snapshot of the others.
+    # A savepoint: the error of one invariant would otherwise abort the transaction in which all others are checked.
     async with connection.transaction():
         rows = await connection.fetch(
             f"SELECT offender.*, count(*) OVER () AS violations FROM ({invariant.offenders}) AS offender LIMIT $1",  # noqa: S608
@@ -226,7 +230,7 @@ async def _offenders(connection: Conn, invariant: Invariant) -> Offenders:
 
 
 async def _faulty_layouts(connection: Conn) -> Offenders:
-    """Compares the files of cabin layouts with the digests that were stored when each layout was first used."""
+    """Compares the layout files with the digests that were stored at their first use."""
     from seat_service.cabin_layouts import LayoutError, read_layouts
     from seat_service.layout_register import faults
 
@@ -245,7 +249,11 @@ async def _faulty_layouts(connection: Conn) -> Offenders:
 
 
 async def _stale_maps(connection: Conn, redis: Redis | None) -> Offenders:
-    """Compares every cached map with the truth; what differs is looked at again, because a change may be on its way."""
+    """Compares every cached map with the database, and those that differ once more.
+
+    The second comparison follows after CACHE_GRACE_SECONDS, because the cache may get a change that late.
+    Raises OSError without `redis`.
+    """
     from seat_service.seat_map import CACHE_PREFIX
     from services.cache import prefix_in
 
@@ -253,8 +261,8 @@ async def _stale_maps(connection: Conn, redis: Redis | None) -> Offenders:
         raise OSError("no cache was given")
     suspects: dict[bytes, Snapshot | None] = {}
     keys: list[bytes] = []
-    # The generation counters' keys go on behind the brace.
-    # Maps of an earlier epoch are shown no more (docs/decisions/0029).
+    # The pattern ends with the brace, because the keys of the generation counters continue after it. It has the current
+    # epoch, because no service returns a map of an earlier one (docs/decisions/0029).
     prefix = prefix_in(CACHE_PREFIX, await connection.fetchval("SELECT epoch FROM seat.map_cache"))
     async for key in redis.scan_iter(match=f"{prefix}:{{*}}", count=KEYS_PER_SCAN):
         keys.append(key)
@@ -293,7 +301,7 @@ async def _differing(connection: Conn, redis: Redis, keys: Sequence[bytes]) -> d
 async def _maps(
     connection: Conn, redis: Redis, keys: Sequence[bytes]
 ) -> tuple[list[bytes | None], list[Snapshot | None]]:
-    """Reads what is cached and then what is so, for each key."""
+    """Reads the cached map of each key, then its map in the database."""
     from seat_service.seat_map import load
 
     if not keys:
@@ -319,13 +327,16 @@ def _version(value: bytes) -> int | None:
 
 
 def _moved_on(value: bytes, *, since: Snapshot | None, until: Snapshot | None) -> bool:
-    """True where the map was as new as the truth a grace ago, and the truth has changed again since."""
+    """Returns True if the cached map was current at the first comparison.
+
+    `since` is the map in the database then, and `until` is the map now, which must be newer than the cached one.
+    """
     version = _version(value)
     return since is not None and until is not None and version is not None and since.version <= version < until.version
 
 
 async def _verify(addresses: Mapping[str, str], *, brief: bool) -> int:
-    """Checks once and prints what came out. Returns the code to end with."""
+    """Checks once and prints the findings. Returns the exit code."""
     import asyncpg
     from redis.asyncio import Redis
     from rich.console import Console
@@ -401,7 +412,7 @@ def _print_table(console: Console, findings: Sequence[Finding], figures: Sequenc
 
 
 def _lines(late: Lateness) -> Iterator[str]:
-    """The lateness in a line, where anything expired."""
+    """Yields the lateness as one line, if any hold has expired."""
     if late.expired:
         yield (
             f"holds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "

@@ -1,4 +1,4 @@
-"""`skyhigh waitlist`: who waits for seats of a flight, and how freed seats are given."""
+"""`skyhigh waitlist`: prints a flight's waitlist and sets its mode of assignment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLES: Final = {"WAITING": "yellow", "OFFERED": "bold magenta", "ASSIGNED": "gr
 
 
 class Mode(StrEnum):
-    """How freed seats are given."""
+    """How a freed seat is assigned: at once, or as an offer."""
 
     AUTO = "auto"
     OFFER = "offer"
@@ -36,7 +36,7 @@ waitlist = typer.Typer(help="Waitlists: who waits for seats of a flight.", no_ar
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group."""
+    """Adds this group of commands."""
     app.add_typer(waitlist, name="waitlist")
 
 
@@ -96,12 +96,12 @@ async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -
     if not table.row_count:
         print(f"Nobody ever waited for a seat of {flight_id}.")
         return
-    # A list is for reading and for grep: one line each, however narrow the terminal.
+    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
     Console(highlight=False, width=max(Console().width, 220)).print(table)
 
 
 def wishes(preferences: pb.SeatPreferences) -> str:
-    """What an entry waits for, in one line."""
+    """Returns the seat preferences of an entry as one line."""
     from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
     positions = [pb.SeatPreferences.Position.Name(each).lower() for each in preferences.positions]

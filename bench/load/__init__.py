@@ -1,4 +1,4 @@
-"""The compiled load client: a client in Python would cost as much as the server it measures."""
+"""The compiled load client; one in Python would use as much CPU as the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HTTP_OK: Final = "200"
 
 
 class CallFile:
-    """Calls in the form that the load client reads; paths and tokens are written once, however often they are used."""
+    """Calls in the file format of the load client. Each path and token is written once."""
 
     def __init__(self) -> None:
         self._paths: dict[str, int] = {}
@@ -40,7 +40,7 @@ class CallFile:
         self._add(method, token, b"\0" + struct.pack(">I", len(message)) + message)
 
     def add_get(self, path: str, *, token: str = "") -> None:
-        """Appends a GET."""
+        """Appends a GET request."""
         self._add(path, token, b"")
 
     def write(self, file: Path) -> Path:
@@ -68,7 +68,10 @@ def _counted(text: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What the load client saw. `ok` counts answers with grpc-status 0, or with 200 where calls were GETs."""
+    """The result of a run of the load client.
+
+    `ok` counts the responses with grpc-status 0, or with status 200 if the calls were GET requests.
+    """
 
     calls: int
     ok: int
@@ -82,18 +85,18 @@ class LoadResult:
 
     @property
     def per_second(self) -> float:
-        """Successful calls a second."""
+        """The successful calls per second."""
         return self.ok / self.seconds if self.seconds > 0 else 0.0
 
     def failures(self) -> str:
-        """Says in words what went wrong, empty where nothing did."""
+        """Describes the failed calls; returns an empty string if there are none."""
         if self.ok == self.calls and not self.lost:
             return ""
         return f"{self.ok} of {self.calls} succeeded, {self.lost} lost; grpc-status {self.grpc}, HTTP {self.http}"
 
 
 class LoadClient:
-    """Compiles the client once and runs it."""
+    """The load client: compiled once, then run for each turn."""
 
     def __init__(self, folder: Path) -> None:
         self._program = folder / "load"
@@ -114,9 +117,9 @@ class LoadClient:
         cycle: bool = False,
         calls_per_second: float | None = None,
     ) -> LoadResult:
-        """Sends the calls to 127.0.0.1 and returns what came back; see load.c for what the options mean.
+        """Sends the calls to a port of 127.0.0.1; load.c describes the options.
 
-        Raises RuntimeError where the client itself failed.
+        Raises RuntimeError if the client itself fails.
         """
         options = [f"--port={port}", f"--calls={calls}", f"--seconds={seconds}"]
         options += [f"--connections={CONNECTIONS}", f"--streams={STREAMS}"]
@@ -139,7 +142,7 @@ class LoadClient:
 def _result(seen: dict[str, Any]) -> LoadResult:
     grpc: dict[str, int] = seen["grpc"]
     http: dict[str, int] = seen["http"]
-    # A GET has no grpc-status, which the client counts as 17.
+    # The response to a GET has no grpc-status; the client counts that as 17.
     is_grpc = set(grpc) != {"17"}
     return LoadResult(
         calls=seen["calls"],

@@ -1,1 +1,1 @@
-"""The stack on one machine: private servers, the services and the gateway, kept running by one supervisor."""
+"""The stack on one machine: servers, services and gateway under one supervisor."""

@@ -1,4 +1,4 @@
-"""The one detached process behind `skyhigh up`: runs the stack until SIGTERM."""
+"""The supervisor process that `skyhigh up` starts: runs the stack until SIGTERM."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RESERVE_SECONDS: Final = 1
 
 
 def main() -> int:
-    """Runs the stack of the environment. Ends with 1 and a line in its log if it cannot."""
-    # A shell starts what it puts into the background with these ignored, and every child would inherit that.
+    """Runs the stack that the environment describes. Returns 1 and logs why if it cannot."""
+    # A shell starts a background command with these signals ignored, and every child process would inherit that.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    # Its probes connect to loopback and to Postgres themselves.
+    # The probes connect to loopback and to Postgres from this process, so no proxy and no PG variable may affect it.
     environment.clean()
     try:
         stack = Stack.from_environment()
@@ -65,14 +65,14 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
 
     def write(statuses: Sequence[Status]) -> None:
         report.processes = statuses
-        # A full disk must not end the processes that run; the next change is written when there is room.
+        # A full disk must not end the processes that run. The next change writes the whole report again.
         with contextlib.suppress(OSError):
             report.write(stack.home)
 
     supervisor = Supervisor(processes, logs=stack.home / "logs", on_change=write)
     orders = Orders(stack.home)
     arrived = orders.listen()
-    # At once, so that every later command finds this supervisor.
+    # Before the preparations, which take time, so that every later command finds this supervisor.
     write(supervisor.statuses)
     try:
         stack.signing_keys.ensure()
@@ -94,7 +94,7 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
 
 
 async def _reserve(ports: set[int]) -> None:
-    """Keeps the stack's ports from outgoing connections; waits for the connections that have one now."""
+    """Reserves the stack's ports against outgoing connections; retries those in use now."""
     reservations = Reservations()
     known: set[int] = set()
     while missing := reservations.reserve(ports):
@@ -102,7 +102,7 @@ async def _reserve(ports: set[int]) -> None:
             tell(f"in use, and not yet reserved: ports {', '.join(map(str, sorted(missing)))}")
             known |= missing
         await asyncio.sleep(RESERVE_SECONDS)
-    # They stay bound for as long as this process runs.
+    # The task does not end: the ports stay bound only as long as `reservations` exists.
     await asyncio.Event().wait()
 
 

@@ -1,6 +1,7 @@
-"""Certificates of a local stack: an authority of its own and what it signs, made at first need and again in time.
+"""Certificates of a local stack, signed by an authority of its own.
 
-In production somebody else makes them, such as cert-manager, and these are never seen.
+They are issued when they are first needed and renewed before they expire. Production does not use them: there another
+issuer, such as cert-manager, creates the certificates.
 """
 
 from __future__ import annotations
@@ -20,29 +21,32 @@ if TYPE_CHECKING:
 
 VALID_DAYS: Final = 90
 AUTHORITY_VALID_DAYS: Final = 3650
-# At a start, what would end sooner is made again: a stack may run for weeks.
+# A start of the stack renews a certificate that expires sooner than this, because a stack may run for weeks.
 RENEWED_BEFORE_DAYS: Final = 30
-# A clock that is a little behind must not refuse what was made just now.
+# A certificate is valid from this long ago, so that a clock that is a little slow does not reject a new one.
 BACKDATED: Final = timedelta(minutes=5)
 LOOPBACK_NAMES: Final = ("localhost",)
 LOOPBACK_ADDRESSES: Final = ("127.0.0.1", "::1")
 
 
 class Authority:
-    """Signs certificates, which it keeps with their keys in one folder."""
+    """An authority that signs certificates and keeps them, with keys, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.certificate = folder / "authority.pem"
-        """Whoever trusts this trusts all that it signed."""
+        """The authority's own certificate: a process that trusts it trusts all that it signed."""
         self._key = folder / "authority_key.pem"
 
     def identity(self, name: str) -> Identity:
-        """Where the certificate of this name is."""
+        """Returns the paths of the certificate and key of this name, even before they exist."""
         return Identity(self._folder / f"{name}.pem", self._folder / f"{name}_key.pem", self.certificate)
 
     def ensure(self, names: Sequence[str]) -> None:
-        """Makes what is missing, ends soon, or was signed by another authority."""
+        """Issues each certificate that is missing, expires soon or has another issuer.
+
+        Before them, creates the authority itself if it is missing or expires soon.
+        """
         if not _lasts(self.certificate, self._key, signed_by=self.certificate):
             self._found()
         for name in names:
@@ -51,7 +55,10 @@ class Authority:
                 self.issue(name)
 
     def issue(self, name: str, *, valid: timedelta = timedelta(days=VALID_DAYS)) -> Identity:
-        """Makes a certificate of this name for servers and callers on loopback, from now on; replaces an older one."""
+        """Issues a certificate of this name for servers and clients on loopback.
+
+        It is valid for `valid` from now, and replaces an older one of this name.
+        """
         from cryptography import x509
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -149,7 +156,7 @@ def _write(
     pem = serialization.Encoding.PEM
     plain, pkcs8 = serialization.NoEncryption(), serialization.PrivateFormat.PKCS8
     write_private(key_file, key.private_bytes(pem, pkcs8, plain))
-    # Last, so that who sees a certificate that lasts sees its key too.
+    # The certificate is written last, so that a process that finds it also finds its key.
     write_private(file, certificate.public_bytes(pem))
 
 
@@ -169,7 +176,10 @@ def _read_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _lasts(certificate: Path, key: Path, *, signed_by: Path) -> bool:
-    """Whether both are there and fit, and the certificate is this authority's and does not end soon."""
+    """Returns True if the certificate and key exist, match and stay valid long enough.
+
+    The certificate must be signed by `signed_by` and must not expire within RENEWED_BEFORE_DAYS.
+    """
     from cryptography.exceptions import InvalidSignature
 
     try:

@@ -1,4 +1,4 @@
-"""The folder of a stack's data: whether it can be used, and if not, why."""
+"""The folder of a stack's data: checks whether a stack can use it, and locks in it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Final
 
 from deploy.local.secrets import write_private
 
-# A new data folder takes 90 MB; RabbitMQ stops accepting messages below 50 MB.
+# A new data folder takes 90 MB. RabbitMQ stops accepting messages if less than 50 MB of the disk are free.
 NEW_HOME_BYTES: Final = 200_000_000
 USED_HOME_BYTES: Final = 60_000_000
-# Postgres and RabbitMQ add up to 150 bytes to it.
+# Postgres and RabbitMQ append up to 150 bytes to the path.
 LONGEST_PATH_BYTES: Final = 3500
 
 
 class UnusableHomeError(Exception):
-    """The folder cannot hold a stack; its text names the cause and the cure."""
+    """A stack cannot use the folder; the text names the cause and what to do."""
 
 
 def ensure_home(home: Path) -> None:
-    """Makes the folder. Raises UnusableHomeError if the stack could not write there."""
+    """Creates the folder. Raises UnusableHomeError if a stack could not use it."""
     if len(os.fsencode(home)) > LONGEST_PATH_BYTES:
         raise UnusableHomeError(
             f"the path of SKYHIGH_HOME has {len(os.fsencode(home))} bytes; "
@@ -65,9 +65,10 @@ def fault(home: Path) -> str | None:
 
 @contextmanager
 def lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Holds an exclusive lock on a file within the block; yields False if another process has it and `wait` is False.
+    """Holds an exclusive lock on a file during the block, and yields True.
 
-    The kernel releases it when this process ends, however it ends.
+    If another process has the lock and `wait` is False, yields False. The kernel releases the lock when this process
+    ends, even if it is killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
@@ -83,7 +84,7 @@ def lock(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def holder_of(path: Path) -> str:
-    """Returns the pid that the holder of a lock wrote, or "?"."""
+    """Returns the pid that the holder of a lock wrote into the file, or "?"."""
     try:
         return path.read_text() or "?"
     except OSError:

@@ -1,4 +1,4 @@
-"""What a supervisor that was itself killed has left running: found by its last report, ended, and waited for."""
+"""Ends the processes that a killed supervisor left running, by its last report."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ LOOK_SECONDS: Final = 0.02
 
 
 def end_leftovers(statuses: Iterable[Status]) -> list[int]:
-    """Ends what is left of these processes and of all that they started; returns the pids.
+    """Ends the rest of these processes and of all that they started; returns the pids.
 
-    Returns when they have ended and no port of theirs is listened on. The report must be of this boot.
+    Waits until they have ended and nothing listens on their ports, for a few seconds at most. The statuses must be of
+    this boot of the machine.
     """
     known = [status for status in statuses if status.pid is not None]
     left = {process.pid: process for status in known for process in _left_of(status)}
-    # Postgres ends its sessions at once and recovers from its log; the others end as after a crash.
+    # On SIGQUIT Postgres ends its sessions at once and recovers from its log at the next start. The others just end.
     _send(left.values(), signal.SIGQUIT)
     _wait_until_gone(left.values(), QUIT_SECONDS)
     _send(left.values(), signal.SIGKILL)
@@ -35,10 +36,10 @@ def end_leftovers(statuses: Iterable[Status]) -> list[int]:
 
 
 def _left_of(status: Status) -> list[proc.Running]:
-    """Returns what still runs of a process and its session.
+    """Returns the process of a status and the members of its session that still run.
 
-    The kernel gives a number to no new process while a session or group has it. So if another process has the
-    number now, all of this session has ended; and if none has it, the members are of this session.
+    The kernel does not reuse a pid while a session or group has the same number. So if another process has the pid now,
+    the whole session has ended; and if no process has it, all members belong to this session.
     """
     if status.pid is None or status.start_ticks is None:
         return []

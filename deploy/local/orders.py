@@ -1,4 +1,7 @@
-"""How the `skyhigh` command has a running supervisor restart processes: a file for each order, and a signal."""
+"""Orders of the `skyhigh` command to a running supervisor: to restart processes.
+
+Each order is a file, followed by a signal.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ SIGNAL: Final = signal.SIGUSR1
 
 
 class Orders:
-    """The orders of one home. Files, because the path of a socket may have 107 bytes and a home has more."""
+    """The orders of one home.
+
+    They are files and not messages to a socket, because the path of a socket may have at most 107 bytes and the path of
+    a home may have more.
+    """
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "orders"
@@ -29,9 +36,9 @@ class Orders:
         os.kill(report.pid, SIGNAL)
 
     def listen(self) -> asyncio.Event:
-        """Returns the event of an order's arrival. Forgets the orders to an earlier supervisor.
+        """Returns an event that each new order sets. Deletes the orders to an earlier supervisor.
 
-        Until this is called, the signal of an order would end the process.
+        It installs the handler of the signal: before this call, the signal of an order would end the process.
         """
         self._take()
         arrived = asyncio.Event()
@@ -39,8 +46,8 @@ class Orders:
         return arrived
 
     async def carry_out(self, supervisor: Supervisor, arrived: asyncio.Event) -> None:
-        """Carries out each order; runs until cancelled."""
-        # Two orders for one process are two restarts, one after the other.
+        """Carries out the orders; runs until it is cancelled."""
+        # A lock for each process: a new order for a process that is being restarted waits for the end of that restart.
         turns = {status.name: asyncio.Lock() for status in supervisor.statuses}
         async with asyncio.TaskGroup() as restarts:
             while True:

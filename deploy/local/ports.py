@@ -1,4 +1,4 @@
-"""Ports of loopback: which of them programs listen on, and which the kernel gave to outgoing connections."""
+"""Ports of loopback: their listeners, and the outgoing connections that use them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Final
 from deploy.local.process import LOOPBACK, port_is_free
 
 TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-# tcp(7): the state of a socket that listens.
+# The state of a listening socket in the tables.
 LISTEN: Final = "0A"
 DEFAULT_OUTGOING: Final = (32768, 60999)
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A socket that keeps a server from a port."""
+    """A socket that may keep a server from listening on a port."""
 
     port: int
     listens: bool
-    """False for the near end of a connection."""
+    """False for the local end of a connection."""
     inode: int
     """0 for a connection that has ended, whose port the kernel keeps for 60 s (TIME_WAIT)."""
 
     @property
     def program(self) -> str:
-        """Its program as `name, pid 1`, or "" if it has none or we may not see it."""
+        """Its program as `name, pid 1`; empty if it has none or this user may not see it."""
         if not self.inode:
             return ""
         target = f"socket:[{self.inode}]"
@@ -48,7 +48,7 @@ class Holder:
 def holders(ports: Collection[int]) -> list[Holder]:
     """Returns the sockets that are bound to one of these ports of 127.0.0.1.
 
-    Without /proc, what cannot be bound counts as listened on.
+    Without /proc, a port that cannot be bound counts as one with a listener.
     """
     if not TABLES[0].exists():
         return [Holder(port, listens=True, inode=0) for port in ports if not port_is_free(port)]
@@ -57,12 +57,15 @@ def holders(ports: Collection[int]) -> list[Holder]:
 
 
 def listened_on(ports: Collection[int]) -> dict[int, Holder]:
-    """Returns, by its port, one listener of each of these ports that has any."""
+    """Returns one listener of each of these ports that has any, by port."""
     return {holder.port: holder for holder in holders(ports) if holder.listens}
 
 
 def obstacle(ports: Collection[int]) -> str:
-    """Says which connection keeps a server from one of these ports, on which nothing listens yet; "" if none does."""
+    """Describes a connection that keeps a server from one of these ports.
+
+    Ports with a listener are left out. Returns an empty string if there is no such connection.
+    """
     found = holders(ports)
     listening = {holder.port for holder in found if holder.listens}
     for holder in found:
@@ -74,7 +77,7 @@ def obstacle(ports: Collection[int]) -> str:
 
 
 def shared(ports: Mapping[str, int]) -> list[list[str]]:
-    """Returns the names, in groups, that have one port."""
+    """Returns the groups of names that have the same port."""
     names: dict[int, list[str]] = {}
     for name, port in ports.items():
         names.setdefault(port, []).append(name)
@@ -82,7 +85,7 @@ def shared(ports: Mapping[str, int]) -> list[list[str]]:
 
 
 def outgoing_range() -> range:
-    """Returns the ports of which the kernel takes one for the near end of an outgoing connection."""
+    """Returns the range from which the kernel takes the local port of a connection."""
     try:
         low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     except (OSError, ValueError):
@@ -91,18 +94,21 @@ def outgoing_range() -> range:
 
 
 class Reservations:
-    """Ports that the kernel gives to no outgoing connection, for as long as this exists.
+    """Ports that the kernel gives to no connection as long as this object exists.
 
-    A bound socket that does not listen keeps a port out of the kernel's choice, and does not keep out a server that
-    sets SO_REUSEADDR, as all of ours do. Without it a connection of any program, such as a service's own to
-    Postgres, may use a port that a service needs at its next start.
+    A port with a bound socket that does not listen is not chosen by the kernel, and a server that sets SO_REUSEADDR, as
+    all of ours do, can still listen on it. Without a reservation, a connection of any program, such as a service's own
+    connection to Postgres, may use a port that a service needs at its next start.
     """
 
     def __init__(self) -> None:
         self._sockets: dict[int, socket.socket] = {}
 
     def reserve(self, ports: Collection[int]) -> set[int]:
-        """Reserves those of these ports that lie in the outgoing range; returns which of them are in use now."""
+        """Reserves those of these ports that are in the outgoing range.
+
+        Returns the ports that are in use now and could not be reserved.
+        """
         missing = set()
         for port in set(ports) & set(outgoing_range()) - self._sockets.keys():
             reserved = socket.socket()
@@ -117,19 +123,19 @@ class Reservations:
         return missing
 
     def close(self) -> None:
-        """Gives all ports up."""
+        """Ends all reservations."""
         for reserved in self._sockets.values():
             reserved.close()
         self._sockets.clear()
 
 
 def _hexadecimal(packed: bytes) -> str:
-    # The kernel prints each 32 bits as a number of this machine.
+    # The kernel prints each 32 bits as a number in the byte order of this machine.
     words = (packed[start : start + 4] for start in range(0, len(packed), 4))
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
-# A server of ours binds 127.0.0.1: another address of this machine, such as ::1, is not in its way.
+# Our servers bind 127.0.0.1. A socket on one of these addresses conflicts with that; one on ::1, for example, does not.
 _IN_THE_WAY: Final = frozenset(
     {
         _hexadecimal(socket.inet_aton("0.0.0.0")),  # noqa: S104

@@ -1,4 +1,4 @@
-"""What the kernel knows of running processes: when each began, and which belong to one session."""
+"""Running processes as /proc shows them: their start times, groups and sessions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process that runs. A pid alone does not identify one, because the kernel gives a number out again."""
+    """A running process. A pid alone does not identify one, because the kernel reuses pids."""
 
     pid: int
     start_ticks: int
-    """When it began, in the kernel's ticks since the machine booted."""
+    """When it started, in the kernel's ticks since the machine booted."""
     group: int
     session: int
 
 
 def boot_id() -> str:
-    """Returns what names this boot of the machine: ticks and pids of another boot mean nothing."""
+    """Returns the id of this boot of the machine; empty if it cannot be read.
+
+    Ticks and pids are comparable only within one boot.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -27,12 +30,13 @@ def boot_id() -> str:
 
 
 def find(pid: int) -> Running | None:
-    """Returns the process of this number; None if there is none, or if it has ended and only its parent keeps it."""
+    """Returns the process with this pid; None if there is none, or only a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    # proc(5), from field 3 on: the name in field 2 may hold blanks and parentheses.
+    # proc(5), from field 3 on. The text is split after its last ")", because the name in field 2 may have blanks and
+    # parentheses.
     state, *fields = stat.rpartition(")")[2].split()
     if state in ("Z", "X"):
         return None
@@ -40,13 +44,13 @@ def find(pid: int) -> Running | None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Returns when a running process began, in the kernel's ticks; None if there is no such process."""
+    """Returns when a process started, in the kernel's ticks; None if it does not run."""
     found = find(pid)
     return None if found is None else found.start_ticks
 
 
 def members(leader: int) -> list[Running]:
-    """Returns all processes of the session or group that `leader` opened, whether or not `leader` still runs."""
+    """Returns all processes of the session or group of `leader`, even if that has ended."""
     return [process for process in _all() if leader in (process.session, process.group)]
 
 

@@ -1,4 +1,4 @@
-"""A process of the local stack: what to run, how it is known to be ready, how it ends."""
+"""A process of the local stack: its command, its probe and its end."""
 
 from __future__ import annotations
 
@@ -16,55 +16,56 @@ if TYPE_CHECKING:
     from services.identity import Identity
 
 Probe = Callable[[], Awaitable[bool]]
-"""Says whether the process does its work. While it does not, an OSError that it raises says why."""
+"""Returns True if the process is ready. Otherwise returns False, or raises an OSError that says why it is not."""
 
 LOOPBACK: Final = "127.0.0.1"
-# Linux gives connections ports from 32768 on.
+# Below 32768, where the range begins from which Linux takes the local ports of connections.
 FREE_PORTS: Final = (10_000, 32_000)
 
 
 class NotReadyError(OSError):
-    """A server answers, but not as one that does its work."""
+    """A server responds, but it is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One row of the table of processes."""
+    """A row of the table of processes."""
 
     name: str
-    """What its log file, its line in the status and `after` call it."""
+    """Its name in the log folder, in the status and in `after`."""
     command: Sequence[str]
     ready: Probe
     port: int
-    """Where it is reached."""
+    """The port at which its clients reach it."""
     ports: Mapping[str, int] = field(default_factory=dict)
     """All ports on which it listens when it is ready, by the variables that set them."""
     sources: tuple[str, ...] = ()
-    """What it is made of: files and folders of the repository."""
+    """The files and folders of the repository that it is started from."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to what it inherits (deploy/local/environment.py)."""
+    """Variables in addition to those that it inherits (deploy/local/environment.py)."""
     hidden: frozenset[str] = frozenset()
-    """Variables of the supervisor's environment that are not the process's business."""
+    """Variables of the supervisor's environment that the process does not inherit."""
     after: tuple[str, ...] = ()
     """Processes that must be ready before this one starts, and that stop after it has stopped."""
     user: str | None = None
-    """Whom it runs as, where that is not ourselves."""
+    """The user that it runs as; None for the user of the supervisor."""
     folder: Path | None = None
     """Its working folder."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 15
     """How long it may take to end after its signal before it is killed."""
     prepare: Callable[[], Awaitable[None]] | None = None
-    """Runs before each start, so it must be repeatable: folders, configuration files. Those that this process starts
-    after need not be ready by then."""
+    """Runs before each start, for example to write configuration files. It must be idempotent. The processes of `after`
+    may not be ready yet."""
     settle: Callable[[], Awaitable[None]] | None = None
-    """Runs once it is ready, before anything that comes after it starts. Repeatable too."""
+    """Runs when the process is ready, before the processes that wait for it start. It must be idempotent too."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports of loopback on which no server listens at this moment, below those that connections get.
+    """Returns free ports of loopback, outside the range of outgoing connections.
 
-    A port that the kernel chose would be one of those: while its server is down, a client could get it for its own end.
+    A port that the kernel chooses (port 0) would be in that range: while its server is down, the kernel could give it
+    to the local end of a connection.
     """
     found: set[int] = set()
     while len(found) < count:
@@ -75,9 +76,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def port_is_free(port: int) -> bool:
-    """Says whether a server could listen on this port of loopback now."""
+    """Returns True if a server could listen on this port of loopback now."""
     with socket.socket() as listener:
-        # As servers do: connections that a server before us left behind (TIME_WAIT) are no obstacle.
+        # Servers set it too: with it, ended connections of an earlier server (TIME_WAIT) do not keep the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOOPBACK, port))
@@ -89,9 +90,10 @@ def port_is_free(port: int) -> bool:
 def answers(
     port: int, *, ask: bytes, expect: Sequence[bytes], context: Callable[[], ssl.SSLContext | None] = lambda: None
 ) -> Probe:
-    """A probe for servers that a few bytes make talk: ready when the answer begins with one of `expect`.
+    """Returns a probe that sends `ask`: ready if the response has an expected beginning.
 
-    `context` is asked each time for what TLS is to be spoken with; None for none.
+    `expect` has all expected beginnings. `context` is called for each probe and returns the TLS context, or None for a
+    connection without TLS.
     """
 
     async def probe() -> bool:
@@ -109,7 +111,10 @@ def answers(
 
 
 def answers_http(port: int, path: str, *, identity: Identity | None = None) -> Probe:
-    """A probe for HTTP servers: ready when the path answers 200. With an identity it speaks TLS."""
+    """Returns a probe for HTTP servers: ready if a GET of the path returns 200.
+
+    With an identity it uses TLS.
+    """
     ask = f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode()
     return answers(
         port, ask=ask, expect=[b"HTTP/1.1 200"], context=lambda: None if identity is None else identity.client_context()
@@ -117,9 +122,9 @@ def answers_http(port: int, path: str, *, identity: Identity | None = None) -> P
 
 
 def serves_grpc(port: int, service: str = "", *more_ports: int, identity: Identity | None = None) -> Probe:
-    """A probe for gRPC servers: ready when grpc.health.v1 says SERVING for the service, at each of the ports.
+    """Returns a probe for gRPC servers: ready if every port reports SERVING.
 
-    With an identity it speaks mutual TLS.
+    It calls grpc.health.v1 for `service`. With an identity it uses mutual TLS.
     """
 
     async def serves(port: int) -> None:
@@ -127,7 +132,7 @@ def serves_grpc(port: int, service: str = "", *more_ports: int, identity: Identi
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         address = f"{LOOPBACK}:{port}"
-        # gRPC obeys http_proxy for loopback too.
+        # gRPC would use http_proxy even for loopback.
         options = [("grpc.enable_http_proxy", 0)]
         if identity is None:
             opened = grpc.aio.insecure_channel(address, options=options)
@@ -148,7 +153,7 @@ def serves_grpc(port: int, service: str = "", *more_ports: int, identity: Identi
             )
 
     async def probe() -> bool:
-        # The first alone: until it serves, more calls would only take time from a service that starts.
+        # The first port alone: until it serves, calls to the others would only slow down the service that starts.
         await serves(port)
         await asyncio.gather(*map(serves, more_ports))
         return True

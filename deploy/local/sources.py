@@ -1,6 +1,6 @@
-"""Digests of source files: what a process was started from, so that an edit since then is seen.
+"""Digests of source files, to find processes whose source was edited since.
 
-Contents are compared and not times: a checkout, or compiling the same protos again, changes times alone.
+They are digests of contents and not times, because a checkout, or compiling the same protos again, changes only times.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-# Made by tools, or read by people alone.
+# Files that tools generate, or that only people read.
 SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules"})
 SKIPPED_SUFFIXES: Final = frozenset({".pyc", ".pyi", ".md"})
 
-# A file is read again only when its time or its size has changed.
+# Time, size and digest of each file. A file is read again only if its time or its size has changed.
 _known: dict[Path, tuple[int, int, bytes]] = {}
 
 
 def digests(parts: Sequence[str], root: Path = ROOT) -> dict[str, str]:
-    """Returns a digest of each part: a file or folder, relative to the repository."""
+    """Returns the digest of each part: a file or folder, relative to the repository."""
     return {part: _digest(root / part) for part in parts}
 
 
 def edited(before: Mapping[str, str], root: Path = ROOT) -> list[str]:
-    """Returns the parts whose content differs from what these digests were taken of."""
+    """Returns the parts whose content has changed since these digests."""
     return [part for part, digest in digests(list(before), root).items() if digest != before[part]]
 
 
 def newest_file(part: str, root: Path = ROOT) -> str:
-    """Returns the file of a part that was written last, relative to the repository."""
+    """Returns the most recently written file of a part, relative to the repository."""
     files = list(_files(root / part))
     newest = max(files, key=lambda file: file.stat().st_mtime_ns, default=root / part)
     return str(newest.relative_to(root))

@@ -1,4 +1,4 @@
-"""The local stack: which processes it has, on which ports, with which settings."""
+"""The local stack: its processes, their ports and their settings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from services.identity import VARIABLES, Identity
 
 ISSUER: Final = "https://skyhigh.example/demo"
 AUDIENCE: Final = "skyhigh"
-# They open every schema and every queue: no business of a service.
+# These URLs give access to every schema and every queue, so no service may inherit them.
 OWNERS_VARIABLES: Final = frozenset({"SKYHIGH_DATABASE_URL", "SKYHIGH_AMQP_URL"})
-# With TLS each service has a certificate of its name, and so have Envoy and whoever runs the `skyhigh` command.
+# With TLS each service has a certificate of its name. These two are for Envoy and for the `skyhigh` command.
 EDGE: Final = "edge"
 OPERATIONS: Final = "operations"
-# What each Python process of ours is made of besides its own package.
+# The source of each Python process of ours, besides its own package.
 SHARED_SOURCES: Final = ("services", "gen")
 MOST_PROCESSES: Final = 64
 EDGE_TLS_VARIABLES: Final = ("SKYHIGH_GATEWAY_TLS_CERTIFICATE", "SKYHIGH_GATEWAY_TLS_KEY")
@@ -41,34 +41,35 @@ class GivenServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service of ours. One row here and it is in the stack: role, schema, broker user, ports, process, address."""
+    """A service of ours. Its row gives it a role, schema, broker user, ports, process and address."""
 
     name: str
-    """Its role, schema and broker user; in capitals, its variables' prefix."""
+    """Also the name of its role, schema and broker user; in capitals, part of the names of its variables."""
     number: int
-    """Its place among the services, which its ports follow from."""
+    """Its number among the services; its ports are computed from it."""
     module: str
     health: str
-    """What grpc.health.v1 is asked about before the gateway starts."""
+    """The name for which grpc.health.v1 must report SERVING before the gateway starts."""
     processes: int = 1
-    """How many it has where SKYHIGH_<NAME>_PROCESSES does not say."""
+    """How many processes it has if SKYHIGH_<NAME>_PROCESSES is not set."""
     calls: tuple[str, ...] = ()
-    """Services that it calls. It is told where they are, and gets a token to show them."""
+    """Services that it calls. It gets their addresses, and a token for its calls."""
     reads: tuple[str, ...] = ()
-    """Services that it calls for what everybody may read. It is told where they are."""
+    """Services of which it calls only RPCs that need no token. It gets their addresses."""
     settings: tuple[str, ...] = ()
-    """What it is told besides, of `Stack.values`."""
+    """The names of the settings that it gets from `Stack.values`."""
     alias: str = ""
-    """What its process and ports are called, where another part has its name."""
+    """The name of its process and ports, if another part has its own name."""
 
     @property
     def label(self) -> str:
-        """What its process and ports are called."""
+        """The name of its process and ports."""
         return self.alias or self.name
 
 
 SERVICES: Final = (
-    # The one that a rush meets: one process for each of two cores. Of the others one does, and starts sooner.
+    # A rush reaches the seat service, so it has a process for each of two cores. One process is enough for each other
+    # service, and starts sooner.
     Service(
         "seat",
         number=1,
@@ -111,7 +112,7 @@ SERVICES: Final = (
         calls=("seat", "flight", "payment", "checkin"),
         settings=("SKYHIGH_SESSION_KEY", "SKYHIGH_SMTP_ADDRESS"),
     ),
-    # Envoy is the gateway; this is what it asks.
+    # Envoy is the gateway. It calls this service for rate limits and blocks.
     Service(
         "gateway",
         number=7,
@@ -125,20 +126,20 @@ SERVICES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Mock:
-    """Stands in for what others own. Left out where the real one is given."""
+    """A mock of an external system. It is left out if the real system is given."""
 
     name: str
     number: int
-    """Its place among the mocks, which its port follows from."""
+    """Its number among the mocks; its port is computed from it."""
     module: str
     real: str
-    """The setting that says where the real one is."""
+    """The setting with the address of the real system."""
     control_number: int
-    """The place of the port where it is watched and told how to behave, over HTTP."""
+    """The number of its control port, where HTTP calls read and change its behaviour."""
     control_url: str
-    """What `skyhigh env` calls that port's URL."""
+    """The variable in which `skyhigh env` prints the URL of that port."""
     settings: tuple[str, ...] = ()
-    """What it is told besides, of `Stack.values`."""
+    """The names of the settings that it gets from `Stack.values`."""
 
 
 MOCKS: Final = (
@@ -173,8 +174,8 @@ MOCKS: Final = (
     ),
 )
 
-# Name: (default, offset from SKYHIGH_PORT_BASE). SKYHIGH_<NAME>_PORT sets one alone. Our own servers keep away from
-# the standard ports, which may be the machine's, and from the range that the kernel gives to outgoing connections.
+# Name: (default, offset from SKYHIGH_PORT_BASE). SKYHIGH_<NAME>_PORT sets one port alone. The private servers do not
+# use the standard ports, because servers of the machine may have them, nor the range of outgoing connections.
 PORTS: Final[Mapping[str, tuple[int, int]]] = (
     {
         "gateway": (8080, 0),
@@ -190,7 +191,7 @@ PORTS: Final[Mapping[str, tuple[int, int]]] = (
         for service in SERVICES
         for name, port in {
             service.label: (50050 + service.number, 50 + service.number),
-            # Each process of a service takes the next: twenty of each.
+            # Each further process of a service takes the next port: there is room for twenty.
             f"{service.label}_worker": (18000 + 20 * service.number, 100 + 20 * service.number),
             f"{service.label}_metrics": (18400 + 20 * service.number, 300 + 20 * service.number),
         }.items()
@@ -198,31 +199,31 @@ PORTS: Final[Mapping[str, tuple[int, int]]] = (
     | {
         name: (50060 + number, 60 + number)
         for mock in MOCKS
-        # Where both are one port, the mock's own name stays.
+        # If both numbers are equal, the mock's own name replaces the name of the control port.
         for number, name in {mock.control_number: f"mock_{mock.name}_control", mock.number: f"mock_{mock.name}"}.items()
     }
 )
-# What a stack's ports span, from its base on.
+# All ports of a stack are less than this above its base.
 PORT_SPAN: Final = 500
-# Below the range that the kernel gives to outgoing connections.
+# Bases for which all ports are below the range that the kernel gives to outgoing connections.
 FREE_BASES: Final = (20_000, 32_000 - PORT_SPAN)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """One local stack, as its environment asks for it."""
+    """One local stack, as the environment describes it."""
 
     home: Path
     """Data, keys and logs."""
     ports: Mapping[str, int]
     given: Mapping[str, str]
-    """The `SKYHIGH_…` variables of whoever starts it. They win over everything below."""
+    """The `SKYHIGH_…` variables of the caller. They take precedence over all values below."""
     tls: bool = False
-    """Whether the gateway serves TLS and the services mutual TLS, with certificates that are made here."""
+    """True if the gateway serves TLS and the services mutual TLS, with certificates of `authority`."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Stack:
-        """Reads `SKYHIGH_…`. Raises ValueError naming the variable that is wrong."""
+        """Reads the `SKYHIGH_…` variables. Raises ValueError with the name of a wrong one."""
         given = {name: value for name, value in environment.items() if name.startswith("SKYHIGH_") and value}
         base = _port_of(given, "SKYHIGH_PORT_BASE", highest=65535 - PORT_SPAN)
         ports = {
@@ -240,12 +241,12 @@ class Stack:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """Its passwords."""
+        """The passwords of the stack."""
         return Secrets(self.home / "secrets.json")
 
     @cached_property
     def servers(self) -> Servers:
-        """Its private servers, whether or not all of them are used."""
+        """The private servers of the stack, including those that it does not use."""
         return Servers(
             folder=self.home,
             ports=ServerPorts(
@@ -261,26 +262,26 @@ class Stack:
 
     @property
     def signing_keys(self) -> SigningKeys:
-        """What signs its demo tokens."""
+        """The keys that sign the demo tokens."""
         return SigningKeys(self.home / "keys")
 
     @property
     def authority(self) -> Authority:
-        """What signs its certificates, where it has any."""
+        """The authority that signs the certificates, if the stack uses TLS."""
         return Authority(self.home / "keys" / "tls")
 
     def identity_of(self, name: str) -> Identity | None:
-        """The certificate of a service, of EDGE or of OPERATIONS; None without TLS."""
+        """Returns the certificate of a service, of EDGE or of OPERATIONS; None without TLS."""
         return self.authority.identity(name) if self.tls else None
 
     def ensure_certificates(self) -> None:
-        """Makes the certificates that are missing or end soon."""
+        """Issues the certificates that are missing or expire soon; does nothing without TLS."""
         if self.tls:
             self.authority.ensure([*(service.name for service in SERVICES), EDGE, OPERATIONS])
 
     @property
     def addresses(self) -> dict[str, str]:
-        """What `skyhigh env` prints."""
+        """The variables that `skyhigh env` prints."""
         shown = self.identity_of(OPERATIONS)
         known = {
             "SKYHIGH_GATEWAY_URL": f"{'https' if self.tls else 'http'}://{LOOPBACK}:{self.ports['gateway']}",
@@ -295,7 +296,7 @@ class Stack:
 
     @property
     def tokens(self) -> dict[str, str]:
-        """Whose tokens the stack trusts."""
+        """The settings for the tokens that the stack trusts: keys, issuer and audience."""
         return {
             "SKYHIGH_JWKS": self.given.get("SKYHIGH_JWKS") or str(self.signing_keys.jwks),
             "SKYHIGH_TOKEN_ISSUER": self.given.get("SKYHIGH_TOKEN_ISSUER") or ISSUER,
@@ -304,7 +305,7 @@ class Stack:
 
     @property
     def values(self) -> dict[str, str]:
-        """What only some services and mocks are told."""
+        """The settings that only some services and mocks get."""
         webhook_key = base64.b64encode(bytes.fromhex(self.secrets["webhooks"])).decode()
         webhook_secrets = self.given.get("SKYHIGH_PAYMENT_WEBHOOK_SECRETS") or f"whsec_{webhook_key}"
         return {
@@ -320,7 +321,7 @@ class Stack:
         }
 
     def processes(self) -> list[Process]:
-        """The table of processes. Raises MissingServerError if a server is not installed."""
+        """Returns the table of processes. Raises MissingServerError if a server is not installed."""
         own: list[Process] = []
         if "SKYHIGH_DATABASE_URL" not in self.given:
             own.append(self.servers.postgres())
@@ -328,7 +329,7 @@ class Stack:
             own.append(self.servers.redis())
         if "SKYHIGH_AMQP_URL" not in self.given:
             own += [self.servers.epmd(), self.servers.rabbitmq()]
-        # The broker takes its time, and a service that starts meanwhile finds it as one that lost it does.
+        # Services do not wait for the broker, which starts slowly: they connect later, as after a lost connection.
         truth = tuple(process.name for process in own if process.name == "postgres")
         services = [self._service(service, after=truth) for service in SERVICES]
         mocks = [self._mock(mock) for mock in self._mocks]
@@ -336,7 +337,10 @@ class Stack:
         return [dataclasses.replace(process, ports=self._ports_of(process.name)) for process in table]
 
     def _ports_of(self, process: str) -> dict[str, int]:
-        """All ports on which a process listens, by the variables that set them; `+ 1` for a second worker's."""
+        """Returns all ports on which a process listens, by the variables that set them.
+
+        The port of a second worker has `+ 1` behind the variable.
+        """
         servers = {"rabbitmq": ("amqp", "amqp_distribution"), "gateway": ("gateway", "gateway_admin")}
         mocks = {f"mock-{mock.name}": (f"mock_{mock.name}", f"mock_{mock.name}_control") for mock in MOCKS}
         names = {**servers, **mocks}.get(process, (process,))
@@ -351,7 +355,7 @@ class Stack:
 
     @staticmethod
     def port_conflicts(processes: Sequence[Process]) -> list[str]:
-        """Says of each port that these processes could not listen on, which it is and why."""
+        """Returns the ports on which these processes cannot listen, each with the cause."""
         wanted = {name: port for process in processes for name, port in process.ports.items()}
         conflicts = [f"{' and '.join(names)} are both {wanted[names[0]]}" for names in ports.shared(wanted)]
         taken = ports.listened_on(set(wanted.values()))
@@ -362,9 +366,9 @@ class Stack:
         return conflicts
 
     async def provision_given_servers(self) -> None:
-        """Prepares servers that were given by URL as we prepare our own.
+        """Prepares servers that were given by URL like the private ones.
 
-        A service whose own database is given too is left alone. Raises GivenServerError.
+        Leaves out a service whose own database URL is given. Raises GivenServerError if a server cannot be prepared.
         """
         for variable, provision in (
             ("SKYHIGH_DATABASE_URL", self._provision_database),
@@ -374,7 +378,7 @@ class Stack:
                 continue
             try:
                 await provision(self.given[variable])
-            # Drivers have many errors for servers that are away or refuse; each is the end of this start.
+            # Drivers raise many errors for servers that are down or refuse a call. Each of them ends this start.
             except Exception as error:
                 raise GivenServerError(f"the server of {variable} could not be prepared: {error}") from error
 
@@ -412,7 +416,8 @@ class Stack:
         keys = self.signing_keys
         settings = {
             f"{prefix}DATABASE_URL": self._database_url_of(service),
-            # Broker users are made over RabbitMQ's management port, which a given URL does not name.
+            # With a given URL all services use its user: only RabbitMQ's management port could create a user for each,
+            # and the URL does not name that port.
             f"{prefix}AMQP_URL": self.given.get("SKYHIGH_AMQP_URL") or self.servers.amqp_url(service.name),
             "SKYHIGH_REDIS_URL": self.addresses["SKYHIGH_REDIS_URL"],
             f"{prefix}LISTEN": f"{LOOPBACK}:{port}",
@@ -447,7 +452,7 @@ class Stack:
                 identity=self.identity_of(OPERATIONS),
             ),
             port=port,
-            # An address of a service that is given is another stack's, such as one of `skyhigh env`: these are ours.
+            # These replace the given addresses of services, which may be those of another stack (`skyhigh env`).
             environment=self._given_or(settings) | self._addresses_of(*service.calls, *service.reads),
             hidden=OWNERS_VARIABLES,
             sources=(service.module.partition(".")[0], *SHARED_SOURCES),
@@ -457,7 +462,7 @@ class Stack:
         )
 
     def _shown(self, name: str) -> dict[str, str]:
-        """What makes a process of this name speak mutual TLS."""
+        """Returns the settings for mutual TLS with the certificate of this name."""
         identity = self.identity_of(name)
         return {} if identity is None else dict(zip(VARIABLES, _paths(identity), strict=True))
 
@@ -469,7 +474,10 @@ class Stack:
         return [mock for mock in MOCKS if mock.real not in self.given]
 
     def _mock(self, mock: Mock) -> Process:
-        """Waits for nothing, and nothing waits for it: a service must bear that it is away."""
+        """Returns the process of a mock.
+
+        It waits for no process, and no process waits for it: a service must work while the mock is down.
+        """
         prefix = f"SKYHIGH_MOCK_{mock.name.upper()}_"
         port, control_port = self.ports[f"mock_{mock.name}"], self._control_port(mock)
         settings = {
@@ -500,7 +508,10 @@ class Stack:
         return parts._replace(netloc=f"{service.name}:{password}@{host}").geturl()
 
     def _addresses_of(self, *services: str) -> dict[str, str]:
-        """Where each process of these services listens alone: behind one address a caller would keep to one of them."""
+        """Returns the addresses of each process of these services, by variable.
+
+        If all processes had one address, a caller would keep its connection to one of them and never use the others.
+        """
         return {
             _address(service.name): ",".join(
                 f"{LOOPBACK}:{self.ports[f'{service.label}_worker'] + index}"
@@ -523,7 +534,8 @@ class Stack:
             "SKYHIGH_GATEWAY_ADMIN_PORT": str(self.ports["gateway_admin"]),
             **self._addresses_of(*(service.name for service in SERVICES)),
             **self._shown(EDGE),
-            # One certificate for both sides will do here. In production clients see one of a public authority.
+            # One certificate for clients and services is enough here. In production a public authority signs the one
+            # that clients see.
             **dict(zip(EDGE_TLS_VARIABLES, self._shown(EDGE).values(), strict=False)),
         }
 
@@ -555,7 +567,7 @@ async def _run(*command: str, variables: Mapping[str, str]) -> None:
         raise RuntimeError(output.decode(errors="replace").strip())
 
 
-# What somebody from outside shows to the services and to the gateway, and whom it believes; only with TLS.
+# Only with TLS: the certificate and key of a caller from outside the stack, and the authority that it trusts.
 CERTIFICATE_NAMES: Final = ("SKYHIGH_CLIENT_CERTIFICATE", "SKYHIGH_CLIENT_KEY", "SKYHIGH_CA")
 
 
@@ -564,7 +576,7 @@ def _paths(identity: Identity) -> tuple[str, ...]:
 
 
 def free_port_base() -> int:
-    """Returns a SKYHIGH_PORT_BASE at which no port of a stack is in use now. Raises RuntimeError if it finds none."""
+    """Returns a SKYHIGH_PORT_BASE at which all ports of a stack are free now. Raises RuntimeError if it finds none."""
     for _ in range(50):
         base = random.SystemRandom().randrange(*FREE_BASES)
         if all(port_is_free(base + offset) for _, offset in PORTS.values()):
@@ -573,7 +585,7 @@ def free_port_base() -> int:
 
 
 def address_names() -> list[str]:
-    """The variables that say where the parts of a stack are."""
+    """Returns the variables with the addresses and certificates of a stack."""
     return [
         "SKYHIGH_GATEWAY_URL",
         "SKYHIGH_DATABASE_URL",
@@ -590,7 +602,7 @@ def _address(service: str) -> str:
 
 
 def home_of(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the stack keeps its data: SKYHIGH_HOME, or `.skyhigh` in the repository."""
+    """Returns the folder of the stack: SKYHIGH_HOME, or `.skyhigh` in the repository."""
     given = environment.get("SKYHIGH_HOME")
     return Path(given).absolute() if given else Path(__file__).resolve().parents[2] / ".skyhigh"
 

@@ -1,4 +1,4 @@
-"""Starts processes in the order of their readiness, keeps them running, and ends them in the reverse order."""
+"""Starts processes in order, restarts those that die, and stops them in reverse."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from deploy.local.process import Process
 
 PROBE_SECONDS: Final = 0.05
 PROBE_TIMEOUT_SECONDS: Final = 5
-# A process that dies at once must not keep two cores busy with starting it; one that died once must be back soon.
+# The first restart comes soon. The delay then doubles, so that a process that dies at each start does not keep the
+# machine busy.
 FIRST_RESTART_SECONDS: Final = 0.25
 LONGEST_RESTART_SECONDS: Final = 15
-# Who ran this long is well again: the next restart is a first one.
+# After a process has run this long, its next restart has the first delay again.
 WELL_AFTER_SECONDS: Final = 60
 LOG_BYTES: Final = 32 * 1024 * 1024
-# Children of a process that was killed end within milliseconds; a disk may hold one for longer.
+# A killed child ends within milliseconds, but one that waits for a disk may take longer.
 GROUP_SECONDS: Final = 5
 
 
 class State(StrEnum):
-    """Where a process is in its life."""
+    """The states of a process."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -44,36 +45,36 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Status:
-    """What is known of a process."""
+    """The state of a process, as the supervisor knows it."""
 
     name: str
     port: int
     state: State = State.WAITING
     pid: int | None = None
     start_ticks: int | None = None
-    """When the pid was given out, in the kernel's ticks: a later process with the same number has another value."""
+    """When the process started, in the kernel's ticks: a later process with the same pid has another value."""
     ports: Mapping[str, int] = field(default_factory=dict)
     """All ports on which it listens when it is ready, by the variables that set them."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Digests of what it was started from."""
+    """Digests of the source that it was started from."""
     since: float = 0
-    """Since when it is in this state, in seconds of the Unix epoch."""
+    """When it entered this state, in seconds of the Unix epoch."""
     restarts: int = 0
     last_end: str = ""
-    """How it died the last time."""
+    """How it ended the last time."""
     trouble: str = ""
-    """Why it was not ready when it was last asked; empty if it is ready."""
+    """Why the last probe found it not ready; empty if it is ready."""
 
 
 class StartError(Exception):
-    """A process ended, or was not ready in time, when it should have become ready."""
+    """A process ended before it was ready, and is not restarted."""
 
 
 class Supervisor:
     """A set of running processes, with a log file for each.
 
-    With `restart` a process that dies is started again after a growing delay; without, it stays dead, which is what
-    tests want that kill one.
+    With `restart`, a process that dies is started again after a growing delay. Without it, the process stays down, as
+    tests that kill a process need.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Supervisor:
 
     @property
     def statuses(self) -> list[Status]:
-        """What is known of each process, in the order of the table."""
+        """The status of each process, in the order of the table."""
         return list(self._statuses.values())
 
     async def __aenter__(self) -> Self:
@@ -116,7 +117,7 @@ class Supervisor:
     async def start(self, *names: str) -> None:
         """Starts the named processes, or all; returns when they are ready.
 
-        Raises StartError when one ends before it is ready and is not restarted.
+        Raises StartError if one ends before it is ready and is not restarted.
         """
         for name in names or self._processes:
             if name not in self._keepers or self._keepers[name].done():
@@ -129,7 +130,10 @@ class Supervisor:
                 waiter.cancel()
 
     async def stop(self, *names: str) -> None:
-        """Ends the named processes, or all: each after those that come after it. A repeat does nothing."""
+        """Stops the named processes, or all. Idempotent.
+
+        Each one is stopped after the processes that name it in `after`.
+        """
         endings: dict[str, asyncio.Task[None]] = {}
         chosen = names or tuple(self._processes)
 
@@ -137,18 +141,21 @@ class Supervisor:
             await asyncio.gather(*(endings[other] for other in chosen if name in self._processes[other].after))
             await self._end(name)
 
-        # In the reverse order of the table and of readiness, so that no ending is waited for before it exists.
+        # In reverse order, so that each task of `endings` exists before another task waits for it.
         for name in reversed(self._in_order(chosen)):
             endings[name] = asyncio.create_task(end(name))
         await asyncio.gather(*endings.values())
 
     async def restart(self, *names: str) -> None:
-        """Ends the named processes and starts them again; the others go on. Returns when they are ready."""
+        """Stops the named processes and starts them again; the others keep running.
+
+        Returns when the named ones are ready.
+        """
         await self.stop(*names)
         await self.start(*names)
 
     async def kill(self, name: str) -> None:
-        """Ends a process as a crash would. Where restarting is on, it comes back by itself."""
+        """Kills a process, as a crash would. With `restart` it starts again by itself."""
         running = self._running[name]
         os.killpg(running.pid, signal.SIGKILL)
         await running.wait()
@@ -180,10 +187,13 @@ class Supervisor:
             raise StartError(f"{name} {self._statuses[name].last_end}; see {self._log_path(name)}")
 
     async def _keep(self, process: Process) -> None:
-        """One process's life: wait for those before it, start, and start again."""
+        """Waits for the processes of `after`, then runs the process.
+
+        With `restart` it runs the process again after each end, until it is cancelled.
+        """
         status = self._statuses[process.name]
         failures = 0
-        # Meanwhile: the gateway waits for all services, and rendering its configuration takes a second.
+        # Prepares during the wait: the gateway waits for all services, and rendering its configuration takes a second.
         early = asyncio.create_task(self._prepare(process, status))
         try:
             for earlier in process.after:
@@ -197,7 +207,7 @@ class Supervisor:
             started = time.monotonic()
             try:
                 await self._run(process, status, preparing)
-            # Whatever kept it from starting, the others go on and the next try may succeed.
+            # Any error, because the other processes keep running in each case, and the next try may succeed.
             except Exception as error:
                 reason = str(error) or repr(error)
                 with self._open_log(process.name) as log:
@@ -205,7 +215,7 @@ class Supervisor:
                 status.last_end = f"could not start: {reason.splitlines()[-1]}"
             preparing = None
             self._ready[process.name].clear()
-            # That its port was closed is no news once it has ended.
+            # The result of the last probe, such as a closed port, says nothing about a process that has ended.
             status.trouble = ""
             self._change(status, State.DIED, pid=None)
             if not self._restart:
@@ -218,13 +228,13 @@ class Supervisor:
             status.restarts += 1
 
     async def _prepare(self, process: Process, status: Status) -> None:
-        # Before it reads them: what is edited from now on counts as edited.
+        # Before the process reads its source, so that each later edit counts as one.
         status.sources = await asyncio.to_thread(sources.digests, process.sources)
         if process.prepare is not None:
             await process.prepare()
 
     async def _run(self, process: Process, status: Status, preparing: asyncio.Task[None] | None) -> None:
-        """Starts the process, says when it is ready, and returns when it has ended."""
+        """Starts the process, reports when it is ready, and returns when it has ended."""
         self._change(status, State.STARTING)
         await (preparing or self._prepare(process, status))
         running = await self._launch(process)
@@ -235,7 +245,8 @@ class Supervisor:
         try:
             await asyncio.wait({ended, watching}, return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and watching.exception() is not None:
-                # Ready, but what others need of it could not be set up: start over.
+                # `settle` failed, or a probe raised another error than OSError or EOFError: the process is stopped, and
+                # with `restart` it is started again.
                 reason = str(watching.exception()) or repr(watching.exception())
                 status.last_end = f"could not be set up: {reason.splitlines()[0]}"
                 running.send_signal(process.stop_signal)
@@ -246,7 +257,7 @@ class Supervisor:
         finally:
             watching.cancel()
             ended.cancel()
-        # Its children hold the ports that its successor needs.
+        # Its children may still listen on the ports that the next start needs.
         await _end_members(running.pid)
         del self._running[process.name]
 
@@ -286,7 +297,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # A group of its own: a Ctrl-C at somebody's terminal is no order to end, and we can end all of it.
+                # A session of its own: Ctrl-C in a terminal does not reach it, and the supervisor can end all members.
                 start_new_session=True,
                 user=None if identity is None else identity.pw_uid,
                 group=None if identity is None else identity.pw_gid,
@@ -343,7 +354,7 @@ def _kill(pid: int) -> None:
 
 
 async def _end_members(leader: int) -> None:
-    """Kills what is left of the session of a process that has ended, and waits until none of it runs."""
+    """Kills the rest of the session of an ended process, and waits until no member runs."""
     deadline = time.monotonic() + GROUP_SECONDS
     while (left := proc.members(leader)) and time.monotonic() < deadline:
         for member in left:
@@ -352,5 +363,5 @@ async def _end_members(leader: int) -> None:
 
 
 def tell(line: str) -> None:
-    """Writes a line with its time into the supervisor's log."""
+    """Writes a line with the current time to stderr, which is the supervisor's log."""
     print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)

@@ -1,1 +1,1 @@
-"""What others own, so that it can fail on demand: scales, payment provider, mail server."""
+"""Mocks that fail on demand: scales, payment provider, mail server."""

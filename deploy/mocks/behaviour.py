@@ -1,6 +1,6 @@
-"""How a mock misbehaves: a few switches, read and turned over HTTP at `/behaviour` while it runs.
+"""The switches of a mock, read and set over HTTP at `/behaviour` while it runs.
 
-GET shows them, PUT turns those that it names, DELETE turns all back to normal.
+GET returns them, PUT sets those that its body names, DELETE sets all of them back to normal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = telemetry.log("behaviour")
 
 
 class Behaviour(Generic[Switches]):
-    """The switches of one mock. `turned` is called after some were turned over HTTP."""
+    """The switches of one mock. `turned` is called after an HTTP request has set some."""
 
     def __init__(self, normal: Switches, *, turned: Callable[[], None] = lambda: None) -> None:
         self._normal = normal
@@ -33,7 +33,7 @@ class Behaviour(Generic[Switches]):
         self.now = normal.model_copy()
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what serves them."""
+        """Returns the HTTP routes of the switches."""
         return [
             web.get("/behaviour", self._show),
             web.put("/behaviour", self._turn),
@@ -46,7 +46,7 @@ class Behaviour(Generic[Switches]):
     async def _turn(self, request: web.Request) -> web.Response:
         try:
             switches = await request.json()
-            # Read after the body came: what counts down meanwhile must not be undone.
+            # `now` is read after the body has arrived: a switch that counts down meanwhile must keep its new value.
             wanted = self._normal.__class__.model_validate(self.now.model_dump() | switches)
         except ValidationError as error:
             return problem(400, problems_of(error))
@@ -65,21 +65,21 @@ class Behaviour(Generic[Switches]):
 
 
 def problem(status: int, message: str) -> web.Response:
-    """Returns a refusal as all mocks write it."""
+    """Returns an error response in the form that all mocks use."""
     return web.json_response({"error": message}, status=status)
 
 
 def problems_of(error: ValidationError) -> str:
-    """Returns one line that names each wrong field and says why."""
+    """Returns one line that names each wrong field and the reason."""
     return "; ".join(": ".join((*filter(None, [".".join(map(str, e["loc"]))]), e["msg"])) for e in error.errors())
 
 
 @asynccontextmanager
 async def serving_http(address: str, routes: list[web.RouteDef]) -> AsyncIterator[str]:
-    """Serves routes at `host:port` within the block; port 0 takes a free one. Yields the URL."""
+    """Serves routes at `host:port` during the block; port 0 takes a free one. Yields the URL."""
     application = web.Application(client_max_size=1 << 20)
     application.add_routes(routes)
-    # It is waited for twice: for requests, then for their connections.
+    # aiohttp waits for this time twice: for the requests, then for their connections.
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
     await runner.setup()
     server = Endpoint.parse(address)

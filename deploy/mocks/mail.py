@@ -1,4 +1,7 @@
-"""`python -m deploy.mocks.mail`: a mail server that delivers nothing and shows everything, over HTTP and as a page."""
+"""`python -m deploy.mocks.mail`: a mail server that delivers no mail.
+
+It shows the mails that it accepted over HTTP, as JSON and as a page.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _log = telemetry.log("mail")
 
 
 class MailSettings(BaseSettings):
-    """Where mails are taken, and where they are shown."""
+    """The addresses of the SMTP server and of the HTTP server."""
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_MAIL_", extra="ignore", frozen=True)
 
@@ -38,16 +41,16 @@ class MailSettings(BaseSettings):
 
 
 class MailBehaviour(BaseModel, extra="forbid"):
-    """What the mail server does."""
+    """The switches of the mail server."""
 
     refuse: bool | Annotated[int, Field(ge=0)] = 0
-    """So many of the next mails, or all of them, are refused for the time being (451)."""
+    """How many of the next mails are refused with 451 (try again later); True refuses all."""
     slow_seconds: float = Field(default=0, ge=0, le=600)
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail that was taken."""
+    """A mail that the server accepted."""
 
     id: int
     time: str
@@ -58,7 +61,7 @@ class Mail:
     text: str
 
     def shown(self) -> dict[str, Any]:
-        """Returns it as JSON has it."""
+        """Returns the mail as a JSON object."""
         return {
             "id": self.id,
             "time": self.time,
@@ -81,7 +84,7 @@ class MailSink:
         self._taken = 0
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Envelope) -> str:
-        """Takes a mail: what aiosmtpd calls after DATA."""
+        """Accepts or refuses a mail; aiosmtpd calls this after DATA."""
         now = self.behaviour.now
         if now.refuse and now.refuse is not True:
             self.behaviour.now = now.model_copy(update={"refuse": now.refuse - 1})
@@ -105,7 +108,7 @@ class MailSink:
         return "250 taken"
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what shows the mails."""
+        """Returns the HTTP routes of the mails and the switches."""
         return [
             web.get("/", self._page),
             web.get("/mails", self._list),
@@ -134,17 +137,17 @@ class MailSink:
 
 @asynccontextmanager
 async def serving(settings: MailSettings) -> AsyncIterator[MailSink]:
-    """Runs the mail server within the block."""
+    """Runs the mail server during the block."""
     sink = MailSink()
     endpoint = Endpoint.parse(settings.listen)
     loop = asyncio.get_running_loop()
 
     def session() -> SMTP:
-        # Without a name it asks DNS for one, and waits.
+        # Without a host name, aiosmtpd looks one up by DNS, which takes time.
         return SMTP(sink, hostname="localhost", enable_SMTPUTF8=True, data_size_limit=1 << 20)
 
     server = await bound(lambda: loop.create_server(session, endpoint.host, endpoint.port), settings.listen)
-    # Closed without waiting: clients may keep their connections open.
+    # Closed without a wait for open connections, because clients may keep them.
     with closing(server):
         sink.address = str(replace(endpoint, port=server.sockets[0].getsockname()[1]))
         async with serving_http(settings.control, sink.routes()) as sink.url:

@@ -1,6 +1,7 @@
-"""`python -m deploy.mocks.payment_provider`: a payment provider. It decides by code and tells by signed webhook.
+"""`python -m deploy.mocks.payment_provider`: a mock payment provider.
 
-README.md of this folder is its contract, and says how it misbehaves on demand.
+It decides by the payment code and reports its decisions by signed webhooks. README.md of this folder is its contract
+and describes its switches.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ ALWAYS_FAILS: Final = "99999"
 KEPT_CHARGES: Final = 10_000
 DELIVERY_TRIES: Final = 8
 FIRST_RETRY_SECONDS: Final = 0.5
-# Whoever replays what is older is refused by a receiver that keeps to the standard.
+# The age of a stale webhook. A receiver that follows Standard Webhooks refuses one that is so old.
 STALE: Final = timedelta(minutes=20)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Forgery = Literal["unsigned", "wrong_key", "altered_body", "stale"]
@@ -41,7 +42,7 @@ _log = telemetry.log("payment_provider")
 
 
 class ProviderSettings(BaseSettings):
-    """Where the provider is reached, and whom it tells."""
+    """The address of the provider, the receiver of its webhooks, and how it decides."""
 
     model_config = SettingsConfigDict(
         env_prefix="SKYHIGH_MOCK_PROVIDER_", extra="ignore", frozen=True, populate_by_name=True
@@ -50,17 +51,17 @@ class ProviderSettings(BaseSettings):
     listen: str = "127.0.0.1:50062"
     webhook_url: str = "http://127.0.0.1:8080/v1/payments/webhook"
     webhook_authority: FilePath | None = None
-    """PEM: whose certificate the receiver has, where that is nobody whom everybody knows."""
+    """A PEM file: the authority that signed the receiver's certificate, if it is no public one."""
     webhook_secret: str
-    """`whsec_` and base64; the receiver knows it too. Of several, with commas between, each signs."""
+    """`whsec_` and base64, known to the receiver too. With several, separated by commas, each one signs."""
     failure_rate: float = Field(default=0.15, ge=0, le=1, validation_alias="SKYHIGH_PAYMENT_FAILURE_RATE")
-    """Of codes that are neither 00000 nor 99999."""
+    """The share of declined charges, 0 to 1, for codes other than 00000 and 99999."""
     seed: int | None = None
-    """Makes the same decisions in the same order."""
+    """With a seed, each run makes the same decisions in the same order."""
 
     @property
     def signers(self) -> list[Webhook]:
-        """What signs, one for each secret."""
+        """The signers, one for each secret."""
         return [Webhook(secret.strip()) for secret in self.webhook_secret.split(",")]
 
     @field_validator("webhook_secret")
@@ -75,37 +76,37 @@ class ProviderSettings(BaseSettings):
 
 
 class ProviderBehaviour(BaseModel, extra="forbid"):
-    """What the provider does."""
+    """The switches of the provider."""
 
     down: bool = False
-    """503 to all that is asked of it, except for the list of what it made."""
+    """The provider responds with 503 to every API request except the list of charges."""
     failure_rate: float = Field(default=0.15, ge=0, le=1)
     decision_delay_seconds: float = Field(default=0.2, ge=0, le=600)
     answer_delay_seconds: float = Field(default=0, ge=0, le=600)
-    """The answer to a charge comes late, although the charge goes on."""
+    """The response to a charge comes late; the charge itself is not delayed."""
     lose_answers: int = Field(default=0, ge=0)
-    """So many of the next charges are accepted, and the connection is cut instead of an answer."""
+    """So many of the next charges are made, but the connection is cut instead of a response."""
     drop_webhooks: bool = False
     webhook_delay_seconds: float = Field(default=0, ge=0, le=600)
     duplicate: int = Field(default=0, ge=0, le=20)
-    """Each webhook comes so many times more."""
+    """Each webhook is sent so many times more."""
     reorder: int = Field(default=0, ge=0, le=1000)
-    """Webhooks are held back until there are so many, and then come in the reverse order."""
+    """Webhooks are held back until there are so many, and then sent in the reverse order."""
     forge: Forgery | None = None
-    """Each webhook is accompanied by one that was tampered with so."""
+    """Before each webhook, one that is forged in this way is sent."""
     wrong_amount: bool = False
-    """Webhooks tell another amount."""
+    """Webhooks state another amount than was charged."""
 
 
 class Amount(BaseModel, extra="forbid", strict=True):
-    """Money."""
+    """An amount of money."""
 
     currency: str = Field(pattern="^[A-Z]{3}$")
     minor_units: int = Field(gt=0)
 
 
 class ChargeRequest(BaseModel, extra="forbid"):
-    """What a charge is asked for with."""
+    """The body of a request for a charge."""
 
     amount: Amount
     payment_code: str = Field(pattern="^[0-9]{5}$")
@@ -113,7 +114,7 @@ class ChargeRequest(BaseModel, extra="forbid"):
 
 
 class RefundRequest(BaseModel, extra="forbid"):
-    """What a refund is asked for with: of the whole charge, or of a part."""
+    """The body of a request for a refund; without an amount, of the whole charge."""
 
     charge_id: str
     amount: Amount | None = None
@@ -121,7 +122,7 @@ class RefundRequest(BaseModel, extra="forbid"):
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """A charge; `status` is pending, succeeded, failed or voided. Its amount is what was asked for."""
+    """A charge; `status` is pending, succeeded, failed or voided. Its amount is the requested one."""
 
     charge_id: str
     key: str
@@ -157,11 +158,11 @@ class PaymentProvider:
         self.webhook_url = settings.webhook_url
         self.url = ""
         self.charges: dict[str, Charge] = {}
-        """By key."""
+        """By idempotency key."""
         self.refunds: dict[str, Refund] = {}
-        """By charge id where the whole charge was given back, else by the refund's key."""
+        """By charge id if the request was for the whole charge, else by the refund's idempotency key."""
         self.deliveries: deque[int] = deque(maxlen=KEPT_CHARGES)
-        """The HTTP status of each webhook that was answered."""
+        """The HTTP status of each webhook that got a response."""
         self._requests: dict[str, ChargeRequest] = {}
         self._random = random.Random(settings.seed)  # noqa: S311
         self._signers = settings.signers
@@ -172,7 +173,7 @@ class PaymentProvider:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Decides and tells within the block."""
+        """Decides charges and sends webhooks during the block."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self._session:
             try:
                 yield
@@ -182,7 +183,7 @@ class PaymentProvider:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what serves its API."""
+        """Returns the HTTP routes of its API and its switches."""
         return [
             web.post("/charges", self._unless_down(self._charge)),
             web.get("/charges", self._list),
@@ -323,7 +324,10 @@ class PaymentProvider:
                 await self._deliver(event)
 
     async def _deliver(self, event: _Event) -> None:
-        """Repeats until it is taken; the id stays, the time and with it the signature change."""
+        """Sends a webhook until the response is 2xx, at most DELIVERY_TRIES times.
+
+        All tries have the same id; each has its own time and, because of that, its own signature.
+        """
         for number in range(DELIVERY_TRIES):
             if number:
                 await asyncio.sleep(FIRST_RETRY_SECONDS * 2 ** (number - 1))
@@ -349,7 +353,7 @@ class PaymentProvider:
 def signed_headers(
     signers: Sequence[Webhook], event_id: str, body: bytes, *, time: datetime | None = None
 ) -> dict[str, str]:
-    """Returns the headers of a webhook as Standard Webhooks 1.0.0 has them."""
+    """Returns the headers of a webhook by Standard Webhooks 1.0.0."""
     moment = time or datetime.now(UTC)
     return {
         "content-type": "application/json",
@@ -360,8 +364,9 @@ def signed_headers(
 
 
 def forged(signers: Sequence[Webhook], event: _Event, how: Forgery) -> tuple[bytes, dict[str, str]]:
-    """Returns body and headers of a webhook that must be refused."""
-    # An id of its own: one that is taken by mistake has its effect and is seen, instead of being dropped as a repeat.
+    """Returns body and headers of a forged webhook, which a receiver must refuse."""
+    # An id of its own: if a receiver accepts the webhook by mistake, its effect is seen. With the same id, the receiver
+    # would drop it as a repeat.
     event_id = f"{event.event_id}_forged"
     headers = signed_headers(signers, event_id, event.body)
     match how:
@@ -380,7 +385,7 @@ def forged(signers: Sequence[Webhook], event: _Event, how: Forgery) -> tuple[byt
 
 @asynccontextmanager
 async def serving(settings: ProviderSettings) -> AsyncIterator[PaymentProvider]:
-    """Runs the provider within the block."""
+    """Runs the provider during the block."""
     provider = PaymentProvider(settings)
     async with provider.working(), serving_http(settings.listen, provider.routes()) as provider.url:
         _log.info("serving", url=provider.url, webhook_url=provider.webhook_url)

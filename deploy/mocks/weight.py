@@ -1,4 +1,7 @@
-"""`python -m deploy.mocks.weight`: the airport's scales. They measure what was declared, unless told otherwise."""
+"""`python -m deploy.mocks.weight`: the airport's scales.
+
+They return the declared weights, unless a switch changes that.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _log = telemetry.log("weight")
 
 
 class WeightSettings(BaseSettings):
-    """Where the scales are reached, and where they are told how to behave."""
+    """The addresses of the gRPC service and of the HTTP server for the switches."""
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_MOCK_WEIGHT_", extra="ignore", frozen=True)
 
@@ -35,18 +38,18 @@ class WeightSettings(BaseSettings):
 
 
 class WeightBehaviour(BaseModel, extra="forbid"):
-    """What the scales do."""
+    """The switches of the scales."""
 
     mode: Literal["normal", "down", "hang"] = "normal"
-    """`down` answers UNAVAILABLE, `hang` never answers."""
+    """`down` responds with UNAVAILABLE, `hang` never responds."""
     slow_seconds: float = Field(default=0, ge=0, le=600)
     offset_grams: int = Field(default=0, ge=-200_000, le=200_000)
-    """Added to each bag; none weighs less than a gram."""
+    """Added to the weight of each bag; the result is at least 1 g."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """Running scales."""
+    """The running scales."""
 
     address: str
     control_url: str
@@ -71,9 +74,9 @@ class _Servicer(WeightServiceServicer):
 
 @asynccontextmanager
 async def serving(settings: WeightSettings) -> AsyncIterator[Scales]:
-    """Runs the scales within the block."""
+    """Runs the scales during the block."""
     behaviour = Behaviour(WeightBehaviour())
-    # Two mocks that share a port would each be asked now and then.
+    # Otherwise two mocks could share a port, and each would get some of the calls.
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_WeightServiceServicer_to_server(_Servicer(behaviour), server)
     healthy = health.aio.HealthServicer()

@@ -1,7 +1,8 @@
-"""What always holds (docs/rules.md section 11), as SQL over all schemas: each statement returns the offenders.
+"""The invariants of docs/rules.md section 11, as SQL over all schemas.
 
-All of them are asked in one snapshot, so that they hold at every moment, also under load. What only background work
-brings about has a grace, because right after a change it may still be on its way.
+The query of an invariant returns the rows that break it. All queries read one snapshot, so an invariant must hold at
+every moment, also under load. A state that only background work brings about has a grace period, because that work
+follows a change with a delay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bookings: seats for money, whole or not at all."""
+"""Invariants of bookings: their seats, payments, refunds and deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check-ins: completed with a seat and a paid fee, and no fee kept for nothing."""
+"""Invariants of check-ins: their seats, fees and passengers."""
 
 from __future__ import annotations
 

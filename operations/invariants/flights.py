@@ -1,4 +1,4 @@
-"""The schedule: its flights have their seats, and nothing lives on a flight that was cancelled."""
+"""Invariants of the schedule: the seats of flights, and cancelled flights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from operations.invariants.invariant import Invariant
 
 
 def _cancelled(schema: str, what: str, living: str) -> Invariant:
-    """`living` is a query for the flight, the kind and the id of what must not outlive its flight."""
+    """Returns the invariant that no row of `living` is on a cancelled flight.
+
+    `living` is a query for the columns flight_id, kind and id.
+    """
     return Invariant(
         9,
         f"a cancelled flight has no {what}",

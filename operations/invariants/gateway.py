@@ -1,4 +1,4 @@
-"""The gateway: who is kept out is known with the reason, and how much anybody may call is known at all."""
+"""Invariants of the gateway: its incidents, blocks and limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
-# The limits of gateway/limits.py, which is not imported because every command would wait for what it imports.
+# The ids of the limits of gateway/limits.py. Importing that module here would make the start of every command slower.
 LIMITS: Final = (
     *(
         f"{call_class}-per-{who}"

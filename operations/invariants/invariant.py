@@ -1,4 +1,4 @@
-"""One thing that always holds."""
+"""The class of an invariant."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """One thing that always holds. `number` 3 is rule 11.3; `name` says what is so."""
+    """A statement that is always true. `number` 3 means rule 11.3; `name` is the statement."""
 
     number: int
     name: str
     offenders: str
-    """A query for the rows that break it, with the ids that name them."""
+    """A query for the rows that break the invariant, with their ids."""
     needs_service: bool = False
-    """True for what a running service brings about in a moment, and a stopped one does not."""
+    """True if the invariant holds only while the services run, because they restore it."""
     schemas: tuple[str, ...] = ("seat",)
-    """The services that it is about."""
+    """The schemas that the query reads; each is named after its service."""

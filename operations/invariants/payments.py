@@ -1,4 +1,4 @@
-"""Money: what was taken is what was paid for, or was given back."""
+"""Invariants of payments: money in = fares + fees + refunds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
-# Of each intent: what was taken, and what it became; in minor units.
+# For each intent, in minor units: the money taken, and how much of it is fare, fee and refund.
 MONEY_OF_INTENTS: Final = """
     SELECT intents.intent_id, intents.reference, intents.currency, intents.update_time,
            coalesce(charges.times, 0) * intents.minor_units AS taken,

@@ -1,4 +1,4 @@
-"""Seats, holds and their ledger."""
+"""Invariants of seats, holds and the seat ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from skyhigh.seat.v1.seat_service_pb2 import Seat
 from operations.invariants.invariant import Invariant
 from seat_service.cabin_layouts import load_layouts
 
-# 14 CFR 121.585: these passengers, children and lap infants sit in no exit row. CHLD: an adult who cares for a child.
+# Special services whose passengers are ineligible for an exit row (14 CFR 121.585), as are all children and infants.
+# CHLD marks an adult who cares for a child.
 _NO_EXIT_ROW: Final = [
     "WCHR",
     "WCHS",
@@ -29,7 +30,10 @@ _NO_EXIT_ROW: Final = [
 
 
 def _described_seats() -> str:
-    """The seats of all layouts as rows of SQL: layout, seat number, cabin, exit row, room for a lap infant."""
+    """Returns the seats of all layouts as SQL rows.
+
+    The columns are layout, seat number, cabin, exit row, and whether a lap infant is allowed.
+    """
     return ", ".join(
         f"('{layout.layout_id}', '{seat.seat_number}', '{Seat.Cabin.Name(seat.cabin)}', "
         f"{seat.exit_row}, {seat.infant_allowed})"

@@ -1,4 +1,4 @@
-"""The waitlist: first come, first served."""
+"""Invariants of the waitlist: the order, matches and ends of its entries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Final
 
 from operations.invariants.invariant import Invariant
 
-# What an older entry must be for a younger one to overtake it: waiting, matched with nothing, wanting the seat with the
-# cabin and the needs that it has had since, and not passed over for a reason that is written down.
+# The pairs of entries of which the younger was matched with a seat that the older one should have got. The older entry
+# was waiting and not matched at that time, the seat fits its cabin and preferences, its passenger's facts have not
+# changed since, and no stored skip explains why the seat did not go to it.
 _OVERTAKEN: Final = """
     SELECT younger.entry_id, younger.number, younger.seat_number,
            older.entry_id AS overtaken, older.number AS its_number
@@ -27,13 +28,14 @@ _OVERTAKEN: Final = """
             AND skips.first_skip_time < younger.match_time)
 """
 
-# Check-in for the entry's or timer's flight has closed for long enough: by the check-in service, and also by what the
-# waitlist knows, or the waitlist has not asked for long. A close time that has just moved into the past is no offence.
+# Check-in of the flight has been closed for more than 5 s according to the check-in service, and also according to the
+# waitlist, unless the waitlist last compared the close time more than 15 s ago. So a close time that has just moved
+# into the past breaks nothing.
 _CLOSED: Final = """
     departure_time - closes_before < now() - interval '5 s'
     AND (known.close_time < now() - interval '5 s' OR known.compare_time < now() - interval '15 s')
 """
-# Neither now nor, for a step that is under way at another service, in a second.
+# A timer that is due neither about now nor in about a second, as the timer of a step at another service is.
 _SET_AHEAD_OR_LATE: Final = "due_time NOT BETWEEN now() - interval '5 s' AND now() + interval '1.5 s'"
 
 WAITLIST_INVARIANTS: Final = (

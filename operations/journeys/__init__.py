@@ -1,8 +1,8 @@
-"""`skyhigh journey`: three people's whole ways through the gateway, with plain JSON.
+"""`skyhigh journey`: the journeys of three people, with JSON through the gateway.
 
-A customer searches, books two flights and gets two boarding passes (`booked`). Two passengers of the demo airline meet
-at the airport: one has bags too heavy, the other waits for the first one's seat (`airport`). All leave everything as
-they found it.
+A customer searches, books two flights and gets two boarding passes (`booked`). Two passengers of the demo airline check
+in for one flight: the bags of one are too heavy, and the other joins the waitlist for the first one's seat (`airport`).
+At the end each of them cancels, so that all seats are available again.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def _gateway_url() -> str:
 async def travel(
     gateway_url: str, flight_id: str | None = None, *, after: Passed | None = None, patience: float = 1
 ) -> None:
-    """Walks all ways. Raises JourneyFailed or GatewayAway at the first answer that is not as it must be.
+    """Makes all journeys. Raises JourneyFailed or GatewayAway at the first wrong response.
 
-    `after` is called with a step's name behind each step that others go on with; `patience` multiplies how long their
-    part may take.
+    `after` is called with the name of each step after which other services continue the work; `patience` multiplies the
+    time that these services have for it.
     """
 
     async def passed(step: str) -> None:

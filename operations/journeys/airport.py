@@ -1,7 +1,7 @@
-"""The ways of two passengers of the demo airline.
+"""The journeys of two passengers of the demo airline.
 
-One takes a seat, checks in, pays for heavy bags and gets a boarding pass. Another waits for that very seat, gets it
-when the first one cancels, and a mail that says so.
+One holds a seat, checks in, pays for heavy bags and gets a boarding pass. The other joins the waitlist for that seat,
+and gets the seat and a mail about it when the first one cancels.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from operations.journeys.steps import (
     until,
 )
 
-# Others may be taking seats too.
+# Other callers may hold a seat after the map was read.
 SEATS_TRIED: Final = 5
-# Six kilograms more than an economy fare carries.
+# 6 kg more than the STANDARD fare includes.
 HEAVY_GRAMS: Final = 31_000
 
 
 async def travel(gateway_url: str, flight_id: str | None, *, passed: Passed, patience: float) -> None:
-    """Walks both ways, and leaves everything as it was. Raises JourneyFailed or GatewayAway."""
+    """Makes both journeys and cancels everything at the end. Raises JourneyFailed or GatewayAway."""
     async with AsyncExitStack() as undo:
         first_person, second_person = await demo.candidates(2, flight_id=flight_id)
         first = await Traveller.log_in(gateway_url, first_person)
@@ -74,7 +74,7 @@ async def _hold(traveller: Traveller) -> tuple[str, str]:
         raise JourneyFailed(f"map of {traveller.person.flight_id}: no free seat in economy: {seen}")
     seats = seen.body["seats"]
     step("map", seen, f"{traveller.person.flight_id}: {len(free)} of {len(seats)} free, version {seen.body['version']}")
-    # Not always the same seats: a stack that was used for long has no lucky corner.
+    # In random order, so that journeys of one stack do not all use the same few seats.
     secrets.SystemRandom().shuffle(free)
     for seat in free[:SEATS_TRIED]:
         answer = await traveller.hold(seat)
@@ -125,7 +125,7 @@ async def _completed(traveller: Traveller, checkin_id: str, seat: str, patience:
 
 @asynccontextmanager
 async def _waiting(traveller: Traveller, seat: str) -> AsyncIterator[str]:
-    """Joins the waitlist for one seat; also a journey that ends early leaves it."""
+    """Joins the waitlist for one seat; leaves it at the end, also after an error."""
     answer = await traveller.gateway.send(
         f"{traveller.flight}/waitlist",
         {"passengerId": traveller.person.passenger_id, "preferences": {"seatNumbers": [seat]}},

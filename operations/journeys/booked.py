@@ -1,8 +1,8 @@
-"""A customer's way from a search to two boarding passes, and back.
+"""A customer's journey from a search to two boarding passes and to the refund.
 
-Somebody whom nobody knows finds two flights that connect, books both, takes other seats and pays; gets a record
-locator, logs in with it and checks in on both flights. The booking is cancelled in the end: the seats are free again,
-and the money goes back.
+A guest finds two flights that connect, books both, changes the seats and pays; then gets a record locator, logs in with
+it and checks in on both flights. At the end the guest cancels the booking: the seats are available again, and the fare
+is refunded.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from operations.token import mint
 
 Flight: TypeAlias = dict[str, Any]
 Seats: TypeAlias = dict[str, str]
-"""Seat numbers by flight."""
+"""Seat numbers by flight id."""
 
-# Check-in of the first flight closes 60 minutes before it leaves, and that of the last opens 24 hours before.
+# Check-in closes 60 minutes before departure and opens 24 hours before it. Both flights have to be within that window.
 LEAVES_AFTER: Final = timedelta(minutes=70)
 LEAVES_BEFORE: Final = timedelta(hours=24) - timedelta(minutes=2)
-# What the flight service takes for a connection.
+# The limits of the flight service for a connection (FLT-2).
 SHORTEST_CONNECTION: Final = timedelta(minutes=45)
 LONGEST_CONNECTION: Final = timedelta(hours=8)
 PAGES: Final = 20
 SEARCHES: Final = 20
-# Others may be taking seats too.
+# Other callers may hold a seat after the map was read.
 SEATS_TRIED: Final = 5
-# The login takes it without its dots, and in any case.
+# The login ignores diacritics and upper or lower case (CHK-2), so AS_TYPED is a correct last name.
 PASSENGER: Final = {"givenName": "Zoë", "lastName": "Lindqvist-Ågren", "type": "ADULT"}
 AS_TYPED: Final = "lindqvist-agren"
 
@@ -68,22 +68,22 @@ class Booking:
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """The path of the booking at the gateway."""
         return f"/v1/bookings/{self.body['bookingId']}"
 
     @property
     def seats(self) -> Seats:
-        """Its one passenger's seats."""
+        """The seats of its only passenger."""
         return {seat["flightId"]: seat["seatNumber"] for seat in self.body["seats"]}
 
     @property
     def passenger_id(self) -> str:
-        """Its one passenger."""
+        """The id of its only passenger."""
         return str(self.body["passengers"][0]["passengerId"])
 
 
 async def travel(gateway_url: str, *, passed: Passed, patience: float) -> None:
-    """Walks the way, and leaves everything as it was. Raises JourneyFailed or GatewayAway."""
+    """Makes the journey and cancels everything at the end. Raises JourneyFailed or GatewayAway."""
     customer = await _become_customer(gateway_url)
     flights, itinerary_id = await _search(customer)
     async with AsyncExitStack() as undo:
@@ -119,7 +119,7 @@ async def _become_customer(gateway_url: str) -> Gateway:
 
 
 async def _search(customer: Gateway) -> tuple[list[Flight], str]:
-    """Finds two flights that connect and can be checked in now, and the itinerary that they are."""
+    """Returns two connecting flights with open check-in, and their itinerary's id."""
     now = datetime.now(UTC)
     leaving = await _next_flights(customer, until=now + LEAVES_BEFORE)
     flights = [flight for flight in leaving if _can_be_used(flight, now)]
@@ -146,7 +146,10 @@ async def _search(customer: Gateway) -> tuple[list[Flight], str]:
 
 
 async def _next_flights(customer: Gateway, *, until: datetime) -> list[Flight]:
-    """The flights that leave from now on, at least those that leave before this time."""
+    """Returns the next flights, at least those that depart before `until`.
+
+    It reads at most PAGES pages.
+    """
     flights: list[Flight] = []
     token = ""
     for _ in range(PAGES):
@@ -170,7 +173,7 @@ def _can_be_used(flight: Flight, now: datetime) -> bool:
 
 
 def _questions(flights: Sequence[Flight]) -> Iterator[tuple[str, str, str]]:
-    """From where to where, and on which day: each has two of these flights for an answer."""
+    """Yields the origin, destination and date of each pair of flights that connects."""
     leaving = defaultdict(list)
     for flight in flights:
         leaving[flight["origin"]].append(flight)
@@ -184,7 +187,10 @@ def _questions(flights: Sequence[Flight]) -> Iterator[tuple[str, str, str]]:
 
 @asynccontextmanager
 async def _booked(customer: Gateway, itinerary_id: str) -> AsyncIterator[Booking]:
-    """Books, twice with one key; also a journey that ends early takes it back."""
+    """Books, and repeats the request with the same key.
+
+    Cancels the booking at the end of the block, also after an error.
+    """
     email = f"journey-{secrets.token_hex(4)}@passengers.example"
     key = str(uuid4())
     order = {"itineraryId": itinerary_id, "passengers": [PASSENGER], "contactEmail": email}
@@ -203,7 +209,7 @@ async def _booked(customer: Gateway, itinerary_id: str) -> AsyncIterator[Booking
 
 
 async def _give_up(booking: Booking) -> None:
-    """Cancels, where a payment runs as soon as it has ended."""
+    """Cancels the booking; retries while its payment is in progress."""
 
     async def cancel() -> Answer:
         answer = await booking.gateway.send(f"{booking.path}/cancel", {"reason": "JOURNEY"})
@@ -213,7 +219,10 @@ async def _give_up(booking: Booking) -> None:
 
 
 async def _change_seats(booking: Booking, flights: Sequence[Flight]) -> Booking:
-    """Other seats on both flights, all or none, and a fresh timer."""
+    """Changes the seats on both flights in one request.
+
+    Raises JourneyFailed if the seats are others than requested or the timer is not full again.
+    """
     for _ in range(SEATS_TRIED):
         wanted = [
             {
@@ -268,9 +277,12 @@ async def _confirmed(booking: Booking, patience: float) -> Booking:
 
 
 async def _log_in(gateway_url: str, booking: Booking, flights: Sequence[Flight], patience: float) -> list[Traveller]:
-    """The booking's passenger on each flight, as soon as check-in has heard of the booking."""
+    """Logs in as the booking's passenger as soon as the manifest has the booking.
+
+    Returns one traveller for each flight.
+    """
     pnr = booking.body["pnr"]
-    # Not by trying to log in: whoever tries too often has to wait.
+    # An agent reads the trip instead, because repeated logins would reach the login limit (CHK-2).
     agent = Gateway(gateway_url, mint("agent", "journey"))
     answer = await until(
         lambda: agent.get(f"/v1/trips/{pnr}"),

@@ -1,4 +1,4 @@
-"""What all journeys are made of: passengers who have logged in, and answers that must be as expected."""
+"""The steps that the journeys share: logins, check-ins, and checks of responses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from operations.gateway import Answer, Gateway, GatewayAway
 from operations.stack import address_of
 from services.money import text_of_money
 
-# P95 from a change to the map is 1 s (SEAT-12), from a freed seat to its new owner 10 s (WL-3).
+# At P95 the map shows a change within 1 s (SEAT-12), and the waitlist assigns a freed seat within 10 s (WL-3).
 MAP_SECONDS: Final = 5
 PAYMENT_SECONDS: Final = 30
 WAITLIST_SECONDS: Final = 10
 MAIL_SECONDS: Final = 10
-# An event's way to another service.
+# The time for an event to reach another service and take effect there.
 EVENT_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.1
 LIGHT_GRAMS: Final = 9_500
@@ -33,23 +33,23 @@ ALWAYS_SUCCEEDS: Final = "00000"
 PICTURE: Final = "boardingpass.png"
 
 Passed: TypeAlias = Callable[[str], Awaitable[None]]
-"""Is told a step's name behind each step that others go on with."""
+"""Called with the name of each step after which other services continue the work."""
 
 
 class JourneyFailed(Exception):
-    """A step's answer is not what it must be."""
+    """The response to a step is not the expected one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traveller:
-    """A passenger who has logged in, on one flight."""
+    """A passenger with a session, on one flight."""
 
     gateway: Gateway
     person: Candidate
 
     @classmethod
     async def log_in(cls, gateway_url: str, person: Candidate) -> Traveller:
-        """Opens a session by PNR and last name."""
+        """Opens a session by PNR and last name. Raises JourneyFailed if the login fails."""
         answer = await Gateway(gateway_url).log_in(person.pnr, person.last_name)
         if answer.status != 200:
             raise JourneyFailed(f"log in as {person.pnr} {person.last_name}: {answer}")
@@ -59,22 +59,22 @@ class Traveller:
 
     @property
     def flight(self) -> str:
-        """The flight's part of a path."""
+        """The path of the flight at the gateway."""
         return f"/v1/flights/{quote(self.person.flight_id)}"
 
     async def seat_map(self) -> Answer:
-        """The flight's map."""
+        """Reads the seat map of the flight."""
         return await self.gateway.get(f"{self.flight}/seatmap")
 
     async def hold(self, seat_number: str) -> Answer:
-        """Asks for a seat."""
+        """Sends a HoldSeat request for the passenger."""
         return await self.gateway.send(
             f"{self.flight}/seats/{seat_number}/hold", {"passengerId": self.person.passenger_id}
         )
 
 
 def free_seats(seat_map: Answer) -> list[str]:
-    """The seats of a map in economy that anybody may take, but for exit rows."""
+    """Returns the available seats of a map in economy, without those in exit rows."""
     return [
         seat["seatNumber"]
         for seat in seat_map.body.get("seats", [])
@@ -84,7 +84,7 @@ def free_seats(seat_map: Answer) -> list[str]:
 
 @asynccontextmanager
 async def checked_in(traveller: Traveller, hold_id: str | None) -> AsyncIterator[str]:
-    """Starts a check-in; also a journey that ends early takes it back."""
+    """Starts a check-in; cancels it at the end, also after an error."""
     person = traveller.person
     body = {"flightId": person.flight_id, "passengerId": person.passenger_id}
     answer = await traveller.gateway.send("/v1/checkins", body | ({"holdId": hold_id} if hold_id else {}))
@@ -99,7 +99,7 @@ async def checked_in(traveller: Traveller, hold_id: str | None) -> AsyncIterator
 
 
 async def declare_light_bags(traveller: Traveller, checkin_id: str, seat: str) -> None:
-    """Bags that cost nothing: the check-in is complete at once."""
+    """Declares a bag within the allowance; expects that the check-in completes at once."""
     answer = await traveller.gateway.send(
         f"/v1/checkins/{checkin_id}/baggage", {"bags": [{"weightGrams": LIGHT_GRAMS}]}
     )
@@ -108,7 +108,7 @@ async def declare_light_bags(traveller: Traveller, checkin_id: str, seat: str) -
 
 
 async def show_boarding_pass(traveller: Traveller, checkin_id: str, seat: str) -> None:
-    """Prints the boarding pass as a scanner and as a person reads it, and keeps its picture."""
+    """Prints the boarding pass as a barcode and as text, and saves its picture."""
     from checkin_service import barcodes
     from deploy.local.stack import home_of
 
@@ -127,7 +127,7 @@ async def show_boarding_pass(traveller: Traveller, checkin_id: str, seat: str) -
 
 
 async def mailed(email: str, *, about: str, patience: float) -> None:
-    """Waits for a mail that tells of this."""
+    """Waits for a mail to this address whose text contains `about`. Raises JourneyFailed if none arrives in time."""
     url = f"{address_of('SKYHIGH_MOCK_MAIL_URL')}/mails?to={quote(email)}"
 
     def read() -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ async def mailed(email: str, *, about: str, patience: float) -> None:
 
 
 async def see(traveller: Traveller, seat: str, state: str, patience: float) -> None:
-    """Waits until the map shows the seat so."""
+    """Waits until the map shows the seat in this state. Raises JourneyFailed if it does not in time."""
 
     def shown(body: dict[str, Any]) -> bool:
         return {s["seatNumber"]: s["state"] for s in body.get("seats", [])}.get(seat) == state
@@ -159,7 +159,7 @@ async def see(traveller: Traveller, seat: str, state: str, patience: float) -> N
 async def until(
     ask: Callable[[], Awaitable[Answer]], right: Callable[[dict[str, Any]], bool], seconds: float, otherwise: str
 ) -> Answer:
-    """Asks again until the answer is right. Raises JourneyFailed where it is not in time."""
+    """Repeats a request until its response is right. Raises JourneyFailed if that takes too long."""
     deadline = time.monotonic() + seconds
     while True:
         answer = await ask()
@@ -171,19 +171,19 @@ async def until(
 
 
 def money_text(money: dict[str, Any]) -> str:
-    """Returns the gateway's JSON of an amount for people."""
+    """Formats an amount, given as the gateway's JSON, for people."""
     return text_of_money(json_format.ParseDict(money, money_pb2.Money()))
 
 
 def expect(name: str, answer: Answer, **fields: Any) -> None:
-    """Raises JourneyFailed unless the answer is 200 with these fields."""
+    """Raises JourneyFailed unless the status is 200 and the body has these fields."""
     wrong = {field: value for field, value in fields.items() if answer.body.get(field) != value}
     if answer.status != 200 or wrong:
         raise JourneyFailed(f"{name}: expected {fields}, got {answer}")
 
 
 def step(name: str, answer: Answer, seen: str) -> None:
-    """Prints a step that went well."""
+    """Prints a step that succeeded."""
     line(name, str(answer.status), seen, answer.milliseconds)
 
 
