@@ -1,1 +1,1 @@
-"""Owns the seats of all flights: inventory, timed holds, maps and the ledger."""
+"""The seat service: owns the seats of all flights, their timed holds, maps and ledger."""
