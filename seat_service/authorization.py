@@ -1,4 +1,7 @@
-"""The roles that may call each method of the seat service; a method without a row is refused."""
+"""The roles that may call each method of the seat service.
+
+A method without a row is refused.
+"""
 
 from __future__ import annotations
 
