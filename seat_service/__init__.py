@@ -1,1 +1,1 @@
-"""The seat service: owns the seats of all flights, their timed holds, maps and ledger."""
+"""The seat service: owns seats, timed holds, seat maps and the ledger."""

@@ -30,7 +30,10 @@ FLIGHTS_PER_HOLD: Final = 4
 
 
 class Admission:
-    """Checks that need no lock, because they read only immutable data: layouts and the token."""
+    """Checks that need no lock: they read only immutable data.
+
+    That is the layouts and the token.
+    """
 
     def __init__(self, layouts: FlightLayouts, settings: SeatSettings) -> None:
         self._layouts = layouts
@@ -107,7 +110,10 @@ class Admission:
         )
 
     async def seat(self, flight_id: str, seat_number: str) -> LayoutSeat:
-        """Returns a seat from the flight's layout. Raises FLIGHT_NOT_FOUND or SEAT_NOT_FOUND."""
+        """Returns a seat from the flight's layout.
+
+        Raises FLIGHT_NOT_FOUND or SEAT_NOT_FOUND.
+        """
         seat = (await self._layouts.of(flight_id)).by_number.get(seat_number)
         if seat is None:
             raise refusals.seat_not_found(flight_id, seat_number)

@@ -1,4 +1,4 @@
-"""Publishes the seat counts of flights for other services: the event `seat.availability.v1` (decision 11).
+"""Publishes the seat counts of flights: `seat.availability.v1` (decision 11).
 
 The transaction that changes a seat does not write this event, because all holds of a flight would queue at one row.
 About one second later the counts of the flight are read once, for all changes up to then, and published with the
@@ -61,9 +61,10 @@ class Availability:
 
 
 async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[str, Layout]) -> int:
-    """Writes one event with the counts of flights that changed since their last event; returns how many.
+    """Writes one event with the counts of changed flights; returns how many flights.
 
-    A flight whose layout this process cannot use is left out.
+    A flight has changed if its map's version is above that of its last event. A flight whose layout this process cannot
+    use is left out.
     """
     snapshots = {
         snapshot.flight_id: snapshot

@@ -1,4 +1,4 @@
-"""Transitions of single seats that have no hold: blocked by agents, or offered to the waitlist.
+"""Transitions of single seats without a hold: BLOCKED and OFFERED.
 
 AVAILABLE or OFFERED → BLOCKED → AVAILABLE or OFFERED        OFFERED → AVAILABLE
 """
@@ -59,10 +59,11 @@ async def unblock(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -
 
 
 async def return_seat(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -> list[pb.Seat | Refusal]:
-    """Returns offered seats that no waiting entry wants to general sale: OFFERED → AVAILABLE.
+    """Returns unwanted offered seats to general sale: OFFERED → AVAILABLE.
 
-    A repeat returns the free seat. Returns for each request the seat (number and state only) or a refusal:
-    SEAT_NOT_FOUND, or SEAT_OCCUPIED if the seat is held, confirmed or blocked by now.
+    The waitlist service calls this if no waiting entry wants the seat. A repeat returns the free seat. Returns for each
+    request the seat (number and state only) or a refusal: SEAT_NOT_FOUND, or SEAT_OCCUPIED if the seat is held,
+    confirmed or blocked by now.
     """
     move = partial(_move, legal=("OFFERED",), target="AVAILABLE", effects=effects)
     return [await move(conn, request) for request in requests]
@@ -132,7 +133,7 @@ async def _move(
 
 
 async def lapse_offers(conn: Conn, *, limit: int, actor: str, effects: Effects) -> int:
-    """Ends offers whose window passed without a claim: OFFERED → AVAILABLE; returns how many.
+    """Ends offers whose window has passed: OFFERED → AVAILABLE; returns how many.
 
     A seat that was claimed, blocked or returned meanwhile stays as it is.
     """

@@ -1,10 +1,10 @@
-"""Cabin layouts (LOPA): the immutable geometry of aircraft types, read from `layouts/*.json` (SEAT-1).
+"""Cabin layouts (LOPA): the immutable geometry of aircraft types (SEAT-1).
 
-A file lists the cabins from nose to tail. `rows` are runs such as `1-12 14-33`. `letters` are the columns from left to
-right with a blank for each aisle, such as `ABC DEF`. `missing` and `characteristics` select seats by row, run of rows
-and letters: `12`, `16-17`, `11A`, `15-17AF`, `AF`. `facilities` lists galleys, lavatories and the like, each with the
-rows beside it. If the rows of one class have different letters, as in a tapering tail, the file has two cabins of that
-class, one after the other.
+Each layout is a file `layouts/*.json`. A file lists the cabins from nose to tail. `rows` are runs such as `1-12 14-33`.
+`letters` are the columns from left to right with a blank for each aisle, such as `ABC DEF`. `missing` and
+`characteristics` select seats by row, run of rows and letters: `12`, `16-17`, `11A`, `15-17AF`, `AF`. `facilities`
+lists galleys, lavatories and the like, each with the rows beside it. If the rows of one class have different letters,
+as in a tapering tail, the file has two cabins of that class, one after the other.
 
 Characteristics are PADIS 9825 codes. `W`, `A` and `9` are computed from the geometry. All others are data, and the
 service passes them on unchanged, unknown ones too.
@@ -42,7 +42,10 @@ _CABIN_KEYS = ({"cabin", "rows", "letters"}, {"missing", "characteristics", "fac
 
 
 class LayoutError(ValueError):
-    """A layout file is inconsistent or breaks the grammar of seats; the message says where."""
+    """A layout file is wrong; the message says where.
+
+    It contradicts itself, or breaks the grammar of rows, letters or codes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,10 @@ class Cabin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The cabins of an aircraft type from nose to tail, and all their seats by ordinal. Compared by identity."""
+    """The cabins of an aircraft type from nose to tail, and all seats by ordinal.
+
+    Layouts are compared by identity.
+    """
 
     layout_id: str
     aircraft: str
@@ -143,7 +149,7 @@ def read_layouts() -> Mapping[str, Layout]:
 
 
 def parse_layout(text: str) -> Layout:
-    """Reads one layout from JSON. Raises `LayoutError`, which says what is wrong and where."""
+    """Reads one layout from JSON. Raises `LayoutError`."""
     try:
         data = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
@@ -267,7 +273,10 @@ def _position(cabin: Cabin, index: int) -> tuple[seat_service_pb2.Seat.Position.
 
 
 def _selected(text: str, cabin: Cabin, among: set[tuple[int, str]], where: str) -> set[tuple[int, str]]:
-    """Returns the selected seats. Raises `LayoutError` for a selector that selects none."""
+    """Returns the selected seats.
+
+    Raises `LayoutError` for a selector that selects no seat.
+    """
     selected = set()
     for selector in text.split():
         match = _SELECTOR.fullmatch(selector)
@@ -298,7 +307,10 @@ def _run(text: str, where: str, *, known: list[int] | tuple[int, ...] | None = N
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds an object; raises `LayoutError` for a duplicate key, of which JSON would keep the last."""
+    """Builds a JSON object; raises `LayoutError` for a duplicate key.
+
+    Without this hook `json.loads` keeps the last of two equal keys.
+    """
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:

@@ -1,6 +1,6 @@
-"""Cancelled flights: one transaction closes the flight, then a timer cancels its holds in batches.
+"""Cancelled flights: how a flight is closed, and its holds are cancelled.
 
-Decision 19 says why.
+One transaction closes the flight; then a timer cancels the holds in batches. Decision 19 says why.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ HOLDS_AT_ONCE: Final = 100
 
 
 async def close(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
-    """Closes a flight: no seat of it can be held, extended, changed or confirmed any more.
+    """Closes a flight: from now on its seats cannot be held or confirmed.
 
-    A repeat changes nothing. This transaction locks all seats of the flight, and every transaction that changes a seat
-    locks that seat. If the other one was first, its hold exists when the timer cancels the holds; if it comes later, it
-    reads the row that is written here. A flight without seats is closed as well, because it may get seats later.
+    Holds with a seat of it cannot be extended or changed, either. A repeat changes nothing. This transaction locks all
+    seats of the flight, and every transaction that changes a seat locks that seat. If the other one was first, its hold
+    exists when the timer cancels the holds; if it comes later, it reads the row that is written here. A flight without
+    seats is closed as well, because it may get seats later.
     """
     await lock_flight(conn, flight_id)
     closed = await conn.fetchval(

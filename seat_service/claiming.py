@@ -1,4 +1,4 @@
-"""Claims: the waitlist's transition AVAILABLE or OFFERED → HELD, and at once → CONFIRMED if it asks for that.
+"""Claims by the waitlist: AVAILABLE or OFFERED → HELD or CONFIRMED.
 
 The waitlist confirms at once on flights in the mode AUTO_CONFIRM, where no passenger has to accept an offer.
 """

@@ -56,7 +56,7 @@ _RULES: Final[tuple[tuple[Callable[[Person, LayoutSeat], bool], Callable[[Layout
 
 
 def refusal(person: Person, seat: LayoutSeat) -> Refusal | None:
-    """Returns the refusal of the first rule that the seat breaks for the passenger; None if it fits."""
+    """Returns the refusal of the first broken rule; None if the seat fits."""
     return next((refuse(seat) for rule, refuse in _RULES if not rule(person, seat)), None)
 
 

@@ -74,9 +74,10 @@ async def passengers(conn: Conn, asked: Iterable[FlightPassenger]) -> dict[Fligh
 
 
 async def party(conn: Conn, flight_id: str, *, pnr: str | None, passenger_ids: Collection[str]) -> list[Passenger]:
-    """Returns the named passengers of a flight; without names, all entitled ones of the locator.
+    """Returns the named passengers of a flight, or all of a locator.
 
-    Raises PASSENGER_NOT_FOUND if a named passenger is not on the flight, is no longer entitled to a seat, or belongs to
+    Without `passenger_ids` these are the passengers of `pnr` whose entitlement has not ended. Raises
+    PASSENGER_NOT_FOUND if a named passenger is not on the flight, is no longer entitled to a seat, or belongs to
     another locator than `pnr`.
     """
     if passenger_ids:
@@ -107,9 +108,10 @@ def _passenger(row: asyncpg.Record) -> Passenger:
 
 
 async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]]) -> dict[int, Refusal]:
-    """Returns a refusal, by position, for each request with a seat to which its passenger is not entitled.
+    """Returns, by position, the refusals of requests without entitlement.
 
-    A request is a pair of its actor and its seats. The caller has locked the manifests.
+    Such a request has a seat to which its passenger is not entitled. A request is a pair of its actor and its seats.
+    The caller has locked the manifests.
     """
     known = await passengers(conn, {seat.passenger for _, seats in requests for seat in seats})
     refused: dict[int, Refusal] = {}
@@ -146,7 +148,7 @@ def _judge(actor: str, seat: AskedSeat, passenger: Passenger | None) -> Refusal 
 
 
 async def _closed(conn: Conn, flight_ids: Collection[str]) -> dict[str, Refusal]:
-    """Returns FLIGHT_CANCELLED or FLIGHT_DEPARTED for those of the flights that are closed."""
+    """Returns the refusals of those flights that are cancelled or departed, by id."""
     rows = await conn.fetch(
         """
         SELECT asked.flight_id,
@@ -229,7 +231,7 @@ async def revocations(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refu
 
 
 async def included_in_bookings(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refusal]:
-    """Returns SEAT_INCLUDED_IN_BOOKING for confirmed holds that their callers must not cancel.
+    """Returns SEAT_INCLUDED_IN_BOOKING for holds that callers must not cancel.
 
     These are holds with a confirmed seat that the passenger's booking includes; services may cancel them. Seats of
     departed flights are left out, because FLIGHT_DEPARTED says more. So are passengers of another locator than the

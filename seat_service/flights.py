@@ -1,4 +1,4 @@
-"""The seat service's flights: each has a cabin layout, and a waitlist that is open or closed."""
+"""Flights: each has a cabin layout, and a waitlist that is open or closed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class WaitlistRequest:
 
 
 class FlightLayouts:
-    """The layout of each flight, cached in the process: the layout of a flight never changes."""
+    """The layout of each flight, cached in the process.
+
+    The layout of a flight never changes.
+    """
 
     def __init__(self, pool: Pool, layouts: Mapping[str, Layout]) -> None:
         self._pool = pool
@@ -145,10 +148,10 @@ async def _provision(
 async def set_waitlist_open(
     conn: Conn, requests: Sequence[WaitlistRequest]
 ) -> list[pb.SetWaitlistOpenResponse | Refusal]:
-    """Opens or closes the waitlist of flights: released seats become OFFERED while it is open.
+    """Opens or closes the waitlist of flights.
 
-    Seats that are AVAILABLE or OFFERED already do not change, and a stale request changes nothing. Returns for each
-    request the present setting, or FLIGHT_NOT_FOUND.
+    Released seats become OFFERED while it is open. Seats that are AVAILABLE or OFFERED already do not change, and a
+    stale request changes nothing. Returns for each request the present setting, or FLIGHT_NOT_FOUND.
     """
     return [await _set_waitlist_open(conn, request) for request in requests]
 

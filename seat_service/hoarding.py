@@ -1,4 +1,4 @@
-"""SEAT-16: the limit of held seats per principal, and the cool-down after too many lapsed holds.
+"""The limit of held seats, and the cool-down after lapsed holds (SEAT-16).
 
 Guests are counted by their network address, too, with larger limits, because a guest session needs no login
 (decision 35).
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of SEAT-16. Each further lapse doubles the `cool_down`, up to the window."""
+    """The limits of SEAT-16.
+
+    Each further lapse doubles the `cool_down`, up to the window.
+    """
 
     held_seats: int
     lapses_allowed: int
@@ -45,19 +48,28 @@ def binds(owner: str) -> bool:
 
 
 def is_guest(owner: str) -> bool:
-    """Returns True if a principal is a customer: customers get sessions without a login."""
+    """Returns True if a principal is a customer.
+
+    Customers get sessions without a login.
+    """
     return owner.startswith("customer:")
 
 
 def locked_address(address: str) -> str:
-    """Returns the name under which `lock_seats` locks an address. No owner has this name."""
+    """Returns the name under which `lock_seats` locks an address.
+
+    No owner has such a name.
+    """
     return f"address:{address}"
 
 
 def explain(
     limits: Limits, *, no_room_seconds: float | None, cooling_seconds: float | None, of_address: bool = False
 ) -> Refusal | None:
-    """Returns the refusal for a result of the SQL functions; None if they permit the hold."""
+    """Returns the refusal for a result of the SQL functions.
+
+    None if they permit the hold.
+    """
     if cooling_seconds is not None:
         return refusals.cooling_down(cooling_seconds, of_address=of_address)
     if no_room_seconds is not None:
@@ -93,7 +105,10 @@ async def refuse(conn: Conn, request: ChangeRequest, *, owner: str, address: str
 
 
 async def refuse_addresses(conn: Conn, requests: Iterable[tuple[int, HoldRequest]]) -> dict[int, Refusal]:
-    """Returns TOO_MANY_HELD_SEATS or COOLING_DOWN by request number, where the address is refused."""
+    """Returns, by request number, the refusals of guests' addresses.
+
+    They are TOO_MANY_HELD_SEATS and COOLING_DOWN.
+    """
     limits: Limits | None = None
     asked: list[tuple[int, str, str, int]] = []
     for n, request in requests:

@@ -153,9 +153,9 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
 
 
 def _bound_owner(request: HoldRequest) -> set[tuple[str, str]]:
-    """Returns what SEAT-16 counts for a request: its owner and a guest's address, each with each flight.
+    """Returns the keys that SEAT-16 counts for a request.
 
-    Empty if SEAT-16 does not apply to the owner.
+    They are its owner and a guest's address, each with each flight. Empty if SEAT-16 does not apply to the owner.
     """
     if request.limits is None:
         return set()
@@ -183,9 +183,10 @@ def _first_come(requests: Sequence[HoldRequest], pending: Sequence[int]) -> tupl
 async def _hold_contenders(
     conn: Conn, requests: Sequence[HoldRequest], contenders: Sequence[int], *, now: datetime, effects: Effects
 ) -> tuple[dict[int, pb.Hold | Refusal], dict[Place, str]]:
-    """Executes the hold statement for requests with no seat, passenger or counted owner in common.
+    """Executes the hold statement for requests that have nothing in common.
 
-    Returns the result of each request, and the state of each seat that a later request cannot get any more.
+    No two of them have the same seat, passenger, or owner that SEAT-16 counts. Returns the result of each request, and
+    the state of each seat that a later request cannot get any more.
     """
     hold_ids = {n: uuid4() for n in contenders}
     # All requests of a process have the same limits. The statement applies them only to rows that are `bound`.

@@ -1,4 +1,4 @@
-"""The inventory: runs the transitions in transactions, and publishes their effects.
+"""The inventory: runs transitions in transactions, and publishes their effects.
 
 Requests that arrive while a batch is running form the next batch, with one transaction for all of them. After the
 commit the map, the seat counts and the relay are notified.
@@ -115,7 +115,7 @@ class Inventory:
         return await self._cancel.submit(request)
 
     async def release_passenger(self, request: OnPassenger) -> pb.Hold:
-        """Releases one passenger's seat of a hold: HELD or CONFIRMED → AVAILABLE or OFFERED."""
+        """Releases one passenger's seat of a hold: → AVAILABLE or OFFERED."""
         return await self._release_passenger.submit(request)
 
     async def extend(self, request: OnHold) -> pb.Hold:
@@ -143,7 +143,10 @@ class Inventory:
         return await self._provision.submit(request)
 
     async def set_waitlist_open(self, request: WaitlistRequest) -> pb.SetWaitlistOpenResponse:
-        """Opens or closes the waitlist of a flight: released seats are OFFERED while it is open."""
+        """Opens or closes the waitlist of a flight.
+
+        Released seats are OFFERED while it is open.
+        """
         return await self._waitlist.submit(request)
 
     async def set_departures(self, request: Departures) -> pb.SyncPassengersResponse:
@@ -151,14 +154,17 @@ class Inventory:
         return await self._departures.submit(request)
 
     async def sync_passengers(self, request: ManifestChange) -> pb.SyncPassengersResponse:
-        """Writes changed passengers of the manifest, and releases seats that they are no longer entitled to.
+        """Writes changed passengers, and releases seats without entitlement.
 
         HELD or CONFIRMED → AVAILABLE or OFFERED (SEAT-17).
         """
         return await self._passengers.submit(request)
 
     def tell(self, effects: Effects) -> None:
-        """Notifies the map, the seat counts and the relay of a committed transaction's effects."""
+        """Publishes the effects of a committed transaction.
+
+        Notifies the map, the seat counts and the relay.
+        """
         if effects.flights:
             self._maps.changed(effects.flights)
             self._availability.changed(effects.flights)
@@ -218,9 +224,10 @@ class Inventory:
     async def _past_lapsed_holds(
         self, requests: Sequence[AnyRequest], *, transition: Transition[AnyRequest, pb.Hold]
     ) -> list[pb.Hold | Exception]:
-        """Runs a transition; expires lapsed holds that prevent a request, and runs that one again (SEAT-3).
+        """Runs a transition, and again for requests that met lapsed holds (SEAT-3).
 
-        A committed result stays the result of its request, even if other requests of the batch fail in a later attempt.
+        It first expires these holds, and tries at most LAPSED_ATTEMPTS times. A committed result stays the result of
+        its request, even if other requests of the batch fail in a later attempt.
         """
         answers: list[pb.Hold | Exception] = [
             *await self._transact(requests, transition=transition, answer_type=pb.Hold)
@@ -238,10 +245,10 @@ class Inventory:
     async def _again(
         self, requests: Sequence[AnyRequest], transition: Transition[AnyRequest, pb.Hold]
     ) -> list[pb.Hold | Exception]:
-        """Runs a transition for some requests of a batch whose other requests are committed.
+        """Runs a transition for some requests of a batch.
 
-        An error is returned as the outcome of its request. If it were raised, the batcher would run all requests of the
-        batch again.
+        The other requests of the batch are committed already. An error is returned as the outcome of its request. If it
+        were raised, the batcher would run all requests of the batch again.
         """
 
         async def run(some: Sequence[AnyRequest]) -> list[pb.Hold | Exception]:

@@ -1,8 +1,9 @@
-"""The layouts that this process may use: those with the content that the flights were created with (SEAT-1).
+"""The layouts that this process can use (SEAT-1).
 
-A layout id is immutable. The table `layouts` has the digest of each layout's content, stored when the layout was first
-used. A process whose files lack a used layout, or have other content under its id, logs the id and reports itself as
-not ready. It refuses calls for flights with that layout (DEPENDENCY_UNAVAILABLE), because it cannot know their seats.
+These have the content that the flights were created with. A layout id is immutable. The table `layouts` has the digest
+of each layout's content, stored when the layout was first used. A process whose files lack a used layout, or have other
+content under its id, logs the id and reports itself as not ready. It refuses calls for flights with that layout
+(DEPENDENCY_UNAVAILABLE), because it cannot know their seats.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class LayoutUnusable(Unavailable, KeyError):
 
 
 class Layouts(Mapping[str, Layout]):
-    """The usable layouts by id. A look-up by [] raises LayoutUnusable, a refusal for the caller."""
+    """The usable layouts by id.
+
+    A look-up by [] raises LayoutUnusable, a refusal for the caller.
+    """
 
     def __init__(self, loaded: Mapping[str, Layout]) -> None:
         self._loaded = loaded
@@ -56,7 +60,10 @@ class Layouts(Mapping[str, Layout]):
         return not self.faults
 
     async def check(self, pool: Pool) -> None:
-        """Compares the loaded layouts with the used ones; logs each fault that begins or ends."""
+        """Compares the loaded layouts with the used ones.
+
+        Logs each fault that begins or ends.
+        """
         async with db.transaction(pool) as conn:
             await _record_old(conn, self._loaded)
             rows = await conn.fetch("SELECT layout_id, digest FROM layouts")
@@ -89,7 +96,10 @@ def faults(used: Mapping[str, str | None], loaded: Mapping[str, Layout]) -> dict
 
 
 async def use(conn: Conn, layout: Layout) -> None:
-    """Records the layout's digest at its first use. Raises LayoutUnusable if it was used with other content."""
+    """Stores the layout's digest at its first use.
+
+    Raises LayoutUnusable if the layout was used with other content before.
+    """
     await conn.execute(
         "INSERT INTO layouts (layout_id, digest) VALUES ($1, $2) ON CONFLICT (layout_id) DO NOTHING",
         layout.layout_id,
@@ -101,7 +111,10 @@ async def use(conn: Conn, layout: Layout) -> None:
 
 
 async def unusable(conn: Conn, layout_id: str, layouts: Mapping[str, Layout]) -> LayoutUnusable | None:
-    """Returns the refusal of a used layout that this process cannot use; None for all others."""
+    """Returns the refusal of a used layout that this process cannot use.
+
+    None for all other layouts.
+    """
     if layout_id in layouts or not await conn.fetchval("SELECT true FROM layouts WHERE layout_id = $1", layout_id):
         return None
     try:
@@ -114,7 +127,10 @@ async def unusable(conn: Conn, layout_id: str, layouts: Mapping[str, Layout]) ->
 
 
 async def _record_old(conn: Conn, loaded: Mapping[str, Layout]) -> None:
-    """Stores the digests of layouts that were first used before the service stored digests."""
+    """Stores missing digests of used layouts.
+
+    A layout that was first used before the service stored digests has none.
+    """
     rows = await conn.fetch("SELECT layout_id FROM layouts WHERE digest IS NULL ORDER BY layout_id")
     known = [loaded[row["layout_id"]] for row in rows if row["layout_id"] in loaded]
     if known:

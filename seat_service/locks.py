@@ -17,7 +17,7 @@ from services.db import Conn
 
 @dataclass(frozen=True, slots=True)
 class StandingHold:
-    """A locked hold; `lapsed` compares its end with the database's clock at that moment."""
+    """A locked hold; `lapsed` is true if its end had passed when it was locked."""
 
     hold_id: UUID
     owner: str
@@ -31,7 +31,10 @@ class StandingHold:
 
     @property
     def present_state(self) -> str:
-        """The state that callers see: a lapsed hold is EXPIRED, even before the sweeper has written that."""
+        """The state that callers see.
+
+        A lapsed hold is EXPIRED, even before the sweeper has written that.
+        """
         return "EXPIRED" if self.state == "HELD" and self.lapsed else self.state
 
 
@@ -106,11 +109,11 @@ async def lock_seats(
     owners: Iterable[tuple[str, str]] = (),
     with_manifests: bool = False,
 ) -> datetime:
-    """Locks seats in the order of flight and number; returns the database time after the last lock.
+    """Locks seats; returns the database time after the last lock.
 
-    Before the seats it locks `owners`, each with a flight: until the transaction ends, no other transaction counts what
-    they hold on the flight (SEAT-16). `with_manifests` also locks the manifests of the flights, in shared mode: until
-    the transaction ends, no row of `passengers` of these flights changes.
+    The order is flight and seat number. Before the seats it locks `owners`, each with a flight: until the transaction
+    ends, no other transaction counts what they hold on the flight (SEAT-16). `with_manifests` also locks the manifests
+    of the flights, in shared mode: until the transaction ends, no row of `passengers` of these flights changes.
     """
     ordered = sorted(places)
     judged = list(owners)

@@ -1,9 +1,9 @@
-"""The copy of the manifest. Its owner, the check-in service, writes it and so revokes entitlements (SEAT-17).
+"""The copy of the manifest, and the revocation of entitlements (SEAT-17).
 
-The revision of a passenger says which of two messages is newer. A transaction that holds or changes seats locks the
-manifest of the flight in shared mode until its commit (`locks.lock_seats`), and then reads the passenger's row. A
-transaction here takes the exclusive lock: it finds each seat that was taken before, and a transaction that takes a seat
-later reads the new row (docs/decisions/0031).
+Its owner, the check-in service, writes it, and so revokes entitlements. The revision of a passenger says which of two
+messages is newer. A transaction that holds or changes seats locks the manifest of the flight in shared mode until its
+commit (`locks.lock_seats`), and then reads the passenger's row. A transaction here takes the exclusive lock: it finds
+each seat that was taken before, and a transaction that takes a seat later reads the new row (docs/decisions/0031).
 """
 
 from __future__ import annotations
@@ -101,10 +101,11 @@ def entry(message: pb.SyncPassengersRequest.ManifestPassenger) -> Entry:
 async def sync(
     conn: Conn, requests: Sequence[ManifestChange], *, layouts: Mapping[str, Layout], effects: Effects
 ) -> list[pb.SyncPassengersResponse | Refusal]:
-    """Writes passengers with a newer revision; releases seats that they are no longer entitled to.
+    """Writes newer rows of passengers; releases seats without entitlement.
 
-    HELD or CONFIRMED → AVAILABLE, or OFFERED while the flight's waitlist is open. Other seats of the same hold stay; a
-    hold whose last seat is released is CANCELLED. A confirmed seat of a departed flight stays for the record.
+    A row is newer if its revision is higher. HELD or CONFIRMED → AVAILABLE, or OFFERED while the flight's waitlist is
+    open. Other seats of the same hold stay; a hold whose last seat is released is CANCELLED. A confirmed seat of a
+    departed flight stays for the record.
 
     Returns for each request the released seats, and the passengers that were not written because this process cannot
     use the layout of their flight. Refuses no request. Raises GuardMissed if a passenger got a seat in a new hold while
@@ -148,7 +149,7 @@ async def _sync(
 
 
 async def _lock(conn: Conn, passengers: Collection[FlightPassenger]) -> tuple[list[HeldSeat], dict[UUID, StandingHold]]:
-    """Locks passengers' manifests and the holds of their seats; returns these seats and holds.
+    """Locks passengers' manifests and holds; returns their seats and holds.
 
     Holds must be locked before manifests (locks.py), and their ids are read without a lock. Raises GuardMissed if a
     passenger has a seat in another hold by the time when the manifests are locked.
@@ -181,7 +182,7 @@ async def _unknown(conn: Conn, newest: Mapping[FlightPassenger, Entry]) -> set[F
 
 
 async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
-    """Writes the rows with a newer revision than the stored ones; returns their passengers."""
+    """Writes rows with a newer revision; returns their passengers."""
     rows = await conn.fetch(
         """
         INSERT INTO passengers
@@ -219,7 +220,7 @@ async def _release(
     actor: str,
     effects: Effects,
 ) -> None:
-    """Releases seats, each with a reason for the ledger; `standing` has the locked holds."""
+    """Releases seats, each with its reason; `standing` has the locked holds."""
     releases = [Release(seat, actor, reason, None) for seat, reason in lost]
     await seats.release_seats(conn, list(standing), releases, effects=effects)
 
@@ -243,10 +244,11 @@ async def _judge(
     standing: Mapping[UUID, StandingHold],
     layouts: Mapping[str, Layout],
 ) -> Verdict:
-    """Finds the seats that passengers are no longer entitled to, or that no longer fit them.
+    """Finds seats that their passengers must lose.
 
-    A seat is undecided while this process cannot use the layout of its flight. An entitlement that ended needs no
-    layout: the seat is lost in that case, too (SEAT-1).
+    A passenger loses a seat if the entitlement has ended, or if the seat no longer fits. A seat is undecided while this
+    process cannot use the layout of its flight. An entitlement that ended needs no layout: the seat is lost in that
+    case, too (SEAT-1).
     """
     flight_ids = {seat.flight_id for seat in live}
     if not flight_ids:
@@ -275,10 +277,11 @@ async def _judge(
 
 
 async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], effects: Effects) -> Verdict:
-    """Checks all confirmed seats of a flight again, and releases those that `sync` would release.
+    """Checks the confirmed seats of a flight again.
 
-    Called when the departure time changes. If a departed flight turns out to leave later, some passengers'
-    entitlements may have ended after the former departure time, when `sync` kept their confirmed seats.
+    Releases those that `sync` would release. Called when the departure time changes. If a departed flight turns out to
+    leave later, some passengers' entitlements may have ended after the former departure time, when `sync` kept their
+    confirmed seats.
     """
     rows = await conn.fetch(
         """
@@ -301,11 +304,11 @@ async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], e
 async def set_departures(
     conn: Conn, requests: Sequence[Departures], *, effects: Effects
 ) -> list[pb.SyncPassengersResponse | Refusal]:
-    """Writes departure times with a newer revision, and sets the timers that adapt the holds.
+    """Writes newer departure times; sets the timers that adapt the holds.
 
-    From its departure on, no seat of a flight can be held, changed, claimed or confirmed. Seats of flights with a timer
-    are locked before the write: a concurrent hold either reads the new time, or has locked its seats first, and then
-    the timer finds the hold. Refuses no request.
+    A departure time is newer if its revision is higher. From its departure on, no seat of a flight can be held,
+    changed, claimed or confirmed. Seats of flights with a timer are locked before the write: a concurrent hold either
+    reads the new time, or has locked its seats first, and then the timer finds the hold. Refuses no request.
     """
     for request in requests:
         newest: dict[str, Departure] = {}

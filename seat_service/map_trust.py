@@ -1,9 +1,9 @@
-"""The agreement of all processes whether cached maps may be read, kept in Postgres (docs/decisions/0029).
+"""The agreement of all processes whether cached maps may be read.
 
-A process that cannot reach Redis returns maps that it could not store there, and Redis may come back with older ones.
-So before it returns such a map it suspends the cache for all processes: it commits a suspension, and waits until each
-process has read that. The suspension begins a new epoch with its own, empty keys in Redis: no map that was cached
-before is ever returned again.
+It is a row in Postgres (docs/decisions/0029). A process that cannot reach Redis returns maps that it could not store
+there, and Redis may come back with older ones. So before it returns such a map it suspends the cache for all processes:
+it commits a suspension, and waits until each process has read that. The suspension begins a new epoch with its own,
+empty keys in Redis: no map that was cached before is ever returned again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _log = telemetry.log("map_trust")
 
 
 class MapTrust:
-    """The epoch and suspension as this process knows them; it sets the epoch of `cache`."""
+    """The epoch and suspension as this process knows them.
+
+    It also sets the epoch of `cache`.
+    """
 
     def __init__(self, pool: Pool, cache: VersionedCache) -> None:
         self._pool = pool

@@ -16,7 +16,10 @@ from services.proto import timestamp
 async def find(
     conn: Conn, passengers: Sequence[pb.FindPassengerSeatsRequest.FlightPassenger]
 ) -> list[pb.FindPassengerSeatsResponse.PassengerSeat]:
-    """Returns the passengers' held and confirmed seats; seats of lapsed holds are left out."""
+    """Returns the passengers' held and confirmed seats.
+
+    Seats of lapsed holds are left out.
+    """
     # Two look-ups for each passenger, each with its LIMIT 1: so the planner uses the partial unique indexes, also while
     # it has no statistics of the table.
     rows = await conn.fetch(
@@ -58,7 +61,10 @@ async def find(
 
 
 async def live(conn: Conn, passengers: Iterable[FlightPassenger]) -> list[HeldSeat]:
-    """Returns the passengers' held and confirmed seats; seats of lapsed holds are included."""
+    """Returns the passengers' held and confirmed seats.
+
+    Seats of lapsed holds are included.
+    """
     asked = sorted(set(passengers))
     rows = await conn.fetch(
         """

@@ -62,7 +62,7 @@ def seat_not_found(flight_id: str, seat_number: str) -> NotFound:
 
 
 def seat_taken(flight_id: str, seat_number: str, state: str) -> Aborted:
-    """The seat is held or confirmed for another passenger, blocked, or offered to the waitlist."""
+    """The seat is HELD, CONFIRMED, BLOCKED or OFFERED."""
     return Aborted(
         _name(ErrorReason.SEAT_TAKEN),
         f"seat {seat_number} is taken",
@@ -80,7 +80,7 @@ def seat_occupied(flight_id: str, seat_number: str, state: str) -> Aborted:
 
 
 def passenger_not_found() -> NotFound:
-    """The manifest of the flight does not list the passenger, or the caller must not act for it."""
+    """The manifest lists no such passenger for whom the caller may act."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
 
 
@@ -139,7 +139,10 @@ def infant_not_allowed(seat_number: str) -> FailedPrecondition:
 
 
 def hold_not_found() -> NotFound:
-    """The hold does not exist, or another principal owns it; the response is the same for both."""
+    """The hold does not exist, or another principal owns it.
+
+    The response is the same for both.
+    """
     return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), "hold not found")
 
 
@@ -188,7 +191,10 @@ _OF_ADDRESS: Final = {"counted_by": "ADDRESS"}
 
 
 def too_many_held_seats(limit: int, retry_after_seconds: float, *, of_address: bool = False) -> ResourceExhausted:
-    """The request would exceed the limit of held seats of the principal or of its address."""
+    """The request exceeds the limit of held seats.
+
+    The limit is that of the principal, or that of all guests of its address.
+    """
     message = (
         f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later"
         if of_address

@@ -1,4 +1,4 @@
-"""The release of seats: HELD or CONFIRMED → AVAILABLE, or OFFERED to an open waitlist."""
+"""The release of seats: HELD or CONFIRMED → AVAILABLE or OFFERED."""
 
 from __future__ import annotations
 
@@ -122,7 +122,10 @@ async def announce(
     *,
     effects: Effects,
 ) -> None:
-    """Writes one event for each flight to the outbox, and notes the flights in `effects`."""
+    """Writes one event for each flight to the outbox.
+
+    Adds the flights and events to `effects`.
+    """
     await outbox.enqueue(
         conn, [Event(event_ids[flight_id], routing_key, message) for flight_id, message in messages.items()]
     )

@@ -101,9 +101,10 @@ async def _confirm_seats(
     now: datetime,
     effects: Effects,
 ) -> None:
-    """Confirms the seats of holds that this transaction has confirmed; releases `former` seats.
+    """Confirms the seats of confirmed holds, and releases `former` seats.
 
-    Writes the events. Raises GuardMissed if one of the seats cannot be confirmed.
+    This transaction has confirmed the holds. Writes the events. Raises GuardMissed if one of the seats cannot be
+    confirmed.
     """
     seats = [seat for of_hold in (await seats_of(conn, requests)).values() for seat in of_hold]
     await lock_seats(conn, {seat.place for seat in [*seats, *(old for old, _ in former)]})
@@ -168,9 +169,9 @@ async def _confirm_seats(
 
 
 async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[HeldSeat, UUID]]:
-    """Returns the confirmed seats that the passengers of these holds have on the same flights.
+    """Returns the former confirmed seats of these holds' passengers.
 
-    Each comes with the id of the new hold, which replaces it.
+    They are on the same flights as the seats of the holds. Each comes with the id of the new hold, which replaces it.
     """
     rows = await conn.fetch(
         """
@@ -196,7 +197,7 @@ async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[Held
 
 
 async def _end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> set[UUID]:
-    """Cancels those of the holds that have no seat left: → CANCELLED; returns their ids."""
+    """Cancels those of the holds that have no seat left; returns their ids."""
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
@@ -285,7 +286,7 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 async def release_passenger(
     conn: Conn, requests: Sequence[OnPassenger], *, effects: Effects
 ) -> list[pb.Hold | Refusal]:
-    """Releases one passenger's seat of each hold: HELD or CONFIRMED → AVAILABLE or OFFERED.
+    """Releases one passenger's seat of each hold: → AVAILABLE or OFFERED.
 
     The seat becomes OFFERED while the flight's waitlist is open. A hold whose last seat is released is CANCELLED.
     Nothing changes if the passenger has no seat in the hold: a repeat succeeds, and a seat of the passenger in another
@@ -324,7 +325,10 @@ async def release_passenger(
 async def _kept_for_the_record(
     conn: Conn, requests: Sequence[OnPassenger], seats: Mapping[UUID, Sequence[HeldSeat]]
 ) -> dict[int, Refusal]:
-    """Returns FLIGHT_DEPARTED for requests to release a flown, confirmed seat (CHK-9), by position."""
+    """Returns, by position, the refusals of requests to release flown seats.
+
+    That is FLIGHT_DEPARTED for a confirmed seat of a departed flight, without `after_departure` (CHK-9).
+    """
     departed = await entitlements.departed(conn, {request.flight_id for request in requests})
     return {
         n: departed[request.flight_id]
@@ -394,11 +398,11 @@ async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, eff
 
 
 async def extend(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """Gives holds their full TTL again, and uses one extension of each: HELD → HELD (SEAT-9).
+    """Gives holds their full TTL again: HELD → HELD (SEAT-9).
 
-    The hold must not have ended. Its new end is the first departure of its flights at the latest. Returns for each
-    request the hold or a refusal: HOLD_NOT_FOUND, HOLD_MANAGED, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_CONFIRMED,
-    HOLD_LIMIT_REACHED or a refusal of `entitlements.revocations`.
+    This uses one extension of the hold. The hold must not have ended. Its new end is the first departure of its flights
+    at the latest. Returns for each request the hold or a refusal: HOLD_NOT_FOUND, HOLD_MANAGED, HOLD_EXPIRED,
+    HOLD_CANCELLED, HOLD_CONFIRMED, HOLD_LIMIT_REACHED or a refusal of `entitlements.revocations`.
     """
     return await _in_rounds(conn, requests, _extend, effects)
 
@@ -434,7 +438,7 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 
 
 async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """Replaces the seats of holds, and gives the holds their full TTL again: HELD → HELD.
+    """Replaces the seats of holds, with a full TTL again: HELD → HELD.
 
     Uses one extension, as `extend` does. Each request has its own savepoint, so that a refused change leaves the hold
     as it was. Returns for each request the hold or a refusal: those of `extend` and `entitlements.judge`, SEAT_TAKEN,
@@ -530,7 +534,10 @@ async def _guests_address(conn: Conn, on: OnHold, owner: str) -> str | None:
 
 
 async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:
-    """Adds seats to an existing hold: AVAILABLE → HELD. Raises the refusal of `explain_taken`."""
+    """Adds seats to an existing hold: AVAILABLE → HELD.
+
+    Raises the refusal of `explain_taken` if one of the seats is not free.
+    """
     if not places:
         return
     rows = await conn.fetch(
@@ -612,7 +619,7 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
 
 
 async def _end_by_departure(conn: Conn, hold_id: UUID, hold: pb.Hold) -> None:
-    """Moves the end of a hold whose flights changed to their first departure at the latest.
+    """Limits the end of a changed hold to the first departure of its flights.
 
     Writes the new end to the row and to `hold`.
     """

@@ -1,8 +1,9 @@
-"""Suggestions of the best free seats for a party (SEAT-14). Pure functions, without clock or database.
+"""Suggestions of the best free seats for a party (SEAT-14).
 
-The seats of a layout are the bits of one integer, row by row. A shape (an arrangement of seats, such as three side by
-side and two behind them) is a few bits, too. To find all places of a shape at once, the free seats are shifted by each
-of its offsets, and the results are combined with AND.
+The functions are pure: they use neither a clock nor the database. The seats of a layout are the bits of one integer,
+row by row. A shape (an arrangement of seats, such as three side by side and two behind them) is a few bits, too. To
+find all places of a shape at once, the free seats are shifted by each of its offsets, and the results are combined with
+AND.
 
 All suggestions are of the best kind for which the cabin has room. The score lies in the band of the kind:
 
@@ -109,7 +110,10 @@ class _Grid:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """An arrangement of a party's seats, as offsets from the first place of its first row."""
+    """An arrangement of a party's seats.
+
+    The offsets count from the first place of the row in which the shape begins.
+    """
 
     offsets: tuple[int, ...]
     mask: int
@@ -163,7 +167,7 @@ def suggest(
     infants: int = 0,
     excluded: Collection[str] = (),
 ) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
-    """Returns at most five suggestions, the best first; none if the party finds no room.
+    """Returns at most five suggestions, best first; none if the party finds no room.
 
     `states` has one letter for each seat, by ordinal; only `A` is free. A party is never split over two classes, and
     `cabin` limits it to one class. Each of `positions` should occur at least once in the party, for any member.
@@ -202,10 +206,11 @@ def suggest(
 def suggest_to_party(
     layout: Layout, states: str, request: seat_service_pb2.SuggestSeatsRequest, party: Sequence[Passenger]
 ) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
-    """Returns the suggestions for a request; `party` has the passengers from the manifest, if any.
+    """Returns the suggestions for a request.
 
-    The seats are in the cabins of these passengers. A seat is suggested only if it fits each of them, because the party
-    decides later which passenger takes which seat.
+    `party` has the passengers of the manifest whom the request or the session names; it may be empty. The seats are in
+    the cabins of these passengers. A seat is suggested only if it fits each of them, because the party decides later which passenger
+    takes which seat.
     """
     seated = [each.person for each in party if each.person.type != PassengerProfile.INFANT]
     cabins = {person.cabin for person in seated} - {Seat.CABIN_UNSPECIFIED}
@@ -256,9 +261,9 @@ def _best(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 
 
 def _disjoint(ranked: Sequence[_Candidate]) -> dict[int, _Candidate]:
-    """Picks at most five candidates that share no seat, in their order; returns them by index.
+    """Picks at most five candidates that share no seat; returns them by index.
 
-    Only candidates with as few children away from an adult as the first one are picked.
+    They are picked in their order. Only candidates with as few children away from an adult as the first one are picked.
     """
     chosen: dict[int, _Candidate] = {}
     used = 0
@@ -272,7 +277,10 @@ def _disjoint(ranked: Sequence[_Candidate]) -> dict[int, _Candidate]:
 
 
 def _in_shapes(search: _Search, *, side_by_side: bool) -> list[_Candidate]:
-    """Finds the places of the shapes, cheapest first, until no further shape can be among the best."""
+    """Finds the places of the shapes, cheapest first.
+
+    Stops when no further shape can be among the best.
+    """
     party = search.party
     found: list[_Candidate] = []
     bound = (0, 0)
@@ -321,7 +329,10 @@ def _in_pieces(search: _Search) -> Iterator[_Candidate]:
 
 
 def _pieces(runs: Iterable[list[int]], size: int) -> list[list[int]]:
-    """Takes whole runs, and a part of the last one; returns no piece if the runs do not suffice."""
+    """Takes whole runs, and a part of the last one.
+
+    Returns no piece if the runs do not suffice.
+    """
     pieces = []
     for run in runs:
         pieces.append(run[:size])
@@ -332,7 +343,7 @@ def _pieces(runs: Iterable[list[int]], size: int) -> list[list[int]]:
 
 
 def _priced(search: _Search, taken: int, adults: int, far_children: int, cost: int) -> _Candidate:
-    """Returns a candidate: its cost is that of the shape and of the drawbacks of its place."""
+    """Returns a candidate with the cost of its shape and of its place."""
     grid, party = search.grid, search.party
     orphans = (_lone(grid, search.free & ~taken) & ~search.lone).bit_count()
     if orphans:
@@ -355,7 +366,10 @@ def _lone(grid: _Grid, seats: int) -> int:
 
 
 def _runs(grid: _Grid, seats: int) -> list[list[int]]:
-    """Splits seats into the longest runs side by side, row by row; a run is a list of bit numbers."""
+    """Splits seats into the longest runs side by side, row by row.
+
+    A run is a list of bit numbers.
+    """
     runs: list[list[int]] = []
     while seats:
         bit = (seats & -seats).bit_length() - 1
@@ -432,7 +446,10 @@ def _shapes_of(grid: _Grid, party_size: int, children: int, side_by_side: bool) 
 
 @lru_cache(maxsize=1024)
 def _shapes(columns: int, aisles: frozenset[int], party_size: int, children: int) -> tuple[_Shape, ...]:
-    """Returns the shapes of a party: blocks of seats whose first or last row may be shorter."""
+    """Returns the shapes of a party.
+
+    They are blocks of seats; the first or the last row may be shorter.
+    """
     shapes: dict[int, _Shape] = {}
     for width in range(1, min(columns, party_size) + 1):
         depth = -(-party_size // width)
@@ -453,7 +470,10 @@ def _shapes(columns: int, aisles: frozenset[int], party_size: int, children: int
 def _shape(
     columns: int, aisles: frozenset[int], rows: Sequence[range], adult_count: int, children: int
 ) -> _Shape | None:
-    """Builds a shape from its columns in each row; None if a child is too far from every adult."""
+    """Builds a shape from its columns in each row.
+
+    Returns None if a child would be too far from every adult.
+    """
     pieces: list[list[_Place]] = []
     aisles_between = 0
     for row, taken_columns in enumerate(rows):
@@ -486,9 +506,9 @@ def _shape(
 
 
 def _place_adults(pieces: Sequence[Sequence[_Place]], adult_count: int, children: int) -> tuple[list[int], int]:
-    """Chooses the adults' seats so that as many children as possible sit beside an adult.
+    """Chooses the adults' seats for a party with children.
 
-    Returns the keys of the adults' seats, and the number of children who sit beside no adult.
+    As many children as possible get a seat beside an adult. Returns the keys of the adults' seats, and the number of children who sit beside no adult.
 
     A piece is divided into threes. An adult in the middle of each three leaves no child without an adult beside it. If
     there are too few adults, the largest groups come first, and of these the ones nearest to the middle of the party.

@@ -1,8 +1,8 @@
-"""Background tasks: expire lapsed holds, end lapsed offers, and reconcile cached maps and seat counts.
+"""Background tasks: the sweeper and the reconciler of maps and counts.
 
-Correctness does not depend on the sweeper: a lapsed hold counts as free at once (SEAT-3). The sweeper releases its
-seats and publishes that. Any number of processes can sweep holds at the same time, because each skips the rows that
-another one has locked (SKIP LOCKED).
+The sweeper expires lapsed holds and ends lapsed offers. Correctness does not depend on the sweeper: a lapsed hold
+counts as free at once (SEAT-3). The sweeper releases its seats and publishes that. Any number of processes can sweep
+holds at the same time, because each skips the rows that another one has locked (SKIP LOCKED).
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ async def reconcile(pool: Pool, versioned_cache: VersionedCache, layouts: Mappin
 async def reconcile_slice(
     pool: Pool, versioned_cache: VersionedCache, layouts: Mapping[str, Layout], *, after: str
 ) -> str:
-    """Reconciles the flights that follow `after`; returns the last one, or "" to begin a new round."""
+    """Reconciles the flights that follow `after`; returns the last one.
+
+    Returns "" if there are none: then a new round begins.
+    """
     async with db.transaction(pool) as conn:
         rows = await conn.fetch(
             "SELECT flight_id FROM flights WHERE flight_id > $1 ORDER BY flight_id LIMIT $2", after, FLIGHTS_PER_PASS

@@ -97,7 +97,10 @@ class Watches:
 
 
 class _Feed:
-    """The latest versions of one flight's map; a task reads the map while the feed has watchers."""
+    """The latest versions of one flight's map.
+
+    A task reads the map while the feed has watchers.
+    """
 
     def __init__(self, maps: SeatMaps, first: Snapshot, interval_seconds: float) -> None:
         self._maps = maps

@@ -1,8 +1,8 @@
-"""The steps after a match: a seat is claimed, then confirmed at once or offered. Handlers of timers.
+"""The steps after a match: a seat is claimed, then confirmed or offered.
 
-A handler first calls other services, outside a transaction, and writes last. The guard of the write is the claim id
-that the handler read. So a handler may run twice, and its process may die at any point: the timer runs the handler
-again until it has succeeded.
+The steps are handlers of timers. A handler first calls other services, outside a transaction, and writes last. The
+guard of the write is the claim id that the handler read. So a handler may run twice, and its process may die at any
+point: the timer runs the handler again until it has succeeded.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ _log = telemetry.log("assignment")
 
 
 class Assignment:
-    """The handlers of the waitlist's timers. `tell` wakes the relay and the timers after a commit."""
+    """The handlers of the waitlist's timers.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(
         self,
@@ -267,10 +270,10 @@ class Assignment:
             await _serve_kept(conn, [entry.flight_id])
 
     async def _settle(self, entry: Entry, refusal: PeerRefusal | PeerFault) -> None:
-        """Ends a claim that was refused for an unexpected reason, so that it delays no other entry.
+        """Ends a claim that was refused for an unexpected reason.
 
-        An earlier attempt may have taken effect, so the seat service is asked whether the passenger has the seat. If
-        not, the seat goes to the next entry, and this one tries it again later.
+        So the claim delays no other entry. An earlier attempt may have taken effect, so the seat service is asked
+        whether the passenger has the seat. If not, the seat goes to the next entry, and this one tries it again later.
         """
         _log.error(
             "a claim was refused for an unexpected reason",
@@ -287,13 +290,16 @@ class Assignment:
         await self._next_in_line(entry, refusal.reason or refusal.code.name, twice_as_long=True)
 
     async def _keep_confirmed(self, entry: Entry, hold_id: UUID) -> None:
-        """Assigns an offer whose hold the passenger confirmed at the seat service: OFFERED → ASSIGNED."""
+        """Assigns an offer whose hold is confirmed: OFFERED → ASSIGNED.
+
+        The passenger has confirmed the hold at the seat service.
+        """
         hold = await self._peers.hold(hold_id)
         await self._assigned.submit(Claimed(entry, hold_id, hold.seat_of(entry), entry.owner))
         self._tell()
 
     async def _refuse_accept(self, entry: Entry, refusal: NotForPassenger) -> None:
-        """Withdraws an accepted offer that the seat service refuses to confirm for this passenger.
+        """Withdraws an accepted offer that the seat service refuses to confirm.
 
         The entries of the flight are compared with the manifest first: if the passenger has left the manifest, that is
         the reason of the withdrawal.
@@ -307,9 +313,10 @@ class Assignment:
             )
 
     async def _end_extended(self, entry: Entry) -> None:
-        """Withdraws an offer that has ended, while its hold was extended at the seat service.
+        """Withdraws an offer that has ended although its hold was extended.
 
-        If the offer has not ended yet by the database's clock, the timer is set again.
+        The passenger extended the hold at the seat service. If the offer has not ended yet by the database's clock, the
+        timer is set again.
         """
         async with db.transaction(self._pool) as conn:
             left = await conn.fetchval("SELECT $1::timestamptz - statement_timestamp()", entry.offer_expire_time)
@@ -388,10 +395,11 @@ class Assignment:
         self._tell()
 
     async def _next_in_line(self, entry: Entry, reason: str, *, twice_as_long: bool) -> None:
-        """Removes a match that the seat service refuses for this passenger; matches the seat again.
+        """Removes a match that the seat service refuses for this passenger.
 
-        The entry keeps its place, and a row of `skips` has the reason. The entry tries the seat again after SKIP, or
-        with `twice_as_long` after twice the time of its last skip, up to LONGEST_SKIP.
+        The seat is matched with the next entry. The entry keeps its place, and a row of `skips` has the reason. The
+        entry tries the seat again after SKIP, or with `twice_as_long` after twice the time of its last skip, up to
+        LONGEST_SKIP.
         """
         assert entry.seat_number is not None
         async with db.transaction(self._pool) as conn:

@@ -15,10 +15,10 @@ ACTOR: Final = "flight"
 
 
 async def cancel_flight(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
-    """Closes a flight's waitlist for ever, and ends all of its entries. A repeat changes nothing.
+    """Closes a flight's waitlist for ever, and ends all of its entries.
 
-    Joining locks the row of the flight, which is written here. If a join commits first, its entry is ended here; if it
-    comes later, it is refused with FLIGHT_CANCELLED.
+    A repeat changes nothing. Joining locks the row of the flight, which is written here. If a join commits first, its
+    entry is ended here; if it comes later, it is refused with FLIGHT_CANCELLED.
     """
     closed = await conn.fetchval(
         """

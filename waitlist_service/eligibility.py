@@ -1,7 +1,8 @@
-"""Eligibility for exit rows and rows without infants (SEAT-11), checked before a seat is claimed.
+"""Eligibility for exit rows and for rows without infants (SEAT-11).
 
-The seat service decides in the end, by the same rules. Without the check here, the oldest entry could be matched with a
-seat that is not eligible for its passenger, while a younger entry gets the seat that would have been.
+It is checked before a seat is claimed. The seat service decides in the end, by the same rules. Without the check here,
+the oldest entry could be matched with a seat that is not eligible for its passenger, while a younger entry gets the
+seat that would have been.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NOT_FOR_INFANTS: Final = "1A"
 
 
 def forbidden(type: str, special_services: Collection[str], *, exit_row: bool, infant_allowed: bool) -> str | None:
-    """Returns the reason with which the seat service would refuse such a seat to such a passenger.
+    """Returns the reason with which the seat service would refuse the seat.
 
     None if it would not refuse the seat by these rules.
     """

@@ -59,7 +59,10 @@ class _Changes:
 
 
 class Entitlements:
-    """Compares entries with the manifest; `tell` wakes the relay and the timers after a commit."""
+    """Compares entries with the manifest.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -67,9 +70,10 @@ class Entitlements:
         self._tell = tell
 
     def comparison(self) -> Comparison:
-        """Returns the comparison that repairs flights with an open waitlist whose sweep was lost.
+        """Returns the comparison that repairs flights whose sweep was lost.
 
-        Such a flight has no timer SWEEP, and was not compared for OVERDUE_SECONDS.
+        These are flights with an open waitlist. Such a flight has no timer SWEEP, and was not compared for
+        OVERDUE_SECONDS.
         """
         lost = f"""
             SELECT flight_id FROM flights
@@ -89,9 +93,9 @@ class Entitlements:
         return True
 
     async def try_to_compare(self, flight_id: str) -> None:
-        """Compares a flight's live entries; if the check-in service is down it logs a warning.
+        """Compares a flight's live entries, if the check-in service is up.
 
-        The next sweep of the flight tries again.
+        Otherwise it logs a warning. The next sweep of the flight tries again.
         """
         try:
             await self.compare(flight_id)
@@ -115,7 +119,7 @@ class Entitlements:
             )
 
     async def compare_entries(self, flight_id: str, page: Sequence[Entry]) -> bool:
-        """Compares these live entries of a flight with the manifest, and writes the differences.
+        """Compares live entries of a flight, and writes the differences.
 
         Returns False if check-in has closed or the flight is cancelled: then all entries of the flight are ended.
         Raises Unavailable if the check-in service does not respond; then nothing has changed.
@@ -151,7 +155,10 @@ class Entitlements:
         self._tell()
 
     async def _has_closed(self, flight_id: str, manifest: Manifest) -> bool:
-        """Ends all entries if check-in has closed or the flight is cancelled; returns True if so."""
+        """Ends all entries of a closed flight; returns True if it is closed.
+
+        A flight is closed if its check-in has closed, or if it is cancelled.
+        """
         times = manifest.flights.get(flight_id)
         if times is None:
             return False
@@ -220,7 +227,10 @@ async def follow_times(conn: Conn, flight_id: str, times: FlightTimes, *, set_ag
 
 
 async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
-    """Ends and updates entries of a locked flight; matches their former seats with other entries."""
+    """Ends and updates entries of a locked flight.
+
+    Matches their former seats with other entries.
+    """
     freed = await entries.end(conn, changes.gone, actor=ACTOR, reason=ENTITLEMENT_ENDED)
     for entry, facts in changes.changed:
         now = await entries.update_facts(conn, entry, facts)
@@ -240,7 +250,10 @@ async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
 
 
 async def _fits(conn: Conn, entry: Entry) -> bool:
-    """Returns True if the entry's seat is in the passenger's cabin and the passenger is eligible."""
+    """Returns True if the passenger is eligible for the entry's seat.
+
+    The seat must also be in the passenger's cabin.
+    """
     row = await conn.fetchrow(
         "SELECT cabin::text, exit_row, infant_allowed FROM seats WHERE flight_id = $1 AND seat_number = $2",
         entry.flight_id,

@@ -1,4 +1,6 @@
-"""The state machine of waitlist entries: one function for each transition, each with one guarded write.
+"""The state machine of waitlist entries: one function for each transition.
+
+Each transition is one guarded write.
 
     WAITING → ASSIGNED        WAITING → OFFERED → ASSIGNED or DECLINED        WAITING or OFFERED → LEFT
 
@@ -154,9 +156,10 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claim whose hold is confirmed: the entry as it was when claimed, the hold and its seat.
+    """A claim whose hold is confirmed.
 
-    `actor` is the actor of the transition to ASSIGNED.
+    It has the entry as it was when claimed, the hold and the hold's seat. `actor` is the actor of the transition to
+    ASSIGNED.
     """
 
     entry: Entry
@@ -364,7 +367,7 @@ async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
 
 
 async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
-    """Assigns the confirmed holds of claims to their entries: WAITING or OFFERED → ASSIGNED.
+    """Assigns confirmed holds to entries: WAITING or OFFERED → ASSIGNED.
 
     Writes the events for other services and the mails to the passengers. Returns the entry for each claim; None if the
     entry was moved, or lost this match, meanwhile.
@@ -418,10 +421,10 @@ def _assigned(entry: Entry) -> Event:
 
 
 async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, expire_time: datetime) -> Entry | None:
-    """Offers the held seat of a claim to its entry's passenger, until `expire_time`: WAITING → OFFERED.
+    """Offers a held seat to its entry's passenger: WAITING → OFFERED.
 
-    Sets the timer that ends the offer, and writes a mail. Returns None if the entry was moved, or lost this match,
-    meanwhile.
+    The offer ends at `expire_time`. Sets the timer that ends the offer, and writes a mail. Returns None if the entry
+    was moved, or lost this match, meanwhile.
     """
     row = await conn.fetchrow(
         f"""
@@ -468,7 +471,10 @@ async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entr
 
 
 async def end_accept(conn: Conn, entry: Entry) -> None:
-    """Clears the mark of an acceptance, within OFFERED, after the seat service refused to confirm."""
+    """Clears the mark of an acceptance, within OFFERED.
+
+    The seat service has refused to confirm the hold.
+    """
     await conn.execute(
         "UPDATE entries SET accept_time = NULL WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2",
         entry.entry_id,
@@ -507,9 +513,9 @@ async def withdraw(
 
 
 async def finish_withdrawal(conn: Conn, entry: Entry) -> Entry | None:
-    """Ends the entry of a withdrawn offer: OFFERED → DECLINED or LEFT, as its withdrawal says.
+    """Ends the entry of a withdrawn offer: OFFERED → DECLINED or LEFT.
 
-    The caller knows from the seat service that the hold has ended.
+    The withdrawal has the new state. The caller knows from the seat service that the hold has ended.
     """
     row = await conn.fetchrow(
         f"""
@@ -533,9 +539,9 @@ async def finish_withdrawal(conn: Conn, entry: Entry) -> Entry | None:
 
 
 async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
-    """Ends the entry of an offer, accepted or not, whose hold has ended: OFFERED → DECLINED.
+    """Ends the entry of an offer whose hold has ended: OFFERED → DECLINED.
 
-    The caller knows from the seat service that the hold has ended.
+    The offer may be accepted or not. The caller knows from the seat service that the hold has ended.
     """
     row = await conn.fetchrow(
         f"""
@@ -643,10 +649,10 @@ async def update_facts(conn: Conn, entry: Entry, facts: Facts) -> Entry | None:
 
 
 async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> None:
-    """Ends all live entries of a cancelled flight: WAITING or OFFERED → LEFT; writes the mails.
+    """Ends the entries of a cancelled flight: WAITING or OFFERED → LEFT.
 
-    It also ends entries with a claim or an acceptance in progress, because the seat service cancels all holds of the
-    flight. The caller has locked the row of the flight.
+    Writes the mails to their passengers. It also ends entries with a claim or an acceptance in progress, because the
+    seat service cancels all holds of the flight. The caller has locked the row of the flight.
     """
     rows = await conn.fetch(
         f"""
@@ -691,7 +697,7 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
 
 
 async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "", origin: str = "") -> None:
-    """Writes mails to passengers about the present state of their entries, with its reason.
+    """Writes mails to passengers about the new states of their entries.
 
     If the manifest was not asked for a passenger's address yet (`contact_email` is None), the timer NOTIFY asks it.
     """
@@ -719,7 +725,10 @@ async def _record(conn: Conn, entry: Entry, from_state: str | None, *, actor: st
 
 
 async def _record_all(conn: Conn, transitions: Sequence[tuple[Entry, str | None, str, str]]) -> None:
-    """Writes transitions to the history: entry after the transition, state before, actor, reason."""
+    """Writes transitions to the history.
+
+    A transition is the entry after it, the state before, the actor and the reason.
+    """
     await conn.execute(
         """
         INSERT INTO entry_events (entry_id, version, from_state, to_state, seat_number, actor, reason)

@@ -18,10 +18,10 @@ from waitlist_service import cancellations, serving
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Matches released seats with waiting entries; returns OFFERED seats that no entry wants.
+    """Matches released seats with waiting entries.
 
-    A late or repeated event may match a seat that is taken already. The claim is then refused, and the entry is WAITING
-    without a match again.
+    OFFERED seats that no entry wants are returned to general sale. A late or repeated event may match a seat that is
+    taken already. The claim is then refused, and the entry is WAITING without a match again.
     """
     release_time = event.release_time.ToDatetime(tzinfo=UTC)
     freed = {each.seat_number: release_time if each.state == Seat.OFFERED else None for each in event.seats}

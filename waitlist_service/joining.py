@@ -1,4 +1,4 @@
-"""Joining a waitlist: checks the passenger and the preferences, and creates the entry."""
+"""Joining a waitlist: checks the request, and creates the entry."""
 
 from __future__ import annotations
 

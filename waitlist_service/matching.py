@@ -1,8 +1,9 @@
-"""Matching: decides which waiting entry gets which released seat. A pure function, so that tests can try all cases.
+"""Matching: decides which waiting entry gets which released seat.
 
-Entries choose in order of joining. Each gets the seat that it prefers among those that it wants and that are left. So a
-seat goes to the oldest entry that wants it and has not chosen another one. The claim of a seat that may be taken
-already can fail. Until its result is known, the other seats that its entry wants are kept from younger entries.
+It is a pure function, so that tests can try all cases. Entries choose in order of joining. Each gets the seat that it
+prefers among those that it wants and that are left. So a seat goes to the oldest entry that wants it and has not chosen
+another one. The claim of a seat that may be taken already can fail. Until its result is known, the other seats that its
+entry wants are kept from younger entries.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class FreedSeat:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """A waiting entry: its passenger, its preferences and the seats that it was refused.
+    """A waiting entry: passenger, preferences, and the seats it was refused.
 
     `positions` and `seat_numbers` have the most preferred first; an empty list permits all. `skipped` are seats that it
     was refused and does not try at present, `refused` those that it never tries again. `claiming` is true while the
@@ -54,13 +55,16 @@ class Wishes:
         )
 
     def forbidden(self, seat: FreedSeat) -> str | None:
-        """Returns the reason why the passenger is not eligible for a seat; None if eligible."""
+        """Returns the reason why the passenger is not eligible for a seat.
+
+        None if the passenger is eligible.
+        """
         return eligibility.forbidden(
             self.type, self.special_services, exit_row=seat.exit_row, infant_allowed=seat.infant_allowed
         )
 
     def wants(self, seat: FreedSeat) -> bool:
-        """Returns True if a seat meets all preferences and the passenger is eligible for it."""
+        """Returns True if the seat is preferred, eligible and not refused for ever."""
         return self.wishes(seat) and seat.seat_number not in self.refused and self.forbidden(seat) is None
 
     def can_get(self, seat: FreedSeat) -> bool:
@@ -68,7 +72,7 @@ class Wishes:
         return self.wants(seat) and seat.seat_number not in self.skipped
 
     def best_of(self, seats: Iterable[FreedSeat]) -> FreedSeat | None:
-        """Returns the most preferred of the seats that the entry can get; None if there is none."""
+        """Returns the most preferred of the seats that the entry can get, or None."""
         return min((seat for seat in seats if self.can_get(seat)), key=self._rank, default=None)
 
     def _rank(self, seat: FreedSeat) -> tuple[int, int, int]:

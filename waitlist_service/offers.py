@@ -1,4 +1,4 @@
-"""The RPCs that accept an offer, decline it or leave the waitlist; and the mode of a flight."""
+"""AcceptOffer, DeclineOffer, LeaveWaitlist and SetWaitlistMode."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class Offers:
         self._mutations = mutations
 
     async def accept(self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None) -> pb.WaitlistEntry:
-        """Accepts an offer before its end: OFFERED → ASSIGNED. A repeat returns the assigned entry.
+        """Accepts an offer before its end: OFFERED → ASSIGNED.
 
-        Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED, CHECK_IN_CLOSED or PASSENGER_NOT_FOUND. Raises Unavailable if
-        the seat service is down: then the offer stays accepted, and a timer confirms it when the seat service is back.
-        If the check-in service is down, Unavailable is raised and nothing has changed.
+        A repeat returns the assigned entry. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED, CHECK_IN_CLOSED or
+        PASSENGER_NOT_FOUND. Raises Unavailable if the seat service is down: then the offer stays accepted, and a timer
+        confirms it when the seat service is back. If the check-in service is down, Unavailable is raised and nothing
+        has changed.
         """
         known = await self._mutations.known(request_key, pb.WaitlistEntry)
         if known is not None:
@@ -54,11 +55,12 @@ class Offers:
     async def decline(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
     ) -> pb.WaitlistEntry:
-        """Declines an offer: OFFERED → DECLINED; the seat is offered on. A repeat returns the entry.
+        """Declines an offer: OFFERED → DECLINED.
 
-        If the passenger has confirmed the hold at the seat service, it stays confirmed, and the entry becomes ASSIGNED;
-        the call then raises NO_OFFER. Raises ENTRY_NOT_FOUND or NO_OFFER. Raises Unavailable if the seat service is
-        down: then the offer stays withdrawn, and a timer ends it when the seat service is back.
+        The seat goes to the next entry. A repeat returns the declined entry. If the passenger has confirmed the hold at
+        the seat service, it stays confirmed, and the entry becomes ASSIGNED; the call then raises NO_OFFER. Raises
+        ENTRY_NOT_FOUND or NO_OFFER. Raises Unavailable if the seat service is down: then the offer stays withdrawn, and
+        a timer ends it when the seat service is back.
         """
 
         async def answer(conn: Conn) -> pb.WaitlistEntry:
@@ -79,11 +81,11 @@ class Offers:
     async def leave(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
     ) -> pb.WaitlistEntry:
-        """Ends an entry at its owner's request: WAITING or OFFERED → LEFT. A repeat returns the entry.
+        """Ends an entry at its owner's request: WAITING or OFFERED → LEFT.
 
-        If the passenger has confirmed the hold at the seat service, it stays confirmed, and the entry becomes ASSIGNED;
-        the call then raises ENTRY_ENDED. Raises ENTRY_NOT_FOUND or ENTRY_ENDED. Raises Unavailable while the result of
-        a claim is unknown, or if the seat service is down.
+        A repeat returns the ended entry. If the passenger has confirmed the hold at the seat service, it stays
+        confirmed, and the entry becomes ASSIGNED; the call then raises ENTRY_ENDED. Raises ENTRY_NOT_FOUND or
+        ENTRY_ENDED. Raises Unavailable while the result of a claim is unknown, or if the seat service is down.
         """
 
         async def answer(conn: Conn) -> pb.WaitlistEntry:
@@ -113,7 +115,10 @@ class Offers:
 
 
 async def _leave_line(conn: Conn, entry: Entry, *, actor: str) -> Entry:
-    """Ends a WAITING entry (→ LEFT); its matched seat goes to the next entry that wants it."""
+    """Ends a WAITING entry: → LEFT.
+
+    Its matched seat goes to the next entry that wants it.
+    """
     await serving.lock(conn, entry.flight_id)
     left = await entries.leave(conn, entry.entry_id, owner=None, actor=actor)
     if left is None:
@@ -128,7 +133,10 @@ async def _leave_line(conn: Conn, entry: Entry, *, actor: str) -> Entry:
 
 
 async def set_mode(request: pb.SetWaitlistModeRequest, conn: Conn) -> pb.SetWaitlistModeResponse:
-    """Sets the mode of a flight for future claims; existing claims and offers do not change."""
+    """Sets the mode of a flight for future claims.
+
+    Existing claims and offers do not change.
+    """
     await conn.execute(
         """
         INSERT INTO flights (flight_id, mode) VALUES ($1, $2::waitlist_mode)

@@ -1,4 +1,4 @@
-"""Opens a flight's waitlist before its first entry, and closes it after the last one.
+"""Opens a flight's waitlist before its first entry; closes it after the last.
 
 While the waitlist is open, the seat service makes released seats OFFERED, which only the waitlist can claim. The row of
 the flight has the wanted setting (`open`), counts its changes (`revision`), and has the last revision that the seat
@@ -58,7 +58,10 @@ class Openness:
         await self.tell(flight_id)
 
     async def close_if_nobody_waits(self, flight_id: str) -> None:
-        """Closes a flight's waitlist, here and at the seat service, if it has no live entry."""
+        """Closes a flight's waitlist if it has no live entry.
+
+        Also notifies the seat service.
+        """
         async with db.transaction(self._pool) as conn:
             await conn.execute(
                 """
@@ -72,7 +75,10 @@ class Openness:
         await self.tell(flight_id)
 
     async def tell(self, flight_id: str) -> None:
-        """Sends the flight's setting to the seat service, if it does not know the latest revision."""
+        """Sends the flight's `open` to the seat service.
+
+        Does nothing if the seat service knows the latest revision.
+        """
         async with db.transaction(self._pool) as conn:
             row = await conn.fetchrow(
                 "SELECT open, revision FROM flights WHERE flight_id = $1 AND told_revision < revision", flight_id

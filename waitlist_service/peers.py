@@ -1,4 +1,4 @@
-"""Calls to the seat and check-in services, and the meaning of their refusals for the waitlist."""
+"""Calls to the seat and check-in services, and what their refusals mean."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class SeatGone(Exception):
 
 
 class NotForPassenger(Exception):
-    """The seat service refuses the seat to this passenger; another passenger might get it."""
+    """The seat service refuses the seat to this passenger.
+
+    Another passenger might get it.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -58,7 +61,7 @@ class NotForPassenger(Exception):
 
     @property
     def is_for_manifest(self) -> bool:
-        """True if the manifest explains the refusal, so that the entry is to be compared with it."""
+        """True if the entry must be compared with the manifest."""
         return self.reason in FORBIDDEN | NO_RIGHT
 
 
@@ -108,7 +111,10 @@ class FlightTimes:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A response of the check-in service; passengers and flights that it does not know are left out."""
+    """A response of the check-in service.
+
+    Passengers and flights that it does not know are left out.
+    """
 
     passengers: Mapping[tuple[str, str], Facts]
     flights: Mapping[str, FlightTimes]
@@ -123,7 +129,10 @@ class MapSeat:
 
 
 class Peers:
-    """Calls to the seat and check-in services. Each raises Unavailable if the service is down."""
+    """Calls to the seat and check-in services.
+
+    Each call raises Unavailable if the service is down.
+    """
 
     def __init__(self, settings: WaitlistSettings) -> None:
         token = OwnToken(settings.token_file)
@@ -159,9 +168,10 @@ class Peers:
             raise
 
     async def confirm(self, hold_id: UUID) -> Hold:
-        """Confirms a hold; the seat service releases the passenger's former seat. A repeat succeeds.
+        """Confirms a hold.
 
-        Raises SeatGone or NotForPassenger.
+        The seat service also releases the passenger's former seat. A repeat succeeds. Raises SeatGone or
+        NotForPassenger.
         """
         request = seat.ConfirmHoldRequest(hold_id=str(hold_id), request_id=str(_request_id(hold_id, "confirm")))
         try:
@@ -200,7 +210,10 @@ class Peers:
         return _hold(await ask(self._seats.GetHold(request)))
 
     async def seat_map(self, flight_id: str) -> list[MapSeat]:
-        """Returns a flight's seats from its map, usually at most 1 s old. Raises FLIGHT_NOT_FOUND."""
+        """Returns a flight's seats from its map. Raises FLIGHT_NOT_FOUND.
+
+        The map is usually at most 1 s old.
+        """
         request = seat.GetSeatMapRequest(flight_id=flight_id)
         try:
             answer = await ask(self._seats.GetSeatMap(request))
@@ -224,9 +237,9 @@ class Peers:
         ]
 
     async def set_open(self, flight_id: str, *, is_open: bool, revision: int) -> None:
-        """Opens or closes the flight's waitlist at the seat service. Raises FLIGHT_NOT_FOUND.
+        """Opens or closes the flight's waitlist at the seat service.
 
-        A repeat, or a request with a stale revision, changes nothing.
+        Raises FLIGHT_NOT_FOUND. A repeat, or a request with a stale revision, changes nothing.
         """
         request = seat.SetWaitlistOpenRequest(flight_id=flight_id, open=is_open, revision=revision)
         try:
@@ -249,7 +262,7 @@ class Peers:
                 raise
 
     async def seats_of(self, entries: Sequence[Entry]) -> dict[UUID, list[PassengerSeat]]:
-        """Returns the seats that the passengers of these entries hold or have confirmed, by entry."""
+        """Returns the held and confirmed seats of entries' passengers, by entry."""
         request = seat.FindPassengerSeatsRequest(
             passengers=[
                 seat.FindPassengerSeatsRequest.FlightPassenger(
@@ -269,7 +282,7 @@ class Peers:
         }
 
     async def manifest(self, passengers: Sequence[tuple[str, str]], flight_ids: Sequence[str] = ()) -> Manifest:
-        """Returns what the check-in service knows now of these passengers and of these flights."""
+        """Returns the check-in service's facts of passengers and of flights."""
         request = checkin.FindPassengersRequest(
             passengers=[
                 checkin.FindPassengersRequest.FlightPassenger(flight_id=flight_id, passenger_id=passenger_id)

@@ -54,7 +54,10 @@ def passenger_not_found() -> NotFound:
 
 
 def entry_not_found() -> NotFound:
-    """The entry does not exist, or another principal owns it; the response is the same for both."""
+    """The entry does not exist, or another principal owns it.
+
+    The response is the same for both.
+    """
     return NotFound(_name(ErrorReason.ENTRY_NOT_FOUND), "waitlist entry not found")
 
 

@@ -1,4 +1,4 @@
-"""Assembly of the waitlist service: its parts and the background tasks of a process."""
+"""Assembly of the waitlist service: its parts and background tasks."""
 
 from __future__ import annotations
 

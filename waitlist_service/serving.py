@@ -1,7 +1,8 @@
-"""Matches released seats with waiting entries, and writes each match before its seat is claimed.
+"""Matches released seats with waiting entries.
 
-Matching runs under the lock of the flight's row. So two processes never match one seat with two entries, and no younger
-entry gets a seat before an older one that wants it, even if a process dies in between (docs/decisions/0017).
+A match is written before its seat is claimed. Matching runs under the lock of the flight's row. So two processes never
+match one seat with two entries, and no younger entry gets a seat before an older one that wants it, even if a process
+dies in between (docs/decisions/0017).
 
 A seat that comes from a late event or from the map may be taken already: its match is uncertain. Until the result of
 that claim is known, the other free seats that its entry wants are kept: no younger entry gets them.
@@ -33,11 +34,11 @@ HAND_BACK: Final = "hand-back"
 
 
 async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
-    """Matches released seats with waiting entries, in order of joining, in the caller's transaction.
+    """Matches released seats with waiting entries, in order of joining.
 
-    `freed` has for each seat the time at which it was known to be OFFERED; None if other callers can take it, too. Kept
-    seats of the flight are matched with them. The timer ASSIGN, which is set here, claims the seat of each match.
-    Returns the seats that no waiting entry wants.
+    Runs in the caller's transaction. `freed` has for each seat the time at which it was known to be OFFERED; None if
+    other callers can take it, too. Kept seats of the flight are matched with them. The timer ASSIGN, which is set here,
+    claims the seat of each match. Returns the seats that no waiting entry wants.
     """
     if not await lock(conn, flight_id):
         return set(freed)
@@ -82,7 +83,7 @@ async def lock(conn: Conn, flight_id: str) -> bool:
 
 
 async def lock_all(conn: Conn, flight_ids: Collection[str]) -> None:
-    """Locks the rows of flights, in the order in which a consumer of events locks them.
+    """Locks the rows of flights, in the order in which consumers lock them.
 
     A consumer sorts events by the bytes of their body, which begins with the length of the flight id and the id.
     """
@@ -105,7 +106,7 @@ async def keeping(conn: Conn, flight_ids: Collection[str]) -> list[str]:
 
 
 async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> tuple[set[str], datetime]:
-    """Returns those of a map's seats whose state can be trusted, and the time of that state.
+    """Returns the seats of a map that can be trusted, and the time of the map.
 
     A seat that was matched or claimed within the assumed age of the map is left out, because the map may show its state
     from before.
@@ -127,7 +128,7 @@ async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> 
 
 
 async def touch(conn: Conn, seats: Collection[tuple[str, str]]) -> None:
-    """Notes the present time for seats that were assigned, offered or found to be taken.
+    """Notes the present time for seats that were assigned, offered or taken.
 
     Older news of such a seat, from an event or the map, is then not trusted.
     """
@@ -145,7 +146,7 @@ async def touch(conn: Conn, seats: Collection[tuple[str, str]]) -> None:
 async def _unmatched(
     conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]
 ) -> tuple[list[FreedSeat], set[str], bool]:
-    """Returns the seats to match, the numbers of the certain ones, and whether some were kept before.
+    """Returns the seats to match, the certain ones, and whether some were kept.
 
     A seat is certain if no other caller can have taken it: it was OFFERED a short time ago, and not touched since.
     """
@@ -199,9 +200,9 @@ async def _page(conn: Conn, flight_id: str, after: int, limit: int) -> tuple[lis
 
 
 def _forbidden(page: Sequence[Wishes], seats: Sequence[FreedSeat]) -> list[tuple[UUID, str, str]]:
-    """Returns entry, seat and reason for each preferred seat that is not eligible for its passenger.
+    """Returns preferred seats for which the passengers are not eligible.
 
-    Seats that the entry has been refused for ever are left out.
+    Each comes with its entry and the reason. Seats that the entry has been refused for ever are left out.
     """
     return [
         (entry.entry_id, seat.seat_number, reason)
@@ -212,7 +213,7 @@ def _forbidden(page: Sequence[Wishes], seats: Sequence[FreedSeat]) -> list[tuple
 
 
 async def _pass_over(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> None:
-    """Writes a row of `skips` for each seat that is not eligible for an entry's passenger."""
+    """Writes a row of `skips` for each seat that is not eligible for an entry."""
     if forbidden:
         await conn.execute(
             """
@@ -248,9 +249,10 @@ async def _keep(conn: Conn, flight_id: str, kept: Collection[str], freed: Mappin
 
 
 async def _write_down(conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSeat], certain: Collection[str]) -> None:
-    """Writes matches: entries stay WAITING and get a seat, a claim id, and a timer that claims the seat.
+    """Writes matches, within WAITING.
 
-    Raises GuardMissed if an entry was moved or matched meanwhile.
+    Each entry gets a seat, a claim id, and a timer that claims the seat. Raises GuardMissed if an entry was moved or
+    matched meanwhile.
     """
     if not matched:
         return
