@@ -17,7 +17,7 @@ from services.db import Conn
 
 @dataclass(frozen=True, slots=True)
 class StandingHold:
-    """A locked hold; `lapsed` is true if its end had passed when it was locked."""
+    """A locked hold; `lapsed` is true if its end had passed when the row was read."""
 
     hold_id: UUID
     owner: str

@@ -209,8 +209,8 @@ def suggest_to_party(
     """Returns the suggestions for a request.
 
     `party` has the passengers of the manifest whom the request or the session names; it may be empty. The seats are in
-    the cabins of these passengers. A seat is suggested only if it fits each of them, because the party decides later which passenger
-    takes which seat.
+    the cabins of these passengers. A seat is suggested only if it fits each of them, because the party decides later
+    which passenger takes which seat.
     """
     seated = [each.person for each in party if each.person.type != PassengerProfile.INFANT]
     cabins = {person.cabin for person in seated} - {Seat.CABIN_UNSPECIFIED}
@@ -508,7 +508,8 @@ def _shape(
 def _place_adults(pieces: Sequence[Sequence[_Place]], adult_count: int, children: int) -> tuple[list[int], int]:
     """Chooses the adults' seats for a party with children.
 
-    As many children as possible get a seat beside an adult. Returns the keys of the adults' seats, and the number of children who sit beside no adult.
+    As many children as possible get a seat beside an adult. Returns the keys of the adults' seats, and the number of
+    children who sit beside no adult.
 
     A piece is divided into threes. An adult in the middle of each three leaves no child without an adult beside it. If
     there are too few adults, the largest groups come first, and of these the ones nearest to the middle of the party.

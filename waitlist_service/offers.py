@@ -66,7 +66,7 @@ class Offers:
         async def answer(conn: Conn) -> pb.WaitlistEntry:
             entry = await entries.find(conn, entry_id, owner=owner)
             if entry.state == "OFFERED":
-                # It is being accepted at this moment.
+                # The offer is accepted, and its confirmation is in progress: `Mutations` tries again.
                 raise GuardMissed
             if entry.state != "DECLINED":
                 raise refusals.no_offer(entry.state)
@@ -93,7 +93,7 @@ class Offers:
             if entry.state == "WAITING":
                 entry = await _leave_line(conn, entry, actor=actor)
             if entry.state == "OFFERED":
-                # It is being accepted at this moment.
+                # The offer is accepted, and its confirmation is in progress: `Mutations` tries again.
                 raise GuardMissed
             if entry.state != "LEFT":
                 raise refusals.entry_ended(entry.state)
