@@ -1,1 +1,1 @@
-"""Owns the seats of all flights: inventory, timed holds, maps and the ledger."""
+"""The seat service: owns seats, timed holds, seat maps and the ledger."""

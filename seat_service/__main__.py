@@ -1,4 +1,4 @@
-"""`python -m seat_service`: see services.app."""
+"""Runs the seat service: `python -m seat_service`. See services.app."""
 
 from seat_service.service import SEAT_SERVICE
 from services import app

@@ -1,4 +1,7 @@
-"""From a call to a request of the state machine: whose hold it is, how long it may last, and which seats it names."""
+"""Admission: turns a call into a request of the state machine.
+
+It determines the owner of a hold, its TTL and limits, and the seats that it names.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,15 @@ from services.call import Call
 from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.idempotency import RequestKey
 
-# A hold is one transaction; four flights are the longest itinerary there is (SEAT-5).
+# The longest itinerary has four flights, and all of its seats are held in one transaction (SEAT-5).
 FLIGHTS_PER_HOLD: Final = 4
 
 
 class Admission:
-    """Judges what can be judged without a lock, because it never changes: layouts, and the token itself."""
+    """Checks that need no lock: they read only immutable data.
+
+    That is the layouts and the token.
+    """
 
     def __init__(self, layouts: FlightLayouts, settings: SeatSettings) -> None:
         self._layouts = layouts
@@ -61,16 +67,16 @@ class Admission:
         managed: bool = False,
         ttl: timedelta | None = None,
     ) -> HoldRequest:
-        """Returns the request for a hold.
+        """Builds the request for a hold.
 
-        Raises PermissionDenied for a foreign owner, and where somebody else than a service wants to manage it;
+        Raises PermissionDenied as `check_owner` does, and if a caller other than a service asks for a managed hold;
         FLIGHT_NOT_FOUND or SEAT_NOT_FOUND.
         """
         check_owner(call.principal, owner)
         if managed and not manages(call.principal):
             raise PermissionDenied
         purpose = purpose or pb.Hold.CHECK_IN
-        # A managed hold is what its owner wanted.
+        # SEAT-16 counts a managed hold for its owner, for whom the service acts.
         bound = binds(owner) if managed else not call.principal.acts_for_others
         owner = owner or call.principal.name
         outside = call.outside_address() if bound and is_guest(owner) else ""
@@ -91,7 +97,10 @@ class Admission:
         )
 
     async def seats(self, assignments: Sequence[pb.SeatAssignment]) -> tuple[AskedSeat, ...]:
-        """Returns the seats that are asked for, as their layouts describe them; FLIGHT_NOT_FOUND, SEAT_NOT_FOUND."""
+        """Returns the requested seats with their description from the layout.
+
+        Raises FLIGHT_NOT_FOUND, SEAT_NOT_FOUND, or INVALID_FIELD for too many flights.
+        """
         if len({assignment.flight_id for assignment in assignments}) > FLIGHTS_PER_HOLD:
             raise InvalidArgument.of(FieldViolation("seats", f"at most {FLIGHTS_PER_HOLD} flights", "seats.flights"))
         described = [await self.seat(each.flight_id, each.seat_number) for each in assignments]
@@ -101,7 +110,10 @@ class Admission:
         )
 
     async def seat(self, flight_id: str, seat_number: str) -> LayoutSeat:
-        """Returns a seat of a flight's layout. Raises FLIGHT_NOT_FOUND or SEAT_NOT_FOUND."""
+        """Returns a seat from the flight's layout.
+
+        Raises FLIGHT_NOT_FOUND or SEAT_NOT_FOUND.
+        """
         seat = (await self._layouts.of(flight_id)).by_number.get(seat_number)
         if seat is None:
             raise refusals.seat_not_found(flight_id, seat_number)
@@ -109,12 +121,18 @@ class Admission:
 
 
 def manages(principal: Principal) -> bool:
-    """Whether managed holds are the principal's to go on with, and seats that bookings include its to free."""
+    """Returns True for services, the only principals with these rights.
+
+    They may move managed holds, and cancel confirmed holds of seats that bookings include.
+    """
     return principal.role is Role.SERVICE
 
 
 def check_owner(principal: Principal, owner: str) -> None:
-    """Raises PermissionDenied where a principal names another owner than itself without acting for others."""
+    """Raises PermissionDenied if the principal must not name this owner.
+
+    Every principal may name itself; only principals that act for others may name another owner.
+    """
     if owner and owner != principal.name and not principal.acts_for_others:
         raise PermissionDenied
 

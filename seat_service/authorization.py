@@ -1,4 +1,7 @@
-"""Who may call which method of the seat service; a method without a row is refused."""
+"""The roles that may call each method of the seat service.
+
+A method without a row is refused.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ POLICY: Final[Mapping[str, Access]] = {
     "GetHold": allow(P, C, A, O, S, effect=Effect.READ, owned=True),
     "ExtendHold": allow(P, C, A, S, effect=Effect.WRITE, owned=True),
     "ChangeHoldSeats": allow(P, C, A, S, effect=Effect.WRITE, owned=True),
-    # A customer's session is anybody's for the asking: what it confirmed would be its own, unpaid, for ever.
+    # No customers: a customer session needs no login, so that any client could confirm seats for ever without paying
+    # (decision 18).
     "ConfirmHold": allow(P, A, S, effect=Effect.WRITE, owned=True),
     "CancelHold": allow(P, C, A, S, effect=Effect.WRITE, owned=True),
     "BlockSeat": allow(A, O, effect=Effect.WRITE),

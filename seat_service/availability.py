@@ -1,8 +1,9 @@
-"""Counts of flights for others, coalesced: `seat.availability.v1`.
+"""Publishes the seat counts of flights: `seat.availability.v1` (decision 11).
 
-A seat's change does not write it, because every hold of a flight would queue at one row. A beat later the flight's
-counts are read once and announced with the version of its map, for however many changes came meanwhile. The version
-last announced is kept, so that the reconciler finds flights whose announcement a killed process left out.
+The transaction that changes a seat does not write this event, because all holds of a flight would queue at one row.
+About one second later the counts of the flight are read once, for all changes up to then, and published with the
+version of its map. The table `availability` has the version that was published last. So the reconciler finds flights
+whose event is missing because a process was killed.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from services.outbox import Event, Relay
 
 ROUTING_KEY: Final = "seat.availability.v1"
 BEAT_SECONDS: Final = 1.0
-# Counting reads every seat of a flight. Beyond this many flights a beat, counts come later rather than holds.
+# Counting reads every seat of a flight. With more changed flights in a beat, the counts are late and not the holds.
 FLIGHTS_PER_BEAT: Final = 100
 
 
 class Availability:
-    """Hears of changed flights and announces their counts."""
+    """Collects changed flights, and publishes their seat counts."""
 
     def __init__(self, pool: Pool, layouts: Mapping[str, Layout], relay: Relay) -> None:
         self._pool = pool
         self._layouts = layouts
         self._relay = relay
-        # A dict keeps the order of arrival: no busy flight can hide a quiet one.
+        # A dict keeps the order of arrival, so that busy flights cannot keep a quiet one waiting for ever.
         self._changed: dict[str, None] = {}
 
     def changed(self, flight_ids: set[str]) -> None:
-        """Hears that these flights' seats have changed."""
+        """Notes that a committed transaction changed seats of these flights."""
         self._changed.update(dict.fromkeys(flight_ids))
 
     async def run(self) -> None:
-        """Announces until cancelled."""
+        """Publishes the counts of changed flights every BEAT_SECONDS, until cancelled."""
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             due = list(self._changed)[:FLIGHTS_PER_BEAT]
@@ -60,11 +61,15 @@ class Availability:
 
 
 async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[str, Layout]) -> int:
-    """Writes an event of the flights whose maps have moved since their last announcement; returns how many."""
+    """Writes one event with the counts of changed flights; returns how many flights.
+
+    A flight has changed if its map's version is above that of its last event. A flight whose layout this process cannot
+    use is left out.
+    """
     snapshots = {
         snapshot.flight_id: snapshot
         for snapshot in await seat_map.load(conn, flight_ids)
-        # The counts of a cabin need the layout; a process that has it announces them.
+        # The counts of a cabin need the layout. Another process, which can use the layout, publishes them.
         if snapshot.layout_id in layouts
     }
     rows = await conn.fetch(
@@ -80,7 +85,7 @@ async def announce(conn: Conn, flight_ids: Sequence[str], *, layouts: Mapping[st
     )
     moved = [snapshots[row["flight_id"]] for row in rows]
     if moved:
-        # One message for all of them: a consumer wants the counts, and each message costs the broker a confirm.
+        # One message for all flights, because each message costs the broker a confirm.
         counts = [_counts(snapshot, layouts[snapshot.layout_id]) for snapshot in moved]
         await outbox.enqueue(conn, [Event(uuid4(), ROUTING_KEY, events_pb2.SeatAvailability(flights=counts))])
     return len(moved)

@@ -1,4 +1,4 @@
-"""Transitions of single seats that belong to nobody: blocked by agents, offered to the waitlist.
+"""Transitions of single seats without a hold: BLOCKED and OFFERED.
 
 AVAILABLE or OFFERED → BLOCKED → AVAILABLE or OFFERED        OFFERED → AVAILABLE
 """
@@ -25,18 +25,22 @@ OFFER_LAPSED: Final = "OFFER_LAPSED"
 
 
 async def block(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -> list[pb.Seat | Refusal]:
-    """AVAILABLE or OFFERED → BLOCKED. A repeat answers the blocked seat.
+    """Blocks seats: AVAILABLE or OFFERED → BLOCKED. A repeat returns the blocked seat.
 
-    Answers the seat (number and state only); SEAT_NOT_FOUND, or SEAT_OCCUPIED where somebody has it.
+    Returns for each request the seat (number and state only) or a refusal: SEAT_NOT_FOUND, or SEAT_OCCUPIED if the seat
+    is held or confirmed.
     """
     move = partial(_move, legal=("AVAILABLE", "OFFERED"), target="BLOCKED", effects=effects)
     return [await move(conn, request) for request in requests]
 
 
 async def unblock(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -> list[pb.Seat | Refusal]:
-    """BLOCKED → AVAILABLE, or OFFERED where passengers wait. A repeat answers the free seat.
+    """Unblocks seats: BLOCKED → AVAILABLE or OFFERED. A repeat returns the free seat.
 
-    Answers the seat (number and state only); SEAT_NOT_FOUND, or SEAT_OCCUPIED where somebody has it.
+    A seat becomes OFFERED if the flight's waitlist is open and the flight is neither cancelled nor departed.
+
+    Returns for each request the seat (number and state only) or a refusal: SEAT_NOT_FOUND, or SEAT_OCCUPIED if the seat
+    is held or confirmed.
     """
     answers: list[pb.Seat | Refusal] = []
     for request in requests:
@@ -55,9 +59,11 @@ async def unblock(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -
 
 
 async def return_seat(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -> list[pb.Seat | Refusal]:
-    """OFFERED → AVAILABLE, because nobody who waits wants it. A repeat answers the free seat.
+    """Returns unwanted offered seats to general sale: OFFERED → AVAILABLE.
 
-    Answers the seat (number and state only); SEAT_NOT_FOUND, or SEAT_OCCUPIED where somebody has it by now.
+    The waitlist service calls this if no waiting entry wants the seat. A repeat returns the free seat. Returns for each
+    request the seat (number and state only) or a refusal: SEAT_NOT_FOUND, or SEAT_OCCUPIED if the seat is held,
+    confirmed or blocked by now.
     """
     move = partial(_move, legal=("OFFERED",), target="AVAILABLE", effects=effects)
     return [await move(conn, request) for request in requests]
@@ -106,7 +112,8 @@ async def _move(
     if row is None:
         return refusals.seat_not_found(request.flight_id, request.seat_number)
     if row["version"] is None:
-        # Free is free: an offered seat is as unblocked as an available one.
+        # The seat is in none of the `legal` states. A repeat succeeds if it has the target state. To unblock also
+        # succeeds if the seat is free in either way, AVAILABLE or OFFERED.
         free = {"AVAILABLE", "OFFERED"}
         if row["standing"] != target and not ("BLOCKED" in legal and row["standing"] in free):
             return refusals.seat_occupied(request.flight_id, request.seat_number, row["standing"])
@@ -126,9 +133,9 @@ async def _move(
 
 
 async def lapse_offers(conn: Conn, *, limit: int, actor: str, effects: Effects) -> int:
-    """OFFERED → AVAILABLE for offers whose window has ended without a claim; returns how many.
+    """Ends offers whose window has passed: OFFERED → AVAILABLE; returns how many.
 
-    A seat that was claimed, blocked or returned in the meantime is left as it is.
+    A seat that was claimed, blocked or returned meanwhile stays as it is.
     """
     due = await conn.fetch(
         """

@@ -1,12 +1,13 @@
-"""Cabin layouts (LOPA): the immutable geometry of aircraft types, read from `layouts/*.json` (SEAT-1).
+"""Cabin layouts (LOPA): the immutable geometry of aircraft types (SEAT-1).
 
-A file lists cabins from nose to tail. `rows` are runs such as `1-12 14-33`; `letters` stand from left to right with a
-blank for each aisle, such as `ABC DEF`. `missing` and `characteristics` select seats by row, run and letter: `12`,
-`16-17`, `11A`, `15-17AF`, `AF`. `facilities` name the rows beside which something stands. A class whose rows are
-lettered differently, as in a tapering tail, is two cabins in a row.
+Each layout is a file `layouts/*.json`. A file lists the cabins from nose to tail. `rows` are runs such as `1-12 14-33`.
+`letters` are the columns from left to right with a blank for each aisle, such as `ABC DEF`. `missing` and
+`characteristics` select seats by row, run of rows and letters: `12`, `16-17`, `11A`, `15-17AF`, `AF`. `facilities`
+lists galleys, lavatories and the like, each with the rows beside it. If the rows of one class have different letters,
+as in a tapering tail, the file has two cabins of that class, one after the other.
 
-Characteristics are PADIS 9825 codes. `W`, `A` and `9` follow from the geometry and are computed; all others are data
-and are passed on as they are, unknown ones too.
+Characteristics are PADIS 9825 codes. `W`, `A` and `9` are computed from the geometry. All others are data, and the
+service passes them on unchanged, unknown ones too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NOT_FOR_INFANTS = "1A"
 COMPUTED_CODES = frozenset({WINDOW_SEAT, AISLE_SEAT, CENTRE_SEAT})
 
 _LAYOUT_ID = re.compile(r"[A-Za-z0-9-]{3,40}")
-# Together with the runs of rows these allow only seat numbers of the contract, `^[1-9][0-9]{0,2}[A-HJ-NP-Z]$`.
+# With the pattern of runs, it permits exactly the seat numbers of the contract, `^[1-9][0-9]{0,2}[A-HJ-NP-Z]$`.
 _LETTERS = re.compile(r"[A-HJ-NP-Z]+(?: [A-HJ-NP-Z]+)*")
 _RUN = re.compile(r"([1-9][0-9]{0,2})(?:-([1-9][0-9]{0,2}))?")
 _SELECTOR = re.compile(r"([1-9][0-9]{0,2}(?:-[1-9][0-9]{0,2})?)?([A-Z]*)")
@@ -41,7 +42,10 @@ _CABIN_KEYS = ({"cabin", "rows", "letters"}, {"missing", "characteristics", "fac
 
 
 class LayoutError(ValueError):
-    """A layout file contradicts itself or the seat grammar; the message names the place."""
+    """A layout file is wrong; the message says where.
+
+    It contradicts itself, or breaks the grammar of rows, letters or codes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +54,28 @@ class LayoutSeat:
 
     seat_number: str
     ordinal: int
-    """Place in the layout, row by row from 0: the index into a compact state string."""
+    """Index of the seat in the layout, row by row from 0; also its index in a string of states (seat_map.py)."""
     row: int
     letter: str
     cabin: seat_service_pb2.Seat.Cabin.ValueType
     position: seat_service_pb2.Seat.Position.ValueType
-    """Where in its row it stands; a seat at the wall is WINDOW even if it has an aisle at its other side."""
+    """Position in the row; a seat at the wall is WINDOW, even if an aisle is at its other side."""
     characteristics: tuple[str, ...]
 
     @property
     def exit_row(self) -> bool:
-        """True where only adults who can help in an evacuation may sit (14 CFR 121.585)."""
+        """True if only adults who can help in an evacuation are eligible (14 CFR 121.585)."""
         return EXIT_ROW in self.characteristics
 
     @property
     def infant_allowed(self) -> bool:
-        """True where an infant on the lap has an oxygen mask and blocks no exit."""
+        """True if an infant on the lap has an oxygen mask there and blocks no exit."""
         return NOT_FOR_INFANTS not in self.characteristics
 
 
 @dataclass(frozen=True, slots=True)
 class Facility:
-    """Something that is no seat, beside the rows `first_row` to `last_row`."""
+    """A galley, lavatory or other facility, beside the rows `first_row` to `last_row`."""
 
     kind: seat_service_pb2.SeatMap.Cabin.Facility.Kind.ValueType
     first_row: int
@@ -80,19 +84,22 @@ class Facility:
 
 @dataclass(frozen=True, slots=True)
 class Cabin:
-    """A run of rows of one class, all lettered alike."""
+    """Consecutive rows of one class, all with the same letters."""
 
     cabin: seat_service_pb2.Seat.Cabin.ValueType
     rows: tuple[int, ...]
     letters: tuple[str, ...]
     aisles: tuple[str, ...]
-    """The letters that have an aisle at their right."""
+    """The letters with an aisle at their right."""
     facilities: tuple[Facility, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """The cabins of an aircraft type from nose to tail, and all their seats by ordinal. Compared by identity."""
+    """The cabins of an aircraft type from nose to tail, and all seats by ordinal.
+
+    Layouts are compared by identity.
+    """
 
     layout_id: str
     aircraft: str
@@ -100,10 +107,10 @@ class Layout:
     seats: tuple[LayoutSeat, ...]
     by_number: Mapping[str, LayoutSeat]
     digest: str
-    """SHA-256 of the content, in hex; the file's line breaks and the order of its keys do not count."""
+    """SHA-256 of the content, in hex; it does not depend on line breaks or on the order of keys in the file."""
 
     def cabins_message(self) -> list[seat_service_pb2.SeatMap.Cabin]:
-        """Returns the geometry as a seat map shows it."""
+        """Returns the geometry as the `cabins` of a SeatMap message."""
         return [
             SeatMap.Cabin(
                 cabin=cabin.cabin,
@@ -121,15 +128,16 @@ class Layout:
 
 @cache
 def load_layouts() -> Mapping[str, Layout]:
-    """Returns all layouts by id, read once for the process: a file that is edited later changes nothing.
+    """Returns all layouts by id; the process reads the files once.
 
-    Raises `LayoutError` where a file is wrong: a service must not start with a cabin that does not exist.
+    A file that is edited later has no effect on the process. Raises `LayoutError` if a file is wrong: the service must
+    not start with a cabin that does not exist.
     """
     return read_layouts()
 
 
 def read_layouts() -> Mapping[str, Layout]:
-    """Returns all layouts by id as the files have them now. Raises `LayoutError`."""
+    """Reads all layout files; returns the layouts by id. Raises `LayoutError`."""
     layouts = {}
     for file in sorted(files("seat_service").joinpath("layouts").iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json"):
@@ -141,7 +149,7 @@ def read_layouts() -> Mapping[str, Layout]:
 
 
 def parse_layout(text: str) -> Layout:
-    """Reads one layout from JSON. Raises `LayoutError`, which names what is wrong and where."""
+    """Reads one layout from JSON. Raises `LayoutError`."""
     try:
         data = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
@@ -265,7 +273,10 @@ def _position(cabin: Cabin, index: int) -> tuple[seat_service_pb2.Seat.Position.
 
 
 def _selected(text: str, cabin: Cabin, among: set[tuple[int, str]], where: str) -> set[tuple[int, str]]:
-    """Returns the seats that the selectors name; each selector must name at least one."""
+    """Returns the selected seats.
+
+    Raises `LayoutError` for a selector that selects no seat.
+    """
     selected = set()
     for selector in text.split():
         match = _SELECTOR.fullmatch(selector)
@@ -296,7 +307,10 @@ def _run(text: str, where: str, *, known: list[int] | tuple[int, ...] | None = N
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses a key that comes twice, where JSON would silently keep the last."""
+    """Builds a JSON object; raises `LayoutError` for a duplicate key.
+
+    Without this hook `json.loads` keeps the last of two equal keys.
+    """
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:

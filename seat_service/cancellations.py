@@ -1,4 +1,7 @@
-"""Flights that will not leave: closed in one transaction, and emptied in as many as it takes."""
+"""Cancelled flights: how a flight is closed, and its holds are cancelled.
+
+One transaction closes the flight; then a timer cancels the holds in batches. Decision 19 says why.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,23 @@ from seat_service.requests import Effects, OnHold, OnPassenger
 from services import db, timers
 from services.db import Conn, Pool
 
-# The timer that empties a flight.
+# The timer that cancels the holds of a flight.
 CANCEL_HOLDS: Final = "cancel-holds"
 KNOWN: Final = "SELECT flight_id FROM cancelled_flights WHERE flight_id = ANY($1::text[])"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 ACTOR: Final = "flight"
-# Up to 3,600 seats, a fifth of a second: whoever wants one of them on another flight waits for it.
+# Holds in one transaction: up to 3,600 seats, 0.2 s. Callers that need one of these seats on another flight wait that
+# long for its lock.
 HOLDS_AT_ONCE: Final = 100
 
 
 async def close(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
-    """Closes a flight: nothing is held, extended, changed or confirmed on it from now on. A repeat changes nothing.
+    """Closes a flight: from now on its seats cannot be held or confirmed.
 
-    Whoever changes one of its seats has that seat's lock: either before us, then what it did is there to be cancelled,
-    or after us, then it sees what we wrote. A flight that has no seats here is closed as well, should it ever get some.
+    Holds with a seat of it cannot be extended or changed, either. A repeat changes nothing. This transaction locks all
+    seats of the flight, and every transaction that changes a seat locks that seat. If the other one was first, its hold
+    exists when the timer cancels the holds; if it comes later, it reads the row that is written here. A flight without
+    seats is closed as well, because it may get seats later.
     """
     await lock_flight(conn, flight_id)
     closed = await conn.fetchval(
@@ -49,10 +55,11 @@ class Emptying:
         self._inventory = inventory
 
     async def cancel_holds(self, flight_id: str) -> None:
-        """HELD or CONFIRMED → CANCELLED, for each hold with a seat of the flight, with all its seats on all flights.
+        """Cancels each hold with a seat of the flight: HELD or CONFIRMED → CANCELLED.
 
-        A confirmed one that another service manages gives up its seats of this flight alone: its passengers may have
-        flown the others, which its manager knows and frees itself if they have not (BKG-8).
+        The hold loses its seats on all of its flights. A confirmed, managed hold loses only the seats of this flight:
+        its passengers may have flown the other legs. The service that manages the hold knows that, and releases the
+        seats that were not flown (BKG-8).
         """
         while await self._cancel_some(flight_id):
             pass
@@ -60,7 +67,7 @@ class Emptying:
     async def _cancel_some(self, flight_id: str) -> bool:
         effects = Effects()
         async with db.transaction(self._pool) as conn:
-            # One that has lapsed is the sweeper's.
+            # Lapsed holds are left out: the sweeper expires them.
             rows = await conn.fetch(
                 """
                 SELECT DISTINCT seats.hold_id, hold.state = 'CONFIRMED' AND hold.managed AS in_part
@@ -103,7 +110,8 @@ class Emptying:
                     flight_id,
                 )
             ]
-            # One call a transaction: each locks all its seats in one go.
+            # Only one of the two calls in a transaction: each locks its holds before its seats, so that the second call
+            # would lock holds after the seats of the first, against the order of locks. The next batch has the rest.
             if parts and not live:
                 await seats.release_passenger(conn, parts, effects=effects)
         self._inventory.tell(effects)

@@ -1,4 +1,7 @@
-"""The waitlist's way to a seat: AVAILABLE or OFFERED → HELD, and at once → CONFIRMED where it has nobody to ask."""
+"""Claims by the waitlist: AVAILABLE or OFFERED → HELD or CONFIRMED.
+
+The waitlist confirms at once on flights in the mode AUTO_CONFIRM, where no passenger has to accept an offer.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from services.errors import Refusal
 
 
 async def claim(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """Holds, and confirms in the same transaction what shall be confirmed; a passenger's former seat is freed.
+    """Holds seats, and confirms those with `confirm` in the same transaction.
 
-    Answers the hold, HELD or CONFIRMED; what `holding.hold` refuses with.
+    Confirming releases the passenger's former confirmed seat. Returns for each request the hold, HELD or CONFIRMED, or
+    a refusal of `holding.hold`. Raises GuardMissed if a new hold cannot be confirmed.
     """
-    # Before the manifests are locked: confirming locks these holds, and the order of locks is one (locks.py).
+    # `seats.confirm` locks these holds below. They are locked here already, because holds must be locked before the
+    # manifests and seats that `holding.hold` locks (locks.py).
     former = await passenger_seats.confirmed_holds(
         conn, {seat.passenger for request in requests if request.confirm for seat in request.seats}
     )
@@ -32,11 +37,11 @@ async def claim(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects
         if request.confirm and isinstance(answer, pb.Hold)
     }
     if held:
-        # A request shows once in the ledger of a seat: with the step that took it.
+        # Without a request key: the ledger of a seat names a request once, at the step AVAILABLE or OFFERED → HELD.
         confirmations = [OnHold(hold_id, owner=None, actor=requests[n].actor) for n, hold_id in held.items()]
         for n, confirmed in zip(held, await seats.confirm(conn, confirmations, effects=effects), strict=True):
             if isinstance(confirmed, Refusal):
-                # Ours, held a moment ago, and locked ever since.
+                # This transaction has just created the hold and keeps it locked, so that no refusal is expected.
                 raise GuardMissed from confirmed
             answers[n] = confirmed
     return answers

@@ -1,4 +1,7 @@
-"""Who may sit where: the passenger's cabin (SEAT-6), exit rows and infants (SEAT-11). One table of rules."""
+"""Eligibility: the rules that decide whether a seat fits a passenger.
+
+The rules are the passenger's cabin (SEAT-6), exit rows and infants (SEAT-11), in one table.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from seat_service import refusals
 from seat_service.cabin_layouts import LayoutSeat
 from services.errors import Refusal
 
-# Who needs help, or has somebody to care for, can't open an emergency exit: 14 CFR 121.585 (b) and (d). IATA codes of
-# special services: wheelchairs, sight, hearing, stretcher, medical case, intellectual disability, meet and assist,
-# unaccompanied minor, infant on lap, child of the same party, pet in cabin, escort.
+# IATA codes of special services that exclude a passenger from exit rows. A passenger who needs assistance, or has a
+# duty of care, cannot open an emergency exit: 14 CFR 121.585 (b) and (d). In this order: wheelchairs (three codes),
+# impaired sight, impaired hearing, stretcher, medical case, intellectual disability, meet and assist, unaccompanied
+# minor, infant on lap, child of the same party, pet in cabin, escort.
 NO_EXIT_ROW_SERVICES: Final = frozenset(
     {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "CHLD", "PETC", "ESCT"}
 )
@@ -23,7 +27,7 @@ INFANT_ON_LAP: Final = "INFT"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What a seat depends on. `cabin` is CABIN_UNSPECIFIED where any is allowed."""
+    """A passenger, as far as the rules need it; CABIN_UNSPECIFIED permits every cabin."""
 
     type: PassengerProfile.Type.ValueType
     special_services: frozenset[str]
@@ -52,10 +56,10 @@ _RULES: Final[tuple[tuple[Callable[[Person, LayoutSeat], bool], Callable[[Layout
 
 
 def refusal(person: Person, seat: LayoutSeat) -> Refusal | None:
-    """Returns the refusal of the first rule that the passenger breaks on this seat; None if the seat fits."""
+    """Returns the refusal of the first broken rule; None if the seat fits."""
     return next((refuse(seat) for rule, refuse in _RULES if not rule(person, seat)), None)
 
 
 def fits(person: Person, seat: LayoutSeat) -> bool:
-    """Whether the passenger may sit there. A lap infant has no seat at all."""
+    """Returns True if the seat fits the passenger. No seat fits a lap infant."""
     return person.type != PassengerProfile.INFANT and refusal(person, seat) is None

@@ -1,8 +1,9 @@
-"""Whether a passenger may have a seat, by the copy of the manifest and the rules of the layout (SEAT-17).
+"""Entitlement: whether a passenger may hold, keep or confirm a seat (SEAT-17).
 
-The check-in service owns the manifest. Its copy here (`manifests.py`) is read under the shared lock of
-`lock_seats(with_manifests=True)`, so that no passenger ends between this check and the commit. A request's own profile
-counts only for passengers without a row, such as those of a booking that is not paid yet.
+The copy of the manifest and the rules of the layout decide. The check-in service owns the manifest. Its copy here
+(`manifests.py`) is read under the shared lock of `lock_seats(with_manifests=True)`, so that no passenger's entitlement
+ends between this check and the commit. The profile in a request counts only for passengers without a row, such as
+those of a booking that is not paid yet.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from seat_service.requests import AskedSeat, FlightPassenger, OnHold
 from services.db import Conn
 from services.errors import Refusal
 
-# True for a seat of a hold that may not be confirmed or kept for longer, in a statement about `holds` and `request`.
+# A condition for statements with `holds` and `request`: true if a seat of the hold has lost its entitlement, so that
+# the hold must not be confirmed or extended.
 REVOKED: Final = """EXISTS (
     SELECT FROM hold_seats
     WHERE hold_seats.hold_id = holds.hold_id
@@ -37,7 +39,7 @@ REVOKED: Final = """EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class Passenger:
-    """A passenger of the manifest, as this service knows it."""
+    """A passenger of this service's copy of the manifest."""
 
     flight_id: str
     passenger_id: str
@@ -47,12 +49,12 @@ class Passenger:
 
 
 def locator(actor: str) -> str | None:
-    """The locator of a passenger session; None for other principals."""
+    """Returns the locator of a passenger session; None for other principals."""
     return actor.removeprefix("passenger:") if actor.startswith("passenger:") else None
 
 
 async def passengers(conn: Conn, asked: Iterable[FlightPassenger]) -> dict[FlightPassenger, Passenger]:
-    """Returns the passengers that have a row, by flight and passenger id."""
+    """Returns those of the passengers that have a row, by flight and passenger id."""
     ordered = sorted(set(asked))
     rows = await conn.fetch(
         """
@@ -72,9 +74,11 @@ async def passengers(conn: Conn, asked: Iterable[FlightPassenger]) -> dict[Fligh
 
 
 async def party(conn: Conn, flight_id: str, *, pnr: str | None, passenger_ids: Collection[str]) -> list[Passenger]:
-    """Returns the named passengers of a flight, or all that a locator has there and that may have a seat.
+    """Returns the named passengers of a flight, or all of a locator.
 
-    Raises PASSENGER_NOT_FOUND for a named passenger that is not there, or not the locator's.
+    Without `passenger_ids` these are the passengers of `pnr` whose entitlement has not ended. Raises
+    PASSENGER_NOT_FOUND if a named passenger is not on the flight, is no longer entitled to a seat, or belongs to
+    another locator than `pnr`.
     """
     if passenger_ids:
         found = await passengers(conn, [(flight_id, passenger_id) for passenger_id in passenger_ids])
@@ -104,9 +108,10 @@ def _passenger(row: asyncpg.Record) -> Passenger:
 
 
 async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]]) -> dict[int, Refusal]:
-    """Returns the refusals of those requests that ask for a seat which a passenger may not have, by position.
+    """Returns, by position, the refusals of requests without entitlement.
 
-    A request is its actor and its seats. The caller has the manifests locked.
+    Such a request has a seat to which its passenger is not entitled. A request is a pair of its actor and its seats.
+    The caller has locked the manifests.
     """
     known = await passengers(conn, {seat.passenger for _, seats in requests for seat in seats})
     refused: dict[int, Refusal] = {}
@@ -117,7 +122,8 @@ async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]])
                 refused[n] = refusal
                 break
     if refused:
-        # The passengers of a cancelled flight end as well: its cancellation says more.
+        # Entitlements also end when a flight is cancelled or departs. FLIGHT_CANCELLED or FLIGHT_DEPARTED then tells
+        # the caller more than PASSENGER_NOT_ENTITLED.
         closed = await _closed(conn, {seat.flight_id for n in refused for seat in requests[n][1]})
         refused |= {n: closed[seat.flight_id] for n in refused for seat in requests[n][1] if seat.flight_id in closed}
     return refused
@@ -130,7 +136,7 @@ def _judge(actor: str, seat: AskedSeat, passenger: Passenger | None) -> Refusal 
             return refusals.passenger_not_found()
         person = seat.person
     elif own not in (None, passenger.pnr) or actor.startswith("customer:"):
-        # A guest who names a passenger of the manifest would keep that passenger from taking a seat.
+        # A guest's hold for a listed passenger would keep that passenger from holding a seat (PASSENGER_HOLDS_SEAT).
         return refusals.passenger_not_found()
     elif passenger.ended:
         return refusals.passenger_not_entitled(seat.flight_id, seat.passenger_id)
@@ -142,7 +148,7 @@ def _judge(actor: str, seat: AskedSeat, passenger: Passenger | None) -> Refusal 
 
 
 async def _closed(conn: Conn, flight_ids: Collection[str]) -> dict[str, Refusal]:
-    """Of those flights that will not leave or have left, the refusal that says so."""
+    """Returns the refusals of those flights that are cancelled or departed, by id."""
     rows = await conn.fetch(
         """
         SELECT asked.flight_id,
@@ -163,7 +169,7 @@ async def _closed(conn: Conn, flight_ids: Collection[str]) -> dict[str, Refusal]
 
 
 async def departed(conn: Conn, flight_ids: Collection[str]) -> dict[str, Refusal]:
-    """Of those of the flights that have left, the refusal that says so."""
+    """Returns FLIGHT_DEPARTED for those of the flights that have departed."""
     rows = await conn.fetch(
         """
         SELECT flight_id, departure_time FROM departures
@@ -175,7 +181,11 @@ async def departed(conn: Conn, flight_ids: Collection[str]) -> dict[str, Refusal
 
 
 async def revocations(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refusal]:
-    """Why holds that REVOKED excludes may not go on; also of holds that ended by it. The worst reason of each hold."""
+    """Returns for each hold with a revoked seat the refusal that says why.
+
+    The reasons are those of REVOKED, in this order of precedence: FLIGHT_CANCELLED, FLIGHT_DEPARTED,
+    PASSENGER_NOT_FOUND, PASSENGER_NOT_ENTITLED, LAP_INFANT_HAS_NO_SEAT. Holds that have ended are included.
+    """
     if not requests:
         return {}
     rows = await conn.fetch(
@@ -221,9 +231,11 @@ async def revocations(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refu
 
 
 async def included_in_bookings(conn: Conn, requests: Sequence[OnHold]) -> dict[UUID, Refusal]:
-    """Why confirmed holds are not cancelled that have a seat which a booking includes, for others than services.
+    """Returns SEAT_INCLUDED_IN_BOOKING for holds that callers must not cancel.
 
-    Of a flight that has left, the departure says more, and of a foreign locator nothing may be said.
+    These are holds with a confirmed seat that the passenger's booking includes; services may cancel them. Seats of
+    departed flights are left out, because FLIGHT_DEPARTED says more. So are passengers of another locator than the
+    caller's, about whom the caller must learn nothing.
     """
     asked = [request for request in requests if not request.manages and not request.unless_confirmed]
     if not asked:

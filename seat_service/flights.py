@@ -1,4 +1,4 @@
-"""Flights as the seat service knows them: an id, a cabin layout, and whether anybody waits for a seat."""
+"""Flights: each has a cabin layout, and a waitlist that is open or closed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from services.db import Conn, Pool
 from services.errors import Refusal
 from services.idempotency import RequestKey
 
-# A layout's name for each flight that was asked about; a year of a large airline fits.
+# The most flights whose layout a process remembers: a year of a large airline fits.
 KNOWN_FLIGHTS: Final = 500_000
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionRequest:
-    """Asks for a flight's seats."""
+    """A request to create the seats of a flight."""
 
     flight_id: str
     layout_id: str
@@ -34,9 +34,10 @@ class ProvisionRequest:
 
 @dataclass(frozen=True, slots=True)
 class WaitlistRequest:
-    """Says whether anybody waits, and how long a freed seat shall be the waitlist's alone.
+    """A request to open or close the waitlist of a flight.
 
-    `revision` counts the waitlist's changes of mind; 0 is newer than all.
+    `offer_window` is the time for which only the waitlist may take a released seat. `revision` counts the changes of
+    `open` by the waitlist service: a request with an older revision is stale. Revision 0 is never stale.
     """
 
     flight_id: str
@@ -47,7 +48,10 @@ class WaitlistRequest:
 
 
 class FlightLayouts:
-    """The layout of each flight, which never changes, from memory once it was read."""
+    """The layout of each flight, cached in the process.
+
+    The layout of a flight never changes.
+    """
 
     def __init__(self, pool: Pool, layouts: Mapping[str, Layout]) -> None:
         self._pool = pool
@@ -56,7 +60,7 @@ class FlightLayouts:
         self._read: Batcher[str, Layout] = Batcher("flight_layouts", self._read_batch)
 
     async def of(self, flight_id: str) -> Layout:
-        """Returns the flight's layout. Raises FLIGHT_NOT_FOUND."""
+        """Returns the flight's layout. Raises FLIGHT_NOT_FOUND or LayoutUnusable."""
         known = self._known.get(flight_id)
         return known if known is not None else await self._read.submit(flight_id)
 
@@ -82,10 +86,11 @@ class FlightLayouts:
 async def provision(
     conn: Conn, requests: Sequence[ProvisionRequest], *, layouts: Mapping[str, Layout]
 ) -> list[pb.ProvisionSeatsResponse | Refusal]:
-    """(nothing) → AVAILABLE for each seat of the layout. A repeat with the same layout changes nothing.
+    """Creates a flight and a seat, AVAILABLE, for each seat of its layout.
 
-    Answers what there is now; LAYOUT_NOT_FOUND, or DEPENDENCY_UNAVAILABLE for a used layout that this process may not
-    use; FLIGHT_EXISTS where the flight has another layout.
+    A repeat with the same layout changes nothing. Returns for each request the flight or a refusal: LAYOUT_NOT_FOUND;
+    DEPENDENCY_UNAVAILABLE if this process cannot use the layout (layout_register.py); FLIGHT_EXISTS if the flight was
+    created with another layout.
     """
     return [await _provision(conn, request, layouts) for request in requests]
 
@@ -125,7 +130,8 @@ async def _provision(
             [seat.ordinal for seat in layout.seats],
         )
     if request.departure_time is not None:
-        # What the manifest says of it is newer, also where it came before the seats.
+        # Revision 0 is older than each revision of the manifest, and an existing row stays: the manifest's departure
+        # time counts, even if it was written before the seats were created.
         await conn.execute(
             """
             INSERT INTO departures (flight_id, departure_time, revision) VALUES ($1, $2, 0)
@@ -142,10 +148,10 @@ async def _provision(
 async def set_waitlist_open(
     conn: Conn, requests: Sequence[WaitlistRequest]
 ) -> list[pb.SetWaitlistOpenResponse | Refusal]:
-    """Decides what a seat of the flight becomes when it is freed: OFFERED while open, else AVAILABLE.
+    """Opens or closes the waitlist of flights.
 
-    Seats that are free or offered already stay so. A message that a newer one overtook changes nothing. Answers what is
-    so now; FLIGHT_NOT_FOUND.
+    Released seats become OFFERED while it is open. Seats that are AVAILABLE or OFFERED already do not change, and a
+    stale request changes nothing. Returns for each request the present setting, or FLIGHT_NOT_FOUND.
     """
     return [await _set_waitlist_open(conn, request) for request in requests]
 

@@ -1,4 +1,7 @@
-"""Events of other services, one function per event type, each in one transaction with the note that it was applied."""
+"""Handlers of other services' events, one function for each event type.
+
+The consumer runs a handler in the transaction that also records the event's id: a repeated event has no effect.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from services.inbox import Subscription
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
-    """Closes the flight; a timer cancels its holds."""
+    """Closes the flight, and sets the timer that cancels its holds."""
     cancel_time = event.cancel_time.ToDatetime(tzinfo=UTC)
     await cancellations.close(conn, event.flight_id, reason=event.reason, cancel_time=cancel_time)
 

@@ -1,11 +1,13 @@
-"""SEAT-16: how many seats one principal may hold, and the cool-down of one whose holds keep lapsing.
+"""The limit of held seats, and the cool-down after lapsed holds (SEAT-16).
 
-Guests are counted by their address, too, with larger limits, because a guest's session costs nothing (decision 35).
+Guests are counted by their network address, too, with larger limits, because a guest session needs no login
+(decision 35).
 
-It binds passenger sessions and customers, also where a service manages a hold for them. Agents and services act for
-many people, and answer for what they do. The rule itself is the function `hoarding` of the schema, so that taking a
-seat judges it in the same statement; it is judged under `lock_seats(owners=…)`, without which two calls would each see
-room for the last seat. The function `hoarding_of_address` is called before that statement, for guests alone.
+The limits apply to passenger sessions and customers, also if a service manages a hold for them. They do not apply to
+agents and services, which act for many people and answer for what they do. The rule is the SQL function `hoarding`, so
+that the hold statement evaluates it itself. The caller holds the locks of `lock_seats(owners=…)`: without them two
+concurrent calls could both see room for the last permitted seat. The function `hoarding_of_address` is called before
+the hold statement, for guests only.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of SEAT-16. The first cool-down doubles with each further lapse, up to the window."""
+    """The limits of SEAT-16.
+
+    Each further lapse doubles the `cool_down`, up to the window.
+    """
 
     held_seats: int
     lapses_allowed: int
@@ -35,24 +40,36 @@ class Limits:
 
 
 def binds(owner: str) -> bool:
-    """Whether a principal is one whose held seats are counted, whoever holds them for it."""
+    """Returns True if SEAT-16 counts the held seats of this owner.
+
+    It counts them also if a service holds them for the owner.
+    """
     return owner.startswith(("customer:", "passenger:"))
 
 
 def is_guest(owner: str) -> bool:
-    """Whether a principal is a customer: their sessions are given without a login."""
+    """Returns True if a principal is a customer.
+
+    Customers get sessions without a login.
+    """
     return owner.startswith("customer:")
 
 
 def locked_address(address: str) -> str:
-    """Returns what `lock_seats` locks for an address. No owner has this name."""
+    """Returns the name under which `lock_seats` locks an address.
+
+    No owner has such a name.
+    """
     return f"address:{address}"
 
 
 def explain(
     limits: Limits, *, no_room_seconds: float | None, cooling_seconds: float | None, of_address: bool = False
 ) -> Refusal | None:
-    """Returns the refusal for what the functions of the schema found; None where nothing is in the way."""
+    """Returns the refusal for a result of the SQL functions.
+
+    None if they permit the hold.
+    """
     if cooling_seconds is not None:
         return refusals.cooling_down(cooling_seconds, of_address=of_address)
     if no_room_seconds is not None:
@@ -61,9 +78,10 @@ def explain(
 
 
 async def refuse(conn: Conn, request: ChangeRequest, *, owner: str, address: str, flight_id: str, seats: int) -> None:
-    """Raises TOO_MANY_HELD_SEATS or COOLING_DOWN where a changed hold would have too many seats of a flight.
+    """Raises TOO_MANY_HELD_SEATS or COOLING_DOWN if SEAT-16 refuses a change of a hold.
 
-    For its owner, and first for the address of a guest; `address` is empty where none is counted.
+    `seats` is the number of seats that the changed hold would have on the flight. The address of a guest is checked
+    first, then the owner; `address` is empty if it is not counted.
     """
     counted = [("hoarding", owner, request.limits)]
     if address:
@@ -87,7 +105,10 @@ async def refuse(conn: Conn, request: ChangeRequest, *, owner: str, address: str
 
 
 async def refuse_addresses(conn: Conn, requests: Iterable[tuple[int, HoldRequest]]) -> dict[int, Refusal]:
-    """Returns TOO_MANY_HELD_SEATS or COOLING_DOWN for each request, by its number, that its address has no room for."""
+    """Returns, by request number, the refusals of guests' addresses.
+
+    They are TOO_MANY_HELD_SEATS and COOLING_DOWN.
+    """
     limits: Limits | None = None
     asked: list[tuple[int, str, str, int]] = []
     for n, request in requests:

@@ -1,4 +1,7 @@
-"""AVAILABLE → HELD: of any number of simultaneous callers for a seat exactly one gets it (SEAT-4, SEAT-5)."""
+"""The transition AVAILABLE → HELD: holds seats for passengers (SEAT-4, SEAT-5).
+
+Of any number of simultaneous callers for one seat exactly one gets it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ from services.proto import timestamp
 _NO_LIMITS: Final = Limits(held_seats=0, lapses_allowed=0, lapses_window=timedelta(), cool_down=timedelta())
 _PURPOSES: Final = {value.number: value.name for value in pb.Hold.Purpose.DESCRIPTOR.values}
 
-# LATERAL … LIMIT 1 is a look-up by key whatever the planner believes of the tables' sizes. OFFSET 0 has `bound` looked
-# at before `hoarding` is called: as a condition of the join it would be looked at after the call, for agents, too.
+# `LATERAL (… LIMIT 1)` makes the planner look up each row by its key, even if it has no statistics of the tables.
+# `OFFSET 0` makes Postgres evaluate `bound` before it calls `hoarding`. As a condition of the join, `bound` would be
+# evaluated after the call, so that the holds of agents would pay for the function, too (decision 27).
 _HOLD: Final = """
 WITH asked AS (
     SELECT n, leads, flight_id, seat_number, passenger_id, hold_id, owner, purpose, ttl, extensions, actor,
@@ -108,13 +112,16 @@ FROM standing
 
 
 async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """AVAILABLE (for the waitlist also OFFERED) → HELD, for each request all of its seats or none.
+    """Holds all seats of each request, or none of them: AVAILABLE → HELD.
 
-    Requests for one seat are judged in their order: the first that gets all it asks for has it, the others lose. A
-    hold ends at the first departure of its flights at the latest. Answers a new hold; FLIGHT_CANCELLED,
-    FLIGHT_DEPARTED, what `entitlements.judge` refuses with, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT,
-    TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay where only lapsed holds stand in the way, which the caller ends
-    before it tries again.
+    A request with `takes_offers` (the waitlist's) may take OFFERED seats, too. Requests for one seat are evaluated in
+    their order: the first one that can have all of its seats gets them, the others are refused. A hold ends at the
+    first departure of its flights at the latest.
+
+    Returns for each request the new hold or a refusal: FLIGHT_CANCELLED, FLIGHT_DEPARTED, a refusal of
+    `entitlements.judge`, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN. The
+    refusal LapsedInTheWay means that only lapsed holds prevent the new one: the caller expires them and tries again.
+    Raises GuardMissed if the statement took fewer seats than it granted.
     """
     now = await lock_seats(
         conn,
@@ -146,7 +153,10 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
 
 
 def _bound_owner(request: HoldRequest) -> set[tuple[str, str]]:
-    """The owner, and a guest's address, with each flight, where SEAT-16 binds them."""
+    """Returns the keys that SEAT-16 counts for a request.
+
+    They are its owner and a guest's address, each with each flight. Empty if SEAT-16 does not apply to the owner.
+    """
     if request.limits is None:
         return set()
     counted = [request.owner, *([hoarding.locked_address(request.address)] if request.address else [])]
@@ -154,7 +164,10 @@ def _bound_owner(request: HoldRequest) -> set[tuple[str, str]]:
 
 
 def _first_come(requests: Sequence[HoldRequest], pending: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Splits requests into those that meet nobody before them and the others, by seat, passenger and bound owner."""
+    """Splits requests into contenders and rivals, in their order.
+
+    A rival has a seat, a passenger, or an owner or address that SEAT-16 counts, in common with an earlier request.
+    """
     contenders: list[int] = []
     rivals: list[int] = []
     wanted: set[tuple[str, ...]] = set()
@@ -170,9 +183,13 @@ def _first_come(requests: Sequence[HoldRequest], pending: Sequence[int]) -> tupl
 async def _hold_contenders(
     conn: Conn, requests: Sequence[HoldRequest], contenders: Sequence[int], *, now: datetime, effects: Effects
 ) -> tuple[dict[int, pb.Hold | Refusal], dict[Place, str]]:
-    """Runs the one statement for requests that share nothing; returns their answers, and the states of lost seats."""
+    """Executes the hold statement for requests that have nothing in common.
+
+    No two of them have the same seat, passenger, or owner that SEAT-16 counts. Returns the result of each request, and
+    the state of each seat that a later request cannot get any more.
+    """
     hold_ids = {n: uuid4() for n in contenders}
-    # One service has one set of limits; who is not bound by them is not judged.
+    # All requests of a process have the same limits. The statement applies them only to rows that are `bound`.
     limits = next((request.limits for request in requests if request.limits is not None), _NO_LIMITS)
     asked = [(n, seat, requests[n]) for n in contenders for seat in requests[n].seats]
     rows = await conn.fetch(
@@ -229,7 +246,10 @@ def _explain(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal:
 
 
 def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
-    """Why none of these locked seats was given; a lapsed hold is the reason only where there is no other."""
+    """Returns the refusal that says why these locked seats were not taken.
+
+    Returns LapsedInTheWay only if there is no other reason. Raises GuardMissed if there is no reason at all.
+    """
     cancelled = next((row["flight_id"] for row in rows if row["flight_cancelled"]), None)
     if cancelled is not None:
         return refusals.flight_cancelled(cancelled)
@@ -248,7 +268,7 @@ def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
         elif row["own_hold"] is not None:
             return refusals.passenger_holds_seat(flight_id, row["passenger_id"])
     if not lapsed:
-        # All seats are free under our locks, and still the statement took none: it must not commit.
+        # The seats are locked and free, yet the statement did not take them: the transaction must not commit.
         raise GuardMissed
     return refusals.LapsedInTheWay(rows[0]["flight_id"], rows[0]["seat_number"], lapsed)
 

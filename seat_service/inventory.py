@@ -1,4 +1,8 @@
-"""The inventory: runs transitions in transactions, batched by arrival, and tells others after the commit."""
+"""The inventory: runs transitions in transactions, and publishes their effects.
+
+Requests that arrive while a batch is running form the next batch, with one transaction for all of them. After the
+commit the map, the seat counts and the relay are notified.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +30,11 @@ from services.errors import DeadlineExceeded, Refusal
 from services.idempotency import Repeatable, once
 from services.outbox import Relay
 
-# A lapsed hold is ended and the call tried again; whoever meets a new lapsed hold each time is too late each time.
+# How often a request that met a lapsed hold is tried again after the hold was expired. A request that meets another
+# lapsed hold each time loses each race, and is refused with SEAT_TAKEN.
 LAPSED_ATTEMPTS: Final = 3
-# Who ends a lapsed hold because it wants the seat; the ledger's next line tells who that was.
+# The actor in the ledger if a lapsed hold is expired for a caller that needs the seat. The next line of the ledger
+# names that caller.
 TAKER: Final = "taker"
 
 Request_contra = TypeVar("Request_contra", bound=Repeatable, contravariant=True)
@@ -38,7 +44,7 @@ AnyAnswer = TypeVar("AnyAnswer", bound=Message)
 
 
 class Transition(Protocol[Request_contra, Answer_co]):
-    """A function of the state machine."""
+    """A transition of the state machine, such as `seats.confirm`."""
 
     def __call__(
         self, conn: Conn, requests: Sequence[Request_contra], /, *, effects: Effects
@@ -46,7 +52,7 @@ class Transition(Protocol[Request_contra, Answer_co]):
 
 
 class Inventory:
-    """All changes to seats. A method returns the answer, or raises the refusal."""
+    """All changes to seats. Each method returns the result, or raises the refusal."""
 
     def __init__(
         self,
@@ -71,7 +77,8 @@ class Inventory:
         self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
         release = self._batch(seats.release_passenger, pb.Hold)
         self._release_passenger: Batcher[OnPassenger, pb.Hold] = Batcher("release_passenger", release)
-        # Changes lock holds and seats in turn, which only a transaction of its own does in order.
+        # A change locks its hold and then seats. Two changes in one transaction would lock a hold after seats, against
+        # the order of locks: so each has its own transaction (`largest=1`).
         change = partial(self._past_lapsed_holds, transition=seats.change)
         self._change: Batcher[ChangeRequest, pb.Hold] = Batcher("change", change, largest=1)
         self._block: Batcher[OnSeat, pb.Seat] = Batcher("block", self._batch(blocks.block, pb.Seat), largest=1)
@@ -92,63 +99,72 @@ class Inventory:
         )
 
     async def hold(self, request: HoldRequest) -> pb.Hold:
-        """AVAILABLE → HELD, all seats or none."""
+        """Holds all seats of the request, or none: AVAILABLE → HELD."""
         return await self._hold.submit(request)
 
     async def claim(self, request: HoldRequest) -> pb.Hold:
-        """AVAILABLE or OFFERED → HELD, or → CONFIRMED at once."""
+        """Claims seats for the waitlist: AVAILABLE or OFFERED → HELD or CONFIRMED."""
         return await self._claim.submit(request)
 
     async def confirm(self, request: OnHold) -> pb.Hold:
-        """HELD → CONFIRMED."""
+        """Confirms a hold: HELD → CONFIRMED."""
         return await self._confirm.submit(request)
 
     async def cancel(self, request: OnHold) -> pb.Hold:
-        """HELD or CONFIRMED → CANCELLED."""
+        """Cancels a hold: HELD or CONFIRMED → CANCELLED."""
         return await self._cancel.submit(request)
 
     async def release_passenger(self, request: OnPassenger) -> pb.Hold:
-        """HELD or CONFIRMED → AVAILABLE or OFFERED, one passenger's seat of a hold."""
+        """Releases one passenger's seat of a hold: → AVAILABLE or OFFERED."""
         return await self._release_passenger.submit(request)
 
     async def extend(self, request: OnHold) -> pb.Hold:
-        """HELD → HELD, with its full time again."""
+        """Gives a hold its full TTL again: HELD → HELD."""
         return await self._extend.submit(request)
 
     async def change(self, request: ChangeRequest) -> pb.Hold:
-        """HELD → HELD, with other seats and its full time again."""
+        """Replaces the seats of a hold, and gives it its full TTL again: HELD → HELD."""
         return await self._change.submit(request)
 
     async def block(self, request: OnSeat) -> pb.Seat:
-        """AVAILABLE or OFFERED → BLOCKED."""
+        """Blocks a seat: AVAILABLE or OFFERED → BLOCKED."""
         return await self._block.submit(request)
 
     async def unblock(self, request: OnSeat) -> pb.Seat:
-        """BLOCKED → AVAILABLE or OFFERED."""
+        """Unblocks a seat: BLOCKED → AVAILABLE or OFFERED."""
         return await self._unblock.submit(request)
 
     async def return_seat(self, request: OnSeat) -> pb.Seat:
-        """OFFERED → AVAILABLE."""
+        """Returns an offered seat to general sale: OFFERED → AVAILABLE."""
         return await self._return.submit(request)
 
     async def provision(self, request: ProvisionRequest) -> pb.ProvisionSeatsResponse:
-        """(nothing) → AVAILABLE, for all seats of a layout."""
+        """Creates the seats of a flight, AVAILABLE, from its layout."""
         return await self._provision.submit(request)
 
     async def set_waitlist_open(self, request: WaitlistRequest) -> pb.SetWaitlistOpenResponse:
-        """Decides whether freed seats are OFFERED."""
+        """Opens or closes the waitlist of a flight.
+
+        Released seats are OFFERED while it is open.
+        """
         return await self._waitlist.submit(request)
 
     async def set_departures(self, request: Departures) -> pb.SyncPassengersResponse:
-        """Decides from when on nothing is given on flights."""
+        """Sets departure times: from its departure on no seat of a flight can be held."""
         return await self._departures.submit(request)
 
     async def sync_passengers(self, request: ManifestChange) -> pb.SyncPassengersResponse:
-        """HELD or CONFIRMED → AVAILABLE or OFFERED, for passengers who ended or whose seat does not fit any more."""
+        """Writes changed passengers, and releases seats without entitlement.
+
+        HELD or CONFIRMED → AVAILABLE or OFFERED (SEAT-17).
+        """
         return await self._passengers.submit(request)
 
     def tell(self, effects: Effects) -> None:
-        """Tells the map, the counts and the relay what a committed transaction changed."""
+        """Publishes the effects of a committed transaction.
+
+        Notifies the map, the seat counts and the relay.
+        """
         if effects.flights:
             self._maps.changed(effects.flights)
             self._availability.changed(effects.flights)
@@ -178,11 +194,15 @@ class Inventory:
         transition: Transition[AnyRequest, AnyAnswer],
         answer_type: type[AnyAnswer],
     ) -> list[AnyAnswer | Refusal]:
-        """Runs a transition in one transaction, with repeats answered as before, and tells of it."""
+        """Runs a transition in one transaction, then publishes its effects.
+
+        A repeat of a request gets the first response.
+        """
         try:
             return await self._attempt(requests, transition, answer_type, expect_repeats=False)
         except asyncpg.UniqueViolationError:
-            # A key was used before, or somebody was faster: nothing is left of the attempt, and now it is known.
+            # An idempotency key was used before, or the requests lost a race. The attempt was rolled back; this one
+            # looks up the stored responses first.
             return await self._attempt(requests, transition, answer_type, expect_repeats=True)
 
     async def _attempt(
@@ -204,9 +224,10 @@ class Inventory:
     async def _past_lapsed_holds(
         self, requests: Sequence[AnyRequest], *, transition: Transition[AnyRequest, pb.Hold]
     ) -> list[pb.Hold | Exception]:
-        """Runs a transition; where lapsed holds stand in the way, ends them and runs it again (SEAT-3).
+        """Runs a transition, and again for requests that met lapsed holds (SEAT-3).
 
-        What was committed stays the answer of its request, whatever becomes of those that met a lapsed hold.
+        It first expires these holds, and tries at most LAPSED_ATTEMPTS times. A committed result stays the result of
+        its request, even if other requests of the batch fail in a later attempt.
         """
         answers: list[pb.Hold | Exception] = [
             *await self._transact(requests, transition=transition, answer_type=pb.Hold)
@@ -224,7 +245,11 @@ class Inventory:
     async def _again(
         self, requests: Sequence[AnyRequest], transition: Transition[AnyRequest, pb.Hold]
     ) -> list[pb.Hold | Exception]:
-        """Runs a transition for a part of a batch, whose rest is committed; each error is the answer of its request."""
+        """Runs a transition for some requests of a batch.
+
+        The other requests of the batch are committed already. An error is returned as the outcome of its request. If it
+        were raised, the batcher would run all requests of the batch again.
+        """
 
         async def run(some: Sequence[AnyRequest]) -> list[pb.Hold | Exception]:
             return [*await self._transact(some, transition=transition, answer_type=pb.Hold)]
@@ -237,7 +262,10 @@ class Inventory:
             return [await one_alone(run, request) for request in requests]
 
     async def _ended(self, answers: list[pb.Hold | Exception], n: int) -> bool:
-        """Ends the lapsed holds in the way of a request; where that fails, the error is its answer and no other's."""
+        """Expires the lapsed holds that prevent request `n`; returns False if that failed.
+
+        The error then becomes the outcome of this request only.
+        """
         try:
             await self._expire(set(cast(LapsedInTheWay, answers[n]).hold_ids))
         except Exception as error:

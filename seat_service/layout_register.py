@@ -1,8 +1,9 @@
-"""The layouts that this process may use: those whose content is what the flights were given (SEAT-1).
+"""The layouts that this process can use (SEAT-1).
 
-A layout id is immutable. The table `layouts` has the digest of each layout's content, stored when the layout was first
-used. A process whose files lack a used layout, or have other content, logs its name, reports itself as not ready, and
-answers calls for that layout's flights with DEPENDENCY_UNAVAILABLE; it uses no seat that the flight may not have.
+These have the content that the flights were created with. A layout id is immutable. The table `layouts` has the digest
+of each layout's content, stored when the layout was first used. A process whose files lack a used layout, or have other
+content under its id, logs the id and reports itself as not ready. It refuses calls for flights with that layout
+(DEPENDENCY_UNAVAILABLE), because it cannot know their seats.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ _log = telemetry.log("layouts")
 
 
 class LayoutUnusable(Unavailable, KeyError):
-    """This process has no such layout, or another one under its id."""
+    """This process lacks a used layout, or has other content under its id."""
 
     def __init__(self, layout_id: str, fault: str) -> None:
         super().__init__(f"cabin layout {layout_id} is {fault} on this server; restore its file and start it again")
 
 
 class Layouts(Mapping[str, Layout]):
-    """The usable layouts by id. A look-up by [] raises LayoutUnusable, a refusal that callers may see."""
+    """The usable layouts by id.
+
+    A look-up by [] raises LayoutUnusable, a refusal for the caller.
+    """
 
     def __init__(self, loaded: Mapping[str, Layout]) -> None:
         self._loaded = loaded
         self.faults: Mapping[str, str] = {}
-        """What is wrong with each used layout that can't be used: MISSING or CHANGED."""
+        """The fault of each used layout that this process cannot use: MISSING or CHANGED."""
 
     def __getitem__(self, layout_id: str) -> Layout:
         if layout_id not in self._loaded or layout_id in self.faults:
@@ -52,11 +56,14 @@ class Layouts(Mapping[str, Layout]):
 
     @property
     def complete(self) -> bool:
-        """Says whether every used layout can be used."""
+        """True if this process can use every used layout."""
         return not self.faults
 
     async def check(self, pool: Pool) -> None:
-        """Compares the loaded layouts with the used ones, and logs each new fault."""
+        """Compares the loaded layouts with the used ones.
+
+        Logs each fault that begins or ends.
+        """
         async with db.transaction(pool) as conn:
             await _record_old(conn, self._loaded)
             rows = await conn.fetch("SELECT layout_id, digest FROM layouts")
@@ -69,7 +76,10 @@ class Layouts(Mapping[str, Layout]):
         self.faults = found
 
     async def watch(self, pool: Pool) -> None:
-        """Checks again and again: another process may have used a layout that this one does not have."""
+        """Repeats `check` every CHECK_SECONDS, until cancelled.
+
+        Another process may have used a layout that this one does not have.
+        """
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             with contextlib.suppress(Unavailable):
@@ -77,7 +87,7 @@ class Layouts(Mapping[str, Layout]):
 
 
 def faults(used: Mapping[str, str | None], loaded: Mapping[str, Layout]) -> dict[str, str]:
-    """Returns what is wrong with each used layout; `used` has the digests by layout id."""
+    """Returns the fault of each unusable layout; `used` has the digests by layout id."""
     return {
         layout_id: CHANGED if layout_id in loaded else MISSING
         for layout_id, digest in used.items()
@@ -86,7 +96,10 @@ def faults(used: Mapping[str, str | None], loaded: Mapping[str, Layout]) -> dict
 
 
 async def use(conn: Conn, layout: Layout) -> None:
-    """Records the layout's digest at its first use. Raises LayoutUnusable if it was used with other content."""
+    """Stores the layout's digest at its first use.
+
+    Raises LayoutUnusable if the layout was used with other content before.
+    """
     await conn.execute(
         "INSERT INTO layouts (layout_id, digest) VALUES ($1, $2) ON CONFLICT (layout_id) DO NOTHING",
         layout.layout_id,
@@ -98,7 +111,10 @@ async def use(conn: Conn, layout: Layout) -> None:
 
 
 async def unusable(conn: Conn, layout_id: str, layouts: Mapping[str, Layout]) -> LayoutUnusable | None:
-    """Returns the refusal of a layout that was used and that this process may not use; None for all others."""
+    """Returns the refusal of a used layout that this process cannot use.
+
+    None for all other layouts.
+    """
     if layout_id in layouts or not await conn.fetchval("SELECT true FROM layouts WHERE layout_id = $1", layout_id):
         return None
     try:
@@ -111,7 +127,10 @@ async def unusable(conn: Conn, layout_id: str, layouts: Mapping[str, Layout]) ->
 
 
 async def _record_old(conn: Conn, loaded: Mapping[str, Layout]) -> None:
-    """Records the digests of layouts that were used before digests were stored."""
+    """Stores missing digests of used layouts.
+
+    A layout that was first used before the service stored digests has none.
+    """
     rows = await conn.fetch("SELECT layout_id FROM layouts WHERE digest IS NULL ORDER BY layout_id")
     known = [loaded[row["layout_id"]] for row in rows if row["layout_id"] in loaded]
     if known:

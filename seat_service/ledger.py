@@ -1,4 +1,4 @@
-"""Reading the ledger of a seat (SEAT-15)."""
+"""Reads of the ledger of a seat (SEAT-15)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.proto import timestamp
 async def events_of_seat(
     conn: Conn, flight_id: str, seat_number: str, *, after_version: int, limit: int
 ) -> list[pb.SeatEvent]:
-    """Returns transitions with versions above `after_version`, oldest first."""
+    """Returns `limit` transitions of a seat after `after_version`, oldest first."""
     rows = await conn.fetch(
         """
         SELECT seat_number, version, from_state::text, to_state::text, hold_id, actor, reason, request_id, event_time

@@ -1,5 +1,7 @@
-"""Locks, and what they show. Always in one order, holds by id, then owners and manifests, then seats by flight
-and number, so that no two transactions wait for each other in a circle.
+"""Locks, and the rows that are read under them.
+
+Every transaction locks in the same order, so that no two deadlock: holds by id, then owners, then manifests, then seats
+by flight and number.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from services.db import Conn
 
 @dataclass(frozen=True, slots=True)
 class StandingHold:
-    """A hold as it is while we have it locked; `lapsed` by the database's clock at that moment."""
+    """A locked hold; `lapsed` is true if its end had passed when the row was read."""
 
     hold_id: UUID
     owner: str
@@ -29,7 +31,10 @@ class StandingHold:
 
     @property
     def present_state(self) -> str:
-        """Its state as others see it: one that lapsed is EXPIRED, whether it was swept or not."""
+        """The state that callers see.
+
+        A lapsed hold is EXPIRED, even before the sweeper has written that.
+        """
         return "EXPIRED" if self.state == "HELD" and self.lapsed else self.state
 
 
@@ -45,17 +50,17 @@ class HeldSeat:
 
     @property
     def place(self) -> Place:
-        """Which seat it is."""
+        """The identity of the seat."""
         return self.flight_id, self.seat_number
 
     @property
     def passenger(self) -> FlightPassenger:
-        """Whose seat it is."""
+        """The identity of the passenger."""
         return self.flight_id, self.passenger_id
 
 
 async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, StandingHold]:
-    """Locks holds in the order of their ids, and returns them as they are now."""
+    """Locks holds in the order of their ids; returns them by id, as they are now."""
     rows = await conn.fetch(
         """
         SELECT hold_id, owner, purpose::text, managed, state::text, extensions_left, create_time, expire_time,
@@ -81,7 +86,11 @@ async def lock_holds(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, Standin
 
 
 async def lock_manifests(conn: Conn, flight_ids: Iterable[str]) -> None:
-    """Locks the passengers of flights against every transaction that gives a seat there; waits for those that do."""
+    """Locks the manifests of flights exclusively, until the transaction ends.
+
+    Waits for transactions that hold or change seats of these flights, and keeps new ones waiting: they lock the
+    manifest in shared mode (`lock_seats`).
+    """
     await conn.execute(
         """
         SELECT count(*)
@@ -100,11 +109,11 @@ async def lock_seats(
     owners: Iterable[tuple[str, str]] = (),
     with_manifests: bool = False,
 ) -> datetime:
-    """Locks seats in the order of flight and number; returns the database's time after the last lock.
+    """Locks seats; returns the database time after the last lock.
 
-    `owners`, each with a flight, are locked before: until the transaction ends nobody else judges what they hold there.
-    So are the manifests of the seats' flights (`with_manifests`), with a shared lock: until the transaction ends no row
-    of `passengers` changes there.
+    The order is flight and seat number. Before the seats it locks `owners`, each with a flight: until the transaction
+    ends, no other transaction counts what they hold on the flight (SEAT-16). `with_manifests` also locks the manifests
+    of the flights, in shared mode: until the transaction ends, no row of `passengers` of these flights changes.
     """
     ordered = sorted(places)
     judged = list(owners)
@@ -144,7 +153,7 @@ async def lock_seats(
 
 
 async def lock_flight(conn: Conn, flight_id: str) -> None:
-    """Locks all seats of a flight, in the same order."""
+    """Locks all seats of a flight, in the same order as `lock_seats`."""
     await conn.execute(
         """
         SELECT count(*) FROM (
@@ -156,7 +165,7 @@ async def lock_flight(conn: Conn, flight_id: str) -> None:
 
 
 async def seats_of(conn: Conn, hold_ids: Iterable[UUID]) -> dict[UUID, list[HeldSeat]]:
-    """The seats of holds, stable while their holds are locked."""
+    """Returns the seats of each hold. They do not change while the holds are locked."""
     seats: dict[UUID, list[HeldSeat]] = {hold_id: [] for hold_id in hold_ids}
     if seats:
         rows = await conn.fetch(

@@ -1,8 +1,9 @@
-"""The copy of the manifest, written by its owner, the check-in service, which revokes rights to seats by it (SEAT-17).
+"""The copy of the manifest, and the revocation of entitlements (SEAT-17).
 
-A passenger's revision says which message is newer. Every transaction that gives a seat has the manifest of the flight
-locked, shared, until its commit (`locks.lock_seats`), and checks the row after that. The lock here is exclusive: a seat
-that was given before is found below; a transaction that comes later reads the new row (docs/decisions/0031).
+Its owner, the check-in service, writes it, and so revokes entitlements. The revision of a passenger says which of two
+messages is newer. A transaction that holds or changes seats locks the manifest of the flight in shared mode until its
+commit (`locks.lock_seats`), and then reads the passenger's row. A transaction here takes the exclusive lock: it finds
+each seat that was taken before, and a transaction that takes a seat later reads the new row (docs/decisions/0031).
 """
 
 from __future__ import annotations
@@ -31,22 +32,23 @@ from services.idempotency import RequestKey
 if TYPE_CHECKING:
     from seat_service.inventory import Inventory
 
-# Reasons of the ledger.
+# The reasons that the ledger records for a release.
 ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
-# The timer that brings a flight's holds in line with a new departure, and its name in the ledger.
+# The timer that adapts the holds of a flight to a new departure time, and its actor in the ledger.
 FOLLOW_DEPARTURE: Final = "follow-departure"
 ACTOR: Final = "departure"
-# A hold lasts a day at most (ClaimSeatRequest.ttl): none that runs now reaches a later departure.
+# A hold lasts one day at most (ClaimSeatRequest.ttl): no present hold reaches a departure after this time.
 LONGEST_HOLD: Final = timedelta(days=1, hours=1)
 HOLDS_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the manifest says of a passenger, and which of its changes that was.
+    """A row of the manifest: the passenger, and the revision of the row.
 
-    `seat_included` while the passenger's confirmed booking includes a seat: `seats.cancel` frees it for services alone.
+    `seat_included` is true while the passenger's confirmed booking includes a seat: then only services may cancel the
+    confirmed hold (`seats.cancel`).
     """
 
     passenger: Passenger
@@ -55,13 +57,13 @@ class Entry:
 
     @property
     def key(self) -> FlightPassenger:
-        """Flight and passenger id."""
+        """The identity of the passenger: flight id and passenger id."""
         return self.passenger.flight_id, self.passenger.passenger_id
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestChange:
-    """Passengers that changed, and the service that says so."""
+    """A request to write changed passengers; `actor` is the service that sends them."""
 
     entries: tuple[Entry, ...]
     actor: str
@@ -70,7 +72,7 @@ class ManifestChange:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """When a flight leaves."""
+    """The departure time of a flight, and its revision."""
 
     flight_id: str
     departure_time: datetime
@@ -79,14 +81,14 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Departures:
-    """Flights whose times changed."""
+    """A request to write the departure times of flights."""
 
     departures: tuple[Departure, ...]
     request_key: RequestKey | None = None
 
 
 def entry(message: pb.SyncPassengersRequest.ManifestPassenger) -> Entry:
-    """Reads a passenger of a request. An age group that is left out is ADULT."""
+    """Converts a passenger of a request; the default age group is ADULT."""
     profile = message.profile
     person = Person(profile.type or pb.PassengerProfile.ADULT, frozenset(profile.special_services), profile.cabin)
     return Entry(
@@ -99,12 +101,15 @@ def entry(message: pb.SyncPassengersRequest.ManifestPassenger) -> Entry:
 async def sync(
     conn: Conn, requests: Sequence[ManifestChange], *, layouts: Mapping[str, Layout], effects: Effects
 ) -> list[pb.SyncPassengersResponse | Refusal]:
-    """Writes passengers whose revision is newer, and releases the seats that they may not have any more.
+    """Writes newer rows of passengers; releases seats without entitlement.
 
-    HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait; other seats of the same hold stay, and a hold whose
-    last seat goes is CANCELLED. A confirmed seat of a flight that has left stays for the record. Answers the seats that
-    were released, and the passengers that are not written, because the layout of their flight can't be used; refuses
-    nothing. Raises GuardMissed if a passenger got a seat while this waited for its locks.
+    A row is newer if its revision is higher. HELD or CONFIRMED → AVAILABLE, or OFFERED while the flight's waitlist is
+    open. Other seats of the same hold stay; a hold whose last seat is released is CANCELLED. A confirmed seat of a
+    departed flight stays for the record.
+
+    Returns for each request the released seats, and the passengers that were not written because this process cannot
+    use the layout of their flight. Refuses no request. Raises GuardMissed if a passenger got a seat in a new hold while
+    this transaction waited for its locks.
     """
     return [await _sync(conn, request, layouts, effects) for request in requests]
 
@@ -116,7 +121,7 @@ async def _sync(
     for each in request.entries:
         if each.key not in newest or newest[each.key].revision < each.revision:
             newest[each.key] = each
-    # Logins repeat what is known: that takes no locks.
+    # The check-in service sends the passengers again with each login. If nothing is new, no lock is taken.
     changed = await _unknown(conn, newest)
     if not changed:
         return pb.SyncPassengersResponse()
@@ -144,9 +149,10 @@ async def _sync(
 
 
 async def _lock(conn: Conn, passengers: Collection[FlightPassenger]) -> tuple[list[HeldSeat], dict[UUID, StandingHold]]:
-    """Locks passengers and the holds of their seats; returns both seats and holds as they are now.
+    """Locks passengers' manifests and holds; returns their seats and holds.
 
-    Holds are locked before manifests (locks.py), so that the holds are a guess. Raises GuardMissed if it was wrong.
+    Holds must be locked before manifests (locks.py), and their ids are read without a lock. Raises GuardMissed if a
+    passenger has a seat in another hold by the time when the manifests are locked.
     """
     standing = await lock_holds(conn, {seat.hold_id for seat in await passenger_seats.live(conn, passengers)})
     await lock_manifests(conn, {flight_id for flight_id, _ in passengers})
@@ -157,7 +163,7 @@ async def _lock(conn: Conn, passengers: Collection[FlightPassenger]) -> tuple[li
 
 
 async def _unknown(conn: Conn, newest: Mapping[FlightPassenger, Entry]) -> set[FlightPassenger]:
-    """The passengers of whom no row, or an older one, is known."""
+    """Returns the passengers that have no row here, or an older one."""
     rows = await conn.fetch(
         """
         SELECT asked.flight_id, asked.passenger_id
@@ -176,7 +182,7 @@ async def _unknown(conn: Conn, newest: Mapping[FlightPassenger, Entry]) -> set[F
 
 
 async def _write(conn: Conn, entries: Sequence[Entry]) -> set[FlightPassenger]:
-    """Writes the rows that are newer than the known ones; returns whose."""
+    """Writes rows with a newer revision; returns their passengers."""
     rows = await conn.fetch(
         """
         INSERT INTO passengers
@@ -214,14 +220,18 @@ async def _release(
     actor: str,
     effects: Effects,
 ) -> None:
-    """Releases seats, each with the ledger's reason; `standing` has the locked holds."""
+    """Releases seats, each with its reason; `standing` has the locked holds."""
     releases = [Release(seat, actor, reason, None) for seat, reason in lost]
     await seats.release_seats(conn, list(standing), releases, effects=effects)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The seats that passengers may not have any more, each with the ledger's reason; the undecided passengers."""
+    """The result of checking seats against the manifest.
+
+    `lost` has the seats to release, each with a reason for the ledger. `undecided` has the passengers whose seat cannot
+    be checked, because this process cannot use the layout of the flight.
+    """
 
     lost: Sequence[tuple[HeldSeat, str]]
     undecided: Mapping[FlightPassenger, LayoutUnusable]
@@ -234,10 +244,11 @@ async def _judge(
     standing: Mapping[UUID, StandingHold],
     layouts: Mapping[str, Layout],
 ) -> Verdict:
-    """Says which seats passengers may not have any more.
+    """Finds seats that their passengers must lose.
 
-    A passenger is undecided while the layout of the flight can't be used. A right that ended needs no geometry: it ends
-    also then (SEAT-1).
+    A passenger loses a seat if the entitlement has ended, or if the seat no longer fits. A seat is undecided while this
+    process cannot use the layout of its flight. An entitlement that ended needs no layout: the seat is lost in that
+    case, too (SEAT-1).
     """
     flight_ids = {seat.flight_id for seat in live}
     if not flight_ids:
@@ -266,9 +277,11 @@ async def _judge(
 
 
 async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], effects: Effects) -> Verdict:
-    """Releases what passengers of a flight may not have, as `sync` does for those who change.
+    """Checks the confirmed seats of a flight again.
 
-    A flight that turns out to leave later may have passengers who ended after the departure that was known before.
+    Releases those that `sync` would release. Called when the departure time changes. If a departed flight turns out to
+    leave later, some passengers' entitlements may have ended after the former departure time, when `sync` kept their
+    confirmed seats.
     """
     rows = await conn.fetch(
         """
@@ -291,10 +304,11 @@ async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], e
 async def set_departures(
     conn: Conn, requests: Sequence[Departures], *, effects: Effects
 ) -> list[pb.SyncPassengersResponse | Refusal]:
-    """Writes the departures whose revision is newer: from then on nothing is held, changed, claimed or confirmed.
+    """Writes newer departure times; sets the timers that adapt the holds.
 
-    A hold that a transaction is giving at this moment knows the departure or has its seats' locks, then the timer finds
-    it. Refuses nothing.
+    A departure time is newer if its revision is higher. From its departure on, no seat of a flight can be held,
+    changed, claimed or confirmed. Seats of flights with a timer are locked before the write: a concurrent hold either
+    reads the new time, or has locked its seats first, and then the timer finds the hold. Refuses no request.
     """
     for request in requests:
         newest: dict[str, Departure] = {}
@@ -345,7 +359,7 @@ def _columns(departures: Mapping[str, Departure]) -> tuple[list[str], list[datet
 
 
 class Departing:
-    """Brings the holds of a flight in line with a departure that is new."""
+    """Adapts the holds and confirmed seats of a flight to a new departure time."""
 
     def __init__(self, pool: Pool, inventory: Inventory, layouts: Mapping[str, Layout]) -> None:
         self._pool = pool
@@ -353,9 +367,10 @@ class Departing:
         self._layouts = layouts
 
     async def follow(self, flight_id: str) -> None:
-        """Ends each HELD hold with a seat of the flight at the departure; releases what passengers may not have.
+        """Moves the end of HELD holds to the departure at the latest; then calls `review`.
 
-        A confirmed seat of a flight that has left stays. Raises LayoutUnusable for passengers it cannot decide yet.
+        A confirmed seat of a departed flight stays. Raises LayoutUnusable if `review` left a passenger undecided: the
+        timer is then retried.
         """
         while await self._end_some(flight_id):
             pass

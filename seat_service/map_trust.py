@@ -1,8 +1,9 @@
-"""Whether the cached maps may be read: an agreement of all processes, kept in Postgres (docs/decisions/0029).
+"""The agreement of all processes whether cached maps may be read.
 
-A process that cannot reach Redis shows maps that no other process can learn of from Redis, and Redis may come back with
-older ones. So it suspends the cache for all processes first: it commits that, and waits until each of them has read it.
-The suspension opens a new epoch, whose keys are empty: no map that was cached before it is ever shown again.
+It is a row in Postgres (docs/decisions/0029). A process that cannot reach Redis returns maps that it could not store
+there, and Redis may come back with older ones. So before it returns such a map it suspends the cache for all processes:
+it commits a suspension, and waits until each process has read that. The suspension begins a new epoch with its own,
+empty keys in Redis: no map that was cached before is ever returned again.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from services import db, telemetry
 from services.cache import VersionedCache
 from services.db import Pool
 
-# A process relies on what it read about the epoch for so long. A suspension takes effect after the same time.
+# A process relies on its last read of the epoch for this time. So a suspension takes effect after the same time.
 TRUST_SECONDS: Final = 0.4
-# Postgres that does not respond in this time shows no newer map to others either.
+# If Postgres does not respond in this time, no other process can read a newer map from it, either.
 READ_TIMEOUT_SECONDS: Final = 0.3
-# Much longer than a read of a map takes (READ, 2 s): its result is shown within the suspension.
+# Much longer than a call that reads a map may take (2 s): it returns its map while the suspension lasts.
 SUSPENSION_SECONDS: Final = 4.0
 RENEW_SECONDS: Final = 2.0
 
@@ -27,7 +28,10 @@ _log = telemetry.log("map_trust")
 
 
 class MapTrust:
-    """What this process knows of the epoch; `cache` follows it."""
+    """The epoch and suspension as this process knows them.
+
+    It also sets the epoch of `cache`.
+    """
 
     def __init__(self, pool: Pool, cache: VersionedCache) -> None:
         self._pool = pool
@@ -40,25 +44,35 @@ class MapTrust:
         self._effective_at = 0.0
 
     async def cache_is_readable(self) -> bool:
-        """Whether cached maps may be shown. Postgres is asked if the last look is too old."""
+        """Returns True if cached maps may be returned to clients.
+
+        Reads Postgres if the last read is older than TRUST_SECONDS.
+        """
         async with self._lock:
             if time.monotonic() - self._read_at >= TRUST_SECONDS:
                 try:
                     async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                         await self._read()
                 except db.AWAY as error:
-                    # Without Postgres no process shows a newer map, so that the cached ones stay good.
+                    # Without Postgres no process can return a newer map, so that the cached maps remain valid.
                     _log.warning("epoch not read", error=repr(error))
                     self._read_at = time.monotonic()
             return not self._suspended
 
     async def follow(self) -> None:
-        """Reads the epoch now: a change that committed before is to be dropped from the cache under this epoch."""
+        """Reads the epoch now, whatever the age of the last read.
+
+        Called after the commit of a change and before its map is removed, so that the map of the present epoch is
+        removed and not one of an epoch that has ended.
+        """
         async with self._lock:
             await self._read()
 
     async def suspend(self) -> None:
-        """Returns when no process shows cached maps any more, for at least RENEW_SECONDS."""
+        """Suspends cached maps for all processes.
+
+        Returns when no process reads cached maps any more; that lasts for at least RENEW_SECONDS.
+        """
         async with self._lock:
             if self._own_end - time.monotonic() < RENEW_SECONDS:
                 await self._renew()
@@ -77,7 +91,8 @@ class MapTrust:
                 SUSPENSION_SECONDS,
             )
         if epoch != self._own_epoch:
-            # A suspension that went on without a gap is known to all processes already.
+            # A new epoch: the other processes read it within TRUST_SECONDS. A suspension that was only renewed is known
+            # to them already.
             self._effective_at = time.monotonic() + TRUST_SECONDS
             _log.warning("cached maps suspended", epoch=epoch)
         self._own_epoch, self._own_end = epoch, began + SUSPENSION_SECONDS

@@ -1,4 +1,4 @@
-"""Where passengers sit: for the services that look after them."""
+"""Look-ups of the seats that passengers hold or have confirmed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from services.proto import timestamp
 async def find(
     conn: Conn, passengers: Sequence[pb.FindPassengerSeatsRequest.FlightPassenger]
 ) -> list[pb.FindPassengerSeatsResponse.PassengerSeat]:
-    """Returns the seats that the passengers hold or have confirmed, each once; a lapsed hold is none."""
-    # Two look-ups by the partial unique indexes for each passenger, whatever the planner believes of the table.
+    """Returns the passengers' held and confirmed seats.
+
+    Seats of lapsed holds are left out.
+    """
+    # Two look-ups for each passenger, each with its LIMIT 1: so the planner uses the partial unique indexes, also while
+    # it has no statistics of the table.
     rows = await conn.fetch(
         """
         SELECT seat.flight_id, seat.passenger_id, seat.seat_number, seat.state, seat.hold_id, hold.confirm_time
@@ -57,7 +61,10 @@ async def find(
 
 
 async def live(conn: Conn, passengers: Iterable[FlightPassenger]) -> list[HeldSeat]:
-    """Returns the passengers' held and confirmed seats, lapsed holds included."""
+    """Returns the passengers' held and confirmed seats.
+
+    Seats of lapsed holds are included.
+    """
     asked = sorted(set(passengers))
     rows = await conn.fetch(
         """
@@ -83,6 +90,6 @@ async def live(conn: Conn, passengers: Iterable[FlightPassenger]) -> list[HeldSe
 
 
 async def confirmed_holds(conn: Conn, passengers: Iterable[FlightPassenger]) -> set[UUID]:
-    """Returns the holds of the passengers' confirmed seats."""
+    """Returns the ids of the holds of the passengers' confirmed seats."""
     asked = set(passengers)
     return {seat.hold_id for seat in await live(conn, asked) if seat.state == "CONFIRMED"} if asked else set()

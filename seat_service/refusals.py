@@ -1,4 +1,4 @@
-"""The seat service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The refusals of the seat service, each with its `ErrorReason` and metadata."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 
 def flight_not_found(flight_id: str) -> NotFound:
-    """There is no such flight."""
+    """The flight does not exist."""
     return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
 
 
 def flight_cancelled(flight_id: str) -> FailedPrecondition:
-    """The flight will not leave."""
+    """The flight is cancelled."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
     )
 
 
 def flight_departed(flight_id: str, departure_time: datetime) -> FailedPrecondition:
-    """The flight has left."""
+    """The flight has departed."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_DEPARTED),
         "the flight has left",
@@ -39,12 +39,12 @@ def flight_departed(flight_id: str, departure_time: datetime) -> FailedPrecondit
 
 
 def layout_not_found(layout_id: str) -> NotFound:
-    """There is no such cabin layout."""
+    """The cabin layout does not exist."""
     return NotFound(_name(ErrorReason.LAYOUT_NOT_FOUND), "cabin layout not found", metadata={"layout_id": layout_id})
 
 
 def flight_exists(layout_id: str) -> AlreadyExists:
-    """The flight has seats of another layout."""
+    """The flight was provisioned with another layout."""
     return AlreadyExists(
         _name(ErrorReason.FLIGHT_EXISTS),
         f"the flight was provisioned with layout {layout_id}",
@@ -62,7 +62,7 @@ def seat_not_found(flight_id: str, seat_number: str) -> NotFound:
 
 
 def seat_taken(flight_id: str, seat_number: str, state: str) -> Aborted:
-    """Somebody else has the seat, or it is blocked or offered."""
+    """The seat is HELD, CONFIRMED, BLOCKED or OFFERED."""
     return Aborted(
         _name(ErrorReason.SEAT_TAKEN),
         f"seat {seat_number} is taken",
@@ -71,7 +71,7 @@ def seat_taken(flight_id: str, seat_number: str, state: str) -> Aborted:
 
 
 def seat_occupied(flight_id: str, seat_number: str, state: str) -> Aborted:
-    """The seat's state forbids to block, unblock or return it."""
+    """The state of the seat does not permit to block, unblock or return it."""
     return Aborted(
         _name(ErrorReason.SEAT_OCCUPIED),
         f"seat {seat_number} is {state}",
@@ -80,12 +80,12 @@ def seat_occupied(flight_id: str, seat_number: str, state: str) -> Aborted:
 
 
 def passenger_not_found() -> NotFound:
-    """The manifest of that flight names no such passenger whom the caller may act for."""
+    """The manifest lists no such passenger for whom the caller may act."""
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
 
 
 def passenger_not_entitled(flight_id: str, passenger_id: str) -> FailedPrecondition:
-    """The passenger's right to a seat has ended."""
+    """The passenger's entitlement to a seat has ended."""
     return FailedPrecondition(
         _name(ErrorReason.PASSENGER_NOT_ENTITLED),
         "the passenger may not have a seat on this flight any more",
@@ -94,7 +94,7 @@ def passenger_not_entitled(flight_id: str, passenger_id: str) -> FailedPrecondit
 
 
 def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
-    """The passenger travels on a lap."""
+    """The passenger is a lap infant."""
     return FailedPrecondition(
         _name(ErrorReason.LAP_INFANT_HAS_NO_SEAT),
         "a lap infant has no seat of its own",
@@ -112,7 +112,7 @@ def passenger_holds_seat(flight_id: str, passenger_id: str) -> FailedPreconditio
 
 
 def cabin_not_allowed(seat_number: str, cabin: str) -> FailedPrecondition:
-    """The seat is in another cabin than the passenger's."""
+    """The seat is not in the passenger's cabin."""
     return FailedPrecondition(
         _name(ErrorReason.CABIN_NOT_ALLOWED),
         f"seat {seat_number} is in another cabin than the passenger's",
@@ -121,7 +121,7 @@ def cabin_not_allowed(seat_number: str, cabin: str) -> FailedPrecondition:
 
 
 def exit_row_not_allowed(seat_number: str) -> FailedPrecondition:
-    """The passenger may not sit in an exit row."""
+    """The passenger is not eligible for an exit row."""
     return FailedPrecondition(
         _name(ErrorReason.EXIT_ROW_NOT_ALLOWED),
         "an exit row takes only adults without infant, assistance need or duty of care",
@@ -130,7 +130,7 @@ def exit_row_not_allowed(seat_number: str) -> FailedPrecondition:
 
 
 def infant_not_allowed(seat_number: str) -> FailedPrecondition:
-    """No infant may be in this row."""
+    """The seat is in a row without infants, and the passenger has one on the lap."""
     return FailedPrecondition(
         _name(ErrorReason.INFANT_NOT_ALLOWED),
         f"no infant is allowed at seat {seat_number}",
@@ -139,12 +139,15 @@ def infant_not_allowed(seat_number: str) -> FailedPrecondition:
 
 
 def hold_not_found() -> NotFound:
-    """There is no such hold, or it is somebody else's; not even the text says which."""
+    """The hold does not exist, or another principal owns it.
+
+    The response is the same for both.
+    """
     return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), "hold not found")
 
 
 def hold_expired(expire_time: datetime) -> Aborted:
-    """The hold lapsed."""
+    """The hold has lapsed."""
     return Aborted(
         _name(ErrorReason.HOLD_EXPIRED), "the hold has ended", metadata={"expire_time": rfc3339(expire_time)}
     )
@@ -156,17 +159,17 @@ def hold_cancelled() -> FailedPrecondition:
 
 
 def hold_confirmed() -> FailedPrecondition:
-    """The hold is confirmed, which ends its time and its changes."""
+    """The hold is confirmed: it can be neither extended nor changed, and has no end."""
     return FailedPrecondition(_name(ErrorReason.HOLD_CONFIRMED), "the hold is confirmed already")
 
 
 def hold_managed() -> FailedPrecondition:
-    """The hold belongs to an order, which decides what becomes of it."""
+    """A service manages the hold for an order; only services may move it."""
     return FailedPrecondition(_name(ErrorReason.HOLD_MANAGED), "the hold belongs to an order, which alone changes it")
 
 
 def seat_included_in_booking(flight_id: str, passenger_id: str) -> FailedPrecondition:
-    """The seat is paid for with the passenger's booking."""
+    """The passenger's confirmed booking includes the seat."""
     return FailedPrecondition(
         _name(ErrorReason.SEAT_INCLUDED_IN_BOOKING),
         "the passenger's booking includes a seat; hold and confirm another one instead, or cancel the booking",
@@ -175,7 +178,7 @@ def seat_included_in_booking(flight_id: str, passenger_id: str) -> FailedPrecond
 
 
 def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:
-    """No extension is left."""
+    """The hold has no extension left."""
     return FailedPrecondition(
         _name(ErrorReason.HOLD_LIMIT_REACHED),
         "the hold can't be extended or changed any more",
@@ -183,12 +186,15 @@ def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:
     )
 
 
-# Where SEAT-16 counts all guests of a network address.
+# Metadata of a refusal that counts all guests of one network address (SEAT-16).
 _OF_ADDRESS: Final = {"counted_by": "ADDRESS"}
 
 
 def too_many_held_seats(limit: int, retry_after_seconds: float, *, of_address: bool = False) -> ResourceExhausted:
-    """The principal, or all guests of its address, hold as many seats on the flight as they may."""
+    """The request exceeds the limit of held seats.
+
+    The limit is that of the principal, or that of all guests of its address.
+    """
     message = (
         f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later"
         if of_address
@@ -203,7 +209,7 @@ def too_many_held_seats(limit: int, retry_after_seconds: float, *, of_address: b
 
 
 def cooling_down(retry_after_seconds: float, *, of_address: bool = False) -> ResourceExhausted:
-    """Too many holds of the principal, or of all guests of its address, lapsed."""
+    """Too many holds of the principal, or of all guests of its address, have lapsed."""
     whose = "of guests of your network address " if of_address else ""
     return ResourceExhausted(
         _name(ErrorReason.COOLING_DOWN),
@@ -214,10 +220,10 @@ def cooling_down(retry_after_seconds: float, *, of_address: bool = False) -> Res
 
 
 class LapsedInTheWay(Aborted):
-    """Lapsed holds stand where the caller wants to sit.
+    """Only lapsed holds prevent the request; `hold_ids` names them.
 
-    They count as gone: whoever gets this ends them and tries again. Only if that fails too does a caller see it, as
-    SEAT_TAKEN.
+    A lapsed hold counts as free (SEAT-3): `Inventory` expires these holds and runs the request again. A client sees
+    this refusal only if the last attempt meets a lapsed hold, too; its reason is SEAT_TAKEN.
     """
 
     def __init__(self, flight_id: str, seat_number: str, hold_ids: Sequence[UUID]) -> None:

@@ -1,4 +1,4 @@
-"""Giving seats back: HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait."""
+"""The release of seats: HELD or CONFIRMED → AVAILABLE or OFFERED."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.proto import timestamp
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A seat to give back, and what the ledger shall say of it."""
+    """A seat to release, with the actor, reason and request id that the ledger records."""
 
     seat: HeldSeat
     actor: str
@@ -28,16 +28,18 @@ class Release:
 
 
 async def free(conn: Conn, releases: Sequence[Release], *, effects: Effects) -> None:
-    """Locks the seats that are still with their holds, and releases them."""
+    """Locks seats and releases them, except those that are RELEASED already."""
     live = [release for release in releases if release.seat.state != "RELEASED"]
     await lock_seats(conn, {release.seat.place for release in live})
     await release_locked(conn, live, effects=effects)
 
 
 async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Effects) -> None:
-    """HELD or CONFIRMED → OFFERED while passengers wait for a flight that will leave, else AVAILABLE; and says so.
+    """Releases locked seats, and writes one `seat.released.v1` event for each flight.
 
-    The guard is the hold itself: a seat that belongs to another hold by now is not touched, and its transaction undone.
+    HELD or CONFIRMED → OFFERED while the flight's waitlist is open and the flight is neither cancelled nor departed;
+    otherwise → AVAILABLE. The guard compares the seat's hold and state: if one seat is no longer as `releases` says,
+    it raises GuardMissed, and the transaction must not commit.
     """
     if not releases:
         return
@@ -120,7 +122,10 @@ async def announce(
     *,
     effects: Effects,
 ) -> None:
-    """Writes one event for each flight."""
+    """Writes one event for each flight to the outbox.
+
+    Adds the flights and events to `effects`.
+    """
     await outbox.enqueue(
         conn, [Event(event_ids[flight_id], routing_key, message) for flight_id, message in messages.items()]
     )

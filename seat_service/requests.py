@@ -1,4 +1,4 @@
-"""What transitions are asked for, and what they leave to be told."""
+"""The requests of the transitions, and the effects to publish after the commit."""
 
 from __future__ import annotations
 
@@ -24,33 +24,37 @@ ANY_ADULT: Final = Person(PassengerProfile.ADULT, frozenset(), Seat.CABIN_UNSPEC
 
 @dataclass(frozen=True, slots=True)
 class AskedSeat:
-    """A seat for a passenger. `person` is what the caller says, which counts for passengers of no manifest."""
+    """A seat for a passenger.
+
+    `person` is the passenger as the caller describes it. It counts only if the manifest does not list the passenger.
+    """
 
     flight_id: str
     seat_number: str
     passenger_id: str
     person: Person = ANY_ADULT
     described: LayoutSeat | None = None
-    """The seat as its layout describes it; None skips the layout's rules."""
+    """The seat as its layout describes it; with None the rules of the layout are not checked."""
 
     @property
     def place(self) -> Place:
-        """Which seat it is."""
+        """The identity of the seat."""
         return self.flight_id, self.seat_number
 
     @property
     def passenger(self) -> FlightPassenger:
-        """Who shall sit there."""
+        """The identity of the passenger."""
         return self.flight_id, self.passenger_id
 
 
 @dataclass(frozen=True, slots=True)
 class HoldRequest:
-    """Asks to hold seats for `owner`; `actor` is who asks.
+    """A request to hold seats for `owner`; `actor` is the principal that sends it.
 
-    `limits` is None for owners whom SEAT-16 does not bind; `address` is empty unless the owner is a guest whose address
-    outside is known. `takes_offers` is the waitlist's right to OFFERED seats;
-    `confirm` has them confirmed in the same transaction. A `managed` hold is for services alone to go on with.
+    `limits` is None if SEAT-16 does not apply to the owner. `address` is the client's network address if the owner is a
+    guest and the address is known, otherwise empty. With `takes_offers`, a right of the waitlist, OFFERED seats may be
+    taken. With `confirm` the seats are confirmed in the same transaction. Only services may change, extend, confirm or
+    cancel a `managed` hold.
     """
 
     seats: tuple[AskedSeat, ...]
@@ -70,10 +74,11 @@ class HoldRequest:
 
 @dataclass(frozen=True, slots=True)
 class OnHold:
-    """Asks something of one hold. `owner` is None for who acts for others, else only the owner's hold is meant.
+    """A request about one hold.
 
-    `manages` is the right of services, and of this one itself, to managed holds and to free seats that bookings
-    include; `after_departure` also to confirmed seats of a flight that has left.
+    If `owner` is set, only a hold of that owner is found; it is None for callers that act for others. `manages` is the
+    right of services, this one included, to move managed holds and to cancel confirmed seats that bookings include.
+    `after_departure` permits releasing confirmed seats of departed flights.
     """
 
     hold_id: UUID
@@ -84,12 +89,12 @@ class OnHold:
     after_departure: bool = False
     request_key: RequestKey | None = None
     unless_confirmed: bool = False
-    """Whether cancelling leaves a confirmed hold as it is."""
+    """True if a cancel request must leave a confirmed hold as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnPassenger(OnHold):
-    """Asks something of one passenger's seat in a hold."""
+    """A request about one passenger's seat in a hold."""
 
     flight_id: str
     passenger_id: str
@@ -97,7 +102,7 @@ class OnPassenger(OnHold):
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """Asks for other seats in a hold."""
+    """A request to replace the seats of a hold."""
 
     on: OnHold
     seats: tuple[AskedSeat, ...]
@@ -106,13 +111,13 @@ class ChangeRequest:
 
     @property
     def request_key(self) -> RequestKey | None:
-        """The key of the request."""
+        """The idempotency key of the request."""
         return self.on.request_key
 
 
 @dataclass(frozen=True, slots=True)
 class OnSeat:
-    """Asks something of one seat, whoever has it."""
+    """A request about one seat, independent of its holds."""
 
     flight_id: str
     seat_number: str
@@ -123,17 +128,20 @@ class OnSeat:
 
 @dataclass(slots=True)
 class Effects:
-    """What a transaction changed, to be told when it has committed."""
+    """What a transaction changed; the caller publishes it after the commit.
+
+    `flights` are the flights with changed seats, `events` counts the rows written to the outbox.
+    """
 
     flights: set[str] = field(default_factory=set)
     events: int = 0
 
     def add(self, other: Effects) -> None:
-        """Takes over what a savepoint changed."""
+        """Adds the effects of a savepoint."""
         self.flights |= other.flights
         self.events += other.events
 
 
 def request_id(key: RequestKey | None) -> UUID | None:
-    """Returns what the ledger shows of a request."""
+    """Returns the request id for the ledger; None without an idempotency key."""
     return key.key if key is not None else None

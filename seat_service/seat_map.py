@@ -1,10 +1,10 @@
-"""Maps of flights, for readers by the thousand (SEAT-12).
+"""Seat maps of flights, served to many readers (SEAT-12, decision 4).
 
-The truth of a map is one short row: a version, a time, and a letter for each seat. Redis keeps that row, so that every
-process reads the same one and no client's version goes back; each process keeps the bytes that it rendered from it.
-After a change the cached row is dropped, and the next reader brings the new one, however many changes came meanwhile.
-With Redis down the rows come from Postgres, after all processes have agreed to read no cached map (map_trust.py).
-Either way all readers who come while one read is under way share the next.
+The state of a map is one short snapshot: a version, a time, and a letter for each seat. Redis caches the snapshot. All
+processes read it there, so that no client sees a version go back; each process also keeps the bytes that it rendered
+from it. After a change the process removes the cached snapshot, and the next reader loads the new one from Postgres,
+once for all changes up to then. While Redis is down the snapshots come from Postgres, after all processes have stopped
+reading cached maps (map_trust.py). All readers that arrive while one read is running share the next one.
 """
 
 from __future__ import annotations
@@ -38,20 +38,23 @@ CACHE_PREFIX: Final = "seatmap"
 STATES: Final[Mapping[str, str]] = {
     value.name[0]: value.name for value in pb.Seat.State.DESCRIPTOR.values if value.number
 }
-# Changes of a flight within this time cost its readers one read of the truth.
+# All changes of a flight within this time cost its readers one read of Postgres.
 INVALIDATION_INTERVAL_SECONDS: Final = 0.05
-# Readers who come within this time share one round trip to the cache, which costs more than all the rest of a read.
+# Readers that arrive within this time share one round trip to Redis, the most expensive part of a read.
 READ_INTERVAL_SECONDS: Final = 0.002
-# While Redis is away, it is asked again no more often than this.
+# The pause between two tries to reach Redis while it is down.
 CACHE_RETRY_SECONDS: Final = 1.0
-# About 20 kB each.
+# The most rendered maps that a process keeps, about 20 kB each.
 RENDERED_MAPS: Final = 1000
 _log = telemetry.log("seat_map")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state of a flight's seats at one version: `states` has a letter for each seat, in the layout's order."""
+    """The states of a flight's seats at one version of its map.
+
+    `states` has a letter for each seat, in the order of the layout: see STATES.
+    """
 
     flight_id: str
     layout_id: str
@@ -60,18 +63,18 @@ class Snapshot:
     states: str
 
     def compact(self) -> Versioned:
-        """Returns what the cache keeps."""
+        """Returns the snapshot as the cache stores it."""
         return Versioned(self.version, f"{self.layout_id} {self.last_updated.isoformat()} {self.states}".encode())
 
     @classmethod
     def parse(cls, flight_id: str, value: Versioned) -> Snapshot:
-        """Reads what the cache kept."""
+        """Reads a snapshot from its value in the cache."""
         layout_id, last_updated, states = value.body.decode().split(" ")
         return cls(flight_id, layout_id, value.version, datetime.fromisoformat(last_updated), states)
 
 
 async def load(conn: Conn, flight_ids: Sequence[str]) -> list[Snapshot]:
-    """Reads the truth about flights, one row each; unknown flights are left out."""
+    """Reads the snapshots of flights from Postgres; unknown flights are left out."""
     rows = await conn.fetch(
         """
         SELECT flights.flight_id, flights.layout_id, map.version, map.last_updated, map.states
@@ -89,7 +92,7 @@ async def load(conn: Conn, flight_ids: Sequence[str]) -> list[Snapshot]:
 
 
 class SeatMaps:
-    """Reads maps, and hears of changes."""
+    """Reads of seat maps, and the invalidation of cached maps after changes."""
 
     def __init__(self, pool: Pool, versioned_cache: VersionedCache) -> None:
         self._pool = pool
@@ -104,20 +107,24 @@ class SeatMaps:
         self._woken = asyncio.Event()
 
     async def read(self, flight_id: str, *, known_version: int = 0) -> Snapshot:
-        """Returns a snapshot that is not older than any that this service showed before. Raises FLIGHT_NOT_FOUND.
+        """Returns a flight's snapshot. Raises FLIGHT_NOT_FOUND.
 
-        While the cache comes and goes, processes may see it differently: what the caller knows is the least it gets.
+        It is never older than a snapshot that a client has got before. While Redis fails and recovers, two processes
+        may disagree about it. So `known_version` is a lower bound: if the cached snapshot is older, Postgres is read.
         """
         snapshot = await self._reads.submit(flight_id)
         return snapshot if snapshot.version >= known_version else await self._truth.submit(flight_id)
 
     def changed(self, flight_ids: set[str]) -> None:
-        """Hears that transactions which changed these flights have committed."""
+        """Notes that a committed transaction changed seats of these flights."""
         self._changed |= flight_ids
         self._woken.set()
 
     async def invalidate_changed(self) -> None:
-        """Drops cached maps of changed flights, until cancelled. What could not be dropped is tried again."""
+        """Removes the cached maps of changed flights, until cancelled.
+
+        A map that could not be removed is tried again.
+        """
         while True:
             await self._woken.wait()
             self._woken.clear()
@@ -132,7 +139,7 @@ class SeatMaps:
             except cache.AWAY as error:
                 self._note_cache_away(error)
                 self.changed(flight_ids)
-                # Other processes may reach the cache, and would show the map before the change.
+                # Another process may still reach Redis, and would return the map from before the change.
                 with contextlib.suppress(*db.AWAY):
                     await self._trust.suspend()
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
@@ -175,14 +182,18 @@ class SeatMaps:
             loaded = {snapshot.flight_id: snapshot for snapshot in await load(conn, flight_ids)}
         if not loaded or (generations is not None and await self._recorded(loaded, flight_ids, generations)):
             return loaded
-        # The cache may come back with older maps, which no process may show after this one.
+        # These snapshots could not be stored in the cache. Redis may come back with older ones, which no process may
+        # return after these.
         await self._trust.suspend()
         return loaded
 
     async def _recorded(
         self, loaded: Mapping[str, Snapshot], flight_ids: Sequence[str], generations: Sequence[str]
     ) -> bool:
-        """Records maps in the cache before they are shown; returns False if the cache did not respond."""
+        """Stores snapshots in the cache before clients get them.
+
+        Returns False if the cache did not respond.
+        """
         try:
             await asyncio.gather(
                 *(
@@ -203,10 +214,10 @@ class SeatMaps:
 
 
 class MapRenderer:
-    """Turns snapshots into answers: protobuf bytes and JSON, each rendered once for a version.
+    """Renders snapshots as protobuf bytes and as JSON, once for each version.
 
-    A serialized message is the concatenation of its serialized fields, and each seat has only a handful of states. So
-    the pieces are serialized once for a layout, and a map is joined from them.
+    A serialized message is the concatenation of its serialized fields, and a seat has only five states. So the pieces
+    of a layout are serialized once, and a map is joined from them.
     """
 
     def __init__(self, layouts: Mapping[str, Layout]) -> None:
@@ -216,13 +227,16 @@ class MapRenderer:
         self._rendered: OrderedDict[tuple[str, bool], tuple[int, bytes]] = OrderedDict()
 
     def protobuf(self, snapshot: Snapshot, *, known_version: int) -> bytes:
-        """Returns a serialized SeatMap."""
+        """Returns a serialized SeatMap.
+
+        It is `unchanged` and has no seats if `known_version` is the current version.
+        """
         if known_version == snapshot.version:
             return _head(snapshot, unchanged=True).SerializeToString()
         return self._once(snapshot, as_json=False)
 
     def json(self, snapshot: Snapshot, *, known_version: int) -> bytes:
-        """Returns the same SeatMap as proto3 JSON."""
+        """Returns the SeatMap of `protobuf` as proto3 JSON."""
         if known_version == snapshot.version:
             return _json(_head(snapshot, unchanged=True))
         return self._once(snapshot, as_json=True)
@@ -242,7 +256,7 @@ class MapRenderer:
 
 
 class _Pieces:
-    """What maps of one layout are joined from."""
+    """The serialized pieces of one layout, from which its maps are joined."""
 
     def __init__(self, layout: Layout) -> None:
         cabins = layout.cabins_message()
@@ -284,7 +298,10 @@ class _Pieces:
 
 @functools.cache
 def _pieces(layout: Layout) -> _Pieces:
-    """Returns the pieces of a layout, serialized once in each process: the five thousand take 0.1 s of CPU."""
+    """Returns the pieces of a layout, serialized once in each process.
+
+    To serialize the about 5,000 pieces of all layouts takes 0.1 s of CPU.
+    """
     return _Pieces(layout)
 
 
@@ -299,7 +316,7 @@ def _head(snapshot: Snapshot, *, unchanged: bool = False) -> pb.SeatMap:
 
 
 def _json(message: Message) -> bytes:
-    # As the gateway prints all other answers: with fields that have no presence and their default value.
+    # The gateway prints fields without presence even if they have their default value: the JSON of a map does so, too.
     return _dump(json_format.MessageToDict(message, always_print_fields_with_no_presence=True))
 
 

@@ -1,14 +1,15 @@
-"""The state machine of holds and their seats: one function per transition, each deciding by a guarded write.
+"""The state machine of holds and their seats: one function for each transition.
 
-    HELD → CONFIRMED → CANCELLED        HELD → CANCELLED        HELD → EXPIRED        (holding.py begins it: → HELD)
+    HELD → CONFIRMED → CANCELLED        HELD → CANCELLED        HELD → EXPIRED        (holding.py creates a hold: HELD)
 
-A transition takes a list of requests and a connection inside a transaction, and returns an answer or a refusal for
-each. The locks only order the waiting: what may happen is in the WHERE of the UPDATE, judged after the locks by the
-database's clock of that statement. A refusal is explained from rows that are locked. A managed hold is not to be moved
-by its owner or an agent (HOLD_MANAGED). `Effects` collects what has to be told after the commit.
+A transition takes a connection inside a transaction and a list of requests. It returns a result or a refusal for each
+request. It first takes locks, which only put concurrent transactions in order. Then a guarded write decides: its WHERE
+clause has the conditions of the transition, evaluated after the locks at the database time of that statement. The
+reason of a refusal is read from the locked rows. Only services may move a managed hold; its owner and agents are
+refused with HOLD_MANAGED. `Effects` collects what the caller publishes after the commit.
 
-What is looked up by its id is guarded by `state || ''`. A planner without statistics, as on the first day or after a
-restore, would take `state = 'HELD'` for an invitation to read the partial index of all that is held.
+The guard of a row that is looked up by its id compares `state || ''`. With `state = 'HELD'` a planner without
+statistics, as on the first day or after a restore, would use the partial index and read every held row (decision 27).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from services.proto import timestamp
 EXPIRED: Final = "EXPIRED"
 CHANGED: Final = "CHANGED"
 MOVED: Final = "MOVED"
-# No hold outlives this: nothing of a flight that has left can be held.
+# A hold ends at the first departure of its flights at the latest: no seat of a departed flight can be held.
 FIRST_DEPARTURE: Final = """(SELECT min(departures.departure_time) FROM hold_seats
     CROSS JOIN LATERAL (
         SELECT departures.departure_time FROM departures WHERE departures.flight_id = hold_seats.flight_id LIMIT 1
@@ -47,11 +48,14 @@ Transition = Callable[[Conn, Sequence[OnHold], Effects], Awaitable[list[pb.Hold 
 
 
 async def confirm(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """HELD → CONFIRMED, only before the hold's end; seats that the passengers had on these flights are freed.
+    """Confirms holds before their end: HELD → CONFIRMED.
 
-    A repeat answers the confirmed hold. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED or what
-    `entitlements.revocations` refuses with. Who cancels or expires the same hold at the same time either was first, or
-    finds it CONFIRMED.
+    The same transaction releases the confirmed seats that the passengers had on these flights before. A repeat returns
+    the confirmed hold. If another transaction cancels or expires the same hold at the same time, either it commits
+    first and this one refuses, or it finds the hold CONFIRMED.
+
+    Returns for each request the hold or a refusal: HOLD_NOT_FOUND, HOLD_MANAGED, HOLD_EXPIRED, HOLD_CANCELLED or a
+    refusal of `entitlements.revocations`.
     """
     return await _in_rounds(conn, requests, _confirm, effects)
 
@@ -75,7 +79,8 @@ async def _confirm(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> 
     confirmed = {row["hold_id"] for row in rows}
     if confirmed:
         by_hold = {request.hold_id: request for request in requests if request.hold_id in confirmed}
-        # A passenger who has no confirmed seat can't get one meanwhile: that would take a second held seat.
+        # Read again under the locks. If the first read found no former seat, none can have appeared since: its
+        # passenger would need a second HELD seat on the flight, which a unique index forbids.
         former = await _former_seats(conn, list(by_hold)) if former else []
         await _confirm_seats(conn, by_hold, former, now=rows[0]["confirm_time"], effects=effects)
     seats = await seats_of(conn, standing)
@@ -96,7 +101,11 @@ async def _confirm_seats(
     now: datetime,
     effects: Effects,
 ) -> None:
-    """Confirms the seats of holds that this transaction has confirmed, and frees the passengers' former ones."""
+    """Confirms the seats of confirmed holds, and releases `former` seats.
+
+    This transaction has confirmed the holds. Writes the events. Raises GuardMissed if one of the seats cannot be
+    confirmed.
+    """
     seats = [seat for of_hold in (await seats_of(conn, requests)).values() for seat in of_hold]
     await lock_seats(conn, {seat.place for seat in [*seats, *(old for old, _ in former)]})
     await release_locked(
@@ -142,7 +151,8 @@ async def _confirm_seats(
         now,
     )
     if len(rows) != len(seats):
-        # Also if a flight was cancelled, or left, after its hold was checked: the next try is refused with that.
+        # One cause is a flight that was cancelled or departed after its hold was checked: the retry is refused with
+        # that reason.
         raise GuardMissed
     versions = {(row["flight_id"], row["seat_number"]): row["version"] for row in rows}
     messages = {
@@ -159,7 +169,10 @@ async def _confirm_seats(
 
 
 async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[HeldSeat, UUID]]:
-    """The confirmed seats that the passengers of these holds have on the same flights, each with the new hold."""
+    """Returns the former confirmed seats of these holds' passengers.
+
+    They are on the same flights as the seats of the holds. Each comes with the id of the new hold, which replaces it.
+    """
     rows = await conn.fetch(
         """
         SELECT former.hold_id, former.flight_id, former.seat_number, former.passenger_id, new.hold_id AS new_hold
@@ -184,7 +197,7 @@ async def _former_seats(conn: Conn, hold_ids: Sequence[UUID]) -> list[tuple[Held
 
 
 async def _end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> set[UUID]:
-    """HELD or CONFIRMED → CANCELLED for those of the holds whose last seat was freed; returns which."""
+    """Cancels those of the holds that have no seat left; returns their ids."""
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
@@ -199,13 +212,20 @@ async def _end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> set[UUID]:
 
 
 async def cancel(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """HELD or CONFIRMED → CANCELLED; its seats become AVAILABLE, or OFFERED where passengers wait.
+    """Cancels holds: HELD or CONFIRMED → CANCELLED.
 
-    A repeat answers the cancelled hold. Somebody else's hold does not exist (HOLD_NOT_FOUND); a lapsed one is
-    HOLD_EXPIRED. A confirmed hold with a seat on a flight that has left stays as it is (FLIGHT_DEPARTED), but for a
-    service that answers for it. So does one with a seat that its passenger's confirmed booking includes, but for
-    services (SEAT_INCLUDED_IN_BOOKING): a passenger who moved at check-in has no other. A session that lost its
-    passenger to another locator is refused (PASSENGER_NOT_FOUND).
+    Their seats become AVAILABLE, or OFFERED while the flight's waitlist is open. A repeat returns the cancelled hold.
+
+    Returns for each request the hold or a refusal:
+
+    - HOLD_NOT_FOUND: no such hold, or another principal owns it;
+    - HOLD_MANAGED: a service manages the hold, and the caller is none;
+    - HOLD_EXPIRED: the hold has lapsed;
+    - HOLD_CONFIRMED: the hold is confirmed, and the request says `unless_confirmed`;
+    - FLIGHT_DEPARTED: a confirmed seat is on a departed flight, and the request does not say `after_departure`;
+    - SEAT_INCLUDED_IN_BOOKING: a passenger's confirmed booking includes a confirmed seat of the hold, and the caller is
+      no service. The passenger has no other seat, even if check-in moved the passenger to this one;
+    - PASSENGER_NOT_FOUND: the caller is a session, and a passenger of the hold now belongs to another locator.
     """
     return await _in_rounds(conn, requests, _cancel, effects)
 
@@ -251,7 +271,7 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
         ],
         effects=effects,
     )
-    # What ended before is answered by how it ended.
+    # Only live holds are checked for these reasons: the refusal of a hold that had ended before says how it ended.
     live = {hold.hold_id for hold in standing.values() if hold.present_state in ("HELD", "CONFIRMED")}
     refused = [request for request in requests if request.hold_id in live - cancelled]
     revoked = await revocations(conn, refused) | await included_in_bookings(conn, refused)
@@ -266,17 +286,20 @@ async def _cancel(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 async def release_passenger(
     conn: Conn, requests: Sequence[OnPassenger], *, effects: Effects
 ) -> list[pb.Hold | Refusal]:
-    """HELD or CONFIRMED → AVAILABLE, or OFFERED where passengers wait, for one passenger's seat of each hold.
+    """Releases one passenger's seat of each hold: → AVAILABLE or OFFERED.
 
-    A hold whose last seat goes is CANCELLED. Where the passenger has no seat in it by now nothing changes: a repeat
-    succeeds, whoever sits elsewhere keeps that, and a lapsed hold is left to its expiry. Answers the hold as all the
-    requests leave it; HOLD_NOT_FOUND; FLIGHT_DEPARTED for a confirmed seat of a flight that has left, unless the
-    service answers for it.
+    The seat becomes OFFERED while the flight's waitlist is open. A hold whose last seat is released is CANCELLED.
+    Nothing changes if the passenger has no seat in the hold: a repeat succeeds, and a seat of the passenger in another
+    hold stays. A lapsed hold stays, too, until it is expired.
+
+    Returns for each request the hold as it is after all of the requests, or a refusal: HOLD_NOT_FOUND; FLIGHT_DEPARTED
+    for a confirmed seat of a departed flight, if the request does not say `after_departure`.
     """
     standing = await lock_holds(conn, [request.hold_id for request in requests])
     seats = await seats_of(conn, standing)
     kept = await _kept_for_the_record(conn, requests, seats)
-    # Of two requests for one seat the first has it. All seats are locked in one go: rounds would break the order.
+    # Of two requests for one seat the ledger shows the first. All requests run at once and not in rounds, because the
+    # rounds would lock the seats one after the other, against the order of locks.
     releases = {
         seat.place: Release(seat, request.actor, request.reason, request_id(request.request_key))
         for n, request in reversed(list(enumerate(requests)))
@@ -302,7 +325,10 @@ async def release_passenger(
 async def _kept_for_the_record(
     conn: Conn, requests: Sequence[OnPassenger], seats: Mapping[UUID, Sequence[HeldSeat]]
 ) -> dict[int, Refusal]:
-    """The refusals of those requests, by position, that mean a confirmed seat of a flight that has left (CHK-9)."""
+    """Returns, by position, the refusals of requests to release flown seats.
+
+    That is FLIGHT_DEPARTED for a confirmed seat of a departed flight, without `after_departure` (CHK-9).
+    """
     departed = await entitlements.departed(conn, {request.flight_id for request in requests})
     return {
         n: departed[request.flight_id]
@@ -316,9 +342,9 @@ async def _kept_for_the_record(
 async def release_seats(
     conn: Conn, hold_ids: Iterable[UUID], releases: Sequence[Release], *, effects: Effects
 ) -> set[UUID]:
-    """HELD or CONFIRMED → AVAILABLE or OFFERED for single seats of locked holds; returns the holds that end by it.
+    """Releases single seats of locked holds: HELD or CONFIRMED → AVAILABLE or OFFERED.
 
-    A hold whose last seat goes is CANCELLED.
+    A hold whose last seat is released is CANCELLED. Returns the ids of these holds.
     """
     if not releases:
         return set()
@@ -329,7 +355,10 @@ async def release_seats(
 
 
 async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
-    """Takes a seat that was given back out of a hold that goes on HELD, as `change` does: what it has is all HELD."""
+    """Deletes the rows of released seats from holds that stay HELD, as `change` does.
+
+    So all rows of a HELD hold are HELD.
+    """
     await conn.execute(
         """
         DELETE FROM hold_seats USING holds
@@ -341,16 +370,16 @@ async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
 
 
 async def expire(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: Effects) -> int:
-    """HELD → EXPIRED for those of the holds that have ended by the database's clock; returns how many.
+    """Expires those of the holds that have lapsed: HELD → EXPIRED; returns how many.
 
-    A hold that was confirmed, cancelled, extended or expired in the meantime is left as it is.
+    The database's clock decides. A hold that was confirmed, cancelled, extended or expired meanwhile stays as it is.
     """
     await lock_holds(conn, hold_ids)
     return await expire_locked(conn, hold_ids, actor=actor, effects=effects)
 
 
 async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, effects: Effects) -> int:
-    """The same, for holds that the caller has locked."""
+    """Expires holds as `expire` does; the caller has locked them."""
     rows = await conn.fetch(
         """
         UPDATE holds SET state = 'EXPIRED', end_time = statement_timestamp()
@@ -369,10 +398,11 @@ async def expire_locked(conn: Conn, hold_ids: Sequence[UUID], *, actor: str, eff
 
 
 async def extend(conn: Conn, requests: Sequence[OnHold], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """HELD → HELD with its full time again, while extensions are left and the hold has not ended (SEAT-9).
+    """Gives holds their full TTL again: HELD → HELD (SEAT-9).
 
-    It ends at the first departure of its flights at the latest. Answers the hold; HOLD_NOT_FOUND, HOLD_EXPIRED,
-    HOLD_CANCELLED, HOLD_CONFIRMED, HOLD_LIMIT_REACHED or what `entitlements.revocations` refuses with.
+    This uses one extension of the hold. The hold must not have ended. Its new end is the first departure of its flights
+    at the latest. Returns for each request the hold or a refusal: HOLD_NOT_FOUND, HOLD_MANAGED, HOLD_EXPIRED,
+    HOLD_CANCELLED, HOLD_CONFIRMED, HOLD_LIMIT_REACHED or a refusal of `entitlements.revocations`.
     """
     return await _in_rounds(conn, requests, _extend, effects)
 
@@ -408,11 +438,11 @@ async def _extend(conn: Conn, requests: Sequence[OnHold], effects: Effects) -> l
 
 
 async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effects) -> list[pb.Hold | Refusal]:
-    """HELD → HELD with other seats and its full time again; after a refusal the hold is as it was.
+    """Replaces the seats of holds, with a full TTL again: HELD → HELD.
 
-    Answers the hold; what `extend` and `entitlements.judge` refuse with; SEAT_TAKEN, SEAT_NOT_FOUND,
-    PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `hold`. Each request has a savepoint
-    of its own.
+    Uses one extension, as `extend` does. Each request has its own savepoint, so that a refused change leaves the hold
+    as it was. Returns for each request the hold or a refusal: those of `extend` and `entitlements.judge`, SEAT_TAKEN,
+    SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `holding.hold` does.
     """
     answers: list[pb.Hold | Refusal] = []
     for request in requests:
@@ -458,7 +488,10 @@ async def _change(conn: Conn, request: ChangeRequest, effects: Effects) -> pb.Ho
 
 
 async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[Place]) -> datetime:
-    """Locks the seats; raises what SEAT-17 and, where it binds the owner, SEAT-16 say against the change."""
+    """Locks the seats of a change; returns the database time after the last lock.
+
+    Raises the refusals of SEAT-17 and, if it applies to the owner, of SEAT-16.
+    """
     owner = await _bound_owner(conn, request.on)
     address = "" if owner is None else await _guests_address(conn, request.on, owner)
     flights = Counter(seat.flight_id for seat in request.seats)
@@ -479,7 +512,10 @@ async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[
 
 
 async def _bound_owner(conn: Conn, on: OnHold) -> str | None:
-    """Whose held seats SEAT-16 counts: the caller's own, or a managed hold's owner's; None where it binds nobody."""
+    """Returns the owner whose held seats SEAT-16 counts; None if it does not apply.
+
+    That is the caller who owns the hold, or the owner for whom a service manages it.
+    """
     if on.owner is not None or not on.manages:
         return on.owner
     owner: str | None = await conn.fetchval("SELECT owner FROM holds WHERE hold_id = $1 AND managed", on.hold_id)
@@ -487,7 +523,10 @@ async def _bound_owner(conn: Conn, on: OnHold) -> str | None:
 
 
 async def _guests_address(conn: Conn, on: OnHold, owner: str) -> str | None:
-    """The address that a guest's hold came from; None for other owners, and where no address is known."""
+    """Returns the address that a guest's hold came from.
+
+    None if the owner is no guest, or if the address is not known.
+    """
     if not hoarding.is_guest(owner):
         return None
     address: str | None = await conn.fetchval("SELECT address FROM holds WHERE hold_id = $1", on.hold_id)
@@ -495,7 +534,10 @@ async def _guests_address(conn: Conn, on: OnHold, owner: str) -> str | None:
 
 
 async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) -> None:
-    """AVAILABLE → HELD for a hold that exists. Raises the refusal of the first seat that is not free."""
+    """Adds seats to an existing hold: AVAILABLE → HELD.
+
+    Raises the refusal of `explain_taken` if one of the seats is not free.
+    """
     if not places:
         return
     rows = await conn.fetch(
@@ -541,7 +583,11 @@ async def _take(conn: Conn, on: OnHold, places: Sequence[Place], now: datetime) 
 
 
 async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
-    """Writes who sits where, whole, because passengers may exchange seats, which no order of single updates allows."""
+    """Replaces all seats and passengers of a hold's rows.
+
+    Single updates would not do: if two passengers exchange seats, each order of updates breaks a unique index. Raises
+    PASSENGER_HOLDS_SEAT or LapsedInTheWay if a passenger has a held seat on the flight in another hold.
+    """
     hold_id = request.on.hold_id
     await conn.execute("DELETE FROM hold_seats WHERE hold_id = $1 AND state IN ('HELD', 'RELEASED')", hold_id)
     elsewhere = await conn.fetchrow(
@@ -573,7 +619,10 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
 
 
 async def _end_by_departure(conn: Conn, hold_id: UUID, hold: pb.Hold) -> None:
-    """Ends a hold that has seats of other flights now at the first departure of these at the latest."""
+    """Limits the end of a changed hold to the first departure of its flights.
+
+    Writes the new end to the row and to `hold`.
+    """
     expire_time = await conn.fetchval(
         f"""
         UPDATE holds SET expire_time = least(statement_timestamp() + ttl, {FIRST_DEPARTURE})
@@ -595,7 +644,10 @@ def _columns(request: ChangeRequest) -> tuple[list[str], list[str], list[str]]:
 async def _in_rounds(
     conn: Conn, requests: Sequence[OnHold], transition: Transition, effects: Effects
 ) -> list[pb.Hold | Refusal]:
-    """Runs a transition so that each hold occurs once in a round: a second request finds what the first did."""
+    """Runs a transition in rounds, with at most one request for each hold in a round.
+
+    A second request for a hold runs in a later round and finds what the first one changed.
+    """
     answers: dict[int, pb.Hold | Refusal] = {}
     pending = list(range(len(requests)))
     while pending:
@@ -633,7 +685,10 @@ def _explain(
     *,
     repeats: str | None = None,
 ) -> pb.Hold | Refusal:
-    """Why a locked hold did not change; where it is already what was asked for (`repeats`), the hold itself."""
+    """Returns the refusal that says why a locked hold did not change.
+
+    Returns the hold itself if it already is in the state `repeats`, which the request asks for.
+    """
     if hold is None or (request.owner is not None and hold.owner != request.owner):
         return refusals.hold_not_found()
     if hold.managed and not request.manages:
@@ -655,7 +710,10 @@ def _explain_state(hold: StandingHold) -> Refusal:
 
 
 async def find(conn: Conn, hold_id: UUID, *, owner: str | None) -> pb.Hold:
-    """Returns a hold as it is now; one that lapsed is EXPIRED, whether it was swept or not. Raises HOLD_NOT_FOUND."""
+    """Returns a hold as it is now; `owner` None finds the holds of all owners.
+
+    A lapsed hold is shown as EXPIRED, even before the sweeper has written that. Raises HOLD_NOT_FOUND.
+    """
     row = await conn.fetchrow(
         """
         SELECT hold_id, owner, purpose::text, managed, state::text, extensions_left, create_time, expire_time,

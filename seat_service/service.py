@@ -1,4 +1,4 @@
-"""The seat service put together."""
+"""Assembly of the seat service: its parts and background tasks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from services.timers import Handler, Timers
 
 @asynccontextmanager
 async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Builds the parts of one process; closes their connections when the block ends."""
     layouts = Layouts(load_layouts())
     with contextlib.suppress(Unavailable):
         await layouts.check(pool)
@@ -58,7 +58,8 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
             manifests.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
         },
     )
-    # Each locks all seats of a flight: two in one transaction would take them in another order than holds do.
+    # One event for each transaction (`together=False`): an event locks all seats of its flight. Two events in one
+    # transaction would lock flights in the order of arrival, holds lock them by flight id, and the two could deadlock.
     events = Consumer(
         pool,
         settings.amqp_url,

@@ -1,4 +1,4 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""gRPC servicer: converts requests to domain calls, and results to responses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Context = Any
 
 
 class SeatServicer(SeatServiceServicer):
-    """SeatService. What an RPC does and refuses stands in its proto."""
+    """The servicer of SeatService. The proto describes each RPC and its errors."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class SeatServicer(SeatServiceServicer):
 
     async def GetSeatMap(self, request: pb.GetSeatMapRequest, context: Context) -> pb.SeatMap:
         snapshot = await self._maps.read(request.flight_id, known_version=request.known_version)
-        # Ready bytes, which the chassis sends as they are.
+        # The map is already serialized; the server sends bytes without serializing them again.
         return self._renderer.protobuf(snapshot, known_version=request.known_version)  # type: ignore[return-value]
 
     async def GetSeatMapJson(self, request: pb.GetSeatMapJsonRequest, context: Context) -> httpbody_pb2.HttpBody:
@@ -255,7 +255,7 @@ class SeatServicer(SeatServiceServicer):
 
 
 def _moment(field: str, given: Timestamp) -> datetime:
-    """Returns the time of a request. Raises INVALID_FIELD for one that no calendar has."""
+    """Converts a timestamp of a request. Raises INVALID_FIELD if it is out of range."""
     try:
         return given.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
@@ -280,7 +280,7 @@ def _on_hold(
     after_departure: bool = False,
     unless_confirmed: bool = False,
 ) -> OnHold:
-    """Raises PermissionDenied for a foreign owner."""
+    """Builds a request about one hold. Raises PermissionDenied as `check_owner` does."""
     call = running()
     check_owner(call.principal, owner)
     return OnHold(

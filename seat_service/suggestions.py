@@ -1,16 +1,18 @@
-"""The best free seats for a party (SEAT-14): pure, deterministic, no clock and no database.
+"""Suggestions of the best free seats for a party (SEAT-14).
 
-Seats are bits of one number, row by row, and a way to sit (a shape such as "three side by side and two behind them")
-is a few bits too. Shifting the free seats by a shape's offsets and joining them with AND finds all its places at once.
+The functions are pure: they use neither a clock nor the database. The seats of a layout are the bits of one integer,
+row by row. A shape (an arrangement of seats, such as three side by side and two behind them) is a few bits, too. To
+find all places of a shape at once, the free seats are shifted by each of its offsets, and the results are combined with
+AND.
 
-A proposal is of the best kind that the cabin still has room for, and its score lies in the band of its kind:
+All suggestions are of the best kind for which the cabin has room. The score lies in the band of the kind:
 
 - 61 to 100: side by side, no aisle between;
 - 31 to 60: near, in one row across an aisle or one behind the other;
 - 1 to 30: apart.
 
-Within its band each drawback costs points. Children come before everything: they never sit in an exit row, and as many
-of them as the shapes of the cabin allow sit beside an adult.
+Within the band each drawback costs points. Children come first: no child gets a seat in an exit row, and as many
+children as the shapes of the cabin permit get a seat beside an adult.
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ from seat_service.entitlements import Passenger
 MAX_SUGGESTIONS = 5
 FREE = "A"
 
-# The best and the worst score of each kind of proposal.
+# The best and the worst score of each kind of suggestion.
 _SIDE_BY_SIDE = (100, 61)
 _NEAR = (60, 31)
 _APART = (30, 1)
 
-# A wish is the caller's own word and weighs more than a seat that is hard to sell.
+# The caller named the wished position, so that missing it costs more than to leave an orphan, which is hard to sell.
 _WISH_MISSED = 18
-# More than all drawbacks of a place together, so that an orphan is left only where each place leaves one.
+# The first orphan, a single free seat that is left between taken ones, costs more than the usual drawbacks of a place
+# together, so that one is left only if each place leaves one.
 _FIRST_ORPHAN = 13
 _FURTHER_ORPHAN = 3
 _UNWISHED_MIDDLE = 4
@@ -45,11 +48,11 @@ _FURTHER_ROW = 6
 _ALONE_IN_ROW = 5
 _AISLE_BETWEEN = 4
 _FURTHER_PIECE = 4
-# A party deeper than this is not "near" any more.
+# A shape with more rows than this is not "near".
 _MAX_DEPTH = 5
 _MAX_PARTY = 9
 
-# Codes, cost and words for what people like less. Exit rows are good seats, but not everybody may sit there.
+# PADIS codes of the drawbacks, their cost and their words. An exit row is comfortable, but not every adult is eligible.
 _DRAWBACKS = (
     ({"1"}, 4, "restricted by the airline"),
     ({EXIT_ROW}, 3, "in an exit row, only for adults able and willing to help"),
@@ -58,10 +61,10 @@ _DRAWBACKS = (
     ({"1D", "29", "30"}, 2, "little or no recline"),
     ({"B"}, 2, "at a place for a bassinet"),
 )
-# A seat at the wall without a window fulfils no wish for one.
+# Codes of seats at the wall without a window: they do not meet a wish for a window seat.
 _NO_VIEW = {"4", "1W"}
 
-# Row, column and name of a seat; the name is its offset in a shape, or its bit.
+# Row, column and key of a seat; the key is its offset in a shape, or the number of its bit.
 _Place = tuple[int, int, int]
 
 _COUNT = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -70,51 +73,54 @@ _POSITION: dict[int, str] = {Seat.WINDOW: "window", Seat.MIDDLE: "middle", Seat.
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """A cabin as a grid of bits: the first seat of a row is `columns` bits after that of the row before."""
+    """A cabin as a grid of bits; each row begins `columns` bits after the row before."""
 
     cabin: int
     columns: int
     aisles: frozenset[int]
     row_starts: int
     places: int
-    """All its bits."""
+    """A mask of all bits of the section."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
-    """A layout as bits."""
+    """A layout as bits; the integers without another comment are masks of seats."""
 
     sections: tuple[_Section, ...]
     seats: tuple[LayoutSeat | None, ...]
-    """By bit; None where the cabin has no seat."""
+    """The seat of each bit; None if the cabin has no seat there."""
     ranks: tuple[int, ...]
-    """By bit: which row it is, counted from the nose without gaps."""
+    """The rank of each bit's row, counted from the nose without gaps."""
     bits: tuple[int, ...]
-    """By ordinal, the seat's bit as a mask."""
+    """The mask of each seat, by its ordinal."""
     joined: int
-    """Seats with a place at their right and no aisle between."""
+    """Places with another place directly at their right, without an aisle between."""
     cabins: dict[int, int]
     positions: dict[int, int]
     exits: int
     maskless: int
-    """Where no infant may be on a lap."""
+    """Seats without an oxygen mask for an infant on the lap."""
     drawbacks: tuple[tuple[int, int, str], ...]
 
     def named(self, numbers: Collection[str]) -> int:
-        """Returns the seats with these numbers."""
+        """Returns the mask of the seats with these numbers."""
         return sum(1 << bit for bit, seat in enumerate(self.seats) if seat is not None and seat.seat_number in numbers)
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A way to sit, as offsets from the first place of its first row."""
+    """An arrangement of a party's seats.
+
+    The offsets count from the first place of the row in which the shape begins.
+    """
 
     offsets: tuple[int, ...]
     mask: int
     adults: int
-    """Where the adults sit; 0 where the party has no children or no adults."""
+    """The mask of the adults' seats; 0 if the party has no children or no adults."""
     far_children: int
-    """How many children sit not beside an adult, but at most one row away."""
+    """The number of children who sit beside no adult, but at most one row away from one."""
     side_by_side: bool
     cost: int
 
@@ -145,9 +151,9 @@ class _Search:
     party: _Party
     free: int
     usable: int
-    """The free seats that this party may have."""
+    """The free seats that are eligible for this party."""
     lone: int
-    """The free seats that are single already."""
+    """The free seats without a free neighbour, before the party takes any."""
 
 
 def suggest(
@@ -161,13 +167,15 @@ def suggest(
     infants: int = 0,
     excluded: Collection[str] = (),
 ) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
-    """Returns at most five proposals, the best first; none where the party finds no room.
+    """Returns at most five suggestions, best first; none if the party finds no room.
 
-    `states` has one letter for each seat by ordinal; only `A` is free. A party never straddles two classes, and
-    `cabin` limits it to one. Of `positions` each should occur in the party; who gets it is the party's affair.
-    `seat_numbers` are row by row; with children the adults' seats come first. Children travelling without an adult
-    are only kept out of exit rows; with infants on laps the whole party is, and out of rows without masks for them.
-    Nothing `excluded` is proposed. Raises `ValueError` where `states` is not of this layout or a number is absurd.
+    `states` has one letter for each seat, by ordinal; only `A` is free. A party is never split over two classes, and
+    `cabin` limits it to one class. Each of `positions` should occur at least once in the party, for any member.
+    `excluded` seats are not suggested. A party with children gets no exit row; one with infants on laps gets neither an
+    exit row nor a row without oxygen masks for infants. Children without an adult have no further rule.
+
+    `seat_numbers` of a suggestion are row by row; in a party with children the adults' seats come first. Raises
+    `ValueError` if `states` has another number of seats than the layout, or if `party_size` or `children` is invalid.
     """
     if len(states) != len(layout.seats):
         raise ValueError(f"{len(states)} states for the {len(layout.seats)} seats of {layout.layout_id}")
@@ -198,9 +206,11 @@ def suggest(
 def suggest_to_party(
     layout: Layout, states: str, request: seat_service_pb2.SuggestSeatsRequest, party: Sequence[Passenger]
 ) -> list[seat_service_pb2.SuggestSeatsResponse.Suggestion]:
-    """Returns proposals for a request, in the cabins and with the needs of a party of the manifest, where there is one.
+    """Returns the suggestions for a request.
 
-    A seat is proposed only if each member with needs could take it, because the party decides who sits where.
+    `party` has the passengers of the manifest whom the request or the session names; it may be empty. The seats are in
+    the cabins of these passengers. A seat is suggested only if it fits each of them, because the party decides later
+    which passenger takes which seat.
     """
     seated = [each.person for each in party if each.person.type != PassengerProfile.INFANT]
     cabins = {person.cabin for person in seated} - {Seat.CABIN_UNSPECIFIED}
@@ -224,15 +234,22 @@ def suggest_to_party(
 
 
 def _by_kind(search: _Search) -> Iterator[tuple[tuple[int, int], list[_Candidate]]]:
-    """Yields each kind's band of scores and candidates, the best kind first, searching only as far as asked."""
+    """Yields the band of scores and the candidates of each kind, the best kind first.
+
+    A kind is searched only when the caller asks for it.
+    """
     yield _SIDE_BY_SIDE, _in_shapes(search, side_by_side=True)
     yield _NEAR, _in_shapes(search, side_by_side=False)
     yield _APART, list(_in_pieces(search))
 
 
 def _best(candidates: Iterable[_Candidate]) -> list[_Candidate]:
-    """Returns the cheapest, such that no two share a seat while there is choice: one may be gone in a moment."""
-    # Runs of different lengths may lead to the same seats.
+    """Returns the at most five best candidates.
+
+    Candidates that share no seat are preferred: if another caller takes a seat, only one suggestion is lost. The best
+    first.
+    """
+    # The search for pieces may find the same seats several times.
     unique = {each.taken: each for each in candidates}.values()
     ranked = sorted(unique, key=lambda each: (each.far_children, each.cost, each.taken & -each.taken, each.taken))
     chosen = _disjoint(ranked)
@@ -244,7 +261,10 @@ def _best(candidates: Iterable[_Candidate]) -> list[_Candidate]:
 
 
 def _disjoint(ranked: Sequence[_Candidate]) -> dict[int, _Candidate]:
-    """Picks at most five, the first first, that share no seat and leave as few children far as the first; by index."""
+    """Picks at most five candidates that share no seat; returns them by index.
+
+    They are picked in their order. Only candidates with as few children away from an adult as the first one are picked.
+    """
     chosen: dict[int, _Candidate] = {}
     used = 0
     for index, each in enumerate(ranked):
@@ -257,7 +277,10 @@ def _disjoint(ranked: Sequence[_Candidate]) -> dict[int, _Candidate]:
 
 
 def _in_shapes(search: _Search, *, side_by_side: bool) -> list[_Candidate]:
-    """Finds the places of all shapes, the cheap shapes first, until no further shape can be among the best."""
+    """Finds the places of the shapes, cheapest first.
+
+    Stops when no further shape can be among the best.
+    """
     party = search.party
     found: list[_Candidate] = []
     bound = (0, 0)
@@ -280,7 +303,10 @@ def _in_shapes(search: _Search, *, side_by_side: bool) -> list[_Candidate]:
 
 
 def _in_pieces(search: _Search) -> Iterator[_Candidate]:
-    """Finds ways to sit apart: in few pieces, close to each other, each child beside an adult."""
+    """Yields candidates for a party that cannot sit together.
+
+    They have few pieces, close to each other, with each child beside an adult.
+    """
     grid, party = search.grid, search.party
     for cabin_mask in grid.cabins.values():
         runs = _runs(grid, search.usable & cabin_mask)
@@ -303,7 +329,10 @@ def _in_pieces(search: _Search) -> Iterator[_Candidate]:
 
 
 def _pieces(runs: Iterable[list[int]], size: int) -> list[list[int]]:
-    """Takes whole runs, and of the last what is still needed; nothing where they do not suffice."""
+    """Takes whole runs, and a part of the last one.
+
+    Returns no piece if the runs do not suffice.
+    """
     pieces = []
     for run in runs:
         pieces.append(run[:size])
@@ -314,7 +343,7 @@ def _pieces(runs: Iterable[list[int]], size: int) -> list[list[int]]:
 
 
 def _priced(search: _Search, taken: int, adults: int, far_children: int, cost: int) -> _Candidate:
-    """Adds to the cost of a shape what its place costs."""
+    """Returns a candidate with the cost of its shape and of its place."""
     grid, party = search.grid, search.party
     orphans = (_lone(grid, search.free & ~taken) & ~search.lone).bit_count()
     if orphans:
@@ -331,13 +360,16 @@ def _priced(search: _Search, taken: int, adults: int, far_children: int, cost: i
 
 
 def _lone(grid: _Grid, seats: int) -> int:
-    """Returns those of the seats that have none of the others directly beside them."""
+    """Returns those of the seats that have no other one of them directly beside."""
     has_right = seats & (seats >> 1) & grid.joined
     return seats & ~(has_right | has_right << 1)
 
 
 def _runs(grid: _Grid, seats: int) -> list[list[int]]:
-    """Splits seats into longest pieces side by side, row by row, each a list of bit numbers."""
+    """Splits seats into the longest runs side by side, row by row.
+
+    A run is a list of bit numbers.
+    """
     runs: list[list[int]] = []
     while seats:
         bit = (seats & -seats).bit_length() - 1
@@ -414,7 +446,10 @@ def _shapes_of(grid: _Grid, party_size: int, children: int, side_by_side: bool) 
 
 @lru_cache(maxsize=1024)
 def _shapes(columns: int, aisles: frozenset[int], party_size: int, children: int) -> tuple[_Shape, ...]:
-    """Returns the ways to sit together: a block of seats, its last or first row perhaps shorter."""
+    """Returns the shapes of a party.
+
+    They are blocks of seats; the first or the last row may be shorter.
+    """
     shapes: dict[int, _Shape] = {}
     for width in range(1, min(columns, party_size) + 1):
         depth = -(-party_size // width)
@@ -435,7 +470,10 @@ def _shapes(columns: int, aisles: frozenset[int], party_size: int, children: int
 def _shape(
     columns: int, aisles: frozenset[int], rows: Sequence[range], adult_count: int, children: int
 ) -> _Shape | None:
-    """Builds a shape from the columns it takes in each row; None where it puts a child too far from an adult."""
+    """Builds a shape from its columns in each row.
+
+    Returns None if a child would be too far from every adult.
+    """
     pieces: list[list[_Place]] = []
     aisles_between = 0
     for row, taken_columns in enumerate(rows):
@@ -468,12 +506,13 @@ def _shape(
 
 
 def _place_adults(pieces: Sequence[Sequence[_Place]], adult_count: int, children: int) -> tuple[list[int], int]:
-    """Seats the adults so that as many children as possible sit beside one.
+    """Chooses the adults' seats for a party with children.
 
-    Returns the adults' seats and how many children sit beside none.
+    As many children as possible get a seat beside an adult. Returns the keys of the adults' seats, and the number of
+    children who sit beside no adult.
 
-    In a piece an adult in the middle of every three leaves no child alone. With too few adults for that, they go
-    where they have most neighbours, first in the middle of the party.
+    A piece is divided into threes. An adult in the middle of each three leaves no child without an adult beside it. If
+    there are too few adults, the largest groups come first, and of these the ones nearest to the middle of the party.
     """
     if not children or not adult_count:
         return [], 0

@@ -1,7 +1,8 @@
-"""Background work that tidies: lapsed holds, lapsed offers, and what a killed process left behind.
+"""Background tasks: the sweeper and the reconciler of maps and counts.
 
-Nothing depends on it for truth. A lapsed hold counts as free whether it was swept or not; the sweeper tells others.
-Any number of processes sweep side by side, each taking other rows (SKIP LOCKED).
+The sweeper expires lapsed holds and ends lapsed offers. Correctness does not depend on the sweeper: a lapsed hold
+counts as free at once (SEAT-3). The sweeper releases its seats and publishes that. Any number of processes can sweep
+holds at the same time, because each skips the rows that another one has locked (SKIP LOCKED).
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from services.cache import VersionedCache
 from services.db import Pool
 
 ACTOR: Final = "sweeper"
-# Wide, because a sweep sends one event for each flight that it touches; less than a second of work, because whoever
-# wants one of these seats waits for it. A hold has up to 36.
+# Holds and seats of one sweep. Many, because a sweep writes one event for each flight and not for each hold. Few enough
+# for less than one second, because callers that need one of these seats wait for its lock. A hold has up to 36 seats.
 HOLDS_PER_SWEEP: Final = 4000
 SEATS_PER_SWEEP: Final = 12_000
 OFFERS_PER_SWEEP: Final = 500
-# Flights looked at in one pass, and the pause after it: a day of a small airline in a minute, at one percent of a core.
+# Flights reconciled in one pass, and the pause between passes: all flights of a small airline's day within one minute,
+# at 1 % of a core.
 FLIGHTS_PER_PASS: Final = 200
 RECONCILE_SECONDS: Final = 5.0
-# Longer than a change takes to be dropped from the cache.
+# Longer than it takes from a change to the removal of the old map from the cache.
 SETTLE_SECONDS: Final = 1.0
 
 DRIFT: Final = Counter("skyhigh_seat_map_drift_total", "Cached maps that differed from the truth and were dropped.")
@@ -39,7 +41,7 @@ _log = telemetry.log("sweeper")
 
 
 async def sweep(pool: Pool, inventory: Inventory, *, interval_seconds: float) -> None:
-    """Ends lapsed holds and offers until cancelled."""
+    """Expires lapsed holds and ends lapsed offers, until cancelled."""
     while True:
         try:
             holds = await sweep_holds(pool, inventory)
@@ -51,7 +53,7 @@ async def sweep(pool: Pool, inventory: Inventory, *, interval_seconds: float) ->
 
 
 async def sweep_holds(pool: Pool, inventory: Inventory) -> bool:
-    """Ends the holds that lapsed longest ago; returns whether more of them may be due."""
+    """Expires the holds that lapsed first; returns True if more may be due."""
     effects = Effects()
     async with db.transaction(pool) as conn:
         due = await conn.fetch(
@@ -72,7 +74,7 @@ async def sweep_holds(pool: Pool, inventory: Inventory) -> bool:
 
 
 async def sweep_offers(pool: Pool, inventory: Inventory) -> bool:
-    """Ends the offers whose window ended longest ago; returns whether more of them may be due."""
+    """Ends the offers whose window ended first; returns True if more may be due."""
     effects = Effects()
     async with db.transaction(pool) as conn:
         lapsed = await blocks.lapse_offers(conn, limit=OFFERS_PER_SWEEP, actor=ACTOR, effects=effects)
@@ -82,9 +84,9 @@ async def sweep_offers(pool: Pool, inventory: Inventory) -> bool:
 
 
 async def reconcile(pool: Pool, versioned_cache: VersionedCache, layouts: Mapping[str, Layout]) -> None:
-    """Walks over all flights again and again, a slice at a time, until cancelled.
+    """Reconciles all flights in rounds, FLIGHTS_PER_PASS in each pass, until cancelled.
 
-    Drops cached maps that differ from the truth, and counts them; announces availability that nobody announced.
+    It removes and counts cached maps that differ from Postgres, and publishes seat counts whose event is missing.
     """
     position = ""
     while True:
@@ -95,7 +97,10 @@ async def reconcile(pool: Pool, versioned_cache: VersionedCache, layouts: Mappin
 async def reconcile_slice(
     pool: Pool, versioned_cache: VersionedCache, layouts: Mapping[str, Layout], *, after: str
 ) -> str:
-    """Reconciles the flights that follow `after`; returns where to go on, "" after the last."""
+    """Reconciles the flights that follow `after`; returns the last one.
+
+    Returns "" if there are none: then a new round begins.
+    """
     async with db.transaction(pool) as conn:
         rows = await conn.fetch(
             "SELECT flight_id FROM flights WHERE flight_id > $1 ORDER BY flight_id LIMIT $2", after, FLIGHTS_PER_PASS
@@ -106,7 +111,8 @@ async def reconcile_slice(
     try:
         drifted = await _drifted(pool, versioned_cache, flight_ids)
         if drifted:
-            # What changed this moment is being dropped by the process that changed it; only what stays has drifted.
+            # The process that has just changed a flight is removing its map from the cache. So only maps that still
+            # differ after a pause have drifted.
             await asyncio.sleep(SETTLE_SECONDS)
             drifted &= await _drifted(pool, versioned_cache, sorted(drifted))
         if drifted:

@@ -1,7 +1,7 @@
-"""Watching a map: a snapshot, then changes (SEAT-13).
+"""Watches of seat maps: a stream with a snapshot, then changes (SEAT-13).
 
-One task for each watched flight looks at its map; watchers compare what they sent last with what is there now. So a
-watcher that falls behind skips versions instead of piling them up, and nothing is buffered for anybody.
+In each process one task reads the map of each watched flight. Each watcher compares the version that it sent last with
+the latest one. So a slow watcher skips versions, and nothing is buffered for it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from seat_service.flights import FlightLayouts
 from seat_service.seat_map import STATES, MapRenderer, SeatMaps, Snapshot
 from services import call, db, telemetry
 
-# Versions of a flight to go on from without a new snapshot: seconds of a busy flight, more of a quiet one.
+# The versions of a flight from which a watch can resume without a new snapshot: on a busy flight the last seconds.
 REMEMBERED_VERSIONS: Final = 64
-# A phone that lost its network for a moment finds its version still remembered.
+# For how long the versions are kept after the last watcher left, so that a phone that lost its network can resume.
 LINGER_SECONDS: Final = 60
-# After a defect a map is read again, so that the log is not flooded.
+# The pause after an unexpected error, so that a defect does not flood the log.
 FAILURE_PAUSE_SECONDS: Final = 1.0
 
 _log = telemetry.log("watch")
 
 
 class Watches:
-    """All watches of this process."""
+    """All watches of a process."""
 
     def __init__(
         self,
@@ -49,7 +49,11 @@ class Watches:
         self._feeds: dict[str, _Feed] = {}
 
     async def watch(self, flight_id: str, *, known_version: int) -> AsyncIterator[pb.SeatMapUpdate]:
-        """Yields updates until cancelled. Raises FLIGHT_NOT_FOUND."""
+        """Yields updates of a flight's map until cancelled. Raises FLIGHT_NOT_FOUND.
+
+        The first is a snapshot, unless the process still remembers `known_version`. Without a change it yields a
+        heartbeat every `heartbeat_seconds`.
+        """
         layout = await self._layouts.of(flight_id)
         async with self._feed(flight_id) as feed:
             sent = feed.remembered(known_version)
@@ -66,7 +70,7 @@ class Watches:
                     sent, before = feed.latest, sent
                     yield _update(layout, before, sent)
                 try:
-                    # Not wait_for, which may swallow a cancellation that comes together with a change.
+                    # Not `asyncio.wait_for`: it can lose a cancellation that arrives together with a change.
                     async with asyncio.timeout(self._heartbeat_seconds):
                         await feed.moved_beyond(sent.version)
                 except TimeoutError:
@@ -77,7 +81,7 @@ class Watches:
         feed = self._feeds.get(flight_id)
         if feed is None:
             first = await self._maps.read(flight_id)
-            # Another watcher may have begun while we read.
+            # While this task read the map, another watcher may have created the feed.
             feed = self._feeds.setdefault(flight_id, _Feed(self._maps, first, self._interval_seconds))
         feed.join()
         try:
@@ -93,7 +97,10 @@ class Watches:
 
 
 class _Feed:
-    """The latest versions of one flight's map, looked at for as long as anybody watches."""
+    """The latest versions of one flight's map.
+
+    A task reads the map while the feed has watchers.
+    """
 
     def __init__(self, maps: SeatMaps, first: Snapshot, interval_seconds: float) -> None:
         self._maps = maps
@@ -134,16 +141,16 @@ class _Feed:
             self._moved = asyncio.Event()
 
     async def _look(self) -> None:
-        # A cancellation may be lost (`services.tasks`): the task also ends when the flight has another one, or none.
+        # A cancellation may be lost (`services.tasks`): so the task also ends when it is no longer the feed's task.
         while self._task is asyncio.current_task():
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self.refresh()
             except db.AWAY as error:
-                # Watchers get heartbeats meanwhile; the next refresh brings all changes since their last version.
+                # Watchers get heartbeats meanwhile. The next refresh brings all changes since their last version.
                 _log.warning("watch waits", flight_id=self.latest.flight_id, error=repr(error))
             except Exception as error:
-                # Without this task the watchers would get heartbeats for ever and never a change.
+                # If this task ended, its watchers would get heartbeats for ever and never a change.
                 _log.error("watch failed", flight_id=self.latest.flight_id, error=repr(error), exc_info=error)
                 await asyncio.sleep(FAILURE_PAUSE_SECONDS)
 
@@ -157,6 +164,6 @@ def _update(layout: Layout, before: Snapshot, after: Snapshot) -> pb.SeatMapUpda
         ]
     )
     if not changes.seats:
-        # A seat was held and given back in between: only the version moved.
+        # A seat was held and released between the two versions: the states are equal again.
         return pb.SeatMapUpdate(version=after.version, heartbeat=pb.SeatMapUpdate.Heartbeat())
     return pb.SeatMapUpdate(version=after.version, changes=changes)

@@ -1,1 +1,1 @@
-"""Waitlists: of those who want a freed seat, whoever joined first gets it."""
+"""The waitlist service: a released seat goes to the oldest entry that wants it."""

@@ -1,4 +1,4 @@
-"""`python -m waitlist_service`: see services.app."""
+"""Runs the waitlist service: `python -m waitlist_service`. See services.app."""
 
 from services import app
 from waitlist_service.service import WAITLIST_SERVICE

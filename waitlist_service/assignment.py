@@ -1,7 +1,8 @@
-"""What happens to a match: the seat is claimed, then confirmed at once or offered. The handlers of the timers.
+"""The steps after a match: a seat is claimed, then confirmed or offered.
 
-Each asks first, in no transaction, and writes last, under the guard of the claim that it saw. So each may run twice, or
-die anywhere; it runs again until it has ended well.
+The steps are handlers of timers. A handler first calls other services, outside a transaction, and writes last. The
+guard of the write is the claim id that the handler read. So a handler may run twice, and its process may die at any
+point: the timer runs the handler again until it has succeeded.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from waitlist_service.openness import Openness
 from waitlist_service.peers import PASSENGER_HOLDS_SEAT, Hold, NotForPassenger, Peers, SeatGone
 from waitlist_service.settings import WaitlistSettings
 
-# Whoever dies with a claim leaves it to another after so long.
+# If a process dies during a claim, another process takes the timer over after this time.
 CLAIM_LEASE_SECONDS: Final = 4 * FACTOR
-# A passenger who holds another seat at this moment may be free of it soon.
+# For how long an entry skips a seat first: a hold of another seat, the usual reason, may end soon.
 SKIP: Final = timedelta(seconds=3)
-# Any other refusal of a seat is tried again after twice as long as the time before.
+# After a refusal for another reason an entry skips the seat for twice as long as the time before, up to this.
 LONGEST_SKIP: Final = timedelta(minutes=10)
-# Until a match that could not be claimed is looked at again.
+# The pause before a match that could not be claimed yet is tried again.
 CLAIM_AGAIN: Final = timedelta(seconds=0.25)
-# The most of one question to the seat service.
+# The most offers in one request to the seat service.
 OFFERS_AT_ONCE: Final = 200
 
 UNEXPECTED_REFUSALS: Final = Counter(
@@ -47,7 +48,10 @@ _log = telemetry.log("assignment")
 
 
 class Assignment:
-    """The handlers. `tell` wakes whoever looks for what a transaction left to be done."""
+    """The handlers of the waitlist's timers.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(
         self,
@@ -65,19 +69,19 @@ class Assignment:
         self._entitlements = all_entitlements
         self._settings = settings
         self._tell = tell
-        # A release is worth little by itself; under load what many share is paid once.
+        # Under load many matches share one manifest request and one transaction.
         self._decided: Batcher[UUID, Entry | None] = Batcher("decided", self._decided_batch)
         self._assigned: Batcher[Claimed, Entry | None] = Batcher("assigned", self._assigned_batch)
 
     def handlers(self) -> Mapping[str, Handler]:
-        """Returns the handlers by the names of their timers."""
+        """Returns the handlers, by the names of their timers."""
         return {
             entries.ASSIGN: Handler(self.assign, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.ACCEPT: Handler(self.accept, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.LAPSE: Handler(self.lapse),
             entries.WITHDRAW: Handler(self.withdraw),
             entries.CLOSE: Handler(self.close),
-            # A flight is looked at again soon after who looked has died.
+            # The short lease: if the process of a sweep dies, another one repeats the sweep soon.
             entries.SWEEP: Handler(self.sweep, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.NOTIFY: Handler(self.notify),
             entries.CANCEL_HOLD: Handler(self.cancel_hold),
@@ -85,12 +89,13 @@ class Assignment:
         }
 
     async def assign(self, subject: str) -> None:
-        """Claims the seat that an entry is matched with, and confirms or offers it, as the claim says."""
+        """Claims the seat of an entry's match; then assigns or offers it, as the claim says."""
         entry = await self._decided.submit(UUID(subject))
         if entry is None:
             return
         if entry.claim_request is None:
-            # Ends the entry or updates it, as the manifest says. A match that still stands is claimed then.
+            # The entry or its flight differs from the manifest. This ends or updates the entry; a match that is left
+            # is claimed by the next run of the timer.
             await self._entitlements.compare_entries(entry.flight_id, [entry])
             async with db.transaction(self._pool) as conn:
                 if await entries.is_matched(conn, entry):
@@ -111,7 +116,11 @@ class Assignment:
         await self._take(entry, hold)
 
     async def accept(self, subject: str) -> None:
-        """Confirms an offer that was accepted, before it ended by the seat service's clock."""
+        """Confirms the hold of an accepted offer, and assigns the entry.
+
+        If the hold has ended by the seat service's clock, the entry is DECLINED. If the seat service refuses the
+        passenger, the offer is withdrawn.
+        """
         async with db.transaction(self._pool) as conn:
             entry = await entries.find(conn, UUID(subject), owner=None)
         if entry.state != "OFFERED" or entry.hold_id is None or entry.accept_time is None:
@@ -128,7 +137,10 @@ class Assignment:
         self._tell()
 
     async def withdraw(self, subject: str) -> None:
-        """Cancels the hold of a withdrawn offer, which ends the entry; a confirmed hold stays, and is assigned."""
+        """Cancels the hold of a withdrawn offer, and ends the entry.
+
+        If the passenger has confirmed the hold, it stays confirmed, and the entry becomes ASSIGNED.
+        """
         async with db.transaction(self._pool) as conn:
             entry = await entries.find(conn, UUID(subject), owner=None)
         if entry.state != "OFFERED" or entry.hold_id is None or entry.withdrawal is None:
@@ -142,7 +154,11 @@ class Assignment:
         self._tell()
 
     async def lapse(self, subject: str) -> None:
-        """Ends an offer that was not accepted in time; an accepted or withdrawn one is another timer's."""
+        """Ends an offer that was not accepted in time.
+
+        Does nothing if the offer is accepted or withdrawn: the timers ACCEPT and WITHDRAW handle these. If the
+        passenger has confirmed the hold at the seat service, the entry becomes ASSIGNED.
+        """
         async with db.transaction(self._pool) as conn:
             entry = await entries.find(conn, UUID(subject), owner=None)
         if (
@@ -154,7 +170,6 @@ class Assignment:
             return
         hold = await self._peers.hold(entry.hold_id)
         if hold.state == "CONFIRMED":
-            # By the passenger itself, at the seat service.
             return await self._keep_confirmed(entry, entry.hold_id)
         if hold.state == "HELD" and entry.offer_expire_time is not None and hold.expire_time > entry.offer_expire_time:
             return await self._end_extended(entry)
@@ -169,17 +184,21 @@ class Assignment:
         self._tell()
 
     async def close(self, flight_id: str) -> None:
-        """Ends all entries of a flight when its check-in closes."""
+        """Ends all entries of a flight if its check-in has closed."""
         await self._entitlements.close(flight_id)
 
     async def sweep(self, flight_id: str) -> None:
-        """Serves what events missed, as long as anybody waits, and then closes the flight's waitlist."""
+        """Matches the free seats of a flight's map, in case an event was lost.
+
+        Compares the entries with the manifest and looks for changed offers, too. Sets the next sweep while the flight
+        has live entries; without live entries it closes the waitlist.
+        """
         async with db.transaction(self._pool) as conn:
             waiting = await entries.anybody_waits(conn, flight_id)
         if not waiting:
             await self._openness.close_if_nobody_waits(flight_id)
             return
-        # First: entries end also while the seat service is down.
+        # Before the calls to the seat service, so that entries end also while it is down.
         await self._entitlements.try_to_compare(flight_id)
         await self._openness.tell(flight_id)
         await self._look_at_offers(flight_id)
@@ -192,7 +211,7 @@ class Assignment:
                 conn, flight_id, {number: as_of if number in offered else None for number in free}
             )
             await serving.hand_back(conn, flight_id, unwanted & offered)
-            # Check-in may have closed since: the flight's last sweep is set then, and no other.
+            # Without live entries, for example because check-in has closed since, no further sweep is set.
             if waits := await entries.anybody_waits(conn, flight_id):
                 await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
         self._tell()
@@ -200,7 +219,7 @@ class Assignment:
             await self._openness.close_if_nobody_waits(flight_id)
 
     async def notify(self, subject: str) -> None:
-        """Has a passenger told by mail for whom the manifest could not be asked before."""
+        """Writes the mail to a passenger whose address was not known at the transition."""
         async with db.session(self._pool) as conn:
             entry = await entries.find(conn, UUID(subject), owner=None)
             reason = await conn.fetchval(
@@ -214,22 +233,26 @@ class Assignment:
         reached = replace(entry, contact_email=facts.contact_email, contact_name=facts.contact_name)
         mail = notices.mail_of(reached, reason=reason, origin="" if times is None else times.origin)
         async with db.transaction(self._pool) as conn:
-            # The guard of the mail: a process that died before it marked the timer leaves it to a second run.
+            # The guard of the mail: the timer is deleted with it. If a process dies after this commit, a second run
+            # finds no timer and writes no second mail.
             if await timers.cancel_timer(conn, entries.NOTIFY, subject) and mail is not None:
                 await outbox.enqueue(conn, [mail])
         self._tell()
 
     async def cancel_hold(self, subject: str) -> None:
-        """Cancels the hold of an offer that ended with its flight, or with a former version of this service."""
+        """Cancels the hold of an offer that ended when its flight was cancelled.
+
+        Also runs for timers that a former version of this service set.
+        """
         await self._peers.cancel_unconfirmed(UUID(subject), reason="OFFER_DECLINED")
 
     async def hand_back(self, subject: str) -> None:
-        """Hands back a seat that nobody who waits wants."""
+        """Returns an OFFERED seat that no waiting entry wants to general sale."""
         flight_id, _, seat_number = subject.rpartition("/")
         await self._peers.hand_back(flight_id, seat_number)
 
     async def _take(self, entry: Entry, hold: Hold) -> None:
-        """Writes what the seat service answered a claim with: a confirmed seat, or one to offer."""
+        """Writes the result of a claim: assigns a confirmed hold, offers any other."""
         if hold.state == "CONFIRMED":
             await self._assigned.submit(Claimed(entry, hold.hold_id, hold.seat_of(entry), "waitlist"))
         else:
@@ -247,10 +270,10 @@ class Assignment:
             await _serve_kept(conn, [entry.flight_id])
 
     async def _settle(self, entry: Entry, refusal: PeerRefusal | PeerFault) -> None:
-        """Ends a claim that was refused for an unexpected reason, so that it holds up no other entry.
+        """Ends a claim that was refused for an unexpected reason.
 
-        An earlier try may have had an effect: the seat service says whether the passenger has the seat. If not, the
-        seat goes to the next in line, and the entry tries it again later.
+        So the claim delays no other entry. An earlier attempt may have taken effect, so the seat service is asked
+        whether the passenger has the seat. If not, the seat goes to the next entry, and this one tries it again later.
         """
         _log.error(
             "a claim was refused for an unexpected reason",
@@ -267,13 +290,20 @@ class Assignment:
         await self._next_in_line(entry, refusal.reason or refusal.code.name, twice_as_long=True)
 
     async def _keep_confirmed(self, entry: Entry, hold_id: UUID) -> None:
-        """OFFERED → ASSIGNED: the passenger confirmed the hold of the offer itself, at the seat service."""
+        """Assigns an offer whose hold is confirmed: OFFERED → ASSIGNED.
+
+        The passenger has confirmed the hold at the seat service.
+        """
         hold = await self._peers.hold(hold_id)
         await self._assigned.submit(Claimed(entry, hold_id, hold.seat_of(entry), entry.owner))
         self._tell()
 
     async def _refuse_accept(self, entry: Entry, refusal: NotForPassenger) -> None:
-        """Ends an offer that the seat service does not confirm for its passenger any more."""
+        """Withdraws an accepted offer that the seat service refuses to confirm.
+
+        The entries of the flight are compared with the manifest first: if the passenger has left the manifest, that is
+        the reason of the withdrawal.
+        """
         async with db.transaction(self._pool) as conn:
             await entries.end_accept(conn, entry)
         await self._entitlements.try_to_compare(entry.flight_id)
@@ -283,7 +313,11 @@ class Assignment:
             )
 
     async def _end_extended(self, entry: Entry) -> None:
-        """Withdraws an offer that has ended although its passenger gave the hold a later end at the seat service."""
+        """Withdraws an offer that has ended although its hold was extended.
+
+        The passenger extended the hold at the seat service. If the offer has not ended yet by the database's clock, the
+        timer is set again.
+        """
         async with db.transaction(self._pool) as conn:
             left = await conn.fetchval("SELECT $1::timestamptz - statement_timestamp()", entry.offer_expire_time)
             if left > timedelta():
@@ -294,7 +328,7 @@ class Assignment:
         await self.withdraw(str(entry.entry_id))
 
     async def _look_at_offers(self, flight_id: str) -> None:
-        """Finds offers whose hold the passenger has confirmed, cancelled or changed at the seat service."""
+        """Ends offers whose hold the passenger confirmed or cancelled at the seat service."""
         async with db.session(self._pool) as conn:
             offered = await entries.offered(conn, flight_id, limit=OFFERS_AT_ONCE)
         if not offered:
@@ -307,9 +341,10 @@ class Assignment:
                 await self.lapse(str(entry.entry_id))
 
     async def _decided_batch(self, entry_ids: Sequence[UUID]) -> list[Entry | Refusal | None]:
-        """Returns the matched entries, each with its claim; without one if the entry or its passenger has changed.
+        """Returns the entries that are matched, each with its stored claim request.
 
-        None for an entry that is matched with nothing any more.
+        A claim without a request is stored first, if the manifest still has the facts of the entry. The entry comes
+        without a request if it does not. None stands for an entry that has no match any more.
         """
         async with db.session(self._pool) as conn:
             found = await entries.matched(conn, entry_ids, mode=self._settings.mode)
@@ -325,7 +360,8 @@ class Assignment:
             async with db.session(self._pool) as conn:
                 decided = await entries.decide(conn, claims) if claims else set()
             for entry, request in claims:
-                # If not, it has ended, or another process has decided it and may die before it sends the claim.
+                # Otherwise the entry was moved, or another process stored its claim and is about to send it. In case
+                # that process dies, `assign` sets the timer again.
                 if entry.entry_id in decided:
                     answers[entry.entry_id] = replace(entry, claim_request=request)
         return [answers.get(entry_id) for entry_id in entry_ids]
@@ -346,7 +382,10 @@ class Assignment:
         return assigned
 
     async def _back_in_line(self, entry: Entry) -> None:
-        """The seat is gone: the entry is back in its place, and a look at the map finds what else is free."""
+        """Removes the match of an entry whose seat is taken; the entry keeps its place.
+
+        A sweep then finds the seats that are free.
+        """
         async with db.transaction(self._pool) as conn:
             await serving.lock(conn, entry.flight_id)
             if await entries.give_up_claim(conn, entry):
@@ -356,9 +395,11 @@ class Assignment:
         self._tell()
 
     async def _next_in_line(self, entry: Entry, reason: str, *, twice_as_long: bool) -> None:
-        """The seat is not for this passenger now: why is written down, it keeps its place, and the next is served.
+        """Removes a match that the seat service refuses for this passenger.
 
-        It tries the seat again after SKIP, or after twice as long as the last time, up to LONGEST_SKIP.
+        The seat is matched with the next entry. The entry keeps its place, and a row of `skips` has the reason. The
+        entry tries the seat again after SKIP, or with `twice_as_long` after twice the time of its last skip, up to
+        LONGEST_SKIP.
         """
         assert entry.seat_number is not None
         async with db.transaction(self._pool) as conn:
@@ -389,7 +430,10 @@ class Assignment:
 
 
 def _may_claim(entry: Entry, manifest: peers.Manifest) -> bool:
-    """Whether the manifest says of an entry's passenger and flight what it said when the entry was matched."""
+    """Returns True if the manifest permits to claim the entry's match.
+
+    It must still have the facts of the entry, and check-in must be open for the flight, which is not cancelled.
+    """
     times = manifest.flights.get(entry.flight_id)
     return (
         manifest.passengers.get((entry.flight_id, entry.passenger_id)) == entry.facts
@@ -401,15 +445,18 @@ def _may_claim(entry: Entry, manifest: peers.Manifest) -> bool:
 
 
 async def _serve_kept(conn: Conn, flight_ids: Collection[str]) -> None:
-    """Serves what was kept until a claim was judged; the flights are locked."""
+    """Matches the kept seats of flights again, now that the result of a claim is known.
+
+    The caller has locked the flights.
+    """
     for flight_id in await serving.keeping(conn, flight_ids):
         await serving.hand_back(conn, flight_id, await serving.serve(conn, flight_id, {}))
 
 
 async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
-    """Begins to accept an offer; the timer goes on with it should this process die.
+    """Marks an offer as accepted; sets the timer that confirms it if this process dies.
 
-    Returns the entry, also one that is assigned already. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED,
+    Returns the entry, also if it is ASSIGNED already after an offer. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED,
     CHECK_IN_CLOSED or PASSENGER_NOT_FOUND.
     """
     entry = await entries.begin_accept(conn, entry_id, owner=owner)

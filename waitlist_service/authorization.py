@@ -1,4 +1,7 @@
-"""Who may call which method of the waitlist service; a method without a row is refused."""
+"""The roles that may call each method of the waitlist service.
+
+A method without a row is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flights that will not leave: nobody waits for them any more."""
+"""Cancelled flights: their waitlists are closed and all entries end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ ACTOR: Final = "flight"
 
 
 async def cancel_flight(conn: Conn, flight_id: str, *, reason: str, cancel_time: datetime) -> None:
-    """Closes a flight's waitlist for good, and ends the waiting. A repeat changes nothing.
+    """Closes a flight's waitlist for ever, and ends all of its entries.
 
-    Whoever joins locks the flight's row: before us, then it leaves again with the others, or after us, then it is told.
+    A repeat changes nothing. Joining locks the row of the flight, which is written here. If a join commits first, its
+    entry is ended here; if it comes later, it is refused with FLIGHT_CANCELLED.
     """
     closed = await conn.fetchval(
         """
@@ -36,5 +37,5 @@ async def cancel_flight(conn: Conn, flight_id: str, *, reason: str, cancel_time:
         return
     await timers.cancel_timer(conn, entries.CLOSE, flight_id)
     await entries.end_all(conn, flight_id, actor=ACTOR, reason=FLIGHT_CANCELLED)
-    # The last look tells the seat service that nobody waits.
+    # The flight's last sweep closes the waitlist at the seat service.
     await timers.set_timer(conn, entries.SWEEP, flight_id)

@@ -1,8 +1,8 @@
-"""Ends and updates entries by what the check-in service, which owns the manifest, says at this moment (WL-7).
+"""Compares entries with the manifest, and ends or updates those that differ (WL-7).
 
-An entry depends on its passenger being on the manifest and on check-in being open. Events only make it faster: the
-service asks when a passenger joins, when a match is claimed, when an offer is accepted, with every look at a flight's
-seats, and when check-in closes (docs/decisions/0032).
+An entry depends on two facts of the check-in service: its passenger is on the manifest, and check-in is open. The
+waitlist service asks for them when a passenger joins, when a match is claimed, when an offer is accepted, with each
+sweep of a flight, and when check-in closes. It does not depend on events, which may be lost (docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 CHECK_IN_CLOSED: Final = "CHECK_IN_CLOSED"
 SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
 ACTOR: Final = "checkin"
-# The check-in service answers at most 500 at once.
+# The passengers in one request; the check-in service accepts at most 500.
 PAGE: Final = 200
-# Until the seat service has answered what is under way for the last entries of a closed flight.
+# The pause until the entries of a closed flight that still had a claim or an acceptance in progress are tried again.
 CLOSE_AGAIN: Final = timedelta(seconds=1)
-# Sweeps compare every few seconds; the reconciler looks at flights that none has compared for so long.
+# Sweeps compare a flight every few seconds. The reconciler takes flights that were not compared for this time.
 OVERDUE_SECONDS: Final = 10
 
 _log = telemetry.log("entitlements")
@@ -36,7 +36,10 @@ _log = telemetry.log("entitlements")
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What the manifest says of live entries: whose passengers are gone, and whose facts are others now."""
+    """The differences between live entries and the manifest.
+
+    `gone` are entries whose passenger is no longer on the manifest; `changed` are entries with new facts.
+    """
 
     gone: Sequence[Entry]
     changed: Sequence[tuple[Entry, Facts]]
@@ -47,7 +50,7 @@ class _Changes:
         changed: list[tuple[Entry, Facts]] = []
         for entry in page:
             facts = manifest.passengers.get((entry.flight_id, entry.passenger_id))
-            # A lap infant has no seat to wait for.
+            # A lap infant gets no seat, so that its entry ends, too.
             if facts is None or facts.type == "INFANT":
                 gone.append(entry)
             elif facts != entry.facts:
@@ -56,7 +59,10 @@ class _Changes:
 
 
 class Entitlements:
-    """Compares entries with the manifest. `tell` wakes the relay and the timers after a commit."""
+    """Compares entries with the manifest.
+
+    `tell` wakes the relay and the timers after a commit.
+    """
 
     def __init__(self, pool: Pool, peers: Peers, *, tell: Callable[[], None]) -> None:
         self._pool = pool
@@ -64,7 +70,11 @@ class Entitlements:
         self._tell = tell
 
     def comparison(self) -> Comparison:
-        """Returns the comparison of flights with live entries whose sweep is lost: no other timer asks for them."""
+        """Returns the comparison that repairs flights whose sweep was lost.
+
+        These are flights with an open waitlist. Such a flight has no timer SWEEP, and was not compared for
+        OVERDUE_SECONDS.
+        """
         lost = f"""
             SELECT flight_id FROM flights
             WHERE open AND flight_id > $1 AND compare_time < statement_timestamp() - interval '{OVERDUE_SECONDS} s'
@@ -76,21 +86,24 @@ class Entitlements:
         return Comparison("entitlements", waiting(self._pool, lost), self.repair)
 
     async def repair(self, flight_id: str) -> bool:
-        """Sets a flight's sweep again, and compares its live entries."""
+        """Sets the timer of a flight's sweep again, and compares its live entries."""
         async with db.transaction(self._pool) as conn:
             await timers.set_timer(conn, entries.SWEEP, flight_id)
         await self.compare(flight_id)
         return True
 
     async def try_to_compare(self, flight_id: str) -> None:
-        """Compares a flight's live entries, unless the check-in service is down: the next look does it then."""
+        """Compares a flight's live entries, if the check-in service is up.
+
+        Otherwise it logs a warning. The next sweep of the flight tries again.
+        """
         try:
             await self.compare(flight_id)
         except Unavailable as error:
             _log.warning("the check-in service was not asked", flight_id=flight_id, error=repr(error))
 
     async def compare(self, flight_id: str) -> None:
-        """Compares all live entries of a flight, a page at a time. Raises Unavailable."""
+        """Compares all live entries of a flight, one page at a time. Raises Unavailable."""
         after = 0
         while True:
             async with db.session(self._pool) as conn:
@@ -106,9 +119,10 @@ class Entitlements:
             )
 
     async def compare_entries(self, flight_id: str, page: Sequence[Entry]) -> bool:
-        """Compares these live entries of a flight. Returns False if check-in has closed or the flight is cancelled.
+        """Compares live entries of a flight, and writes the differences.
 
-        Raises Unavailable; then nothing changed.
+        Returns False if check-in has closed or the flight is cancelled: then all entries of the flight are ended.
+        Raises Unavailable if the check-in service does not respond; then nothing has changed.
         """
         manifest = await self._peers.manifest([(flight_id, entry.passenger_id) for entry in page], [flight_id])
         if await self._has_closed(flight_id, manifest):
@@ -124,13 +138,16 @@ class Entitlements:
         return True
 
     async def close(self, flight_id: str) -> None:
-        """Ends all entries of a flight if its check-in has closed; follows a close time that moved."""
+        """Ends all entries of a flight if its check-in has closed.
+
+        If the close time has moved, the timer is set to the new one.
+        """
         manifest = await self._peers.manifest([], [flight_id])
         if await self._has_closed(flight_id, manifest):
             return
         times = manifest.flights.get(flight_id)
         if times is None:
-            # Its passengers are on no manifest, either.
+            # The check-in service does not know the flight, so that no passenger of it is on a manifest.
             return await self.compare(flight_id)
         async with db.transaction(self._pool) as conn:
             await serving.lock(conn, flight_id)
@@ -138,7 +155,10 @@ class Entitlements:
         self._tell()
 
     async def _has_closed(self, flight_id: str, manifest: Manifest) -> bool:
-        """Ends all entries of the flight, if the check-in service says so; returns whether it does."""
+        """Ends all entries of a closed flight; returns True if it is closed.
+
+        A flight is closed if its check-in has closed, or if it is cancelled.
+        """
         times = manifest.flights.get(flight_id)
         if times is None:
             return False
@@ -165,9 +185,9 @@ class Entitlements:
         return True
 
     async def _end_all(self, flight_id: str) -> None:
-        """Ends all live entries of a flight, a batch in each transaction.
+        """Ends all live entries of a flight, PAGE in each transaction.
 
-        A timer ends those that are being claimed or accepted at this moment.
+        Entries with a claim, an acceptance or a withdrawal in progress stay; the timer CLOSE tries them again.
         """
         ended = PAGE
         while ended == PAGE:
@@ -181,13 +201,16 @@ class Entitlements:
                     if await entries.anybody_waits(conn, flight_id):
                         await timers.set_timer(conn, entries.CLOSE, flight_id, after=CLOSE_AGAIN)
                     else:
-                        # The last look closes the waitlist at the seat service.
+                        # The flight's last sweep closes the waitlist at the seat service.
                         await timers.set_timer(conn, entries.SWEEP, flight_id)
             self._tell()
 
 
 async def follow_times(conn: Conn, flight_id: str, times: FlightTimes, *, set_again: bool = False) -> None:
-    """Writes a flight's origin and when its check-in closes. If one changed, sets the timer that ends its entries."""
+    """Writes a flight's origin and the time when its check-in closes.
+
+    If one of them changed, or with `set_again`, it sets the timer that ends the entries at that time.
+    """
     left = await conn.fetchval(
         """
         UPDATE flights SET close_time = $2, origin = $4
@@ -204,7 +227,10 @@ async def follow_times(conn: Conn, flight_id: str, times: FlightTimes, *, set_ag
 
 
 async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
-    """Ends and updates entries of a locked flight, and serves the seats that they were matched with."""
+    """Ends and updates entries of a locked flight.
+
+    Matches their former seats with other entries.
+    """
     freed = await entries.end(conn, changes.gone, actor=ACTOR, reason=ENTITLEMENT_ENDED)
     for entry, facts in changes.changed:
         now = await entries.update_facts(conn, entry, facts)
@@ -224,7 +250,10 @@ async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
 
 
 async def _fits(conn: Conn, entry: Entry) -> bool:
-    """Whether the rules for people and the cabin let the passenger have the entry's seat."""
+    """Returns True if the passenger is eligible for the entry's seat.
+
+    The seat must also be in the passenger's cabin.
+    """
     row = await conn.fetchrow(
         "SELECT cabin::text, exit_row, infant_allowed FROM seats WHERE flight_id = $1 AND seat_number = $2",
         entry.flight_id,

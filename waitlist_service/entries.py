@@ -1,13 +1,18 @@
-"""The state machine of entries: one function per transition, each deciding by one guarded write.
+"""The state machine of waitlist entries: one function for each transition.
+
+Each transition is one guarded write.
 
     WAITING → ASSIGNED        WAITING → OFFERED → ASSIGNED or DECLINED        WAITING or OFFERED → LEFT
 
-An offer ends in two steps: it is withdrawn, and then the seat service cancels its hold. A hold that the passenger has
-confirmed in between stays confirmed, and the entry becomes ASSIGNED.
+An offer is ended in two steps: it is marked as withdrawn, and then the seat service cancels its hold. If the passenger
+has confirmed the hold in between, it stays confirmed, and the entry becomes ASSIGNED.
 
-Each runs in the caller's transaction, writes its row of the history, and leaves there what has to follow: events for
-others, and timers for the steps that other services have to take. A write that missed its guard changed nothing and
-answers None.
+Each function runs in the caller's transaction. It writes the history, and in the same transaction the events for other
+services and the timers of the steps that call other services. A write whose guard does not match changes nothing, and
+its function returns None.
+
+A WAITING entry is matched if it has a seat number and a claim id. `claim_request` is the claim that was sent, or is
+about to be sent, to the seat service. A live entry is WAITING or OFFERED.
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ from services.outbox import Event
 from services.proto import timestamp
 from waitlist_service import notices, refusals
 
-# Timers, each about an entry but the first two, which are about a flight, and the last, which is about a hold.
+# The names of timers. The subject of SWEEP and CLOSE is a flight, that of CANCEL_HOLD a hold, that of the others an
+# entry.
 SWEEP: Final = "sweep"
 CLOSE: Final = "close"
 ASSIGN: Final = "assign"
@@ -37,7 +43,8 @@ WITHDRAW: Final = "withdraw"
 NOTIFY: Final = "notify"
 CANCEL_HOLD: Final = "cancel-hold"
 OFFER_LAPSED: Final = "OFFER_LAPSED"
-# A process that dies while it withdraws an offer leaves that to another after this time.
+# The request that withdraws an offer also cancels its hold. If its process dies, the timer WITHDRAW does that after
+# this time.
 WITHDRAW_LEASE: Final = timedelta(seconds=3)
 
 _COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::text, cabin::text, special_services,
@@ -48,7 +55,7 @@ _COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::tex
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a manifest says of a passenger, as far as an entry depends on it."""
+    """The facts of the manifest about a passenger that an entry depends on."""
 
     owner: str
     type: str
@@ -60,7 +67,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of `entries`."""
+    """A row of the table `entries`."""
 
     entry_id: UUID
     flight_id: str
@@ -91,7 +98,7 @@ class Entry:
 
     @property
     def facts(self) -> Facts:
-        """What the manifest said of the passenger when it was last asked."""
+        """The facts that the manifest had when this entry was last updated from it."""
         return Facts(
             owner=self.owner,
             type=self.type,
@@ -103,11 +110,14 @@ class Entry:
 
     @property
     def seat(self) -> tuple[str, str] | None:
-        """The seat that it is matched with, or was: flight and number."""
+        """Flight id and number of the entry's seat; None if it has no match."""
         return None if self.seat_number is None else (self.flight_id, self.seat_number)
 
     def message(self, *, position: int) -> pb.WaitlistEntry:
-        """Returns it as callers see it. A seat that it is only matched with is not its own yet."""
+        """Returns the entry as a message for callers.
+
+        The message has a seat only if the entry has a hold: a match alone gives the passenger no seat.
+        """
         shows_seat = self.hold_id is not None
         return pb.WaitlistEntry(
             entry_id=str(self.entry_id),
@@ -130,7 +140,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """A passenger who wants to wait."""
+    """The content of an entry that a passenger joins with."""
 
     flight_id: str
     passenger_id: str
@@ -146,7 +156,11 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An entry as it was when its seat was claimed, the hold that was confirmed for it, and the seat of that hold."""
+    """A claim whose hold is confirmed.
+
+    It has the entry as it was when claimed, the hold and the hold's seat. `actor` is the actor of the transition to
+    ASSIGNED.
+    """
 
     entry: Entry
     hold_id: UUID
@@ -155,7 +169,7 @@ class Claimed:
 
 
 async def find(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
-    """Returns an entry; `owner` None sees all. Raises ENTRY_NOT_FOUND."""
+    """Returns an entry; `owner` None finds those of all owners. Raises ENTRY_NOT_FOUND."""
     row = await conn.fetchrow(
         f"SELECT {_COLUMNS} FROM entries WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2)",  # noqa: S608
         entry_id,
@@ -167,7 +181,10 @@ async def find(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
 
 
 async def matched(conn: Conn, entry_ids: Sequence[UUID], *, mode: str) -> dict[UUID, tuple[Entry, str]]:
-    """Returns those of the entries that are matched with a seat, each with its flight's mode, or this one."""
+    """Returns those of the entries that are WAITING and matched, each with its mode.
+
+    `mode` is the mode of flights without one of their own.
+    """
     rows = await conn.fetch(
         f"""
         SELECT coalesce(mode::text, $2) AS mode, {_COLUMNS} FROM entries JOIN flights USING (flight_id)
@@ -185,9 +202,10 @@ async def matched(conn: Conn, entry_ids: Sequence[UUID], *, mode: str) -> dict[U
 
 
 async def decide(conn: Conn, requests: Sequence[tuple[Entry, bytes]]) -> set[UUID]:
-    """Writes the claim of each match, within WAITING, before it is sent: from then on exactly this one is repeated.
+    """Stores the claim request of each match, within WAITING, before it is sent.
 
-    Returns the entries whose match still stands and has no claim yet.
+    From then on each retry sends exactly the stored request. Returns the ids of the entries whose request was stored:
+    their match is unchanged and had no request yet.
     """
     rows = await conn.fetch(
         """
@@ -204,7 +222,7 @@ async def decide(conn: Conn, requests: Sequence[tuple[Entry, bytes]]) -> set[UUI
 
 
 async def is_matched(conn: Conn, entry: Entry) -> bool:
-    """Whether an entry is WAITING with the match that it had."""
+    """Returns True if an entry is still WAITING with the same match."""
     matched: bool | None = await conn.fetchval(
         "SELECT true FROM entries WHERE entry_id = $1 AND claim_id = $2 AND state || '' = 'WAITING'",
         entry.entry_id,
@@ -214,7 +232,7 @@ async def is_matched(conn: Conn, entry: Entry) -> bool:
 
 
 async def live(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
-    """Returns entries of a flight that are WAITING or OFFERED, in order of joining."""
+    """Returns live entries of a flight above `after_number`, in order of joining."""
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS} FROM entries
@@ -229,7 +247,10 @@ async def live(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> 
 
 
 async def endable(conn: Conn, flight_id: str, *, limit: int) -> list[Entry]:
-    """Returns live entries of a flight for which nothing is under way at the seat service, in order of joining."""
+    """Returns live entries of a flight that can be ended now, in order of joining.
+
+    Entries with a claim, an acceptance or a withdrawal in progress at the seat service are left out.
+    """
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS} FROM entries
@@ -245,7 +266,7 @@ async def endable(conn: Conn, flight_id: str, *, limit: int) -> list[Entry]:
 
 
 async def offered(conn: Conn, flight_id: str, *, limit: int) -> list[Entry]:
-    """Returns entries of a flight with an offer that is neither accepted nor withdrawn."""
+    """Returns entries of a flight whose offer is neither accepted nor withdrawn."""
     rows = await conn.fetch(
         f"""
         SELECT {_COLUMNS} FROM entries
@@ -260,7 +281,7 @@ async def offered(conn: Conn, flight_id: str, *, limit: int) -> list[Entry]:
 
 
 async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) -> list[Entry]:
-    """Returns entries of a flight in order of joining."""
+    """Returns entries of a flight in all states, in order of joining."""
     rows = await conn.fetch(
         f"SELECT {_COLUMNS} FROM entries WHERE flight_id = $1 AND number > $2 ORDER BY number LIMIT $3",  # noqa: S608
         flight_id,
@@ -271,7 +292,7 @@ async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) 
 
 
 async def anybody_waits(conn: Conn, flight_id: str) -> bool:
-    """Whether a flight has an entry that is WAITING or OFFERED."""
+    """Returns True if a flight has a live entry."""
     waiting: bool = await conn.fetchval(
         """
         SELECT EXISTS (SELECT FROM entries WHERE (CASE WHEN state IN ('WAITING', 'OFFERED') THEN flight_id END) = $1)
@@ -282,7 +303,10 @@ async def anybody_waits(conn: Conn, flight_id: str) -> bool:
 
 
 async def shown(conn: Conn, entry: Entry) -> pb.WaitlistEntry:
-    """Returns an entry as callers see it, with its position: 1 for whoever is first of those who wait."""
+    """Returns an entry as a message for callers, with its position.
+
+    The position counts the WAITING entries of the flight up to this one, from 1; 0 if the entry is not WAITING.
+    """
     position = 0
     if entry.state == "WAITING":
         position = await conn.fetchval(
@@ -298,9 +322,9 @@ async def shown(conn: Conn, entry: Entry) -> pb.WaitlistEntry:
 
 
 async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
-    """(nothing) → WAITING, behind everybody who waits: the flight's row is locked by the caller.
+    """Creates a WAITING entry with the next number of its flight, after all others.
 
-    Raises ALREADY_WAITING.
+    The caller has locked the row of the flight. Raises ALREADY_WAITING if the passenger has a live entry there.
     """
     row = await conn.fetchrow(
         f"""
@@ -343,9 +367,10 @@ async def join(conn: Conn, new: NewEntry, *, actor: str) -> Entry:
 
 
 async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
-    """WAITING or OFFERED → ASSIGNED, each with the confirmed hold of its claim. Tells others, and the passengers.
+    """Assigns confirmed holds to entries: WAITING or OFFERED → ASSIGNED.
 
-    None for an entry whose claim was given up meanwhile.
+    Writes the events for other services and the mails to the passengers. Returns the entry for each claim; None if the
+    entry was moved, or lost this match, meanwhile.
     """
     rows = await conn.fetch(
         f"""
@@ -396,7 +421,11 @@ def _assigned(entry: Entry) -> Event:
 
 
 async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, expire_time: datetime) -> Entry | None:
-    """WAITING → OFFERED, with the hold of this claim, until it ends. None where the claim was given up meanwhile."""
+    """Offers a held seat to its entry's passenger: WAITING → OFFERED.
+
+    The offer ends at `expire_time`. Sets the timer that ends the offer, and writes a mail. Returns None if the entry
+    was moved, or lost this match, meanwhile.
+    """
     row = await conn.fetchrow(
         f"""
         UPDATE entries
@@ -423,9 +452,10 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
 
 
 async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry | None:
-    """Marks an offer as accepted, within OFFERED and before its end: from now on only the seat service decides.
+    """Marks an offer as accepted, within OFFERED and before its end.
 
-    The hold may end later than the offer, because its passenger extends it at the seat service; the offer does not.
+    From then on only the seat service decides whether the seat is confirmed. A repeat returns the accepted entry. The
+    end of the offer counts and not that of the hold, which the passenger can extend at the seat service.
     """
     row = await conn.fetchrow(
         f"""
@@ -441,7 +471,10 @@ async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entr
 
 
 async def end_accept(conn: Conn, entry: Entry) -> None:
-    """Takes back that an offer was accepted, within OFFERED: the seat service refused the confirmation."""
+    """Clears the mark of an acceptance, within OFFERED.
+
+    The seat service has refused to confirm the hold.
+    """
     await conn.execute(
         "UPDATE entries SET accept_time = NULL WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2",
         entry.entry_id,
@@ -453,9 +486,10 @@ async def end_accept(conn: Conn, entry: Entry) -> None:
 async def withdraw(
     conn: Conn, entry_ids: Sequence[UUID], *, to: str, owner: str | None, actor: str, reason: str
 ) -> list[UUID]:
-    """Marks offers as withdrawn, within OFFERED, unless they are accepted or withdrawn already; returns which.
+    """Marks offers as withdrawn, within OFFERED; returns the ids of these entries.
 
-    `to` is what they become, DECLINED or LEFT, once the seat service has cancelled the hold; a timer sees to that.
+    Offers that are accepted or withdrawn already stay as they are. `to` is the state, DECLINED or LEFT, that an entry
+    gets when the seat service has cancelled its hold. The timer WITHDRAW, which is set here, calls the seat service.
     """
     rows = await conn.fetch(
         """
@@ -479,7 +513,10 @@ async def withdraw(
 
 
 async def finish_withdrawal(conn: Conn, entry: Entry) -> Entry | None:
-    """OFFERED → DECLINED or LEFT, as its withdrawal says, because the seat service says that its hold has ended."""
+    """Ends the entry of a withdrawn offer: OFFERED → DECLINED or LEFT.
+
+    The withdrawal has the new state. The caller knows from the seat service that the hold has ended.
+    """
     row = await conn.fetchrow(
         f"""
         UPDATE entries
@@ -502,7 +539,10 @@ async def finish_withdrawal(conn: Conn, entry: Entry) -> Entry | None:
 
 
 async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
-    """OFFERED → DECLINED, because the seat service says that the hold has ended, accepted or not."""
+    """Ends the entry of an offer whose hold has ended: OFFERED → DECLINED.
+
+    The offer may be accepted or not. The caller knows from the seat service that the hold has ended.
+    """
     row = await conn.fetchrow(
         f"""
         UPDATE entries
@@ -523,7 +563,7 @@ async def lapse(conn: Conn, entry_id: UUID, *, hold_id: UUID) -> Entry | None:
 
 
 async def leave(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry | None:
-    """WAITING → LEFT, unless a seat is being claimed for it at this moment."""
+    """Ends an entry: WAITING → LEFT. Returns None while a claim is in progress."""
     row = await conn.fetchrow(
         f"""
         UPDATE entries
@@ -543,9 +583,10 @@ async def leave(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) ->
 
 
 async def end(conn: Conn, ending: Sequence[Entry], *, actor: str, reason: str) -> set[str]:
-    """WAITING → LEFT; offers are withdrawn. Entries that are being claimed or accepted stay: they end afterwards.
+    """Ends WAITING entries (→ LEFT), and withdraws the offers of OFFERED ones.
 
-    Returns the seats that the entries were matched with. The flight's row is locked by the caller.
+    Entries with a claim or an acceptance in progress stay; a later call ends them. Writes the mails. Returns the seats
+    that the ended entries were matched with. The caller has locked the row of the flight.
     """
     if not ending:
         return set()
@@ -567,15 +608,16 @@ async def end(conn: Conn, ending: Sequence[Entry], *, actor: str, reason: str) -
     await _record_all(conn, [(entry, "WAITING", actor, reason) for entry in ended])
     await _tell_passengers(conn, ended, reason=reason)
     withdrawn = await withdraw(conn, entry_ids, to="LEFT", owner=None, actor=actor, reason=reason)
-    # At once: no request waits for the answer.
+    # Without WITHDRAW_LEASE: no request is running that will cancel these holds itself.
     await timers.set_timers(conn, WITHDRAW, [str(entry_id) for entry_id in withdrawn])
     return {entry.seat_number for entry in ended if entry.seat_number is not None}
 
 
 async def update_facts(conn: Conn, entry: Entry, facts: Facts) -> Entry | None:
-    """Writes what the manifest says now of a live entry's passenger; None while a claim or its end is under way.
+    """Writes the manifest's new facts of a passenger to a live entry.
 
-    Seats that the rules kept the passenger off may fit now: they are tried again.
+    Ends the entry's skips, because a seat that did not fit the passenger may fit now. Returns None and changes nothing
+    while a claim, an acceptance or a withdrawal is in progress.
     """
     row = await conn.fetchrow(
         f"""
@@ -607,10 +649,10 @@ async def update_facts(conn: Conn, entry: Entry, facts: Facts) -> Entry | None:
 
 
 async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> None:
-    """WAITING or OFFERED → LEFT, for everybody who waits for a flight that will not leave; the passengers are told.
+    """Ends the entries of a cancelled flight: WAITING or OFFERED → LEFT.
 
-    Also whoever a seat is being claimed or confirmed for: the seat service takes it back. The flight's row is locked by
-    the caller.
+    Writes the mails to their passengers. It also ends entries with a claim or an acceptance in progress, because the
+    seat service cancels all holds of the flight. The caller has locked the row of the flight.
     """
     rows = await conn.fetch(
         f"""
@@ -638,7 +680,10 @@ async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> Non
 
 
 async def give_up_claim(conn: Conn, entry: Entry) -> bool:
-    """Undoes a match whose seat could not be had, within WAITING: the entry is back in its place."""
+    """Removes the match of an entry that cannot get its seat, within WAITING.
+
+    The entry keeps its place. Returns False if the entry was moved, or lost this match, meanwhile.
+    """
     status = await conn.execute(
         """
         UPDATE entries SET claim_id = NULL, seat_number = NULL, match_time = NULL, uncertain = false,
@@ -652,7 +697,10 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
 
 
 async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "", origin: str = "") -> None:
-    """Writes mails about what became of entries, and why; for whom the manifest could not be asked, a timer asks it."""
+    """Writes mails to passengers about the new states of their entries.
+
+    If the manifest was not asked for a passenger's address yet (`contact_email` is None), the timer NOTIFY asks it.
+    """
     mails = [notices.mail_of(entry, reason=reason, origin=origin) for entry in told]
     await outbox.enqueue(conn, [mail for mail in mails if mail is not None])
     unknown = [str(entry.entry_id) for entry in told if entry.contact_email is None]
@@ -677,7 +725,10 @@ async def _record(conn: Conn, entry: Entry, from_state: str | None, *, actor: st
 
 
 async def _record_all(conn: Conn, transitions: Sequence[tuple[Entry, str | None, str, str]]) -> None:
-    """Writes the history of entries as they are now: what each was before, who moved it, and why."""
+    """Writes transitions to the history.
+
+    A transition is the entry after it, the state before, the actor and the reason.
+    """
     await conn.execute(
         """
         INSERT INTO entry_events (entry_id, version, from_state, to_state, seat_number, actor, reason)

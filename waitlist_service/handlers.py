@@ -1,4 +1,7 @@
-"""Events of other services, one function per event type, each in one transaction with the note that it was applied."""
+"""Handlers of other services' events, one function for each event type.
+
+The consumer runs a handler in the transaction that also records the event's id: a repeated event has no effect.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from waitlist_service import cancellations, serving
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Matches freed seats with who waits; what nobody wants is handed back.
+    """Matches released seats with waiting entries.
 
-    An event that comes late or twice matches a seat that is gone, which its claim finds out.
+    OFFERED seats that no entry wants are returned to general sale. A late or repeated event may match a seat that is
+    taken already. The claim is then refused, and the entry is WAITING without a match again.
     """
     release_time = event.release_time.ToDatetime(tzinfo=UTC)
     freed = {each.seat_number: release_time if each.state == Seat.OFFERED else None for each in event.seats}
@@ -26,7 +30,7 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
-    """Ends the waiting for a flight that will not leave."""
+    """Ends all entries of a cancelled flight."""
     cancel_time = event.cancel_time.ToDatetime(tzinfo=UTC)
     await cancellations.cancel_flight(conn, event.flight_id, reason=event.reason, cancel_time=cancel_time)
 

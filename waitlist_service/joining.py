@@ -1,4 +1,4 @@
-"""Joining a waitlist: who may wait, for what, and the place in the line."""
+"""Joining a waitlist: checks the request, and creates the entry."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from waitlist_service.entries import Facts, NewEntry
 from waitlist_service.openness import Openness
 from waitlist_service.peers import FlightTimes, Peers
 
-# Each time the last waiter left at the same moment.
+# The most tries to open the waitlist. A try is lost if the waitlist's last entry ends, and closes it, at the same time.
 OPENINGS: Final = 4
 
 
 class _Closed(Exception):
-    """The waitlist was closed between its opening and the entry."""
+    """The waitlist was closed after it was opened and before the entry was created."""
 
 
 class Joining:
-    """Lets passengers wait."""
+    """Adds passengers to waitlists."""
 
     def __init__(self, peers: Peers, openness: Openness, mutations: Mutations) -> None:
         self._peers = peers
@@ -37,7 +37,11 @@ class Joining:
     async def join(
         self, principal: Principal, request: pb.JoinWaitlistRequest, request_key: RequestKey | None
     ) -> pb.WaitlistEntry:
-        """(nothing) → WAITING, at the end of the line. Raises the refusals of JoinWaitlist."""
+        """Creates a WAITING entry, after all others of the flight.
+
+        A repeat returns the first response. Raises the errors of JoinWaitlist, and Unavailable if a service that is
+        asked is down: then there is no entry.
+        """
         known = await self._mutations.known(request_key, pb.WaitlistEntry)
         if known is not None:
             return known
@@ -68,8 +72,9 @@ class Joining:
         raise Unavailable
 
     async def _asked(self, principal: Principal, request: pb.JoinWaitlistRequest) -> tuple[Facts, FlightTimes]:
-        """Asks the check-in service for the passenger and the flight. A session reaches its own locator only.
+        """Returns what the check-in service says of the passenger and the flight.
 
+        A passenger session finds passengers of its own locator only.
         Raises PASSENGER_NOT_FOUND, LAP_INFANT_HAS_NO_SEAT, FLIGHT_CANCELLED, CHECK_IN_CLOSED or Unavailable.
         """
         place = (request.flight_id, request.passenger_id)
@@ -88,12 +93,12 @@ class Joining:
 
 async def _write(new: NewEntry, times: FlightTimes, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
     await serving.lock(conn, new.flight_id)
-    # The timer that ends the entry is there before the entry is.
+    # Sets the timer that ends the entry when check-in closes.
     await entitlements.follow_times(conn, new.flight_id, times)
     if await conn.fetchval("SELECT $1::timestamptz <= statement_timestamp()", times.close_time):
         raise refusals.check_in_closed(new.flight_id, times.close_time)
     if not await conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", new.flight_id):
-        # Whether it is to be opened again, or was closed for good, is seen by who opens it.
+        # `Joining.join` opens the waitlist again. If it is closed for ever, `Openness.open` raises the reason.
         raise _Closed
     unknown = await conn.fetchval(
         """
@@ -106,6 +111,6 @@ async def _write(new: NewEntry, times: FlightTimes, conn: Conn, *, actor: str) -
     if unknown is not None:
         raise refusals.seat_not_found(unknown)
     entry = await entries.join(conn, new, actor=actor)
-    # What is free already is served by a look at the map, at once.
+    # A sweep at once: it matches seats that are free already.
     await timers.set_timer(conn, entries.SWEEP, new.flight_id)
     return await entries.shown(conn, entry)

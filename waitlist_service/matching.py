@@ -1,8 +1,9 @@
-"""Who gets which of the freed seats: pure, so that it can be tried against every other way to do it.
+"""Matching: decides which waiting entry gets which released seat.
 
-Entries choose in order of joining, each its best among the seats that it wants and that are left. So a seat goes to the
-oldest entry that wants it, unless that one took another. A claim of a seat that may be gone can come to nothing: until
-it is judged, nobody younger gets what its entry might want then.
+It is a pure function, so that tests can try all cases. Entries choose in order of joining. Each gets the seat that it
+prefers among those that it wants and that are left. So a seat goes to the oldest entry that wants it and has not chosen
+another one. The claim of a seat that may be taken already can fail. Until its result is known, the other seats that its
+entry wants are kept from younger entries.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from waitlist_service import eligibility
 
 @dataclass(frozen=True, slots=True)
 class FreedSeat:
-    """A seat that can be claimed. `ordinal` is its place in the cabin layout."""
+    """A seat that can be claimed. `ordinal` is its index in the cabin layout."""
 
     seat_number: str
     ordinal: int
@@ -28,7 +29,12 @@ class FreedSeat:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """An entry that waits: who, what it wants, the dearest first, and what it was refused, for a while or for ever."""
+    """A waiting entry: passenger, preferences, and the seats it was refused.
+
+    `positions` and `seat_numbers` have the most preferred first; an empty list permits all. `skipped` are seats that it
+    was refused and does not try at present, `refused` those that it never tries again. `claiming` is true while the
+    result of a claim is unknown whose seat may be taken already.
+    """
 
     entry_id: UUID
     cabin: str
@@ -41,7 +47,7 @@ class Wishes:
     claiming: bool = False
 
     def wishes(self, seat: FreedSeat) -> bool:
-        """Whether a seat meets every wish."""
+        """Returns True if a seat meets all preferences."""
         return (
             seat.cabin == self.cabin
             and (not self.positions or seat.position in self.positions)
@@ -49,21 +55,24 @@ class Wishes:
         )
 
     def forbidden(self, seat: FreedSeat) -> str | None:
-        """Returns why the rules for people keep it off a seat; None where they don't."""
+        """Returns the reason why the passenger is not eligible for a seat.
+
+        None if the passenger is eligible.
+        """
         return eligibility.forbidden(
             self.type, self.special_services, exit_row=seat.exit_row, infant_allowed=seat.infant_allowed
         )
 
     def wants(self, seat: FreedSeat) -> bool:
-        """Whether a seat meets every wish, and it may ever sit there."""
+        """Returns True if the seat is preferred, eligible and not refused for ever."""
         return self.wishes(seat) and seat.seat_number not in self.refused and self.forbidden(seat) is None
 
     def can_get(self, seat: FreedSeat) -> bool:
-        """Whether a wanted seat was not refused to it a moment ago."""
+        """Returns True if the entry wants a seat and does not skip it at present."""
         return self.wants(seat) and seat.seat_number not in self.skipped
 
     def best_of(self, seats: Iterable[FreedSeat]) -> FreedSeat | None:
-        """Returns the dearest of the seats that it wants and can get; None where there is none."""
+        """Returns the most preferred of the seats that the entry can get, or None."""
         return min((seat for seat in seats if self.can_get(seat)), key=self._rank, default=None)
 
     def _rank(self, seat: FreedSeat) -> tuple[int, int, int]:
@@ -76,7 +85,11 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The seat of each entry that gets one, the seats kept for entries that are being judged, and what is left."""
+    """The result of matching.
+
+    `seats` has the seat of each matched entry. `kept` are seats that older entries may still want when the result of
+    their claim is known. `left` are the other seats.
+    """
 
     seats: dict[UUID, FreedSeat]
     kept: set[str]
@@ -84,7 +97,10 @@ class Matches:
 
 
 def match(entries: Iterable[Wishes], seats: Iterable[FreedSeat], *, certain: Collection[str]) -> Matches:
-    """Returns who gets what; `entries` are in order of joining, `certain` those of the seats that can't be gone."""
+    """Matches seats with entries, which are in order of joining.
+
+    `certain` are those of the seats that no other caller can have taken.
+    """
     left = {seat.seat_number: seat for seat in seats}
     matched: dict[UUID, FreedSeat] = {}
     kept: set[str] = set()

@@ -1,4 +1,4 @@
-"""What waiting passengers are told by mail."""
+"""The mails to passengers about their waitlist entries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVICE: Final = "waitlist"
 
 
 class Told(Protocol):
-    """An entry, as far as a mail speaks of it."""
+    """The attributes of an entry that a mail depends on."""
 
     @property
     def flight_id(self) -> str: ...
@@ -32,9 +32,10 @@ class Told(Protocol):
 
 
 def mail_of(entry: Told, *, reason: str = "", origin: str = "") -> Event | None:
-    """Returns the mail about what became of the entry, and why; None without an address, or if no mail is due.
+    """Returns the mail about the entry's present state; None if no mail is due.
 
-    Times are the local ones of the airport `origin`; UTC if it is not known.
+    No mail is due without an address, and for most states and reasons (`reason` of the last transition). Times in the
+    text are local times of the airport `origin`, or UTC if it is not known.
     """
     if not entry.contact_email:
         return None

@@ -1,4 +1,4 @@
-"""What a passenger answers: accept, decline, leave. And how a flight gives its seats."""
+"""AcceptOffer, DeclineOffer, LeaveWaitlist and SetWaitlistMode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from waitlist_service.entries import Entry
 
 
 class Offers:
-    """Accepting, declining and leaving, which ask the seat service what has become of the offer's hold."""
+    """Accept, decline and leave.
+
+    Each calls the seat service first, if the entry has an offer: the state of its hold decides.
+    """
 
     def __init__(self, pool: Pool, assigning: Assignment, all_entitlements: Entitlements, mutations: Mutations) -> None:
         self._pool = pool
@@ -26,10 +29,12 @@ class Offers:
         self._mutations = mutations
 
     async def accept(self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None) -> pb.WaitlistEntry:
-        """OFFERED → ASSIGNED, before the offer ends. A repeat answers the assigned entry.
+        """Accepts an offer before its end: OFFERED → ASSIGNED.
 
-        Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED, CHECK_IN_CLOSED, PASSENGER_NOT_FOUND; Unavailable where the
-        seat service is away: then the offer stays accepted, and is confirmed as soon as it is back.
+        A repeat returns the assigned entry. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED, CHECK_IN_CLOSED or
+        PASSENGER_NOT_FOUND. Raises Unavailable if the seat service is down: then the offer stays accepted, and a timer
+        confirms it when the seat service is back. If the check-in service is down, Unavailable is raised and nothing
+        has changed.
         """
         known = await self._mutations.known(request_key, pb.WaitlistEntry)
         if known is not None:
@@ -50,17 +55,18 @@ class Offers:
     async def decline(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
     ) -> pb.WaitlistEntry:
-        """OFFERED → DECLINED; the seat goes to the next. A repeat answers the declined entry.
+        """Declines an offer: OFFERED → DECLINED.
 
-        A hold that the passenger has confirmed stays confirmed, and the entry becomes ASSIGNED. Raises ENTRY_NOT_FOUND
-        or NO_OFFER; Unavailable if the seat service is down: then the offer stays withdrawn, and ends as soon as it is
-        back.
+        The seat goes to the next entry. A repeat returns the declined entry. If the passenger has confirmed the hold at
+        the seat service, it stays confirmed, and the entry becomes ASSIGNED; the call then raises NO_OFFER. Raises
+        ENTRY_NOT_FOUND or NO_OFFER. Raises Unavailable if the seat service is down: then the offer stays withdrawn, and
+        a timer ends it when the seat service is back.
         """
 
         async def answer(conn: Conn) -> pb.WaitlistEntry:
             entry = await entries.find(conn, entry_id, owner=owner)
             if entry.state == "OFFERED":
-                # It is being accepted at this moment.
+                # The offer is accepted, and its confirmation is in progress: `Mutations` tries again.
                 raise GuardMissed
             if entry.state != "DECLINED":
                 raise refusals.no_offer(entry.state)
@@ -75,10 +81,11 @@ class Offers:
     async def leave(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
     ) -> pb.WaitlistEntry:
-        """WAITING or OFFERED → LEFT. A repeat answers the entry that was left.
+        """Ends an entry at its owner's request: WAITING or OFFERED → LEFT.
 
-        A hold that the passenger has confirmed stays confirmed, and the entry becomes ASSIGNED. Raises ENTRY_NOT_FOUND
-        or ENTRY_ENDED; Unavailable while a claim's outcome is not known, or if the seat service is down.
+        A repeat returns the ended entry. If the passenger has confirmed the hold at the seat service, it stays
+        confirmed, and the entry becomes ASSIGNED; the call then raises ENTRY_ENDED. Raises ENTRY_NOT_FOUND or
+        ENTRY_ENDED. Raises Unavailable while the result of a claim is unknown, or if the seat service is down.
         """
 
         async def answer(conn: Conn) -> pb.WaitlistEntry:
@@ -86,7 +93,7 @@ class Offers:
             if entry.state == "WAITING":
                 entry = await _leave_line(conn, entry, actor=actor)
             if entry.state == "OFFERED":
-                # It is being accepted at this moment.
+                # The offer is accepted, and its confirmation is in progress: `Mutations` tries again.
                 raise GuardMissed
             if entry.state != "LEFT":
                 raise refusals.entry_ended(entry.state)
@@ -99,7 +106,7 @@ class Offers:
         return await self._mutations.run(request_key, pb.WaitlistEntry, answer)
 
     async def _withdraw(self, entry_id: UUID, *, to: str, owner: str | None, actor: str) -> None:
-        """Withdraws an offer and cancels its hold, if the entry has one and it is not being accepted."""
+        """Withdraws the offer of an entry, unless it is accepted, and cancels its hold."""
         async with db.transaction(self._pool) as conn:
             await entries.withdraw(conn, [entry_id], to=to, owner=owner, actor=actor, reason=to)
             entry = await entries.find(conn, entry_id, owner=owner)
@@ -108,22 +115,28 @@ class Offers:
 
 
 async def _leave_line(conn: Conn, entry: Entry, *, actor: str) -> Entry:
-    """WAITING → LEFT; a seat that the entry was matched with goes to the next."""
+    """Ends a WAITING entry: → LEFT.
+
+    Its matched seat goes to the next entry that wants it.
+    """
     await serving.lock(conn, entry.flight_id)
     left = await entries.leave(conn, entry.entry_id, owner=None, actor=actor)
     if left is None:
-        # Its claim is under way.
+        # Its claim is in progress. `Mutations` tries again; the call fails with Unavailable if that takes too long.
         raise GuardMissed
     if left.seat_number is not None:
         unwanted = await serving.serve(conn, left.flight_id, {left.seat_number: None})
         await serving.hand_back(conn, left.flight_id, unwanted)
-    # Whoever was the last closes the waitlist behind it.
+    # If this was the last live entry, the sweep closes the waitlist.
     await timers.set_timer(conn, entries.SWEEP, left.flight_id)
     return left
 
 
 async def set_mode(request: pb.SetWaitlistModeRequest, conn: Conn) -> pb.SetWaitlistModeResponse:
-    """Decides how seats of a flight are given from now on; offers that were made stay."""
+    """Sets the mode of a flight for future claims.
+
+    Existing claims and offers do not change.
+    """
     await conn.execute(
         """
         INSERT INTO flights (flight_id, mode) VALUES ($1, $2::waitlist_mode)

@@ -1,7 +1,9 @@
-"""Whether a flight's freed seats are the waitlist's alone: opened before the first entry, closed after the last.
+"""Opens a flight's waitlist before its first entry; closes it after the last.
 
-The flight's row has what shall be so, counts its changes, and knows which of them the seat service was told. A message
-that was overtaken changes nothing there, so that closing late never undoes an opening.
+While the waitlist is open, the seat service makes released seats OFFERED, which only the waitlist can claim. The row of
+the flight has the wanted setting (`open`), counts its changes (`revision`), and has the last revision that the seat
+service knows (`told_revision`). The seat service ignores a stale revision, so that a late request to close never undoes
+a newer one to open.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from waitlist_service.peers import Peers
 
 
 class Openness:
-    """Keeps the seat service in the picture."""
+    """Opens and closes waitlists, at the seat service, too."""
 
     def __init__(self, pool: Pool, peers: Peers) -> None:
         self._pool = pool
         self._peers = peers
 
     async def open(self, flight_id: str) -> None:
-        """Has freed seats of the flight offered to the waitlist; returns when that is in effect.
+        """Opens a flight's waitlist; returns when the seat service knows that.
 
-        Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED, or Unavailable; then nobody can wait.
+        Also stores the flight's seats when it is opened. Raises FLIGHT_NOT_FOUND, FLIGHT_CANCELLED or Unavailable; then
+        no passenger can join.
         """
         if await self._is_open(flight_id):
             return
@@ -55,7 +58,10 @@ class Openness:
         await self.tell(flight_id)
 
     async def close_if_nobody_waits(self, flight_id: str) -> None:
-        """Has freed seats of the flight given to everybody, unless somebody waits."""
+        """Closes a flight's waitlist if it has no live entry.
+
+        Also notifies the seat service.
+        """
         async with db.transaction(self._pool) as conn:
             await conn.execute(
                 """
@@ -69,7 +75,10 @@ class Openness:
         await self.tell(flight_id)
 
     async def tell(self, flight_id: str) -> None:
-        """Tells the seat service what shall be so, where it does not know that yet."""
+        """Sends the flight's `open` to the seat service.
+
+        Does nothing if the seat service knows the latest revision.
+        """
         async with db.transaction(self._pool) as conn:
             row = await conn.fetchrow(
                 "SELECT open, revision FROM flights WHERE flight_id = $1 AND told_revision < revision", flight_id

@@ -1,4 +1,4 @@
-"""What the waitlist asks other services, and what their refusals mean here."""
+"""Calls to the seat and check-in services, and what their refusals mean."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from waitlist_service.entries import Entry, Facts
 from waitlist_service.matching import FreedSeat
 from waitlist_service.settings import WaitlistSettings
 
-# The lease of a claim is four seconds; a look at the manifest and a claim are two calls.
+# The timeout of one call: a timer asks for the manifest and then claims, within its lease of four seconds.
 TIMEOUT_SECONDS: Final = 1.2 * FACTOR
-# The limit of the seat service's contract; an adult with eight special services and an infant has nine.
+# The most special services that the seat service accepts. An adult with eight and an infant on the lap has nine.
 MOST_NEEDS: Final = 8
-# Somebody was faster, or the seat was blocked: it is not to be had.
+# Reasons that mean: the seat cannot be claimed; it is taken or blocked, or does not exist.
 GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGHT_NOT_FOUND", "FLIGHT_CANCELLED"})
-# The seat service's rules keep the passenger off the seat.
+# Reasons that mean: the passenger is not eligible for the seat.
 FORBIDDEN: Final = frozenset({"EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED", "CABIN_NOT_ALLOWED"})
-# The seat service knows of no right of the passenger to a seat of the flight.
+# Reasons that mean: the seat service does not find the passenger entitled to any seat of the flight.
 NO_RIGHT: Final = frozenset(
     {
         "PASSENGER_NOT_ENTITLED",
@@ -46,11 +46,14 @@ ENDED: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND", "F
 
 
 class SeatGone(Exception):
-    """The seat, or the hold of it, is not to be had any more."""
+    """The seat can no longer be claimed, or its hold has ended."""
 
 
 class NotForPassenger(Exception):
-    """The seat service gives the seat to another passenger, and not to this one."""
+    """The seat service refuses the seat to this passenger.
+
+    Another passenger might get it.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -58,13 +61,16 @@ class NotForPassenger(Exception):
 
     @property
     def is_for_manifest(self) -> bool:
-        """Whether the manifest says how to go on."""
+        """True if the entry must be compared with the manifest."""
         return self.reason in FORBIDDEN | NO_RIGHT
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold of the seat service; `state` by its contract. `seats` has its seats by flight and passenger."""
+    """A hold of the seat service.
+
+    `state` is a value of its proto. `seats` has the seat numbers by flight id and passenger id.
+    """
 
     hold_id: UUID
     state: str
@@ -72,7 +78,10 @@ class Hold:
     seats: Mapping[tuple[str, str], str]
 
     def seat_of(self, entry: Entry) -> str:
-        """Returns the passenger's seat: another than the offered one if the passenger has changed the hold."""
+        """Returns the seat of the entry's passenger in this hold.
+
+        It is not the offered one if the passenger has changed the hold.
+        """
         return self.seats.get((entry.flight_id, entry.passenger_id), entry.seat_number or "")
 
 
@@ -87,7 +96,11 @@ class PassengerSeat:
 
 @dataclass(frozen=True, slots=True)
 class FlightTimes:
-    """When check-in for a flight closes, whether it has, whether the flight is cancelled, and where it leaves from."""
+    """The facts of the check-in service about a flight.
+
+    `close_time` is the end of check-in, and `closed` is true if that has passed. `cancel_time` is None if the flight is
+    not cancelled. `origin` is the airport of departure.
+    """
 
     close_time: datetime
     closed: bool
@@ -98,7 +111,10 @@ class FlightTimes:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the check-in service says at one moment; what it does not know is missing."""
+    """A response of the check-in service.
+
+    Passengers and flights that it does not know are left out.
+    """
 
     passengers: Mapping[tuple[str, str], Facts]
     flights: Mapping[str, FlightTimes]
@@ -106,14 +122,17 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class MapSeat:
-    """A seat as the map shows it."""
+    """A seat of the seat service's map, with its state."""
 
     seat: FreedSeat
     state: str
 
 
 class Peers:
-    """Calls to the seat and check-in services. All raise Unavailable where they are away."""
+    """Calls to the seat and check-in services.
+
+    Each call raises Unavailable if the service is down.
+    """
 
     def __init__(self, settings: WaitlistSettings) -> None:
         token = OwnToken(settings.token_file)
@@ -125,7 +144,7 @@ class Peers:
                 (settings.checkin_address, "checkin.v1.CheckInService"),
             )
         ]
-        # Generated stubs of an aio channel are typed for the other kind.
+        # The generated stubs are typed for synchronous channels, and these are asynchronous: hence Any.
         self._seats: Any = SeatServiceStub(self._channels[0])
         self._checkin: Any = CheckInServiceStub(self._channels[1])
 
@@ -135,9 +154,9 @@ class Peers:
             await each.close()
 
     async def claim(self, request: seat.ClaimSeatRequest) -> Hold:
-        """Sends a claim. A repeat of the same request answers the same hold.
+        """Sends a claim. A repeat of the same request returns the same hold.
 
-        Raises SeatGone, NotForPassenger, or PeerRefusal or PeerFault for a reason that is not expected.
+        Raises SeatGone or NotForPassenger; PeerRefusal or PeerFault if the claim is refused for an unexpected reason.
         """
         try:
             return _hold(await ask(self._seats.ClaimSeat(request)))
@@ -149,9 +168,10 @@ class Peers:
             raise
 
     async def confirm(self, hold_id: UUID) -> Hold:
-        """Confirms a claimed hold; the passenger's former seat is freed. A repeat succeeds.
+        """Confirms a hold.
 
-        Raises SeatGone or NotForPassenger.
+        The seat service also releases the passenger's former seat. A repeat succeeds. Raises SeatGone or
+        NotForPassenger.
         """
         request = seat.ConfirmHoldRequest(hold_id=str(hold_id), request_id=str(_request_id(hold_id, "confirm")))
         try:
@@ -164,7 +184,10 @@ class Peers:
             raise
 
     async def cancel_unconfirmed(self, hold_id: UUID, *, reason: str) -> bool:
-        """Cancels a hold unless it is confirmed; returns False if it is. A hold that has ended needs no cancelling."""
+        """Cancels a hold unless it is confirmed; returns False if it is.
+
+        Returns True also if the hold had ended before.
+        """
         request = seat.CancelHoldRequest(
             hold_id=str(hold_id),
             reason=reason,
@@ -174,7 +197,7 @@ class Peers:
         try:
             await ask(self._seats.CancelHold(request))
         except PeerRefusal as refusal:
-            # Of a flight that has left only a confirmed hold cannot be cancelled.
+            # FLIGHT_DEPARTED means that the hold is confirmed: only confirmed seats of a departed flight are kept.
             if refusal.reason in ("HOLD_CONFIRMED", "FLIGHT_DEPARTED"):
                 return False
             if refusal.reason not in ENDED:
@@ -182,12 +205,15 @@ class Peers:
         return True
 
     async def hold(self, hold_id: UUID) -> Hold:
-        """Returns a hold as it is now."""
+        """Returns the present state of a hold."""
         request = seat.GetHoldRequest(hold_id=str(hold_id))
         return _hold(await ask(self._seats.GetHold(request)))
 
     async def seat_map(self, flight_id: str) -> list[MapSeat]:
-        """Returns a flight's seats, at most a second old. Raises FLIGHT_NOT_FOUND."""
+        """Returns a flight's seats from its map. Raises FLIGHT_NOT_FOUND.
+
+        The map is usually at most 1 s old.
+        """
         request = seat.GetSeatMapRequest(flight_id=flight_id)
         try:
             answer = await ask(self._seats.GetSeatMap(request))
@@ -211,7 +237,10 @@ class Peers:
         ]
 
     async def set_open(self, flight_id: str, *, is_open: bool, revision: int) -> None:
-        """Says whether anybody waits. A repeat, or one that was overtaken, changes nothing. Raises FLIGHT_NOT_FOUND."""
+        """Opens or closes the flight's waitlist at the seat service.
+
+        Raises FLIGHT_NOT_FOUND. A repeat, or a request with a stale revision, changes nothing.
+        """
         request = seat.SetWaitlistOpenRequest(flight_id=flight_id, open=is_open, revision=revision)
         try:
             await ask(self._seats.SetWaitlistOpen(request))
@@ -221,7 +250,10 @@ class Peers:
             raise
 
     async def hand_back(self, flight_id: str, seat_number: str) -> None:
-        """Hands back an offered seat that nobody wants; one that is no longer offered needs no handing back."""
+        """Returns an OFFERED seat to general sale (ReturnSeat).
+
+        Succeeds also if the seat is no longer OFFERED.
+        """
         request = seat.ReturnSeatRequest(flight_id=flight_id, seat_number=seat_number)
         try:
             await ask(self._seats.ReturnSeat(request))
@@ -230,7 +262,7 @@ class Peers:
                 raise
 
     async def seats_of(self, entries: Sequence[Entry]) -> dict[UUID, list[PassengerSeat]]:
-        """Returns the seats that the passengers of these entries hold or have confirmed, by entry."""
+        """Returns the held and confirmed seats of entries' passengers, by entry."""
         request = seat.FindPassengerSeatsRequest(
             passengers=[
                 seat.FindPassengerSeatsRequest.FlightPassenger(
@@ -250,7 +282,7 @@ class Peers:
         }
 
     async def manifest(self, passengers: Sequence[tuple[str, str]], flight_ids: Sequence[str] = ()) -> Manifest:
-        """Returns passengers, each of a flight, and flights as the check-in service has them at this moment."""
+        """Returns the check-in service's facts of passengers and of flights."""
         request = checkin.FindPassengersRequest(
             passengers=[
                 checkin.FindPassengersRequest.FlightPassenger(flight_id=flight_id, passenger_id=passenger_id)
@@ -277,7 +309,10 @@ class Peers:
 
 
 def claim_request(entry: Entry, *, offer_ttl: timedelta | None) -> seat.ClaimSeatRequest:
-    """Returns the claim of an entry's match: for as long as its offer lasts; confirmed at once without an offer."""
+    """Builds the claim of an entry's match.
+
+    With `offer_ttl` the seat is held for that time and will be offered; with None it is confirmed at once.
+    """
     request = seat.ClaimSeatRequest(
         flight_id=entry.flight_id,
         seat_number=entry.seat_number or "",
@@ -287,7 +322,8 @@ def claim_request(entry: Entry, *, offer_ttl: timedelta | None) -> seat.ClaimSea
         profile=seat.PassengerProfile(
             type=seat.PassengerProfile.Type.Value(entry.type),
             cabin=seat.Seat.Cabin.Value(entry.cabin),
-            # These two first: they rule out what any other code rules out.
+            # The list is cut to MOST_NEEDS. These two codes come first: with them the seat service refuses each seat
+            # that it would refuse because of a code that is cut off.
             special_services=sorted(
                 entry.special_services, key=lambda code: code not in (INFANT_ON_LAP, CHILD_IN_CARE)
             )[:MOST_NEEDS],
@@ -321,15 +357,18 @@ def _hold(answer: seat.Hold) -> Hold:
 
 
 def _request_id(hold_id: UUID, what: str) -> UUID:
-    """The same for each repeat. The seat service wants a UUID, and does not mind which version."""
+    """Returns a request id that is the same for each retry.
+
+    It is a UUID of version 5; the seat service accepts every version.
+    """
     return uuid5(hold_id, what)
 
 
 def offered(seats: Sequence[MapSeat]) -> set[str]:
-    """Returns the seats that only the waitlist may take."""
+    """Returns the numbers of the seats that only the waitlist can claim."""
     return {each.seat.seat_number for each in seats if each.state == "OFFERED"}
 
 
 def free(seats: Sequence[MapSeat]) -> set[str]:
-    """Returns the seats that can be claimed."""
+    """Returns the numbers of the seats that the waitlist can claim."""
     return {each.seat.seat_number for each in seats if each.state in ("AVAILABLE", "OFFERED")}

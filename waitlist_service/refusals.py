@@ -1,4 +1,4 @@
-"""The waitlist service's refusals, each with its reason of the contract and the metadata that it carries."""
+"""The refusals of the waitlist service, each with its `ErrorReason` and metadata."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 
 def flight_not_found(flight_id: str) -> NotFound:
-    """There is no such flight."""
+    """The flight does not exist."""
     return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
 
 
 def flight_cancelled(flight_id: str) -> FailedPrecondition:
-    """The flight will not leave."""
+    """The flight is cancelled."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
     )
@@ -37,7 +37,7 @@ def check_in_closed(flight_id: str, close_time: datetime) -> FailedPrecondition:
 
 
 def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
-    """A lap infant has no seat of its own."""
+    """The passenger is a lap infant, who has no seat."""
     return FailedPrecondition(
         _name(ErrorReason.LAP_INFANT_HAS_NO_SEAT),
         f"passenger {passenger_id} is a lap infant and has no seat of its own; join with the adult",
@@ -46,17 +46,23 @@ def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
 
 
 def passenger_not_found() -> NotFound:
-    """The flight's manifest has no such passenger, or the session is of another locator: one answer for both."""
+    """The manifest does not list the passenger, or the session has another locator.
+
+    The response is the same for both.
+    """
     return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
 
 
 def entry_not_found() -> NotFound:
-    """There is no such entry, or it is somebody else's; not even the text says which."""
+    """The entry does not exist, or another principal owns it.
+
+    The response is the same for both.
+    """
     return NotFound(_name(ErrorReason.ENTRY_NOT_FOUND), "waitlist entry not found")
 
 
 def seat_not_found(seat_number: str) -> NotFound:
-    """The flight has no such seat."""
+    """The flight has no seat with this number."""
     return NotFound(
         _name(ErrorReason.SEAT_NOT_FOUND),
         f"there is no seat {seat_number} on this flight",
@@ -65,7 +71,7 @@ def seat_not_found(seat_number: str) -> NotFound:
 
 
 def already_waiting(entry_id: UUID) -> AlreadyExists:
-    """The passenger waits on this flight already."""
+    """The passenger already has a live entry for this flight."""
     return AlreadyExists(
         _name(ErrorReason.ALREADY_WAITING),
         "the passenger waits on this flight already",
@@ -74,12 +80,12 @@ def already_waiting(entry_id: UUID) -> AlreadyExists:
 
 
 def no_offer(state: str) -> FailedPrecondition:
-    """There is nothing to accept or decline."""
+    """The entry has no offer to accept or decline."""
     return FailedPrecondition(_name(ErrorReason.NO_OFFER), "the entry has no offer", metadata={"state": state})
 
 
 def offer_expired(offer_expire_time: datetime) -> Aborted:
-    """The offer ended before the call."""
+    """The offer ended before the request."""
     return Aborted(
         _name(ErrorReason.OFFER_EXPIRED),
         "the offer has ended",
@@ -88,12 +94,12 @@ def offer_expired(offer_expire_time: datetime) -> Aborted:
 
 
 def entry_ended(state: str) -> FailedPrecondition:
-    """The waiting has ended otherwise."""
+    """The entry has ended in another state than the requested one."""
     return FailedPrecondition(_name(ErrorReason.ENTRY_ENDED), "the waiting has ended", metadata={"state": state})
 
 
 def cabin_not_allowed(cabin: str) -> FailedPrecondition:
-    """Nobody waits for another class than its own."""
+    """The requested cabin is not the passenger's."""
     return FailedPrecondition(
         _name(ErrorReason.CABIN_NOT_ALLOWED), f"the passenger's cabin is {cabin}", metadata={"cabin": cabin}
     )

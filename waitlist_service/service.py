@@ -1,4 +1,4 @@
-"""The waitlist service put together."""
+"""Assembly of the waitlist service: its parts and background tasks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from waitlist_service.settings import WaitlistSettings
 
 @asynccontextmanager
 async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
-    """Wires the parts of one process, for as long as the block lasts."""
+    """Builds the parts of one process; closes their connections when the block ends."""
 
     def tell() -> None:
         relay.wake()
@@ -57,7 +57,8 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)
-    # Flights have nothing to wait for from each other.
+    # One event for each transaction (`together=False`), so that the event of one flight does not wait for the lock of
+    # another flight.
     events = consume(name="events", subscriptions=SUBSCRIPTIONS, together=False)
     mails = consume(name="mails", subscriptions=[Postman(settings).subscription(SERVICE)], together=False)
     flights = cancelled_flights.comparison(

@@ -1,4 +1,4 @@
-"""Proto in, domain call, proto out; no decisions."""
+"""gRPC servicer: converts requests to domain calls, and results to responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Context = Any
 
 
 class WaitlistServicer(WaitlistServiceServicer):
-    """WaitlistService. What an RPC does and refuses stands in its proto."""
+    """The servicer of WaitlistService. The proto describes each RPC and its errors."""
 
     def __init__(
         self, *, pool: Pool, mutations: Mutations, joining: Joining, offers: Offers, page_tokens: PageTokens
@@ -79,6 +79,6 @@ def _key(request: Message) -> Any:
 
 
 def _owner() -> str | None:
-    """Whose entries the caller reaches: a passenger session its own, None for all."""
+    """Returns the owner whose entries the caller may access; None for all owners."""
     principal = running().principal
     return principal.name if principal.role is Role.PASSENGER else None

@@ -1,9 +1,11 @@
-"""Giving freed seats to who waits: decided and written down under the flight's lock, before anything is claimed.
+"""Matches released seats with waiting entries.
 
-So two processes never give one seat to two entries, and no younger entry is served before an older one that wants the
-same seat, whatever dies in between (docs/decisions/0017). What a late event or a look at the map
-tells may be gone: until the claim of such a seat is judged, others that its entry wants are kept from whoever is
-younger.
+A match is written before its seat is claimed. Matching runs under the lock of the flight's row. So two processes never
+match one seat with two entries, and no younger entry gets a seat before an older one that wants it, even if a process
+dies in between (docs/decisions/0017).
+
+A seat that comes from a late event or from the map may be taken already: its match is uncertain. Until the result of
+that claim is known, the other free seats that its entry wants are kept: no younger entry gets them.
 """
 
 from __future__ import annotations
@@ -18,24 +20,25 @@ from services.db import Conn, GuardMissed
 from waitlist_service.entries import ASSIGN
 from waitlist_service.matching import FreedSeat, Wishes, match
 
-# Most releases are served by the first few who wait; who looks further looks far.
+# The entries of the first page: usually one of the oldest wants a released seat. Each further page has PAGE entries.
 FIRST_PAGE: Final = 8
 PAGE: Final = 200
-# What is told this soon tells of an offer that has not ended: half the window in which others can't take it.
+# An offer of at most this age is still valid: it is half of the offer window (10 s by default), in which only the
+# waitlist can claim the seat.
 FRESH: Final = timedelta(seconds=5)
-# A seat map is older than this only where its cache is in trouble.
+# The assumed age of a seat map; only a map from a failing cache can be older.
 MAP_AGE: Final = timedelta(seconds=2)
-# Between the clocks of the seat service's database and ours.
+# The largest assumed difference between the clocks of the seat service's database and of this one.
 CLOCK_SKEW: Final = timedelta(seconds=1)
 HAND_BACK: Final = "hand-back"
 
 
 async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
-    """Matches freed seats with the entries that wait, in order of joining, in the caller's transaction.
+    """Matches released seats with waiting entries, in order of joining.
 
-    `freed` has the time at which each was known to be offered to the waitlist alone; None where others may take it.
-    Seats that were kept before are served with them. Each match is claimed by its timer. Returns the seats that nobody
-    who waits wants.
+    Runs in the caller's transaction. `freed` has for each seat the time at which it was known to be OFFERED; None if
+    other callers can take it, too. Kept seats of the flight are matched with them. The timer ASSIGN, which is set here,
+    claims the seat of each match. Returns the seats that no waiting entry wants.
     """
     if not await lock(conn, flight_id):
         return set(freed)
@@ -65,19 +68,25 @@ async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]
 
 
 async def hand_back(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:
-    """Has seats handed back that nobody who waits wants, in the transaction that found that out."""
+    """Sets the timers that return unwanted OFFERED seats to general sale.
+
+    The caller has found that no entry wants them, in the same transaction.
+    """
     if seat_numbers:
         await timers.set_timers(conn, HAND_BACK, [f"{flight_id}/{number}" for number in sorted(seat_numbers)])
 
 
 async def lock(conn: Conn, flight_id: str) -> bool:
-    """Locks a flight until the transaction ends. False where nobody ever waited for it."""
+    """Locks a flight's row until the transaction ends; returns False if there is none."""
     row = await conn.fetchrow("SELECT flight_id FROM flights WHERE flight_id = $1 FOR NO KEY UPDATE", flight_id)
     return row is not None
 
 
 async def lock_all(conn: Conn, flight_ids: Collection[str]) -> None:
-    """Locks flights in the order in which events lock theirs: by the bytes of their body, which the id leads."""
+    """Locks the rows of flights, in the order in which consumers lock them.
+
+    A consumer sorts events by the bytes of their body, which begins with the length of the flight id and the id.
+    """
     await conn.execute(
         """
         SELECT flight_id FROM flights WHERE flight_id = ANY($1::text[])
@@ -88,7 +97,7 @@ async def lock_all(conn: Conn, flight_ids: Collection[str]) -> None:
 
 
 async def keeping(conn: Conn, flight_ids: Collection[str]) -> list[str]:
-    """Returns those of the flights where seats are kept until a claim is judged."""
+    """Returns those of the flights that have kept seats."""
     rows = await conn.fetch(
         "SELECT DISTINCT flight_id FROM seats WHERE kept AND flight_id = ANY($1::text[]) ORDER BY flight_id",
         list(set(flight_ids)),
@@ -97,7 +106,11 @@ async def keeping(conn: Conn, flight_ids: Collection[str]) -> list[str]:
 
 
 async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> tuple[set[str], datetime]:
-    """Returns those of the seats of which an old map can be right, and the time for which it is."""
+    """Returns the seats of a map that can be trusted, and the time of the map.
+
+    A seat that was matched or claimed within the assumed age of the map is left out, because the map may show its state
+    from before.
+    """
     row = await conn.fetchrow(
         """
         SELECT statement_timestamp() - $3::interval AS as_of, array(
@@ -115,7 +128,10 @@ async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> 
 
 
 async def touch(conn: Conn, seats: Collection[tuple[str, str]]) -> None:
-    """Notes that seats, each of a flight, were given, or found gone, at this moment."""
+    """Notes the present time for seats that were assigned, offered or taken.
+
+    Older news of such a seat, from an event or the map, is then not trusted.
+    """
     await conn.execute(
         """
         UPDATE seats SET touch_time = statement_timestamp()
@@ -130,7 +146,10 @@ async def touch(conn: Conn, seats: Collection[tuple[str, str]]) -> None:
 async def _unmatched(
     conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]
 ) -> tuple[list[FreedSeat], set[str], bool]:
-    """Returns the seats that can be given, those of them that can't be gone, and whether some were kept before."""
+    """Returns the seats to match, the certain ones, and whether some were kept.
+
+    A seat is certain if no other caller can have taken it: it was OFFERED a short time ago, and not touched since.
+    """
     rows = await conn.fetch(
         """
         SELECT seats.seat_number, ordinal, cabin::text, position::text, exit_row, infant_allowed, kept,
@@ -181,7 +200,10 @@ async def _page(conn: Conn, flight_id: str, after: int, limit: int) -> tuple[lis
 
 
 def _forbidden(page: Sequence[Wishes], seats: Sequence[FreedSeat]) -> list[tuple[UUID, str, str]]:
-    """Returns entry, seat and reason where one wishes for a seat that the rules for people keep it off."""
+    """Returns preferred seats for which the passengers are not eligible.
+
+    Each comes with its entry and the reason. Seats that the entry has been refused for ever are left out.
+    """
     return [
         (entry.entry_id, seat.seat_number, reason)
         for entry in page
@@ -191,7 +213,7 @@ def _forbidden(page: Sequence[Wishes], seats: Sequence[FreedSeat]) -> list[tuple
 
 
 async def _pass_over(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> None:
-    """Writes down why seats went past entries, as a refusal of the seat service would be."""
+    """Writes a row of `skips` for each seat that is not eligible for an entry."""
     if forbidden:
         await conn.execute(
             """
@@ -206,7 +228,10 @@ async def _pass_over(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> 
 
 
 async def _keep(conn: Conn, flight_id: str, kept: Collection[str], freed: Mapping[str, datetime | None]) -> None:
-    """Keeps these seats of the flight, and no others. What was kept before keeps its time."""
+    """Marks these seats of the flight as kept, and no others.
+
+    A seat that is not in `freed` retains its offer time.
+    """
     await conn.execute(
         """
         UPDATE seats SET kept = seats.seat_number = ANY($2::text[]),
@@ -224,7 +249,11 @@ async def _keep(conn: Conn, flight_id: str, kept: Collection[str], freed: Mappin
 
 
 async def _write_down(conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSeat], certain: Collection[str]) -> None:
-    """WAITING → WAITING, with a seat and the id of its claim, and a timer that claims it."""
+    """Writes matches, within WAITING.
+
+    Each entry gets a seat, a claim id, and a timer that claims the seat. Raises GuardMissed if an entry was moved or
+    matched meanwhile.
+    """
     if not matched:
         return
     entry_ids: Sequence[UUID] = list(matched)

@@ -1,4 +1,4 @@
-"""What the waitlist service can be told."""
+"""Settings of the waitlist service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from services.settings import CallerSettings
 
 
 class WaitlistSettings(CallerSettings, MailSettings):
-    """Variables with the prefix `SKYHIGH_WAITLIST_`, and those that all parts share (docs/rules.md section 14)."""
+    """Settings of the waitlist service, read from environment variables.
+
+    Their prefix is `SKYHIGH_WAITLIST_`; variables that all parts share have their own names (docs/rules.md section 14).
+    """
 
     model_config = SettingsConfigDict(env_prefix="SKYHIGH_WAITLIST_", extra="ignore", frozen=True)
 
@@ -22,18 +25,18 @@ class WaitlistSettings(CallerSettings, MailSettings):
     seat_address: str = Field(default="127.0.0.1:50051", validation_alias="SKYHIGH_SEAT_ADDRESS")
     checkin_address: str = Field(default="127.0.0.1:50052", validation_alias="SKYHIGH_CHECKIN_ADDRESS")
     mode: Literal["AUTO_CONFIRM", "OFFER"] = "AUTO_CONFIRM"
-    """How seats are given on flights for which nobody decided."""
+    """The mode of flights for which SetWaitlistMode was never called."""
     offer_seconds: float = Field(default=120, gt=0)
-    """How long an offer can be accepted: SKYHIGH_WAITLIST_OFFER_SECONDS."""
+    """The time in which an offer can be accepted: SKYHIGH_WAITLIST_OFFER_SECONDS."""
     sweep_interval_seconds: float = Field(default=4, gt=0)
-    """How often the seats of a flight with waiting passengers are looked at, in case an event was lost."""
+    """The interval at which the map of a flight with live entries is read, in case an event was lost."""
 
     @property
     def offer_ttl(self) -> timedelta:
-        """How long an offer can be accepted."""
+        """The time in which an offer can be accepted."""
         return timedelta(seconds=self.offer_seconds)
 
     @property
     def sweep_interval(self) -> timedelta:
-        """How often a flight is looked at."""
+        """The interval between two sweeps of a flight."""
         return timedelta(seconds=self.sweep_interval_seconds)
