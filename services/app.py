@@ -154,7 +154,7 @@ async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.E
 
 async def _work(service: Service[Config], config: Config, index: int) -> None:
     stopping = _stop_signal()
-    asyncio.get_running_loop().create_task(_stop_with_parent(os.getppid(), stopping))
+    watching = asyncio.create_task(_stop_with_parent(os.getppid(), stopping))
     if config.metrics_port:
         telemetry.serve_metrics(config.metrics_port + index)
     ports = [config.listen]
@@ -167,6 +167,7 @@ async def _work(service: Service[Config], config: Config, index: int) -> None:
         gc.set_threshold(*GC_THRESHOLDS)
         await stopping.wait()
         _log.info("draining", index=index)
+    watching.cancel()
 
 
 @asynccontextmanager

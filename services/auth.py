@@ -18,7 +18,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
@@ -43,9 +43,13 @@ KEY_ROLES: Final = "skyhigh_roles"
 # How far the `iat` claim may lie in the future. `iat` grants nothing and Envoy does not check it, so a larger
 # difference of the issuer's clock is accepted.
 ISSUE_SKEW_SECONDS: Final = 30
-# Minimum time between two reads of the keys after failed verifications. A failure may come from a key rotation or from
+# Minimum time between two reads of the keys after unknown key ids. An unknown id may come from a key rotation or from
 # an attack, and an attacker must not cause a read with each call.
 JWKS_REFRESH_SECONDS: Final = 30
+# Calls that wait for the first keys share a failed read: each read of its own could take five seconds, one after the
+# other.
+SHARED_FAILURE_SECONDS: Final = 1
+_UNREADABLE: Final = "the issuer's keys can't be read, try again"
 
 
 class Role(StrEnum):
@@ -137,23 +141,25 @@ ANYBODY: Final = Principal(Role.ANYBODY, "anybody")
 class Keys:
     """The issuer's public keys, from a file or an https URL.
 
-    They are read again when a token fails verification, at most once per JWKS_REFRESH_SECONDS.
+    They are read again when a token names an unknown key, at most once per JWKS_REFRESH_SECONDS.
     """
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._set: KeySet | None = None
-        self._read_at = -float("inf")
+        self._read_at = self._failed_at = -math.inf
         self._reading = asyncio.Lock()
 
     async def current(self) -> KeySet:
         """Returns the keys, and reads them at the first call.
 
-        Raises Unavailable if they cannot be read.
+        Raises Unavailable if they cannot be read; calls within the next second share this outcome.
         """
         if self._set is None:
             async with self._reading:
                 if self._set is None:
+                    if time.monotonic() - self._failed_at < SHARED_FAILURE_SECONDS:
+                        raise Unavailable(_UNREADABLE)
                     await self._load()
         assert self._set is not None
         return self._set
@@ -176,7 +182,8 @@ class Keys:
             document = await asyncio.to_thread(self._read)
             self._set = KeySet.import_key_set(json.loads(document))
         except (OSError, ValueError, JoseError) as error:
-            raise Unavailable("the issuer's keys can't be read, try again") from error
+            self._failed_at = time.monotonic()
+            raise Unavailable(_UNREADABLE) from error
 
     def _read(self) -> bytes:
         if self._source.startswith("https://"):
@@ -221,14 +228,13 @@ class TokenVerifier:
         return principal
 
     async def _claims(self, token: str) -> dict[str, Any]:
+        keys = await self._keys.current()
         try:
-            return self._decode(token, await self._keys.current())
-        except (JoseError, ValueError, KeyError, TypeError) as first:
-            # A token that is signed with a newly rotated key fails until the keys are read again.
-            if not await self._keys.refresh():
-                raise Unauthenticated from first
-        try:
-            return self._decode(token, await self._keys.current())
+            if not _has_key(keys, token):
+                # The issuer may have rotated a key in since the keys were read.
+                await self._keys.refresh()
+                keys = await self._keys.current()
+            return self._decode(token, keys)
         except (JoseError, ValueError, KeyError, TypeError) as error:
             raise Unauthenticated from error
 
@@ -242,6 +248,12 @@ class TokenVerifier:
         if roles is not None and claims.get("role") not in roles:
             raise ValueError("this key signs for no such role")
         return claims
+
+
+def _has_key(keys: KeySet, token: str) -> bool:
+    """Returns whether the key that a token names is among the keys. Raises ValueError if the token names none."""
+    key_id = jws.extract_compact(token.encode()).headers()["kid"]
+    return any(key.kid == key_id for key in keys.keys)
 
 
 def _principal(claims: Mapping[str, Any]) -> Principal:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from skyhigh.payment.v1 import payment_service_pb2 as payment
 from skyhigh.seat.v1 import seat_service_pb2 as seat
 
+from services import auth
 from services.auth import ANYBODY, CLOCK_SKEW_SECONDS, SUBJECT, Keys, Principal, Role, TokenVerifier
 from services.call import Call
-from services.errors import Unauthenticated
+from services.errors import Unauthenticated, Unavailable
 from services.proto import pattern_of
 from services.tokens import TokenSigner
 from tests.callers import AUDIENCE, ISSUER
 from tests.dates import flight_id
+from tests.waiting import pause
 
 if TYPE_CHECKING:
     from tests.conftest import World
@@ -97,6 +102,56 @@ async def test_a_token_is_invalid_from_its_end_on(world: World, verifier: TokenV
     claims["exp"] = now - CLOCK_SKEW_SECONDS - 1
     with pytest.raises(Unauthenticated):
         await verifier.principal(f"Bearer {world.keys.sign(claims)}")
+
+
+def _claims() -> dict[str, Any]:
+    now = int(time.time())
+    return {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now, "exp": now + 60}
+
+
+async def test_an_expired_token_is_refused_also_while_the_keys_cannot_be_read(world: World, tmp_path: Path) -> None:
+    source = tmp_path / "jwks.json"
+    source.write_bytes(world.keys.jwks.read_bytes())
+    verifier = TokenVerifier(keys=Keys(str(source)), issuer=ISSUER, audience=AUDIENCE)
+    await verifier.principal(f"Bearer {world.keys.sign(_claims())}")
+    source.unlink()
+    with pytest.raises(Unauthenticated):
+        await verifier.principal(f"Bearer {world.keys.sign({**_claims(), 'exp': 0})}")
+
+
+async def test_a_key_that_was_rotated_in_is_read_for_all_calls_that_wait(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "JWKS_REFRESH_SECONDS", 0.5)
+    document = json.loads(world.keys.jwks.read_text())
+    source = tmp_path / "jwks.json"
+    former = [{**key, "kid": f"former-{key['kid']}"} for key in document["keys"]]
+    source.write_text(json.dumps({"keys": former}))
+    verifier = TokenVerifier(keys=Keys(str(source)), issuer=ISSUER, audience=AUDIENCE)
+    authorization = f"Bearer {world.keys.sign(_claims())}"
+    with pytest.raises(Unauthenticated):
+        await verifier.principal(authorization)
+    source.write_text(json.dumps(document))
+    await pause(0.6)
+    found = await asyncio.gather(*(verifier.principal(authorization) for _ in range(3)))
+    assert [each.role for each in found] == [Role.AGENT] * 3
+
+
+async def test_calls_that_wait_for_the_first_keys_share_a_failed_read(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def read(self: Keys) -> bytes:
+        reads.append("read")
+        raise OSError("the issuer is down")
+
+    monkeypatch.setattr(Keys, "_read", read)
+    verifier = TokenVerifier(keys=Keys(str(tmp_path / "jwks.json")), issuer=ISSUER, audience=AUDIENCE)
+    authorization = f"Bearer {world.keys.sign(_claims())}"
+    outcomes = await asyncio.gather(*(verifier.principal(authorization) for _ in range(10)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 10
+    assert reads == ["read"]
 
 
 def test_an_owner_in_a_contract_is_a_role_and_a_subject() -> None:
