@@ -51,6 +51,7 @@ FOLLOW_SEATS: Final = "follow-seats"
 ITSELF: Final = "booking"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
+SALE_CLOSED: Final = "SALE_CLOSED"
 # The longest time of a call that creates or changes a booking. If the booking still waits after it, the process has
 # died.
 CALL_IS_OVER: Final = timedelta(seconds=6 * FACTOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4, uuid5
 
@@ -33,16 +33,12 @@ class OnBooking:
 
 
 class Changing:
-    """Changes bookings.
+    """Changes bookings."""
 
-    `tell` wakes the tasks that do the follow-up work of a transaction.
-    """
-
-    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, tell: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations) -> None:
         self._pool = pool
         self._peers = peers
         self._mutations = mutations
-        self._tell = tell
 
     async def seats(self, on: OnBooking, asked: Sequence[pb.BookedSeat]) -> pb.Booking:
         """Replaces all seats of the booking, all or none.

@@ -68,7 +68,7 @@ async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> Non
         return
     standing = await records.find(conn, booking_id)
     if await bookings.give_back(conn, standing, reason=bookings.PAYMENT_REFUNDED):
-        await notices.refunded(conn, standing)
+        await notices.refunded(conn, standing, reason=bookings.PAYMENT_REFUNDED)
     else:
         done = await bookings.cancel(
             conn, booking_id, owner=None, actor=bookings.ITSELF, reason=bookings.PAYMENT_REFUNDED

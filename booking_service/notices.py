@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from booking_service.bookings import FLIGHT_CANCELLED, PAYMENT_REFUNDED, Cancellation
+from booking_service.bookings import FLIGHT_CANCELLED, PAYMENT_REFUNDED, SALE_CLOSED, Cancellation
 from booking_service.records import Booking, Leg
 from services import airports, outbox
 from services.db import Conn
@@ -15,6 +15,11 @@ SERVICE: Final = "booking"
 _REASONS: Final = {
     FLIGHT_CANCELLED: "because a flight was cancelled",
     PAYMENT_REFUNDED: "because its payment was given back",
+}
+_NOT_CONFIRMED: Final = {
+    FLIGHT_CANCELLED: "a flight was cancelled",
+    PAYMENT_REFUNDED: "its payment was given back",
+    SALE_CLOSED: "the sale of its first flight had closed",
 }
 
 
@@ -34,14 +39,15 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
     )
 
 
-async def refunded(conn: Conn, booking: Booking) -> None:
-    """Reports that the payment of an unconfirmed booking is refunded."""
+async def refunded(conn: Conn, booking: Booking, *, reason: str) -> None:
+    """Reports that the payment of an unconfirmed booking is refunded; `reason` is the booking's refund reason."""
+    why = _NOT_CONFIRMED.get(reason, "the seats were no longer available")
     await _tell(
         conn,
         booking,
         "Your payment is given back",
-        f"Your payment of {text_of(booking.total)} came when your seats were no longer to be had. We are giving it "
-        "back by the way it came; you need not do anything. We would be glad to find you other seats.",
+        f"We could not confirm your booking: {why}. Your payment of {text_of(booking.total)} is given back by the way "
+        "it came; you need not do anything.",
     )
 
 

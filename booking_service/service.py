@@ -62,7 +62,7 @@ async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
         ),
         peers=peers,
         reserving=reserving,
-        changing=Changing(pool, peers, mutations, tell=tell),
+        changing=Changing(pool, peers, mutations),
         watches=watches,
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)

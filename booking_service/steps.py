@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from skyhigh.payment.v1 import payment_service_pb2 as payment
 
 from booking_service import bookings, locators, notices, records
-from booking_service.bookings import FLIGHT_CANCELLED, ITSELF, Hold
+from booking_service.bookings import FLIGHT_CANCELLED, ITSELF, SALE_CLOSED, Hold
 from booking_service.locators import LocatorTaken
 from booking_service.peers import Peers
 from booking_service.records import Booking, SeatOf
@@ -203,7 +203,7 @@ class Steps:
         if booking.pay_time is None or booking.refund_reason is not None or booking.state == "CONFIRMED":
             return
         if booking.state != "PAYMENT_PROCESSING" and await self._sale_is_closed(booking):
-            return await self._give_back(booking, "SALE_CLOSED")
+            return await self._give_back(booking, SALE_CLOSED)
         try:
             hold = await self._seats_of(booking)
         except PeerRefusal as refusal:
@@ -279,7 +279,7 @@ class Steps:
             if await bookings.confirm(conn, booking, hold, pnr=pnr):
                 await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)
             elif await bookings.give_back(conn, booking, reason=FLIGHT_CANCELLED):
-                await notices.refunded(conn, booking)
+                await notices.refunded(conn, booking, reason=FLIGHT_CANCELLED)
             # Also needed if another process was faster and the booking has ended since.
             await bookings.drop_unless_ours(conn, booking.booking_id, hold.hold_id)
         self._tell()
@@ -287,7 +287,7 @@ class Steps:
     async def _give_back(self, booking: Booking, reason: str) -> None:
         async with db.transaction(self._pool) as conn:
             if await bookings.give_back(conn, booking, reason=reason):
-                await notices.refunded(conn, booking)
+                await notices.refunded(conn, booking, reason=reason)
         self._tell()
 
     async def release(self, subject: str) -> None:

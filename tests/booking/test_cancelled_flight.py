@@ -126,6 +126,8 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
         "CONFIRMED": [f"Your booking {confirmed.pnr} is confirmed", f"Your booking {confirmed.pnr} was cancelled"],
         "PAYMENT_PROCESSING": ["Your payment is given back"],
     }
+    (told,) = await agency.mails("payment_processing@fog.example")
+    assert "a flight was cancelled" in told.text
     # Also those of the flight that leaves.
     await closed(agency, journey)
 

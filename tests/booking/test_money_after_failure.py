@@ -46,6 +46,8 @@ async def test_a_success_after_failure_takes_the_same_seats_or_is_given_back(
         assert shown.last_error == "SEAT_TAKEN"
         assert shown.HasField("refund_time")
         assert subjects == ["Your payment is given back"]
+        (told,) = await agency.mails(f"{lost}@late.example")
+        assert "the seats were no longer available" in told.text
     else:
         assert shown.seats == booking.seats
         assert shown.hold_id != failed.hold_id
@@ -73,7 +75,7 @@ async def test_a_charge_that_the_provider_took_after_all_counts(agency: Agency, 
 
 
 async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency, customer: Customer) -> None:
-    booking = await customer.book(await agency.flight())
+    booking = await customer.book(await agency.flight(), contact_email="closed@late.example")
     await customer.pay(booking, FAILS)
     await customer.becomes(booking, "FAILED")
     await agency.set_back(booking, sale_close_time=timedelta(days=3))
@@ -81,6 +83,8 @@ async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency
     await eventually(lambda: _paid(agency, booking))
     assert (await end(agency, booking)).state == "FAILED"
     assert (await customer.get(booking)).last_error == "SALE_CLOSED"
+    (told,) = await agency.mails("closed@late.example")
+    assert "the sale of its first flight had closed" in told.text
 
 
 async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goes_back(
