@@ -32,9 +32,13 @@ def found(text: str) -> bool:
     That is one group of digits, or several groups side by side, with the length, the first digit and the check digit of
     a card number.
     """
-    # NFKC turns full-width and styled digits, which people read as digits, into ASCII digits.
-    text = _UUID.sub("", unicodedata.normalize("NFKC", text))
+    text = _UUID.sub("", _ascii_digits(unicodedata.normalize("NFKC", text)))
     return any(_holds_card(re.split("[ -]", run)) for run in _GROUPS.findall(text))
+
+
+def _ascii_digits(text: str) -> str:
+    """Returns a text with the decimal digits of all scripts as 0 to 9, because people read them as digits."""
+    return "".join(str(unicodedata.decimal(each)) if each.isdecimal() else each for each in text)
 
 
 def _holds_card(groups: list[str]) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from payment_service import card_numbers
 
 # From a digit to the same digit as wide as a Chinese character.
+ARABIC_INDIC = ord("\N{ARABIC-INDIC DIGIT ZERO}") - ord("0")
 FULL_WIDTH = 0xFEE0
 # The networks' published test numbers.
 CARDS = [
@@ -41,6 +42,7 @@ def test_a_card_number_is_found(number: str, text: str) -> None:
         "4111-1111-1111-1111",
         "3782 822463 10005",
         "".join(chr(ord(digit) + FULL_WIDTH) for digit in CARDS[0]),
+        "".join(chr(ord(digit) + ARABIC_INDIC) for digit in CARDS[0]),
         "1 4111 1111 1111 1111 2",
     ],
 )
