@@ -44,6 +44,8 @@ async def unblock(conn: Conn, requests: Sequence[OnSeat], *, effects: Effects) -
     """
     answers: list[pb.Seat | Refusal] = []
     for request in requests:
+        # A cancellation of the flight waits for this lock, or is visible after it (decision 19).
+        await lock_seats(conn, [(request.flight_id, request.seat_number)])
         waiting = await conn.fetchval(
             """
             SELECT waitlist_open AND NOT EXISTS (SELECT FROM cancelled_flights WHERE flight_id = $1)

@@ -695,17 +695,21 @@ def _explain(
         return refusals.hold_managed()
     if hold.state == repeats:
         return _answer(hold, seats, state=hold.state)
-    return revoked.get(hold.hold_id) or _explain_state(hold)
+    if hold.state == "CONFIRMED" and request.unless_confirmed:
+        # The caller asks for nothing else: a lost right of a passenger does not matter to it.
+        return refusals.hold_confirmed()
+    return revoked.get(hold.hold_id) or _explain_state(hold, extends=repeats is None)
 
 
-def _explain_state(hold: StandingHold) -> Refusal:
+def _explain_state(hold: StandingHold, *, extends: bool) -> Refusal:
     match hold.state:
         case "CANCELLED":
             return refusals.hold_cancelled()
         case "CONFIRMED":
             return refusals.hold_confirmed()
-        case "HELD" if not hold.lapsed and hold.extensions_left == 0:
+        case "HELD" if extends and not hold.lapsed and hold.extensions_left == 0:
             return refusals.hold_limit_reached(hold.expire_time)
+    # Also a hold that lapsed while the transition waited for its lock.
     return refusals.hold_expired(hold.expire_time)
 
 

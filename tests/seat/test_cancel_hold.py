@@ -138,6 +138,17 @@ async def test_a_confirmed_hold_stays_with_unless_confirmed(agent: Caller, fligh
     assert await violations(database, flight) == []
 
 
+async def test_a_confirmed_hold_stays_with_unless_confirmed_when_a_passenger_has_lost_the_right(
+    callers: Callers, service: Caller, flight: str, database: Database
+) -> None:
+    await sync(callers, *(listed_passenger(flight, passenger, PNR) for passenger in ("P1", "P2")))
+    hold = await service.confirm(await service.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2")))
+    await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
+    with refused("FAILED_PRECONDITION", "HOLD_CONFIRMED"):
+        await service.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id, unless_confirmed=True))
+    assert await violations(database, flight) == []
+
+
 async def test_confirming_and_cancelling_unless_confirmed_at_once_leave_one_of_both(
     agent: Caller, flight: str, database: Database
 ) -> None:

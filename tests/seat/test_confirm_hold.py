@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from uuid import UUID
+
 import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from services.proto import timestamp
 from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database, Instance
@@ -224,3 +228,23 @@ async def test_nobody_else_names_another_owner_than_itself(callers: Callers, fli
     assert await rows(database, flight) == before
     itself = await owner.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, owner=owner.name))
     assert itself.state == pb.Hold.CONFIRMED
+
+
+async def test_a_hold_that_lapses_while_its_confirmation_waits_has_expired(
+    unswept: Instance, unswept_flight: str
+) -> None:
+    customer, database = unswept.callers.customer(), unswept.database
+    hold = await customer.hold(unswept_flight, "20A")
+    expire_time = await database.fetchval(
+        """
+        UPDATE holds SET extensions_left = 0, expire_time = clock_timestamp() + interval '1 s'
+        WHERE hold_id = $1 RETURNING expire_time
+        """,
+        UUID(hold.hold_id),
+    )
+    async with database.transaction():
+        await database.execute("SELECT FROM holds WHERE hold_id = $1 FOR UPDATE", UUID(hold.hold_id))
+        confirming = asyncio.create_task(customer.confirm(hold))
+        await until(timestamp(expire_time))
+    with refused("ABORTED", "HOLD_EXPIRED"):
+        await confirming
