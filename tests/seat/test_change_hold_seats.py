@@ -1,4 +1,4 @@
-"""ChangeHoldSeats: new seats and a full TTL, or no change (SEAT-5, SEAT-9, SEAT-11)."""
+"""ChangeHoldSeats: new seats and a full TTL, or no change (SEAT-5, -9, -11)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConfirmHold: once, before the hold's end; releases the old seat (SEAT-6, SEAT-7).
+"""ConfirmHold: once, before the hold's end (SEAT-6, SEAT-7).
 
 The passenger's old seat is released in the same transaction.
 """

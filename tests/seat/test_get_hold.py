@@ -1,4 +1,4 @@
-"""GetHold: an owner reads the current state of its own holds only (SEAT-3, SEAT-6)."""
+"""GetHold: an owner reads the current state of its own holds (SEAT-3, SEAT-6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The limit of held seats of all guests of one address, and its cool-down (SEAT-16)."""
+"""The limit of held seats per address, and the cool-down after lapses (SEAT-16).
+
+All guests of one address count together.
+"""
 
 from __future__ import annotations
 

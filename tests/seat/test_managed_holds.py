@@ -1,4 +1,4 @@
-"""Managed holds: only services change them, not their owners (docs/decisions/0018)."""
+"""Managed holds: services change them, their owners can't (docs/decisions/0018)."""
 
 from __future__ import annotations
 

@@ -366,7 +366,7 @@ def test_overlapping_places_are_proposed_where_nothing_else_is_left() -> None:
 
 
 def test_exit_rows_come_after_equal_seats_and_say_what_they_ask() -> None:
-    """SEAT-11: the adults may be unfit to help, so an exit row is never the first choice."""
+    """SEAT-11: an exit row is never the first choice: adults may be unfit to help."""
     first, second = suggest(A320, with_free(A320, "13A", "13B", "20A", "20B"), party_size=2)
     assert list(first.seat_numbers) == ["20A", "20B"]
     assert "in an exit row, only for adults able and willing to help" in second.explanation

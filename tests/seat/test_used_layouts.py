@@ -1,4 +1,4 @@
-"""A used cabin layout that is missing or changed makes a process not ready (SEAT-1).
+"""A process is not ready if a used cabin layout is missing or changed (SEAT-1).
 
 The process names the layout, and no call ends as INTERNAL.
 """

@@ -307,7 +307,10 @@ async def test_a_claim_lasts_up_to_a_day(service: Caller, offered: str, seconds:
 async def test_who_holds_a_seat_is_told_so_about_an_offered_one(
     agent: Caller, service: Caller, offered: str, database: Database
 ) -> None:
-    """The waitlist may claim the offered seat: the passenger's other held seat is in conflict."""
+    """The passenger's other held seat is the reason of the refusal.
+
+    The seat itself is offered, so the waitlist may claim it.
+    """
     await agent.hold(offered, "21A", "W1")
     before = await rows(database, offered)
     with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):
