@@ -215,7 +215,7 @@ class Customer:
         return changed
 
     async def move(self, booking: pb.Booking, *seat_numbers: str, **more: Any) -> pb.Booking:
-        """Changes the seats of a booking: one new seat for each present one, in their order."""
+        """Moves each passenger of a booking to a new seat, in the order of its seats."""
         seats = [
             pb.BookedSeat(flight_id=seat.flight_id, passenger_id=seat.passenger_id, seat_number=seat_number)
             for seat, seat_number in zip(booking.seats, seat_numbers, strict=True)
@@ -524,7 +524,7 @@ class Agency:
         return lapsed
 
     async def violations(self, *flight_ids: str) -> list[str]:
-        """Returns violations of the invariants by all bookings, and by these flights' seats."""
+        """Returns the invariants that all bookings, or these flights' seats, violate."""
         own = [f"{rule}: {dict(row)}" for rule, query in VIOLATIONS.items() for row in await self.database.fetch(query)]
         return own + await rules.violations(self.seat_database, *flight_ids)
 

@@ -60,7 +60,7 @@ class Gate(grpc.GenericRpcHandler):
         return stop
 
     def open(self) -> None:
-        """Holds no further calls. Calls that are held stay held until their client has gone."""
+        """Holds no further calls. Held calls stay held until their client has gone."""
         self._stops.clear()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:

@@ -173,7 +173,7 @@ async def test_of_many_who_cancel_at_once_one_does(agency: Agency, customer: Cus
 
 
 async def test_the_seats_are_somebody_elses_at_once(agency: Agency, customer: Customer) -> None:
-    """Another customer gets the seats; a repeat of the cancellation does not affect them."""
+    """Another customer gets the seats; a repeated cancellation does not release them."""
     journey = await agency.two_left()
     cabin = {"cabin": pb.BUSINESS}
     booked = await customer.book(journey, "ADULT", "ADULT", **cabin)

@@ -72,7 +72,7 @@ async def test_whoever_shows_a_token_gets_another_session_all_the_same(agency: A
 
 
 async def test_a_guest_does_not_keep_seats_without_paying(agency: Agency) -> None:
-    """The guest owns the hold and can read it, but only the booking service changes it."""
+    """The guest can read the hold, but only the booking service changes it."""
     token = (await session(agency)).token
     booked = await Customer(agency, agency.bookings.anybody(token)).book(await agency.flight())
     seats = agency.seats.anybody(token)

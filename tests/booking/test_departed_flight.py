@@ -1,4 +1,4 @@
-"""A flight departs during a payment: no seat is sold, the money goes back (SEAT-17)."""
+"""A flight departs during a payment: no seat is sold, money is refunded (SEAT-17)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals after the time to pay, and the cool-down after too many lapsed bookings."""
+"""Refusals after the time to pay, and the cool-down after too many lapses."""
 
 from __future__ import annotations
 

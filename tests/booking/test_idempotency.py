@@ -164,7 +164,7 @@ async def connections(world: World, agency: Agency, customer: Customer) -> Async
 async def test_one_key_from_many_connections_makes_one_booking(
     agency: Agency, customer: Customer, connections: list[Caller], request_id: str
 ) -> None:
-    """All calls get the same response, also those that arrive before the seats are held."""
+    """All calls get one response, also those that arrive before the seats are held."""
     journey = await agency.journey(2)
     request = keyed(asked(journey, "ADULT", "CHILD", "INFANT"), request_id)
     results = await at_once(*(connection.CreateBooking(request) for connection in connections))
@@ -229,7 +229,7 @@ async def test_the_first_answer_is_told_though_the_booking_has_gone_on(
 async def test_a_repeat_of_an_order_that_waits_for_its_seats_sees_it_through(
     agency: Agency, customer: Customer, unreserved: pb.Booking
 ) -> None:
-    """The first call did not reach the seat service; the retry continues the same booking."""
+    """The first call did not reach the seat service; the retry continues its booking."""
     key = await agency.database.fetchval("SELECT request_key::text FROM bookings WHERE owner = $1", customer.name)
     journey = Journey([await agency.get_flight(unreserved.flights[0].flight_id)])
     request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), key)

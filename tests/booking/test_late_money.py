@@ -1,4 +1,4 @@
-"""Money that comes after a booking has expired buys its seats or is refunded (BKG-5).
+"""Money that comes after the expiry buys the same seats or is refunded (BKG-5).
 
 The outcome is never both and never neither.
 """

@@ -33,7 +33,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """A check-in service, its database, and the gate between it and the booking service."""
+    """A check-in service, its database, and the gate in front of it."""
 
     checkin: Callers
     database: Database

@@ -93,7 +93,7 @@ async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency
 async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goes_back(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step that releases the seats of a FAILED booking continues after the money came."""
+    """The step that releases a FAILED booking's seats continues after the money came."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(BOOKINGS_AT_ONCE)]
     real, paid = Peers.drop, asyncio.Event()
@@ -144,7 +144,7 @@ async def test_a_hold_for_late_money_that_is_over_before_its_confirmation_is_tak
 async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes run the same step; one holds seats after the booking was cancelled."""
+    """Two processes run one step; one holds seats after the booking was cancelled."""
     journey = await agency.flight()
     booking = await customer.book(journey)
     await customer.pay(booking, FAILS)
