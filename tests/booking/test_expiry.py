@@ -1,4 +1,4 @@
-"""Expiry at the end of the time to pay: never early, at most 5 s late (BKG-2 to 4).
+"""Expiry at the end of the time to pay: never early, at most 5 s late (BKG-2 – 4).
 
 A change of seats and the start of a payment renew the time.
 """

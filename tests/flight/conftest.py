@@ -62,6 +62,6 @@ async def flight_database(airline: Airline, variables: dict[str, str]) -> AsyncI
 
 @pytest.fixture
 def day(request: pytest.FixtureRequest) -> date:
-    """A day to come that no other test uses."""
+    """A future day that no other test uses."""
     days = _DAYS_SIDE_BY_SIDE if request.path.name in _ONE_DAY_FILES else _DAYS
     return datetime.now(UTC).date() + timedelta(days=next(days))

@@ -228,7 +228,7 @@ async def test_impossible_times_are_refused(airline: Airline, new: NewFlight, de
 
 @pytest.mark.parametrize("nanos", [0, 500, 999_999_999])
 async def test_a_flight_that_lands_as_it_leaves_is_refused(airline: Airline, new: NewFlight, nanos: int) -> None:
-    """The database stores microseconds, so an arrival 500 ns later is at the same moment."""
+    """The database stores microseconds, so 500 ns later is the same moment."""
     request = asked(new)
     request.arrival_time.CopyFrom(request.departure_time)
     request.arrival_time.nanos += nanos

@@ -29,7 +29,7 @@ DAY = date(2082, 12, 31)
 
 
 def timetable(flights: Sequence[NewFlight]) -> Timetable:
-    """Returns the flights of the days that a search reads, as the database returns them."""
+    """Returns the flights of the days that a search reads, as the database does."""
     first, last = CONNECTIONS.days_ahead(DAY)
     chosen = sorted(
         (standing(each) for each in flights if first <= each.departure_time.date() <= last),
@@ -127,9 +127,9 @@ def test_who_crosses_the_date_line_may_arrive_the_day_before() -> None:
 
 
 def test_the_longest_way_of_all_is_found() -> None:
-    """Each flight takes a day, each connection 8 hours, and the first day is the latest.
+    """Four flights of a day each, with connections of 8 hours.
 
-    The first flight departs in the last minute of the day in one of the last zones.
+    The first flight departs in the last minute of the search's day, in one of the last zones.
     """
     way = [flight("PPG", "CXI", datetime(2082, 12, 31, 23, 59), 24 * 60)]  # noqa: DTZ001
     for airport in ("LHR", "CDG", "BOM"):

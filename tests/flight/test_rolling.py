@@ -60,7 +60,7 @@ class WatchedPeers(Peers):
 
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """A database of the flight service, and the seat service used to roll its schedule."""
+    """A database of the flight service, and the seat service that its rolling calls."""
 
     pool: Pool
     peers: WatchedPeers

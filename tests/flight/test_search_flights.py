@@ -91,7 +91,7 @@ async def test_how_often_one_may_change(airline: Airline, day: date) -> None:
 
 
 async def test_what_is_not_sold_any_more_is_no_answer(airline: Airline) -> None:
-    """A flight is sold until its check-in closes: by default 60 minutes before departure."""
+    """A flight is sold until its check-in closes, by default 60 min before departure."""
     now = datetime.now(UTC)
     soon = flight("KEF", "OSL", now + timedelta(minutes=59))
     later = flight("KEF", "OSL", now + timedelta(minutes=62))

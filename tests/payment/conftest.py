@@ -1,4 +1,4 @@
-"""Payment services in this process: one with the provider's mock, one without answers."""
+"""Payment services in this process: one provider answers, the other does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RefundPayment refunds once; money for a cancelled intent is refunded without it."""
+"""RefundPayment refunds once; surplus money is refunded without a request."""
 
 from __future__ import annotations
 

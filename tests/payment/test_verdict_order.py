@@ -1,4 +1,4 @@
-"""Verdicts of the provider in any order, also repeated, lead to one outcome (PAY-4)."""
+"""Verdicts in any order, also repeated, lead to the same outcome (PAY-4)."""
 
 from __future__ import annotations
 
