@@ -1,4 +1,4 @@
-"""Expiry at the end of the time to pay: never early, at most 5 s late (BKG-2 – 4).
+"""Expiry at the end of the time to pay, never early (BKG-2, BKG-3, BKG-4).
 
 A change of seats and the start of a payment renew the time.
 """

@@ -1,4 +1,4 @@
-"""The schema makes wrong rows impossible, and hot statements keep their plans."""
+"""Constraints of the schema refuse rows that must not exist; statements use indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HoldSeat: one of many gets the seat (SEAT-2, SEAT-4, SEAT-6, SEAT-11)."""
+"""HoldSeat: one of many callers gets the seat (SEAT-2, SEAT-4, SEAT-6, SEAT-11)."""
 
 from __future__ import annotations
 

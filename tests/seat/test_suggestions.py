@@ -238,7 +238,7 @@ def test_two_families_may_split_when_each_child_keeps_an_adult() -> None:
 
 
 def test_with_more_children_than_places_beside_the_adult_the_others_stay_near() -> None:
-    """SEAT-14: a 2-2 cabin has one place beside a parent; the second child sits across the aisle."""
+    """SEAT-14: in a 2-2 cabin one child sits beside the parent, one across the aisle."""
     first = suggest(E190, all_free(E190), party_size=3, children=2)[0]
     assert list(first.seat_numbers) == ["2C", "2A", "2D"]
     assert "one of two children sits beside an adult, the other at most one row away" in first.explanation
@@ -333,7 +333,7 @@ def test_a_full_flight_has_no_room() -> None:
 
 
 def test_four_share_a_row_across_the_aisle_of_a_small_aircraft() -> None:
-    """SEAT-14: across the aisle with a lower score where side by side is impossible."""
+    """SEAT-14: across the aisle, with a lower score, if no row has adjacent seats."""
     first = suggest(E190, all_free(E190), party_size=4)[0]
     assert list(first.seat_numbers) == ["2A", "2C", "2D", "2F"]
     assert first.score <= 60
