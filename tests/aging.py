@@ -26,7 +26,7 @@ _AGO: Final = timedelta(milliseconds=1)
 
 
 async def age_holds(database: Connection, *holds: pb.Hold, by: timedelta) -> None:
-    """Moves all times of seat holds back. The holds keep their duration and their order."""
+    """Moves all times of seat holds back; their durations and order stay the same."""
     moved = await database.execute(
         """
         UPDATE seat.holds

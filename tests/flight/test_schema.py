@@ -1,4 +1,4 @@
-"""Constraints of the schema refuse rows that must not exist; statements use indexes."""
+"""The schema refuses rows that must not exist; frequent queries use indexes."""
 
 from __future__ import annotations
 
