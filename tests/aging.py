@@ -1,8 +1,8 @@
-"""Moves the times of rows into the past, so that a test need not wait until they are reached.
+"""Moves the times of rows into the past, so that a test need not wait for them.
 
 Each function moves all times of a row that must agree, by the same duration. The sweeper, a timer or the next caller
-then finds the row as if the time had passed. The functions name the schema, so that any role that may write to it can
-use them on any connection; the owner's role may write to all.
+then finds the row as if the time had passed. The statements name the schema, so that each function works on any
+connection whose role may write to that schema; the owner's role may write to all schemas.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-# A row that is moved ends this long before the statement that moves it: no later statement sees the moment itself.
+# The new time of a row lies this long before the statement that moves it, so that no later statement runs at exactly
+# that time.
 _AGO: Final = timedelta(milliseconds=1)
 
 
 async def age_holds(database: Connection, *holds: pb.Hold, by: timedelta) -> None:
-    """Moves all times of seat holds back. The holds keep their duration and their order."""
+    """Moves all times of seat holds back; their durations and order stay the same."""
     moved = await database.execute(
         """
         UPDATE seat.holds
@@ -40,7 +41,7 @@ async def age_holds(database: Connection, *holds: pb.Hold, by: timedelta) -> Non
 
 
 async def lapse_holds(database: Connection, *holds: pb.Hold, left: timedelta = -_AGO) -> None:
-    """Moves all times of seat holds back until each expires now, or `left` from now. They must be HELD."""
+    """Moves all times of HELD holds back until each expires now, or `left` from now."""
     moved = await database.execute(
         """
         UPDATE seat.holds
@@ -58,7 +59,10 @@ async def lapse_holds(database: Connection, *holds: pb.Hold, left: timedelta = -
 
 
 async def lapse_offers(database: Connection, flight_id: str, *seat_numbers: str) -> None:
-    """Moves the end of the waitlist's window for these seats to now. The sweeper then frees them."""
+    """Moves the end of the waitlist's window for these seats to now.
+
+    The sweeper then makes the seats AVAILABLE.
+    """
     moved = await database.execute(
         """
         UPDATE seat.offers SET expire_time = clock_timestamp() - $3::interval
@@ -72,7 +76,7 @@ async def lapse_offers(database: Connection, flight_id: str, *seat_numbers: str)
 
 
 async def make_timer_due(database: Connection, schema: str, name: str, subject: str) -> None:
-    """Moves a service's timer that has not fired so that it is due now."""
+    """Makes a service's timer due now. The timer must not have fired."""
     moved = await database.execute(
         f"""
         UPDATE {schema}.timers

@@ -1,4 +1,4 @@
-"""Callers of the seat service, each with a token of its own, and what they expect to be told."""
+"""Callers of a service, each with its own token, and refusals that they expect."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from deploy.local.secrets import SigningKeys
 ISSUER: Final = "https://skyhigh.example/tests"
 AUDIENCE: Final = "skyhigh"
 LAYOUT: Final = "A320-180Y"
-# So many calls two cores answer well within a deadline.
+# Two cores answer this many calls at once well within their deadline.
 AT_ONCE: Final = 8
-# What passenger sessions may do only for passengers of the manifest.
+# The seat service looks a session's passengers up on the manifest for these methods.
 READS_MANIFEST: Final = frozenset(
     {"SuggestSeats", "HoldSeat", "HoldSeats", "ExtendHold", "ChangeHoldSeats", "ConfirmHold"}
 )
@@ -30,7 +30,7 @@ _LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
 
 
 def seat(flight_id: str, seat_number: str, passenger_id: str = "", **profile: Any) -> pb.SeatAssignment:
-    """A seat for a passenger, of its own where none is named."""
+    """Returns a seat for this passenger, or for a new one if none is named."""
     return pb.SeatAssignment(
         flight_id=flight_id,
         seat_number=seat_number,
@@ -40,7 +40,10 @@ def seat(flight_id: str, seat_number: str, passenger_id: str = "", **profile: An
 
 
 async def a_few_at_once(calls: Iterable[Awaitable[Result]], *, at_once: int = AT_ONCE) -> list[Result]:
-    """Awaits them all, so many at a time: of hundreds at one moment some are answered after their deadline."""
+    """Awaits all calls, at most `at_once` of them at the same time.
+
+    With hundreds of calls at the same time, some responses would come after their deadline.
+    """
     room = asyncio.Semaphore(at_once)
 
     async def one(call: Awaitable[Result]) -> Result:
@@ -51,7 +54,7 @@ async def a_few_at_once(calls: Iterable[Awaitable[Result]], *, at_once: int = AT
 
 
 class Listing:
-    """Passengers whom a seat service shall have on its manifest before their session acts."""
+    """Passengers that must be on a seat service's manifest before their session acts."""
 
     def __init__(self, checkin: Caller, passengers: Sequence[pb.SyncPassengersRequest.ManifestPassenger]) -> None:
         self._checkin = checkin
@@ -60,7 +63,7 @@ class Listing:
         self._synced = False
 
     async def sync(self) -> None:
-        """Syncs them, once."""
+        """Sends the passengers to the seat service, once."""
         async with self._syncing:
             if not self._synced:
                 await self._checkin.SyncPassengers(pb.SyncPassengersRequest(passengers=self._passengers))
@@ -68,7 +71,7 @@ class Listing:
 
 
 class Caller:
-    """One principal and its stub. Each RPC of the contract is a method of `rpc`."""
+    """One principal and its stub. Each RPC of the contract is an attribute."""
 
     def __init__(self, stub: Any, name: str, token: str, listing: Listing | None = None) -> None:
         self._stub = stub
@@ -94,7 +97,10 @@ class Caller:
         return once_listed
 
     async def listed(self) -> Caller:
-        """Has the session's passengers on the manifest before its token is used in other ways than these methods."""
+        """Puts the session's passengers on the manifest; returns the caller.
+
+        For tests that use the token without the methods of this class.
+        """
         if self._listing is not None:
             await self._listing.sync()
         return self
@@ -104,7 +110,7 @@ class Caller:
         await self.ProvisionSeats(pb.ProvisionSeatsRequest(flight_id=flight_id, layout_id=layout_id))
 
     async def hold(self, flight_id: str, seat_number: str, passenger_id: str = "", **more: Any) -> pb.Hold:
-        """Holds a seat, for a passenger of its own where none is named."""
+        """Holds a seat for this passenger, or for a new one if none is named."""
         hold: pb.Hold = await self.HoldSeat(
             pb.HoldSeatRequest(
                 flight_id=flight_id,
@@ -136,13 +142,13 @@ class Caller:
         return found
 
     async def states(self, flight_id: str) -> dict[str, str]:
-        """Reads the map: state by seat number."""
+        """Returns the states of the seat map by seat number."""
         seat_map = await self.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight_id))
         return {seat.seat_number: pb.Seat.State.Name(seat.state) for seat in seat_map.seats}
 
 
 class Callers:
-    """Opens callers of one service address; `stub` is the generated stub, the seat service's where left out."""
+    """Opens callers of one service address. `stub` is the generated stub class."""
 
     def __init__(
         self, address: str, keys: SigningKeys, stub: Callable[[grpc.aio.Channel], Any] = SeatServiceStub
@@ -158,26 +164,27 @@ class Callers:
         await self._channel.close()
 
     def agent(self, name: str = "desk") -> Caller:
-        """An agent."""
+        """Returns an agent."""
         return self._caller("agent", name)
 
     def service(self, name: str = "booking") -> Caller:
-        """A service."""
+        """Returns a service as a caller."""
         return self._caller("service", name)
 
     def operations(self, name: str = "ops") -> Caller:
-        """Somebody of operations."""
+        """Returns a caller with the role operations."""
         return self._caller("operations", name)
 
     def customer(self, name: str | None = None) -> Caller:
-        """A booking customer."""
+        """Returns a booking customer, a new one if no name is given."""
         return self._caller("customer", name or secrets.token_hex(6))
 
     def passenger(self, *passengers: str, pnr: str | None = None) -> Caller:
-        """A passenger session; each passenger as `ID:FLIGHT[:CABIN[:TYPE[+SSR…]]]`.
+        """Returns a session; each passenger is given as `ID:FLIGHT[:CABIN[:TYPE[+SSR…]]]`.
 
-        A seat service has them on its manifest before the session takes a seat; one who is there already stays in the
-        session that came first. The claims are those of old tokens.
+        The passengers are put on the seat service's manifest before the session takes a seat. A passenger who is
+        already on it keeps the locator of the first session. The token has the claims of old tokens, which list the
+        passengers.
         """
         pnr = pnr or "".join(secrets.choice(_LETTERS) for _ in range(6))
         claims = [_passenger(text) for text in passengers]
@@ -199,15 +206,18 @@ class Callers:
         return Caller(self._stub, caller.name, caller.token, Listing(self.service("checkin"), listed))
 
     def session(self, pnr: str) -> Caller:
-        """A passenger session as check-in signs it: the token has the locator alone, and nothing is synced."""
+        """Returns a session as check-in signs it: the token names only the locator.
+
+        The passengers are not put on any manifest.
+        """
         return self._caller("passenger", pnr)
 
     def anybody(self, token: str) -> Caller:
-        """Whoever has this token."""
+        """Returns a caller with this token."""
         return Caller(self._stub, "anybody", token)
 
     def claims(self, role: str, subject: str, **more: Any) -> dict[str, Any]:
-        """The claims of a good token."""
+        """Returns the claims of a valid token."""
         now = int(time.time())
         return {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "role": role, "iat": now, "exp": now + 3600, **more}
 
@@ -226,7 +236,7 @@ def listed_passenger(
     revision: int = 0,
     **profile: Any,
 ) -> pb.SyncPassengersRequest.ManifestPassenger:
-    """A passenger of a manifest; without a revision newer than all before."""
+    """Returns a passenger of a manifest; the default revision is the newest so far."""
     return pb.SyncPassengersRequest.ManifestPassenger(
         flight_id=flight_id,
         passenger_id=passenger_id,
@@ -245,7 +255,7 @@ def _passenger(text: str) -> dict[str, Any]:
 
 
 class Refused:
-    """A refusal, once the block that expects it has ended."""
+    """A refusal; its attributes are set when the block that expects it has ended."""
 
     code: grpc.StatusCode
     message: str
@@ -256,7 +266,7 @@ class Refused:
 
     @property
     def reason(self) -> str:
-        """Its reason of the contract."""
+        """The reason of its ErrorInfo."""
         reason: str = self.info.reason
         return reason
 
@@ -275,7 +285,7 @@ def refused(code: str, reason: str) -> Iterator[Refused]:
 
 
 def read(error: grpc.aio.AioRpcError, refusal: Refused | None = None) -> Refused:
-    """Reads a refusal: exactly one ErrorInfo, and what else there is."""
+    """Reads the details of a refusal. Fails unless it has exactly one ErrorInfo."""
     refusal = refusal or Refused()
     refusal.code = error.code()
     refusal.message = error.details() or ""

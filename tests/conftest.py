@@ -1,4 +1,7 @@
-"""Real servers for every test: private Postgres, Redis and RabbitMQ, started once; the service itself in process."""
+"""Real servers for the tests, and a seat service in the process of the tests.
+
+Each test process starts its own Postgres, Redis and RabbitMQ once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import hypothesis
 import pytest
 
 # isort: split
-# Before any service, which reads the variable when it is imported.
+# This import comes before that of any service, because a service reads the variable when it is imported.
 import tests.patience  # noqa: F401
 
 # isort: split
@@ -33,20 +36,20 @@ from tests.instances import MAINTENANCE_DATABASE, TEMPLATE_DATABASE
 from tests.measuring import pytest_runtest_protocol
 from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 
-# pytest looks for its hooks here.
+# pytest looks for its hooks in this module.
 __all__ = ["pytest_collection_modifyitems", "pytest_runtest_protocol", "pytest_xdist_make_scheduler"]
 
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 PACKAGES: Final = {"gateway": "gateway.rate_limit"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
-# How long an example takes says more about the machine than about us.
+# The duration of a Hypothesis example depends on the machine more than on the code, so examples have no deadline.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
 class World:
-    """The running servers, and what reaches them."""
+    """The running servers, their addresses and their keys."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +68,10 @@ class World:
         self.supervisor = Supervisor(self.servers.processes(), logs=folder / "logs", restart=False)
 
     async def migrate(self) -> None:
-        """Migrates all services' schemas as soon as Postgres runs, and keeps a copy as the template of databases."""
+        """Migrates the schemas of all services as soon as Postgres runs.
+
+        Then copies the database; the copy is the template of the databases of single tests.
+        """
         await self.supervisor.start("postgres")
         for service in SERVICES:
             package = PACKAGES.get(service, f"{service}_service")
@@ -76,7 +82,7 @@ class World:
         await owner.close()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Returns the environment of the services of this world."""
+        """Returns the environment variables of the services; `more` override them."""
         own = {
             f"SKYHIGH_{service.upper()}_{name}": value
             for service in SERVICES
@@ -93,20 +99,21 @@ class World:
             "SKYHIGH_TOKEN_ISSUER": ISSUER,
             "SKYHIGH_PAGE_TOKEN_KEY": "k" * 32,
             "SKYHIGH_DRAIN_NOTICE_SECONDS": "0",
-            # Tests share callers, whose holds lapse during a slow run: the seat service must not cool them down.
+            # Tests share callers, and their holds lapse during a slow run. Without these limits the seat service would
+            # cool the callers down.
             "SKYHIGH_SEAT_LAPSES_ALLOWED": "1000000",
             "SKYHIGH_SEAT_LAPSES_ALLOWED_PER_ADDRESS": "1000000",
-            # Where nothing listens: a test that wants this peer names it.
+            # No server listens at this address. A test that needs the flight service sets its own address.
             "SKYHIGH_FLIGHT_ADDRESS": "127.0.0.1:9",
             **more,
         }
 
     def settings(self, **more: str) -> SeatSettings:
-        """Returns the same as the seat service's settings; `more` are variables."""
+        """Returns the settings of the seat service; `more` are environment variables."""
         return self.settings_of(SeatSettings, **more)
 
     def settings_of(self, settings: type[AnySettings], **more: str) -> AnySettings:
-        """Returns the same as settings of a service."""
+        """Returns the settings of a service; `more` are environment variables."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment(**more).items():
                 patch.setenv(name, value)
@@ -115,18 +122,18 @@ class World:
 
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncIterator[World]:
-    """Private servers that run within the block."""
+    """Starts private servers for the duration of the block."""
     world = World(folder)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(world.supervisor.stop)
-        # RabbitMQ starts longest: the databases are made meanwhile.
+        # RabbitMQ takes longest to start, so the databases are migrated in the meantime.
         await asyncio.gather(world.supervisor.start(), world.migrate())
         yield world
 
 
 @pytest.fixture(scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """The servers of the whole session."""
+    """The servers of the whole test session."""
     telemetry.configure_logging("seat", "error")
     async with opened(tmp_path_factory.mktemp("world")) as world:
         yield world
@@ -135,7 +142,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
 
 @pytest.fixture(scope="session")
 async def callers(world: World) -> AsyncIterator[Callers]:
-    """Opens callers of a seat service that runs in this process."""
+    """Callers of a seat service that runs in this process."""
     async with app.serving(SEAT_SERVICE, world.settings(), ["127.0.0.1:0"]) as (port,):
         callers = Callers(f"127.0.0.1:{port}", world.keys)
         yield callers
@@ -144,25 +151,25 @@ async def callers(world: World) -> AsyncIterator[Callers]:
 
 @pytest.fixture
 def agent(callers: Callers) -> Caller:
-    """An airport agent, another for each test."""
+    """An airport agent, a new one for each test."""
     return callers.agent(f"agent-{secrets.token_hex(4)}")
 
 
 @pytest.fixture
 def service(callers: Callers) -> Caller:
-    """Another service of ours."""
+    """The waitlist service as a caller."""
     return callers.service("waitlist")
 
 
 @pytest.fixture
 def operations(callers: Callers) -> Caller:
-    """Somebody of operations."""
+    """A caller with the role operations."""
     return callers.operations("ops")
 
 
 @pytest.fixture
 async def flight(operations: Caller) -> str:
-    """A fresh flight with 180 free seats, rows 1 to 30."""
+    """A new flight with 180 free seats, rows 1 to 30."""
     flight_id = new_flight_id()
     await operations.provision(flight_id)
     return flight_id
@@ -170,7 +177,7 @@ async def flight(operations: Caller) -> str:
 
 @pytest.fixture
 async def database(world: World) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A connection as the seat service's role, to look behind the contract."""
+    """A connection with the seat service's role, to inspect the database."""
     connection = await asyncpg.connect(world.servers.database_url("seat"), server_settings={"search_path": "seat"})
     yield connection
     await connection.close()

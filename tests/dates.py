@@ -1,7 +1,7 @@
-"""The days that tests name. They follow from the day on which the run began, so no test depends on its date.
+"""The days that tests use, counted from the day on which the run began.
 
-All processes of a run share one day, also when midnight passes: pytest compares the names of parametrized tests
-between its processes, and some of those names contain a date.
+No test depends on the date of its run. All processes of a run share one day, also when midnight passes: pytest compares
+the names of parametrized tests between its processes, and some of those names contain a date.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def day(days_from_today: int) -> str:
     return (TODAY + timedelta(days=days_from_today)).isoformat()
 
 
-# Three days ahead: still in the future when midnight passes during a run.
+# Three days ahead is still in the future if midnight passes during a run.
 DAY: Final = day(3)
-"""The day of departure where the test does not depend on which day it is."""
+"""The day of departure for tests that do not depend on the day."""
 NEXT_DAY: Final = day(4)
 """The day after DAY."""
 

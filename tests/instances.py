@@ -1,4 +1,4 @@
-"""More services beside the session's own, on its databases or on some of their own."""
+"""Further instances of services, on the session's database or on one of their own."""
 
 from __future__ import annotations
 
@@ -31,21 +31,27 @@ else:
 
 
 TEMPLATE_DATABASE: Final = "migrated"
-"""A database that the session migrates once. No service connects to it: Postgres copies only idle databases."""
+"""A database that the session migrates once.
+
+No service connects to it, because Postgres copies only a database without connections.
+"""
 MAINTENANCE_DATABASE: Final = "postgres"
 CONSUMERS: Final = "events", "mails", "manifests"
-"""The names of our services' consumers; their queues live on the broker that all tests of a process share."""
+"""The names of our services' consumers.
+
+Their queues are on the broker, which all tests of a process share.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A seat service in this process: its callers, and its database for a look behind the contract."""
+    """A seat service in this process: its callers, and its database to inspect."""
 
     callers: Callers
     database: Database
     database_url: str
     pool: Pool
-    """As the service has it, for what is called in the service itself."""
+    """A pool like the service's own, for tests that call functions of the service."""
 
 
 @asynccontextmanager
@@ -56,7 +62,7 @@ async def instance(
     policy: Mapping[str, Access] = SEAT_SERVICE.policy,
     **variables: str,
 ) -> AsyncIterator[Instance]:
-    """Serves within the block; `variables` are environment variables."""
+    """Runs a seat service within the block; `variables` are environment variables."""
     url = database_url or world.servers.database_url("seat")
     settings = world.settings(SKYHIGH_SEAT_DATABASE_URL=url, **variables)
     service = replace(SEAT_SERVICE, policy=policy)
@@ -68,7 +74,7 @@ async def instance(
 
 
 async def serves(port: int, service: str) -> bool:
-    """Whether somebody serves a proto service at this port now, be it that it was just killed."""
+    """Returns whether a service answers at this port, also if it was just killed."""
     with suppress(OSError, TimeoutError, EOFError):
         return await serves_grpc(port, service)()
     return False
@@ -76,7 +82,7 @@ async def serves(port: int, service: str) -> bool:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Database]:
-    """A plain connection as the seat service's role."""
+    """Opens a connection with the seat service's role."""
     database = await asyncpg.connect(url, server_settings={"search_path": "seat"})
     try:
         yield database
@@ -86,7 +92,7 @@ async def connected(url: str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def pooled(url: str) -> AsyncIterator[Pool]:
-    """A pool as a service has it."""
+    """Opens a pool with the settings of a service's pool."""
     pool = await db.connect(url, schema="seat", size=4)
     try:
         yield pool
@@ -95,7 +101,7 @@ async def pooled(url: str) -> AsyncIterator[Pool]:
 
 
 async def own_database(world: World) -> str:
-    """Creates a database as the seat service migrates it; returns its URL. No service runs on it."""
+    """Creates a migrated database with no rows for a seat service; returns its URL."""
     return (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
 
 
@@ -107,10 +113,10 @@ def _in(url: str, database: str) -> str:
 async def running(
     world: World, service: Service[Config], stub: Callable[[grpc.aio.Channel], Any], **variables: str
 ) -> AsyncIterator[Callers]:
-    """Serves any of our services in this process within the block; yields its callers.
+    """Runs any of our services in this process within the block; yields its callers.
 
-    `variables` are environment variables, such as the addresses of the services that it calls. Its database is the
-    session's or one of `database_with`: both are migrated.
+    `variables` are environment variables, such as the addresses of the services that it calls. Its database is that of
+    the session or one that `database_with` created; both are migrated.
     """
     settings = world.settings_of(service.settings, **variables)
     async with app.serving(service, settings, ["127.0.0.1:0"]) as (port,):
@@ -120,18 +126,18 @@ async def running(
 
 
 async def database_with(world: World, *services: str) -> dict[str, str]:
-    """Creates a migrated database with no rows; returns each of these services' URL, as its variable has it.
+    """Creates a migrated database with no rows; returns its URL for each service.
 
-    A copy of the template that the session migrated once takes a fraction of what migrating takes. The services'
-    queues are emptied: events of earlier tests are about rows that this database never had, and would be tried again
-    and again before the test's own.
+    The keys of the result are the names of the environment variables. Copying the template takes a fraction of the time
+    that migrations take. The services' queues are emptied first: events of earlier tests concern rows that this
+    database never had, so their consumer would retry them again and again before it reads the test's own events.
     """
     await _empty_queues(world, services)
     name = f"tests_{secrets.token_hex(6)}"
     owner = await asyncpg.connect(_in(world.servers.database_url(), MAINTENANCE_DATABASE))
     try:
-        # Copying files takes Postgres a tenth of what its default takes, which writes each page to the log. Postgres 14
-        # and older always copy files.
+        # With this strategy Postgres needs a tenth of the time of its default, which writes each page to the
+        # write-ahead log. Postgres 14 and older always copy files.
         by_files = "STRATEGY file_copy" if owner.get_server_version().major >= 15 else ""
         await owner.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE_DATABASE} {by_files}")
     finally:
@@ -143,10 +149,12 @@ async def _empty_queues(world: World, services: Sequence[str]) -> None:
     names = [f"{service}.{consumer}" for service in services for consumer in CONSUMERS]
     delayed = [delay_queue(name, seconds) for name in names for seconds in RETRY_DELAYS_SECONDS]
     async with await aio_pika.connect(world.servers.amqp_url()) as connection:
-        # Those that wait come first: one that is due meanwhile is then in its queue.
+        # The delay queues are emptied first. A message whose delay ends meanwhile moves to the service's queue, which
+        # is emptied later.
         for name in [*delayed, *names]:
             channel = await connection.channel()
-            # A service has not each of the consumers, and none before its first start. A refusal closes the channel.
+            # Not every service has each of these consumers, and no queue exists before a service's first start. The
+            # broker closes the channel when it refuses.
             with suppress(ChannelNotFoundEntity):
                 queue = await channel.get_queue(name)
                 await queue.purge()

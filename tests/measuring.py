@@ -1,4 +1,4 @@
-"""Which tests coverage is measured with."""
+"""Decides during which tests coverage is measured."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Final
 import coverage
 import pytest
 
-# Python 3.11 runs a third slower while it is traced, and the same lines are reached by many tests. Every third test,
-# always the same ones, reaches most of them; the figure is a lower bound. `make test COVERAGE=all` traces all.
+# Python 3.11 is a third slower while coverage traces it, and many tests reach the same lines. Every third test, always
+# the same ones, reaches most of them, so the figure is a lower bound. `make test COVERAGE=all` traces all tests.
 _EVERY: Final = 1 if os.environ.get("COVERAGE") == "all" else 3
 
 
 def measures(nodeid: str) -> bool:
-    """Says whether coverage is measured while this test runs."""
+    """Returns whether coverage is measured during this test."""
     return zlib.crc32(nodeid.encode()) % _EVERY == 0
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Stops measuring for the tests that it is not measured with."""
+    """Stops measuring during the tests that `measures` leaves out."""
     running = coverage.Coverage.current()
     if running is None or measures(item.nodeid):
         return (yield)

@@ -1,6 +1,6 @@
-"""Lengthens the services' time limits in tests, so that a busy machine refuses nothing. Imported before any service.
+"""Multiplies the services' time limits, so that a busy machine exceeds none.
 
-Tests of the limits themselves read them from the services.
+Imported before any service. Tests of the limits themselves read them from the services.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which tests run in which process, and which of them begin first."""
+"""Assigns tests to the processes of a run, and decides which of them begin first."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Folders whose tests share a running stack run in one process, the longest first. All others are divided file by file:
-# they fill the time that is left, so both processes end together.
+# The tests of each of these folders share a running stack, so they run in one process; the longest folder is first. All
+# other tests are assigned file by file. They fill the time that is left, so both processes end at about the same time.
 WHOLE_FOLDERS: Final = ("security", "gateway", "chaos", "journeys", "limits", "plans")
 
 
@@ -21,24 +21,24 @@ def unit(nodeid: str) -> str:
 
 
 def rank(nodeid: str) -> int:
-    """Returns the place of a test's folder among those that begin first."""
+    """Returns the position of a test's folder among the folders that begin first."""
     folder = PurePosixPath(nodeid.partition("::")[0]).parent.name
     return WHOLE_FOLDERS.index(folder) if folder in WHOLE_FOLDERS else len(WHOLE_FOLDERS)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Hands out folders and files as `unit` divides them."""
+    """Assigns folders and files to processes as `unit` groups them."""
 
     def _split_scope(self, nodeid: str) -> str:
         return unit(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
-    """Gives the processes of a run their scheduler."""
+    """Returns the scheduler of a run."""
     return Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the long folders to the front; within a folder the random order stays."""
+    """Moves the long folders to the front; their tests keep their random order."""
     items.sort(key=lambda item: rank(item.nodeid))

@@ -1,4 +1,7 @@
-"""What the tests of bookings share: flights to be booked, customers who book them, and what must always hold."""
+"""Shared parts of booking tests: flights, customers, and the invariants.
+
+An agency is the set of services that a booking needs.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,15 @@ from tests.payment.rules import FAILS, SUCCEEDS, Payments
 from tests.seat import rules
 from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
-# So that the tenth that an infant pays is no whole cent.
+# With this fare the 10 % that an infant pays is not a whole cent.
 FARE_CENTS: Final = 10_005
 AIRPORTS: Final = ("LHR", "FRA", "ATH", "DXB", "SIN")
 EMAIL: Final = "ada@example.org"
-# How long seats are held for a booking that is not paid.
+# The TTL of a hold for an unpaid booking.
 TIME_TO_PAY: Final = timedelta(minutes=15)
-# A hold takes no more of a flight at once.
+# The most seats of one flight in one hold.
 SEATS_AT_ONCE: Final = 9
-# The provider takes longer than any test.
+# The provider decides later than any test ends.
 UNDECIDED: Final = ProviderBehaviour(decision_delay_seconds=600)
 GONE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 Answer = TypeVar("Answer")
@@ -57,7 +60,7 @@ TABLES: Final = {
     "booking_seats": "flight_id, passenger_id",
     "booking_events": "version",
 }
-# Each returns what breaks it.
+# Each query returns the rows that violate its invariant.
 VIOLATIONS: Final = {
     "each line of a history begins where the one before ended": """
         SELECT * FROM (
@@ -83,7 +86,7 @@ VIOLATIONS: Final = {
                       WHERE booking_events.booking_id = bookings.booking_id AND to_state = 'CONFIRMED')
     """,
 }
-# The states of a hold whose seats are taken, by the states of a booking.
+# The state of the hold for each state of a booking that has seats.
 HOLD_STATES: Final = {
     "SEATS_RESERVED": "HELD",
     "PAYMENT_PENDING": "HELD",
@@ -100,27 +103,30 @@ class Journey:
 
     @property
     def flight_ids(self) -> list[str]:
-        """In the order of travel."""
+        """Returns the ids of the flights in the order of travel."""
         return [flight.flight_id for flight in self.flights]
 
     @property
     def flight_id(self) -> str:
-        """The first flight."""
+        """Returns the id of the first flight."""
         return self.flight_ids[0]
 
     @property
     def itinerary_id(self) -> str:
-        """As the contract writes it."""
+        """Returns the itinerary id as the flight service forms it."""
         return f"CF_{self.flights[0].origin}_{self.flights[-1].destination}_{'_'.join(self.flight_ids)}"
 
     @property
     def named(self) -> dict[str, Any]:
-        """As a request for a booking names it."""
+        """Returns the field of CreateBookingRequest that names this journey."""
         return {"flight_id": self.flight_id} if len(self.flights) == 1 else {"itinerary_id": self.itinerary_id}
 
 
 async def patiently(ask: Callable[[], Awaitable[Answer]], *, within_seconds: float = PATIENCE_SECONDS) -> Answer:
-    """Retries while the services are unavailable or too busy, as a client does with the same key."""
+    """Retries while a service is unavailable or too busy, as a client does.
+
+    `ask` must send the same idempotency key each time.
+    """
     deadline = time.monotonic() + within_seconds
     while True:
         try:
@@ -132,7 +138,7 @@ async def patiently(ask: Callable[[], Awaitable[Answer]], *, within_seconds: flo
 
 
 def people(*types: str) -> list[pb.CreateBookingRequest.NewPassenger]:
-    """A party: travellers of these types, such as `ADULT`."""
+    """Returns passengers of these types, such as `ADULT`."""
     return [
         pb.CreateBookingRequest.NewPassenger(given_name=name, last_name="Lovelace", type=pb.PassengerType.Value(kind))
         for name, kind in zip(GIVEN_NAMES, types, strict=False)
@@ -140,54 +146,57 @@ def people(*types: str) -> list[pb.CreateBookingRequest.NewPassenger]:
 
 
 def named_seat(flight_id: str, seat_number: str, passenger_index: int = 0) -> pb.CreateBookingRequest.NamedSeat:
-    """A seat that somebody of the party wants to have."""
+    """Returns a seat that a passenger of the party asks for."""
     return pb.CreateBookingRequest.NamedSeat(
         flight_id=flight_id, seat_number=seat_number, passenger_index=passenger_index
     )
 
 
 def asked(journey: Journey, *types: str, **more: Any) -> pb.CreateBookingRequest:
-    """A request for a booking, of one adult where no types are given; `more` are fields of the request."""
+    """Returns a request for a booking; the default party is one adult.
+
+    `more` are fields of the request.
+    """
     fields: dict[str, Any] = {"passengers": people(*(types or ("ADULT",))), "contact_email": EMAIL, **more}
     return pb.CreateBookingRequest(**journey.named, **fields)
 
 
 def state_of(booking: pb.Booking) -> str:
-    """Its state by name."""
+    """Returns the name of a booking's state."""
     return pb.Booking.State.Name(booking.state)
 
 
 def seats_of(booking: pb.Booking, flight_id: str = "") -> list[str]:
-    """Its seat numbers, on this flight or on all."""
+    """Returns the seat numbers of a booking, on one flight or on all."""
     return [seat.seat_number for seat in booking.seats if flight_id in ("", seat.flight_id)]
 
 
 def names_of(booking: pb.Booking) -> list[str]:
-    """The ids of its passengers."""
+    """Returns the passenger ids of a booking."""
     return [passenger.passenger_id for passenger in booking.passengers]
 
 
 def usd(cents: int) -> Any:
-    """So many cents."""
+    """Returns an amount in USD."""
     return money_of(Amount("USD", cents))
 
 
 @dataclass(frozen=True, slots=True)
 class Customer:
-    """Somebody who books, and itself as a caller of the booking service."""
+    """A booking customer or an agent; `desk` calls the booking service."""
 
     agency: Agency
     desk: Caller
 
     @property
     def name(self) -> str:
-        """Whose its bookings are."""
+        """The principal that owns the bookings."""
         return self.desk.name
 
     async def book(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
-        """Books for a party of these types, of one adult where none are given; `more` are fields of the request.
+        """Books for a party of these types; the default party is one adult.
 
-        Retries with the same key while the services are too busy to answer.
+        `more` are fields of the request. Retries with the same key while a service is unavailable or too busy.
         """
         request = asked(journey, *types, **{"request_id": str(uuid4()), **more})
         booked: pb.Booking = await patiently(lambda: self.desk.CreateBooking(request))
@@ -199,14 +208,14 @@ class Customer:
         return found
 
     async def change(self, booking: pb.Booking, *seats: pb.BookedSeat, **more: Any) -> pb.Booking:
-        """Asks for other seats."""
+        """Changes the seats of a booking."""
         changed: pb.Booking = await self.desk.ChangeBookingSeats(
             pb.ChangeBookingSeatsRequest(booking_id=booking.booking_id, seats=seats, **more)
         )
         return changed
 
     async def move(self, booking: pb.Booking, *seat_numbers: str, **more: Any) -> pb.Booking:
-        """Asks for these seats instead, for those who sit on the present ones, in their order."""
+        """Moves each passenger of a booking to a new seat, in the order of its seats."""
         seats = [
             pb.BookedSeat(flight_id=seat.flight_id, passenger_id=seat.passenger_id, seat_number=seat_number)
             for seat, seat_number in zip(booking.seats, seat_numbers, strict=True)
@@ -214,21 +223,21 @@ class Customer:
         return await self.change(booking, *seats, **more)
 
     async def pay(self, booking: pb.Booking, code: str = SUCCEEDS, **more: Any) -> pb.Booking:
-        """Pays."""
+        """Pays with this code."""
         answer: pb.Booking = await self.desk.PayBooking(
             pb.PayBookingRequest(booking_id=booking.booking_id, payment_code=code, **more)
         )
         return answer
 
     async def cancel(self, booking: pb.Booking, **more: Any) -> pb.Booking:
-        """Gives a booking up."""
+        """Cancels a booking."""
         answer: pb.Booking = await self.desk.CancelBooking(
             pb.CancelBookingRequest(booking_id=booking.booking_id, **more)
         )
         return answer
 
     async def becomes(self, booking: pb.Booking, state: str) -> pb.Booking:
-        """Waits for a state, and returns the booking in it."""
+        """Waits until a booking is in this state; returns it."""
 
         async def reached() -> bool:
             return state_of(await patiently(lambda: self.get(booking))) == state
@@ -237,13 +246,13 @@ class Customer:
         return await patiently(lambda: self.get(booking))
 
     async def confirmed(self, journey: Journey, *types: str, **more: Any) -> pb.Booking:
-        """Books and pays, from beginning to end."""
+        """Books and pays; returns the confirmed booking."""
         booking = await self.book(journey, *types, **more)
         await self.pay(booking)
         return await self.becomes(booking, "CONFIRMED")
 
     async def brought_to(self, state: str, *types: str) -> pb.Booking:
-        """A booking of a flight of its own in one of these states: the way that leads there is gone."""
+        """Returns a booking of a new flight in this state."""
         booking = await self.book(await self.agency.flight(), *types)
         match state:
             case "PAYMENT_PROCESSING":
@@ -260,7 +269,7 @@ class Customer:
 
 @dataclass(frozen=True, slots=True)
 class Agency:
-    """The services that a booking needs, and their databases for a look behind the contract."""
+    """The services that a booking needs, and their databases to inspect."""
 
     seats: Callers
     flights: Callers
@@ -270,20 +279,20 @@ class Agency:
     database: Database
     seat_database: Database
     pool: Pool
-    """As the booking service has it, for what is called in the service itself."""
+    """A pool like the booking service's own, for tests that call its functions."""
     variables: Mapping[str, str]
-    """Those of its booking service, for another one beside it."""
+    """The environment variables of its booking service, to start another instance."""
 
     def customer(self, name: str | None = None) -> Customer:
-        """A customer, a new one where no name is given."""
+        """Returns a customer, a new one if no name is given."""
         return Customer(self, self.bookings.customer(name))
 
     def agent(self, name: str = "desk") -> Customer:
-        """An agent, who books for others."""
+        """Returns an agent, who may act on all bookings."""
         return Customer(self, self.bookings.agent(name))
 
     async def flight(self, **more: Any) -> Journey:
-        """A flight with all its seats free: 70 in one class, unless another type of aircraft is asked for."""
+        """Creates a flight with all seats free: by default 70 in one cabin."""
         return await self.journey(1, **more)
 
     async def journey(
@@ -295,7 +304,10 @@ class Agency:
         cents: int = FARE_CENTS,
         **more: Any,
     ) -> Journey:
-        """So many flights that connect, each an hour long, an hour between; `more` are facts of each."""
+        """Creates connecting flights of one hour, one hour apart.
+
+        `more` are fields of each CreateFlightRequest.
+        """
         first = datetime.now(UTC).replace(microsecond=0) + departs_in
         flights = []
         for leg in range(legs):
@@ -318,13 +330,16 @@ class Agency:
         return Journey(flights)
 
     async def two_left(self, *seat_numbers: str) -> Journey:
-        """A flight with these seats free in its small business class, two where none are named, and no others."""
+        """Creates a flight with only these seats free in its business cabin.
+
+        The default is two seats. The cabin has 16.
+        """
         journey = await self.flight(aircraft_type="A321")
         await self.leave(journey.flight_id, *(seat_numbers or ("2D", "2F")), cabin="BUSINESS")
         return journey
 
     async def leave(self, flight_id: str, *seat_numbers: str, cabin: str = "ECONOMY") -> None:
-        """Has others take all seats of a cabin but these."""
+        """Has another caller take all seats of a cabin except these."""
         free = sorted(await self.free(flight_id, cabin=cabin))
         assert set(seat_numbers) <= set(free)
         taken = [number for number in free if number not in seat_numbers]
@@ -333,14 +348,14 @@ class Agency:
         )
 
     async def get_flight(self, flight_id: str) -> flight_pb.Flight:
-        """A flight as the schedule has it."""
+        """Reads a flight from the flight service."""
         found: flight_pb.Flight = await self.flights.anybody("").GetFlight(
             flight_pb.GetFlightRequest(flight_id=flight_id)
         )
         return found
 
     async def take(self, flight_id: str, *seat_numbers: str) -> seat_pb.Hold:
-        """Has somebody else take these seats."""
+        """Has another caller hold these seats."""
         seats = [
             seat_pb.SeatAssignment(flight_id=flight_id, seat_number=number, passenger_id=f"P-{secrets.token_hex(4)}")
             for number in seat_numbers
@@ -348,12 +363,12 @@ class Agency:
         return await self.seats.agent("others").hold_seats(*seats, purpose=seat_pb.Hold.BOOKING)
 
     async def seat_map(self, flight_id: str) -> seat_pb.SeatMap:
-        """The flight's seats."""
+        """Reads the seat map of a flight."""
         found: seat_pb.SeatMap = await self.seats.agent().GetSeatMap(seat_pb.GetSeatMapRequest(flight_id=flight_id))
         return found
 
     async def free(self, flight_id: str, *, cabin: str = "ECONOMY") -> set[str]:
-        """The free seats of a cabin."""
+        """Returns the free seats of a cabin, as the seat map shows them."""
         return {
             seat.seat_number
             for seat in (await self.seat_map(flight_id)).seats
@@ -361,7 +376,7 @@ class Agency:
         }
 
     async def taken(self, *flight_ids: str) -> set[tuple[str, str]]:
-        """The seats of these flights that are somebody's, by the truth and not by the map."""
+        """Returns the HELD and CONFIRMED seats of these flights, read from Postgres."""
         rows = await self.seat_database.fetch(
             "SELECT flight_id, seat_number FROM seats WHERE flight_id = ANY($1) AND state IN ('HELD', 'CONFIRMED')",
             list(flight_ids),
@@ -369,35 +384,41 @@ class Agency:
         return {(row["flight_id"], row["seat_number"]) for row in rows}
 
     async def hold_state(self, hold_id: str) -> str:
-        """The state of a hold by name."""
+        """Returns the name of a hold's state."""
         request = seat_pb.GetHoldRequest(hold_id=hold_id)
         return seat_pb.Hold.State.Name((await self.seats.service().GetHold(request)).state)
 
     async def cancel_flight(self, flight_id: str) -> None:
-        """Says that a flight will not leave."""
+        """Cancels a flight."""
         await self.flights.operations().CancelFlight(flight_pb.CancelFlightRequest(flight_id=flight_id, reason="FOG"))
 
     async def close(self, flight_id: str) -> None:
-        """Lets the seat service alone know that a flight will not leave, as if nobody else had been told yet."""
+        """Closes a flight at the seat service only.
+
+        The other services have not received the event yet.
+        """
         await self.seat_database.execute(
             "INSERT INTO cancelled_flights (flight_id, reason, cancel_time) VALUES ($1, 'FOG', now())", flight_id
         )
 
     async def take_off(self, flight_id: str) -> None:
-        """Lets the seat service alone know that a flight has left."""
+        """Tells only the seat service that a flight has departed."""
         times = seat_pb.SyncPassengersRequest.FlightTimes(
             flight_id=flight_id, departure_time=timestamp(datetime.now(UTC)), revision=1
         )
         await self.seats.service("checkin").SyncPassengers(seat_pb.SyncPassengersRequest(flights=[times]))
 
     async def row(self, booking: pb.Booking) -> asyncpg.Record:
-        """A booking as it is written."""
+        """Returns the row of a booking."""
         row = await self.database.fetchrow("SELECT * FROM bookings WHERE booking_id = $1", UUID(booking.booking_id))
         assert row is not None
         return row
 
     async def rows(self, booking: pb.Booking) -> dict[str, list[asyncpg.Record]]:
-        """All that is written about a booking: equal before and after what must change nothing."""
+        """Returns all rows of a booking, to compare before and after a call.
+
+        They must be equal if the call changes nothing.
+        """
         return {
             table: await self.database.fetch(
                 f"SELECT * FROM {table} WHERE booking_id = $1 ORDER BY {order}", UUID(booking.booking_id)
@@ -406,7 +427,7 @@ class Agency:
         }
 
     async def written(self) -> asyncpg.Record:
-        """Counts of all that callers can make grow."""
+        """Returns the counts of all rows that calls can add."""
         counts = await self.database.fetchrow(
             "SELECT " + ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in (*TABLES, "idempotency"))
         )
@@ -414,32 +435,32 @@ class Agency:
         return counts
 
     async def history(self, booking: pb.Booking) -> list[str]:
-        """The states that a booking went through."""
+        """Returns the states of a booking, oldest first."""
         rows = await self.database.fetch(
             "SELECT to_state::text FROM booking_events WHERE booking_id = $1 ORDER BY version", UUID(booking.booking_id)
         )
         return [row["to_state"] for row in rows]
 
     async def told(self, routing_key: str) -> list[Any]:
-        """What others were told under a routing key, in order."""
+        """Returns the events with this routing key in the outbox, oldest first."""
         rows = await self.database.fetch(
             "SELECT body FROM outbox WHERE routing_key = $1 ORDER BY create_time", routing_key
         )
         return [MESSAGES[routing_key].FromString(row["body"]) for row in rows]
 
     async def mails(self, email: str) -> list[mail_pb2.Mail]:
-        """The mails to an address, in order."""
+        """Returns the mails to an address, oldest first."""
         return [mail for mail in await self.told("booking.mail.v1") if mail.to == email]
 
     async def set_back(self, booking: pb.Booking, **columns: timedelta) -> None:
-        """Moves times of a booking back by so much, as if it had been made earlier."""
+        """Moves times of a booking into the past, as if it had been made earlier."""
         moved = ", ".join(f"{column} = {column} - ${n}::interval" for n, column in enumerate(columns, start=2))
         await self.database.execute(
             f"UPDATE bookings SET {moved} WHERE booking_id = $1", UUID(booking.booking_id), *columns.values()
         )
 
     async def fly(self, booking: pb.Booking, *flight_ids: str) -> None:
-        """Has these flights of a booking leave now, as the booking knows them."""
+        """Makes these flights of a booking depart now, in the booking service's rows."""
         moved = await self.database.fetch(
             """
             UPDATE booking_flights SET departure_time = now() - interval '1 s'
@@ -451,24 +472,28 @@ class Agency:
         assert len(moved) == len(flight_ids)
 
     async def sit(self, booking: pb.Booking, flight_id: str, seat_number: str) -> None:
-        """Moves the first passenger of a confirmed booking to another seat, as check-in does."""
+        """Moves the first passenger of a confirmed booking to another seat.
+
+        The check-in service does this when a passenger changes seats.
+        """
         desk = self.seats.service("checkin")
         hold = await desk.hold(flight_id, seat_number, names_of(booking)[0], owner=f"passenger:{booking.pnr}")
         await desk.ConfirmHold(seat_pb.ConfirmHoldRequest(hold_id=hold.hold_id))
 
     async def lapse(self, *bookings: pb.Booking, left: timedelta = timedelta(milliseconds=-1)) -> list[pb.Booking]:
-        """Moves the holds of these bookings back until each expires now, or `left` from now, and their ends with them.
+        """Moves the ends of bookings and of their holds to now, or `left` from now.
 
-        Returns the bookings with their new `expire_time`. Their seats must be held.
+        Returns the bookings with their new `expire_time`. Their seats must be HELD.
         """
         holds = [seat_pb.Hold(hold_id=booking.hold_id) for booking in bookings]
         async with self.database.transaction():
-            # Until the end is written, no step ends a booking whose hold it finds lapsed.
+            # The row locks keep a step from ending a booking before its new end is written.
             await self.database.execute(
                 "SELECT FROM bookings WHERE booking_id = ANY($1) ORDER BY booking_id FOR UPDATE",
                 [UUID(booking.booking_id) for booking in bookings],
             )
-            # The holds first: a step that looks at one meanwhile adopts no later end than the one that is written here.
+            # The holds come first: a step that reads a hold meanwhile must not adopt a later end than the one written
+            # here.
             await lapse_holds(self.seat_database, *holds, left=left)
             ends: dict[str, datetime] = {
                 str(row["hold_id"]): row["expire_time"]
@@ -499,12 +524,15 @@ class Agency:
         return lapsed
 
     async def violations(self, *flight_ids: str) -> list[str]:
-        """What does not hold at any moment: of the bookings, and of the seats of these flights."""
+        """Returns the invariants that all bookings, or these flights' seats, violate."""
         own = [f"{rule}: {dict(row)}" for rule, query in VIOLATIONS.items() for row in await self.database.fetch(query)]
         return own + await rules.violations(self.seat_database, *flight_ids)
 
     async def disagreements(self, *flight_ids: str) -> set[tuple[str, str, str, str]]:
-        """Flight, seat, passenger and state of what only the bookings of these flights have, or only the seats."""
+        """Returns the differences between the bookings' seats and the seat service's.
+
+        Each item is flight, seat, passenger and state.
+        """
         booked = await self.database.fetch(
             """
             SELECT flight_id, seat_number, passenger_id, state::text FROM booking_seats JOIN bookings USING (booking_id)
@@ -527,7 +555,10 @@ class Agency:
         return promised ^ {tuple(row.values()) for row in had}
 
     async def comes_to_rest(self, journeys: Iterable[Journey]) -> None:
-        """Waits until bookings and seats of these journeys agree; then nothing is broken."""
+        """Waits until bookings and seats of these journeys agree.
+
+        Then checks the invariants.
+        """
         flight_ids = {flight_id for journey in journeys for flight_id in journey.flight_ids}
 
         async def agree() -> bool:
@@ -540,7 +571,10 @@ class Agency:
 async def a_foreign_booking_is_as_a_missing_one(
     agency: Agency, booking: pb.Booking, ask: Callable[[pb.Booking], Awaitable[Any]]
 ) -> None:
-    """Who asks for what is not its own gets the same whole status as for what is not there, and changes nothing."""
+    """A stranger gets the same status for an existing booking and a missing one.
+
+    The call changes nothing.
+    """
     before = await agency.rows(booking)
     with refused("NOT_FOUND", "BOOKING_NOT_FOUND") as foreign:
         await ask(booking)
@@ -554,7 +588,7 @@ async def a_foreign_booking_is_as_a_missing_one(
 
 
 def without_history(booking: pb.Booking) -> pb.Booking:
-    """As answers other than GetBooking's show it."""
+    """Returns the booking without history; only GetBooking returns the history."""
     shown = pb.Booking()
     shown.CopyFrom(booking)
     shown.ClearField("history")
@@ -562,7 +596,7 @@ def without_history(booking: pb.Booking) -> pb.Booking:
 
 
 def keyed(request: Message, key: str) -> Any:
-    """The same request under a key."""
+    """Returns a copy of the request with this idempotency key."""
     copy: Any = type(request)()
     copy.CopyFrom(request)
     copy.request_id = key

@@ -1,9 +1,10 @@
-"""The services that a booking needs, in this process: flights, seats, payments with the provider's mock, and bookings.
+"""The services that a booking needs, in this process.
 
-Locators are reserved at a fake check-in service, unless a file has a real one.
+They are the flight, seat, payment and booking service, and the payment provider's mock. Locators are reserved at a fake
+check-in service, unless a file runs a real one.
 
-Each file has instances of its own, because all instances of a service share its queue of events: none must be left
-behind that would take another file's. Its `VARIABLES` are settings of its own, such as a shorter time to pay.
+Each file has its own instances, because all instances of a service consume from one queue: an instance that outlives
+its file would take the events of another file's. `VARIABLES` of a file are its settings, such as a shorter time to pay.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def opened(world: World, **variables: str) -> AsyncIterator[Agency]:
-    """Opens an agency within the block; `variables` are environment variables.
+    """Runs an agency within the block; `variables` are environment variables.
 
-    Its seats are in the database of the session, so that events reach the right one whichever instance takes them.
+    Its seats are in the session's database, so that it does not matter which instance of the seat service consumes an
+    event.
     """
     databases = await database_with(world, "flight", "booking")
     settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, seed=1)
@@ -89,14 +91,14 @@ async def any_agency(world: World, request: pytest.FixtureRequest) -> AsyncItera
 
 @pytest.fixture
 def agency(any_agency: Agency) -> Agency:
-    """The same, whose payment provider is well-behaved and prompt at the beginning of each test."""
+    """The agency; its provider answers promptly at the start of each test."""
     any_agency.provider.behaviour.now = PROMPT
     return any_agency
 
 
 @pytest.fixture
 def customer(agency: Agency) -> Customer:
-    """A customer, another for each test."""
+    """A customer, a new one for each test."""
     return agency.customer()
 
 
@@ -108,16 +110,16 @@ def stranger(agency: Agency) -> Customer:
 
 @pytest.fixture
 async def unreserved(world: World, agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch) -> pb.Booking:
-    """A booking of the customer that stays CREATED, because the seat service was unavailable when it was made.
+    """A booking that stays CREATED, because the seat service was unavailable.
 
-    Its timer `reserve` continues it: make_timer_due.
+    Its timer `reserve` continues it; make_timer_due makes that timer due.
     """
     monkeypatch.setattr(booking_steps, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
     (unused_port,) = free_ports(1)
     away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"{LOOPBACK}:{unused_port}"}
     async with running(world, BOOKING_SERVICE, BookingServiceStub, **away) as bookings:
-        # Every seat is named, so that none is asked for before the booking is written.
+        # The request names the only seat, so the booking service reads no seat map before it writes the booking.
         request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), str(uuid4()))
         with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"):
             await Customer(agency, bookings.customer(customer.name.removeprefix("customer:"))).desk.CreateBooking(

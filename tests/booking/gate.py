@@ -1,4 +1,7 @@
-"""A gate before a service: it passes calls on, and holds some back, on their way in or with their answers."""
+"""A proxy in front of a service, which can hold calls back.
+
+It holds a call before the service receives it, or before the client receives the response.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from typing import Any, Final
 
 import grpc
 
-# What the service looks at; all else belongs to the connection.
+# The service reads this metadata; all other metadata belongs to the connection.
 PASSED_ON: Final = ("authorization", "traceparent", "idempotency-key")
 
 
 class Stop:
-    """Calls of a method that name something are stopped; those that are `answered` have had their effect."""
+    """Holds the calls of a method whose requests contain a text.
+
+    If `answered`, the service has already processed the call.
+    """
 
     def __init__(self, method: str, names: str, *, answered: bool) -> None:
         self.method = method
@@ -25,7 +31,7 @@ class Stop:
         self.waiting = 0
 
     async def hold(self) -> None:
-        """Holds a call until its caller has gone."""
+        """Holds a call until its client has gone."""
         self.reached.set()
         self.waiting += 1
         try:
@@ -35,27 +41,30 @@ class Stop:
 
 
 class Gate(grpc.GenericRpcHandler):
-    """Stands before the service at `target`."""
+    """Forwards calls to the service at `target`."""
 
     def __init__(self, target: str) -> None:
         self._channel = grpc.aio.insecure_channel(target)
         self._stops: list[Stop] = []
         self.address = ""
         self.away = False
-        """Whether nobody is reached through it."""
+        """If True, the gate refuses every call as UNAVAILABLE."""
 
     def stop(self, method: str, names: str, *, answered: bool) -> Stop:
-        """Stops calls of a method whose requests hold this text, before they arrive or before their answers."""
+        """Holds calls of a method whose requests contain this text.
+
+        If `answered`, the gate holds the response instead of the request.
+        """
         stop = Stop(method, names, answered=answered)
         self._stops.append(stop)
         return stop
 
     def open(self) -> None:
-        """Stops nothing any more. Who waits goes on waiting, until it is gone."""
+        """Holds no further calls. Held calls stay held until their client has gone."""
         self._stops.clear()
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """Returns what handles any method, bytes in and bytes out."""
+        """Returns the handler of any method; requests and responses are bytes."""
         return grpc.unary_unary_rpc_method_handler(partial(self._pass_on, details.method))
 
     async def _pass_on(self, path: str, request: bytes, context: Any) -> bytes:
@@ -79,13 +88,13 @@ class Gate(grpc.GenericRpcHandler):
         return self._channel.unary_unary(path)
 
     async def close(self) -> None:
-        """Closes the way to the service."""
+        """Closes the channel to the service."""
         await self._channel.close()
 
 
 @asynccontextmanager
 async def gate(target: str) -> AsyncIterator[Gate]:
-    """Opens a gate before the service at `host:port` within the block."""
+    """Runs a gate before the service at `host:port` within the block."""
     opened = Gate(target)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((opened,))

@@ -1,4 +1,4 @@
-"""A check-in service that reserves locators and nothing else, for tests of bookings without check-ins."""
+"""A fake check-in service that only reserves locators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.checkin.fakes import refuse
 
 
 class LocatorDesk(CheckInServiceServicer):
-    """Reserves each locator for the first booking that asks for it."""
+    """Reserves each locator for the first booking that requests it."""
 
     def __init__(self) -> None:
         self.bookings: dict[str, str] = {}
@@ -28,8 +28,8 @@ class LocatorDesk(CheckInServiceServicer):
 
 @asynccontextmanager
 async def locator_desk() -> AsyncIterator[str]:
-    """Serves within the block; yields the address."""
-    # Without so_reuseport no other server of the test run can share the port.
+    """Runs the service within the block; yields its address."""
+    # Without so_reuseport no other server of the test run can listen on the same port.
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_CheckInServiceServicer_to_server(LocatorDesk(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -1,6 +1,6 @@
-"""What is seen of orders, and what they come to when nothing is left to be done for them.
+"""What customers see of bookings, and the checks of their end.
 
-That is seats and money whole, or neither of both.
+At the end of a booking its passengers have all seats and the airline has the money, or neither.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from tests.waiting import eventually
 
 ENDS: Final = frozenset({"CONFIRMED", "FAILED", "EXPIRED", "CANCELLED"})
 AT_REST_SECONDS: Final = 60
-# Rule 11.10.
+# Rule 11.10: a timer fires at most this late.
 LATEST_SECONDS: Final = 5
-# What is due later, and finds nothing to do when it comes.
+# These timers may still be due later: they check the booking, and find nothing to do.
 _WATCHERS: Final = ["expire", "look-at-hold", "follow-seats"]
 
 
 def times(usual: int) -> int:
-    """How often a test does what it does: as `SKYHIGH_TEST_ROUNDS` says, or what is enough for every day."""
+    """Returns the number of rounds: SKYHIGH_TEST_ROUNDS or else `usual`."""
     return int(os.environ.get("SKYHIGH_TEST_ROUNDS", usual))
 
 
 def switch(provider: PaymentProvider, **switches: object) -> None:
-    """Has the payment provider behave so from now on."""
+    """Changes switches of the payment provider from now on."""
     provider.behaviour.now = provider.behaviour.now.model_copy(update=switches)
 
 
 def payer(customer: Customer) -> Caller:
-    """The same customer at the payment service."""
+    """Returns the same customer as a caller of the payment service."""
     return customer.agency.payments.callers.customer(customer.name.removeprefix("customer:"))
 
 
 def intent_of(booking: pb.Booking) -> PaymentIntent:
-    """What a booking is paid by, as a request names it."""
+    """Returns the payment intent of a booking; only its id is set."""
     return PaymentIntent(intent_id=booking.payment_intent_id)
 
 
 def seen(booking: pb.Booking) -> tuple[str, int, str]:
-    """What a customer sees of a payment: the booking's state, attempts so far, and how the last of them failed."""
+    """Returns what a customer sees of a payment: state, attempts, last error."""
     return state_of(booking), booking.payment_attempts, booking.last_error
 
 
 async def shows(customer: Customer, booking: pb.Booking, *step: str | int) -> None:
-    """Waits until a booking shows this step of its payment: state, attempts, last error."""
+    """Waits until a booking shows this state, number of attempts and last error."""
 
     async def there() -> bool:
         return seen(await customer.get(booking)) == step
@@ -70,7 +70,10 @@ async def shows(customer: Customer, booking: pb.Booking, *step: str | int) -> No
 
 
 async def provider_decides(agency: Agency, booking: pb.Booking, *, succeeds: bool = True) -> None:
-    """Has the provider decide the pending charge of a booking now, and deliver the webhook about it."""
+    """Makes the provider decide the pending charge of a booking now.
+
+    Then delivers the provider's webhook.
+    """
     intent = await _intent(agency, booking)
 
     def pending() -> list[Charge]:
@@ -80,7 +83,7 @@ async def provider_decides(agency: Agency, booking: pb.Booking, *, succeeds: boo
     async def has_one() -> bool:
         return bool(pending())
 
-    # The attempt is shown before the provider has heard of it.
+    # The payment service shows the attempt before the provider receives the charge.
     await eventually(has_one)
     (charge,) = pending()
     decided = replace(charge, status="succeeded" if succeeds else "failed", error=None if succeeds else "DECLINED")
@@ -92,7 +95,7 @@ async def provider_decides(agency: Agency, booking: pb.Booking, *, succeeds: boo
 
 
 async def charge_now(agency: Agency, booking: pb.Booking) -> None:
-    """Ends the attempt that runs, if one does, or else the pause before the next one."""
+    """Ends the attempt that runs, or else the pause before the next one."""
     intent = await _intent(agency, booking)
     async with db.transaction(agency.payments.pool) as conn:
         await conn.execute(
@@ -106,7 +109,7 @@ async def charge_now(agency: Agency, booking: pb.Booking) -> None:
 
 
 async def _intent(agency: Agency, booking: pb.Booking) -> PaymentIntent:
-    """The intent that a booking is paid by, also before the booking shows it."""
+    """Returns the payment intent of a booking, also before the booking shows it."""
     async with db.session(agency.payments.pool) as conn:
         intent_id = await conn.fetchval(
             "SELECT intent_id FROM intents WHERE reference = $1", f"booking/{booking.booking_id}"
@@ -115,25 +118,28 @@ async def _intent(agency: Agency, booking: pb.Booking) -> PaymentIntent:
 
 
 async def booked_by(customers: Sequence[Customer], journey: Journey) -> list[pb.Booking]:
-    """Has each of these customers book a seat, a few at once."""
+    """Has each of these customers book a seat, a few at the same time."""
     return await a_few_at_once(customer.book(journey) for customer in customers)
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What became of a booking."""
+    """The outcome of a booking."""
 
     state: str
     paid: bool
-    """Whether money came, be it kept or not."""
+    """True if money came, even if it was refunded later."""
     seats: frozenset[tuple[str, str]]
-    """Flight and number of what its passengers have for good."""
+    """Flight and number of each confirmed seat of its passengers."""
 
 
 async def ends(
     agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS
 ) -> dict[str, End]:
-    """Waits until nothing is left to be done for these bookings; fails unless each has come to one whole end."""
+    """Waits until bookings are at rest; returns their outcomes.
+
+    Fails unless seats, money and events of each booking agree with its state.
+    """
     await rest(agency, bookings, within_seconds=within_seconds)
     booking_ids = [UUID(booking.booking_id) for booking in bookings]
     await eventually(lambda: _swept(agency, booking_ids))
@@ -170,17 +176,18 @@ async def ends(
 
 
 async def end(agency: Agency, booking: pb.Booking, *, within_seconds: float = AT_REST_SECONDS) -> End:
-    """The same for one booking."""
+    """Waits until a booking is at rest; returns its outcome."""
     return (await ends(agency, [booking], within_seconds=within_seconds))[booking.booking_id]
 
 
 async def rest(agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds: float = AT_REST_SECONDS) -> None:
-    """Waits until nothing is left to be done for these bookings."""
+    """Waits until no step, timer or payment of these bookings is pending."""
     booking_ids = [UUID(booking.booking_id) for booking in bookings]
     left: list[dict[str, Any]] = []
 
     async def rests() -> bool:
-        # In this order: money of which a booking hears in between has left it a step, which is seen.
+        # The payments are read first. If a booking learns of money after that, the money starts a step of the booking,
+        # and the second query finds the step.
         left[:] = [*await _unsettled(agency, booking_ids), *await _undecided(agency, booking_ids)]
         return not left
 
@@ -191,7 +198,7 @@ async def rest(agency: Agency, bookings: Sequence[pb.Booking], *, within_seconds
 
 
 async def _undecided(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """Bookings that have not ended, steps that have not been taken, and money that is on its way back."""
+    """Returns bookings that have not ended, pending steps, and pending refunds."""
     async with _reading(agency) as conn:
         rows = await conn.fetch(
             """
@@ -215,7 +222,7 @@ async def _undecided(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[s
 
 
 async def _unsettled(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """Payments and refunds that run, and money of which the bookings have not heard yet."""
+    """Returns running payments and refunds, and money that no booking knows of yet."""
     async with db.transaction(agency.payments.pool) as conn:
         intents = await conn.fetch(
             "SELECT substr(reference, 9) AS booking_id, state::text FROM intents WHERE reference = ANY($1)",
@@ -235,7 +242,7 @@ async def _unsettled(agency: Agency, booking_ids: Sequence[UUID]) -> list[dict[s
 
 
 async def _swept(agency: Agency, booking_ids: Sequence[UUID]) -> bool:
-    """Whether the seat service has ended the holds of these bookings whose time is over."""
+    """Returns whether the seat service has ended all lapsed holds of these bookings."""
     async with _reading(agency) as conn:
         rows = await conn.fetch("SELECT passenger_id FROM booking_passengers WHERE booking_id = ANY($1)", booking_ids)
     return not await agency.seat_database.fetchval(
@@ -253,7 +260,10 @@ def _reading(agency: Agency) -> AbstractAsyncContextManager[Conn]:
 
 
 async def _seats_had(agency: Agency, passenger_ids: Sequence[str]) -> Mapping[str, set[tuple[Any, ...]]]:
-    """Flight, passenger, number, state and hold of the seats that these passengers have, by passenger."""
+    """Returns the held and confirmed seats of these passengers, by passenger.
+
+    Each seat is flight, passenger, number, state and hold.
+    """
     had: dict[str, set[tuple[Any, ...]]] = {}
     for row in await agency.seat_database.fetch(
         """
@@ -267,7 +277,7 @@ async def _seats_had(agency: Agency, passenger_ids: Sequence[str]) -> Mapping[st
 
 
 async def _money_kept(agency: Agency, booking_ids: Sequence[UUID]) -> Mapping[str, list[int]]:
-    """What the provider has taken for each booking and not given back: the amount of each charge."""
+    """Returns the amounts of the charges that were not refunded, by booking."""
     async with db.transaction(agency.payments.pool) as conn:
         rows = await conn.fetch(
             "SELECT intent_id::text, substr(reference, 9) AS booking_id FROM intents WHERE reference = ANY($1)",
@@ -283,12 +293,12 @@ async def _money_kept(agency: Agency, booking_ids: Sequence[UUID]) -> Mapping[st
 
 
 def taken(provider: PaymentProvider) -> list[Charge]:
-    """The charges that succeeded, given back or not."""
+    """Returns the successful charges, refunded or not."""
     return [charge for charge in provider.charges.values() if charge.status == "succeeded"]
 
 
 async def _told(agency: Agency) -> Counter[tuple[str, str]]:
-    """How often others were told of each booking, by routing key."""
+    """Counts the events of each booking by routing key."""
     async with _reading(agency) as conn:
         rows = await conn.fetch("SELECT routing_key, body FROM outbox WHERE routing_key <> 'booking.mail.v1'")
     messages: dict[str, Any] = {
@@ -301,7 +311,7 @@ async def _told(agency: Agency) -> Counter[tuple[str, str]]:
 
 
 async def fired(agency: Agency, bookings: Sequence[pb.Booking]) -> list[asyncpg.Record]:
-    """The timers of these bookings that have fired: name, tries, and by how many seconds they were `late`."""
+    """Returns the fired timers of these bookings: name, tries, and seconds `late`."""
     async with _reading(agency) as conn:
         return await conn.fetch(
             """
@@ -313,12 +323,12 @@ async def fired(agency: Agency, bookings: Sequence[pb.Booking]) -> list[asyncpg.
 
 
 async def fired_well(agency: Agency, bookings: Sequence[pb.Booking]) -> None:
-    """Fails unless each timer of these bookings fired at once when it was due, and not before."""
+    """Fails unless each timer fired once, not before its time and at most 5 s late."""
     for timer in await fired(agency, bookings):
         assert timer["tries"] == 1, dict(timer)
         assert 0 <= timer["late"] <= LATEST_SECONDS, dict(timer)
 
 
 async def pay_once_more(customer: Customer, booking: pb.Booking, code: str = SUCCEEDS) -> None:
-    """Pays the intent of a booking that has ended, as its owner may: money that comes late."""
+    """Pays the intent of a booking that has ended, as its owner may: late money."""
     await customer.agency.payments.pay(payer(customer), intent_of(await customer.get(booking)), code)

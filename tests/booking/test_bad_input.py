@@ -1,4 +1,7 @@
-"""Bad input gets a clear answer that names the field, and changes nothing (docs/rules.md section 12)."""
+"""Bad input is refused with the field's name, and changes nothing.
+
+The rule is docs/rules.md section 12.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ FLIGHT: Final = flight_id("SH101")
 ITINERARY: Final = f"CF_LHR_ATH_{FLIGHT}_{flight_id('SH202')}"
 UUID: Final = str(uuid4())
 
-# By kind of field: values that are none, each with what is wrong about it.
+# Malformed values by kind of field.
 BAD: Final[dict[str, list[Any]]] = {
     "flight_id": [
         "SH",
@@ -98,7 +101,7 @@ BAD: Final[dict[str, list[Any]]] = {
     "cabin": [-1, 5, 2_147_483_647],
     "passenger_index": [-1, 9, 2_147_483_647, -2_147_483_648],
 }
-# A good request of each method; each of its fields is then spoilt in turn.
+# A valid request of each method. The tests replace one field at a time with a malformed value.
 GOOD: Final[dict[str, Any]] = {
     "CreateBooking": pb.CreateBookingRequest(
         flight_id=FLIGHT,
@@ -122,7 +125,10 @@ ITINERARY_REQUEST: Final = pb.CreateBookingRequest(itinerary_id=ITINERARY, passe
 
 
 def spoilt(request: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The request with each field in turn made bad, also those of what it lists: path of the field, request, value."""
+    """Yields requests with one malformed field each, also in repeated fields.
+
+    Each item is the path of the field, the request and the malformed value.
+    """
     for field in request.DESCRIPTOR.fields:
         if field.message_type is not None:
             for index, part in enumerate(getattr(request, field.name)):
@@ -147,7 +153,7 @@ SPOILT: Final = [
 
 
 async def ask(caller: Caller, method: str, request: Any) -> None:
-    """Calls, and reads what a stream begins with."""
+    """Calls the method; reads the first message of a stream."""
     answer = getattr(caller, method)(request)
     await (answer.read() if method == "WatchBooking" else answer)
 

@@ -1,4 +1,4 @@
-"""CancelBooking: a booking is given up, before departure; its seats are freed and its money goes back."""
+"""CancelBooking before departure: seats are released, and money is refunded."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ BAD_REASONS = ["\n", " X", "A\x00B", "A\x1b[31m", "A" * 121, "A" * 10_240, "Grun
 
 
 async def cancellations_of(agency: Agency, booking: pb.Booking) -> list[Any]:
-    """What others were told of its cancellation."""
+    """Returns the events about a booking's cancellation."""
     return [each for each in await agency.told("booking.cancelled.v1") if each.booking_id == booking.booking_id]
 
 
 async def refunded(customer: Customer, booking: pb.Booking) -> pb.Booking:
-    """Waits until its money has been given back."""
+    """Waits until the money of a booking has been refunded; returns the booking."""
 
     async def done() -> bool:
         return (await customer.get(booking)).HasField("refund_time")
@@ -173,7 +173,7 @@ async def test_of_many_who_cancel_at_once_one_does(agency: Agency, customer: Cus
 
 
 async def test_the_seats_are_somebody_elses_at_once(agency: Agency, customer: Customer) -> None:
-    """Who waits for them gets them, whatever the first owner tries then."""
+    """Another customer gets the seats; a repeated cancellation does not release them."""
     journey = await agency.two_left()
     cabin = {"cabin": pb.BUSINESS}
     booked = await customer.book(journey, "ADULT", "ADULT", **cabin)
@@ -188,7 +188,7 @@ async def test_the_seats_are_somebody_elses_at_once(agency: Agency, customer: Cu
     await eventually(free)
     taken = await following.book(journey, "ADULT", "ADULT", **cabin)
     await customer.cancel(booked)
-    # No step of the first owner's booking is left that could release a seat.
+    # No step of the first owner's booking is pending that could release a seat.
     await rest(agency, [booked])
     assert without_history(await following.get(taken)) == taken
     await agency.comes_to_rest([journey])
@@ -201,7 +201,7 @@ async def test_a_stranger_cancels_nothing(agency: Agency, customer: Customer, st
 
 
 async def test_who_asks_while_the_payment_ends_is_told_of_the_payment_or_gets_its_money_back(agency: Agency) -> None:
-    """Whatever is in the way when it asks, it is never anything else."""
+    """A cancellation either succeeds or is refused with PAYMENT_IN_PROGRESS."""
     reasons: Counter[str] = Counter()
     for _ in range(int(os.environ.get("SKYHIGH_TEST_ROUNDS", "3"))):
         customer = agency.customer()
@@ -210,7 +210,7 @@ async def test_who_asks_while_the_payment_ends_is_told_of_the_payment_or_gets_it
 
         async def give_up(customer: Customer = customer, booked: pb.Booking = booked) -> None:
             asked = Counter({"PAYMENT_IN_PROGRESS": 1})
-            # A payment service that is too busy to answer decides nothing either.
+            # A payment service that is too busy to answer has decided nothing.
             while asked.keys() <= {"PAYMENT_IN_PROGRESS", "DEPENDENCY_UNAVAILABLE"}:
                 asked = outcomes(await at_once(customer.cancel(booked)))
                 reasons.update(asked)

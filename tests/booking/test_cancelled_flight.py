@@ -1,4 +1,4 @@
-"""A flight that will not leave: no booking stays, whatever state the news finds it in, and the money goes back."""
+"""A cancelled flight ends its bookings in every state, and money is refunded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 async def known(agency: Agency, flight_id: str) -> None:
-    """Waits until the booking service has heard of it, and has looked for its bookings."""
+    """Waits until the booking service has the event and has cancelled the bookings."""
 
     async def told() -> bool:
         async with agency.pool.acquire() as conn:
@@ -52,13 +52,19 @@ async def known(agency: Agency, flight_id: str) -> None:
 
 
 def look_again_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the look that follows the first one wait for the test, also where the first one comes late."""
+    """Delays the second run of the step `cancel-flight` until the test makes it due.
+
+    Also if the first run comes late.
+    """
     for name in ("LAST_LOOK", "NO_RETURN"):
         monkeypatch.setattr(steps, name, timedelta(hours=1))
 
 
 async def none_confirmed(agency: Agency, booked: Sequence[pb.Booking]) -> None:
-    """Waits until none of these bookings is CONFIRMED, which the last look sees to at the latest."""
+    """Waits until none of these bookings is CONFIRMED.
+
+    The last run of `cancel-flight` cancels those that the first one missed.
+    """
     await rest(agency, booked)
 
     async def gone() -> bool:
@@ -72,7 +78,7 @@ async def none_confirmed(agency: Agency, booked: Sequence[pb.Booking]) -> None:
 
 
 async def closed(agency: Agency, journey: Journey) -> None:
-    """Nobody has a seat on the flights of the journey any more, and nothing is broken."""
+    """Waits until the flights have no taken seats; checks the invariants."""
 
     async def empty() -> bool:
         return await agency.taken(*journey.flight_ids) == set()
@@ -128,7 +134,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
     }
     (told,) = await agency.mails("payment_processing@fog.example")
     assert "a flight was cancelled" in told.text
-    # Also those of the flight that leaves.
+    # The seats on the flight that departs are released too.
     await closed(agency, journey)
 
 
@@ -176,7 +182,10 @@ async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancell
 async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The looks for bookings that did not see the news follow each other for 15 seconds: steps.NO_RETURN."""
+    """`cancel-flight` runs again and again for 15 s (steps.NO_RETURN).
+
+    A later run finds bookings whose transaction did not see the cancellation.
+    """
     monkeypatch.setattr(steps, "LAST_LOOK", timedelta(seconds=2))
     came: dict[str, int] = {}
     for _ in range(times(1)):
@@ -193,7 +202,7 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
             try:
                 await customer.pay(booking)
             except grpc.aio.AioRpcError as error:
-                # The news came before it paid.
+                # The cancellation came before this payment.
                 refusal = read(error)
                 assert (refusal.reason, refusal.info.metadata["reason"]) == ("BOOKING_CANCELLED", "FLIGHT_CANCELLED")
 
@@ -223,7 +232,7 @@ async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it
             "SELECT true FROM cancelled_flights WHERE flight_id = $1", journey.flight_id
         ):
             await agency.cancel_flight(journey.flight_id)
-        # Also where the step's time was over meanwhile, and it is taken again.
+        # Also if the lease of the step ended meanwhile and the step runs again.
         await known(agency, journey.flight_id)
         return hold
 
@@ -238,7 +247,10 @@ async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it
 async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_look(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its transaction began before the news was written, and commits after its bookings were looked at."""
+    """Its transaction begins before the cancellation is stored.
+
+    It commits after the first run of `cancel-flight`.
+    """
     look_again_only_when_told(monkeypatch)
     journey = await agency.flight()
     real = bookings.confirm
@@ -252,7 +264,7 @@ async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_loo
     monkeypatch.setattr(bookings, "confirm", confirm)
     booking = await customer.book(journey)
     await customer.pay(booking)
-    # No limit of a service's ends the transaction, however long the news takes.
+    # A transaction of the test's own, because a time limit of the service would end one of the service's.
     async with agency.database.transaction():
         args, more = await begun
         assert await real(agency.database, *args, **more)
@@ -271,9 +283,9 @@ async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_loo
 async def test_one_that_gets_its_seats_after_the_news_loses_them(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The seat service had not heard of it when it gave them."""
+    """The seat service had not received the event when it held the seats."""
     look_again_only_when_told(monkeypatch)
-    # No timer continues the call, however long the news takes.
+    # The timer must not continue the call while the test waits for the event.
     monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
     real = bookings.reserve

@@ -1,4 +1,7 @@
-"""ChangeBookingSeats: all seats for others, or none; and the full time again, as often as the cap allows."""
+"""ChangeBookingSeats: all new seats or none, and the full time to pay again.
+
+Until the life of the hold reaches its limit.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +33,19 @@ from tests.dates import flight_id
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 
-# Three times the time to pay is the longest life of a hold: two changes.
+# A hold lives at most three times the time to pay, so two changes are possible.
 VARIABLES: Final = {"SKYHIGH_SEAT_HOLD_LIFE_TTLS": "3"}
 
 
 async def booked_on(agency: Agency, customer: Customer, *seat_numbers: str, legs: int = 1) -> pb.Booking:
-    """A booking of as many adults, who sit there on each flight."""
+    """Returns a booking of one adult for each seat number, on each flight."""
     journey = await agency.journey(legs)
     seats = [named_seat(flight, number, n) for flight in journey.flight_ids for n, number in enumerate(seat_numbers)]
     return await customer.book(journey, *["ADULT"] * len(seat_numbers), seats=seats)
 
 
 def hold_of(booking: pb.Booking) -> bookings.Hold:
-    """What the seat service answered who made the booking what it is here."""
+    """Returns the hold of a booking as the seat service answered."""
     return bookings.Hold(
         hold_id=UUID(booking.hold_id),
         state="HELD",
@@ -52,7 +55,7 @@ def hold_of(booking: pb.Booking) -> bookings.Hold:
 
 
 async def unchanged(agency: Agency, customer: Customer, booking: pb.Booking) -> None:
-    """The booking and its seats are as they were."""
+    """Fails if the booking or its seats have changed."""
     assert without_history(await customer.get(booking)) == booking
     taken = await agency.taken(*(flight.flight_id for flight in booking.flights))
     assert {(seat.flight_id, seat.seat_number) for seat in booking.seats} <= taken
@@ -225,7 +228,7 @@ async def test_a_repeat_renews_the_time_once(agency: Agency, customer: Customer,
 
 
 async def test_repeats_at_once_change_once(agency: Agency, customer: Customer, request_id: str) -> None:
-    """More changes than the cap allows would be refused."""
+    """If a repeat changed the seats again, the limit would refuse the later change."""
     booked = await booked_on(agency, customer, "10A")
     answers = await at_once(*(customer.move(booked, "11A", request_id=request_id) for _ in range(20)))
     assert outcomes(answers) == {"OK": 20}
@@ -262,7 +265,10 @@ async def test_of_many_who_want_the_same_seat_one_gets_it(agency: Agency) -> Non
 
 
 async def test_changes_at_once_leave_the_seats_of_the_last(agency: Agency, customer: Customer) -> None:
-    """Two of them, as the cap allows; what the seat service decided last is what the booking has."""
+    """Two changes at the same time, as many as the limit allows.
+
+    The booking must have the seats of the change that the seat service processed last.
+    """
     wishes = [["11A", "11B"] * 2, ["12C", "12D"] * 2]
     for _ in range(10):
         booked = await booked_on(agency, customer, "10A", "10B", legs=2)
@@ -284,7 +290,7 @@ async def test_an_answer_of_the_seat_service_that_comes_late_undoes_nothing(agen
 
 
 async def test_a_change_whose_caller_died_is_followed(agency: Agency, customer: Customer) -> None:
-    """The seat service has decided, and nobody was left to write it down."""
+    """The seat service changes the seats, and the booking service does not store it."""
     booked = await booked_on(agency, customer, "10A")
     await customer.move(booked, "11A")
     seat = seat_pb.SeatAssignment(

@@ -35,12 +35,12 @@ from tests.booking.agency import (
 from tests.callers import refused
 from tests.dates import flight_id, new_flight_id
 
-# An infant pays a tenth, and what is no whole cent is rounded up.
+# An infant pays 10 % of the fare, rounded up to a whole cent.
 INFANT_CENTS: Final = 1_001
 
 
 async def hold_of(agency: Agency, booking: pb.Booking) -> seat_pb.Hold:
-    """The hold of its seats, as the seat service has it."""
+    """Reads the hold of a booking from the seat service."""
     hold: seat_pb.Hold = await agency.seats.service().GetHold(seat_pb.GetHoldRequest(hold_id=booking.hold_id))
     return hold
 
@@ -196,7 +196,7 @@ async def test_an_infant_travels_on_the_lap_of_an_adult_of_its_own(agency: Agenc
 async def test_a_party_with_children_finds_no_room_in_an_exit_row(
     agency: Agency, customer: Customer, types: list[str], left: list[str]
 ) -> None:
-    """The first row is one: neither children nor those who care for them may sit there."""
+    """Row 1 is an exit row, closed to children and to adults who travel with them."""
     journey = await agency.flight()
     await agency.leave(journey.flight_id, *left)
     with refused("ABORTED", "SEATS_UNAVAILABLE"):
@@ -269,7 +269,7 @@ async def test_who_is_told_no_type_is_an_adult_and_nobody_needs_an_address(agenc
     assert booked.contact_email == ""
 
 
-# What can't be had: nothing is held afterwards.
+# Bookings that are impossible. No seat is held afterwards.
 
 
 async def test_an_unknown_flight_or_itinerary_is_not_found(agency: Agency, customer: Customer) -> None:
@@ -407,7 +407,7 @@ async def test_a_customers_open_bookings_hold_nine_seats_of_a_flight(agency: Age
 
 
 async def test_a_refused_request_leaves_an_order_that_failed(agency: Agency, customer: Customer) -> None:
-    """Its owner may look at it, should it ever learn its id."""
+    """The owner can read the failed booking by its id."""
     journey = await agency.flight()
     await agency.take(journey.flight_id, "10A")
     with refused("ABORTED", "SEAT_TAKEN"):
@@ -423,11 +423,11 @@ async def test_a_refused_request_leaves_an_order_that_failed(agency: Agency, cus
         assert refusal.info.metadata == {"last_error": "SEAT_TAKEN"}
 
 
-# What the request itself gets wrong.
+# Requests that contradict themselves.
 
 
 def misnamed(journey: Journey, *wrong: pb.CreateBookingRequest.NamedSeat) -> pb.CreateBookingRequest:
-    """A request of an adult and its infant with these seats."""
+    """Returns a request of an adult and its infant with these seats."""
     return asked(journey, "ADULT", "INFANT", seats=wrong)
 
 
@@ -464,7 +464,7 @@ async def test_nobody_is_named_twice_and_no_seat_either(agency: Agency, customer
         assert refusal.fields == ["seats"]
 
 
-# Others are away.
+# Other services are down.
 
 
 async def test_an_order_is_seen_through_once_the_seat_service_is_back(
@@ -484,7 +484,7 @@ async def test_an_order_is_seen_through_once_the_seat_service_is_back(
 async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, key: str, answer: tuple[str, str]
 ) -> None:
-    """Its first seat was lost to another, and the seat service did not answer which one is free instead."""
+    """The first planned seat was taken, and the seat service failed before a new plan."""
     monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
     real, plans = seating.plan, 0
@@ -527,5 +527,5 @@ async def test_bookings_count_for_the_address_of_their_guests(agency: Agency) ->
         await book()
     assert refusal.info.metadata == {"limit": "27", "counted_by": "ADDRESS"}
     assert "network address" in refusal.message
-    # A guest of another address books what is left.
+    # A guest of another address can book the rest.
     await agency.customer().book(journey)

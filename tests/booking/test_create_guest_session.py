@@ -19,13 +19,13 @@ DAY_SECONDS: Final = 86_400
 
 
 async def session(agency: Agency) -> pb.GuestSession:
-    """A new session."""
+    """Returns a new guest session."""
     opened: pb.GuestSession = await agency.bookings.anybody("").CreateGuestSession(pb.CreateGuestSessionRequest())
     return opened
 
 
 def claims(token: str) -> dict[str, Any]:
-    """What a token says."""
+    """Returns the claims of a token."""
     body = token.split(".")[1]
     return dict(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
 
@@ -72,7 +72,7 @@ async def test_whoever_shows_a_token_gets_another_session_all_the_same(agency: A
 
 
 async def test_a_guest_does_not_keep_seats_without_paying(agency: Agency) -> None:
-    """The seats are the booking's: its owner sees the hold, and has no way around the payment."""
+    """The guest can read the hold, but only the booking service changes it."""
     token = (await session(agency)).token
     booked = await Customer(agency, agency.bookings.anybody(token)).book(await agency.flight())
     seats = agency.seats.anybody(token)

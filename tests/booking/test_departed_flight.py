@@ -1,4 +1,4 @@
-"""A flight that leaves while a booking is paid for: no seat is sold, and the money goes back (SEAT-17)."""
+"""A flight departs during a payment: no seat is sold, money is refunded (SEAT-17)."""
 
 from __future__ import annotations
 

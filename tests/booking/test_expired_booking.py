@@ -1,4 +1,4 @@
-"""What a customer is told after the time to pay, and when a customer lets too many bookings lapse."""
+"""Refusals after the time to pay, and the cool-down after too many lapses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIABLES: Final = {
 
 
 async def refused_to_all(customer: Customer, booking: pb.Booking) -> None:
-    """Neither seats nor money nor an end are to be had any more."""
+    """Fails unless paying and changing seats are refused with the time of expiry."""
     end = f"{booking.expire_time.ToDatetime().isoformat()}Z"
     for attempt in (customer.pay, lambda each: customer.move(each, "19D")):
         with refused("ABORTED", "BOOKING_EXPIRED") as refusal:
@@ -54,7 +54,7 @@ async def test_its_seats_are_the_next_ones_at_once(agency: Agency, customer: Cus
 async def test_a_change_of_seats_in_time_keeps_the_booking(agency: Agency, customer: Customer) -> None:
     (booked,) = await agency.lapse(await customer.book(await agency.flight()), left=timedelta(minutes=5))
     await customer.move(booked, "19D")
-    # Ten minutes later, five after the end that it had before.
+    # 10 minutes later, which is 5 minutes after the first end of the booking.
     (changed,) = await agency.lapse(booked, left=timedelta(minutes=5))
     await customer.pay(changed)
     assert seats_of(await customer.becomes(booked, "CONFIRMED")) == ["19D"]

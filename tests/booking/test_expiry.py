@@ -1,4 +1,7 @@
-"""The end of the time to pay: never early, hardly late, renewed by a change of seats or a payment (BKG-2 to 4)."""
+"""Expiry at the end of the time to pay, never early (BKG-2, BKG-3, BKG-4).
+
+A change of seats and the start of a payment renew the time.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ from tests.waiting import eventually, stays, until
 
 _log = logging.getLogger(__name__)
 MANY: Final = 30
-# In the races at the end: so long before it the bookings are made ready.
+# The bookings of a race are prepared this long before their end.
 APPROACH: Final = timedelta(seconds=1)
-# As many as there are changes; there is no tenth.
+# One row for each change.
 ROWS: Final = (9, 10, 11, 12, 14, 15, 16, 17, 18)
 
 
 async def expiries(agency: Agency, bookings: list[pb.Booking]) -> list[asyncpg.Record]:
-    """When each became EXPIRED, in seconds after its end, and after the end of its hold."""
+    """Returns how many seconds after its end each booking became EXPIRED, as `late`."""
     async with agency.pool.acquire() as conn:
         rows: list[asyncpg.Record] = await conn.fetch(
             """
@@ -45,7 +48,7 @@ async def expiries(agency: Agency, bookings: list[pb.Booking]) -> list[asyncpg.R
 
 @pytest.mark.timeout(900)
 async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agency) -> None:
-    """Their ends are moved to a second from now; from there on the clock is the real one."""
+    """The ends are moved to 1 s from now; then the real clock decides."""
     late: list[float] = []
     for _ in range(times(1)):
         journeys = [await agency.journey(1 + number % 2) for number in range(2)]
@@ -111,7 +114,7 @@ async def test_a_payment_that_begins_at_the_last_moment_has_the_full_time(agency
     await customer.pay(booking)
     paying = await customer.becomes(booking, "PAYMENT_PROCESSING")
     assert before + TIME_TO_PAY <= paying.expire_time.ToDatetime(UTC) <= datetime.now(UTC) + TIME_TO_PAY
-    # Ten minutes later, nine after the end that it had before.
+    # 10 minutes later, which is 9 minutes after the first end of the booking.
     await agency.lapse(booking, left=TIME_TO_PAY - timedelta(minutes=10))
     await provider_decides(agency, booking)
     confirmed = await customer.becomes(booking, "CONFIRMED")
@@ -120,7 +123,7 @@ async def test_a_payment_that_begins_at_the_last_moment_has_the_full_time(agency
 
 
 async def test_a_payment_after_the_end_is_refused_and_not_charged(agency: Agency) -> None:
-    """At once after it, also before the service has written that the booking has expired."""
+    """Immediately after the end, also before the service has stored EXPIRED."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
     bookings = await agency.lapse(*await booked_by(customers, journey))
@@ -137,7 +140,10 @@ async def test_a_payment_after_the_end_is_refused_and_not_charged(agency: Agency
 
 @pytest.mark.timeout(900)
 async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) -> None:
-    """What was begun in time is paid; what was not is not charged."""
+    """A payment that begins in time succeeds; a later one is refused without a charge.
+
+    A payment may also begin so late that its booking expires; then there is no charge either.
+    """
     came: dict[tuple[str, str], int] = {}
     for _ in range(times(1)):
         journey = await agency.journey(2)
@@ -158,7 +164,8 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
             came[key] = came.get(key, 0) + 1
         assert await agency.violations(*journey.flight_ids) == []
     _log.info("paid at the end: %s", came)
-    # Begun so late that the seats were gone before they could be kept: not charged either.
+    # ("OK", "EXPIRED"): the payment began so late that its seats had been released before their hold could be extended.
+    # There was no charge.
     assert came.keys() <= {("OK", "CONFIRMED"), ("OK", "EXPIRED"), ("BOOKING_EXPIRED", "EXPIRED")}
 
 
@@ -175,7 +182,7 @@ async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) 
         return result
 
     results = await asyncio.gather(*map(change, customers, bookings, numbers))
-    # A machine that is busy enough gives no answer in time.
+    # On a busy machine the response may not come in time.
     assert outcomes(results).keys() <= {"OK", "BOOKING_EXPIRED", "SEAT_TAKEN", "DEPENDENCY_UNAVAILABLE"}
     renewed = [result for result in results if isinstance(result, pb.Booking)]
 
@@ -186,7 +193,7 @@ async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) 
         return {row["state"] for row in rows} <= {"SEATS_RESERVED"}
 
     await stays(live_on, seconds=0.3)
-    # The end of each other hold has come; also that of a change that got no answer in time.
+    # Makes the other holds lapse, among them that of a change whose response did not come in time.
     held = [row["hold_id"] for row in await agency.seat_database.fetch(
         "SELECT hold_id FROM holds WHERE hold_id = ANY($1) AND state = 'HELD' AND expire_time > clock_timestamp()",
         [each.hold_id for each in bookings],
@@ -198,7 +205,7 @@ async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) 
 
 
 async def test_a_booking_adopts_the_end_that_the_seat_service_tells(agency: Agency, customer: Customer) -> None:
-    """The hold was extended, and the process that did so died before it wrote that down."""
+    """The hold was extended, and the process died before it stored the new end."""
     booking = await customer.book(await agency.flight())
     hold: seat_pb.Hold = await agency.seats.service().ExtendHold(seat_pb.ExtendHoldRequest(hold_id=booking.hold_id))
     await agency.set_back(booking, expire_time=TIME_TO_PAY)
@@ -214,7 +221,7 @@ async def test_a_booking_adopts_the_end_that_the_seat_service_tells(agency: Agen
 
 
 async def test_a_payment_without_a_verdict_ends_with_the_time_to_pay(agency: Agency, customer: Customer) -> None:
-    """Seats are not kept for ever for a payment that does not end, and its late success still counts."""
+    """An undecided payment does not keep the seats; its late success still counts."""
     agency.provider.behaviour.now = UNDECIDED
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)

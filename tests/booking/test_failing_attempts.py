@@ -1,4 +1,4 @@
-"""What a customer sees of a payment that fails, attempt after attempt (BKG-4)."""
+"""What a customer sees of each attempt of a failing payment (BKG-4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.payment.conftest import NEVER
 from tests.payment.rules import FAILS
 from tests.waiting import eventually
 
-# Nothing ends by the clock: the test ends each attempt, and each pause, once its watchers have seen it.
+# No attempt or pause ends by the clock: the test ends each one when all watchers have seen it.
 VARIABLES: Final = {
     "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05",
     "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05",
@@ -33,7 +33,7 @@ ATTEMPTS: Final = [
 
 
 async def watch(customer: Customer, booking: pb.Booking, shown: list[pb.Booking], *, until: str) -> None:
-    """Appends what a stream shows, up to a state."""
+    """Appends each booking of a stream until it shows the state `until`."""
     async for update in customer.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id)):
         if update.HasField("booking"):
             shown.append(update.booking)
@@ -42,7 +42,7 @@ async def watch(customer: Customer, booking: pb.Booking, shown: list[pb.Booking]
 
 
 async def poll(customer: Customer, booking: pb.Booking, shown: list[pb.Booking], *, until: str) -> None:
-    """Appends what read after read shows, up to a state."""
+    """Reads the booking repeatedly and appends it until it shows the state `until`."""
 
     async def there() -> bool:
         shown.append(await customer.get(booking))

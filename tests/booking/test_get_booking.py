@@ -1,4 +1,4 @@
-"""GetBooking: a booking as it is, with its history."""
+"""GetBooking: the current booking with its history."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDS: Final = (pb.Booking.CONFIRMED, pb.Booking.FAILED, pb.Booking.EXPIRED)
 
 
 def transitions(booking: pb.Booking) -> list[Transition]:
-    """Its history: from, to, who and why."""
+    """Returns the history of a booking: from, to, actor and reason."""
     name = pb.Booking.State.Name
     return [(name(each.from_state), name(each.to_state), each.actor, each.reason) for each in booking.history]
 
@@ -64,7 +64,7 @@ async def test_every_read_shows_the_same_end_of_the_time_to_pay(agency: Agency, 
 async def test_an_order_without_seats_shows_none_as_long_as_it_has_none(
     customer: Customer, unreserved: pb.Booking
 ) -> None:
-    """What it asks for is a plan, and no promise."""
+    """The seats of the request are only planned, not held."""
     found = await customer.get(unreserved)
     assert (state_of(found), list(found.seats), found.hold_id) == ("CREATED", [], "")
     assert not found.HasField("expire_time")
@@ -98,7 +98,7 @@ async def test_passengers_and_services_have_no_bookings(agency: Agency, customer
 
 
 async def test_an_answer_is_of_one_moment(agency: Agency, customer: Customer) -> None:
-    """Whoever reads while the booking goes on sees state, history, seats and locator of one and the same version."""
+    """A reader gets state, history, seats and locator of one version of the booking."""
     booked = await customer.book(await agency.flight())
     seen = [booked]
 

@@ -1,4 +1,4 @@
-"""Repeats of mutations: the first answer again, and nothing changed (rule 11.6)."""
+"""A retry gets the first response and changes nothing (rule 11.6)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 MANY: Final = 50
-# It changes nothing: whoever asks again gets a session of its own.
+# This method stores nothing: a retry gets a new session.
 WITHOUT_KEY: Final = {"CreateGuestSession"}
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A request that may be sent now, and the same with another parameter."""
+    """A valid request, and the same with another parameter."""
 
     request: Any
     other: Any
@@ -84,7 +84,7 @@ every_mutation = pytest.mark.parametrize("method", sorted(MUTATIONS))
 
 
 async def effects(agency: Agency, customer: Customer) -> Counter[str]:
-    """How often the customer's bookings came into each state."""
+    """Counts how often the customer's bookings entered each state."""
     rows = await agency.database.fetch(
         "SELECT to_state::text FROM booking_events JOIN bookings USING (booking_id) WHERE owner = $1", customer.name
     )
@@ -92,7 +92,7 @@ async def effects(agency: Agency, customer: Customer) -> Counter[str]:
 
 
 def told(booking: pb.Booking) -> bytes:
-    """An answer as it goes over the wire."""
+    """Returns the bytes of a response."""
     return booking.SerializeToString(deterministic=True)
 
 
@@ -154,7 +154,7 @@ async def test_a_key_that_is_no_uuid_is_malformed(agency: Agency, customer: Cust
 
 @pytest.fixture
 async def connections(world: World, agency: Agency, customer: Customer) -> AsyncIterator[list[Caller]]:
-    """The customer, on many connections."""
+    """The customer, on 50 connections."""
     name = customer.name.removeprefix("customer:")
     opened = [Callers(agency.bookings.address, world.keys, BookingServiceStub) for _ in range(MANY)]
     yield [each.customer(name) for each in opened]
@@ -164,7 +164,7 @@ async def connections(world: World, agency: Agency, customer: Customer) -> Async
 async def test_one_key_from_many_connections_makes_one_booking(
     agency: Agency, customer: Customer, connections: list[Caller], request_id: str
 ) -> None:
-    """All of them get its answer, also those that come before it has its seats."""
+    """All calls get one response, also those that arrive before the seats are held."""
     journey = await agency.journey(2)
     request = keyed(asked(journey, "ADULT", "CHILD", "INFANT"), request_id)
     results = await at_once(*(connection.CreateBooking(request) for connection in connections))
@@ -229,7 +229,7 @@ async def test_the_first_answer_is_told_though_the_booking_has_gone_on(
 async def test_a_repeat_of_an_order_that_waits_for_its_seats_sees_it_through(
     agency: Agency, customer: Customer, unreserved: pb.Booking
 ) -> None:
-    """The first call could not reach the seat service; the second one goes on with the same order."""
+    """The first call did not reach the seat service; the retry continues its booking."""
     key = await agency.database.fetchval("SELECT request_key::text FROM bookings WHERE owner = $1", customer.name)
     journey = Journey([await agency.get_flight(unreserved.flights[0].flight_id)])
     request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), key)

@@ -1,4 +1,7 @@
-"""Money that comes after a booking has expired: the same seats again or a refund, never both, never neither."""
+"""Money that comes after the expiry buys the same seats or is refunded (BKG-5).
+
+The outcome is never both and never neither.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,16 @@ VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
 PARTIES: Final = (("ADULT",), ("ADULT", "CHILD"), ("ADULT", "INFANT"))
 LEGS: Final = (1, 2)
 BOOKINGS_AT_ONCE: Final = 10
-# Verdicts and rivals come in any order within this time.
+# Verdicts and competing calls come at random moments within this time.
 SPREAD_SECONDS: Final = 0.5
 _log = logging.getLogger(__name__)
 
 
 async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat]) -> bool:
-    """Another caller tries to get one of these seats for good, a moment later; returns whether it did."""
+    """Another caller tries to hold and confirm one of these seats.
+
+    It waits for a random moment first. Returns whether it got the seat.
+    """
     await pause(random.uniform(0, SPREAD_SECONDS))
     seat = random.choice(seats)
 
@@ -42,14 +48,17 @@ async def rival_gets_one(agency: Agency, seats: Sequence[pb.BookedSeat]) -> bool
 
 
 async def paying(customer: Customer, journey: Journey) -> pb.Booking:
-    """Books and pays; the payment gets no verdict."""
+    """Books and pays; the provider does not decide the charge."""
     booking = await customer.book(journey, *random.choice(PARTIES))
     await patiently(lambda: customer.pay(booking, request_id=booking.booking_id))
     return await customer.becomes(booking, "PAYMENT_PROCESSING")
 
 
 async def paid_too_late(agency: Agency, booking: pb.Booking, *, rival: bool) -> bool:
-    """Has the money come a moment after the end; returns whether a rival got a seat."""
+    """Makes the charge succeed after the booking's end.
+
+    Returns whether a competing caller got a seat.
+    """
 
     async def money() -> None:
         await pause(random.uniform(0, SPREAD_SECONDS))

@@ -1,4 +1,7 @@
-"""A booking reserves its locator at the check-in service before it takes money (BKG-4, CHK-1, decision 37)."""
+"""A locator is reserved at the check-in service before a charge (BKG-4, CHK-1).
+
+The reason is in decision 37.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually, pause
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """A real check-in service, its database, and the gate that the booking service reaches it through."""
+    """A check-in service, its database, and the gate in front of it."""
 
     checkin: Callers
     database: Database
@@ -50,7 +53,7 @@ class Desk:
         )
 
     async def owner(self, pnr: str) -> str | None:
-        """The key of the booking that a locator belongs to; None for an imported party."""
+        """Returns the key of the booking that owns a locator; None for an imported party."""
         rows = await self.database.fetch("SELECT booking FROM locators WHERE pnr = $1", pnr)
         assert len(rows) == 1, "the locator belongs to no party"
         owner: str | None = rows[0]["booking"]
@@ -75,7 +78,7 @@ async def any_desk(world: World) -> AsyncIterator[Desk]:
 
 @pytest.fixture
 def desk(any_desk: Desk) -> Desk:
-    """The same, which the booking service reaches at the beginning of each test."""
+    """The desk; its gate is open at the start of each test."""
     any_desk.gate.away = False
     any_desk.gate.open()
     return any_desk
@@ -88,7 +91,10 @@ async def any_agency(world: World, any_desk: Desk) -> AsyncIterator[Agency]:
 
 
 def mint_first(monkeypatch: pytest.MonkeyPatch, *pnrs: str) -> list[str]:
-    """Has the booking service mint these locators first, and random ones afterwards; returns those still to come."""
+    """Makes the booking service mint these locators first, then random ones.
+
+    Returns the list of those that it has not minted yet.
+    """
     real, first = locators.mint, list(pnrs)
     monkeypatch.setattr(locators, "mint", lambda: first.pop(0) if first else real())
     return first
@@ -108,7 +114,7 @@ def key_of(booking: pb.Booking) -> str:
     return UUID(booking.booking_id).hex[:16]
 
 
-# With the second number the first try of the step finds all its locators taken, and its timer retries it.
+# With the second value the first try of the step finds all its locators taken, and its timer retries the step.
 @pytest.mark.parametrize("tries", [1, steps.MINTED_AT_ONCE])
 async def test_booking_mints_another_locator_when_an_import_holds_it(
     agency: Agency, customer: Customer, desk: Desk, monkeypatch: pytest.MonkeyPatch, tries: int
@@ -155,7 +161,7 @@ async def test_payment_waits_for_the_check_in_service_without_taking_money(
     await tried(agency, "pay", booking)
     waiting = await customer.get(booking)
     assert (state_of(waiting), waiting.payment_intent_id) == ("PAYMENT_PENDING", "")
-    # Its hold has its full time again.
+    # The start of the payment has extended the hold to its full time.
     assert waiting.expire_time.ToDatetime() > booking.expire_time.ToDatetime()
     assert await agency.hold_state(booking.hold_id) == "HELD"
     desk.gate.away = False
@@ -185,7 +191,7 @@ async def test_paid_booking_is_confirmed_while_the_check_in_service_is_down(
     await customer.pay(booking)
     await customer.becomes(booking, "PAYMENT_PROCESSING")
     reserved = (await agency.row(booking))["reserved_pnr"]
-    # Customers see a locator once it is theirs.
+    # Customers see a locator only after the confirmation.
     assert (await customer.get(booking)).pnr == ""
     desk.gate.away = True
     await provider_decides(agency, booking)
@@ -209,7 +215,7 @@ async def test_payment_from_before_the_upgrade_keeps_its_seats_until_it_has_a_lo
     await tried(agency, "confirm", booking)
     row = await agency.row(booking)
     assert (row["state"], row["refund_reason"]) == ("PAYMENT_PROCESSING", None)
-    # A confirmed hold has no end.
+    # A confirmed hold does not expire.
     assert await agency.hold_state(booking.hold_id) == "CONFIRMED"
     await agency.set_back(booking, expire_time=timedelta(hours=1))
     desk.gate.away = False

@@ -1,4 +1,7 @@
-"""Money that comes after a payment has failed: the same seats again or the money back, never both, never neither."""
+"""Money that comes after a failed payment buys the same seats or is refunded.
+
+The outcome is never both and never neither.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ async def test_a_success_after_failure_takes_the_same_seats_or_is_given_back(
         assert shown.seats == booking.seats
         assert shown.hold_id != failed.hold_id
         assert subjects == [f"Your booking {shown.pnr} is confirmed"]
-    # Of the first flight's seats none stays behind with a party that does not fly.
+    # If the booking lost a seat on the second flight, it keeps none on the first flight.
     assert await agency.violations(*journey.flight_ids) == []
 
 
@@ -90,7 +93,7 @@ async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency
 async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goes_back(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step that frees the seats of a FAILED booking has looked, and frees them after the money came."""
+    """The step that releases a FAILED booking's seats continues after the money came."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(BOOKINGS_AT_ONCE)]
     real, paid = Peers.drop, asyncio.Event()
@@ -141,7 +144,7 @@ async def test_a_hold_for_late_money_that_is_over_before_its_confirmation_is_tak
 async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes take the same seats again, one of them so late that the booking was cancelled meanwhile."""
+    """Two processes run one step; one holds seats after the booking was cancelled."""
     journey = await agency.flight()
     booking = await customer.book(journey)
     await customer.pay(booking, FAILS)
@@ -169,7 +172,7 @@ async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
     monkeypatch.setattr(Peers, "hold", hold)
     await pay_once_more(customer, booking)
     await waiting.wait()
-    # The lease of the first has lapsed, and a second takes the timer.
+    # The lease of the first process has ended, and a second process claims the timer.
     async with agency.pool.acquire() as conn:
         await conn.execute(
             "UPDATE timers SET try_time = now() WHERE name = 'confirm' AND subject = $1", booking.booking_id

@@ -1,4 +1,7 @@
-"""BKG-8: a cancellation reaches the flights that have not departed; flown ones keep their seats and their fares."""
+"""BKG-8: a cancellation affects only the flights that have not departed.
+
+Passengers keep the seats of flown flights, and the airline keeps their fares.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,15 @@ from tests.callers import refused
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 
-# An infant pays a tenth, rounded up, of each flight.
+# Fare of an adult and an infant for one flight; the infant pays 10 %, rounded up.
 LEG_CENTS = FARE_CENTS + -(-FARE_CENTS // 10)
 
 
 async def flown(agency: Agency, customer: Customer, legs: int = 2, **more: object) -> tuple[Journey, pb.Booking]:
-    """A confirmed booking of an adult with an infant, whose first flight has departed."""
+    """Returns a confirmed booking whose first flight has departed.
+
+    The party is an adult with an infant.
+    """
     journey = await agency.journey(legs)
     booking = await customer.confirmed(journey, "ADULT", "INFANT", **more)
     await agency.fly(booking, journey.flight_id)
@@ -32,18 +38,18 @@ async def flown(agency: Agency, customer: Customer, legs: int = 2, **more: objec
 
 
 async def settled(agency: Agency, customer: Customer, booking: pb.Booking) -> pb.Booking:
-    """Waits until seats and money have followed a cancellation, and returns the booking."""
+    """Waits until seats and money have followed a cancellation; returns the booking."""
     await rest(agency, [booking])
     return await customer.get(booking)
 
 
 def legs_of(booking: pb.Booking) -> list[str]:
-    """The states of its flights."""
+    """Returns the states of a booking's flights."""
     return [pb.Booking.Flight.State.Name(flight.state) for flight in booking.flights]
 
 
 async def kept(agency: Agency, booking: pb.Booking) -> tuple[str, int]:
-    """The state of its payment, and what of it is kept, in cents."""
+    """Returns the state of the payment, and the amount that is not refunded in cents."""
     intent = await agency.payments.get(intent_of(booking))
     return (
         payment_pb.PaymentIntent.State.Name(intent.state),
@@ -116,7 +122,10 @@ async def test_customer_and_airline_at_once_give_the_fare_back_once(agency: Agen
 async def test_a_flight_that_never_left_is_cancelled_although_its_time_has_passed(
     agency: Agency, customer: Customer
 ) -> None:
-    """The news of the airline come late: the customer has cancelled the other flight, and both fares go back."""
+    """The airline cancels late: the customer has cancelled the other flight already.
+
+    Both fares are refunded.
+    """
     journey, booking = await flown(agency, customer)
     await customer.cancel(booking)
     await settled(agency, customer, booking)
@@ -133,7 +142,10 @@ async def test_a_flight_that_never_left_is_cancelled_although_its_time_has_passe
 async def test_a_flown_flight_is_not_cancelled_by_the_news_of_an_earlier_one(
     agency: Agency, customer: Customer
 ) -> None:
-    """The first flight never left, the party flew the second by other ways: only the first is given back."""
+    """The airline cancels the first flight after the departure of the second.
+
+    Only the first fare is refunded.
+    """
     journey, booking = await flown(agency, customer)
     await agency.fly(booking, journey.flight_ids[1])
     await agency.cancel_flight(journey.flight_id)
@@ -156,7 +168,7 @@ async def test_an_unpaid_booking_is_given_up_whole(agency: Agency, customer: Cus
 
 
 async def test_a_booking_whose_money_went_another_way_ends(agency: Agency, customer: Customer) -> None:
-    """A service gives the money back although the booking lives: nothing that was paid for stays."""
+    """A service refunds the payment directly, so the booking and its seats end."""
     journey = await agency.flight()
     booking = await customer.confirmed(journey)
     request = payment_pb.RefundPaymentRequest(intent_id=booking.payment_intent_id)
@@ -222,7 +234,7 @@ async def test_bookings_of_a_flight_are_cancelled_in_batches(
 async def test_seats_of_a_cancelled_booking_are_freed_even_if_that_takes_until_after_departure(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cancellation was in time; its step came late, as after an outage."""
+    """The booking is cancelled before departure, but the release runs after it."""
     journey = await agency.flight()
     booking = await customer.confirmed(journey)
     real = Peers.drop

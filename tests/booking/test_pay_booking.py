@@ -1,4 +1,7 @@
-"""PayBooking: who may begin a payment and when; what becomes of it is in test_payment.py."""
+"""PayBooking: who may start a payment, and when.
+
+The outcomes of payments are tested in test_payment.py.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ BAD_CODES: Final = [
 
 
 async def confirmation_of(agency: Agency, booking: pb.Booking) -> Any:
-    """What others were told of its confirmation, once."""
+    """Returns the only event about the booking's confirmation."""
     (told,) = [each for each in await agency.told("booking.confirmed.v1") if each.booking_id == booking.booking_id]
     return told
 
@@ -78,7 +81,7 @@ async def test_it_costs_its_owner_its_total(agency: Agency, customer: Customer) 
 
 
 async def test_the_time_begins_anew_with_the_payment(agency: Agency, customer: Customer) -> None:
-    """So that it outlasts all attempts."""
+    """The time to pay is renewed, so that it outlasts all attempts."""
     agency.provider.behaviour.now = UNDECIDED
     (booked,) = await agency.lapse(await customer.book(await agency.flight()), left=timedelta(minutes=5))
     before = datetime.now(UTC)
@@ -126,7 +129,7 @@ async def test_the_party_is_mailed_its_locator_and_seats(agency: Agency, custome
 
 
 async def test_the_code_is_passed_on_and_forgotten(agency: Agency, customer: Customer) -> None:
-    """Not even the answer that a repeat gets has it, nor what others are told."""
+    """Neither stored responses nor events contain the payment code."""
     booked = await customer.book(await agency.flight())
     await customer.pay(booked, "71830", request_id=str(uuid4()))
     agency.provider.behaviour.now = agency.provider.behaviour.now.model_copy(update={"failure_rate": 0.0})
@@ -200,7 +203,7 @@ async def test_a_repeat_gets_the_first_answer_and_pays_nothing_more(
 
 
 async def charges(agency: Agency, booking: pb.Booking) -> list[str]:
-    """The charges that the provider knows of a booking's payment, by status."""
+    """Returns the states of the charges for a booking at the provider."""
     intent_id = await agency.payments.database.fetchval(
         "SELECT intent_id::text FROM intents WHERE reference = $1", f"booking/{booking.booking_id}"
     )

@@ -1,4 +1,4 @@
-"""Paying: attempts that everybody can follow, one end for each, and news that may come in any order (BKG-4, PAY-3)."""
+"""Payments: visible attempts, one outcome, events in any order (BKG-4, PAY-3)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.05", "SKYHIGH_BOOKING_WATCH_INTERVAL_SECONDS": "0.05"}
-# PAY-3.
+# The values of PAY-3.
 REAL_TIMES: Final = {
     "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "10",
     "SKYHIGH_PAYMENT_BACKOFF_SECONDS": "1",
@@ -56,7 +56,7 @@ ANY_CODE: Final = "12345"
 FAILURE_RATE: Final = 0.15
 AT_ONCE: Final = 15
 CHARGES: Final = int(os.environ.get("SKYHIGH_TEST_CHARGES", "60"))
-# One run in 1.7 million is further off.
+# One run in 1.7 million deviates by more standard deviations than this.
 DEVIATIONS: Final = 5
 LOCATOR: Final = re.compile(r"[A-HJ-NP-Z][2-9A-HJ-NP-Z]{5}")
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ async def tell(
 
 
 def success(booking: pb.Booking, *, amount: money_pb2.Money | None = None) -> tuple[str, Message]:
-    """News that a booking was paid, with its price where no other amount is given."""
+    """Returns the event that a booking was paid; the default amount is its price."""
     event = events_pb2.PaymentSucceeded(
         intent_id=booking.payment_intent_id,
         reference=f"booking/{booking.booking_id}",
@@ -94,7 +94,7 @@ def success(booking: pb.Booking, *, amount: money_pb2.Money | None = None) -> tu
 
 
 def failure(booking: pb.Booking) -> tuple[str, Message]:
-    """News that the last attempt failed."""
+    """Returns the event that the last attempt failed."""
     event = events_pb2.PaymentFailed(
         intent_id=booking.payment_intent_id,
         reference=f"booking/{booking.booking_id}",
@@ -105,7 +105,7 @@ def failure(booking: pb.Booking) -> tuple[str, Message]:
 
 
 async def ended(customer: Customer, booking: pb.Booking) -> None:
-    """Waits until the payment is over."""
+    """Waits until the booking is in a final state."""
 
     async def over() -> bool:
         return state_of(await customer.get(booking)) in ENDS
@@ -114,7 +114,7 @@ async def ended(customer: Customer, booking: pb.Booking) -> None:
 
 
 async def processing(agency: Agency, customer: Customer, **more: Any) -> pb.Booking:
-    """A booking whose payment runs and comes to no end."""
+    """Returns a booking whose payment runs without an outcome."""
     switch(agency.provider, decision_delay_seconds=600)
     booking = await customer.book(await agency.flight(), **more)
     await customer.pay(booking)
@@ -138,7 +138,7 @@ async def test_00000_confirms_all_seats_mints_a_locator_tells_and_mails(agency: 
         "PAYMENT_PROCESSING",
         "CONFIRMED",
     ]
-    # Seats, money and what others were told: in `end`.
+    # `end` checks seats, money and events.
     assert len((await end(agency, booking)).seats) == 4
     (told,) = [each for each in await agency.told("booking.confirmed.v1") if each.booking_id == booking.booking_id]
     assert (told.pnr, told.passengers, told.contact_email) == (confirmed.pnr, booking.passengers, "paid@example.org")
@@ -300,7 +300,8 @@ async def test_a_provider_that_tells_another_amount_is_asked_again(agency: Agenc
     switch(agency.provider, wrong_amount=True)
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
-    # Its webhook is in quarantine; what it answers when it is asked is the right amount.
+    # The webhook with the wrong amount is quarantined. The payment service then asks the provider, which returns the
+    # right amount.
     assert (await end(agency, booking)).state == "CONFIRMED"
     assert ("QUARANTINED", "AMOUNT_DIFFERS") in (await agency.payments.webhook_events()).values()
 
@@ -316,7 +317,8 @@ async def test_webhooks_in_any_order_and_number_pay_once(agency: Agency) -> None
             for number, (customer, booking) in enumerate(zip(customers, bookings, strict=True))
         )
     )
-    # The last ones are too few to be sent; then the provider is asked.
+    # The provider's mock sends reordered webhooks in groups of five and keeps an incomplete group back. The payment
+    # service asks for those outcomes.
     found = await ends(agency, bookings)
     assert {each.state for each in found.values()} <= {"CONFIRMED", "FAILED"}
     assert len(taken(agency.provider)) >= 10

@@ -1,4 +1,4 @@
-"""Many who want the same seats at once: each party gets all that it asks for, or nothing (BKG-2, rule 11.5)."""
+"""Many parties book the same seats: each gets all its seats or none (BKG-2, 11.5)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from skyhigh.booking.v1 import booking_service_pb2 as pb
 from tests.booking.agency import Agency, Customer, Journey, asked, named_seat, seats_of, state_of
 from tests.seat.rules import answers, at_once, outcomes
 
-# More of them than every day: SKYHIGH_TEST_ROUNDS says how many.
+# SKYHIGH_TEST_ROUNDS raises the number of rounds.
 ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "6"))
-# By letter, of the four rows of the business class.
+# The 16 seats of the business cabin, rows 1 to 4.
 BUSINESS: Final = [f"{row}{letter}" for row in range(1, 5) for letter in "ACDF"]
 LOST: Final = {"SEAT_TAKEN", "SEATS_UNAVAILABLE"}
 
 
 async def one_wins_whole(agency: Agency, journey: Journey, *requests: pb.CreateBookingRequest) -> None:
-    """Of customers who each want the last two seats of a flight one gets both, and the others are refused.
+    """One of several customers gets the last two seats; the others are refused.
 
-    None waits for the end of the winner's time to pay: a call ends long before.
+    No call waits for the end of the winner's time to pay: each ends long before.
     """
     results = await at_once(*(agency.customer().desk.CreateBooking(request) for request in requests))
     counted = outcomes(results)
@@ -35,7 +35,7 @@ async def one_wins_whole(agency: Agency, journey: Journey, *requests: pb.CreateB
 
 @pytest.mark.timeout(120 + 10 * ROUNDS)
 async def test_of_two_who_want_the_last_two_seats_one_gets_both(agency: Agency) -> None:
-    """Side by side or far apart, named or not."""
+    """The last two seats are adjacent or far apart, named or chosen by the service."""
     chosen = random.Random(1)
     for number in range(ROUNDS):
         left = chosen.sample(BUSINESS, 2)
@@ -66,7 +66,7 @@ async def test_of_many_who_want_the_last_two_seats_one_gets_both(agency: Agency)
 
 @pytest.mark.parametrize("short_leg", [0, 1])
 async def test_itineraries_that_meet_on_the_last_two_seats_are_whole_or_nothing(agency: Agency, short_leg: int) -> None:
-    """The other flight of the one who loses stays free."""
+    """The loser's seats on the other flight stay free."""
     journey = await agency.journey(2, aircraft_type="A321")
     short, roomy = journey.flight_ids[short_leg], journey.flight_ids[1 - short_leg]
     await agency.leave(short, "1A", "3D", cabin="BUSINESS")
@@ -77,7 +77,7 @@ async def test_itineraries_that_meet_on_the_last_two_seats_are_whole_or_nothing(
 
 
 async def test_parties_that_cross_each_other_on_four_flights_are_whole_or_nothing(agency: Agency) -> None:
-    """Named seats: each party wants one seat of the next, on another flight."""
+    """Each party names a seat that the next party names on another flight."""
     journey = await agency.journey(4)
     rows = range(5, 13)
 
@@ -96,7 +96,7 @@ async def test_parties_that_cross_each_other_on_four_flights_are_whole_or_nothin
 
 
 async def test_many_parties_share_what_there_is(agency: Agency) -> None:
-    """Twelve couples and a class of sixteen seats: nobody is told that there is no room while there is room."""
+    """Twelve couples and 16 seats: no couple is refused while two seats are free."""
     journey = await agency.flight(aircraft_type="A321")
     request = asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
     results = await at_once(*(agency.customer().desk.CreateBooking(request) for _ in range(12)))

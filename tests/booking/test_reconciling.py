@@ -1,4 +1,4 @@
-"""What the payment service knows reaches a booking, whatever became of the event."""
+"""The reconciler applies the payment service's state if an event was lost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.waiting import eventually
 
 
 class Answering:
-    """The payment service, whose intents are as a test says."""
+    """A payment service with one given intent."""
 
     def __init__(self, intent: payment.PaymentIntent) -> None:
         self.intent = intent
 
     async def payment(self, intent_id: object) -> payment.PaymentIntent:
-        """Returns the one intent."""
+        """Returns the given intent."""
         assert str(intent_id) == self.intent.intent_id
         return self.intent
 
@@ -33,7 +33,7 @@ async def look(agency: Agency, comparison: Comparison) -> None:
 
 
 async def seen_by(comparison: Comparison, booking: pb.Booking) -> bool:
-    """Whether a round over what waits comes across the booking."""
+    """Returns whether a full round of the comparison reads the booking."""
     after = ""
     while True:
         batch = await comparison.find(after, 10)
@@ -71,7 +71,7 @@ async def test_a_refund_whose_event_was_lost_is_noted(world: World, agency: Agen
         return (await agency.row(booking))["refund_time"] is not None
 
     await eventually(refunded)
-    # As if the event had never come.
+    # As if the event had been lost.
     await agency.database.execute("UPDATE bookings SET refund_time = NULL WHERE booking_id = $1", booking.booking_id)
     peers = Peers(world.settings_of(BookingSettings, **agency.variables))
     try:

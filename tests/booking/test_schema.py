@@ -1,4 +1,4 @@
-"""The schema makes wrong rows impossible."""
+"""Constraints of the schema refuse rows that must not exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.booking.agency import Agency, Customer
 
 
 async def refused_by(agency: Agency, booking: pb.Booking, change: str) -> str:
-    """The constraint that refuses a change of a booking's row."""
+    """Returns the constraint that refuses a change of a booking's row."""
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await agency.database.execute(f"UPDATE bookings SET {change} WHERE booking_id = $1", UUID(booking.booking_id))
     return refusal.value.constraint_name or ""
@@ -22,13 +22,13 @@ async def refused_by(agency: Agency, booking: pb.Booking, change: str) -> str:
 
 @pytest.fixture(scope="module")
 async def reserved(any_agency: Agency) -> pb.Booking:
-    """A booking whose seats are held. What the schema refuses leaves it as it is."""
+    """A booking whose seats are held. Refused changes leave it as it is."""
     return await any_agency.customer().book(await any_agency.flight())
 
 
 @pytest.fixture(scope="module")
 async def party(any_agency: Agency) -> pb.Booking:
-    """The same of two adults and an infant on two flights."""
+    """A booking of two adults and an infant on two flights."""
     return await any_agency.customer().book(await any_agency.journey(2), "ADULT", "ADULT", "INFANT")
 
 
@@ -41,7 +41,7 @@ REFUND = "refund_reason = 'LATE', refund_minor_units = total_minor_units"
 @pytest.mark.parametrize(
     ("change", "constraint"),
     [
-        # What a state needs.
+        # Columns that a state needs.
         ("state = 'CREATED'", "state_has_what_it_needs"),
         (f"{INTENT}", "state_has_what_it_needs"),
         (f"{LOCATOR}", "state_has_what_it_needs"),
@@ -57,7 +57,7 @@ REFUND = "refund_reason = 'LATE', refund_minor_units = total_minor_units"
         ("state = 'EXPIRED', hold_id = NULL, expire_time = NULL, first_answer = NULL", "state_has_what_it_needs"),
         (f"state = 'EXPIRED', {PAID}, {LOCATOR}", "state_has_what_it_needs"),
         (f"state = 'CANCELLED', cancel_time = now(), cancel_reason = 'FOG', {PAID}", "state_has_what_it_needs"),
-        # What belongs together.
+        # Columns that depend on each other.
         ("hold_id = NULL", "hold_has_its_end"),
         ("expire_time = NULL", "hold_has_its_end"),
         ("first_answer = NULL", "reserved_has_its_answer"),
@@ -74,7 +74,7 @@ REFUND = "refund_reason = 'LATE', refund_minor_units = total_minor_units"
         ("cancel_time = now(), cancel_reason = 'FOG'", "cancellation_has_its_reason"),
         ("refusal = '{}'", "refusal_only_without_seats"),
         ("sale_close_time = departure_time + interval '1 second'", "sale_closes_before_departure"),
-        # What has a form.
+        # Formats and ranges.
         ("currency = 'usd'", "bookings_currency_check"),
         ("total_minor_units = 0", "bookings_total_minor_units_check"),
         ("state = 'PAYMENT_PENDING', payment_code = '0000'", "bookings_payment_code_check"),
@@ -165,7 +165,7 @@ LEGAL = {
     ("PAYMENT_PROCESSING", "EXPIRED"),
     ("PAYMENT_PROCESSING", "CANCELLED"),
     ("CONFIRMED", "CANCELLED"),
-    # Some of its flights were cancelled.
+    # Some of the flights were cancelled, so the state stays the same.
     ("CONFIRMED", "CONFIRMED"),
     ("FAILED", "CONFIRMED"),
     ("EXPIRED", "CONFIRMED"),
@@ -173,7 +173,7 @@ LEGAL = {
 
 
 async def test_only_legal_transitions_can_be_written(agency: Agency, customer: Customer) -> None:
-    # Of its own: the history of this one is no story any more.
+    # A new booking, because the test makes its history inconsistent.
     booked = await customer.book(await agency.flight())
     states = list(pb.Booking.State.keys())[1:]
     written = set()

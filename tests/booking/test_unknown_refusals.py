@@ -1,4 +1,7 @@
-"""What the seat service answers for a reason that booking does not know ends in a state that a person sees."""
+"""Refusals of the seat service with an unknown reason, and its faults.
+
+A refusal ends the booking: paid money is refunded and the refund names the reason. A fault is retried.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WatchBooking: a booking as it is, then after each change, and heartbeats."""
+"""WatchBooking: the booking, then each change of it, and heartbeats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAYS: Final = ["SEATS_RESERVED", "PAYMENT_PENDING", "PAYMENT_PROCESSING", "CONFI
 
 @asynccontextmanager
 async def watching(watcher: Customer, booking: pb.Booking) -> AsyncIterator[Any]:
-    """The stream of a booking, within the block."""
+    """Watches a booking within the block; cancels the stream at its end."""
     stream = watcher.desk.WatchBooking(pb.WatchBookingRequest(booking_id=booking.booking_id))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -30,7 +30,7 @@ async def watching(watcher: Customer, booking: pb.Booking) -> AsyncIterator[Any]
 
 
 async def next_change(stream: Any) -> pb.Booking:
-    """What the next message shows that is no heartbeat."""
+    """Returns the next booking of the stream; skips heartbeats."""
     while True:
         update = await stream.read()
         if update.HasField("booking"):
@@ -39,7 +39,10 @@ async def next_change(stream: Any) -> pb.Booking:
 
 
 async def states(watcher: Customer, booking: pb.Booking, *, until: str, seen: list[str] | None = None) -> list[str]:
-    """The states that are shown, each once, up to this one; `seen` gets each as soon as it is shown."""
+    """Returns the states that the stream shows, without repeats, up to `until`.
+
+    Each state is appended to `seen` when it is shown.
+    """
     seen = [] if seen is None else seen
     async with watching(watcher, booking) as stream:
         while seen[-1:] != [until]:
@@ -56,7 +59,7 @@ async def test_it_begins_with_the_booking_as_it_is(agency: Agency, customer: Cus
 
 
 async def test_all_who_watch_see_the_way_to_the_confirmation(agency: Agency, customer: Customer) -> None:
-    """One that falls behind may skip a state; none goes back."""
+    """A slow watcher may miss a state; no watcher sees the states in another order."""
     booked = await customer.book(await agency.flight())
     watchers = [customer, customer, agency.agent()]
     shown: list[list[str]] = [[] for _ in watchers]

@@ -1,4 +1,4 @@
-"""What the tests of check-in share: a flight, its passengers, and the ways of a check-in."""
+"""Shared parts of check-in tests: a flight, its passengers and their check-ins."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ ALREADY_OVER: Final = -1.0
 
 
 def new_pnr() -> str:
-    """A record locator that nobody has."""
+    """Returns a record locator that no party has."""
     return "".join(secrets.choice(_LETTERS) for _ in range(6))
 
 
 def facts(*, departs_in_seconds: float = 6 * HOUR, **more: Any) -> pb.FlightFacts:
-    """A flight's facts, whose check-in is open unless told otherwise."""
+    """Returns the facts of a flight whose check-in is open by default."""
     departure = int(time.time() + departs_in_seconds)
     flight = pb.FlightFacts(**{"flight_number": "SH101", "origin": "FRA", "destination": "LIS", "gate": "A12"} | more)
     flight.departure_time.FromSeconds(departure)
@@ -50,7 +50,7 @@ def facts(*, departs_in_seconds: float = 6 * HOUR, **more: Any) -> pb.FlightFact
 
 
 def outcomes(results: Sequence[Any]) -> Counter[str]:
-    """What came of calls that were made at once: `OK`, or the reasons of refusals."""
+    """Counts the outcomes of calls: `OK`, or the reason of the refusal."""
     return Counter(
         read(each).reason
         if isinstance(each, grpc.aio.AioRpcError)
@@ -70,7 +70,7 @@ def seconds(count: float) -> duration_pb2.Duration:
 
 @dataclass
 class Traveller:
-    """A passenger of the flight, and itself as a caller of check-in and of the seat service."""
+    """A passenger of the flight, as a caller of the check-in and the seat service."""
 
     airport: Airport
     passenger_id: str
@@ -81,11 +81,11 @@ class Traveller:
     checkin_id: str = ""
 
     async def hold(self, seat_number: str = "") -> seat_pb.Hold:
-        """Holds a seat for itself, the next free one where none is named."""
+        """Holds a seat for itself; the default is the next unused one."""
         return await self.seats.hold(self.airport.flight_id, seat_number or self.airport.next_seat(), self.passenger_id)
 
     async def start(self, *, hold_id: str | None = None, seat_number: str = "", **more: Any) -> pb.CheckIn:
-        """Begins its check-in, with a seat that it holds first unless a hold is named ("" for none)."""
+        """Starts its check-in; holds a seat first unless `hold_id` is given ("" for none)."""
         if hold_id is None:
             hold_id = (await self.hold(seat_number)).hold_id
         started: pb.CheckIn = await self.desk.StartCheckIn(
@@ -105,7 +105,7 @@ class Traveller:
         return declared
 
     async def cancel(self, **more: Any) -> pb.CheckIn:
-        """Takes its check-in back."""
+        """Cancels its check-in."""
         cancelled: pb.CheckIn = await self.desk.CancelCheckIn(
             pb.CancelCheckInRequest(checkin_id=self.checkin_id, **more)
         )
@@ -117,7 +117,7 @@ class Traveller:
         return found
 
     async def completed(self, *kilograms: float) -> pb.CheckIn:
-        """Checks in from beginning to end; pays where it has to."""
+        """Checks in completely; pays the fee if there is one."""
         await self.start()
         declared = await self.declare(*kilograms)
         if declared.state == pb.CheckIn.WAITING_FOR_PAYMENT:
@@ -126,24 +126,27 @@ class Traveller:
         return await self.get()
 
     async def waiting(self, kilograms: float = 30) -> pb.CheckIn:
-        """Checks in as far as the payment."""
+        """Checks in until the check-in waits for the payment."""
         await self.start()
         return await self.declare(kilograms)
 
     async def pay(self) -> None:
-        """Pays its fee, where there is one, which the payment service tells."""
+        """Pays the fee if there is one; the payment service publishes the event."""
         if intent_id := (await self.get()).payment_intent_id:
             self.airport.payments.begin(intent_id)
             await self.airport.tell("payment.succeeded.v1", self.airport.payments.succeed(intent_id))
 
     async def fail_to_pay(self) -> None:
-        """Tries to pay its fee in vain, where there is one, which the payment service tells."""
+        """Fails to pay the fee if there is one; the payment service publishes the event."""
         if intent_id := (await self.get()).payment_intent_id:
             self.airport.payments.begin(intent_id)
             await self.airport.tell("payment.failed.v1", self.airport.payments.fail(intent_id))
 
     async def has_deadline_in(self, seconds: float) -> pb.CheckIn:
-        """Moves the deadline of its fee, row and timer alike; `ALREADY_OVER` for one that has passed."""
+        """Moves the deadline of its fee; `ALREADY_OVER` moves it into the past.
+
+        The row and the timer get the same time.
+        """
         async with db.transaction(self.airport.pool) as conn:
             await conn.execute(
                 """
@@ -162,7 +165,7 @@ class Traveller:
         return await self.get()
 
     async def becomes(self, state: int) -> pb.CheckIn:
-        """Waits for a state of its check-in."""
+        """Waits until its check-in is in this state; returns it."""
 
         async def reached() -> bool:
             return (await self.get()).state == state
@@ -171,7 +174,7 @@ class Traveller:
         return await self.get()
 
     async def has_seat(self, seat_number: str) -> None:
-        """Waits until its check-in knows this seat; "" for none."""
+        """Waits until its check-in shows this seat; "" for none."""
 
         async def known() -> bool:
             return (await self.get()).seat_number == seat_number
@@ -179,11 +182,11 @@ class Traveller:
         await eventually(known)
 
     async def seat(self) -> str:
-        """The passenger's confirmed seat as the seat service says; empty where there is none."""
+        """Returns the passenger's confirmed seat at the seat service; "" if there is none."""
         return next((each.seat_number for each in await self._confirmed()), "")
 
     async def lose_seat(self) -> None:
-        """Has the airline free the passenger's confirmed seat."""
+        """Has the booking service release the passenger's confirmed seat."""
         for each in await self._confirmed():
             await self.airport.booking.ReleasePassengerSeat(
                 seat_pb.ReleasePassengerSeatRequest(
@@ -199,7 +202,7 @@ class Traveller:
 
 
 class Airport:
-    """A flight and everything that check-in works with."""
+    """A flight, and the services that check-in works with."""
 
     def __init__(self, seats: Callers, checkin: Callers, others: Others, pool: Pool) -> None:
         self.seats = seats
@@ -215,43 +218,43 @@ class Airport:
         self._given = 0
 
     async def open(self, layout_id: str = LAYOUT) -> None:
-        """Makes a flight whose check-in is open."""
+        """Creates a flight whose check-in is open."""
         await self.seats.operations().provision(self.flight_id, layout_id)
         await self.set_flight()
 
     def next_seat(self) -> str:
-        """Another seat, that no passenger was given."""
+        """Returns the next seat that no passenger of the flight has been given."""
         row, letter = divmod(self._given, 6)
         self._given += 1
         return f"{row + 1}{'ABCDEF'[letter]}"
 
     def address_of(self, passenger_id: str) -> str:
-        """A passenger's mail address, which no other flight's passenger has."""
+        """Returns a passenger's mail address, which is unique to this flight."""
         return f"{passenger_id}@{self.flight_id}.example".lower()
 
     async def set_flight(self, **more: Any) -> None:
-        """Writes the flight's facts, as `facts` makes them."""
+        """Imports the flight's facts, which `facts` makes."""
         await self.operations.ImportManifest(pb.ImportManifestRequest(flight_id=self.flight_id, flight=facts(**more)))
 
     async def imported(self, *passengers: pb.ManifestPassenger) -> pb.ImportManifestResponse:
-        """Writes passengers."""
+        """Imports passengers."""
         answer: pb.ImportManifestResponse = await self.operations.ImportManifest(
             pb.ImportManifestRequest(flight_id=self.flight_id, passengers=passengers)
         )
         return answer
 
     async def traveller(self, passenger_id: str = "P1", **more: Any) -> Traveller:
-        """Puts a passenger on the flight."""
+        """Adds a passenger to the flight."""
         (traveller,) = await self.travellers(passenger_id, **more)
         return traveller
 
     async def travellers(self, *passenger_ids: str, pnr: str = "", **more: Any) -> list[Traveller]:
-        """Puts passengers with one locator on the flight."""
+        """Adds passengers with one locator to the flight."""
         pnr = pnr or new_pnr()
         return await self._board([self._passenger(each, pnr, **more) for each in passenger_ids])
 
     async def strangers(self, count: int) -> list[Traveller]:
-        """Puts passengers on the flight, each with a locator of its own."""
+        """Adds passengers to the flight, each with its own locator."""
         return await self._board([self._passenger(f"P{n}", new_pnr()) for n in range(count)])
 
     def _passenger(self, passenger_id: str, pnr: str, **more: Any) -> pb.ManifestPassenger:
@@ -271,7 +274,7 @@ class Airport:
         return [self.as_caller(each) for each in passengers]
 
     def as_caller(self, passenger: pb.ManifestPassenger) -> Traveller:
-        """A passenger as a caller."""
+        """Returns a passenger as a caller."""
         entry = f"{passenger.passenger_id}:{self.flight_id}"
         return Traveller(
             airport=self,
@@ -287,7 +290,7 @@ class Airport:
         return await self._broker.publish(routing_key, event, event_id=event_id)
 
     async def tell(self, routing_key: str, event: Message | None) -> None:
-        """Publishes an event, where there is one, and waits until check-in has applied it."""
+        """Publishes an event if there is one; waits until check-in has applied it."""
         if event is None:
             return
 
@@ -299,7 +302,7 @@ class Airport:
 
     @asynccontextmanager
     async def in_the_middle_of(self, handle: Handler, event: Message) -> AsyncIterator[None]:
-        """Applies an event, and commits that once somebody waits for it."""
+        """Applies an event; commits once another transaction waits for this one."""
         async with db.transaction(self.pool) as conn:
             await handle(conn, event)
             writer = await conn.fetchval("SELECT pg_backend_pid()")
@@ -313,7 +316,7 @@ class Airport:
             await eventually(waits)
 
     async def at_rest(self, traveller: Traveller) -> None:
-        """Brings forward what is due within seconds for a traveller's check-in, and waits until it is done."""
+        """Makes a check-in's timers of the next 5 s due; waits until they have fired."""
 
         async def done() -> bool:
             intents = [str(each.intent_id) for each in self.payments.of(traveller.checkin_id)]
@@ -337,12 +340,12 @@ class Airport:
         await eventually(done)
 
     async def row(self, traveller: Traveller) -> records.CheckIn:
-        """The check-in as its row has it."""
+        """Returns the row of the check-in."""
         async with db.transaction(self.pool) as conn:
             return await records.find(conn, UUID(traveller.checkin_id))
 
     async def mails(self, traveller: Traveller) -> list[str]:
-        """The subjects of the mails to a traveller without their dates, oldest first."""
+        """Returns the subjects of a traveller's mails without dates, oldest first."""
         async with db.transaction(self.pool) as conn:
             rows = await conn.fetch(
                 "SELECT body FROM outbox WHERE routing_key = 'checkin.mail.v1' ORDER BY create_time"
@@ -353,7 +356,7 @@ class Airport:
         ]
 
     async def told(self, traveller: Traveller, routing_key: str, message: type[AnyMessage]) -> list[AnyMessage]:
-        """The events of one type about a traveller's check-in."""
+        """Returns the events of one type about a traveller's check-in."""
         async with db.transaction(self.pool) as conn:
             rows = await conn.fetch("SELECT body FROM outbox WHERE routing_key = $1", routing_key)
         events: list[Any] = [message.FromString(row["body"]) for row in rows]

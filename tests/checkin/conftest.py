@@ -1,7 +1,9 @@
-"""A check-in service in process, on a database of its own, beside a real seat service; payments and scales are steered.
+"""A check-in service in this process, with its own database.
 
-Each file has an instance of its own, because all instances share one queue of events: none must be left behind that
-would take another file's.
+The seat service is a real one; the payment service and the scales are fakes.
+
+Each file has its own instance, because all instances consume from one queue: an instance that outlives its file would
+take the events of another file's.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="package")
 async def database_variables(world: World) -> dict[str, str]:
-    """The variable of a database of check-in's own."""
+    """The environment variable with the URL of check-in's own database."""
     return await database_with(world, "checkin")
 
 
 @pytest.fixture(scope="package")
 async def others(world: World) -> AsyncIterator[Others]:
-    """The payment service and the scales, as the tests steer them."""
+    """The fakes of the payment service and the scales."""
     payments, scales = Payments(), Scales()
     async with (
         fakes.serving(payments, scales) as address,
@@ -45,7 +47,7 @@ async def others(world: World) -> AsyncIterator[Others]:
 
 @pytest.fixture(scope="package")
 def variables(database_variables: dict[str, str], others: Others, callers: Callers) -> dict[str, str]:
-    """The variables of a check-in service of these tests."""
+    """The environment variables of the check-in services of these tests."""
     return database_variables | {
         "SKYHIGH_SEAT_ADDRESS": callers.address,
         "SKYHIGH_PAYMENT_ADDRESS": others.address,
@@ -55,7 +57,7 @@ def variables(database_variables: dict[str, str], others: Others, callers: Calle
 
 @pytest.fixture(scope="module")
 async def checkin(world: World, variables: dict[str, str], request: pytest.FixtureRequest) -> AsyncIterator[Callers]:
-    """Callers of a check-in service; a file's `VARIABLES` are settings of its own."""
+    """Callers of a check-in service; `VARIABLES` of a file are its settings."""
     more: dict[str, str] = getattr(request.module, "VARIABLES", {})
     async with running(world, CHECKIN_SERVICE, CheckInServiceStub, **(variables | more)) as opened:
         yield opened
@@ -65,7 +67,7 @@ async def checkin(world: World, variables: dict[str, str], request: pytest.Fixtu
 async def checkin_database(
     variables: dict[str, str], checkin: Callers
 ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A connection as the check-in service's role, to look behind the contract."""
+    """A connection with the check-in service's role, to inspect the database."""
     connection = await asyncpg.connect(
         variables["SKYHIGH_CHECKIN_DATABASE_URL"], server_settings={"search_path": "checkin"}
     )
@@ -75,7 +77,7 @@ async def checkin_database(
 
 @pytest.fixture(scope="module")
 async def pool(variables: dict[str, str], checkin: Callers) -> AsyncIterator[Pool]:
-    """A pool as the service has it, for what is called in the service itself."""
+    """A pool like the service's own, for tests that call functions of the service."""
     opened = await db.connect(variables["SKYHIGH_CHECKIN_DATABASE_URL"], schema="checkin", size=4)
     yield opened
     await opened.close()
@@ -83,7 +85,7 @@ async def pool(variables: dict[str, str], checkin: Callers) -> AsyncIterator[Poo
 
 @pytest.fixture
 async def airport(callers: Callers, checkin: Callers, others: Others, pool: Pool) -> AsyncIterator[Airport]:
-    """A flight with 180 free seats, passengers to be put on it, and everything that check-in works with."""
+    """A flight with 180 free seats, and the services that check-in works with."""
     opened = Airport(callers, checkin, others, pool)
     await opened.open()
     yield opened

@@ -1,5 +1,6 @@
-"""The payment service and the scales as check-in sees them: they keep the contract of their protos, and do what a test
-tells them, so that any order of things can be had.
+"""Fakes of the payment service and the scales, for any order of events.
+
+They keep the contract of their protos and do what a test tells them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ State: Final = pb.PaymentIntent
 
 
 class Fake:
-    """Something that can be away."""
+    """A service that can be unavailable."""
 
     def __init__(self) -> None:
         self.away = False
@@ -44,14 +45,14 @@ class Fake:
 
 
 async def refuse(context: Any, refusal: Refusal) -> None:
-    """Ends a call as a service of ours does."""
+    """Ends a call with a refusal, as our services do."""
     details = refusal.status().SerializeToString()
     await context.abort(refusal.code, refusal.message, trailing_metadata=(("grpc-status-details-bin", details),))
 
 
 @dataclass
 class Intent:
-    """An intent of the payment service."""
+    """A payment intent."""
 
     intent_id: UUID
     reference: str
@@ -61,7 +62,7 @@ class Intent:
     last_error: str = ""
 
     def message(self) -> pb.PaymentIntent:
-        """Returns it as others see it."""
+        """Returns the intent as a message."""
         return pb.PaymentIntent(
             intent_id=str(self.intent_id),
             reference=self.reference,
@@ -80,15 +81,15 @@ class Payments(Fake, PaymentServiceServicer):
         self.intents: dict[UUID, Intent] = {}
 
     def of(self, checkin_id: str) -> list[Intent]:
-        """The intents that were made for a check-in, oldest first."""
+        """Returns the intents of a check-in, oldest first."""
         return [each for each in self.intents.values() if each.reference.startswith(f"checkin/{checkin_id}/")]
 
     def money_kept(self, checkin_id: str) -> int:
-        """How many of a check-in's intents are paid and not given back."""
+        """Counts the intents of a check-in that are paid and not refunded."""
         return sum(each.state == State.SUCCEEDED for each in self.of(checkin_id))
 
     def begin(self, intent_id: str) -> bool:
-        """REQUIRES_PAYMENT or FAILED → PROCESSING; False where it can't be paid."""
+        """REQUIRES_PAYMENT or FAILED → PROCESSING; returns False in other states."""
         intent = self.intents[UUID(intent_id)]
         if intent.state not in (State.REQUIRES_PAYMENT, State.FAILED):
             return False
@@ -96,7 +97,7 @@ class Payments(Fake, PaymentServiceServicer):
         return True
 
     def succeed(self, intent_id: str) -> events_pb2.PaymentSucceeded | None:
-        """PROCESSING or FAILED → SUCCEEDED, with the event; the money of a cancelled intent goes back by itself."""
+        """PROCESSING or FAILED → SUCCEEDED; returns the event, or None in other states."""
         intent = self.intents[UUID(intent_id)]
         if intent.state not in (State.PROCESSING, State.FAILED):
             return None
@@ -104,7 +105,7 @@ class Payments(Fake, PaymentServiceServicer):
         return events_pb2.PaymentSucceeded(intent_id=intent_id, reference=intent.reference, amount=intent.amount)
 
     def fail(self, intent_id: str) -> events_pb2.PaymentFailed | None:
-        """PROCESSING → FAILED, with the event."""
+        """PROCESSING → FAILED; returns the event, or None in other states."""
         intent = self.intents[UUID(intent_id)]
         if intent.state != State.PROCESSING:
             return None
@@ -147,7 +148,7 @@ class Payments(Fake, PaymentServiceServicer):
 
 
 class Scales(Fake, WeightServiceServicer):
-    """The scales: what a passenger says is what they say, unless a test puts something on them."""
+    """The scales. They return the declared weights, unless a test sets others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +165,7 @@ class Scales(Fake, WeightServiceServicer):
 
 @asynccontextmanager
 async def serving(payments: Payments, scales: Scales) -> AsyncIterator[str]:
-    """Serves both on one address within the block."""
+    """Serves both at one address within the block; yields the address."""
     server = grpc.aio.server()
     add_PaymentServiceServicer_to_server(payments, server)
     add_WeightServiceServicer_to_server(scales, server)
@@ -177,7 +178,7 @@ async def serving(payments: Payments, scales: Scales) -> AsyncIterator[str]:
 class Broker:
     """Publishes events as another service does.
 
-    It opens a lost channel again. A test that keeps the event loop busy for longer than a heartbeat, such as one that
+    It opens a closed channel again: a test that blocks the event loop for longer than a heartbeat, such as one that
     runs a command, loses the connections of all fixtures that outlive it.
     """
 
@@ -191,7 +192,7 @@ class Broker:
     @classmethod
     @asynccontextmanager
     async def opened(cls, amqp_url: str) -> AsyncIterator[Broker]:
-        """Connects within the block."""
+        """Connects for the duration of the block."""
         broker = cls(amqp_url)
         async with broker._connections:
             await broker._events()
@@ -222,7 +223,10 @@ class Broker:
         message: Message,
         noted: Callable[[UUID], Awaitable[bool]],
     ) -> None:
-        """Publishes an event each second until it is noted: a service that has just begun may have no queue yet."""
+        """Publishes an event each second until `noted` is true.
+
+        The queue of a service that has just started may not exist yet.
+        """
         event_id, again = uuid4(), 0.0
 
         async def heard() -> bool:
@@ -237,7 +241,7 @@ class Broker:
 
 @dataclass(frozen=True)
 class Others:
-    """What check-in works with but the seat service."""
+    """What check-in works with, apart from the seat service."""
 
     payments: Payments
     scales: Scales

@@ -1,4 +1,4 @@
-"""Bookings as the booking service tells of them."""
+"""Bookings, as the events of the booking service describe them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Party:
     cancelled: events_pb2.BookingCancelled
 
     def traveller(self, airport: Airport, number: int) -> Traveller:
-        """One of the passengers as a caller, on the airport's flight."""
+        """Returns a passenger of the booking as a caller, on the airport's flight."""
         each = self.confirmed.passengers[number]
         return airport.as_caller(
             pb.ManifestPassenger(passenger_id=each.passenger_id, pnr=self.confirmed.pnr, last_name=each.last_name)
@@ -34,7 +34,7 @@ class Party:
 def booked(
     flight_id: str, *, departs_in_seconds: float = 6 * HOUR, number: str = "SH101"
 ) -> events_pb2.BookingConfirmed.BookedFlight:
-    """A flight of a booking, whose check-in is open unless told otherwise."""
+    """Returns a flight of a booking, whose check-in is open by default."""
     flight = events_pb2.BookingConfirmed.BookedFlight(
         flight_id=flight_id,
         flight_number=number,
@@ -53,7 +53,7 @@ def booked(
 
 
 def party(*flights: events_pb2.BookingConfirmed.BookedFlight, cabin: str = "ECONOMY") -> Party:
-    """A booking for these flights, not told yet."""
+    """Returns a booking of these flights; its events are not published yet."""
     booking_id, pnr = str(uuid4()), new_pnr()
     adult, infant, child = (f"{booking_id.replace('-', '')[:16]}-{n}" for n in range(3))
     confirmed = events_pb2.BookingConfirmed(
@@ -87,7 +87,7 @@ def party(*flights: events_pb2.BookingConfirmed.BookedFlight, cabin: str = "ECON
 
 
 async def log_in(airport: Airport, pnr: str, last_name: str) -> pb.Trip:
-    """Logs in."""
+    """Creates a session; returns the trip."""
     anybody = airport.checkin.anybody("")
     session: pb.Session = await anybody.CreateSession(pb.CreateSessionRequest(pnr=pnr, last_name=last_name))
     return session.trip

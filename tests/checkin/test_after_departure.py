@@ -1,4 +1,7 @@
-"""After departure nothing cancels a check-in, whatever arrives; money for what did not complete goes back (CHK-9)."""
+"""After departure nothing cancels a check-in (CHK-9).
+
+Money for a check-in that was not completed is refunded.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ Intent = payment_service_pb2.PaymentIntent
 async def leaves(
     airport: Airport, database: Database, *, ago: timedelta = timedelta(seconds=1), told: bool = True
 ) -> None:
-    """Has the flight leave: its departure is `ago` by check-in's database.
+    """Makes the flight depart: its departure is `ago` by the database's clock.
 
-    Without `told` the seat service never learns it, and goes on releasing seats.
+    With told=False the seat service never learns of it, and still releases seats.
     """
     await database.execute(
         """
@@ -43,14 +46,14 @@ async def leaves(
 
 
 async def look(airport: Airport, traveller: Traveller) -> None:
-    """Has check-in ask where the passenger sits, and waits until it has."""
+    """Makes check-in look up the passenger's seat; waits until it has."""
     async with db.transaction(airport.pool) as conn:
         await set_timer(conn, checkins.LOOK_AT_SEAT, traveller.checkin_id)
     await airport.at_rest(traveller)
 
 
 async def stays_completed(airport: Airport, traveller: Traveller) -> None:
-    """Asserts that a check-in with a paid fee is as it was."""
+    """Fails unless a check-in with a paid fee is still COMPLETED and paid."""
     await airport.at_rest(traveller)
     assert (await traveller.get()).state == pb.CheckIn.COMPLETED
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.SUCCEEDED]
@@ -60,7 +63,7 @@ async def test_a_released_seat_cancels_no_check_in_that_has_left(airport: Airpor
     traveller = await airport.traveller()
     await traveller.completed(30)
     await leaves(airport, checkin_database, told=False)
-    # The passenger's CancelHold, and all that frees a seat, comes to check-in as this.
+    # Check-in learns in this way of every release, also of the passenger's own CancelHold.
     await traveller.lose_seat()
     await look(airport, traveller)
     await stays_completed(airport, traveller)
@@ -86,7 +89,7 @@ async def test_a_cancelled_booking_keeps_flown_passengers_and_manifest(
     await leaves(airport, checkin_database)
     await airport.tell("booking.cancelled.v1", its.cancelled)
     await stays_completed(airport, adult)
-    # Neither does the child who missed the flight leave its manifest.
+    # A passenger who missed the flight stays on its manifest too.
     listed = "SELECT count(*) FROM passengers WHERE flight_id = $1"
     assert await checkin_database.fetchval(listed, airport.flight_id) == 3
 
@@ -152,7 +155,7 @@ async def test_a_fee_paid_without_a_seat_is_refunded_at_departure(airport: Airpo
     await airport.at_rest(traveller)
     assert (await traveller.get()).state == pb.CheckIn.WAITING_FOR_PAYMENT
     assert await airport.mails(traveller) == ["Your payment is refunded: SH101"]
-    # If the flight leaves later after all, the refunded fee completes nothing.
+    # If the departure moves into the future again, the refunded fee completes no check-in.
     await airport.set_flight()
     async with db.transaction(airport.pool) as conn:
         await conn.execute(
@@ -186,7 +189,7 @@ async def test_an_unpaid_fee_ends_at_a_departure_that_came_earlier(
     await traveller.becomes(pb.CheckIn.CANCELLED)
     await airport.at_rest(traveller)
     assert not airport.payments.begin(waiting.payment_intent_id)
-    # A seat on a flight that has left is for nobody else.
+    # A seat of a departed flight is not released, because no other passenger can use it.
     assert await traveller.seat() != ""
 
 

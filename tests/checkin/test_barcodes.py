@@ -1,7 +1,7 @@
-"""Barcodes: what a scanner reads back is the string (CHK-8).
+"""Barcodes: a scanner reads back the encoded string (CHK-8).
 
-The writer behind `zxingcpp` is zint, the reader is ZXing: two code bases of different authors, which share nothing but
-the standards. A second reader for Aztec and PDF417 that is no port of ZXing would need OpenCV or a native library.
+The encoder behind `zxingcpp` is zint, the decoder is ZXing: two code bases of different authors, which share nothing
+but the standards. A second decoder for Aztec and PDF417 that is no port of ZXing would need OpenCV or a native library.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ each_symbology = pytest.mark.parametrize("symbology", Symbology)
 
 
 def scan(picture: Image.Image) -> tuple[str, zxingcpp.BarcodeFormat]:
-    """What a scanner reads, and from which kind of barcode."""
+    """Returns the text that a scanner reads, and the kind of barcode."""
     found = zxingcpp.read_barcodes(picture.convert("L"))
     assert len(found) == 1
     return found[0].text, found[0].symbology
 
 
 def picture_of(content: bytes) -> Image.Image:
-    """A PNG."""
+    """Decodes a PNG."""
     picture = Image.open(io.BytesIO(content))
     picture.load()
     return picture
 
 
 def rasterise(content: bytes, pixels: int) -> Image.Image:
-    """Draws our SVG: the ground, then the rectangles of the path, a unit as so many pixels."""
+    """Draws our SVG: the background, then the rectangles of the path.
+
+    A unit of the SVG becomes `pixels` pixels.
+    """
     root = ElementTree.fromstring(content)
     _, _, width, height = map(int, root.attrib["viewBox"].split())
     picture = Image.new("L", (width * pixels, height * pixels), 128)
@@ -121,5 +124,5 @@ def test_an_event_loop_hardly_waits(render: object, symbology: Symbology) -> Non
         began = time.thread_time()
         render(BCBP, symbology)
         took.append(time.thread_time() - began)
-    # The least, because others use this machine too.
+    # The shortest time counts, because other processes use this machine too.
     assert min(took) < 0.005

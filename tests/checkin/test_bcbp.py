@@ -1,4 +1,4 @@
-"""The boarding pass's string: each item where IATA Resolution 792 puts it (CHK-8)."""
+"""The string of the boarding pass, with items as in IATA Resolution 792 (CHK-8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from checkin_service.bcbp import COMPARTMENTS, BcbpError, Pass, decode, encode
 
-# IATA's example, of a carrier and an airport that are as real as its compartment J is none of ours.
+# IATA's example, with a real carrier and real airports. Its compartment J is not one of ours.
 IATA_EXAMPLE = "M1DESMARAIS/LUC       EABC123 YULFRAAC 0834 326J001A0025 100"
 DESMARAIS = Pass(
     last_name="DESMARAIS",
@@ -26,7 +26,7 @@ DESMARAIS = Pass(
     sequence_number=25,
     bags_checked=False,
 )
-# Written down from the resolution, and not from the code: first character from 1, length, what stands there.
+# Taken from the resolution, not from the code: position of the first character (from 1), length, content.
 ITEMS = [
     (1, 1, "M"),
     (2, 1, "1"),
@@ -97,7 +97,7 @@ def test_each_item_stands_at_its_place() -> None:
         ("O\N{ACUTE ACCENT}Brien", "Seán", "OBRIEN/SEAN"),
         ("Col·lell", "Pau", "COLLELL/PAU"),
         ("Ærø", "Þór", "AEROE/THOR"),
-        # Nineteen letters and the stroke would be twenty.
+        # The name has 19 letters; with the stroke it would have 20.
         ("Abcdefghijklmnopqrs", "Tuv", "ABCDEFGHIJKLMNOPQRS"),
         ("Wolfeschlegelsteinhausen", "Adolph", "WOLFESCHLEGELSTEINHA"),
         ("王", "小明", "WANG/XIAOMING"),
@@ -106,7 +106,7 @@ def test_each_item_stands_at_its_place() -> None:
         ("Київський", "Єгор", "KIIVSKII/IEGOR"),
         ("Παπαδόπουλος", "Νίκος", "PAPADOPOULOS/NIKOS"),
         ("カ・トー", "アリス", "KATO/ARISU"),
-        # A script without a table has the letters' Unicode names.
+        # Scripts without a table use the Unicode names of their letters.
         ("\N{EGYPTIAN HIEROGLYPH A001}", "\N{CUNEIFORM SIGN AN}", "A/AN"),
     ],
 )

@@ -1,4 +1,7 @@
-"""A booked seat stays the passenger's when the check-in ends; another is released (CHK-9, 11.16)."""
+"""A booked seat stays the passenger's when a check-in ends (CHK-9, 11.16).
+
+Another seat is released.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from tests.instances import Database
 
 
 async def booked_child(airport: Airport, seat_number: str = "20A") -> tuple[Party, Traveller]:
-    """A passenger of a confirmed booking, with its seat."""
+    """Returns a passenger of a confirmed booking with a confirmed seat."""
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     child = its.traveller(airport, 2)
@@ -35,7 +38,8 @@ async def test_a_booked_seat_stays_and_is_checked_in_with_again(airport: Airport
 
 async def test_a_booked_passenger_who_moved_keeps_the_new_seat(airport: Airport) -> None:
     _, child = await booked_child(airport)
-    # By this the booked seat is free, and may be sold: without the new one there is none for a paid passenger.
+    # Starting the check-in releases the booked seat, which may be sold. If the new seat were released too, a passenger
+    # who has paid would have none.
     await child.start(seat_number="21A")
     await child.cancel()
     await airport.at_rest(child)

@@ -1,4 +1,4 @@
-"""booking.confirmed and booking.cancelled: on the manifests and off them again, in any order of the news (BKG-7)."""
+"""booking.confirmed and booking.cancelled change manifests, in any order (BKG-7)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Intent = payment_service_pb2.PaymentIntent
 
 
 async def manifest(database: Database, *flight_ids: str) -> dict[str, list[str]]:
-    """Who is on flights: passenger ids by flight."""
+    """Returns the passenger ids on the manifests by flight."""
     rows = await database.fetch(
         "SELECT flight_id, passenger_id FROM passengers WHERE flight_id = ANY($1) ORDER BY passenger_id", flight_ids
     )
@@ -81,7 +81,7 @@ async def test_what_is_known_of_a_flight_and_a_passenger_stays(airport: Airport,
     its = party(booked(airport.flight_id))
     adult = its.confirmed.passengers[0]
     await airport.tell("booking.confirmed.v1", its.confirmed)
-    # At the desk somebody learned what she needs.
+    # An agent adds a special service to the passenger.
     await airport.imported(
         pb.ManifestPassenger(
             passenger_id=adult.passenger_id,
@@ -193,7 +193,7 @@ async def test_who_began_a_moment_before_is_found(airport: Airport, checkin_data
     hold = await child.seats.confirm(await child.hold("14C"))
 
     async def begin(conn: Conn, _: Message) -> None:
-        """As StartCheckIn writes it."""
+        """Writes what StartCheckIn writes."""
         entry = "SELECT FROM passengers WHERE flight_id = $1 AND passenger_id = $2 FOR SHARE"
         await conn.execute(entry, airport.flight_id, child.passenger_id)
         begun = await checkins.start(
@@ -242,6 +242,6 @@ async def test_who_is_on_board_stays_on_the_manifest(airport: Airport, checkin_d
     )
     await airport.tell("booking.cancelled.v1", its.cancelled)
     assert (await child.get()).state == pb.CheckIn.COMPLETED
-    # Neither are those taken off who missed the flight: its manifest is what it was at departure.
+    # Passengers who missed the flight stay on its manifest too, as it was at departure.
     everyone = [each.passenger_id for each in its.confirmed.passengers]
     assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: everyone}

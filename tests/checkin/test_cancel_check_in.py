@@ -1,4 +1,7 @@
-"""CancelCheckIn: before departure from any state; the seat is freed, the fee ended or given back (CHK-9)."""
+"""CancelCheckIn before departure, from any state (CHK-9).
+
+The seat is released; the fee is cancelled or refunded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""CreateSession: a locator and a last name for a token, a few tries for each, and answers that tell nothing (CHK-2)."""
+"""CreateSession: a token for locator and last name, with limited tries (CHK-2).
+
+Refusals do not reveal which half was wrong.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from tests.waiting import eventually
 
 @pytest.fixture(autouse=True)
 async def no_tries_before(airport: Airport) -> None:
-    """Each test comes from an address that nobody tried from."""
+    """Deletes all login tries, so that no earlier test counts."""
     async with db.transaction(airport.pool) as conn:
         await conn.execute("DELETE FROM login_tries")
 
@@ -109,7 +112,8 @@ async def test_right_and_wrong_answers_take_the_same_time(airport: Airport) -> N
         fastest[kind] = min(fastest[kind], time.perf_counter() - began)
 
     async def alike() -> bool:
-        # A busy machine slows single calls; a difference that the service makes is in the fastest of each kind as well.
+        # A busy machine slows single calls. A difference that the service makes also shows in the fastest call of each
+        # kind.
         number = next(rounds)
         traveller = await airport.traveller(f"P{number}")
         await measure("right", traveller.pnr, "Müller")
@@ -128,7 +132,7 @@ async def test_the_sixth_wrong_name_is_not_even_looked_up(airport: Airport, monk
 
     def count(pnr: str, last_name: str) -> bytes:
         looked_up.append(last_name)
-        # No passenger has this key. An event may be applied meanwhile and store a key for another passenger.
+        # No passenger has this key. An event that is applied meanwhile may store a key for another passenger.
         return secrets.token_bytes(32)
 
     monkeypatch.setattr(names, "login_key", count)

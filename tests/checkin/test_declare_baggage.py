@@ -1,4 +1,7 @@
-"""DeclareBaggage: weighed, within the allowance completed, beyond it paid first (CHK-6, CHK-7)."""
+"""DeclareBaggage: within the allowance the check-in completes (CHK-6, CHK-7).
+
+Above it, the fee must be paid first.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entitlements: the seat service learns each change of a manifest, whatever is down meanwhile (SEAT-17)."""
+"""Each manifest change reaches the seat service, also after outages (SEAT-17)."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ Profile = seat_pb.PassengerProfile
 
 @dataclass
 class Wire:
-    """What check-in sends the seat service; it can lose requests or answers."""
+    """The calls of check-in to the seat service; it can lose requests or responses."""
 
     sent: list[seat_pb.SyncPassengersRequest] = field(default_factory=list)
     down: bool = False
     answers_to_lose: int = 0
 
     def rows(self, flight_id: str) -> list[seat_pb.SyncPassengersRequest.ManifestPassenger]:
-        """The passengers of a flight that were sent, in order."""
+        """Returns the passengers of a flight that were sent, in order."""
         return [each for request in self.sent for each in request.passengers if each.flight_id == flight_id]
 
     def last(self, flight_id: str, passenger_id: str) -> seat_pb.SyncPassengersRequest.ManifestPassenger:
-        """What was sent last of a passenger."""
+        """Returns the last message about a passenger."""
         return next(each for each in reversed(self.rows(flight_id)) if each.passenger_id == passenger_id)
 
     def departures(self, flight_id: str) -> list[seat_pb.SyncPassengersRequest.FlightTimes]:
-        """The times of a flight that were sent, in order."""
+        """Returns the departure times of a flight that were sent, in order."""
         return [each for request in self.sent for each in request.flights if each.flight_id == flight_id]
 
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
-    """The calls to the seat service, which still arrive there."""
+    """Records the calls to the seat service, and passes them on."""
     tapped, send = Wire(), Peers.sync_passengers
 
     async def sync(self: Peers, request: seat_pb.SyncPassengersRequest) -> Any:
@@ -66,7 +66,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 
 async def is_known(airport: Airport) -> None:
-    """Waits until the seat service has acknowledged all of the airport's flight."""
+    """Waits until the seat service has acknowledged all changes of the flight."""
 
     async def known() -> bool:
         async with db.transaction(airport.pool) as conn:
@@ -115,7 +115,7 @@ async def test_only_what_a_seat_depends_on_is_sent(airport: Airport, wire: Wire)
 async def test_the_seat_service_knows_whose_booking_includes_a_seat(airport: Airport, wire: Wire) -> None:
     its = party(booked(airport.flight_id))
     adult, infant, child = (each.passenger_id for each in its.confirmed.passengers)
-    # The manifest came first, with the booking's locator: then the booking only marks its passengers.
+    # If the passengers are imported first, with the booking's locator, the booking only marks that a seat is included.
     await airport.checkin.service("booking").ReserveLocator(
         pb.ReserveLocatorRequest(pnr=its.confirmed.pnr, booking_id=its.confirmed.booking_id)
     )
@@ -179,7 +179,7 @@ async def test_a_login_sends_its_own_passengers(airport: Airport, wire: Wire, ch
     traveller, other = await airport.traveller("P1"), await airport.traveller("P2")
     await is_known(airport)
     wire.sent.clear()
-    # No timer is set by this: nothing but the login sends them.
+    # This sets no timer, so only the login sends the passengers.
     await checkin_database.execute("UPDATE entitlements SET known_revision = 0 WHERE flight_id = $1", airport.flight_id)
     await log_in(airport, traveller.pnr, traveller.last_name)
     assert [each.passenger_id for each in wire.rows(airport.flight_id)] == ["P1"]
@@ -288,11 +288,11 @@ async def test_no_pass_is_issued_before_the_seat_service_knows_the_change(airpor
 
 
 async def fit(airport: Airport, traveller: Traveller, **change: Any) -> None:
-    """Changes a passenger's entry."""
+    """Changes a passenger's entry on the manifest."""
     await airport.traveller(traveller.passenger_id, pnr=traveller.pnr, **change)
 
 
-# An exit row, and a change after which its passenger may not sit there.
+# A seat in an exit row, and a special service that rules it out.
 EXIT_ROW_SEAT = "12A"
 UNFIT = {"special_services": ["WCHC"]}
 

@@ -1,4 +1,4 @@
-"""Fares: the allowance, the fee for each started kilogram, the limit of a piece (CHK-6)."""
+"""Fares: allowance, fee per started kilogram, limit for a piece (CHK-6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FindPassengers: what services ask whose rows depend on a passenger's right to travel (WL-7)."""
+"""FindPassengers: for services whose rows depend on an entitlement (WL-7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flight.cancelled.v1: check-in closes, and the check-ins there are end with their fees given back."""
+"""flight.cancelled.v1: check-in closes, check-ins end, and fees are refunded."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Intent = payment_service_pb2.PaymentIntent
 
 
 def cancelled(flight_id: str, reason: str = "STRIKE") -> events_pb2.FlightCancelled:
-    """What the flight service tells."""
+    """Returns the event that the flight service publishes."""
     event = events_pb2.FlightCancelled(flight_id=flight_id, reason=reason)
     event.cancel_time.GetCurrentTime()
     return event
 
 
 async def nobody_left(database: Database, flight_id: str) -> None:
-    """Waits until no check-in of the flight lives."""
+    """Waits until all check-ins of the flight are CANCELLED."""
 
     async def gone() -> bool:
         live = "SELECT count(*) FROM check_ins WHERE flight_id = $1 AND state <> 'CANCELLED'"
@@ -97,7 +97,7 @@ async def test_a_flight_is_cancelled_before_anybody_knows_it(airport: Airport) -
             pb.GetEligibilityRequest(flight_id=flight_id, passenger_id=passenger_id)
         )
         assert [each.reason for each in verdict.reasons] == ["FLIGHT_CANCELLED"]
-    # Her other flight is not concerned, and she still reaches both.
+    # The party's other flight is not affected, and the party still sees both flights.
     trip = await log_in(airport, its.confirmed.pnr, "Müller")
     assert len(trip.passengers[0].segments) == 2
     await its.traveller(airport, 0).start()
@@ -145,7 +145,7 @@ async def test_whoever_begins_at_this_moment_is_cancelled_or_too_late(
     holds = [await each.hold() for each in travellers]
 
     async def cancel() -> None:
-        # In the middle of the starts, wherever that is on this machine.
+        # Roughly in the middle of the starts.
         await pause(0.03)
         await airport.tell("flight.cancelled.v1", cancelled(airport.flight_id))
 

@@ -1,4 +1,4 @@
-"""GetBoardingPass and its barcodes: what a completed check-in shows at the gate (CHK-8)."""
+"""GetBoardingPass and its barcodes, of a completed check-in (CHK-8)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def boarding_pass(traveller: Traveller) -> pb.BoardingPass:
 
 
 def day_at_origin(shown: pb.BoardingPass) -> int:
-    """The day of the year on which the flight leaves, by the clocks of its origin."""
+    """Returns the day of the year of the departure in local time."""
     return shown.departure_time.ToDatetime(UTC).astimezone(airports.zone(shown.origin)).timetuple().tm_yday
 
 

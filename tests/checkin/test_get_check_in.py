@@ -1,4 +1,4 @@
-"""GetCheckIn: a check-in as it is, with every transition, who made it and why (CHK-5)."""
+"""GetCheckIn: the check-in, and each transition with actor and reason (CHK-5)."""
 
 from __future__ import annotations
 

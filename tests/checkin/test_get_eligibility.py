@@ -1,4 +1,4 @@
-"""GetEligibility: every reason that stands in the way, as StartCheckIn would refuse (CHK-3)."""
+"""GetEligibility: all reasons for which StartCheckIn would be refused (CHK-3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GetPassenger: the manifest's entry, for services."""
+"""GetPassenger: a passenger's entry on the manifest, for services."""
 
 from __future__ import annotations
 

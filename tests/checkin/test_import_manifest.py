@@ -1,4 +1,7 @@
-"""ImportManifest: a flight's facts and its passengers; a wrong line is rejected alone, and listed (CHK-1)."""
+"""ImportManifest: a flight's facts and passengers (CHK-1).
+
+A wrong line is rejected alone, and listed.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,7 @@ async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
         ({"origin": "LIS", "destination": "LIS"}, "flight.destination"),
         ({"check_in_opens_before": seconds(60)}, "flight.check_in_opens_before"),
         ({"check_in_opens_before": seconds(60), "check_in_closes_before": seconds(60)}, "flight.check_in_opens_before"),
-        # Less than a microsecond is nothing to the database, and would be taken for what was left out.
+        # The database stores microseconds: less than 1 µs would become 0, which means that the field was omitted.
         ({"check_in_opens_before": Duration(nanos=500)}, "flight.check_in_opens_before"),
         ({"boarding_before": Duration(nanos=500)}, "flight.boarding_before"),
     ],
@@ -138,7 +141,10 @@ async def test_a_flight_of_more_than_a_day_is_refused(airport: Airport) -> None:
 
 
 async def test_a_flight_without_a_date_leaves_on_the_origins_date(airport: Airport) -> None:
-    """Of Kiritimati, 14 hours before UTC, and Pago Pago, 11 hours behind it, at least one has another date than UTC."""
+    """At any time, the date at UTC+14 or at UTC-11 differs from the UTC date.
+
+    Kiritimati is at UTC+14, Pago Pago at UTC-11.
+    """
     for origin in ("CXI", "PPG"):
         flight = facts()
         flight.origin = origin
@@ -275,7 +281,7 @@ async def test_an_infant_that_becomes_a_child_needs_no_adult(airport: Airport) -
 
 
 async def test_a_flight_that_is_wrong_already_takes_other_passengers(airport: Airport) -> None:
-    """An infant may stay on the manifest without its adult, whose booking was cancelled."""
+    """An infant stays on the manifest if the booking of its adult was cancelled."""
     pnr = new_pnr()
     await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
     async with db.transaction(airport.pool) as conn:

@@ -1,4 +1,4 @@
-"""ListCheckIns: a flight's check-ins page by page, the cancelled ones too."""
+"""ListCheckIns: the check-ins of a flight in pages, with the cancelled ones."""
 
 from __future__ import annotations
 

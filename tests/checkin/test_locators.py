@@ -1,4 +1,7 @@
-"""A record locator is one party's: of a booking or of imported passengers, whoever comes first (CHK-1, decision 37)."""
+"""A record locator belongs to the first party that uses it (CHK-1, decision 37).
+
+The party is a booking, or imported passengers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.instances import Database
 
 
 def imported(passenger_id: str, pnr: str, last_name: str = "Omega") -> pb.ManifestPassenger:
-    """A line of a manifest."""
+    """Returns a line of a manifest."""
     return pb.ManifestPassenger(passenger_id=passenger_id, pnr=pnr, given_name="Mal", last_name=last_name)
 
 
@@ -40,7 +43,7 @@ async def test_a_bookings_passenger_gets_no_other_locator_by_import(airport: Air
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.imported(imported(child.passenger_id, new_pnr(), child.last_name))
     assert refusal.fields == ["passengers[0].pnr"]
-    # What the airline's own list says of its passengers is taken.
+    # The import is accepted with the booking's own locator.
     await airport.imported(imported(child.passenger_id, its.confirmed.pnr, child.last_name))
 
 

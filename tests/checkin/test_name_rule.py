@@ -1,4 +1,7 @@
-"""Names: one rule at login, import and booking (CHK-1), and one that the boarding pass can write (CHK-8)."""
+"""One rule for names at login, import and booking (CHK-1).
+
+The boarding pass can write each valid name (CHK-8).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folded names: the same name is the same however it is typed, and another name is another (CHK-2)."""
+"""Folded names: all spellings of a name are equal, other names differ (CHK-2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Two passengers never hold valid passes for one seat, whatever check-in has not heard (CHK-8)."""
+"""Two passengers never hold valid passes for one seat (CHK-8).
+
+Also if events about the seats were lost.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loses what the seat service tells of confirmed and released seats."""
+    """Makes check-in ignore the events about confirmed and released seats."""
 
     async def lose(*args: Any, **more: Any) -> None:
         pass
@@ -34,18 +37,18 @@ def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(traveller: Traveller) -> pb.GetBoardingPassRequest:
-    """A request for a traveller's boarding pass."""
+    """Returns a request for a traveller's boarding pass."""
     return pb.GetBoardingPassRequest(checkin_id=traveller.checkin_id)
 
 
 async def shown(traveller: Traveller) -> str:
-    """The seat on a traveller's boarding pass."""
+    """Returns the seat on a traveller's boarding pass."""
     boarding_pass: pb.BoardingPass = await traveller.desk.GetBoardingPass(asked(traveller))
     return boarding_pass.seat_number
 
 
 async def checked_in(traveller: Traveller, seat_number: str) -> None:
-    """Checks a traveller in on a seat, and waits until all looks at the seat are over."""
+    """Checks a traveller in on a seat; waits until check-in looks at no seat any more."""
     await traveller.start(seat_number=seat_number)
     assert (await traveller.declare()).state == pb.CheckIn.COMPLETED
     await traveller.airport.at_rest(traveller)
@@ -87,7 +90,7 @@ async def test_no_pass_is_issued_for_a_seat_that_was_given_up(airport: Airport, 
         )
         with refused("FAILED_PRECONDITION", "SEAT_REQUIRED"):
             await getattr(alpha.desk, method)(request)
-    # The check-in that nobody told is corrected, too.
+    # The check-in whose event was lost is cancelled too.
     await alpha.becomes(pb.CheckIn.CANCELLED)
 
 
@@ -170,7 +173,7 @@ async def test_a_check_in_whose_seat_was_given_up_unheard_does_not_complete(airp
 
 
 async def checkin_looks(airport: Airport, traveller: Traveller) -> None:
-    """Has check-in look at a traveller's seat, as an event would."""
+    """Makes check-in look up a traveller's seat, as an event would."""
     async with db.transaction(airport.pool) as conn:
         await timers.set_timer(conn, checkins.LOOK_AT_SEAT, traveller.checkin_id)
 
@@ -199,7 +202,10 @@ async def test_without_the_seat_service_there_is_no_pass(
 
 
 async def test_many_passengers_in_turn_on_one_seat_leave_one_completed(airport: Airport, unheard: None) -> None:
-    """Each takes the seat that the one before gave up, and completes while the others ask for their passes."""
+    """Each passenger takes the seat of the one before.
+
+    Each check-in completes while the earlier passengers request their passes.
+    """
     travellers = await airport.strangers(6)
     done: list[Traveller] = []
     for each in travellers:
@@ -210,7 +216,7 @@ async def test_many_passengers_in_turn_on_one_seat_leave_one_completed(airport: 
         declared, *issued = await asyncio.gather(each.declare(), *passes, return_exceptions=True)
         assert isinstance(declared, pb.CheckIn)
         assert declared.state == pb.CheckIn.COMPLETED
-        # Those before gave the seat up before any of these calls.
+        # The earlier passengers lost the seat before these calls.
         assert not [one for one in issued if isinstance(one, pb.BoardingPass)]
         done.append(each)
     states = [(await each.get()).state for each in travellers]

@@ -1,4 +1,7 @@
-"""Every order of what can happen to a check-in with bags: never completed unpaid, never without a seat, no fee lost."""
+"""All orders of actions on a check-in with bags.
+
+It is never completed unpaid or without a seat, and no fee is lost.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from tests.waiting import eventually
 
 Intent = payment_service_pb2.PaymentIntent
 
-# Of four there are 840 orders, and of three 210.
+# There are 840 orders of four actions, and 210 of three.
 LONGEST: Final = int(os.environ.get("SKYHIGH_TEST_LONGEST_ORDER", "3"))
 AT_ONCE: Final = 24
 PAYABLE: Final = (Intent.REQUIRES_PAYMENT, Intent.FAILED)
-# What a busy machine comes to.
+# Refusals on a busy machine.
 BUSY: Final = ("DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
 TRIES: Final = 5
-# Whatever else an action meets would be a defect.
+# Any other refusal of an action is a defect.
 EXPECTED: Final = {
     "CHECK_IN_COMPLETED",
     "CHECK_IN_CANCELLED",
@@ -38,7 +41,7 @@ EXPECTED: Final = {
 
 
 async def late_success(traveller: Traveller) -> None:
-    """The provider took the money of the first intent, whatever became of it."""
+    """The provider takes the money of the first intent, in any state of the intent."""
     payments = traveller.airport.payments
     for intent in payments.of(traveller.checkin_id)[:1]:
         if intent.state not in (Intent.SUCCEEDED, Intent.REFUNDED):
@@ -59,7 +62,7 @@ ACTIONS: Final[dict[str, Callable[[Traveller], Awaitable[object]]]] = {
 
 
 async def never_wrong(traveller: Traveller) -> None:
-    """What holds at every moment."""
+    """Checks what must hold at every moment."""
     row = await traveller.airport.row(traveller)
     if row.state == "COMPLETED":
         assert row.seat_number is not None
@@ -71,7 +74,7 @@ async def never_wrong(traveller: Traveller) -> None:
 
 
 async def right_at_rest(traveller: Traveller) -> None:
-    """What holds once everything that had to follow was done."""
+    """Checks what must hold when no step is pending."""
     airport = traveller.airport
 
     async def agrees_with_the_seat() -> bool:
@@ -91,7 +94,7 @@ async def right_at_rest(traveller: Traveller) -> None:
 
 
 def expect(result: object) -> None:
-    """Lets pass what an action may come to."""
+    """Fails unless the result is a response or an expected refusal."""
     if isinstance(result, grpc.aio.AioRpcError):
         assert read(result).reason in EXPECTED
     elif isinstance(result, BaseException):
@@ -99,7 +102,7 @@ def expect(result: object) -> None:
 
 
 async def begin(traveller: Traveller) -> None:
-    """Begins the check-in, again where the machine was too busy."""
+    """Starts the check-in; retries if the machine is too busy."""
     hold, request_id = await traveller.hold(), str(uuid4())
     for attempt in range(1, TRIES + 1):
         try:

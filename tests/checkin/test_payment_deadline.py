@@ -1,4 +1,7 @@
-"""The deadline of a fee: cancelled in time and not before, the seat freed, late money given back (CHK-7)."""
+"""The deadline of a fee cancels an unpaid check-in, never early (CHK-7).
+
+The seat is released, and late money is refunded.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from services.timers import set_timer
 from tests.checkin.airport import ALREADY_OVER, HOUR, Airport, Traveller
 from tests.waiting import eventually, until
 
-# Far away: each test says when the deadline of its check-in has come.
+# One hour: each test moves the deadline of its check-in.
 VARIABLES: Final = {"SKYHIGH_PAYMENT_DEADLINE_SECONDS": str(HOUR)}
 Intent = payment_service_pb2.PaymentIntent
 
@@ -26,7 +29,7 @@ Intent = payment_service_pb2.PaymentIntent
 async def test_unpaid_it_is_cancelled_in_time_and_the_passenger_told(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
-    # By the real clock: the timer is there before its time.
+    # By the real clock: the timer exists before it is due.
     waiting = await traveller.has_deadline_in(0.5)
     cancelled = await traveller.becomes(pb.CheckIn.CANCELLED)
     assert cancelled.cancel_reason == "PAYMENT_TIMEOUT"
@@ -43,7 +46,7 @@ async def test_paid_in_time_it_is_left_alone(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.pay()
-    # As if the timer had been taken just before the payment was told.
+    # As if the timer had been claimed just before the payment event arrived.
     async with db.transaction(airport.pool) as conn:
         await conn.execute(
             "UPDATE check_ins SET payment_deadline = now() WHERE checkin_id = $1", UUID(traveller.checkin_id)
@@ -65,7 +68,7 @@ async def test_declared_again_it_has_the_time_anew(airport: Airport) -> None:
             checkins.PAYMENT_DEADLINE,
             traveller.checkin_id,
         )
-    # There is one timer, and the first deadline is not its time any more.
+    # There is one timer, and it is no longer due at the first deadline.
     assert [row["due_time"] >= second.payment_deadline.ToDatetime(tzinfo=UTC) for row in due_times] == [True]
     moved = await traveller.has_deadline_in(ALREADY_OVER)
     cancelled = await traveller.becomes(pb.CheckIn.CANCELLED)
@@ -90,7 +93,7 @@ async def test_paid_but_not_yet_told_it_waits_for_the_event(airport: Airport) ->
 
 
 async def _asked(airport: Airport) -> None:
-    """Waits until the deadline has asked the payment service."""
+    """Waits until the timer of the deadline has called the payment service."""
 
     async def asked() -> bool:
         return "CancelPaymentIntent" in airport.payments.calls
@@ -100,7 +103,7 @@ async def _asked(airport: Airport) -> None:
 
 
 async def _waited_long_enough(traveller: Traveller) -> None:
-    """Has the deadline have waited for the payment as long as it may."""
+    """Moves the end of the longest wait for a running payment into the past."""
     async with db.transaction(traveller.airport.pool) as conn:
         await conn.execute(
             "UPDATE check_ins SET payment_wait_end = now() - interval '1 s' WHERE checkin_id = $1",
@@ -110,7 +113,10 @@ async def _waited_long_enough(traveller: Traveller) -> None:
 
 
 async def _paid_after_the_longest_wait(airport: Airport) -> tuple[Traveller, payment_events.PaymentSucceeded]:
-    """Returns a traveller whose check-in was cancelled while its payment ran, and the event of its success."""
+    """Returns a traveller whose check-in was cancelled while its payment ran.
+
+    Also returns the event of the payment's success.
+    """
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -165,7 +171,7 @@ async def test_late_payment_applied_twice_at_once_is_mailed_once(airport: Airpor
     traveller, succeeded = await _paid_after_the_longest_wait(airport)
 
     async def compare() -> None:
-        # As the comparison with the payment service does.
+        # As the reconciler does.
         async with db.transaction(airport.pool) as conn:
             await handlers.on_payment_succeeded(conn, succeeded)
 

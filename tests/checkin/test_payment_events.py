@@ -1,4 +1,7 @@
-"""payment.succeeded, payment.failed, payment.refunded: the only truth about money, in any order and number (CHK-7)."""
+"""payment.succeeded, .failed, .refunded: the only truth about money (CHK-7).
+
+The events may arrive in any order and repeatedly.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,7 @@ async def test_money_for_an_intent_that_no_check_in_names_is_given_back(airport:
     traveller = await airport.traveller()
     first = await traveller.waiting(30)
     await traveller.declare(30)
-    # As if the provider had taken the money of the intent that we had withdrawn.
+    # As if the provider had taken the money of the cancelled intent.
     airport.payments.intents[UUID(first.payment_intent_id)].state = Intent.PROCESSING
     await airport.tell("payment.succeeded.v1", airport.payments.succeed(first.payment_intent_id))
     await airport.at_rest(traveller)
@@ -110,7 +113,8 @@ async def test_another_amount_than_the_fee_completes_nothing_and_is_given_back(
 ) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
-    # The intent has it too: on a busy machine the reconciler reads the intent before the event comes.
+    # The intent has this amount too, because on a busy machine the reconciler may read the intent before the event
+    # arrives.
     airport.payments.intents[UUID(waiting.payment_intent_id)].amount = amount
     airport.payments.begin(waiting.payment_intent_id)
     await airport.tell("payment.succeeded.v1", airport.payments.succeed(waiting.payment_intent_id))

@@ -1,4 +1,4 @@
-"""What the payment service knows reaches a check-in, whatever became of the event."""
+"""The reconciler applies the payment service's state if an event was lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VARIABLES: Final = {"SKYHIGH_RECONCILE_SECONDS": "0.2"}
 
 
 def asked(airport: Airport) -> int:
-    """How often the payment service was asked about an intent."""
+    """Counts the calls to the payment service that read an intent."""
     return airport.payments.calls.count("GetPaymentIntent")
 
 
@@ -68,7 +68,7 @@ async def test_the_refund_of_a_fee_whose_flight_left_without_the_check_in_is_not
 ) -> None:
     traveller = await airport.traveller()
     check_in = await traveller.waiting()
-    # Paid, it waits for a seat until its flight leaves.
+    # Once paid, the check-in waits for a seat until its flight departs.
     await traveller.lose_seat()
     await traveller.has_seat("")
     assert airport.payments.begin(check_in.payment_intent_id)

@@ -1,4 +1,7 @@
-"""The schema makes wrong rows impossible, and says the same as the contract."""
+"""Constraints of the schema refuse rows that must not exist.
+
+The enums are those of the contract.
+"""
 
 from __future__ import annotations
 

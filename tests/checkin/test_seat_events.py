@@ -1,4 +1,7 @@
-"""seat.confirmed and seat.released: check-in looks where the passenger sits now, whatever it was told before."""
+"""After seat.confirmed or seat.released, check-in looks up the passenger's seat.
+
+The content of the event does not count.
+"""
 
 from __future__ import annotations
 

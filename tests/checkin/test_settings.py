@@ -1,4 +1,4 @@
-"""Settings of the check-in service that its database cannot store are refused at the start."""
+"""Settings that the database cannot store end the start of the check-in service."""
 
 from __future__ import annotations
 

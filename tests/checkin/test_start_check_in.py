@@ -1,4 +1,7 @@
-"""StartCheckIn: a hold or a confirmed seat becomes a check-in, once for a passenger and flight (CHK-3, CHK-4)."""
+"""StartCheckIn: once per passenger and flight (CHK-3, CHK-4).
+
+A hold is confirmed, or the confirmed seat is used.
+"""
 
 from __future__ import annotations
 

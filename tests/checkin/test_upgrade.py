@@ -1,5 +1,7 @@
-"""Migrations on a system that runs already. 0005: all of its manifests are sent, and doubled seats are looked at. 0008:
-passengers whose booking includes a seat are sent again.
+"""Migrations of a system that is in use.
+
+0005: all passengers are sent to the seat service, and seats with two check-ins are looked up. 0008: passengers whose
+booking includes a seat are sent again.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ KNOWN: Final = """
 
 
 async def migrate(connection: Database, *, until: str) -> None:
-    """Applies the migrations of the chassis and of check-in, in a schema of its own, but not those from `until` on."""
+    """Applies the migrations of chassis and check-in, in their own schema.
+
+    Check-in's migrations from `until` on are left out.
+    """
     for package in ("services", "checkin_service"):
         folder = resources.files(package) / "migrations"
         for file in sorted(folder.iterdir(), key=lambda each: each.name):
@@ -53,7 +58,10 @@ async def migrate(connection: Database, *, until: str) -> None:
 
 @asynccontextmanager
 async def before(world: World, migration: str, *rows: str) -> AsyncIterator[Database]:
-    """A schema with these rows as it is before a migration, within the block; `apply` brings it on."""
+    """Yields a connection to a schema with these rows, before a migration.
+
+    `apply` applies the migration.
+    """
     connection = await asyncpg.connect(world.servers.database_url())
     transaction = connection.transaction()
     await transaction.start()

@@ -1,4 +1,4 @@
-"""WatchCheckIn: a check-in as it is, then after each change, and heartbeats."""
+"""WatchCheckIn: the check-in, then each change of it, and heartbeats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLES: Final = {"SKYHIGH_CHECKIN_HEARTBEAT_SECONDS": "0.6"}
 
 
 async def watch(caller: Caller, checkin_id: str, seen: list[str], *, until: int) -> None:
-    """Watches until a state shows; adds each state to `seen`, and `-` for a heartbeat."""
+    """Watches until a state is shown; appends states to `seen`, `-` for a heartbeat."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         async for update in caller.WatchCheckIn(pb.WatchCheckInRequest(checkin_id=checkin_id)):
             if update.HasField("heartbeat"):
@@ -51,7 +51,7 @@ async def test_each_change_is_shown(airport: Airport) -> None:
     await traveller.pay()
     await asyncio.gather(*watching)
     for seen in watched:
-        # A change within a state shows it again, such as a fee that is noted a moment before the check-in completes.
+        # A change within a state shows the state again: a fee is noted a moment before the check-in completes.
         states = [state for state, _ in groupby(state for state in seen if state != "-")]
         assert states == ["INITIATED", "WAITING_FOR_PAYMENT", "COMPLETED"]
 

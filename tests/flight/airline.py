@@ -1,4 +1,4 @@
-"""Flights for tests, and what they connect to, found the slow and sure way."""
+"""Flights for tests, and a slow search to compare with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def flight(
     aircraft_type: str = "A320",
     **more: Any,
 ) -> NewFlight:
-    """A flight that departs at this moment, or at this local time where it has no zone."""
+    """Returns a flight; a departure without a zone is in local time of the origin."""
     zone = airports.zone(origin)
     assert zone is not None
     moment = (departure if departure.tzinfo else departure.replace(tzinfo=zone)).astimezone(UTC)
@@ -60,23 +60,23 @@ def flight(
 
 
 def after(before: NewFlight, destination: str, wait: timedelta, minutes: float = 60, **more: Any) -> NewFlight:
-    """A flight that leaves so long after the arrival of another, from where that one goes."""
+    """Returns a flight from the destination of another, `wait` after its arrival."""
     return flight(before.destination, destination, before.arrival_time + wait, minutes, **more)
 
 
 def itinerary_id(*way: NewFlight) -> str:
-    """As the contract writes it."""
+    """Returns the itinerary id as the flight service forms it."""
     return f"CF_{way[0].origin}_{way[-1].destination}_{'_'.join(each.flight_id for each in way)}"
 
 
 def standing(new: NewFlight) -> Flight:
-    """A flight as it is read back."""
+    """Returns a flight as the service reads it from the database."""
     facts = {name: getattr(new, name) for name in NewFlight.__slots__}
     return Flight(**facts, state="SCHEDULED", cancel_reason="", cancel_time=None)
 
 
 def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date, *, hops: int = 3) -> Iterator[Way]:
-    """Every way, by trying every flight that leaves from there for every next step: FLT-2 word by word."""
+    """Yields every itinerary by trying all flights for each leg, as FLT-2 says."""
 
     leaving: defaultdict[str, list[NewFlight]] = defaultdict(list)
     for each in schedule:
@@ -101,7 +101,7 @@ def ways(schedule: Sequence[NewFlight], source: str, destination: str, day: date
 
 @dataclass(frozen=True)
 class Airline:
-    """A flight service, its database, and the seat service that it asks."""
+    """A flight service, its database, and the seat service that it calls."""
 
     callers: Callers
     pool: Pool
@@ -109,40 +109,40 @@ class Airline:
 
     @property
     def operations(self) -> Caller:
-        """Who plans flights."""
+        """A caller who may create and cancel flights."""
         return self.callers.operations()
 
     @property
     def anybody(self) -> Caller:
-        """Who shows no token that is good for anything."""
+        """A caller with an invalid token."""
         return self.callers.anybody("nonsense")
 
     async def add(self, *new: NewFlight) -> None:
-        """Puts flights into the schedule, without seats at the seat service."""
+        """Inserts flights, without seats at the seat service."""
         async with db.transaction(self.pool) as conn:
             await flights.insert(conn, new)
 
     async def count(self, new: NewFlight, *, version: int = 1, **available_seats: int) -> None:
-        """Says how many seats are free."""
+        """Stores the number of free seats of a flight, by cabin."""
         async with db.transaction(self.pool) as conn:
             kept = [Count(new.flight_id, cabin, free, version) for cabin, free in available_seats.items()]
             await counts.keep(conn, kept)
 
     async def count_all(self, free: Mapping[str, Mapping[str, int]]) -> None:
-        """Says how many seats are free on many flights, by id and cabin."""
+        """Stores the number of free seats of many flights, by flight id and cabin."""
         async with db.transaction(self.pool) as conn:
             kept = [Count(flight_id, cabin, seats, 1) for flight_id, by in free.items() for cabin, seats in by.items()]
             await counts.keep(conn, kept)
 
     async def search(self, source: str, destination: str, day: date, **more: Any) -> pb.SearchFlightsResponse:
-        """Asks for the first page."""
+        """Searches; returns the first page."""
         answer: pb.SearchFlightsResponse = await self.anybody.SearchFlights(
             pb.SearchFlightsRequest(source=source, destination=destination, date=str(day), **more)
         )
         return answer
 
     async def search_all(self, source: str, destination: str, day: date, **more: Any) -> list[pb.Itinerary]:
-        """Asks for all pages."""
+        """Searches; returns the itineraries of all pages."""
         found: list[pb.Itinerary] = []
         page = await self.search(source, destination, day, **more)
         found.extend(page.itineraries)
@@ -153,7 +153,7 @@ class Airline:
         return found
 
     async def found(self, source: str, destination: str, day: date, **more: Any) -> set[str]:
-        """The ids of all itineraries."""
+        """Returns the ids of all itineraries that a search finds."""
         itineraries = await self.search_all(source, destination, day, **more)
         ids = {each.itinerary_id for each in itineraries}
         assert len(ids) == len(itineraries)
@@ -170,7 +170,7 @@ class Airline:
         return cancelled
 
     async def provisioned(self, flight_id: str) -> int:
-        """How many seats the flight has at the seat service."""
+        """Returns the number of seats that the flight has at the seat service."""
         seat_map = await self.seats.service("flight").GetSeatMap(
             seat_service_pb2.GetSeatMapRequest(flight_id=flight_id)
         )
@@ -178,7 +178,7 @@ class Airline:
 
 
 def asked(new: NewFlight, **more: Any) -> pb.CreateFlightRequest:
-    """A request for a flight; its fare is that of the last cabin."""
+    """Returns a request that creates this flight, with the fare of its last cabin."""
     request = pb.CreateFlightRequest(
         flight_number=new.flight_number,
         flight_id=new.flight_id,
@@ -204,10 +204,10 @@ def asked(new: NewFlight, **more: Any) -> pb.CreateFlightRequest:
 
 
 def delayed(new: NewFlight, by: timedelta) -> NewFlight:
-    """The same flight some time later."""
+    """Returns the flight with later times."""
     return replace(new, departure_time=new.departure_time + by, arrival_time=new.arrival_time + by)
 
 
 def ids(found: Iterable[Way]) -> set[str]:
-    """The ids of ways."""
+    """Returns the itinerary ids."""
     return {itinerary_id(*way) for way in found}

@@ -1,7 +1,7 @@
-"""A flight service in process, on a database of its own, beside the session's seat service.
+"""A flight service in this process, with its own database and the session's seats.
 
-Each file has an instance of its own, because all instances share one queue of events: none must be left behind that
-would take another file's.
+Each file has its own instance, because all instances consume from one queue: an instance that outlives its file would
+take the events of another file's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from tests.instances import Database, database_with, running
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# A search reads from one day before its date to six days after it, so that the days of most tests lie ten days apart.
-# CreateFlight refuses days after two years: the tests of these files read one day only, and have adjacent days.
+# A search reads from one day before its date to six days after it, so the days of most tests are ten days apart.
+# CreateFlight refuses days more than two years ahead, so the tests of these files, which read one day only, have
+# adjacent days.
 _ONE_DAY_FILES: Final = frozenset({"test_create_flight.py", "test_schema.py"})
 _DAYS: Final = iter(range(20, 660, 10))
 _DAYS_SIDE_BY_SIDE: Final = iter(range(662, 729))
@@ -32,7 +33,7 @@ _DAYS_SIDE_BY_SIDE: Final = iter(range(662, 729))
 
 @pytest.fixture(scope="package")
 async def variables(world: World, callers: Callers) -> dict[str, str]:
-    """The variables of a flight service of these tests: nothing is in its schedule but what a test puts there."""
+    """The variables of the flight services; only tests add flights to the schedule."""
     return {
         **await database_with(world, "flight"),
         "SKYHIGH_SEAT_ADDRESS": callers.address,
@@ -52,7 +53,7 @@ async def airline(world: World, callers: Callers, variables: dict[str, str]) -> 
 
 @pytest.fixture
 async def flight_database(airline: Airline, variables: dict[str, str]) -> AsyncIterator[Database]:
-    """A connection as the flight service's role, to look behind the contract."""
+    """A connection with the flight service's role, to inspect the database."""
     url = variables["SKYHIGH_FLIGHT_DATABASE_URL"]
     database = await asyncpg.connect(url, server_settings={"search_path": "flight"})
     yield database
@@ -61,6 +62,6 @@ async def flight_database(airline: Airline, variables: dict[str, str]) -> AsyncI
 
 @pytest.fixture
 def day(request: pytest.FixtureRequest) -> date:
-    """A day to come that no other test uses."""
+    """A future day that no other test uses."""
     days = _DAYS_SIDE_BY_SIDE if request.path.name in _ONE_DAY_FILES else _DAYS
     return datetime.now(UTC).date() + timedelta(days=next(days))

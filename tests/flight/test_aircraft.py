@@ -1,4 +1,4 @@
-"""What the airline flies, as the seat service has it too."""
+"""The aircraft types of the flight service agree with the seat service's layouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skyhigh.seat.v1.seat_service_pb2 import Seat
 from flight_service.aircraft import AIRCRAFT, fares
 from seat_service.cabin_layouts import load_layouts
 
-# The highest that CreateFlight takes.
+# The highest fare that CreateFlight accepts.
 HIGHEST_FARE_CENTS = 2_000_000
 
 
@@ -22,7 +22,7 @@ def test_each_type_has_the_seats_that_the_seat_service_provisions() -> None:
     assert {aircraft.layout_id for aircraft in AIRCRAFT.values()} == set(layouts)
     for name, aircraft in AIRCRAFT.items():
         assert aircraft.name == name
-        # From nose to tail on both sides.
+        # From nose to tail in both services.
         seats = Counter(Seat.Cabin.Name(seat.cabin) for seat in layouts[aircraft.layout_id].seats)
         assert list(aircraft.cabins.items()) == list(seats.items())
 
@@ -30,7 +30,7 @@ def test_each_type_has_the_seats_that_the_seat_service_provisions() -> None:
 def test_the_contract_names_the_types() -> None:
     assert set(AIRCRAFT) == {"A320", "A321", "AT72", "B738", "B789", "E190"}
     for aircraft in AIRCRAFT.values():
-        # The order of the contract's cabins is that of the aircraft, and everybody has an economy.
+        # The contract lists the cabins in the order of the aircraft, and each type has an economy cabin.
         numbers = [pb.Cabin.Value(cabin) for cabin in aircraft.cabins]
         assert numbers == sorted(numbers)
         assert numbers[-1] == pb.Cabin.ECONOMY
@@ -42,7 +42,7 @@ def test_the_contract_names_the_types() -> None:
         ("A320", 8900, {"ECONOMY": 8900}),
         ("A321", 12345, {"BUSINESS": 37035, "ECONOMY": 12345}),
         ("B789", 59900, {"BUSINESS": 179700, "PREMIUM_ECONOMY": 95840, "ECONOMY": 59900}),
-        # 1.6 cents are two, 4.8 are five, and 17.6 are eighteen.
+        # Rounded to whole cents: 1.6 to 2, 4.8 to 5, 17.6 to 18.
         ("B789", 1, {"BUSINESS": 3, "PREMIUM_ECONOMY": 2, "ECONOMY": 1}),
         ("B789", 3, {"BUSINESS": 9, "PREMIUM_ECONOMY": 5, "ECONOMY": 3}),
         ("B789", 11, {"BUSINESS": 33, "PREMIUM_ECONOMY": 18, "ECONOMY": 11}),

@@ -1,4 +1,4 @@
-"""CancelFlight: once and for all, told to everybody, before the departure."""
+"""CancelFlight before departure: permanent, and published as an event."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_cancelled_flight_is_told_of_and_not_found_any_more(
 ) -> None:
     assert len(await airline.found("LHR", "CDG", day)) == 1
     before = datetime.now(UTC)
-    # Nobody else listens here, and an event that no queue takes is not published.
+    # A queue must be bound for this event, because the relay does not publish an event that no queue receives.
     async with listening(world.servers.amqp_url(), "flight.cancelled.v1"):
         cancelled = await airline.cancel(new.flight_id, reason="STRIKE")
         await eventually(lambda: _told(flight_database))
@@ -59,7 +59,7 @@ async def _told(database: Database) -> bool:
 async def test_cancelled_flights_are_listed_until_three_days_after_their_departure(
     airline: Airline, new: NewFlight, flight_database: Database
 ) -> None:
-    """Other services compare with this list what they were told."""
+    """Other services compare this list with the events that they received."""
 
     async def listed(status: pb.Flight.Status.ValueType) -> dict[str, pb.Flight]:
         found: dict[str, pb.Flight] = {}

@@ -1,4 +1,4 @@
-"""CreateFlight: a flight with its seats, once, whoever asks how often."""
+"""CreateFlight: a flight with its seats, once, however often it is requested."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def new(day: date) -> NewFlight:
-    """A flight to be created."""
+    """A flight that does not exist yet."""
     return flight("LHR", "CDG", datetime.combine(day, time(9)), 75, cents=12_345)
 
 
@@ -60,7 +60,7 @@ async def test_a_flight_is_there_with_its_seats(airline: Airline, day: date) -> 
 
 
 async def test_the_id_has_the_day_at_the_origin(airline: Airline, day: date) -> None:
-    """At Kiritimati the day begins fourteen hours before it begins in London."""
+    """In Kiritimati a day begins 14 hours before it begins in London."""
     new = flight("CXI", "HNL", datetime.combine(day, time(1)))
     created = await create(airline, asked(new, flight_id=""))
     assert created.flight_id == f"{new.flight_number}-{day}"
@@ -228,7 +228,7 @@ async def test_impossible_times_are_refused(airline: Airline, new: NewFlight, de
 
 @pytest.mark.parametrize("nanos", [0, 500, 999_999_999])
 async def test_a_flight_that_lands_as_it_leaves_is_refused(airline: Airline, new: NewFlight, nanos: int) -> None:
-    """The database keeps microseconds: to it a landing 500 ns later is at the same moment."""
+    """The database stores microseconds, so 500 ns later is the same moment."""
     request = asked(new)
     request.arrival_time.CopyFrom(request.departure_time)
     request.arrival_time.nanos += nanos

@@ -1,4 +1,4 @@
-"""GetItinerary: what a search found, as it is now."""
+"""GetItinerary: an itinerary that a search found, with its current data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def get(airline: Airline, name: str, cabin: pb.Cabin.ValueType = pb.CABIN_
 
 @pytest.fixture
 async def way(airline: Airline, day: date) -> tuple[NewFlight, NewFlight]:
-    """Two flights that connect, the second one without a business class."""
+    """Two connecting flights; the second one has no business cabin."""
     first = flight("LHR", "CDG", datetime.combine(day, time(7)), aircraft_type="A321")
     second = after(first, "BOM", SHORTEST)
     await airline.add(first, second)

@@ -1,4 +1,7 @@
-"""FLT-2: every way and no other, held against a look at every flight for every next step."""
+"""FLT-2: the search finds all itineraries and no others.
+
+The tests compare it with a search that tries all flights for each leg.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,15 @@ from flight_service.timetable import Day, Timetable
 from tests.flight.airline import LONGEST, SHORTEST, after, flight, ids, standing, ways
 
 CONNECTIONS = Connections(SHORTEST, LONGEST)
-# From +14:00 to -11:00, both sides of the date line, a zone of half an hour, and two airports of one zone.
+# Zones from +14:00 to -11:00, both sides of the date line, one zone with a half hour, and two airports in one zone.
 AIRPORTS = ("CXI", "AKL", "APW", "PPG", "HNL", "LAX", "BOM", "LHR", "CDG")
-# Of a year that no run comes near: nothing here reads a clock.
+# A year in the far future: these tests read no clock.
 NEW_YEAR = datetime(2082, 12, 31, tzinfo=UTC)
 DAY = date(2082, 12, 31)
 
 
 def timetable(flights: Sequence[NewFlight]) -> Timetable:
-    """Those that depart from the first to the last day that a search looks at, as the database would give them."""
+    """Returns the flights of the days that a search reads, as the database does."""
     first, last = CONNECTIONS.days_ahead(DAY)
     chosen = sorted(
         (standing(each) for each in flights if first <= each.departure_time.date() <= last),
@@ -46,10 +49,13 @@ def found(flights: Sequence[NewFlight], source: str, destination: str) -> set[st
 
 @st.composite
 def schedules(draw: st.DrawFn) -> list[NewFlight]:
-    """Flights around a midnight that is not the same one everywhere; many connections are exact to the minute."""
+    """Draws flights around a midnight in several time zones.
+
+    Many connections have exactly the shortest or the longest time.
+    """
     some = draw(st.lists(st.sampled_from(AIRPORTS), min_size=3, max_size=5, unique=True))
     pairs = st.sampled_from([(one, other) for one in some for other in some if one != other])
-    # Quarters of an hour make connections of exactly 45 minutes and of exactly 8 hours common.
+    # Times in quarters of an hour make connections of exactly 45 minutes or 8 hours common.
     quarters = st.integers(-4 * 30, 4 * 60)
     lengths = st.sampled_from([45, 60, 120, 435, 600, 1200, 1440])
     return [
@@ -102,7 +108,7 @@ def test_a_way_has_four_flights_at_most() -> None:
 
 
 def test_the_day_is_the_day_where_the_way_begins() -> None:
-    """At Kiritimati it is the 31st while it is the 30th in London."""
+    """In Kiritimati it is the 31st while it is the 30th in London."""
     eve = flight("CXI", "HNL", datetime(2082, 12, 31, 0, 0))  # noqa: DTZ001
     assert eve.departure_time == datetime(2082, 12, 30, 10, tzinfo=UTC)
     late = flight("CXI", "HNL", datetime(2082, 12, 31, 23, 59))  # noqa: DTZ001
@@ -121,7 +127,10 @@ def test_who_crosses_the_date_line_may_arrive_the_day_before() -> None:
 
 
 def test_the_longest_way_of_all_is_found() -> None:
-    """A day in the air each time, the longest waits between, and the last minute of the day at the end of the zones."""
+    """Four flights of a day each, with connections of 8 hours.
+
+    The first flight departs in the last minute of the search's day, in one of the last zones.
+    """
     way = [flight("PPG", "CXI", datetime(2082, 12, 31, 23, 59), 24 * 60)]  # noqa: DTZ001
     for airport in ("LHR", "CDG", "BOM"):
         way.append(after(way[-1], airport, LONGEST, 24 * 60))

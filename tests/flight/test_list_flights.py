@@ -14,7 +14,7 @@ from tests.flight.airline import Airline, flight
 
 
 async def listed(airline: Airline, **more: Any) -> list[pb.Flight]:
-    """All pages."""
+    """Returns the flights of all pages."""
     found: list[pb.Flight] = []
     token = ""
     while True:

@@ -1,4 +1,7 @@
-"""The schedule is rolled forward: on a fresh database, after deaths and absences, and by several processes at once."""
+"""The schedule is rolled forward: on an empty database, after crashes and outages.
+
+Several processes may roll it at once.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ MANY: Final = 1_000_000
 
 
 class WatchedPeers(Peers):
-    """Asks the real seat service; remembers for which flights, and can be stopped after some."""
+    """Calls the real seat service; records the flights, and can stop responding."""
 
     def __init__(self, settings: FlightSettings) -> None:
         super().__init__(settings)
@@ -51,20 +54,20 @@ class WatchedPeers(Peers):
         return await super().provision(flight_id, layout_id, departure_time)
 
     async def are_stuck(self) -> bool:
-        """Whether somebody waits for an answer that never comes."""
+        """Returns whether a call waits for a response that never comes."""
         return len(self.asked) > self.answers
 
 
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """A database of the flight service, and who rolls the schedule there."""
+    """A database of the flight service, and the seat service that its rolling calls."""
 
     pool: Pool
     peers: WatchedPeers
 
     @asynccontextmanager
     async def rolling(self, *, horizon_days: int, peers: Peers | None = None) -> AsyncIterator[asyncio.Task[None]]:
-        """Rolls within the block, as a process does that is stopped in the end."""
+        """Rolls the schedule within the block, and stops at its end."""
         roller = Rolling(self.pool, peers or self.peers, horizon_days=horizon_days)
         task = asyncio.create_task(roller.run())
         try:
@@ -73,12 +76,12 @@ class Rolled:
             await tasks.end([task])
 
     async def roll(self, *, horizon_days: int) -> None:
-        """Rolls until there is nothing left to do."""
+        """Rolls the schedule until all days are complete."""
         async with self.rolling(horizon_days=horizon_days):
             await eventually(lambda: self.is_complete(horizon_days=horizon_days))
 
     async def is_complete(self, *, horizon_days: int) -> bool:
-        """Whether all days are filled, and no others."""
+        """Returns whether all days up to the horizon are complete."""
         today = await self.today()
         wanted = {today + timedelta(days=n) for n in range(-1, horizon_days + 1)}
         rows = await self.pool.fetch(
@@ -87,43 +90,46 @@ class Rolled:
         return {row["day"] for row in rows} >= wanted
 
     async def completed(self) -> dict[date, datetime]:
-        """When each day was filled."""
+        """Returns when each day was completed."""
         rows = await self.pool.fetch("SELECT day, complete_time FROM schedule_rolls WHERE complete_time IS NOT NULL")
         return {row["day"]: row["complete_time"] for row in rows}
 
     async def today(self) -> date:
-        """The database's day."""
+        """Returns the UTC day by the database's clock."""
         today: date = await self.pool.fetchval("SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date")
         return today
 
     async def planned(self, *, horizon_days: int) -> list[NewFlight]:
-        """What is to be there: all flights to come."""
+        """Returns the future flights that the schedule contains up to the horizon."""
         today, now = await self.today(), datetime.now(UTC)
         days = (today + timedelta(days=n) for n in range(-1, horizon_days + 1))
         return [flight for day in days for flight in schedule.departures(day) if flight.departure_time > now]
 
     async def flights(self) -> dict[str, str]:
-        """What is there: state by flight."""
+        """Returns the state of each flight in the database."""
         rows = await self.pool.fetch("SELECT flight_id, state::text FROM flights")
         return {row["flight_id"]: row["state"] for row in rows}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks and retries that a test can wait for."""
+    """Shortens the intervals of looks and retries."""
     monkeypatch.setattr(rolling, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(rolling, "RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture
 def legs(monkeypatch: pytest.MonkeyPatch) -> list[Leg]:
-    """A small schedule of its own for each test, that resembles no other; none of its flights leaves just now."""
+    """A small schedule with a random airline code for each test.
+
+    None of its flights departs within the next hour or so.
+    """
     airline = "".join(secrets.choice(LETTERS) for _ in range(2))
     now = datetime.now(UTC)
     small = [
         Leg(
             flight_number=f"{airline}{secrets.randbelow(900) + 100}{letter}",
-            # There the time is UTC all the year.
+            # Iceland has UTC throughout the year.
             origin="KEF",
             destination="LIS",
             departs=(now + timedelta(hours=hours)).time().replace(second=0, microsecond=0),
@@ -142,7 +148,7 @@ def legs(monkeypatch: pytest.MonkeyPatch) -> list[Leg]:
 
 @pytest.fixture
 def settings(world: World, callers: Callers) -> Callable[..., FlightSettings]:
-    """Settings of a flight service; `more` are variables."""
+    """Returns settings of a flight service; `more` are environment variables."""
 
     def settings(**more: str) -> FlightSettings:
         return world.settings_of(FlightSettings, **{"SKYHIGH_SEAT_ADDRESS": callers.address, **more})
@@ -164,10 +170,10 @@ async def rolled(world: World, settings: Callable[..., FlightSettings]) -> Async
 async def test_a_fresh_database_is_filled(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
     planned = await rolled.planned(horizon_days=2)
     await rolled.roll(horizon_days=2)
-    # Each once, those that have left not at all.
+    # Each future flight once, and no departed flight.
     assert await rolled.flights() == {flight.flight_id: "SCHEDULED" for flight in planned}
     assert Counter(rolled.peers.asked) == Counter(flight.flight_id for flight in planned)
-    # Every flight has its seats, and what the file says of it.
+    # Each flight has its seats and the data of the schedule file.
     airline = Airline(callers, rolled.pool, callers)
     for flight in planned[:3]:
         assert await airline.provisioned(flight.flight_id) == sum(flight.seats.values())
@@ -186,7 +192,7 @@ async def test_the_nearest_days_come_first(rolled: Rolled, legs: list[Leg]) -> N
 
 
 async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: Rolled, legs: list[Leg]) -> None:
-    """West of Greenwich it is still yesterday for a while, east of it tomorrow already."""
+    """The local day differs: Honolulu may be a day behind UTC, Auckland a day ahead."""
     far_off = [replace(leg, origin=origin) for leg, origin in zip(legs, ("HNL", "AKL", "APW"), strict=False)]
     legs[:] = [replace(leg, departs=time(23, 59), block_time=timedelta(hours=20)) for leg in far_off]
     await rolled.roll(horizon_days=1)
@@ -194,7 +200,7 @@ async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: R
     now = datetime.now(UTC)
     for leg in legs:
         tonight = leg.flight_on(now.astimezone(airports.zone(leg.origin)).date())
-        # In the last minute of a day it has left.
+        # In the last minute of the day the flight has departed.
         assert tonight.flight_id in there or tonight.departure_time <= now
 
 
@@ -213,10 +219,10 @@ async def test_nothing_is_done_twice(rolled: Rolled, legs: list[Leg]) -> None:
 async def test_a_day_later_a_day_is_added(rolled: Rolled, legs: list[Leg]) -> None:
     await rolled.roll(horizon_days=1)
     first = await rolled.flights()
-    # As it looks to tomorrow's process: what is rolled is a day older.
+    # The rolled days look a day older, as they will tomorrow.
     await rolled.pool.execute("UPDATE schedule_rolls SET day = day - 1")
     rolled.peers.asked.clear()
-    # What tomorrow's horizon is today, the next one is tomorrow.
+    # The last day that the horizon reaches tomorrow is one day beyond today's.
     await rolled.roll(horizon_days=2)
     second = await rolled.flights()
     added = set(second) - set(first)
@@ -231,7 +237,7 @@ async def test_a_running_process_adds_the_next_day_by_itself(rolled: Rolled, leg
         last_day = await rolled.today() + timedelta(days=1)
         await rolled.pool.execute("DELETE FROM flight_cabins")
         await rolled.pool.execute("DELETE FROM flights")
-        # The day begins: nobody has heard of it so far.
+        # A new day begins, which no process has rolled yet.
         await rolled.pool.execute("DELETE FROM schedule_rolls WHERE day = $1", last_day)
         await eventually(lambda: rolled.is_complete(horizon_days=1))
     assert set(await rolled.flights()) == {f"{leg.flight_number}-{last_day}" for leg in legs}
@@ -246,7 +252,7 @@ async def test_two_processes_share_the_days(
     await others.close()
     planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=6)}
     assert await rolled.flights() == planned
-    # Each flight was provisioned by one of them, and both had their share.
+    # Each flight was provisioned by exactly one process, and each process provisioned some.
     assert Counter(rolled.peers.asked + others.asked) == Counter(planned.keys())
     assert rolled.peers.asked
     assert others.asked
@@ -274,7 +280,7 @@ async def test_who_is_stopped_in_the_middle_is_followed_at_once(
         await eventually(rolled.peers.are_stuck)
     seen = await rolled.flights()
     assert 0 < len(seen) <= 12
-    # The lease was given back: its successor need not wait for its end.
+    # The stopped process released its lease, so the next one need not wait for the end of the lease.
     assert not await rolled.pool.fetchval(
         "SELECT EXISTS (SELECT FROM schedule_rolls WHERE complete_time IS NULL AND lease_end > clock_timestamp())"
     )
@@ -284,7 +290,7 @@ async def test_who_is_stopped_in_the_middle_is_followed_at_once(
     await successor.close()
     planned = {flight.flight_id: "SCHEDULED" for flight in await rolled.planned(horizon_days=2)}
     assert await rolled.flights() == planned
-    # What was inserted is not asked for again; what only had its seats is.
+    # Inserted flights are not provisioned again. Flights that were provisioned but not inserted are.
     assert not set(seen) & set(successor.asked)
     assert set(seen) | set(successor.asked) == set(planned)
 
@@ -317,7 +323,7 @@ async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolle
 
 
 async def test_who_is_overtaken_leaves_the_day_to_the_other(rolled: Rolled, legs: list[Leg]) -> None:
-    """A process that slept through its lease finds the day taken, and neither moves nor ends the other's lease."""
+    """A process whose lease has ended neither extends nor ends the other's lease."""
     rolled.peers.answers = 4
     async with rolled.rolling(horizon_days=1):
         await eventually(rolled.peers.are_stuck)
@@ -343,7 +349,7 @@ async def test_a_seat_service_that_is_away_is_waited_for(
     async with rolled.rolling(horizon_days=1, peers=peers) as task:
         await eventually(retried)
         assert not task.done()
-        # No flight is seen without its seats.
+        # No flight is inserted before its seats are provisioned.
         assert await rolled.flights() == {}
         async with app.serving(SEAT_SERVICE, world.settings(), [address]):
             await eventually(lambda: rolled.is_complete(horizon_days=1))
@@ -394,7 +400,7 @@ async def test_a_new_edition_adds_to_days_that_are_rolled(
     await rolled.roll(horizon_days=1)
     there = set(await rolled.flights())
     assert there == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
-    # Nothing but the new line was looked at.
+    # Only the new line of the schedule was provisioned.
     assert {flight_id.partition("-")[0] for flight_id in rolled.peers.asked} == {late.flight_number}
 
 
@@ -415,8 +421,11 @@ async def test_what_operations_added_by_hand_stays_as_it_is(rolled: Rolled, call
 
 
 async def test_later_days_are_rolled_gently(rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A passenger who buys a seat has the machine first: only today and tomorrow are rolled without pauses."""
-    # A pause ends after the test has.
+    """Later days are rolled with pauses, so that requests of passengers come first.
+
+    Today and tomorrow are rolled without pauses.
+    """
+    # The pause is longer than the test.
     monkeypatch.setattr(rolling, "PAUSE_RATIO", 1_000_000)
     monkeypatch.setattr(rolling, "LONGEST_PAUSE_SECONDS", 3600.0)
     later = await rolled.today() + timedelta(days=2)

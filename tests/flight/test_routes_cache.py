@@ -1,4 +1,7 @@
-"""FLT-3: routes are remembered, answers are not: what is cached equals what is computed, and news is seen at once."""
+"""FLT-3: routes are cached, responses are not; a change is visible at once.
+
+Cached and computed routes give the same response.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def way(airline: Airline, day: date) -> tuple[NewFlight, NewFlight]:
-    """Two flights that connect."""
+    """Two connecting flights."""
     first = flight("LHR", "CDG", datetime.combine(day, time(7)))
     second = after(first, "BOM", SHORTEST)
     await airline.add(first, second)
@@ -36,7 +39,7 @@ async def way(airline: Airline, day: date) -> tuple[NewFlight, NewFlight]:
 
 @pytest.fixture
 async def looks(monkeypatch: pytest.MonkeyPatch) -> list[itineraries.Market]:
-    """Every market that is looked through from now on."""
+    """The markets whose routes are computed from now on."""
     looked: list[itineraries.Market] = []
     real = itineraries.routes
 
@@ -50,21 +53,21 @@ async def looks(monkeypatch: pytest.MonkeyPatch) -> list[itineraries.Market]:
 
 @asynccontextmanager
 async def another(world: World, airline: Airline, variables: dict[str, str], **more: str) -> AsyncIterator[Airline]:
-    """Another process of the same service, with a memory of its own."""
+    """Runs another instance of the service, with its own memory."""
     async with running(world, FLIGHT_SERVICE, FlightServiceStub, **(variables | more)) as callers:
         yield replace(airline, callers=callers)
 
 
 @pytest.fixture(scope="module")
 async def second(world: World, airline: Airline, variables: dict[str, str]) -> AsyncIterator[Airline]:
-    """A second process."""
+    """A second instance."""
     async with another(world, airline, variables) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 async def alone(world: World, airline: Airline, variables: dict[str, str]) -> AsyncIterator[Airline]:
-    """A process that Redis does not answer."""
+    """An instance whose Redis does not respond."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
@@ -73,7 +76,7 @@ async def alone(world: World, airline: Airline, variables: dict[str, str]) -> As
 
 
 async def remembered(redis: Redis, day: date) -> tuple[str, int, str]:
-    """What Redis has for the tests' market: its key, its version, and its body."""
+    """Returns what Redis has for the tests' market: key, version and body."""
     (key,) = [key async for key in redis.scan_iter(f"routes:{{LHR-BOM-{day}-*}}")]
     value = await redis.get(key)
     assert isinstance(value, bytes)
@@ -116,7 +119,7 @@ async def test_a_new_flight_is_seen_at_once_by_all(
     everybody = (airline, second, alone)
     for each in everybody:
         assert await each.found("LHR", "BOM", day) == ids([way])
-    # Two days later: a way's last flight may leave long after its first one.
+    # Two days later: the last flight of an itinerary may depart long after the first one.
     late = after(way[0], "SIN", timedelta(hours=8), 24 * 60)
     onward = after(late, "BOM", timedelta(hours=8), 300)
     await airline.add(onward)
@@ -178,7 +181,10 @@ async def test_memory_has_a_bound(
 async def test_news_are_seen_at_once_also_while_everybody_asks(
     airline: Airline, second: Airline, alone: Airline, way: tuple[NewFlight, NewFlight], day: date
 ) -> None:
-    """Whoever begins to look before a change may end after it, and must not leave the old answer to who comes then."""
+    """A search that began before a change may end after it.
+
+    It must not cache its routes for searches that begin after the change.
+    """
     everybody = (airline, second, alone)
     stop = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The schedule: what the file says, and what becomes of it on any day."""
+"""The schedule file, and the flights that it gives on any day."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from operations.airline import TIMETABLE
 from services import airports
 from services.airports import Airport
 
-# The days of 2082 are those of 2026, and clocks jump by the rules of today: nothing here depends on the day of the run.
+# The weekdays of 2082 are those of 2026, and the clocks change by today's rules. No test depends on the day of the run.
 FIRST_DAY: Final = date(2082, 11, 1)
 YEAR: Final = [FIRST_DAY + timedelta(days=n) for n in range(365)]
 AFTER_YEAR: Final = FIRST_DAY + timedelta(days=365)
 EARTH_RADIUS_KM: Final = 6371
-# How far each type flies, and how fast while it does; winds help and hinder.
+# Range and speed of each aircraft type. The speeds allow for head and tail winds.
 RANGE_KM: Final = {"AT72": 1_100, "E190": 2_700, "A320": 4_600, "B738": 4_800, "A321": 6_300, "B789": 14_000}
 SPEED_KMH: Final = {"AT72": (380, 560), "B789": (780, 1000)}
 JET_SPEED_KMH: Final = (580, 1000)
-# Start, climb, approach and taxiing, in which nobody gets far.
+# Time for taxi, take-off, climb and approach, which cover little distance.
 GROUND_TIME: Final = timedelta(minutes=20)
-# From the seat service's view of a map: a passenger who books now must still be able to check in.
+# A passenger who books now must still be able to check in.
 SOONEST: Final = timedelta(minutes=70)
 DAY: Final = timedelta(hours=24)
 SHORTEST_CONNECTION, LONGEST_CONNECTION = timedelta(minutes=45), timedelta(hours=8)
 
 
 def leg(origin: str, departs: str, *, destination: str = "LIS") -> Leg:
-    """A daily flight number."""
+    """Returns a daily flight number."""
     block_time = timedelta(hours=3)
     return Leg("SH9999", origin, destination, time.fromisoformat(departs), block_time, "A320", "1", economy_cents=9900)
 
 
 def airport(iata: str) -> Airport:
-    """An airport that is there."""
+    """Returns an airport; fails if it is unknown."""
     found = airports.find(iata)
     assert found is not None, iata
     return found
@@ -57,7 +57,7 @@ def airport(iata: str) -> Airport:
 
 @cache
 def distance_km(origin: str, destination: str) -> float:
-    """The way along a great circle."""
+    """Returns the great-circle distance."""
     here, there = airport(origin), airport(destination)
     a, b = radians(here.latitude), radians(there.latitude)
     between = radians(there.longitude - here.longitude)
@@ -65,13 +65,13 @@ def distance_km(origin: str, destination: str) -> float:
 
 
 def local(moment: datetime, iata: str) -> datetime:
-    """What the clocks of an airport show, without a zone."""
+    """Returns the local time at an airport, without a zone."""
     return moment.astimezone(airport(iata).zone).replace(tzinfo=None)
 
 
 @cache
 def clock_changes() -> list[date]:
-    """The days of the year on which clocks jump somewhere where the airline flies."""
+    """Returns the days of the year on which clocks change at any of the airports."""
     zones = {airport(each.origin).zone for each in schedule.legs()}
     offsets = [{zone: datetime.combine(day, time(), zone).utcoffset() for zone in zones} for day in (*YEAR, AFTER_YEAR)]
     return [day for day, (before, after) in zip(YEAR, pairwise(offsets), strict=True) if before != after]
@@ -79,13 +79,13 @@ def clock_changes() -> list[date]:
 
 @cache
 def days_that_differ() -> list[date]:
-    """An ordinary week, and of each change of clocks the day before, the day itself and the day after."""
+    """Returns an ordinary week, and the days before, of and after each clock change."""
     around = {day + timedelta(days=n) for day in clock_changes() for n in (-1, 0, 1)}
     return sorted({*YEAR[14:21], *around})
 
 
 def flight_of(flight_number: str, day: date) -> NewFlight:
-    """One flight of a day."""
+    """Returns the flight with this number on a day."""
     (found,) = (flight for flight in schedule.departures(day) if flight.flight_number == flight_number)
     return found
 
@@ -98,7 +98,7 @@ def test_every_leg_can_be_flown() -> None:
         assert each.aircraft_type in AIRCRAFT
         assert airport(each.origin) != airport(each.destination)
         assert re.fullmatch("SH[1-9][0-9]{3}", each.flight_number)
-        # As CreateFlight takes gates.
+        # CreateFlight accepts this format.
         assert re.fullmatch("[A-Z]{0,2}[0-9]{0,3}[A-Z]?", each.gate)
         assert each.weekdays
         assert each.weekdays == "".join(sorted(set(each.weekdays) & set(schedule.EVERY_DAY)))
@@ -126,7 +126,7 @@ def test_the_airline_flies_all_over_the_world() -> None:
     assert len(touched) >= 40
     regions = {airport(iata).zone.key.partition("/")[0] for iata in touched}
     assert regions >= {"Africa", "America", "Asia", "Australia", "Europe", "Indian", "Pacific"}
-    # Hubs: from where one gets to many places.
+    # Hubs are airports with at least 12 destinations.
     places = Counter(origin for origin, _ in {(each.origin, each.destination) for each in schedule.legs()})
     assert len([iata for iata, count in places.items() if count >= 12]) >= 3
 
@@ -142,7 +142,7 @@ def test_block_times_are_plausible() -> None:
         assert km <= RANGE_KM[each.aircraft_type], each
         slowest, fastest = SPEED_KMH.get(each.aircraft_type, JET_SPEED_KMH)
         hours = (each.block_time - GROUND_TIME).total_seconds() / 3600
-        # Below that a flight is climb and approach, and its speed says nothing.
+        # Below 500 km a flight consists of climb and approach, and its speed means little.
         assert km < 500 or slowest <= km / hours <= fastest, (each, km / hours)
         assert hours > 0.3
         assert each.block_time < DAY
@@ -157,7 +157,10 @@ def test_fares_follow_the_distance() -> None:
 
 
 def test_an_aircraft_can_fly_the_way_back_after_every_flight() -> None:
-    """The next departure back leaves time to turn round, all the year, whatever clocks do at both ends."""
+    """The next departure back leaves 20 minutes on the ground, all year.
+
+    Also when the clocks change at either end.
+    """
     legs = schedule.legs()
     for there, back in zip(legs[::2], legs[1::2], strict=True):
         assert (back.origin, back.destination) == (there.destination, there.origin)
@@ -201,7 +204,7 @@ def test_every_flight_leaves_at_its_local_time_on_days_of_all_kinds() -> None:
 
 
 def exists(day: date, planned: Leg) -> bool:
-    """Whether the clocks of the origin show the time of departure on that day."""
+    """Returns whether the local time of departure exists on that day."""
     asked = datetime.combine(day, planned.departs)
     through_utc = asked.replace(tzinfo=airport(planned.origin).zone).astimezone(UTC)
     return local(through_utc, planned.origin) == asked
@@ -232,11 +235,11 @@ def test_a_flight_over_midnight_arrives_tomorrow() -> None:
 @pytest.mark.parametrize(
     ("flight_number", "ends", "departs", "arrives"),
     [
-        # Eastward over the date line one arrives before one has left, or even on the day before.
+        # Eastward over the date line, a flight arrives before its local time of departure, or even on the day before.
         ("SH5018", ("SYD", "LAX"), "2082-12-01T11:20", "2082-12-01T05:55"),
         ("SH5030", ("AKL", "HNL"), "2082-12-01T23:30", "2082-12-01T08:55"),
         ("SH5028", ("AKL", "RAR"), "2082-12-01T08:30", "2082-11-30T13:35"),
-        # Westward a day is missing.
+        # Westward, a flight arrives on a later day.
         ("SH5019", ("LAX", "SYD"), "2082-12-01T11:05", "2082-12-02T20:50"),
         ("SH6030", ("LAX", "NRT"), "2082-12-01T12:05", "2082-12-02T15:55"),
     ],
@@ -260,14 +263,14 @@ def test_a_flight_over_the_date_line(flight_number: str, ends: tuple[str, str], 
         ("JFK", "2082-11-01", "00:59", "2082-11-01T00:59-04:00"),
         ("JFK", "2082-11-01", "01:30", "2082-11-01T01:30-04:00"),
         ("JFK", "2082-11-01", "02:00", "2082-11-01T02:00-05:00"),
-        # In the south it is the other way round, and on Lord Howe Island it is half an hour.
+        # In the south the seasons are reversed, and Lord Howe Island changes by half an hour.
         ("SYD", "2082-10-04", "02:30", "2082-10-04T03:30+11:00"),
         ("SYD", "2082-04-05", "02:30", "2082-04-05T02:30+11:00"),
         ("LDH", "2082-10-04", "02:10", "2082-10-04T02:40+11:00"),
-        # In Cairo it is the first hour of a day that is missing, and the last one that comes twice.
+        # In Cairo the first hour of a day is skipped, and the last hour of a day occurs twice.
         ("CAI", "2082-04-24", "00:35", "2082-04-24T01:35+03:00"),
         ("CAI", "2082-10-29", "23:50", "2082-10-29T23:50+03:00"),
-        # In Greenland the last hour of a day is missing: who was to leave then leaves tomorrow.
+        # In Greenland the last hour of a day is skipped: a flight of that hour departs on the next day.
         ("GOH", "2082-03-28", "23:30", "2082-03-29T00:30-01:00"),
     ],
 )
@@ -294,13 +297,13 @@ def test_the_airline_itself_flies_when_clocks_jump() -> None:
 def test_any_time_of_any_day_anywhere(origin: str, day: date, departs: time) -> None:
     asked = datetime.combine(day, departs)
     departure = leg(origin, departs.isoformat()).flight_on(day).departure_time
-    # All moments at which clocks there show this time, whatever their distance to UTC may be just then.
+    # All moments at which the local clocks show this time, for every offset from UTC.
     away = (timedelta(minutes=15 * quarters) for quarters in range(-12 * 4, 14 * 4 + 1))
     moments = [moment for each in away if local(moment := asked.replace(tzinfo=UTC) - each, origin) == asked]
     if moments:
         assert departure == min(moments)
     else:
-        # Never back, and by no more than clocks ever jump.
+        # The time is moved forward, by at most one hour.
         assert timedelta(0) < local(departure, origin) - asked <= timedelta(hours=1)
 
 
@@ -309,9 +312,9 @@ def test_an_airport_that_nobody_knows_is_an_error_in_the_file() -> None:
         leg("XXX", "10:00").flight_on(FIRST_DAY)
 
 
-# What passengers can make of it.
+# Connections for passengers.
 
-# Before, on and after days on which clocks change in Europe, America, Australia and Egypt, and two on which none do.
+# Days before, on and after clock changes in Europe, America, Australia and Egypt, and two days without a clock change.
 LOOKED_AT: Final = [
     *("2082-03-07", "2082-03-08", "2082-03-28", "2082-03-29", "2082-04-04", "2082-04-05", "2082-04-23"),
     *("2082-10-04", "2082-10-24", "2082-10-25", "2082-11-01", "2082-12-01", "2082-12-25", "2083-02-28"),
@@ -330,7 +333,7 @@ def test_at_every_hour_one_can_still_book_a_connection_of_the_next_24_hours(day:
 
 
 def connections(flights: list[NewFlight]) -> Iterator[tuple[NewFlight, NewFlight]]:
-    """Every two flights of these with which one gets somewhere else."""
+    """Yields each pair of flights that is a connection to another airport."""
     leaving: defaultdict[str, list[NewFlight]] = defaultdict(list)
     for each in flights:
         leaving[each.origin].append(each)

@@ -1,4 +1,4 @@
-"""The schema makes wrong rows impossible, and hot statements keep their plans."""
+"""The schema refuses rows that must not exist; frequent queries use indexes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_day_moves_with_each_change_and_never_back(
         await change
         seen.append(await revision())
     assert seen == sorted(set(seen))
-    # A clock that was put back.
+    # The revision is far ahead, as after a clock was put back.
     await flight_database.execute("UPDATE schedule_days SET revision = revision + 1000000 WHERE day = $1", day)
     before = await revision()
     await airline.add(flight("LHR", "CDG", new.departure_time))

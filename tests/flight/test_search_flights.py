@@ -15,12 +15,12 @@ from tests.callers import refused
 from tests.flight.airline import LONGEST, SHORTEST, Airline, after, flight, ids, itinerary_id, ways
 
 Search = pb.SearchFlightsRequest
-# More of them than every day: SKYHIGH_TEST_ROUNDS says how many.
+# SKYHIGH_TEST_ROUNDS raises the number of searches.
 SEARCHES: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "250"))
 
 
 def at(day: date, hour: int, minute: int = 0) -> datetime:
-    """A local time."""
+    """Returns a local time of the day."""
     return datetime.combine(day, time(hour, minute))
 
 
@@ -91,7 +91,7 @@ async def test_how_often_one_may_change(airline: Airline, day: date) -> None:
 
 
 async def test_what_is_not_sold_any_more_is_no_answer(airline: Airline) -> None:
-    """Check-in closes an hour before the departure, and the sale with it; where a flight says otherwise, then."""
+    """A flight is sold until its check-in closes, by default 60 min before departure."""
     now = datetime.now(UTC)
     soon = flight("KEF", "OSL", now + timedelta(minutes=59))
     later = flight("KEF", "OSL", now + timedelta(minutes=62))
@@ -130,7 +130,8 @@ async def test_pages_are_complete_and_repeat_nothing_while_flights_come_and_go(a
 
     by_id = {itinerary_id(each): each for each in many}
     page = await airline.search("LHR", "CDG", day, page_size=10)
-    # One that was shown, the last one that was shown, and one to come are gone; one is new on the page that was shown.
+    # Removed: two itineraries of the first page, among them its last, and one of a later page. Added: one of the first
+    # page.
     gone = [whole[3], whole[9], whole[12]]
     for each in gone[:2]:
         await airline.count(by_id[each], ECONOMY=0)
@@ -210,7 +211,7 @@ async def test_bad_input_is_named(airline: Airline, day: date, more: dict[str, A
 
 
 async def test_today_is_today_at_the_source(airline: Airline) -> None:
-    """At Kiritimati the day is over 25 hours before it is over at Pago Pago."""
+    """In Kiritimati a day ends 25 hours before it ends in Pago Pago."""
     now = datetime.now(UTC)
     east, west = (now + timedelta(hours=14)).date(), (now - timedelta(hours=11)).date()
     await airline.search("CXI", "PPG", east)
@@ -229,7 +230,7 @@ async def test_far_days_and_unserved_airports_have_no_answer(airline: Airline, d
 
 
 async def test_searches_return_what_brute_force_finds(airline: Airline, day: date) -> None:
-    """Around the date line, with seats and cabins at random; every answer in its order."""
+    """Flights around the date line, random seats and cabins; the order counts too."""
     chance = random.Random(4)
     airports = ["AKL", "APW", "HNL", "LAX", "NRT", "SYD", "LHR"]
     types = ["A320", "A320", "A321", "B789"]

@@ -1,4 +1,7 @@
-"""seat.availability.v1: the highest version counts, whatever comes how often in which order (FLT-3)."""
+"""seat.availability.v1: the highest version counts (FLT-3).
+
+Events may arrive in any order and repeatedly.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ Event = events_pb2.SeatAvailability
 
 @pytest.fixture
 def new(day: date) -> NewFlight:
-    """A flight of two cabins, which is not there yet."""
+    """A flight of two cabins that is not in the database yet."""
     return flight("LHR", "CDG", datetime.combine(day, time(9)), aircraft_type="A321")
 
 
@@ -56,7 +59,7 @@ async def free(airline: Airline, new: NewFlight) -> tuple[int, ...]:
 
 @asynccontextmanager
 async def seat_service(world: World) -> AsyncIterator[aio_pika.abc.AbstractExchange]:
-    """What the seat service publishes to."""
+    """Opens the exchange to which the seat service publishes."""
     async with await amqp.connect(world.servers.amqp_url("seat"), name=f"tests {secrets.token_hex(4)}") as connection:
         channel = await connection.channel()
         yield await channel.get_exchange(amqp.EVENTS, ensure=False)
@@ -84,7 +87,7 @@ async def test_older_news_never_overwrites_newer(airline: Airline, versions: lis
     await airline.add(new)
     known = 0
     for version in versions:
-        # The count of a version is always the same one.
+        # Each version has one count.
         await airline.count(new, version=version, ECONOMY=100 + version)
         known = max(known, version)
         assert await free(airline, new) == (100 + known,)
@@ -141,7 +144,7 @@ async def test_published_events_are_applied_once_each(world: World, airline: Air
 
 
 async def test_a_search_leaves_out_held_seats_until_they_are_released(airline: Airline, day: date) -> None:
-    """The seat service announces its counts by itself."""
+    """The seat service publishes its counts without a call of the test."""
     new = flight("OSL", "TRD", datetime.combine(day, time(9)))
     await airline.operations.CreateFlight(asked(new))
     agent = airline.seats.agent()

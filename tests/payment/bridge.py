@@ -1,4 +1,7 @@
-"""What the gateway does with a webhook: raw body into a HttpBody, headers into metadata, codes into HTTP statuses."""
+"""Passes webhooks on as the gateway does.
+
+The raw body becomes an HttpBody, headers become metadata, and gRPC codes become HTTP statuses.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ STATUSES: Final = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.UNAVAILABLE: 503,
 }
-# What belongs to the connection, not to the call.
+# These headers belong to the connection, not to the call.
 DROPPED: Final = {"host", "content-length", "connection", "accept-encoding", "user-agent", "te"}
 
 
 @asynccontextmanager
 async def bridge(callers: Callers) -> AsyncIterator[str]:
-    """Serves within the block; yields the webhook's URL."""
+    """Runs the bridge within the block; yields the URL for webhooks."""
 
     async def receive(request: web.Request) -> web.Response:
         body = httpbody_pb2.HttpBody(content_type=request.content_type, data=await request.read())

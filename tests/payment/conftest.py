@@ -1,4 +1,4 @@
-"""Payment services in this process: one whose provider is the mock, and one whose provider does not answer."""
+"""Payment services in this process: one provider answers, the other does not."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.payment.rules import NEXT_SECRET, SECRET, Payments
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# An hour: nothing happens by itself within a test.
+# One hour: no timer of this length fires within a test.
 NEVER: Final = "3600"
-# After an attempt the next one begins when a test says so (`Payments.goes_on`).
+# The next attempt begins only when a test ends the pause (`Payments.goes_on`).
 STEPWISE: Final = {
     "SKYHIGH_PAYMENT_BACKOFF_SECONDS": NEVER,
     "SKYHIGH_PAYMENT_BACKOFF_LIMIT_SECONDS": NEVER,
 }
-# PAY-3's times, twenty times as fast. A charge stays undecided until a test makes it older than an hour: on a machine
-# that is slow a short patience would end within an attempt.
+# PAY-3's times, twenty times as fast. The limit for an unknown outcome stays at an hour, and tests make charges older
+# than that: on a slow machine a short limit would end within an attempt.
 QUICK: Final = {
     "SKYHIGH_PAYMENT_ATTEMPT_SECONDS": "0.5",
     "SKYHIGH_PAYMENT_BACKOFF_SECONDS": "0.05",
@@ -42,7 +42,10 @@ PROMPT: Final = ProviderBehaviour(decision_delay_seconds=0.02)
 
 @asynccontextmanager
 async def payments(world: World, *, database_url: str = "", **variables: str) -> AsyncIterator[Payments]:
-    """Serves within the block, on a database of its own where none is given; `variables` are environment variables."""
+    """Runs a payment service within the block; `variables` are environment variables.
+
+    By default it has a new database.
+    """
     url = database_url or (await database_with(world, "payment"))["SKYHIGH_PAYMENT_DATABASE_URL"]
     variables = {
         "SKYHIGH_PAYMENT_DATABASE_URL": url,
@@ -63,7 +66,10 @@ async def payments(world: World, *, database_url: str = "", **variables: str) ->
 async def paying(
     world: World, provider: PaymentProvider, *, database_url: str = "", **variables: str
 ) -> AsyncIterator[Payments]:
-    """A service with this provider, whose webhooks reach it within the block; `variables` are environment variables."""
+    """Runs a payment service with this provider, and its webhooks, within the block.
+
+    `variables` are environment variables.
+    """
     variables = {"SKYHIGH_PAYMENT_PROVIDER_URL": provider.url, **QUICK, **variables}
     former_url = provider.webhook_url
     async with (
@@ -79,7 +85,7 @@ async def paying(
 
 @pytest.fixture(scope="package")
 async def any_provider() -> AsyncIterator[PaymentProvider]:
-    """The provider of the session."""
+    """The provider's mock of this package."""
     settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret=SECRET, failure_rate=0.5, seed=1)
     async with serving(settings) as provider:
         yield provider
@@ -87,27 +93,30 @@ async def any_provider() -> AsyncIterator[PaymentProvider]:
 
 @pytest.fixture
 def provider(any_provider: PaymentProvider) -> PaymentProvider:
-    """The provider, well-behaved and prompt at the beginning of each test."""
+    """The provider; it answers promptly at the start of each test."""
     any_provider.behaviour.now = PROMPT
     return any_provider
 
 
 @pytest.fixture(scope="package")
 async def prompt(world: World, any_provider: PaymentProvider) -> AsyncIterator[Payments]:
-    """A service with a provider that answers."""
+    """A service whose provider answers."""
     async with paying(world, any_provider) as service:
         yield service
 
 
 @pytest.fixture
 def payer(prompt: Payments) -> Caller:
-    """Who has something to pay, at the prompt service; another for each test."""
+    """A passenger who pays at the prompt service, a new one for each test."""
     return prompt.callers.passenger()
 
 
 @pytest.fixture(scope="package")
 async def silent(world: World) -> AsyncIterator[Payments]:
-    """A service that no provider answers: a payment begins, its first charge is unknown, and nothing goes on."""
+    """A service whose provider is unreachable.
+
+    A payment begins, the outcome of its first charge is unknown, and no further attempt begins.
+    """
     (unused_port,) = free_ports(1)
     async with payments(
         world,
@@ -119,5 +128,5 @@ async def silent(world: World) -> AsyncIterator[Payments]:
 
 @pytest.fixture
 def passenger(silent: Payments) -> Caller:
-    """Who has something to pay, at the silent service; another for each test."""
+    """A passenger who pays at the silent service, a new one for each test."""
     return silent.callers.passenger()

@@ -1,4 +1,4 @@
-"""A payment service as its tests see it, the provider's signed words, and what must always hold about money."""
+"""A payment service in tests, signed webhooks, and the invariants about money."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MESSAGES: Final[dict[str, Any]] = {
     "payment.failed.v1": events_pb2.PaymentFailed,
     "payment.refunded.v1": events_pb2.PaymentRefunded,
 }
-# Each returns what breaks it.
+# Each query returns the rows that violate its invariant.
 VIOLATIONS: Final = {
     "the history has no gap, and each line begins where the one before ended": """
         SELECT * FROM (
@@ -71,24 +71,24 @@ VIOLATIONS: Final = {
 
 
 def usd(minor_units: int) -> money_pb2.Money:
-    """So many cents."""
+    """Returns an amount of cents."""
     return money_pb2.Money(currency_code="USD", units=minor_units // 100, nanos=minor_units % 100 * 10_000_000)
 
 
 def new_reference() -> str:
-    """What nobody else pays for."""
+    """Returns a reference that no other intent has."""
     return f"checkin/{uuid4()}/1"
 
 
 def state_of(intent: pb.PaymentIntent) -> str:
-    """Its state by name."""
+    """Returns the name of an intent's state."""
     return pb.PaymentIntent.State.Name(intent.state)
 
 
 def signed(
     body: bytes, *, event_id: str = "", secret: str = SECRET, age_seconds: float = 0, timestamp: int | None = None
 ) -> dict[str, str]:
-    """The headers of a delivery, signed by the reference implementation."""
+    """Returns the headers of a webhook, signed by the reference implementation."""
     event_id = event_id or f"evt_{secrets.token_hex(8)}"
     moment = int(time.time() - age_seconds) if timestamp is None else timestamp
     return {
@@ -106,7 +106,10 @@ def event(
     number: int = 1,
     **different: Any,
 ) -> bytes:
-    """The body of an event about the charge with this number of an intent; `different` are fields of its data."""
+    """Returns the body of a webhook about the intent's charge with this number.
+
+    `different` are fields of its data.
+    """
     data = {
         "charge_id": f"ch_{intent.intent_id[:8]}_{number}",
         "key": str(key or charge_key_of(UUID(intent.intent_id), number)),
@@ -122,18 +125,18 @@ def event(
 
 @dataclass(frozen=True, slots=True)
 class Payments:
-    """A payment service in this process, and its database for a look behind the contract."""
+    """A payment service in this process, and its database to inspect."""
 
     callers: Callers
     database: Database
     database_url: str
     pool: Pool
-    """As the service has it, for what is called in the service itself."""
+    """A pool like the service's own, for tests that call functions of the service."""
 
     async def intent(
         self, owner: Caller, *, reference: str = "", minor_units: int = PRICE, **more: Any
     ) -> pb.PaymentIntent:
-        """Has a service ask for an intent that `owner` can pay."""
+        """Has a service create an intent for `owner`."""
         request = pb.CreatePaymentIntentRequest(
             reference=reference or new_reference(), amount=usd(minor_units), owner=owner.name, **more
         )
@@ -141,13 +144,13 @@ class Payments:
         return created
 
     async def pay(self, owner: Caller, intent: pb.PaymentIntent, code: str = SUCCEEDS, **more: Any) -> pb.PaymentIntent:
-        """Has the owner pay."""
+        """Has the owner submit a payment code."""
         request = pb.SubmitPaymentCodeRequest(intent_id=intent.intent_id, payment_code=code, **more)
         answer: pb.PaymentIntent = await owner.SubmitPaymentCode(request)
         return answer
 
     async def begun(self, owner: Caller, *, code: str = SUCCEEDS) -> pb.PaymentIntent:
-        """An intent in PROCESSING whose first charge is on its way."""
+        """Returns an intent in PROCESSING whose first charge has been stored."""
         intent = await self.intent(owner)
         await self.pay(owner, intent, code)
 
@@ -158,7 +161,10 @@ class Payments:
         return intent
 
     async def unanswered(self, owner: Caller, *, code: str = SUCCEEDS) -> pb.PaymentIntent:
-        """The same at the silent service, where nobody takes the charge and nothing goes on."""
+        """Returns an intent whose first charge has an unknown outcome.
+
+        For the silent service.
+        """
         intent = await self.begun(owner, code=code)
 
         async def ended() -> bool:
@@ -168,25 +174,25 @@ class Payments:
         return intent
 
     async def cancel(self, intent: pb.PaymentIntent, **more: Any) -> pb.PaymentIntent:
-        """Has a service cancel."""
+        """Has a service cancel the intent."""
         request = pb.CancelPaymentIntentRequest(intent_id=intent.intent_id, **more)
         answer: pb.PaymentIntent = await self.callers.service("checkin").CancelPaymentIntent(request)
         return answer
 
     async def refund(self, intent: pb.PaymentIntent, **more: Any) -> pb.PaymentIntent:
-        """Has a service give it back."""
+        """Has a service refund the payment."""
         request = pb.RefundPaymentRequest(intent_id=intent.intent_id, **more)
         answer: pb.PaymentIntent = await self.callers.service("checkin").RefundPayment(request)
         return answer
 
     async def get(self, intent: pb.PaymentIntent) -> pb.PaymentIntent:
-        """Reads it as a service."""
+        """Reads the intent as a service."""
         request = pb.GetPaymentIntentRequest(intent_id=intent.intent_id)
         answer: pb.PaymentIntent = await self.callers.service().GetPaymentIntent(request)
         return answer
 
     async def becomes(self, intent: pb.PaymentIntent, state: str) -> pb.PaymentIntent:
-        """Waits for a state and returns the intent in it."""
+        """Waits until an intent is in this state; returns it."""
 
         async def there() -> bool:
             return state_of(await self.get(intent)) == state
@@ -195,9 +201,9 @@ class Payments:
         return await self.get(intent)
 
     async def goes_on(self, intent: pb.PaymentIntent) -> None:
-        """Ends the pause before the next attempt, or before the next question about a charge whose outcome is unknown.
+        """Ends the pause before the next attempt or the next query of an unknown outcome.
 
-        An attempt that runs is left alone: its timer waits for its end again.
+        A running attempt is not affected: its timer is set to the attempt's end again.
         """
         await self.database.execute(
             """
@@ -213,49 +219,52 @@ class Payments:
     async def shows(
         self, intent: pb.PaymentIntent, *, attempts: int, last_error: str, state: str = "PROCESSING"
     ) -> None:
-        """Waits until the intent shows so many attempts with this error, and no attempt runs.
+        """Waits until the intent shows these attempts and this error, and no attempt runs.
 
-        While an attempt runs, the error of the one before it is still shown.
+        While an attempt runs, the intent still shows the error of the previous one.
         """
         runs = "SELECT attempt_end IS NOT NULL FROM intents WHERE intent_id = $1"
 
         async def shown() -> bool:
             found = await self.get(intent)
-            # Looked at afterwards: the attempt may have begun just before it was shown.
+            # Read after the intent: an attempt may have begun before the intent showed it.
             running = await self.database.fetchval(runs, UUID(intent.intent_id))
             return not running and (state_of(found), found.attempts, found.last_error) == (state, attempts, last_error)
 
         await eventually(shown)
 
     async def deliver(self, body: bytes, headers: dict[str, str] | None = None) -> None:
-        """Delivers a webhook as the gateway does; signed where no headers are given."""
+        """Delivers a webhook as the gateway does; by default with a valid signature."""
         await self.callers.anybody("none").ReceiveWebhook(
             httpbody_pb2.HttpBody(content_type="application/json", data=body),
             metadata=tuple((signed(body) if headers is None else headers).items()),
         )
 
     async def charges(self, intent: pb.PaymentIntent) -> list[asyncpg.Record]:
-        """Its charges in order."""
+        """Returns the charges of an intent in their order."""
         return await self.database.fetch(
             "SELECT key, number, state::text, tries, error FROM charges WHERE intent_id = $1 ORDER BY number",
             UUID(intent.intent_id),
         )
 
     async def history(self, intent: pb.PaymentIntent) -> list[str]:
-        """The states that it went through."""
+        """Returns the states of an intent, oldest first."""
         rows = await self.database.fetch(
             "SELECT to_state::text FROM intent_events WHERE intent_id = $1 ORDER BY version", UUID(intent.intent_id)
         )
         return [row["to_state"] for row in rows]
 
     async def told(self, intent: pb.PaymentIntent) -> list[tuple[str, Any]]:
-        """Routing key and message of what others were told about it, in order."""
+        """Returns routing key and message of the events about an intent, oldest first."""
         rows = await self.database.fetch("SELECT routing_key, body FROM outbox ORDER BY create_time")
         messages = [(row["routing_key"], MESSAGES[row["routing_key"]].FromString(row["body"])) for row in rows]
         return [(key, message) for key, message in messages if message.intent_id == intent.intent_id]
 
     async def rows(self, intent: pb.PaymentIntent) -> list[list[asyncpg.Record]]:
-        """Everything that the service has written about an intent: equal around what must change nothing."""
+        """Returns all rows of an intent, to compare before and after a call.
+
+        They must be equal if the call changes nothing.
+        """
         tables = {
             "intents": "intent_id",
             "intent_events": "version",
@@ -270,12 +279,12 @@ class Payments:
         ]
 
     async def webhook_events(self) -> dict[str, tuple[str, str | None]]:
-        """Outcome and reason by event id."""
+        """Returns outcome and reason of each webhook, by event id."""
         rows = await self.database.fetch("SELECT event_id, outcome::text, reason FROM webhook_events")
         return {row["event_id"]: (row["outcome"], row["reason"]) for row in rows}
 
     async def violations(self) -> list[str]:
-        """What does not hold."""
+        """Returns the violations of the invariants."""
         return [
             f"{rule}: {dict(row)}" for rule, query in VIOLATIONS.items() for row in await self.database.fetch(query)
         ]

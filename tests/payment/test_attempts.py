@@ -1,4 +1,7 @@
-"""A payment's attempts against a provider that works, declines, is slow, loses answers or is down (PAY-2, PAY-3)."""
+"""Attempts of a payment while the provider works or fails (PAY-2, PAY-3).
+
+The provider declines, is slow, loses responses or is down.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def switch(provider: PaymentProvider, **switches: object) -> None:
 
 
 def charged(provider: PaymentProvider, intent_id: str) -> Counter[str]:
-    """How often each status occurs among the provider's charges for an intent."""
+    """Counts the provider's charges for an intent by status."""
     return Counter(
         charge.status for charge in provider.charges.values() if charge.metadata.get("intent_id") == intent_id
     )
@@ -39,7 +42,7 @@ def charged(provider: PaymentProvider, intent_id: str) -> Counter[str]:
 
 @pytest.fixture
 def attempts(world: World) -> Attempts:
-    """PAY-3 with its defaults."""
+    """The default settings of PAY-3."""
     return world.settings_of(PaymentSettings, SKYHIGH_PAYMENT_WEBHOOK_SECRETS=SECRET).attempts
 
 
@@ -111,7 +114,8 @@ async def test_a_lost_answer_never_charges_twice(prompt: Payments, provider: Pay
 async def test_a_provider_that_is_slower_than_an_attempt_charges_once(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
-    # The charge stays pending: an attempt that ends before its call times out asks for the verdict, and would find it.
+    # The charge stays pending. An attempt that ends before its call times out asks for the verdict, and would find a
+    # decided one.
     switch(provider, answer_delay_seconds=3600, decision_delay_seconds=3600, drop_webhooks=True)
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent)
@@ -134,7 +138,7 @@ async def test_while_the_provider_is_down_the_payment_goes_on_and_ends_uncharged
     await prompt.shows(intent, attempts=3, last_error="PROVIDER_ERROR")
     switch(provider, down=False)
     await prompt.goes_on(intent)
-    # It never heard of the key: voided, so that a charge that is still under way will not be made.
+    # The provider does not know the key, so the key is voided. A charge that is still under way will then be refused.
     failed = await prompt.becomes(intent, "FAILED")
     assert failed.last_error == "VOIDED"
     (charge,) = await prompt.charges(intent)
@@ -181,12 +185,12 @@ async def test_an_unknown_outcome_is_asked_for_until_it_is_known(world: World, p
         await service.shows(intent, attempts=3, last_error="TIMEOUT")
         key = charge_key_of(UUID(intent.intent_id), 1)
         await service.goes_on(intent)
-        # It is written together with the end of the last attempt.
+        # The timer is set in the transaction that ends the last attempt.
         asked_time = await service.database.fetchval(due_time, str(key))
         assert asked_time is not None
 
         async def asked_in_vain() -> bool:
-            # The timer was set again.
+            # The timer was set to a later time.
             next_time = await service.database.fetchval(due_time, str(key))
             assert next_time is not None, "the charge is decided, and nobody decided it"
             return bool(next_time > asked_time)
@@ -259,7 +263,7 @@ async def test_an_answer_of_another_amount_pays_nothing(world: World, provider: 
         provider.charges[key] = replace(provider.charges[key], status="succeeded", amount=other)
 
         async def doubted() -> bool:
-            # A machine that was so slow that the attempt had ended before has the next one ask.
+            # On a slow machine the attempt may have ended earlier; then the next attempt asks.
             await service.goes_on(intent)
             shown = await service.get(intent)
             return (state_of(shown), shown.last_error) == ("PROCESSING", "AMOUNT_DIFFERS")
@@ -277,7 +281,7 @@ async def test_an_answer_of_another_amount_pays_nothing(world: World, provider: 
 async def test_killed_between_the_answer_and_the_commit_it_recovers_to_one_charge(
     prompt: Payments, provider: PaymentProvider, payer: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The charge is decided before it is answered, so that the answer holds the verdict.
+    # The provider decides the charge before it responds, so the response contains the verdict.
     switch(provider, decision_delay_seconds=0, answer_delay_seconds=0.1, drop_webhooks=True)
     intent = await prompt.intent(payer)
     key = charge_key_of(UUID(intent.intent_id), 1)
@@ -338,7 +342,7 @@ def test_the_pauses_are_the_contracts(attempts: Attempts) -> None:
 
 
 async def test_timers_fire_once_and_never_early(prompt: Payments) -> None:
-    # Of an intent that there is not: nothing cancels this timer.
+    # The subject is no intent's id, so nothing cancels this timer.
     subject = str(uuid4())
     async with db.transaction(prompt.pool) as conn:
         await set_timer(conn, verdicts.CHARGE, subject, after=timedelta(seconds=0.2))

@@ -1,4 +1,4 @@
-"""CancelPaymentIntent: what nobody has paid can end; what is being paid or was paid can't."""
+"""CancelPaymentIntent: possible before a payment, refused during and after one."""
 
 from __future__ import annotations
 

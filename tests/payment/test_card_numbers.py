@@ -1,4 +1,4 @@
-"""What looks like a card number, and what only has many digits (PAY-6)."""
+"""Detection of card numbers in text with many digits (PAY-6)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from payment_service import card_numbers
 
-# From a digit to the same digit as wide as a Chinese character.
+# Distances from an ASCII digit to the same digit in another form.
 ARABIC_INDIC = ord("\N{ARABIC-INDIC DIGIT ZERO}") - ord("0")
 FULL_WIDTH = 0xFEE0
-# The networks' published test numbers.
+# The published test numbers of the card networks.
 CARDS = [
     "4111111111111111",
     "5555555555554444",
@@ -70,6 +70,6 @@ def test_other_digits_are_no_card(text: str) -> None:
 
 def test_no_uuid_is_a_card() -> None:
     chance = random.Random(6)
-    # Such as 41111111-1111-4111-…: digits and dashes only.
+    # For example 41111111-1111-4111-…, which has digits and dashes only.
     digits = ["".join(chance.choice("0123456789") for _ in range(32)) for _ in range(20_000)]
     assert not any(card_numbers.found(f'{{"key":"{UUID(each)}"}}') for each in digits)

@@ -1,4 +1,4 @@
-"""What the payment service promises by its tables: authorization, states, reasons, guards."""
+"""The payment service's tables: authorization, states, reasons, guards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GetPaymentIntent: its owner, agents and services see it; for others it does not exist."""
+"""GetPaymentIntent: owner, agents and services can read it; others get NOT_FOUND."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_a_customer_sees_its_own(silent: Payments) -> None:
 
 async def test_for_a_stranger_it_is_as_if_it_were_missing(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
-    # A customer with the passenger's name is another principal.
+    # A customer with the same name as the passenger is another principal.
     for stranger in (silent.callers.passenger(), silent.callers.customer(passenger.name.partition(":")[2])):
         with refused("NOT_FOUND", "INTENT_NOT_FOUND") as foreign:
             await stranger.GetPaymentIntent(pb.GetPaymentIntentRequest(intent_id=intent.intent_id))

@@ -1,4 +1,7 @@
-"""A payment service killed while the provider thinks: after its restart there is one charge and one state."""
+"""A payment service is killed during a charge, and restarted.
+
+In the end there is one charge and one state.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from tests.waiting import eventually
 
 
 def family(pid: int) -> list[int]:
-    """The process and its workers."""
+    """Returns the pids of the process and of its workers."""
     return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 @asynccontextmanager
 async def process(world: World, provider: PaymentProvider, url: str) -> AsyncIterator[tuple[Payments, list[int]]]:
-    """Runs the service as a process; yields it and the pids of parent and workers."""
+    """Runs the service as a process; yields it with the pids of parent and workers."""
     (port,) = free_ports(1)
     row = Process(
         name="payment",

@@ -1,4 +1,4 @@
-"""`skyhigh payments`: what an operator sees of an intent, of quarantine and of open outcomes."""
+"""`skyhigh payments` shows an intent, quarantined webhooks and unknown outcomes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.payment.rules import SUCCEEDS, Payments, event, signed
 
 @pytest.fixture(autouse=True)
 def stack(silent: Payments, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The silent service's database as the command's."""
+    """Makes the command read the silent service's database."""
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", silent.database_url)
 
 
 async def skyhigh(*arguments: str, code: int = 0) -> str:
-    """Runs the command beside the service; returns what it printed."""
+    """Runs the command; returns its output."""
     app = typer.Typer()
     payments.register(app)
     result = await asyncio.to_thread(CliRunner().invoke, app, ["payments", *arguments])

@@ -1,4 +1,4 @@
-"""ReceiveWebhook: only the provider's signed words count, each once, in whatever order they come (PAY-4, PAY-6)."""
+"""ReceiveWebhook: only signed webhooks count, once, in any order (PAY-4, PAY-6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import eventually
 
 Headers = dict[str, str]
 CARD: Final = "4111111111111111"
-# More than five minutes, also when a slow machine delivers half a minute after signing.
+# More than 5 min, also if a slow machine delivers the webhook 30 s after it was signed.
 FUTURE_SECONDS: Final = 330
 
 
@@ -99,7 +99,7 @@ async def test_what_the_provider_did_not_sign_now_changes_and_stores_nothing(
 
 
 async def test_a_signature_is_taken_within_five_minutes(silent: Payments, passenger: Caller) -> None:
-    # Half a minute for a slow machine: what was signed grows older until it is delivered.
+    # Leaves 30 s for a slow machine, because the signature ages until the webhook is delivered.
     for age_seconds in (270, -295):
         body = event(await silent.unanswered(passenger))
         await silent.deliver(body, signed(body, age_seconds=age_seconds))
@@ -132,7 +132,7 @@ async def test_a_repeat_changes_nothing(silent: Payments, passenger: Caller) -> 
     await silent.deliver(body, signed(body, event_id="evt_same"))
     before, count = await silent.rows(intent), await stored(silent)
     for n in range(10):
-        # The same event under a new timestamp is a legal retry.
+        # The provider may retry the event with a new timestamp.
         await silent.deliver(body, signed(body, event_id="evt_same", age_seconds=n))
     assert (await silent.rows(intent), await stored(silent)) == (before, count)
     assert len(await silent.told(intent)) == 1

@@ -1,4 +1,4 @@
-"""RefundPayment: a paid amount goes back once; money that nobody wants goes back by itself."""
+"""RefundPayment refunds once; surplus money is refunded without a request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def paid(payments: Payments, payer: Caller) -> pb.PaymentIntent:
 
 
 def refunds(provider: PaymentProvider, intent: pb.PaymentIntent, number: int = 1) -> int:
-    """The provider's refunds of a charge."""
+    """Counts the provider's refunds of a charge."""
     charge = provider.charges[str(charge_key_of(UUID(intent.intent_id), number))]
     return sum(refund.charge_id == charge.charge_id for refund in provider.refunds.values())
 
@@ -79,7 +79,7 @@ async def test_an_agent_ends_a_booking_or_a_check_in_and_not_its_payment(
 
 
 async def given_back(payments: Payments, intent: pb.PaymentIntent, minor_units: int) -> pb.PaymentIntent:
-    """Waits until so much has been given back, and returns the intent."""
+    """Waits until this amount has been refunded; returns the intent."""
 
     async def so_much() -> bool:
         return amount_of((await payments.get(intent)).refunded).minor_units == minor_units
@@ -150,7 +150,7 @@ async def test_a_webhook_about_a_part_ends_that_part_alone(silent: Payments, pas
             refund_amount={"currency": "USD", "minor_units": minor_units},
         )
 
-    # Another amount, and a whole refund that nobody asked for, wait for a person.
+    # A different amount, and a full refund that was not requested, wait for an operator.
     await silent.deliver(of_part(2, 151))
     await silent.deliver(event(intent, "refund.succeeded"))
     assert (await silent.get(intent)).refunded == usd(0)
@@ -253,7 +253,7 @@ async def test_late_money_is_taken_or_goes_back_by_itself(
     await prompt.becomes(intent, "FAILED")
     if cancelled:
         await prompt.cancel(intent)
-    # The bank changes its mind about the second charge.
+    # The provider reports later that the second charge succeeded.
     key = str(charge_key_of(UUID(intent.intent_id), 2))
     charge = provider.charges[key] = replace(provider.charges[key], status="succeeded", error=None)
     await prompt.deliver(event(intent, number=2, charge_id=charge.charge_id))

@@ -1,4 +1,7 @@
-"""Steps of timers that come too early, too late or twice find nothing to do; bad settings end the start."""
+"""Steps of timers that run early, late or twice change nothing.
+
+Invalid settings end the start of the service.
+"""
 
 from __future__ import annotations
 

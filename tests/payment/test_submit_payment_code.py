@@ -91,7 +91,7 @@ async def test_a_service_passes_on_the_code_of_whoever_it_sells_to(silent: Payme
     paid = await silent.pay(booking, intent, request_id=request_id)
     assert state_of(paid) == "PROCESSING"
     assert await silent.pay(booking, intent, request_id=request_id) == paid
-    # Whoever asks, there is one payment at a time.
+    # Each intent has one payment at a time, also if different callers submit codes.
     for again in (booking, customer):
         with refused("FAILED_PRECONDITION", "PAYMENT_IN_PROGRESS"):
             await silent.pay(again, intent)

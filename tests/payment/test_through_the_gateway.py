@@ -1,4 +1,4 @@
-"""A payment as a phone sees it: JSON at a real Envoy, and the provider's webhooks through the same door."""
+"""Payments through a real Envoy: JSON calls and the provider's webhooks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ async def gateway_url(world: World, prompt: Payments) -> AsyncIterator[str]:
         token_issuer=ISSUER,
     )
     process = envoy(write(settings, world.folder / "payment gateway"), port=port)
-    # It says that it is well once all services are; here it has one, which is there once it refuses us.
+    # Envoy's health check needs all services, and only this one runs. The gateway is ready once the service refuses an
+    # unsigned webhook.
     alone = replace(process, ready=answers(port, ask=UNSIGNED, expect=[b"HTTP/1.1 401"]))
     async with Supervisor([alone], logs=world.folder / "payment gateway logs", restart=False):
         yield f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""Whatever the provider tells, in whatever order and however often: the same end (PAY-4)."""
+"""Verdicts in any order, also repeated, lead to the same outcome (PAY-4)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.waiting import eventually
 Verdict: TypeAlias = tuple[int, str]
 
 ATTEMPTS: Final = 3
-# Of each of three charges: that it failed, and that it succeeded.
+# For each of three charges: one event that it failed and one that it succeeded.
 VERDICTS: Final[list[Verdict]] = [
     (number, kind) for number in range(1, ATTEMPTS + 1) for kind in ("charge.failed", "charge.succeeded")
 ]
 
 
 async def failed_intent(payments: Payments) -> pb.PaymentIntent:
-    """An intent in FAILED with three declined charges; the pauses between its attempts are skipped."""
+    """Returns a FAILED intent with three declined charges; skips the pauses."""
     intent = await payments.unanswered(payments.callers.passenger())
     for number in range(1, ATTEMPTS + 1):
         await payments.deliver(event(intent, "charge.failed", number=number))
@@ -42,7 +42,7 @@ async def tell(payments: Payments, intent: pb.PaymentIntent, verdicts: list[Verd
 
 
 async def end(payments: Payments, intent: pb.PaymentIntent) -> tuple[str, Counter[str], int, Counter[str]]:
-    """Its state, its charges by state, how many go back, and what others were told."""
+    """Returns the intent's state, charges by state, number of refunds, and events."""
     charges = Counter(charge["state"] for charge in await payments.charges(intent))
     refunds = (await payments.rows(intent))[3]
     told = Counter(key for key, _ in await payments.told(intent))

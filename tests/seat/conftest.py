@@ -1,7 +1,7 @@
-"""More instances of the seat service: a second one, one with brief holds, one whose sweeper sleeps, a strict one.
+"""Further seat services: a second, one with brief holds, an unswept, a strict one.
 
-Those with a database of their own are each file's own: all instances share one queue of events, and none must be left
-behind that would take another file's.
+An instance with its own database belongs to one file: all instances consume from one queue, so an instance that
+outlives its file would take the events of another file's.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ NEVER = "3600"
 
 @pytest.fixture(scope="package")
 async def second(world: World) -> AsyncIterator[Callers]:
-    """Callers of a second process's worth of service, on the same database and cache."""
+    """Callers of a second instance with the same database and cache."""
     async with instance(world) as other:
         yield other.callers
 
 
 @pytest.fixture(scope="package")
 async def brief(world: World) -> AsyncIterator[Callers]:
-    """Callers whose check-in holds last 0.4 s: for the tests that let the real clock end a hold."""
+    """Callers whose check-in holds expire after 0.4 s by the real clock."""
     async with instance(world, SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS="0.4") as other:
         yield other.callers
 
 
 @pytest.fixture(scope="module")
 async def unswept(world: World) -> AsyncIterator[Instance]:
-    """A service with a database of its own and a sweeper that sleeps, so that a lapsed hold stays as it is."""
+    """A service whose sweeper sleeps, so that a lapsed hold is not changed.
+
+    It has its own database.
+    """
     async with instance(
         world,
         database_url=await own_database(world),
@@ -57,7 +60,10 @@ async def unswept_flight(unswept: Instance) -> str:
 
 @pytest.fixture(scope="module")
 async def strict(world: World) -> AsyncIterator[Instance]:
-    """A service with a database of its own that cools a principal down after two lapses: 60 s, then twice as long."""
+    """A service that cools a principal down after two lapses: 60 s, then 120 s.
+
+    It has its own database.
+    """
     async with instance(
         world,
         database_url=await own_database(world),
@@ -77,6 +83,6 @@ async def strict_flight(strict: Instance) -> str:
 
 @pytest.fixture(scope="module")
 async def brief_offers(world: World) -> AsyncIterator[Instance]:
-    """A service with a database of its own, where the waitlist has 0.3 s to claim a seat."""
+    """A service whose waitlist has 0.3 s to claim a seat. It has its own database."""
     async with instance(world, database_url=await own_database(world), SKYHIGH_OFFER_WINDOW_SECONDS="0.3") as alone:
         yield alone

@@ -1,7 +1,8 @@
-"""What always holds (docs/rules.md section 11), and rules of the contract as functions.
+"""The invariants of docs/rules.md section 11, and contract rules as functions.
 
-A test calls a rule on the service as it is; a planted bug calls the same rule on a service that breaks it. The SQL here
-is written from the specification, not from the service, so that both must be wrong in the same way to go unseen.
+A test applies a rule to the service as it is; a test of planted bugs applies the same rule to a service that breaks it.
+The SQL is written from the specification, not from the service, so that a mistake stays undetected only if both have
+the same one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.waiting import eventually
 # Locators of two parties.
 PNR, OTHER_PNR = "XK4T7Q", "XK4T7R"
 
-# Each returns a row for each violation on the flights $1.
+# Each query returns a row for each violation on the flights $1.
 VIOLATIONS: Final[Mapping[str, str]] = {
     "versions are 1..n without gap": """
         SELECT flight_id, seat_number, count(*), max(version) FROM seat_events WHERE flight_id = ANY($1)
@@ -127,9 +128,9 @@ VIOLATIONS: Final[Mapping[str, str]] = {
 
 
 async def violations(database: Database, *flight_ids: str) -> list[str]:
-    """Returns which rules of docs/rules.md section 11 do not hold on these flights."""
+    """Returns the violations of docs/rules.md section 11 on these flights."""
     found = []
-    # One snapshot for all: the service goes on meanwhile.
+    # All queries read one snapshot, because the service goes on writing.
     async with database.transaction(isolation="repeatable_read", readonly=True):
         for rule, query in VIOLATIONS.items():
             found += [f"{rule}: {dict(row)}" for row in await database.fetch(query, list(flight_ids))]
@@ -137,7 +138,10 @@ async def violations(database: Database, *flight_ids: str) -> list[str]:
 
 
 async def rows(database: Database, flight_id: str) -> dict[str, list[asyncpg.Record]]:
-    """Everything that the service has written about a flight: equal before and after what must change nothing."""
+    """Returns all rows of a flight, to compare before and after a call.
+
+    They must be equal if the call changes nothing.
+    """
     return {
         table: await database.fetch(query, flight_id)
         for table, query in {
@@ -155,7 +159,7 @@ async def rows(database: Database, flight_id: str) -> dict[str, list[asyncpg.Rec
 
 
 async def written(database: Database) -> asyncpg.Record:
-    """Counts of all that callers can make grow. What the sweeper writes meanwhile does not count."""
+    """Returns the counts of all rows that calls can add; the sweeper's are left out."""
     counts = await database.fetchrow(
         """
         SELECT (SELECT count(*) FROM flights) AS flights, (SELECT count(*) FROM holds) AS holds,
@@ -168,25 +172,31 @@ async def written(database: Database) -> asyncpg.Record:
 
 
 def outcomes(results: Sequence[Any]) -> Counter[str]:
-    """How often each reason came; `OK` for answers."""
+    """Returns how often each reason occurs; `OK` counts the responses."""
     return Counter(read(result).reason if isinstance(result, grpc.aio.AioRpcError) else "OK" for result in results)
 
 
 def answers(results: Sequence[Any]) -> list[Any]:
-    """The answers among results of calls; anything but a refusal of the contract fails."""
+    """Returns the responses among results of calls.
+
+    Fails if a result is neither a response nor a gRPC error.
+    """
     assert all(isinstance(result, (Message, grpc.aio.AioRpcError)) for result in results), results
     return [result for result in results if isinstance(result, Message)]
 
 
 async def at_once(*calls: Any) -> list[Any]:
-    """Results of calls that are in flight together, refusals included."""
+    """Runs calls at the same time; returns their results, with errors as values."""
     return list(await asyncio.gather(*calls, return_exceptions=True))
 
 
 async def one_of_many_gets_the_seat(
     callers: Sequence[Callers], database: Database, flight: str, *, many: int = 200
 ) -> None:
-    """SEAT-4: one success, the others SEAT_TAKEN, one ledger row, one hold. The callers reach the services in turn."""
+    """SEAT-4: one of many callers gets the seat, the others SEAT_TAKEN.
+
+    The ledger then has one row, and there is one hold. The calls go to the services in turn.
+    """
     results = await at_once(
         *(callers[n % len(callers)].customer().hold(flight, "12A", purpose=pb.Hold.BOOKING) for n in range(many))
     )
@@ -201,7 +211,10 @@ async def one_of_many_gets_the_seat(
 
 
 async def all_or_none(callers: Sequence[Callers], database: Database, flights: Sequence[str], *, many: int) -> None:
-    """SEAT-5: two-flight holds that cross each other get both seats or neither, and no deadlock reaches a caller."""
+    """SEAT-5: holds on two flights that compete for seats get both or neither.
+
+    No caller sees a deadlock.
+    """
     there, back = flights
     numbers = [f"{row}{letter}" for row in range(14, 31) for letter in "ABCDEF"]
 
@@ -213,7 +226,7 @@ async def all_or_none(callers: Sequence[Callers], database: Database, flights: S
         agent = callers[n % len(callers)].agent(f"desk-{n % 8}")
         return agent.hold_seats(*(seats if n % 2 else reversed(seats)))
 
-    # A thousand at one moment would need longer than their deadline on a busy machine.
+    # On a busy machine a thousand calls at once would take longer than their deadline.
     results = [each for (each,) in await a_few_at_once((at_once(hold(n)) for n in range(many)), at_once=200)]
     counted = outcomes(results)
     assert counted.keys() <= {"OK", "SEAT_TAKEN"}
@@ -229,7 +242,7 @@ async def all_or_none(callers: Sequence[Callers], database: Database, flights: S
 
 
 async def one_taken_seat_is_enough_to_get_none(callers: Callers, database: Database, flights: Sequence[str]) -> None:
-    """SEAT-5: where one of several seats is taken the others are not touched, on whichever flight it is."""
+    """SEAT-5: if one of several seats is taken, no other is changed, on any flight."""
     for taken_on in flights:
         number = f"{20 + flights.index(taken_on)}A"
         await callers.agent().hold(taken_on, number)
@@ -243,7 +256,10 @@ async def one_taken_seat_is_enough_to_get_none(callers: Callers, database: Datab
 async def a_foreign_hold_is_as_a_missing_one(
     database: Database, stranger: Caller, method: str, request: Callable[[str], Message], hold: pb.Hold
 ) -> None:
-    """A stranger gets the same whole status for a hold that exists and one that does not, and changes nothing."""
+    """A stranger gets the same status for an existing hold and a missing one.
+
+    The call changes nothing.
+    """
     flight_id = hold.seats[0].flight_id
     before = await rows(database, flight_id)
     with refused("NOT_FOUND", "HOLD_NOT_FOUND") as foreign:
@@ -257,7 +273,10 @@ async def a_foreign_hold_is_as_a_missing_one(
 async def a_repeat_has_one_effect(
     database: Database, caller: Caller, method: str, request: Message, flight_id: str
 ) -> Message:
-    """The same request again, and many times at once, gets the same answer and changes nothing. Returns the answer."""
+    """Repeats of a request, also at once, get the first response and change nothing.
+
+    Returns the response.
+    """
     first: Message = await getattr(caller, method)(request)
     before = await rows(database, flight_id)
     for again in await at_once(*(getattr(caller, method)(request) for _ in range(5))):
@@ -267,7 +286,10 @@ async def a_repeat_has_one_effect(
 
 
 async def a_lapsed_hold_gives_way(callers: Callers, database: Database, flight: str) -> None:
-    """SEAT-3: once a hold has ended, the next taker has the seat, and nothing that the first one tries touches it."""
+    """SEAT-3: the next caller gets the seat of a lapsed hold.
+
+    No later call of the first owner changes the seat.
+    """
     first, taker = callers.passenger(f"P1:{flight}"), callers.passenger(f"P2:{flight}")
     lapsed = await first.hold(flight, "20A", "P1")
     await lapse_holds(database, lapsed)
@@ -286,7 +308,10 @@ async def a_lapsed_hold_gives_way(callers: Callers, database: Database, flight: 
 
 
 async def versions_never_go_back(callers: Sequence[Callers], flight: str) -> None:
-    """SEAT-12: a client that asks any process sees versions that only grow, and seats that match their version."""
+    """SEAT-12: a client that reads from any instance never sees the version decrease.
+
+    Equal versions have equal states of all seats.
+    """
     numbers = [f"{row}{letter}" for row in range(14, 31) for letter in "ABCDEF"]
     states_of: dict[int, bytes] = {}
     changes = reads = 0
@@ -327,7 +352,7 @@ async def versions_never_go_back(callers: Sequence[Callers], flight: str) -> Non
 
 
 async def an_ended_passenger_gets_no_seat(callers: Callers, database: Database, flight: str) -> None:
-    """SEAT-17: a passenger whose entitlement ended gets no seat, whoever asks for it."""
+    """SEAT-17: no caller gets a seat for a passenger whose entitlement ended."""
     await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
     for caller in (callers.session(PNR), callers.agent(), callers.service()):
         with refused("FAILED_PRECONDITION", "PASSENGER_NOT_ENTITLED"):
@@ -336,7 +361,10 @@ async def an_ended_passenger_gets_no_seat(callers: Callers, database: Database, 
 
 
 async def a_session_confirms_for_its_locator_only(callers: Callers, database: Database, flight: str) -> None:
-    """SEAT-17: a hold that an agent took for a session is not confirmed by it for a passenger of another locator."""
+    """SEAT-17: a session can't confirm a hold for a passenger of another locator.
+
+    An agent took the hold with the session as its owner.
+    """
     await sync(callers, listed_passenger(flight, "P1", OTHER_PNR))
     session = callers.session(PNR)
     hold = await callers.agent().hold(flight, "20A", "P1", owner=session.name)
@@ -348,9 +376,9 @@ async def a_session_confirms_for_its_locator_only(callers: Callers, database: Da
 
 
 async def nothing_is_confirmed_after_departure(callers: Callers, database: Database, flight: str) -> None:
-    """SEAT-17: a hold that still runs when its flight has left is not confirmed."""
+    """SEAT-17: a hold that has not expired is not confirmed after departure."""
     hold = await callers.agent().hold(flight, "20A")
-    # As a departure that the timer has not followed yet.
+    # The flight has departed, and its timer has not fired yet.
     await database.execute("INSERT INTO departures VALUES ($1, now() - interval '1 s', 1)", flight)
     with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED"):
         await callers.agent().confirm(hold)
@@ -365,7 +393,7 @@ async def sync(callers: Callers, *passengers: pb.SyncPassengersRequest.ManifestP
 
 
 async def a_lapsed_hold_is_not_confirmed(callers: Callers, database: Database, flight: str) -> None:
-    """SEAT-7: after its end a hold is HOLD_EXPIRED, and its seat nobody's."""
+    """SEAT-7: after its end a hold is refused with HOLD_EXPIRED; it has no seat."""
     owner = callers.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1")
     await lapse_holds(database, hold)
@@ -376,7 +404,10 @@ async def a_lapsed_hold_is_not_confirmed(callers: Callers, database: Database, f
 
 
 async def a_decided_hold_does_not_expire(callers: Callers, pool: Pool, flight: str) -> None:
-    """SEAT-10: whatever a sweeper has read before, a hold that was decided or got more time since is left as it is."""
+    """SEAT-10: the sweeper does not expire a hold that was confirmed or cancelled.
+
+    Neither does it expire a hold whose time is not over. It may have read the hold before that changed.
+    """
     agent = callers.agent()
     confirmed = await agent.confirm(await agent.hold(flight, "20A"))
     cancelled = await agent.cancel(await agent.hold(flight, "20B"))
@@ -390,10 +421,13 @@ async def a_decided_hold_does_not_expire(callers: Callers, pool: Pool, flight: s
 
 
 async def lapsed_holds_are_freed_and_living_ones_kept(brief: Callers, database: Database, flight: str) -> None:
-    """SEAT-10: within 5 s of its end a brief hold is freed and the outbox has it, not before; others are left alone."""
+    """SEAT-10: a brief hold is freed within 5 s of its end, and not before.
+
+    Its events are in the outbox. Other holds stay as they are.
+    """
     booked = await brief.agent().hold(flight, "29A", purpose=pb.Hold.BOOKING)
     confirmed = await brief.agent().confirm(await brief.agent().hold(flight, "30A", purpose=pb.Hold.BOOKING))
-    # Longer ago than its time to live: a confirmed hold has no end any more.
+    # The hold is moved back further than its time to live: a confirmed hold does not expire.
     await age_holds(database, confirmed, by=timedelta(hours=1))
     confirmed = await brief.agent().get(confirmed)
     for row in range(14, 24):
@@ -421,7 +455,7 @@ async def lapsed_holds_are_freed_and_living_ones_kept(brief: Callers, database: 
 
 
 async def a_cancelled_hold_touches_nobody(callers: Callers, database: Database, flight: str) -> None:
-    """SEAT-8: once a hold was cancelled, cancelling it again leaves the seat's next owner alone, held or confirmed."""
+    """SEAT-8: cancelling a cancelled hold again does not affect the seat's next owner."""
     first, following = callers.passenger(f"P1:{flight}"), callers.passenger(f"P2:{flight}")
     gone = await first.hold(flight, "20A", "P1")
     await first.cancel(gone)
@@ -434,7 +468,10 @@ async def a_cancelled_hold_touches_nobody(callers: Callers, database: Database, 
 
 
 async def a_seat_of_a_booking_stays(callers: Callers, database: Database, flight: str) -> None:
-    """CHK-9: neither a passenger nor an agent frees the seat that the passenger's confirmed booking includes."""
+    """CHK-9: the seat that a passenger's confirmed booking includes is not released.
+
+    Neither the passenger nor an agent can cancel its hold.
+    """
     await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
     session = callers.session(PNR)
     confirmed = await session.confirm(await session.hold(flight, "20A", "P1"))

@@ -1,4 +1,7 @@
-"""Bad input gets a clear answer that names the field, and changes nothing (docs/rules.md section 12)."""
+"""Bad input is refused with the field's name, and changes nothing.
+
+The rule is docs/rules.md section 12.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ SERVICE: Final = "skyhigh.seat.v1.SeatService"
 FLIGHT: Final = flight_id()
 UUID: Final = str(uuid4())
 
-# By kind of field: values that are none, each with what is wrong about it.
+# Malformed values by kind of field.
 BAD: Final[dict[str, list[str]]] = {
     "flight_id": [
         "",
@@ -46,7 +49,7 @@ BAD: Final[dict[str, list[str]]] = {
         "SH1\x0701",
         "ＳＨ１０１",  # noqa: RUF001
         "SН101-2026",  # a Cyrillic letter  # noqa: RUF001
-        "SH101‐2026",  # a hyphen that is none  # noqa: RUF001
+        "SH101‐2026",  # a non-ASCII hyphen  # noqa: RUF001
         "SH101\u202e2026",
         "'; DROP TABLE seats; --",
         "../../etc/passwd",
@@ -85,7 +88,7 @@ BAD: Final[dict[str, list[str]]] = {
     "owner": ["root", "operations:ops", "passenger:", "passenger:a b", "passenger:" + "A" * 65, "customer:\x00"],
     "request_id": ["1", "no-uuid", "0" * 10_240, UUID + "\x00"],
 }
-# A good request of each method; each of its fields is then spoilt in turn.
+# A valid request of each method. The tests replace one field at a time with a malformed value.
 GOOD: Final[dict[str, Any]] = {
     "ProvisionSeats": pb.ProvisionSeatsRequest(flight_id=FLIGHT, layout_id="A320-180Y", request_id=UUID),
     "GetSeatMap": pb.GetSeatMapRequest(flight_id=FLIGHT),
@@ -127,7 +130,7 @@ OPTIONAL: Final = {
     ("UnblockSeat", "reason"),
     ("ReleasePassengerSeat", "reason"),
 }
-# The fields of what a request lists.
+# Repeated fields, and the fields of their elements.
 LISTED: Final = {
     "seats": ("flight_id", "seat_number", "passenger_id"),
     "passengers": ("flight_id", "passenger_id"),
@@ -135,7 +138,10 @@ LISTED: Final = {
 
 
 def spoilt(method: str) -> list[tuple[str, Any, str]]:
-    """The good request of a method with each string in turn made bad: path of the field, request, bad value."""
+    """Returns requests with one malformed string each.
+
+    Each item is the path of the field, the request and the malformed value.
+    """
     requests = []
     for name in (field.name for field in GOOD[method].DESCRIPTOR.fields):
         for value in BAD.get(name, []):
@@ -155,14 +161,14 @@ def spoilt(method: str) -> list[tuple[str, Any, str]]:
 
 @pytest.fixture
 async def nothing_changed(database: Database) -> AsyncIterator[None]:
-    """Fails a test in which anything was written, or input was answered as a defect of ours."""
+    """Fails the test if it wrote rows or if a call ended as INTERNAL."""
     before = await written(database), defects()
     yield
     assert (await written(database), defects()) == before
 
 
 def defects() -> float:
-    """How many calls ended as INTERNAL."""
+    """Returns how many calls ended as INTERNAL."""
     samples = (sample for metric in telemetry.CALLS.collect() for sample in metric.samples)
     return sum(sample.value for sample in samples if sample.labels.get("code") == "INTERNAL")
 
@@ -176,7 +182,7 @@ async def test_a_malformed_field_is_named(callers: Callers, method: str) -> None
             await getattr(caller, method)(request)
         assert refusal.fields == [field], value
         assert field in refusal.message
-        # The answer does not carry ten kilobytes back.
+        # The response does not repeat the 10 kB of the request.
         assert len(refusal.status.SerializeToString()) < 2_000, field
 
 
@@ -289,14 +295,14 @@ async def test_a_seat_of_no_aircraft_is_not_found(agent: Caller, operations: Cal
 
 @pytest.fixture(scope="module")
 async def demo(callers: Callers) -> str:
-    """A flight that was there before."""
+    """A flight that exists before the calls."""
     flight_id = f"SH{secrets.token_hex(4)}"
     await callers.operations().provision(flight_id)
     return flight_id
 
 
 async def raw(callers: Callers, token: str, method: str, body: bytes, **metadata: str) -> None:
-    """Sends any bytes at all."""
+    """Sends these bytes as a request."""
     async with grpc.aio.insecure_channel(callers.address) as channel:
         headers = {"authorization": f"Bearer {token}", **metadata}
         call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
@@ -349,14 +355,14 @@ def b64(data: bytes) -> str:
 
 
 def forged(header: dict[str, Any] | str, claims: dict[str, Any], sign: Any = lambda _: b"") -> str:
-    """A token of somebody who has no key of ours."""
+    """Returns a token whose signature is empty or made by `sign`."""
     head = header if isinstance(header, str) else json.dumps(header)
     signed = f"{b64(head.encode())}.{b64(json.dumps(claims).encode())}"
     return f"{signed}.{b64(sign(signed.encode()))}"
 
 
 def bad_tokens(callers: Callers, world: World, folder: Path) -> dict[str, str]:
-    """Tokens that open nothing, by what is wrong about them."""
+    """Returns invalid tokens; each key says what is wrong with its token."""
     claims = callers.claims("agent", "desk")
     good = world.keys.sign(claims)
     head, body, signature = good.split(".")
@@ -427,7 +433,7 @@ async def test_a_bad_token_opens_nothing(callers: Callers, world: World, tmp_pat
             statuses.add(refusal.status.SerializeToString())
         else:
             raise AssertionError(f"accepted: {what}")
-    # Whatever is wrong, the answer does not say.
+    # All refusals are equal: they do not reveal what is wrong with the token.
     assert len(statuses) == 1
 
 

@@ -1,4 +1,4 @@
-"""BlockSeat and UnblockSeat: agents take free seats out of sale and put them back (SEAT-2)."""
+"""BlockSeat and UnblockSeat: agents block free seats and unblock them (SEAT-2)."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_a_seat_unblocked_while_passengers_wait_is_offered_and_announced(
         "SELECT * FROM seat_events JOIN outbox USING (event_id) WHERE flight_id = $1", flight
     )
     assert (event["to_state"], event["routing_key"]) == ("OFFERED", "seat.released.v1")
-    # Offered is as good as available to an agent.
+    # An agent may block an OFFERED seat as well as an AVAILABLE one.
     assert (await agent.BlockSeat(block(flight))).state == pb.Seat.BLOCKED
     assert await violations(database, flight) == []
 

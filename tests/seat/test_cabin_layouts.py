@@ -1,4 +1,4 @@
-"""Cabin layouts as data (SEAT-1): what the six aircraft look like, and what a wrong file is told."""
+"""Cabin layouts as data (SEAT-1): the six aircraft, and errors in a layout file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 
 def small(**changes: Any) -> dict[str, Any]:
-    """A correct layout of eleven seats, with changes to its only cabin."""
+    """Returns a correct layout of eleven seats, with changes to its only cabin."""
     cabin = {"cabin": "ECONOMY", "rows": "1-2", "letters": "ABC DEF", "missing": "1A"} | changes
     return {"layout_id": "TEST-11Y", "aircraft": "Test", "total_seats": 11, "cabins": [cabin]}
 

@@ -1,5 +1,6 @@
-"""CancelHold: held or confirmed seats go back, with a reason, and never anybody else's (SEAT-8), nor one that the
-passenger's booking includes (CHK-9).
+"""CancelHold releases the seats of a hold, with a reason (SEAT-8, CHK-9).
+
+It never releases a seat of another hold, and no seat that the passenger's booking includes.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ async def test_a_service_frees_a_seat_that_a_booking_includes(
     confirmed = await session.confirm(await session.hold(flight, "20A", "P1"))
     assert (await service.cancel(confirmed)).state == pb.Hold.CANCELLED
     assert (await callers.agent().states(flight))["20A"] == "AVAILABLE"
-    # A repeat of a cancellation succeeds for all who may name the hold.
+    # A repeat of a cancellation succeeds for every caller who may use the hold.
     assert (await session.cancel(confirmed)).state == pb.Hold.CANCELLED
     assert await violations(database, flight) == []
 
@@ -184,7 +185,7 @@ async def test_one_seat_of_a_booking_keeps_the_whole_hold(
     await sync(callers, listed_passenger(flight, "P1", PNR), listed_passenger(flight, "P2", PNR, seat_included=True))
     session = callers.session(PNR)
     hold = await session.confirm(await session.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2")))
-    # What ended for the one is not why the other keeps the seat.
+    # The ended entitlement of P1 is not the reason of the refusal: P2's booking includes a seat.
     await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
     for caller in (session, agent):
         with refused("FAILED_PRECONDITION", "SEAT_INCLUDED_IN_BOOKING") as refusal:
@@ -199,10 +200,10 @@ async def test_a_passenger_with_a_booked_seat_changes_it_instead(
     await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
     session = callers.session(PNR)
     first = await session.confirm(await session.hold(flight, "20A", "P1"))
-    # A seat that is only held is no passenger's last one.
+    # A seat that is only held can be cancelled, because the passenger keeps the confirmed one.
     assert (await session.cancel(await session.hold(flight, "20B", "P1"))).state == pb.Hold.CANCELLED
     second = await session.confirm(await session.hold(flight, "20C", "P1"))
-    # This one ended when the passenger moved.
+    # The first hold was cancelled when the passenger moved to 20C, so this is a repeat.
     assert (await session.cancel(first)).state == pb.Hold.CANCELLED
     with refused("FAILED_PRECONDITION", "SEAT_INCLUDED_IN_BOOKING"):
         await session.cancel(second)
@@ -250,14 +251,14 @@ async def test_a_booking_told_while_the_seat_is_cancelled_leaves_a_seat_or_none(
         cancelled, _ = await at_once(
             session.cancel(hold), sync(second, listed_passenger(flight, f"P{n}", PNR, seat_included=True))
         )
-        # Whichever was first: what was answered is so.
+        # Whichever request was first, the response agrees with the rows.
         assert outcomes([cancelled]).keys() <= {"OK", "SEAT_INCLUDED_IN_BOOKING"}
         assert await seats_of(database, flight, f"P{n}") == ([] if isinstance(cancelled, pb.Hold) else [number])
     assert await violations(database, flight) == []
 
 
 async def seats_of(database: Database, flight: str, passenger_id: str) -> list[str]:
-    """The confirmed seats of a passenger."""
+    """Returns the confirmed seats of a passenger."""
     found = await database.fetch(
         """
         SELECT seats.seat_number FROM seats JOIN hold_seats USING (hold_id, flight_id, seat_number)

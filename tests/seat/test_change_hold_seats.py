@@ -1,4 +1,4 @@
-"""ChangeHoldSeats: other seats and a fresh timer in one step, or everything as before (SEAT-5, SEAT-9, SEAT-11)."""
+"""ChangeHoldSeats: new seats and a full TTL, or no change (SEAT-5, -9, -11)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def change(hold_id: str, *seats: pb.SeatAssignment) -> pb.ChangeHoldSeatsRequest
 
 
 async def states(database: Database, flight: str) -> dict[str, str]:
-    """The seats that are not free, by number; from the truth, because a map may be a moment old."""
+    """Returns the states of the seats that are not AVAILABLE, by seat number.
+
+    Read from Postgres, because a seat map may be out of date for a moment.
+    """
     return {
         row["seat_number"]: row["state"]
         for row in await database.fetch("SELECT * FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'", flight)
@@ -175,7 +178,7 @@ async def test_holds_that_race_for_each_others_seats_end_in_order(
         (await callers.agent().hold(flight, f"{row}A"), await second.agent().hold(flight, f"{row}B"))
         for row in range(14, 24)
     ]
-    # Both of each pair want the third seat, and then each other's.
+    # Both holds of a pair try to change to the third seat, and then each to the seat of the other.
     results = await at_once(
         *(
             each.agent().ChangeHoldSeats(change(hold.hold_id, seat(flight, f"{row}C", hold.seats[0].passenger_id)))

@@ -1,4 +1,7 @@
-"""ConfirmHold: only before the end, once, and with the passenger's old seat freed in the same step (SEAT-6, SEAT-7)."""
+"""ConfirmHold: once, before the hold's end (SEAT-6, SEAT-7).
+
+The passenger's old seat is released in the same transaction.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def confirm(hold_id: str) -> pb.ConfirmHoldRequest:
 
 
 async def event_bodies(database: Database, routing_key: str, flight: str) -> list[bytes]:
-    """The outbox rows that the ledger of a flight points to, oldest first."""
+    """Returns the event bodies that a flight's ledger points to, oldest first."""
     return [
         row["body"]
         for row in await database.fetch(

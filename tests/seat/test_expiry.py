@@ -1,4 +1,7 @@
-"""Holds end by the database's clock: at once for the next taker, soon for everybody (SEAT-3, SEAT-10)."""
+"""Holds expire by the database's clock (SEAT-3, SEAT-10).
+
+The seat of a lapsed hold is free at once for the next caller, and the sweeper releases it soon for all readers.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# Races at the same time.
+# Number of races that run at the same time.
 AT_ONCE: Final = 24
 
 
@@ -81,7 +84,7 @@ async def test_a_full_sweep_is_followed_by_the_next_without_a_pause(
         taken = "SELECT count(*) FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'"
         return not await unswept.database.fetchval(taken, flight)
 
-    # It sweeps when it starts. After a pause it would sweep again in an hour.
+    # The sweeper runs at the start. If it paused after a full sweep, the pause would be an hour.
     async with instance(world, database_url=unswept.database_url, SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS="3600"):
         await eventually(all_free)
     transactions = await unswept.database.fetchval(
@@ -178,7 +181,7 @@ async def test_a_hold_that_was_decided_since_it_was_read_does_not_expire(
 
 @pytest.fixture
 async def racing(world: World) -> AsyncIterator[tuple[Instance, Instance]]:
-    """Two instances on one database, with busy sweepers, and no limits for anybody."""
+    """Two instances on one database, with short sweep intervals and high limits."""
     variables: dict[str, Any] = {
         "SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS": "0.01",
         "SKYHIGH_SEAT_LAPSES_ALLOWED": "100000",
@@ -195,7 +198,7 @@ async def racing(world: World) -> AsyncIterator[tuple[Instance, Instance]]:
 async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
     racing: tuple[Instance, Instance],
 ) -> None:
-    """Confirm, cancel, extend and a taker meet each hold at its end, while two sweepers run."""
+    """Confirm, cancel, extend and a taker race at each hold's end. Two sweepers run."""
     here, there, pool = racing[0].callers, racing[1].callers, racing[0].pool
     dice = random.Random(10)
     flights = [new_flight_id() for _ in range(6)]
@@ -205,7 +208,8 @@ async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
     takers = [there.customer(f"taker-{n}") for n in range(10)]
     there_owners = [there.customer(f"owner-{n}") for n in range(10)]
     counted: dict[str, Counter[str]] = defaultdict(Counter)
-    # How long this machine takes for the moves around a hold. Each end is put at a random moment of about that time.
+    # How long this machine takes for the calls of a race. The end of each hold is moved to a random moment within about
+    # that time.
     usual_seconds = 0.1
 
     async def meet(n: int, hold: pb.Hold) -> None:
@@ -232,13 +236,13 @@ async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
         for n in range(lane, len(places), AT_ONCE):
             await meet(n, await owners[n % 10].hold(*places[n]))
 
-    # All at the same moment, a slow machine would serve most of them after the end.
+    # If all races ran at once, a slow machine would process most calls after the end of the hold.
     await asyncio.gather(*(meet_each(lane) for lane in range(AT_ONCE)))
     assert counted["confirm"].keys() <= {"OK", "HOLD_EXPIRED", "HOLD_CANCELLED"}
     assert counted["cancel"].keys() <= {"OK", "HOLD_EXPIRED"}
     assert counted["extend"].keys() <= {"OK", "HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_CONFIRMED"}
     assert counted["take"].keys() <= {"OK", "SEAT_TAKEN"}
-    # Otherwise it was no race.
+    # Each call must have won and lost some races; otherwise the test raced nothing.
     assert all(counted[name]["OK"] > 20 and len(counted[name]) > 1 for name in counted), counted
     database = racing[0].database
     assert await violations(database, *flights) == []

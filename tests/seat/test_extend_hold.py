@@ -1,4 +1,4 @@
-"""ExtendHold: the full time again, a limited number of times, and only before the end (SEAT-9)."""
+"""ExtendHold: the full TTL again, up to a limit, only before the end (SEAT-9)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_it_has_a_limit(agent: Caller, flight: str, database: Database) ->
         await agent.ExtendHold(extend(hold.hold_id))
     assert refusal.info.metadata == {"expire_time": last.expire_time.ToJsonString()}
     assert await rows(database, flight) == before
-    # It can still be confirmed.
+    # The hold can still be confirmed.
     assert (await agent.confirm(hold)).state == pb.Hold.CONFIRMED
 
 
@@ -79,7 +79,7 @@ async def test_an_extended_hold_outlives_its_first_end(callers: Callers, flight:
     hold = await owner.hold(flight, "20A", "P1")
     await age_holds(database, hold, by=timedelta(seconds=60))
     extended = await owner.ExtendHold(extend(hold.hold_id))
-    # Now its first end was at least 10 s ago, and its new end is at most 50 s ahead.
+    # Now the first end of the hold is at least 10 s in the past, and the new end is at most 50 s ahead.
     await age_holds(database, hold, by=timedelta(seconds=70))
     confirmed = await owner.confirm(hold)
     assert confirmed.state == pb.Hold.CONFIRMED

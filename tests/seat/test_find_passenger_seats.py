@@ -1,4 +1,4 @@
-"""FindPassengerSeats: who sits where, for the services that look after passengers."""
+"""FindPassengerSeats: the seats of passengers, for other services."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find(flight: str, *passenger_ids: str) -> pb.FindPassengerSeatsRequest:
 
 
 async def seats_of(service: Caller, flight: str, *passenger_ids: str) -> set[tuple[str, str, str]]:
-    """Passenger, seat number and state."""
+    """Returns passenger id, seat number and state of each seat."""
     found = (await service.FindPassengerSeats(find(flight, *passenger_ids))).seats
     return {(each.passenger_id, each.seat_number, pb.Seat.State.Name(each.state)) for each in found}
 

@@ -1,4 +1,7 @@
-"""flight.cancelled.v1: the flight is closed at once, also to who is in the middle of something, and then emptied."""
+"""flight.cancelled.v1 closes a flight at once, then releases all its seats.
+
+A transaction that waits for one of the seats also sees that the flight is closed.
+"""
 
 from __future__ import annotations
 
@@ -34,28 +37,28 @@ ROUNDS = 12
 
 @pytest.fixture(scope="module")
 async def broker(world: World) -> AsyncIterator[Broker]:
-    """Where other services publish."""
+    """Publishes events as other services do."""
     async with Broker.opened(world.servers.amqp_url()) as opened:
         yield opened
 
 
 @pytest.fixture
 async def pool(world: World) -> AsyncIterator[Pool]:
-    """A pool as the service has it."""
+    """A pool with the settings of the service's pool."""
     async with pooled(world.servers.database_url("seat")) as opened:
         yield opened
 
 
 @pytest.fixture
 async def onward(operations: Caller) -> str:
-    """Another flight, which flies."""
+    """Another flight, which is not cancelled."""
     flight_id = new_flight_id()
     await operations.provision(flight_id)
     return flight_id
 
 
 def cancelled(flight: str, reason: str = "STRIKE") -> flight_events.FlightCancelled:
-    """What the flight service tells."""
+    """Returns the event that the flight service publishes."""
     now = timestamp_pb2.Timestamp()
     now.GetCurrentTime()
     return flight_events.FlightCancelled(flight_id=flight, reason=reason, cancel_time=now)
@@ -78,7 +81,7 @@ async def close(pool: Pool, flight: str, *, after_seconds: float = 0) -> None:
 
 
 async def empty(database: Database, flight: str) -> None:
-    """Waits until nobody has a seat of the flight."""
+    """Waits until all seats of the flight are AVAILABLE."""
 
     async def free() -> bool:
         taken = "SELECT count(*) FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'"
@@ -147,7 +150,7 @@ async def test_nothing_can_be_taken_on_it_any_more(
         with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
             await call
         assert refusal.info.metadata == {"flight_id": flight}
-    # Giving back what is no more succeeds, as ever.
+    # Cancelling a hold that the closing has ended succeeds as a repeat.
     assert (await agent.cancel(held)).state == pb.Hold.CANCELLED
     assert [await rows(database, each) for each in (flight, onward)] == before
 
@@ -167,7 +170,7 @@ async def test_of_what_is_wrong_with_a_hold_the_flight_is_told_first(
 
 @asynccontextmanager
 async def in_the_middle_of_it(pool: Pool, database: Database, flight: str) -> AsyncIterator[None]:
-    """Closes the flight, and commits that once somebody waits for one of its seats."""
+    """Closes the flight; commits once another transaction waits for one of its seats."""
     async with db.transaction(pool) as conn:
         await handlers.on_flight_cancelled(conn, cancelled(flight))
         closer = await conn.fetchval("SELECT pg_backend_pid()")
@@ -206,7 +209,7 @@ async def test_whatever_races_with_it_nobody_keeps_a_seat(
     callers: Callers, second: Callers, pool: Pool, operations: Caller, database: Database
 ) -> None:
     dice = random.Random(8)
-    # How long this machine takes for the moves of a round; the flight is closed at a random moment of that time.
+    # How long this machine takes for the calls of a round. The flight is closed at a random moment within that time.
     usual_seconds = 0.03
     agents = [callers.agent(), second.agent()]
     counted: dict[str, int] = {}
@@ -239,7 +242,7 @@ async def test_whatever_races_with_it_nobody_keeps_a_seat(
         await empty(database, flight)
         assert await violations(database, flight, onward) == []
     assert counted.keys() <= {"OK", "FLIGHT_CANCELLED", "HOLD_CONFIRMED", "HOLD_CANCELLED"}
-    # Otherwise it was no race.
+    # Without enough of both outcomes the test raced nothing.
     assert counted["FLIGHT_CANCELLED"] > ROUNDS
     assert counted["OK"] > 2 * ROUNDS
 
@@ -323,7 +326,7 @@ async def test_a_hold_that_has_lapsed_is_left_to_its_expiry(
 ) -> None:
     hold = await agent.hold(flight, "20A")
     async with db.transaction(pool) as conn:
-        # In this transaction, so that the sweeper leaves the hold alone until the event is applied.
+        # In the same transaction, so that the sweeper does not see the lapsed hold before the event is applied.
         await lapse_holds(conn, hold)
         await handlers.on_flight_cancelled(conn, cancelled(flight))
     await empty(database, flight)

@@ -1,4 +1,4 @@
-"""GetHold: an owner sees its hold as it is now, nobody else's (SEAT-3, SEAT-6)."""
+"""GetHold: an owner reads the current state of its own holds (SEAT-3, SEAT-6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_it_follows_the_hold_through_its_states(agent: Caller, flight: str
     cancelled = await agent.cancel(hold)
     assert await agent.get(hold) == cancelled
     assert (confirmed.state, cancelled.state) == (pb.Hold.CONFIRMED, pb.Hold.CANCELLED)
-    # After the end the seats that it had.
+    # A cancelled hold still shows the seats that it had.
     assert cancelled.seats == hold.seats
 
 

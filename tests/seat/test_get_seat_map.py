@@ -1,4 +1,4 @@
-"""GetSeatMap: one answer for all, never older than the one before, soon after each change (SEAT-12)."""
+"""GetSeatMap: one map for all callers, never older, fresh within 1 s (SEAT-12)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# More than a batch takes, fewer than two.
+# More readers than fit in one batch, and fewer than fit in two.
 READERS: Final = 200
 
 
@@ -153,7 +153,8 @@ async def test_a_change_is_seen_in_both_processes_within_a_second(
         for each in (callers, second):
             await eventually(partial(shows_held, each.agent(), flight, f"{row}A"))
         delays.append(time.monotonic() - changed)
-    # The quickest: a busy machine delays one or another, and a map that is only refreshed now and then delays most.
+    # The shortest delay counts: a busy machine delays single calls, whereas a map that is refreshed only at intervals
+    # would delay most of them.
     assert min(delays) < 1, delays
 
 
@@ -166,7 +167,7 @@ async def test_its_version_never_goes_back_while_readers_and_writers_race(
 async def test_readers_who_come_together_share_their_query(
     agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
-    """Also where the cache keeps nothing of what they read, because a slow Redis has it suspended."""
+    """Also if the cache stores no map, because a slow Redis has suspended it."""
     read, load = SeatMaps.read, SeatMaps._loaded
     come: list[str] = []
     queries: list[str] = []
@@ -179,7 +180,7 @@ async def test_readers_who_come_together_share_their_query(
         return await read(self, flight_id, known_version=known_version)
 
     async def counting(self: SeatMaps, flight_ids: Sequence[str]) -> dict[str, Snapshot]:
-        # The queries of readers alone: announcements and the sweeper look at a fresh flight too.
+        # Counts only the queries of readers: announcements and the sweeper also read a new flight.
         if flight in flight_ids:
             queries.append(flight)
             await all_have_come.wait()
@@ -189,13 +190,13 @@ async def test_readers_who_come_together_share_their_query(
     monkeypatch.setattr(SeatMaps, "read", coming)
     monkeypatch.setattr(SeatMaps, "_loaded", counting)
     await asyncio.gather(*(agent.GetSeatMap(ask(flight)) for _ in range(READERS)))
-    # The first one, and those who came meanwhile in two batches, which the cache saves where it works.
+    # One query for the first reader, and two batches for the others; the cache may serve the batches.
     assert 1 <= len(queries) <= 3
 
 
 async def forget(world: World, flight: str) -> None:
     async with Redis.from_url(world.servers.redis_url) as redis:
-        # Of whatever epoch: a slow Redis on a busy machine opens a new one.
+        # Keys of all epochs, because a slow Redis on a busy machine begins a new epoch.
         async for key in redis.scan_iter(match=f"{CACHE_PREFIX}*:{{{flight}}}"):
             await redis.delete(key)
 
@@ -214,18 +215,18 @@ async def test_a_value_of_yesterday_is_found_and_dropped(
     async with pooled(world.servers.database_url("seat")) as pool:
         async with pool.acquire() as conn:
             (truth,) = await seat_map.load(conn, [flight])
-        # Cached before the hold, so that a newer map shows that the hold's invalidation is done.
+        # The map is cached before the hold is made, so a newer map shows that the hold has invalidated the cache.
         await agent.GetSeatMap(ask(flight))
         await agent.hold(flight, "20A")
         await eventually(partial(shows_held, agent, flight, "20A"))
         await forget(world, flight)
         async with pool.acquire() as conn:
             cache.epoch = await conn.fetchval("SELECT epoch FROM map_cache")
-        # A version of the future with the states of the past: nothing would ever overwrite it.
+        # A version of the future with the states of the past. No later map would replace it.
         forged = Versioned(1000, truth.compact().body)
 
         async def found_and_dropped() -> bool:
-            # Each worker drops the flight's map once for the hold, and may drop the forged one with it.
+            # Each worker drops the flight's map once because of the hold, and may drop the forged map with it.
             (generation,) = await cache.generations([flight])
             if not await cache.set_if_newer(flight, forged, generation=generation):
                 return False
@@ -243,7 +244,7 @@ async def test_a_value_of_yesterday_is_found_and_dropped(
 async def test_who_knows_a_newer_map_gets_no_older_one(
     agent: Caller, flight: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache that came back with yesterday's map, as another process may see it."""
+    """The cache returns an older map, as another process may see it."""
     before = await agent.GetSeatMap(ask(flight))
     await agent.hold(flight, "20A")
 
@@ -261,7 +262,7 @@ async def test_who_knows_a_newer_map_gets_no_older_one(
 
 
 async def test_versions_never_go_back_between_processes_that_see_redis_differently(world: World) -> None:
-    """One process cannot reach Redis and shows a change; another still finds the older map there."""
+    """One process cannot reach Redis; the other still finds the older map in it."""
     url = await own_database(world)
     (closed_port,) = free_ports(1)
     lost = instance(world, database_url=url, SKYHIGH_REDIS_URL=f"redis://{LOOPBACK}:{closed_port}/0")
@@ -271,7 +272,7 @@ async def test_versions_never_go_back_between_processes_that_see_redis_different
         reader, agent = well.callers.agent(), cut_off.callers.agent()
         for row in (20, 21, 22):
             before = (await reader.GetSeatMap(ask(flight))).version
-            # Its process cannot drop the cached map.
+            # The process that serves this agent cannot drop the cached map.
             await agent.hold(flight, f"{row}A")
             shown = (await agent.GetSeatMap(ask(flight))).version
             assert shown == before + 1
@@ -279,7 +280,7 @@ async def test_versions_never_go_back_between_processes_that_see_redis_different
                 assert (await reader.GetSeatMap(ask(flight))).version >= shown
                 assert (await agent.GetSeatMap(ask(flight))).version >= shown
     async with instance(world, database_url=url) as later:
-        # Once no process suspends the cache any more, it serves again, in the new epoch.
+        # Once no process suspends the cache any more, the cache serves maps again, in the new epoch.
         reader = later.callers.agent()
 
         async def served_by_the_cache() -> bool:

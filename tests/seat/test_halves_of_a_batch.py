@@ -1,4 +1,7 @@
-"""11.15: what a batch has committed stays the answer of its callers, whatever becomes of the others."""
+"""11.15: callers of a batch's committed part get their response.
+
+The outcome of the rest of the batch does not change it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from services.errors import Refusal
 
 
 class Halves(Inventory):
-    """An inventory whose first transaction holds what it can, and whose second meets what a test wants."""
+    """An inventory whose transactions after the first one end as a test decides.
+
+    The first one returns a hold for each request, but LapsedInTheWay for those named `late…`.
+    """
 
     def __init__(self, second: Sequence[Exception | list[pb.Hold | Refusal]], unended: Exception | None = None) -> None:
         self.second = [*second]

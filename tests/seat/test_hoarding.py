@@ -1,4 +1,4 @@
-"""How many seats one principal may hold, and what becomes of one whose holds keep lapsing (SEAT-16)."""
+"""The limit of held seats per principal, and the cool-down after lapses (SEAT-16)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def test_the_tenth_seat_of_a_flight_is_too_many(callers: Callers, flight: 
         await customer.hold(flight, NUMBERS[9])
     assert refusal.info.metadata == {"limit": "9"}
     assert refusal.retry_after_seconds is not None
-    # When the first of its holds ends there is room again.
+    # The caller is told to wait until the first of its holds expires.
     assert 0 < refusal.retry_after_seconds <= 120
     assert await rows(database, flight) == before
 
@@ -77,7 +77,7 @@ async def test_a_change_cannot_slip_past_the_limit(callers: Callers, flight: str
             )
         )
     assert await rows(database, flight) == before
-    # One for one is no more than before.
+    # Changing one seat for another does not exceed the limit.
     await customer.ChangeHoldSeats(
         pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=[seat(flight, NUMBERS[9], "P1")])
     )
@@ -110,7 +110,7 @@ async def test_who_acts_for_others_is_not_bound(agent: Caller, service: Caller, 
 
 
 async def lapses(strict: Instance, caller: Caller, flight: str, number: str) -> pb.Hold:
-    """Lets a hold lapse, and waits until the sweeper has recorded that."""
+    """Lets a hold lapse; waits until the sweeper has recorded the lapse."""
     hold = await caller.hold(flight, number)
     await lapse_holds(strict.database, hold)
 
@@ -132,10 +132,10 @@ async def test_a_principal_is_cooled_down_longer_after_each_lapse(strict: Instan
     assert refusal.retry_after_seconds is not None
     assert 0 < refusal.retry_after_seconds <= 60
     assert await rows(strict.database, flight) == before
-    # Another customer is not cooled down, and neither is an agent who holds for this one.
+    # Another customer is not cooled down, and an agent may still hold seats.
     await callers.customer().hold(flight, "21A")
     await callers.agent().hold(flight, "21B")
-    # After the time that the refusal names the customer holds again.
+    # The customer can hold again after the time that the refusal names.
     await age_holds(strict.database, *lapsed, by=timedelta(seconds=refusal.retry_after_seconds))
     await lapses(strict, customer, flight, "20C")
     with refused("RESOURCE_EXHAUSTED", "COOLING_DOWN") as longer:

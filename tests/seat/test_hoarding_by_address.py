@@ -1,4 +1,7 @@
-"""How many seats all guests of one address may hold, and what becomes of it if their holds keep lapsing (SEAT-16)."""
+"""The limit of held seats per address, and the cool-down after lapses (SEAT-16).
+
+All guests of one address count together.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ LIMIT = 27
 
 
 def new_address() -> str:
-    """An address for documentation that no other test has."""
+    """Returns an address of the documentation ranges, most likely an unused one."""
     return f"203.0.113.{secrets.randbelow(256)}" if secrets.randbelow(2) else f"2001:db8:{secrets.token_hex(2)}::1"
 
 
 async def hold(caller: Caller, flight: str, numbers: list[str], address: str, *, owner: str = "") -> pb.Hold:
-    """Holds seats as a call that the gateway passes on from this address."""
+    """Holds seats with a call that the gateway passes on from this address."""
     request = pb.HoldSeatsRequest(
         seats=[seat(flight, number) for number in numbers],
         purpose=pb.Hold.BOOKING,
@@ -45,7 +48,7 @@ async def hold(caller: Caller, flight: str, numbers: list[str], address: str, *,
 
 
 async def fill(callers: Callers, flight: str, address: str) -> list[pb.Hold]:
-    """Has three guests hold all that an address may."""
+    """Three guests hold as many seats as one address may; returns their holds."""
     return [await hold(callers.customer(), flight, NUMBERS[n : n + 9], address) for n in range(0, LIMIT, 9)]
 
 
@@ -59,7 +62,7 @@ async def test_guests_of_one_address_hold_27_seats_of_a_flight(
         await hold(callers.customer(), flight, NUMBERS[27:28], address)
     assert refusal.info.metadata == {"limit": str(LIMIT), "counted_by": "ADDRESS"}
     assert refusal.retry_after_seconds is not None
-    # When the first of these holds ends there is room again.
+    # The caller is told to wait until the first of these holds expires.
     assert 0 < refusal.retry_after_seconds <= 900
     assert await rows(database, flight) == before
 
@@ -69,7 +72,7 @@ async def test_callers_who_are_no_guests_of_the_address_are_not_counted(
 ) -> None:
     address, onward = new_address(), new_flight_id()
     await fill(callers, flight, address)
-    # Another address, another flight, a call from inside, an agent, and a passenger who logged in.
+    # Not counted: another address, another flight, a call from inside, an agent, and a passenger with a session.
     await hold(callers.customer(), flight, NUMBERS[27:28], "198.51.100.7")
     await operations.provision(onward)
     await hold(callers.customer(), onward, NUMBERS[:9], address)
@@ -127,7 +130,7 @@ async def test_a_change_does_not_pass_the_limit_of_the_address(
         )
     assert refusal.info.metadata["counted_by"] == "ADDRESS"
     assert await rows(database, flight) == before
-    # One for one is no more than before, and it still counts for the address.
+    # Changing one seat for another does not exceed the limit, and the new seat still counts for the address.
     await last.ChangeHoldSeats(
         pb.ChangeHoldSeatsRequest(hold_id=held.hold_id, seats=[seat(flight, NUMBERS[30], passenger)])
     )
@@ -148,7 +151,10 @@ async def test_cancelled_and_confirmed_seats_make_room(callers: Callers, flight:
 
 @pytest.fixture(scope="module")
 async def impatient(world: World) -> AsyncIterator[Instance]:
-    """A service with a database of its own that cools an address down after two lapses, and trusts no gateway here."""
+    """A service that cools an address down after two lapses.
+
+    It has its own database, and does not trust the addresses that these callers pass on.
+    """
     async with instance(
         world,
         database_url=await own_database(world),
@@ -164,7 +170,7 @@ async def test_an_address_is_cooled_down_after_lapses_of_different_guests(impati
     await callers.operations().provision(flight)
 
     async def lapsed(number: str) -> pb.Hold:
-        # The booking service passes on the address of its client, and is believed by its token.
+        # The booking service passes on the address of its client. The seat service trusts it because of its token.
         held = await hold(callers.service(), flight, [number], address, owner=f"customer:{secrets.token_hex(4)}")
         await lapse_holds(impatient.database, held)
 

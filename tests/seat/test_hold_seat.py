@@ -1,4 +1,4 @@
-"""HoldSeat: one of many gets the seat (SEAT-2, SEAT-4, SEAT-6, SEAT-11)."""
+"""HoldSeat: one of many callers gets the seat (SEAT-2, SEAT-4, SEAT-6, SEAT-11)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.dates import NEXT_DAY, flight_id, new_flight_id
 from tests.instances import Database
 from tests.seat.rules import answers, at_once, one_of_many_gets_the_seat, outcomes, rows, violations
 
-# Of the A320: 12 and 13 are exit rows, 11 and 14 have no mask for an infant, 30 has no infants' and no exit rule.
+# In the A320, rows 12 and 13 are exit rows, rows 11 and 14 have no oxygen mask for an infant, and row 20 has neither
+# rule.
 ORDINARY, EXIT_ROW, NO_INFANTS = "20A", "12B", "14A"
 
 

@@ -1,4 +1,4 @@
-"""HoldSeats: one to nine seats on each of one to four flights, all or none, and no deadlock (SEAT-5)."""
+"""HoldSeats: 1 to 9 seats on 1 to 4 flights, all or none, no deadlock (SEAT-5)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_one_passenger_who_holds_a_seat_is_enough_to_get_none(agent: Calle
     await agent.hold(flights[0], "20A", "P1")
     with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):
         await agent.hold_seats(seat(flights[0], "21A", "P1"), seat(flights[0], "21B", "P2"))
-    # Seat 21B was free all the time.
+    # The refused request has not taken seat 21B.
     await agent.hold_seats(seat(flights[0], "21B", "P2"))
 
 
@@ -164,7 +164,7 @@ async def test_holds_that_share_passengers_crosswise_do_not_deadlock(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     def hold(n: int) -> object:
-        # The same two passengers on ever other seats, in both orders.
+        # The same two passengers on different seats, in both orders.
         row = 14 + n % 16
         first, then = ("P1", "P2") if n % 2 else ("P2", "P1")
         agent = (callers, second)[n % 2].agent(f"desk-{n}")

@@ -1,4 +1,4 @@
-"""Repeats of mutations: the first answer again, and nothing changed (rule 11.6)."""
+"""A retry gets the first response and changes nothing (rule 11.6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.seat.rules import a_repeat_has_one_effect, answers, at_once, new_flig
 
 @dataclass(frozen=True)
 class Mutation:
-    """A request that may be sent now, the same with another parameter, and who may send it."""
+    """A valid request, the same with another parameter, and the role of its caller."""
 
     request: Any
     other: Any
@@ -31,7 +31,7 @@ Prepare = Callable[[Callers, str], Awaitable[Mutation]]
 
 
 async def _hold(callers: Callers, flight: str, **more: Any) -> str:
-    """A hold of the agent "desk" for what works on a hold."""
+    """Returns the id of a hold of the agent "desk", for requests that change a hold."""
     return (await callers.agent().hold(flight, "20A", "P1", **more)).hold_id
 
 
@@ -141,7 +141,7 @@ every_mutation = pytest.mark.parametrize("method", sorted(MUTATIONS))
 
 
 def keyed(request: Message, key: str) -> Any:
-    """The same request under a key."""
+    """Returns a copy of the request with this idempotency key."""
     copy: Any = type(request)()
     copy.CopyFrom(request)
     copy.request_id = key
@@ -149,13 +149,13 @@ def keyed(request: Message, key: str) -> Any:
 
 
 async def prepared(method: str, callers: Callers, flight: str) -> tuple[Caller, Mutation]:
-    """A mutation, and the caller who may ask for it."""
+    """Returns a mutation and the caller who may request it."""
     mutation = await MUTATIONS[method](callers, flight)
     return getattr(callers, mutation.role)(), mutation
 
 
 def test_every_mutation_is_tested() -> None:
-    # SyncPassengers has no key: the revisions of its rows say what is a repeat (test_sync_passengers.py).
+    # SyncPassengers has no key: its rows have revisions, which identify a repeat (test_sync_passengers.py).
     keyed_methods = {method for method, access in POLICY.items() if access.effect is Effect.WRITE} - {"SyncPassengers"}
     assert keyed_methods == MUTATIONS.keys()
 
@@ -273,7 +273,7 @@ async def test_a_key_in_the_header_that_differs_from_the_field_is_malformed(
     assert refusal.fields == ["request_id"]
 
 
-# The last four are what Python's UUID reads, too; the contract has one form.
+# Python's UUID class also accepts the last four keys; the contract accepts one form only.
 @pytest.mark.parametrize(
     "key",
     [

@@ -1,4 +1,4 @@
-"""Managed holds: what a service sells is its to go on with, and not its owner's (docs/decisions/0018)."""
+"""Managed holds: services change them, their owners can't (docs/decisions/0018)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ NUMBERS = [f"{row}{letter}" for row in range(14, 30) for letter in "ABCDEF"]
 
 @pytest.fixture
 def booking(callers: Callers) -> Caller:
-    """A service that sells seats."""
+    """The booking service as a caller."""
     return callers.service("booking")
 
 
 async def managed(booking: Caller, owner: str, *seats: pb.SeatAssignment, **more: Any) -> pb.Hold:
-    """A hold that the service manages for an owner."""
+    """Returns a hold that the service manages for this owner."""
     return await booking.hold_seats(*seats, purpose=pb.Hold.BOOKING, owner=owner, managed=True, **more)
 
 
@@ -73,7 +73,7 @@ async def test_its_owner_and_agents_leave_it_as_it_is(
 ) -> None:
     owner = callers.passenger(f"P1:{flight}")
     hold = await managed(booking, owner.name, seat(flight, "20A", "P1"))
-    # However far its order has gone.
+    # In every state of the hold.
     for go_on in (booking.get, booking.confirm, booking.cancel):
         await go_on(hold)
         before = await rows(database, flight)
@@ -92,7 +92,7 @@ async def test_services_go_on_with_it(callers: Callers, booking: Caller, flight:
     assert (changed.managed, list(changed.seats)) == (True, [moved])
     confirmed = await booking.confirm(hold)
     assert (confirmed.managed, confirmed.state) == (True, pb.Hold.CONFIRMED)
-    # Which of our services it is makes no difference.
+    # Any of our services may change the hold.
     assert (await callers.service("waitlist").cancel(hold)).state == pb.Hold.CANCELLED
     assert await violations(database, flight) == []
 
@@ -131,7 +131,7 @@ async def test_what_is_held_for_a_customer_counts_as_its_own(
     with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS"):
         await customer.hold(flight, NUMBERS[9])
     assert await rows(database, flight) == before
-    # What the service does on its own account, or an agent has it do, is not the customer's.
+    # Seats that the service holds for itself, or for an agent, do not count for the customer.
     await booking.hold_seats(seat(flight, NUMBERS[10]), managed=True)
     for first in (11, 20):
         await managed(booking, "agent:desk", *(seat(flight, number) for number in NUMBERS[first : first + 9]))
@@ -186,6 +186,6 @@ async def test_a_repeat_gets_the_first_answer(booking: Caller, flight: str, requ
     place = seat(flight, "20A", "P1")
     first = await managed(booking, "customer:c", place, request_id=request_id)
     assert await managed(booking, "customer:c", place, request_id=request_id) == first
-    # The same call without the mark is another one.
+    # The same request without `managed` has other parameters.
     with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
         await booking.hold_seats(place, purpose=pb.Hold.BOOKING, owner="customer:c", request_id=request_id)

@@ -1,4 +1,7 @@
-"""ReleasePassengerSeat: one passenger's seat of one hold, whoever else is in it (SEAT-8, WL-6)."""
+"""ReleasePassengerSeat: one passenger's seat of one hold (SEAT-8, WL-6).
+
+The other passengers keep their seats of the hold.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ async def family(agent: Caller, flight: str) -> pb.Hold:
 
 
 async def freed_seats(database: Database, flight: str) -> list[str]:
-    """Each release of the ledger by its seat number."""
+    """Returns the seat number of each release in the ledger."""
     return [
         row["seat_number"]
         for row in await database.fetch(
@@ -175,7 +178,7 @@ async def test_a_held_seat_is_freed_too_and_the_hold_goes_on(
     assert answer.state == pb.Hold.HELD
     assert [each.seat_number for each in answer.seats] == ["20B", "20C"]
     assert await violations(database, flight) == []
-    # What is left of it can be changed and confirmed as any hold.
+    # The rest of the hold can be changed and confirmed like any hold.
     changed = await agent.ChangeHoldSeats(
         pb.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=[seat(flight, "21B", "PB"), seat(flight, "20C", "PC")])
     )
@@ -218,7 +221,10 @@ async def test_a_lapsed_hold_is_left_to_its_expiry(unswept: Instance, unswept_fl
 async def test_a_whole_cabin_at_once_is_freed_seat_by_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
-    """Nine to a hold, each asked for twice by two processes: batches meet the same holds and seats in any order."""
+    """Two processes release each seat of four holds, so each release is repeated.
+
+    Their batches lock the same holds and seats in any order.
+    """
     holds = [
         await callers.agent().confirm(
             await callers.agent().hold_seats(
@@ -242,7 +248,10 @@ async def test_a_whole_cabin_at_once_is_freed_seat_by_seat(
 async def test_a_late_repeat_in_the_same_batch_hides_nobodys_seat(
     world: World, agent: Caller, service: Caller, flight: str, *, late_first: bool
 ) -> None:
-    """20A was P1's in a hold that ended, and is P2's by now: both are asked for in one transaction."""
+    """One transaction gets requests for P1's former hold and P2's present one.
+
+    Both holds are of seat 20A.
+    """
     former = await agent.confirm(await agent.hold(flight, "20A", "P1"))
     await service.ReleasePassengerSeat(release(former, "P1"))
     standing = await agent.confirm(await agent.hold(flight, "20A", "P2"))
@@ -276,7 +285,7 @@ async def test_release_and_cancel_at_once_free_each_seat_once(
 async def test_release_and_confirm_at_once_agree(
     callers: Callers, second: Callers, service: Caller, flight: str, database: Database
 ) -> None:
-    """Whichever is first, in the end the passenger has no seat of that hold, and its companion has."""
+    """In any order: the passenger loses its seat of the hold, the companion keeps one."""
     holds = [
         await callers.agent().hold_seats(seat(flight, f"{row}A", f"PA{row}"), seat(flight, f"{row}B", f"PB{row}"))
         for row in range(14, 30)

@@ -1,4 +1,7 @@
-"""SuggestSeats at the RPC: proposals fit the map of this moment (SEAT-14). Its rules: test_suggestions.py."""
+"""The RPC SuggestSeats uses the current map (SEAT-14).
+
+The rules of suggestions are tested in test_suggestions.py.
+"""
 
 from __future__ import annotations
 

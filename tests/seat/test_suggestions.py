@@ -1,4 +1,4 @@
-"""The best free seats for a party (SEAT-14), held against a slow and plain reading of the rules."""
+"""The best free seats for a party (SEAT-14), compared with a slow, plain version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A320, E190, ATR = LAYOUTS["A320-180Y"], LAYOUTS["E190-100Y"], LAYOUTS["AT72-70Y"
 
 @st.composite
 def flights(draw: st.DrawFn) -> tuple[str, str]:
-    """A layout's id and its states, from empty to nearly full, with all letters that occur."""
+    """Draws a layout id and its seat states, from empty to nearly full."""
     layout = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))]
     taken_percent = draw(st.sampled_from([0, 10, 40, 70, 90, 97]))
     random = draw(st.randoms(use_true_random=False))
@@ -32,7 +32,7 @@ def flights(draw: st.DrawFn) -> tuple[str, str]:
 
 
 def with_free(layout: Layout, *free: str) -> str:
-    """States in which only the named seats are free."""
+    """Returns states in which only these seats are free."""
     assert set(free) <= set(layout.by_number)
     return "".join("A" if seat.seat_number in free else "C" for seat in layout.seats)
 
@@ -43,7 +43,7 @@ def all_free(layout: Layout, *taken: str) -> str:
 
 @cache
 def blocks(layout: Layout) -> list[list[LayoutSeat]]:
-    """Seats side by side, neither aisle nor gap between."""
+    """Returns runs of adjacent seats, without an aisle or a gap between them."""
     result: list[list[LayoutSeat]] = []
     for cabin in layout.cabins:
         for row in cabin.rows:
@@ -65,7 +65,7 @@ def beside(layout: Layout) -> set[frozenset[str]]:
 
 
 def windows(layout: Layout, free: Collection[str], size: int) -> list[set[str]]:
-    """All ways to sit side by side."""
+    """Returns all sets of `size` adjacent free seats."""
     return [
         numbers
         for block in blocks(layout)
@@ -75,7 +75,7 @@ def windows(layout: Layout, free: Collection[str], size: int) -> list[set[str]]:
 
 
 def single(layout: Layout, free: Collection[str]) -> set[str]:
-    """Free seats with no free seat beside them."""
+    """Returns the free seats with no free seat beside them."""
     paired = set().union(*(pair for pair in beside(layout) if pair <= set(free)))
     return set(free) - paired
 
@@ -126,7 +126,7 @@ def test_the_same_question_has_the_same_answer(flight: tuple[str, str], size: in
 
 
 def parse_layout_again(layout: Layout) -> Layout:
-    """An equal layout that no cache has seen."""
+    """Returns an equal layout that is in no cache."""
     return Layout(layout.layout_id, layout.aircraft, layout.cabins, layout.seats, layout.by_number, layout.digest)
 
 
@@ -185,7 +185,10 @@ def test_children_never_sit_in_an_exit_row(flight: tuple[str, str], size: int, c
 @settings(max_examples=200)
 @given(flight=flights(), party=st.tuples(st.integers(1, 8), st.integers(1, 8)).filter(lambda party: sum(party) <= 9))
 def test_children_sit_beside_an_adult_as_the_suggestion_says(flight: tuple[str, str], party: tuple[int, int]) -> None:
-    """SEAT-14: the adults' seats come first; each child is beside one, or the words say how many are not."""
+    """SEAT-14: each child is beside an adult, or the explanation counts the others.
+
+    The adults' seats come first.
+    """
     layout, states = LAYOUTS[flight[0]], flight[1]
     adults, children = party
     rows = {row: index for index, row in enumerate(row for cabin in layout.cabins for row in cabin.rows)}
@@ -219,7 +222,7 @@ def test_a_child_is_beside_an_adult_wherever_the_whole_party_fits_side_by_side(
 
 
 def test_a_child_is_never_placed_apart_from_the_only_adult() -> None:
-    """SEAT-14: two single seats are no seats for a parent and a child."""
+    """SEAT-14: two separate single seats do not suit a parent and a child."""
     states = with_free(A320, "3A", "9C", "20F")
     assert suggest(A320, states, party_size=2)
     assert suggest(A320, states, party_size=2, children=1) == []
@@ -235,7 +238,7 @@ def test_two_families_may_split_when_each_child_keeps_an_adult() -> None:
 
 
 def test_with_more_children_than_places_beside_the_adult_the_others_stay_near() -> None:
-    """SEAT-14: a 2-2 cabin has one place beside a parent; the second child sits across the aisle."""
+    """SEAT-14: in a 2-2 cabin one child sits beside the parent, one across the aisle."""
     first = suggest(E190, all_free(E190), party_size=3, children=2)[0]
     assert list(first.seat_numbers) == ["2C", "2A", "2D"]
     assert "one of two children sits beside an adult, the other at most one row away" in first.explanation
@@ -306,7 +309,7 @@ def test_a_class_that_is_asked_for_is_the_only_one(cabin: Seat.Cabin.ValueType) 
 @pytest.mark.parametrize("size", range(1, 10))
 @pytest.mark.parametrize("layout_id", ["A321-16C", "B789-3C"])
 def test_no_party_straddles_a_curtain(layout_id: str, size: int) -> None:
-    """Rows 4 and 5 of the A321 are neighbours, and two classes."""
+    """Rows 4 and 5 of the A321 are adjacent, but belong to different cabins."""
     layout = LAYOUTS[layout_id]
     borders = {
         row
@@ -330,7 +333,7 @@ def test_a_full_flight_has_no_room() -> None:
 
 
 def test_four_share_a_row_across_the_aisle_of_a_small_aircraft() -> None:
-    """SEAT-14: across the aisle with a lower score where side by side is impossible."""
+    """SEAT-14: across the aisle, with a lower score, if no row has adjacent seats."""
     first = suggest(E190, all_free(E190), party_size=4)[0]
     assert list(first.seat_numbers) == ["2A", "2C", "2D", "2F"]
     assert first.score <= 60
@@ -346,13 +349,13 @@ def test_a_big_party_fills_rows_one_behind_the_other() -> None:
 
 @pytest.mark.parametrize("size", [2, 4, 7])
 def test_suggestions_share_no_seat_while_there_is_choice(size: int) -> None:
-    """Another caller may take the first proposal; the others must not fall with it."""
+    """If another caller takes the seats of one suggestion, the others stay possible."""
     suggestions = numbers_of(suggest(A320, all_free(A320), party_size=size))
     assert len({number for numbers in suggestions for number in numbers}) == 5 * size
 
 
 def test_no_seats_are_proposed_twice() -> None:
-    """Nine scattered seats are one proposal, however many ways lead to them."""
+    """The algorithm can reach the same nine scattered seats in several ways."""
     free = ["1A", "1B", "4D", "7F", "9A", "9B", "9C", "20E", "22F"]
     assert [set(numbers) for numbers in numbers_of(suggest(A320, with_free(A320, *free), party_size=9))] == [set(free)]
 
@@ -363,7 +366,7 @@ def test_overlapping_places_are_proposed_where_nothing_else_is_left() -> None:
 
 
 def test_exit_rows_come_after_equal_seats_and_say_what_they_ask() -> None:
-    """SEAT-11: the adults may be unfit to help, so that an exit row is never the first choice."""
+    """SEAT-11: an exit row is never the first choice: adults may be unfit to help."""
     first, second = suggest(A320, with_free(A320, "13A", "13B", "20A", "20B"), party_size=2)
     assert list(first.seat_numbers) == ["20A", "20B"]
     assert "in an exit row, only for adults able and willing to help" in second.explanation
@@ -376,7 +379,7 @@ def test_what_people_like_less_is_said() -> None:
 
 
 def test_a_gap_in_a_row_separates() -> None:
-    """A seat that does not exist is no neighbour and no bridge."""
+    """A seat that does not exist separates its neighbours."""
     layout = parse_layout(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""SyncPassengers: check-in revokes rights to seats, and every way to a seat respects it (SEAT-17, CHK-9)."""
+"""SyncPassengers: check-in ends entitlements; each RPC obeys (SEAT-17, CHK-9)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.instances import Database
 from tests.seat.rules import OTHER_PNR, PNR, at_once, outcomes, rows, sync, violations
 from tests.waiting import eventually
 
-# Of the A320: 12 is an exit row, 20 has no rule.
+# In the A320, row 12 is an exit row, and row 20 has no rule.
 ORDINARY, EXIT_ROW = "20A", "12B"
 INFANT: Final = pb.PassengerProfile(type=pb.PassengerProfile.INFANT)
 
 
 async def depart(callers: Callers, flight: str, *, after: timedelta, revision: int = 1) -> datetime:
-    """Syncs that a flight leaves so long after now; returns when."""
+    """Syncs a departure this long after now; returns the time of departure."""
     departure_time = datetime.now(UTC) + after
     times = pb.SyncPassengersRequest.FlightTimes(
         flight_id=flight, departure_time=timestamp(departure_time), revision=revision
@@ -32,7 +32,7 @@ async def depart(callers: Callers, flight: str, *, after: timedelta, revision: i
 
 
 async def live_seats(database: Database, flight: str) -> list[tuple[str, str]]:
-    """The seats of a flight that have a hold, with their states."""
+    """Returns the seats of a flight that have a hold, with their states."""
     taken = await database.fetch(
         "SELECT seat_number, state::text FROM seats WHERE flight_id = $1 AND hold_id IS NOT NULL ORDER BY 1", flight
     )
@@ -40,7 +40,7 @@ async def live_seats(database: Database, flight: str) -> list[tuple[str, str]]:
 
 
 def seats(response: pb.SyncPassengersResponse) -> list[tuple[str, str]]:
-    """Who lost which seat."""
+    """Returns passenger id and seat number of each freed seat."""
     return [(each.passenger_id, each.seat_number) for each in response.freed_seats]
 
 
@@ -126,7 +126,7 @@ async def test_an_older_revision_changes_nothing(callers: Callers, flight: str, 
         response = await sync(callers, listed_passenger(flight, "P1", PNR, ended=True, revision=revision))
         assert seats(response) == []
     assert await live_seats(database, flight) == [(ORDINARY, "CONFIRMED")]
-    # Of two rows in one request the newer counts, in whatever order they come.
+    # If a request has two rows of a passenger, the newer revision counts, in either order.
     newest = [listed_passenger(flight, "P1", PNR, ended=revision == 7, revision=revision) for revision in (7, 6)]
     assert seats(await sync(callers, *newest)) == [("P1", ORDINARY)]
     assert seats(await sync(callers, *newest)) == []
@@ -206,7 +206,7 @@ async def test_a_lap_infant_gets_no_seat_in_any_way(
 
 
 async def test_a_guest_cannot_name_a_listed_passenger(callers: Callers, flight: str) -> None:
-    # The passenger would be told PASSENGER_HOLDS_SEAT for as long as the guest holds on.
+    # Otherwise the passenger would be refused with PASSENGER_HOLDS_SEAT for as long as the guest has the hold.
     await sync(callers, listed_passenger(flight, "P1", PNR))
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await callers.customer().hold(flight, ORDINARY, "P1")
@@ -295,7 +295,7 @@ async def test_a_service_may_release_a_seat_after_departure(
     await service.ReleasePassengerSeat(
         pb.ReleasePassengerSeatRequest(hold_id=hold.hold_id, flight_id=flight, passenger_id="P1", after_departure=True)
     )
-    # A seat of a flight that has left is not offered.
+    # A seat of a departed flight is not offered to the waitlist.
     assert (await agent.states(flight))[ORDINARY] == "AVAILABLE"
 
 
@@ -442,7 +442,7 @@ async def test_confirming_and_ending_at_once_leaves_no_seat(
 ) -> None:
     numbers = [f"{row}{letter}" for row in range(15, 24) for letter in "ABCD"]
     agent, waitlist = callers.agent(), second.service("waitlist")
-    # Each has a confirmed seat already, which the confirmation of the other releases.
+    # Each passenger already has a confirmed seat, which is released when the new hold is confirmed.
     for n, number in enumerate(numbers):
         await agent.confirm(await agent.hold(flight, f"{1 + n // 4}{'ABCD'[n % 4]}", f"P{n}"))
         if n % 2:

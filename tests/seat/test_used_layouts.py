@@ -1,4 +1,7 @@
-"""A used cabin layout that is missing or changed: the process says so, is not ready, and never fails (SEAT-1)."""
+"""A process is not ready if a used cabin layout is missing or changed (SEAT-1).
+
+The process names the layout, and no call ends as INTERNAL.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,13 @@ DIGEST: Final = "0" * 64
 
 
 def edited(layout_id: str) -> Mapping[str, Layout]:
-    """The layouts after an edit of one file."""
+    """Returns the layouts with another digest for this one."""
     layout = load_layouts()[layout_id]
     return MappingProxyType({**load_layouts(), layout_id: dataclasses.replace(layout, digest=DIGEST)})
 
 
 def without(layout_id: str) -> Mapping[str, Layout]:
-    """The layouts after one file was removed."""
+    """Returns the layouts without this one."""
     return MappingProxyType({each: layout for each, layout in load_layouts().items() if each != layout_id})
 
 
@@ -70,14 +73,14 @@ async def test_a_process_without_a_used_layout_names_it_and_is_not_ready(
             agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight)),
             agent.SuggestSeats(pb.SuggestSeatsRequest(flight_id=flight, party_size=2)),
             agent.hold(flight, "20B"),
-            # Also another flight of the layout: it is not unknown, and the caller tries again.
+            # A new flight of the layout is refused too. The layout is unavailable, not unknown, so the caller retries.
             second.callers.operations().provision(new_flight_id(), LAYOUT),
         ):
             with refused("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE") as refusal:
                 await call
             assert refusal.status.message.startswith(f"cabin layout {LAYOUT} is {fault} on this server")
         assert (await agent.hold(small, "10A")).state == pb.Hold.HELD
-        # Releasing a seat needs no geometry: the refund of a booking does not wait for a file.
+        # Releasing a seat needs no layout, so the refund of a booking does not wait until the file is restored.
         cancelled = await agent.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id))
         assert cancelled.state == pb.Hold.CANCELLED
         restored = {
@@ -122,7 +125,7 @@ async def test_only_passengers_of_an_unusable_layout_are_sent_again(
 
 
 async def test_a_layout_is_not_used_with_other_content(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The edit reaches one process before the register does."""
+    """The process has read an edited file; the original's digest is stored later."""
     url = await own_database(world)
     monkeypatch.setattr(service, "load_layouts", lambda: edited(LAYOUT))
     flight = new_flight_id()

@@ -1,4 +1,7 @@
-"""ClaimSeat, ReturnSeat, SetWaitlistOpen: a seat freed while passengers wait is theirs first (SEAT-2, SEAT-3, WL-2)."""
+"""ClaimSeat, ReturnSeat, SetWaitlistOpen (SEAT-2, SEAT-3, WL-2).
+
+A seat that is freed while passengers wait is first offered to the waitlist.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ async def open_waitlist(caller: Caller, flight: str, *, is_open: bool = True) ->
 
 @pytest.fixture
 async def offered(agent: Caller, service: Caller, flight: str) -> str:
-    """A flight whose seat 20A was freed while passengers wait."""
+    """A flight whose seat 20A was released while passengers wait."""
     await open_waitlist(service, flight)
     await agent.cancel(await agent.hold(flight, "20A", "P1"))
     return flight
@@ -211,7 +214,7 @@ async def test_a_lapsed_seat_goes_to_the_waitlist_first(unswept: Instance, unswe
     lapsed = await callers.customer().hold(flight, "20A")
     await open_waitlist(callers.service(), flight)
     await lapse_holds(unswept.database, lapsed)
-    # The taker records the lapse, and loses the seat by it.
+    # This call records the lapse, and the seat is then offered to the waitlist, not to the caller.
     with refused("ABORTED", "SEAT_TAKEN") as refusal:
         await callers.customer().hold(flight, "20A")
     assert refusal.info.metadata["state"] == "OFFERED"
@@ -259,7 +262,7 @@ async def test_in_whatever_order_they_come_the_newest_word_stands(
 ) -> None:
     newest = 60
     revisions = random.Random(5).sample(range(1, newest + 1), k=newest)
-    # The odd ones open, so that the newest closes.
+    # Odd revisions open the waitlist, so that the newest revision closes it.
     results = await at_once(
         *(
             set_open((callers, second)[n % 2].service(), flight, is_open=revision % 2 == 1, revision=revision)
@@ -304,7 +307,10 @@ async def test_a_claim_lasts_up_to_a_day(service: Caller, offered: str, seconds:
 async def test_who_holds_a_seat_is_told_so_about_an_offered_one(
     agent: Caller, service: Caller, offered: str, database: Database
 ) -> None:
-    """The offered seat is free for the waitlist: what is in the way is the passenger's other seat."""
+    """The passenger's other held seat is the reason of the refusal.
+
+    The seat itself is offered, so the waitlist may claim it.
+    """
     await agent.hold(offered, "21A", "W1")
     before = await rows(database, offered)
     with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):

@@ -1,4 +1,4 @@
-"""WatchSeatMap: a snapshot, then changes, and on from where a reader was (SEAT-13)."""
+"""WatchSeatMap: a snapshot, then changes; resumes from a known version (SEAT-13)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def watching(caller: Caller, flight: str, known_version: int = 0) -> Iterator[Any]:
-    """A watch that is cancelled at the end of the block."""
+    """Watches a seat map within the block; cancels the stream at its end."""
     call = caller.WatchSeatMap(pb.WatchSeatMapRequest(flight_id=flight, known_version=known_version))
     try:
         yield call
@@ -42,13 +42,13 @@ def watching(caller: Caller, flight: str, known_version: int = 0) -> Iterator[An
 
 @pytest.fixture(scope="package")
 async def restless(world: World) -> AsyncIterator[Callers]:
-    """Callers of a service whose heart beats every 0.3 s."""
+    """Callers of a service that sends a heartbeat every 0.3 s."""
     async with instance(world, SKYHIGH_SEAT_HEARTBEAT_SECONDS="0.3") as other:
         yield other.callers
 
 
 def apply(states: dict[str, int], update: pb.SeatMapUpdate) -> None:
-    """What a reader does with an update."""
+    """Applies an update to the states, as a client does."""
     match update.WhichOneof("update"):
         case "snapshot":
             states.clear()
@@ -76,7 +76,7 @@ async def test_a_change_comes_within_a_second_with_its_version(agent: Caller, fl
             delays.append(time.monotonic() - started)
             assert [(seat.seat_number, seat.state) for seat in update.changes.seats] == [(f"{row}A", pb.Seat.HELD)]
             assert update.version == snapshot.version + row - 19
-    # The quickest: a busy machine delays one or another.
+    # The shortest delay counts, because a busy machine delays single updates.
     assert min(delays) < 1, delays
 
 
@@ -96,7 +96,7 @@ async def test_it_goes_on_from_a_known_version_without_a_gap(callers: Callers, a
                 resumed.append(update.WhichOneof("update"))
                 apply(states, update)
             version = update.version
-        # While nobody watches, more happens: one seat given back, one taken.
+        # While no stream is open, one seat is released and another one is held.
         await agent.cancel(held)
         await agent.hold(flight, f"{row}C")
     with watching(agent, flight, version) as watch:
@@ -192,7 +192,7 @@ async def test_a_watch_continues_after_its_database_connections_end(world: World
 
 
 async def end_sessions(url: str) -> None:
-    """Ends all sessions of a database, as a restart of Postgres does."""
+    """Terminates all sessions of a database, as a restart of Postgres does."""
     async with connected(url) as database:
         await database.execute(
             """
@@ -250,7 +250,7 @@ async def test_a_reader_who_does_not_read_is_dropped_with_the_reason(
     callers: Callers, agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interceptors, "SLOW_READER_SECONDS", 0.2)
-    # A window of a few bytes is full with the first snapshot.
+    # The receive window is so small that the first snapshot fills it.
     options = [("grpc.http2.lookahead_bytes", 64), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(callers.address, options=options) as channel:
         call = SeatServiceStub(channel).WatchSeatMap(

@@ -1,4 +1,7 @@
-"""The waitlist service in this process, on the session's seat service, with a manifest and a mail server of its own."""
+"""The waitlist service in this process, with the session's seat service.
+
+The check-in service and the mail server are mocks.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,13 @@ from waitlist_service.service import WAITLIST_SERVICE
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# An hour: an offer ends only where a test moves its end.
+# One hour: an offer ends only if a test moves its end.
 OFFER_SECONDS = "3600"
 LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
 
 
 class Manifest(CheckInServiceServicer):
-    """What the check-in service would say of passengers and flights."""
+    """A mock of the check-in service: passengers and flights."""
 
     def __init__(self) -> None:
         self.passengers: dict[tuple[str, str], checkin.ManifestPassenger] = {}
@@ -43,7 +46,7 @@ class Manifest(CheckInServiceServicer):
         self.is_down = False
 
     def put(self, flight_id: str, passenger_id: str, pnr: str, profile: str = "ECONOMY", **more: Any) -> None:
-        """Puts a passenger on a flight's manifest; `profile` as `CABIN[:TYPE[+SSR…]]`."""
+        """Adds a passenger to a flight's manifest; `profile` is `CABIN[:TYPE[+SSR…]]`."""
         cabin, _, kind = profile.partition(":")
         type_name, *services = (kind or "ADULT").split("+")
         self.passengers[flight_id, passenger_id] = checkin.ManifestPassenger(
@@ -60,24 +63,24 @@ class Manifest(CheckInServiceServicer):
             self.closes(flight_id, after=timedelta(hours=6))
 
     def take_off(self, flight_id: str, passenger_id: str) -> None:
-        """Takes a passenger off a flight's manifest."""
+        """Removes a passenger from a flight's manifest."""
         del self.passengers[flight_id, passenger_id]
 
     def closes(self, flight_id: str, *, after: timedelta) -> None:
-        """Says when check-in for a flight closes."""
+        """Sets when check-in for a flight closes."""
         close_time = datetime.now(UTC) + after
         flight = self.flights.setdefault(flight_id, checkin.FindPassengersResponse.FoundFlight(flight_id=flight_id))
         flight.check_in_close_time.FromDatetime(close_time)
 
     def cancels(self, flight_id: str, reason: str) -> None:
-        """Says that a flight was cancelled."""
+        """Marks a flight as cancelled."""
         self.flights[flight_id].cancel_time.GetCurrentTime()
         self.flights[flight_id].cancel_reason = reason
 
     async def FindPassengers(
         self, request: checkin.FindPassengersRequest, context: Any
     ) -> checkin.FindPassengersResponse:
-        """Those that it knows."""
+        """Returns the known passengers and flights of the request."""
         if self.is_down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         answer = checkin.FindPassengersResponse()
@@ -96,7 +99,7 @@ class Manifest(CheckInServiceServicer):
 
 @pytest.fixture(scope="package")
 async def manifest() -> AsyncIterator[tuple[Manifest, str]]:
-    """The manifest, and where it is asked."""
+    """The mock of the check-in service, and its address."""
     servicer = Manifest()
     server = grpc.aio.server()
     add_CheckInServiceServicer_to_server(servicer, server)
@@ -115,7 +118,7 @@ async def any_mails() -> AsyncIterator[MailSink]:
 
 @pytest.fixture
 def mails(any_mails: MailSink) -> Iterator[MailSink]:
-    """A mail server that shows what it took; it takes everything again after a test that had it refuse."""
+    """The mail server; it accepts all mail again after each test."""
     yield any_mails
     any_mails.behaviour.now = MailBehaviour()
 
@@ -141,7 +144,7 @@ async def waitlist(
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """A passenger with a session, at the seat service and at the waitlist."""
+    """A passenger with a session, as a caller of the seat and the waitlist service."""
 
     flight_id: str
     passenger_id: str
@@ -160,14 +163,14 @@ class Waiter:
         return entry
 
     async def entry(self, entry: pb.WaitlistEntry) -> pb.WaitlistEntry:
-        """The entry as it is now."""
+        """Reads the entry."""
         found: pb.WaitlistEntry = await self.waitlist.GetWaitlistEntry(
             pb.GetWaitlistEntryRequest(entry_id=entry.entry_id)
         )
         return found
 
     async def becomes(self, entry: pb.WaitlistEntry, state: str) -> pb.WaitlistEntry:
-        """Waits until the entry is so."""
+        """Waits until the entry is in this state; returns it."""
 
         async def so() -> bool:
             return pb.WaitlistEntry.State.Name((await self.entry(entry)).state) == state
@@ -177,7 +180,7 @@ class Waiter:
 
 
 class Flight:
-    """A flight whose seats are all taken, and people who wait for it."""
+    """A flight whose seats are all confirmed, and passengers who wait for a seat."""
 
     def __init__(
         self,
@@ -194,7 +197,7 @@ class Flight:
         self._held = held
 
     def waiter(self, profile: str = "ECONOMY") -> Waiter:
-        """A new passenger of the flight's manifest; `profile` as `CABIN[:TYPE[+SSR]]`."""
+        """Adds a passenger to the flight's manifest; `profile` is `CABIN[:TYPE[+SSR]]`."""
         pnr = "".join(secrets.choice(LETTERS) for _ in range(6))
         passenger = f"{pnr}-1:{self.flight_id}:{profile}"
         self.manifest.put(self.flight_id, f"{pnr}-1", pnr, profile)
@@ -203,39 +206,39 @@ class Flight:
             f"{pnr}-1",
             pnr,
             self.callers.passenger(passenger, pnr=pnr),
-            # The session names the locator alone.
+            # The session's token names only the locator.
             self._waitlist.passenger(pnr=pnr),
         )
 
     @property
     def seat_numbers(self) -> list[str]:
-        """The seats that are still taken as they were at first."""
+        """Returns the seats that are still confirmed as at the start."""
         return list(self._held)
 
     async def free(self, *seat_numbers: str) -> None:
-        """Has seats given back by whoever has them, all at once."""
+        """Cancels the holds of these seats, all at the same time."""
         agent = self.callers.agent()
         await asyncio.gather(*(agent.cancel(self._held.pop(number)) for number in seat_numbers))
 
     async def take(self, seat_number: str) -> None:
-        """Has an agent take a free seat for a passenger of no party here."""
+        """Has an agent confirm a free seat for a passenger who does not wait."""
         agent = self.callers.agent()
         hold = await agent.hold(self.flight_id, seat_number, f"X-{secrets.token_hex(4)}")
         self._held[seat_number] = await agent.confirm(hold)
 
     async def give_to_one_hold(self, *seat_numbers: str) -> None:
-        """Has seats change hands, so that they are freed in one transaction, as a family's are: one event names all."""
+        """Moves seats into one hold, so that one transaction and one event release them."""
         await self.free(*seat_numbers)
         agent = self.callers.agent()
         hold = await agent.hold_seats(*(seat(self.flight_id, number, f"F-{number}") for number in seat_numbers))
         self._held[seat_numbers[0]] = await agent.confirm(hold)
 
     async def state(self, seat_number: str) -> str:
-        """A seat's state, as the map has it: at most a second late."""
+        """Returns a seat's state from the seat map, which is at most 1 s old."""
         return (await self.callers.agent().states(self.flight_id))[seat_number]
 
     async def shows(self, seat_number: str, state: str) -> None:
-        """Waits until the map shows a seat so."""
+        """Waits until the seat map shows this state of a seat."""
 
         async def so() -> bool:
             return await self.state(seat_number) == state
@@ -243,7 +246,7 @@ class Flight:
         await eventually(so)
 
     async def seat_of(self, waiter: Waiter) -> str:
-        """The confirmed seat of a passenger, or nothing."""
+        """Returns the confirmed seat of a passenger; empty if there is none."""
         answer = await self.callers.service().FindPassengerSeats(
             seats.FindPassengerSeatsRequest(
                 passengers=[
@@ -256,14 +259,15 @@ class Flight:
         return next((s.seat_number for s in answer.seats if s.state == seats.Seat.CONFIRMED), "")
 
     async def mode(self, mode: pb.WaitlistMode.ValueType) -> None:
-        """Decides how its seats are given."""
+        """Sets the mode in which freed seats are assigned."""
         await self._waitlist.agent().SetWaitlistMode(pb.SetWaitlistModeRequest(flight_id=self.flight_id, mode=mode))
 
 
 async def take_all_seats(database: Database, flight_id: str) -> dict[str, seats.Hold]:
-    """Confirms each seat of a new flight in a hold of its own; returns the holds by seat number.
+    """Confirms each seat of a new flight in its own hold; returns the holds by seat.
 
-    Writes the rows that 180 calls of HoldSeat and of ConfirmHold would leave, whose time is most of a test's.
+    Writes the rows that 180 calls of HoldSeat and of ConfirmHold would write. Those calls would take most of a test's
+    time.
     """
     async with database.transaction():
         taken = await database.fetch(
@@ -301,7 +305,7 @@ async def take_all_seats(database: Database, flight_id: str) -> dict[str, seats.
 
 @pytest.fixture
 async def full(callers: Callers, waitlist: Callers, database: Database, manifest: tuple[Manifest, str]) -> Flight:
-    """A flight of 180 seats, all of them taken."""
+    """A flight of 180 confirmed seats."""
     flight_id = new_flight_id()
     await callers.operations().provision(flight_id)
     held = await take_all_seats(database, flight_id)
@@ -310,7 +314,7 @@ async def full(callers: Callers, waitlist: Callers, database: Database, manifest
 
 @pytest.fixture
 async def waitlist_database(world: World, waitlist: Callers) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A connection as the waitlist service's role, to look behind the contract."""
+    """A connection with the waitlist service's role, to inspect the database."""
     connection = await asyncpg.connect(
         world.servers.database_url("waitlist"), server_settings={"search_path": "waitlist"}
     )

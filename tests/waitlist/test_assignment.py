@@ -1,4 +1,4 @@
-"""A freed seat goes to the oldest who wants it (WL-2 to WL-6)."""
+"""A freed seat goes to the oldest entry that wants it (WL-2 to WL-6)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_seat_that_nobody_wants_is_everybodys_at_once(
     await full.waiter().join("30F")
     await full.free("20A")
     await full.shows("20A", "AVAILABLE")
-    # The waitlist handed it back; the sweeper would have done so at the end of the window.
+    # The waitlist returned the seat at once. The sweeper would have released it at the end of the window.
     actor = await database.fetchval(
         """
         SELECT actor FROM seat_events
@@ -179,7 +179,7 @@ async def test_notify_timer_that_runs_twice_writes_one_mail(
     entry = await waiter.join("20A")
     await full.free("20A")
     await waiter.becomes(entry, "ASSIGNED")
-    # Only the timer reads this address.
+    # Only the notify timer reads the address.
     email = f"{waiter.pnr.lower()}@passengers.example"
     manifest[0].put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
     settle, died = timers.Timers._settle, list[str]()
@@ -212,7 +212,10 @@ async def test_notify_timer_that_runs_twice_writes_one_mail(
 
 
 async def test_while_anybody_waits_no_other_caller_gets_a_freed_seat(full: Flight, callers: Callers) -> None:
-    """A hundred public callers hammer each freed seat; SKYHIGH_TEST_ROUNDS says how many seats."""
+    """100 other callers try to hold each freed seat.
+
+    SKYHIGH_TEST_ROUNDS sets the number of seats.
+    """
     public = [callers.customer() for _ in range(100)]
 
     async def answer(caller: Caller, number: str) -> Any:

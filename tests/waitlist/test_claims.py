@@ -1,4 +1,7 @@
-"""A claim is repeated exactly until its outcome is known, and no refusal of it holds up the next in line (WL-7)."""
+"""A claim is retried unchanged until its outcome is known (WL-7).
+
+A refused claim does not delay the next entry.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ CLAIM: Claim = Peers.claim
 
 
 class Line:
-    """Claims of one flight on their way to the seat service."""
+    """The claims of one flight on their way to the seat service."""
 
     def __init__(self, flight: Flight) -> None:
         self.flight = flight
@@ -34,7 +37,7 @@ class Line:
         self.loses_answers = True
 
     async def claim(self, peers: Peers, request: seats.ClaimSeatRequest) -> Hold:
-        """Sends the claim; its answer is lost for as long as the test wants."""
+        """Sends the claim; loses the response while `loses_answers` is set."""
         if request.flight_id != self.flight.flight_id:
             found: Hold = await CLAIM(peers, request)
             return found
@@ -47,7 +50,7 @@ class Line:
 
 @pytest.fixture
 def line(full: Flight, monkeypatch: pytest.MonkeyPatch) -> Line:
-    """A line that loses the answers to claims."""
+    """A line that loses the responses to claims."""
     line = Line(full)
 
     async def claim(self: Peers, request: seats.ClaimSeatRequest) -> Hold:
@@ -58,7 +61,7 @@ def line(full: Flight, monkeypatch: pytest.MonkeyPatch) -> Line:
 
 
 async def lost_first_answer(line: Line) -> None:
-    """Waits until the answer to a claim was lost."""
+    """Waits until the response to a claim was lost."""
 
     async def asked() -> bool:
         return bool(line.requests)
@@ -103,7 +106,7 @@ async def test_a_confirmed_claim_whose_answer_is_lost_is_assigned_although_the_f
 
 
 def refuse(full: Flight, passenger: Waiter, refusal: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has each claim for a passenger refused, before it reaches the seat service."""
+    """Makes each claim for a passenger fail before it reaches the seat service."""
 
     async def claim(self: Peers, request: seats.ClaimSeatRequest) -> Hold:
         if (request.flight_id, request.passenger_id) == (full.flight_id, passenger.passenger_id):
@@ -135,7 +138,7 @@ async def test_a_refused_claim_holds_up_no_one_behind_it(
     await full.free("20A")
     assert (await second.becomes(entries[1], "ASSIGNED")).seat_number == "20A"
     kept = await first.entry(entries[0])
-    # The manifest, which decides, says that the passenger is entitled.
+    # According to the manifest, which decides, the passenger is entitled.
     assert (kept.state, kept.position) == (pb.WaitlistEntry.WAITING, 1)
     skipped = await waitlist_database.fetchrow(
         "SELECT reason, end_time < 'infinity' AS ends FROM skips WHERE entry_id = $1", entries[0].entry_id
@@ -168,7 +171,7 @@ async def test_a_refused_claim_is_tried_again_after_twice_as_long(
 async def test_a_key_reused_by_a_former_version_is_settled_by_the_seat_that_the_passenger_has(
     full: Flight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As case 08 left entries: the claim took effect, and its repeats are refused."""
+    """The claim took effect, and its retries are refused, as case 08 left entries."""
     waiter = full.waiter()
     entry = await waiter.join("20A")
     first = True
@@ -188,7 +191,7 @@ async def test_a_key_reused_by_a_former_version_is_settled_by_the_seat_that_the_
 
 
 async def offered_to(full: Flight) -> tuple[Waiter, pb.WaitlistEntry, seats.Hold]:
-    """A passenger with an offer of 20A."""
+    """Returns a passenger with an offer of seat 20A, the entry and the hold."""
     await full.mode(pb.OFFER)
     waiter = full.waiter()
     entry = await waiter.join("20A")
@@ -262,7 +265,7 @@ async def test_confirming_and_withdrawing_at_once_end_in_one_of_both(full: Fligh
 
 
 async def give_back(full: Flight, waiter: Waiter) -> None:
-    """Takes 20A again for the next round."""
+    """Makes 20A taken again for the next round."""
     agent = full.callers.agent()
     if await full.seat_of(waiter) == "20A":
         found = await full.callers.service().FindPassengerSeats(

@@ -1,4 +1,7 @@
-"""An entry ends with the entitlement and when check-in closes; needs are judged when a seat is given (WL-7)."""
+"""An entry ends with its entitlement and when check-in closes (WL-7).
+
+The passenger's needs are evaluated when a seat is assigned.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ GONE = timedelta(seconds=-1)
 
 @pytest.fixture(autouse=True)
 async def well(manifest: tuple[Manifest, str]) -> AsyncIterator[None]:
-    """The check-in service is up again after each test."""
+    """Makes the check-in service available again after each test."""
     yield
     manifest[0].is_down = False
 
 
 async def reason_of(database: Database, entry: pb.WaitlistEntry) -> str:
-    """Why an entry is what it is."""
+    """Returns the reason of an entry's latest transition."""
     reason: str = await database.fetchval(
         "SELECT reason FROM entry_events WHERE entry_id = $1 ORDER BY version DESC LIMIT 1", entry.entry_id
     )
@@ -39,7 +42,7 @@ async def reason_of(database: Database, entry: pb.WaitlistEntry) -> str:
 
 
 async def timers_of(database: Database, flight_id: str) -> list[str]:
-    """The timers of a flight and of its entries that have not fired."""
+    """Returns the pending timers of a flight and of its entries."""
     rows = await database.fetch(
         """
         SELECT name FROM timers
@@ -136,7 +139,7 @@ async def test_all_entries_end_when_check_in_closes_and_no_timer_remains(
 
 
 def closing(flight: Flight) -> Timestamp:
-    """When check-in for the flight closes."""
+    """Returns when check-in for the flight closes."""
     return flight.manifest.flights[flight.flight_id].check_in_close_time
 
 
@@ -361,7 +364,7 @@ async def test_a_flight_whose_sweep_is_lost_is_compared_again(full: Flight, wait
     entry = await waiter.join("20A")
 
     async def lost() -> bool:
-        """The sweep sets itself while it runs; it is deleted until no sweep has run for longer than its interval."""
+        """Deletes the sweep timer, which each sweep sets; True if none ran for 2 s."""
         await waitlist_database.execute("DELETE FROM timers WHERE name = 'sweep' AND subject = $1", full.flight_id)
         is_old: bool = await waitlist_database.fetchval(
             "SELECT compare_time < now() - interval '2 s' FROM flights WHERE flight_id = $1", full.flight_id
@@ -406,7 +409,7 @@ def entry_of() -> Callable[..., Entry]:
 
 
 async def no_offender_of(database: Database, flight: Flight) -> None:
-    """`skyhigh verify` finds nobody of this flight who was overtaken."""
+    """Fails if `skyhigh verify` finds an overtaken entry of this flight."""
     (invariant,) = [each for each in WAITLIST_INVARIANTS if "overtaken" in each.name]
     numbers = {
         row["entry_id"]

@@ -1,4 +1,4 @@
-"""No older entry that could have had a seat is overtaken (WL-2), also where its own match comes to nothing."""
+"""No older eligible entry is overtaken (WL-2), also if its own match fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXIT_SEAT, PLAIN_SEAT = "12A", "20A"
 
 
 async def nobody_was_overtaken(database: Database, flight: Flight) -> None:
-    """`skyhigh verify` finds nobody of this flight who was."""
+    """Fails if `skyhigh verify` finds an overtaken entry of this flight."""
     (invariant,) = [each for each in WAITLIST_INVARIANTS if "overtaken" in each.name]
     numbers = {
         row["entry_id"]
@@ -60,7 +60,7 @@ async def test_a_late_event_costs_nobody_the_next_seat(
     joined = [await waiter.join() for waiter in waiters]
     await full.free("20A")
     await waiters[0].becomes(joined[0], "ASSIGNED")
-    # As if the look at the map had served 20A, and its event came only now.
+    # As if a look at the map had assigned 20A before the event about its release arrived.
     late = events_pb2.SeatReleased(flight_id=full.flight_id)
     late.seats.add(seat_number="20A", version=3, state=seats.Seat.OFFERED)
     late.release_time.FromDatetime(datetime.now(UTC) - age)
@@ -73,12 +73,15 @@ async def test_a_late_event_costs_nobody_the_next_seat(
 
 
 async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_database: Database) -> None:
-    """Else one look at the map would make each match of a busy flight wait for the one before."""
+    """A kept seat keeps its release time, so its later match is certain.
+
+    Otherwise one look at the map would make each match of a busy flight wait for the one before.
+    """
     joined = [await full.waiter().join() for _ in range(3)]
     ids = [UUID(entry.entry_id) for entry in joined]
     line = "SELECT seat_number, uncertain FROM entries WHERE entry_id = ANY($1) ORDER BY number"
     kept = "SELECT count(*) FROM seats WHERE flight_id = $1 AND kept"
-    # Nothing of this is committed, so that nobody claims anything.
+    # Nothing is committed, so no timer claims these matches.
     transaction = waitlist_database.transaction()
     await transaction.start()
     await serving.serve(waitlist_database, full.flight_id, {"20A": None})
@@ -96,7 +99,10 @@ async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_data
 async def test_what_is_kept_for_an_older_entry_is_given_once_its_match_has_come_to_something(
     full: Flight, waitlist_database: Database
 ) -> None:
-    """Looks at the map match those who join; what is freed meanwhile may have to wait for that."""
+    """A look at the map matches those who join.
+
+    A seat that is freed meanwhile may be kept until their claims are decided.
+    """
     await full.free("20A", "20B")
     waiters = [full.waiter() for _ in range(3)]
     joined = [await waiter.join() for waiter in waiters]

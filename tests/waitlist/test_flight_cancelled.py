@@ -1,4 +1,7 @@
-"""flight.cancelled.v1: who waits leaves and is told, and nobody waits any more."""
+"""flight.cancelled.v1: all entries end as LEFT, their passengers get a mail.
+
+Joining is refused afterwards.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +32,19 @@ Post = tuple[Manifest, MailSink]
 
 @pytest.fixture(scope="module")
 async def broker(world: World) -> AsyncIterator[Broker]:
-    """Where the flight service publishes."""
+    """Publishes events as the flight service does."""
     async with Broker.opened(world.servers.amqp_url()) as opened:
         yield opened
 
 
 @pytest.fixture
 def post(manifest: tuple[Manifest, str], mails: MailSink) -> Post:
-    """Who has which address, and what came there."""
+    """The manifest, which has the mail addresses, and the mail server."""
     return manifest[0], mails
 
 
 def cancelled(flight_id: str, reason: str = "STRIKE") -> events_pb2.FlightCancelled:
-    """What the flight service tells."""
+    """Returns the event that the flight service publishes."""
     event = events_pb2.FlightCancelled(flight_id=flight_id, reason=reason)
     event.cancel_time.GetCurrentTime()
     return event
@@ -57,7 +60,7 @@ async def tell(broker: Broker, waitlist_database: Database, event: events_pb2.Fl
 
 
 def reachable(waiter: Waiter, manifest: Manifest) -> str:
-    """Gives a passenger an address, which nobody else has."""
+    """Gives a passenger a mail address of its own."""
     email = f"{waiter.pnr.lower()}@passengers.example"
     manifest.put(waiter.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
     return email
@@ -151,7 +154,8 @@ async def test_who_joins_in_the_middle_of_it_does_not_wait(full: Flight, waitlis
 
         async def waits() -> bool:
             blocked = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-            # Within a transaction a session sees the activity of others as it was at its first look.
+            # In a transaction, Postgres shows other sessions as they were at the first look, unless the snapshot is
+            # cleared.
             await waitlist_database.execute("SELECT pg_stat_clear_snapshot()")
             return bool(await waitlist_database.fetchval(blocked))
 
@@ -173,7 +177,7 @@ async def test_whoever_is_being_served_at_this_moment_keeps_no_seat(
         waiting = "SELECT count(*) FROM entries WHERE flight_id = $1 AND state IN ('WAITING', 'OFFERED')"
         if await waitlist_database.fetchval(waiting, full.flight_id):
             return False
-        # An offered seat that no entry claims any more is free when its window has ended: now.
+        # An offered seat that no entry claims becomes AVAILABLE when its window ends. The test ends the window now.
         await database.execute("UPDATE offers SET expire_time = now() WHERE flight_id = $1", full.flight_id)
         taken = "SELECT count(*) FROM seats WHERE flight_id = $1 AND state <> 'AVAILABLE'"
         return not await database.fetchval(taken, full.flight_id)
@@ -198,7 +202,7 @@ async def test_a_second_time_changes_nothing(full: Flight, waitlist_database: Da
     assert await waitlist_database.fetchval(moves, entry.entry_id) == 1
     with refused("NOT_FOUND", "ENTRY_NOT_FOUND"):
         await full.waiter().entry(entry)
-    # Leaving what was left already succeeds, as ever.
+    # Leaving an entry that has already ended succeeds.
     assert (await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))).state == (
         pb.WaitlistEntry.LEFT
     )

@@ -1,4 +1,4 @@
-"""Matching against the rule itself, said in the plainest way: seat by seat nobody older is overtaken."""
+"""Matching, compared with the rule itself: no older entry is overtaken."""
 
 from __future__ import annotations
 

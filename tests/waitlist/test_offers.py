@@ -1,4 +1,4 @@
-"""OFFER: a seat is held for who waits, who accepts it or does not (WL-3, WL-6)."""
+"""Mode OFFER: a seat is held until its passenger accepts or declines (WL-3, WL-6)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def end_offer(
 
 @pytest.fixture
 async def offered(full: Flight) -> Offered:
-    """Somebody to whom 20A is offered."""
+    """A passenger to whom 20A is offered."""
     await full.mode(pb.OFFER)
     waiter = full.waiter()
     entry = await waiter.join("20A")

@@ -1,4 +1,4 @@
-"""`skyhigh waitlist`: against the session's real service."""
+"""`skyhigh waitlist` with the session's real service."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ command.register(app)
 
 @pytest.fixture(autouse=True)
 def stack(world: World, waitlist: Callers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's service as the command's stack."""
+    """Makes the command use the session's service."""
     monkeypatch.setenv("SKYHIGH_HOME", str(world.folder))
     monkeypatch.setenv("SKYHIGH_TOKEN_ISSUER", ISSUER)
     monkeypatch.setenv("SKYHIGH_WAITLIST_ADDRESS", waitlist.address)
 
 
 async def skyhigh(*arguments: str, code: int = 0) -> str:
-    """Runs the command beside the service; returns what it printed."""
+    """Runs the command; returns its output."""
     result = await asyncio.to_thread(CliRunner().invoke, app, ["waitlist", *arguments])
     assert result.exit_code == code, result.output
     return result.output
