@@ -176,8 +176,9 @@ async def test_a_check_of_sql_has_the_rule_of_the_contract(world: World, service
 
 
 def test_no_booking_costs_more_than_a_payment_may() -> None:
-    """The most expensive booking is accepted: nine passengers, longest itinerary, dearest cabin, highest fare of
-    CreateFlight.
+    """A payment accepts the total of the most expensive booking.
+
+    It has nine passengers on the longest itinerary, in the dearest cabin, at the highest fare of CreateFlight.
     """
     highest = max(
         units
