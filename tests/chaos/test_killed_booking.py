@@ -106,7 +106,10 @@ class Killed:
         self.kills += 1
 
     async def try_again(self) -> None:
-        """Ends the long pauses before the next tries of failed steps. A wait longer than a lease is a pause."""
+        """Ends the long pauses before the next tries of failed steps.
+
+        A wait longer than a lease is a pause.
+        """
         async with self.agency.pool.acquire() as conn:
             await conn.execute(
                 """

@@ -72,7 +72,10 @@ class Pair:
                 await killing
 
     async def _kill_now_and_then(self) -> None:
-        """Kills one worker after the other, never both at once. Its parent starts a new one."""
+        """Kills one worker after the other, never both at once.
+
+        Its parent starts a new one.
+        """
         await pause(KILL_EVERY_SECONDS)
         while True:
             status = self._supervisor.statuses[self.killed % 2]
@@ -151,7 +154,10 @@ async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
 
 
 async def book(checkin: Callers, flight_id: str) -> list[str]:
-    """Adds passengers to a flight's manifest, each with a locator of its own; returns the locators."""
+    """Adds passengers to a flight's manifest, each with a locator of its own.
+
+    Returns the locators.
+    """
     pnrs = [next(PNRS) for _ in range(WAITING_PER_FLIGHT)]
     await checkin.operations().ImportManifest(
         pb_checkin.ImportManifestRequest(

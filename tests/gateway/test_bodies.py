@@ -146,7 +146,10 @@ async def test_no_spelling_of_the_path_avoids_the_check(gateway: Gateway, others
     ],
 )
 async def test_no_content_type_avoids_the_check(gateway: Gateway, others: Others, content_type: str) -> None:
-    """The transcoder reads each of these as JSON. An error has the format that the content type begins to name."""
+    """The transcoder reads each of these as JSON.
+
+    An error has the format that the content type begins to name.
+    """
     heard = len(others.echo.heard)
     token = gateway.callers.agent("desk").token
     headers = {"authorization": f"Bearer {token}", "content-type": content_type}

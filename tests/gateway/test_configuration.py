@@ -1,4 +1,7 @@
-"""The edge's routes and settings, read from the rendered configuration. Only one test needs the Envoy binary."""
+"""The edge's routes and settings, read from the rendered configuration.
+
+Only one test needs the Envoy binary.
+"""
 
 from __future__ import annotations
 

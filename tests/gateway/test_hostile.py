@@ -132,7 +132,10 @@ async def burst(gateway: Gateway, method: str, calls: int = CALLS) -> set[str]:
 
 
 async def test_a_failing_service_is_asked_little_more_than_before(gateway: Gateway, half_fails: Counter[str]) -> None:
-    """Retries make an outage worse. Only one layer retries, and at most a fifth of the calls in flight."""
+    """Retries make an outage worse.
+
+    Only one layer retries, and at most a fifth of the calls in flight.
+    """
     outcomes = await burst(gateway, "GetCheckIn")
     assert {"OK", "UNAVAILABLE"} <= outcomes <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
     (arrived,) = half_fails.values()

@@ -157,7 +157,10 @@ class Load:
         self._last, self.answered = now, self.answered + 1
 
     async def judge(self, database: asyncpg.Connection[asyncpg.Record], what: str) -> None:
-        """Prints the figures. Fails if a call was lost, answered wrongly, or had no effect or two."""
+        """Prints the figures.
+
+        Fails if a call was lost, answered wrongly, or had no effect or two.
+        """
         sys.stdout.write(
             f"{what}: {self.answered} calls answered, {len(self.holds)} of them holds; "
             f"{self.repeated.total()} sent again {dict(self.repeated)}, {len(self.lost)} lost; "

@@ -41,7 +41,10 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 
 class Registry:
-    """A package registry on loopback. While `open` is not set, it answers no request for a wheel."""
+    """A package registry on loopback.
+
+    While `open` is not set, it answers no request for a wheel.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -119,7 +119,10 @@ async def test_nothing_to_show_is_said(airline: Airline) -> None:
 
 
 async def paid_booking(airline: Airline, route: Route) -> tuple[Gateway, str]:
-    """Books both flights for two passengers, pays, and waits for CONFIRMED; returns the customer and the path."""
+    """Books both flights for two passengers, pays, and waits for CONFIRMED.
+
+    Returns the customer and the path.
+    """
     customer = await customer_of(airline)
     booked = await customer.send("/v1/bookings", {"itineraryId": route.itinerary_id, "passengers": PASSENGERS})
     assert booked.body["state"] == "SEATS_RESERVED", booked

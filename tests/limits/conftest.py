@@ -192,7 +192,10 @@ async def _own_process(world: World, **variables: str) -> AsyncIterator[Callers]
 
 
 async def _tells(http: httpx.AsyncClient, admin_port: int) -> bool:
-    """Returns whether this Envoy has reached the gateway service. Before that it reports no calls."""
+    """Returns whether this Envoy has reached the gateway service.
+
+    Before that it reports no calls.
+    """
     stats = await http.get(f"http://127.0.0.1:{admin_port}/stats?filter=cluster.gateway-watch.membership_healthy")
     return stats.text.strip().endswith(": 1")
 

@@ -41,7 +41,10 @@ async def blocked(edge: Edge, caller: Caller, flight: str, *, envoy: int = 0) ->
 
 
 async def burst(edge: Edge, flight: str) -> tuple[Caller, pb.Incident]:
-    """Lets a new customer read a map 31 times within 5 s; returns the customer and the incident."""
+    """Lets a new customer read a map 31 times within 5 s.
+
+    Returns the customer and the incident.
+    """
     caller = await edge.customer_reads([flight] * 31, within_seconds=5, at_once=8)
 
     async def found() -> bool:

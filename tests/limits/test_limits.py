@@ -40,9 +40,9 @@ Answer = TypeVar("Answer")
 
 
 async def storm(edge: Edge, caller: Caller, calls: int, **headers: str) -> tuple[Counter[str], float]:
-    """Sends these calls at once, to all gateways in turn; returns the results, and the seconds that they took.
+    """Sends these calls at once, to all gateways in turn.
 
-    `N` in a header is replaced by a different number in each call.
+    Returns the results, and the seconds that they took. `N` in a header is replaced by a different number in each call.
     """
 
     async def one(stub: SeatServiceStub, number: int) -> str:

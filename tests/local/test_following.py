@@ -1,4 +1,7 @@
-"""`skyhigh up` follows a start. It ends with one line as soon as a process certainly will not become ready."""
+"""`skyhigh up` follows a start.
+
+It ends with one line as soon as a process certainly will not become ready.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ def listener(host: str = LOOPBACK, port: int = 0, family: socket.AddressFamily =
 
 @contextmanager
 def connection() -> Iterator[int]:
-    """Keeps a connection open within the block; yields the port of its near end, on which no program listens."""
+    """Keeps a connection open within the block.
+
+    Yields the port of its near end, on which no program listens.
+    """
     with listener() as port, socket.create_connection((LOOPBACK, port)) as near:
         yield int(near.getsockname()[1])
 

@@ -94,7 +94,10 @@ def stack() -> Iterator[Stack]:
 
 
 def down_leaves_no_process_and_clean_no_file(stack: Stack) -> None:
-    """Ends the stack and checks the result. The fixture does this, because the order of the tests is random."""
+    """Ends the stack and checks the result.
+
+    The fixture does this, because the order of the tests is random.
+    """
     pids = [status.pid for status in report_of(stack).processes]
     assert skyhigh("down").exit_code == 0
     assert not [pid for pid in pids if pid is not None and start_ticks(pid) is not None]

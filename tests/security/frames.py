@@ -88,7 +88,10 @@ class Peer:
     @classmethod
     @contextlib.asynccontextmanager
     async def connected(cls, port: int, *, window: int = 65_535, reads: bool = True) -> AsyncIterator[Peer]:
-        """Connects within the block. If `reads` is False, the other side's responses pile up unread."""
+        """Connects within the block.
+
+        If `reads` is False, the other side's responses pile up unread.
+        """
         peer = cls(*await asyncio.open_connection("127.0.0.1", port))
         reading = asyncio.create_task(peer._read()) if reads else None
         peer._writer.write(PREFACE)

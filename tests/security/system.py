@@ -225,9 +225,10 @@ class System:
     async def ask_json(
         self, rpc: Rpc, request: Message | Mapping[str, Any], token: str = "", **headers: str
     ) -> httpx.Response:
-        """Calls by JSON through the edge; returns the response, of a stream only its beginning.
+        """Calls by JSON through the edge.
 
-        `request` may contain values that no message can have. Retries as `ask` does.
+        Returns the response, of a stream only its beginning. `request` may contain values that no message can have.
+        Retries as `ask` does.
         """
         assert rpc.binding is not None
         fields = json_format.MessageToDict(request) if isinstance(request, Message) else dict(request)

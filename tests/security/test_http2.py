@@ -219,7 +219,10 @@ async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Bel
 
 
 def test_the_times_of_the_edge_are_short() -> None:
-    """The other tests use shorter timeouts, to save time. These are the production values."""
+    """The other tests use shorter timeouts, to save time.
+
+    These are the production values.
+    """
     listener, _ = yaml.load_all(TEMPLATE.read_text(), yaml.BaseLoader)
     (chain,) = listener["static_resources"]["listeners"][0]["filter_chains"]
     manager = chain["filters"][0]["typed_config"]
@@ -231,7 +234,10 @@ def test_the_times_of_the_edge_are_short() -> None:
 
 
 async def drip(system: System, beginning: bytes, drop: bytes) -> tuple[float, bytes]:
-    """Sends `beginning`, then `drop` repeatedly; returns the seconds until the end, and the response."""
+    """Sends `beginning`, then `drop` repeatedly.
+
+    Returns the seconds until the end, and the response.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     started = time.monotonic()
     writer.write(beginning)

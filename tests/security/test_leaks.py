@@ -93,7 +93,10 @@ async def person(system: System) -> Person:
 
 @contextlib.asynccontextmanager
 async def lonely(world: World, system: System) -> AsyncIterator[tuple[Callers, Path]]:
-    """Runs a check-in service as in production, with its other services unreachable; yields its callers and its log."""
+    """Runs a check-in service as in production, with its other services unreachable.
+
+    Yields its callers and its log.
+    """
     (port,) = free_ports(1)
     environment = world.environment(
         **QUIET,
@@ -260,7 +263,10 @@ async def test_a_dead_letter_says_why_and_not_whose(
 
 
 async def test_metrics_count_and_name_nobody(system: System, person: Person) -> None:
-    """Labels are methods, codes and queues, of which there are few. An id as label would add a time series for each."""
+    """Labels are methods, codes and queues, of which there are few.
+
+    An id as label would add a time series for each.
+    """
     answer = await system.http.post("/v1/sessions", json={"pnr": person.pnr, "lastName": person.last_name})
     assert answer.status_code == 200
     ours = [line for line in generate_latest().decode().splitlines() if line.startswith("skyhigh_")]

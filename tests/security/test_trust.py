@@ -160,7 +160,10 @@ async def test_money_that_never_came_confirms_nothing(world: World, system: Syst
 
 @pytest.mark.parametrize("service", NAMES)
 async def test_a_service_has_its_own_rows_alone(system: System, service: str) -> None:
-    """An SQL injection runs as this role. It can neither read another service's rows nor leave the database."""
+    """An SQL injection runs as this role.
+
+    It can neither read another service's rows nor leave the database.
+    """
     connection = await asyncpg.connect(system.databases[service])
     other = "payment" if service != "payment" else "booking"
     try:

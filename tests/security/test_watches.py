@@ -124,7 +124,10 @@ async def test_nobody_has_more_than_twenty_watches(system: System, belongings: B
 
 @asynccontextmanager
 async def locked(system: System, table: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Locks a table of the seat service within the block; yields a connection for `waiting`."""
+    """Locks a table of the seat service within the block.
+
+    Yields a connection for `waiting`.
+    """
     url = system.databases["seat"]
     holder, looker = await asyncpg.connect(url), await asyncpg.connect(url)
     try:

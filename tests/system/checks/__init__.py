@@ -1,4 +1,4 @@
-"""The checks of a run: what its clients saw against the ledgers and the state at rest (`CHECKS`, `run`)."""
+"""The checks of a run: what its clients saw, compared with the histories and the state at rest (`CHECKS`, `run`)."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ CHECKS: Final[Mapping[str, Callable[[History, Truth], list[Violation]]]] = {
 
 
 def run(history: History, truth: Truth) -> list[Violation]:
-    """Runs all checks, and returns what they find."""
+    """Runs all checks; returns what they find."""
     return [violation for check in CHECKS.values() for violation in check(history, truth)]
