@@ -49,7 +49,10 @@ class Airline:
 
 @asynccontextmanager
 async def whole_airline(world: World, seats: Callers, **variables: str) -> AsyncIterator[Airline]:
-    """Runs the airline within the block, beside the session's seat service; `variables` are environment variables."""
+    """Runs the airline within the block, beside the session's seat service.
+
+    `variables` are environment variables.
+    """
     port, admin_port = free_ports(2)
     url = f"http://127.0.0.1:{port}"
     provider_settings = payment_provider.ProviderSettings(listen=ANY_PORT, webhook_secret=SECRET, seed=1)

@@ -1,6 +1,7 @@
-"""Runs the commands of a page and compares their output with the page; curl is emulated.
+"""Runs the commands of a page and compares their output with the page.
 
-In the output that the page shows, `…` stands for an omission, and numbers and ids stand for any others.
+Curl is emulated. In the output that the page shows, `…` stands for an omission, and numbers and ids stand for any
+others.
 """
 
 from __future__ import annotations

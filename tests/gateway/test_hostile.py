@@ -68,10 +68,11 @@ async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: 
 
 @pytest.fixture
 def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Lets the echo refuse every other call of the first `CALLS`; counts the calls that arrive, by method.
+    """Lets the echo refuse every other call of the first `CALLS`.
 
-    The echo answers no call before all of them have arrived, and answers retries after all of them. Therefore the
-    number of retries follows from the edge's settings, not from the speed of the machine.
+    Counts the calls that arrive, by method. The echo answers no call before all of them have arrived, and answers
+    retries after all of them. Therefore the number of retries follows from the edge's settings, not from the speed of
+    the machine.
     """
     arrived: Counter[str] = Counter()
     answered = count(1)

@@ -1,4 +1,7 @@
-"""Each curl of the gateway's README prints what it shows when sent to a real edge; its tables agree with the code."""
+"""Each curl of the gateway's README prints what it shows when sent to a real edge.
+
+Its tables agree with the code.
+"""
 
 from __future__ import annotations
 

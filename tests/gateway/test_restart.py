@@ -133,7 +133,10 @@ class Load:
             self.wrong.append(f"{flight} {seat}: {answer.status_code} {answer.text[:200]}")
 
     async def _ask(self, http: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """Returns the response, after retries if necessary; None if there was none in time."""
+        """Returns the response, after retries if necessary.
+
+        Returns None if there was none in time.
+        """
         headers = {"authorization": f"Bearer {self.agent.token}", **more.pop("headers", {})}
         wait_seconds, deadline = FIRST_REPEAT_SECONDS, time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:

@@ -126,7 +126,10 @@ async def shows(identity: Identity) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SecureEdge]:
-    """Yields the edge; booking presents the right certificate, the other services do not."""
+    """Yields the edge.
+
+    Booking presents the right certificate, the other services do not.
+    """
     ours, foreign = (Authority(tmp_path_factory.mktemp(name)) for name in ("ours", "foreign"))
     ours.ensure(["seat", "booking", "edge", "operations"])
     foreign.ensure(["waitlist"])

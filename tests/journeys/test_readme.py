@@ -1,4 +1,7 @@
-"""Each command of the README prints what the page shows, beside the whole stack; its table of ports is correct."""
+"""Each command of the README prints what the page shows, beside the whole stack.
+
+Its table of ports is correct.
+"""
 
 from __future__ import annotations
 

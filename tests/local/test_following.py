@@ -27,7 +27,10 @@ Following = Callable[..., Result]
 
 @pytest.fixture
 def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Following:
-    """Follows the start of a process with this status and this log; the supervisor is this process."""
+    """Follows the start of a process with this status and this log.
+
+    The supervisor is this process.
+    """
     monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
 
     def follow(status: Status, *, log: str = "", alive: bool = True) -> Result:

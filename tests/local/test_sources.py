@@ -1,4 +1,7 @@
-"""An edit of a source file is detected; a new modification time of an unchanged file is not an edit."""
+"""An edit of a source file is detected.
+
+A new modification time of an unchanged file is not an edit.
+"""
 
 from __future__ import annotations
 

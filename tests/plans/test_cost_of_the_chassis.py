@@ -58,7 +58,10 @@ async def counts(pool: Pool) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 async def past(world: World) -> AsyncIterator[Pool]:
-    """Yields a pool for tables with a long history, partly old enough to be deleted; never analyzed."""
+    """Yields a pool for tables with a long history, partly old enough to be deleted.
+
+    The tables were never analyzed.
+    """
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     async with pooled(url) as pool:
         async with db.transaction(pool) as conn:

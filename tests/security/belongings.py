@@ -47,7 +47,10 @@ def missing(key: str) -> str:
 
 
 async def acquire(system: System) -> Belongings:
-    """Creates one resource of each kind, on two flights; the waitlist entry is for a seat of the second one."""
+    """Creates one resource of each kind, on two flights.
+
+    The waitlist entry is for a seat of the second one.
+    """
     flight_id, wanted_flight = await fly(system), await fly(system)
     pnr, strangers_pnr = new_pnr(), new_pnr()
     passengers = [("P1", pnr), ("P2", strangers_pnr), ("P3", pnr)]

@@ -58,9 +58,10 @@ Path = tuple[FieldDescriptor, ...]
 
 
 def valid(message: Message, values: Mapping[str, Any] | None = None) -> Message:
-    """Fills the required fields; `values`, by field name at any depth, take precedence over the examples.
+    """Fills the required fields.
 
-    Raises AssertionError or InvalidArgument if the result violates the contract's rules; then EXAMPLES lacks an entry.
+    `values`, by field name at any depth, take precedence over the examples. Raises AssertionError or InvalidArgument if
+    the result violates the contract's rules; then EXAMPLES lacks an entry.
     """
     _fill(message, values or {})
     for _ in message.DESCRIPTOR.fields:

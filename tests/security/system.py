@@ -84,7 +84,10 @@ HASTE: Final = {"request_headers_timeout": 1, "request_timeout": 2, "stream_idle
 
 @dataclass(frozen=True)
 class Rpc:
-    """An RPC of the contract, and its row of the service's authorization table; None if it has none."""
+    """An RPC of the contract, and its row of the service's authorization table.
+
+    The row is None if the table has none.
+    """
 
     service: Service[Any]
     method: MethodDescriptor

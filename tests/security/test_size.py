@@ -54,7 +54,10 @@ async def memory_is_flat(system: System) -> AsyncIterator[None]:
 
 
 async def status(answer: Awaitable[httpx.Response]) -> int:
-    """Returns the status; 413 if the closed connection was reset before the client read it."""
+    """Returns the status.
+
+    Returns 413 if the closed connection was reset before the client read it.
+    """
     try:
         return (await answer).status_code
     except (httpx.ReadError, httpx.WriteError):

@@ -31,7 +31,10 @@ Attempt = Callable[[AbstractChannel], Awaitable[Any]]
 
 @asynccontextmanager
 async def channel_of(world: World, service: str) -> AsyncIterator[Callable[[], Awaitable[AbstractChannel]]]:
-    """Yields a function that opens channels with a service's credentials; a refusal closes a channel."""
+    """Yields a function that opens channels with a service's credentials.
+
+    A refusal closes a channel.
+    """
     async with await aio_pika.connect(world.servers.amqp_url(service)) as connection:
 
         async def opened() -> AbstractChannel:

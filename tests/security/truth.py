@@ -32,7 +32,10 @@ class Truth:
     @classmethod
     @asynccontextmanager
     async def opened(cls, urls: Mapping[str, str]) -> AsyncIterator[Truth]:
-        """Connects within the block; `urls` are the databases by the names of their schemas."""
+        """Connects within the block.
+
+        `urls` are the databases by the names of their schemas.
+        """
         async with AsyncExitStack() as stack:
             yield cls({schema: await stack.enter_async_context(connected(url)) for schema, url in urls.items()})
 
@@ -43,7 +46,10 @@ class Truth:
         return self._last
 
     async def at_rest(self) -> Digests:
-        """Returns the digests when no service is working any more; at once if they equal those of the last look."""
+        """Returns the digests when no service is working any more.
+
+        Returns at once if they equal those of the last look.
+        """
         before = self._last
         if await self.now() != before:
             at_work: object = None

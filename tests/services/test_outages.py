@@ -60,7 +60,10 @@ async def take_writes(database_url: str, *, yes: bool) -> None:
 
 @asynccontextmanager
 async def pool_without_writes(world: World) -> AsyncIterator[tuple[Pool, str]]:
-    """Yields a pool with read-only sessions; the sessions that replace them accept writes."""
+    """Yields a pool with read-only sessions.
+
+    The sessions that replace them accept writes.
+    """
     url, owner_url = await _urls(world)
     await take_writes(owner_url, yes=False)
     async with pooled(url) as pool:

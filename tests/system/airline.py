@@ -154,7 +154,10 @@ class Airline:
         ]
 
     def known_flights(self) -> list[Flight]:
-        """Returns the flights that have not departed, and those that departed recently; with the cancelled ones."""
+        """Returns the flights that have not departed, and those that departed recently.
+
+        Includes cancelled ones.
+        """
         return [each for each in self.flights.values() if each.seconds_left > -REMEMBERED_SECONDS and each.seats]
 
     def living_parties(self) -> list[Party]:

@@ -27,7 +27,10 @@ class Generator:
     manners: Manners = field(default_factory=Manners)
 
     def clients(self, airline: Airline, wires: Wires, record: History) -> list[Life]:
-        """Returns the clients; the choices of each depend only on the seed and the client's name."""
+        """Returns the clients.
+
+        The choices of each depend only on the seed and the client's name.
+        """
         clients: list[Life] = []
         for kind, count in self.lives.items():
             for number in range(1, count + 1):

@@ -138,7 +138,10 @@ class Load:
             )
 
     async def _patiently(self, number: int, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Returns the response, after retries if necessary; None for a refusal, which is recorded."""
+        """Returns the response, after retries if necessary.
+
+        Returns None for a refusal, which is recorded.
+        """
         wait_seconds = FIRST_REPEAT_SECONDS
         while True:
             began = time.monotonic()

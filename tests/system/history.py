@@ -186,7 +186,10 @@ class History:
         self._write(dataclasses.asdict(operation))
 
     def fail(self, operation: Operation, error: grpc.RpcError, *, messages: list[dict[str, Any]] | None = None) -> None:
-        """Records that a call ended with an error; `messages` are those that a stream had received before."""
+        """Records that a call ended with an error.
+
+        `messages` are those that a stream had received before.
+        """
         outcome, code, reason, metadata = outcome_of(error)
         answer: dict[str, Any] = dict(metadata)
         self.end(
@@ -206,7 +209,10 @@ class History:
         self._write({"mark": dataclasses.asdict(mark)})
 
     def record(self, message: Message) -> dict[str, Any]:
-        """Converts a message to a dictionary; seat maps become compact, and their layouts are kept."""
+        """Converts a message to a dictionary.
+
+        Seat maps become compact, and their layouts are kept.
+        """
         return as_record(message, self._layout)
 
     def close(self) -> None:
@@ -220,7 +226,10 @@ class History:
 
     @classmethod
     def load(cls, *paths: Path) -> History:
-        """Reads the files of a run, one per process that played; sorts and numbers their operations."""
+        """Reads the files of a run, one per process that played.
+
+        Sorts and numbers their operations.
+        """
         history = cls()
         found: list[Operation] = []
         for path in paths:
@@ -244,7 +253,10 @@ class History:
             self.append(operation)
 
     def only(self, wanted: Callable[[Operation], bool]) -> History:
-        """Returns the part of the history whose operations are wanted; they keep their numbers."""
+        """Returns the part of the history whose operations are wanted.
+
+        They keep their numbers.
+        """
         part = History(**self.about)
         part.layouts, part.marks = self.layouts, self.marks
         part.operations = [operation for operation in self.operations if wanted(operation)]

@@ -521,7 +521,10 @@ class Travelling(Life):
         self.held(reply)
 
     def seats(self, flights: list[Flight], people: list[Passenger]) -> list[dict[str, str]]:
-        """Draws a seat on each flight for each passenger who needs one; seldom one for an infant too."""
+        """Draws a seat on each flight for each passenger who needs one.
+
+        Seldom draws one for an infant too.
+        """
         seated = [each for each in people if each.kind != "INFANT" or self.chance(0.1)]
         return [
             {"flight_id": flight.flight_id, "seat_number": seat, "passenger_id": passenger.passenger_id}
@@ -675,7 +678,10 @@ class Travelling(Life):
         await self.entry("LeaveWaitlist")
 
     async def confirm_offer(self) -> None:
-        """Confirms the hold of an offer at the seat service directly; sometimes leaves the waitlist after that."""
+        """Confirms the hold of an offer at the seat service directly.
+
+        Sometimes leaves the waitlist after that.
+        """
         offers = [entry_id for entry_id, state in self.party.entries.items() if state == "OFFERED"]
         reply = await self.do("GetWaitlistEntry", self.session(), entry_id=self.dice.choice(offers))
         self.waits(reply)
@@ -710,7 +716,10 @@ class ManifestPassenger(Travelling):
 
 
 class Customer(Travelling):
-    """A guest who searches, books, changes, pays, cancels; then travels, sometimes after the booking was cancelled."""
+    """A guest who searches, books, changes, pays, cancels.
+
+    Travels after that, sometimes even if the booking was cancelled.
+    """
 
     async def live(self) -> None:
         if not self.airline.open_flights(sold=True):
@@ -811,7 +820,10 @@ class Customer(Travelling):
         return [first, self.dice.choice(onward)] if onward and self.chance(0.7) else [first]
 
     async def book(self) -> None:
-        """Books a journey, with named seats or without; tries again if the seats are taken."""
+        """Books a journey, with named seats or without.
+
+        Tries again if the seats are taken.
+        """
         for _ in range(3):
             flights = self.journey()
             if not flights:
@@ -1034,7 +1046,10 @@ class Desk(Life):
         return party, self.dice.choice(party.flights), self.dice.choice(party.passengers)
 
     async def seat(self) -> None:
-        """Holds a seat for a passenger, confirms it and checks the passenger in; sometimes stops in between."""
+        """Holds a seat for a passenger, confirms it and checks the passenger in.
+
+        Sometimes stops in between.
+        """
         if (found := self.some_passenger()) is None:
             return
         party, flight, passenger = found

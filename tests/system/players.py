@@ -174,7 +174,10 @@ class Wires:
                 await channel.close()
 
     def call(self, rpc: str, number: int) -> Any:
-        """Returns the callable of an RPC on one of the connections; a negative number means the gateway's."""
+        """Returns the callable of an RPC on one of the connections.
+
+        A negative number means the gateway's.
+        """
         place = (rpc, number % CONNECTIONS if number >= 0 else -1)
         if place not in self._calls:
             service, method = METHODS[rpc]

@@ -94,7 +94,10 @@ class Story:
 
 
 def booked() -> Story:
-    """A customer books two flights for two, pays, and reads the booking; nothing is wrong."""
+    """A customer books two flights for two, pays, and reads the booking.
+
+    Nothing is wrong.
+    """
     story = Story()
     truth = story.truth
     travellers = [{"passenger_id": f"P{n}", "given_name": f"N{n}", "last_name": "L", "type": "ADULT"} for n in (1, 2)]
@@ -185,7 +188,10 @@ def checked_in() -> Story:
 
 
 def waited() -> Story:
-    """Two passengers wait for a window seat; the first one gets the seat that is released."""
+    """Two passengers wait for a window seat.
+
+    The first one gets the seat that is released.
+    """
     story = Story()
     truth = story.truth
     truth.waitlist_seats.append(WaitlistSeatRow(FLIGHT, "10A", "ECONOMY", "WINDOW"))

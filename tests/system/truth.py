@@ -517,7 +517,10 @@ class _Reader:
         )
 
     async def rows(self, kind: type[Row], table: str, *, order: str = "", **renamed: str) -> list[Row]:
-        """Returns the rows of a table as objects; `renamed` has the expression of a field that is not a column."""
+        """Returns the rows of a table as objects.
+
+        `renamed` has the expression of a field that is not a column.
+        """
         present = self._columns.get(table)
         if not present:
             return []

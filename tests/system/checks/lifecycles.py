@@ -53,7 +53,10 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 def _streams_out_of_order(history: History, truth: Truth) -> Iterator[Violation]:
-    """The messages of a stream show the states in their order; states between two messages may be missing."""
+    """The messages of a stream show the states in their order.
+
+    States between two messages may be missing.
+    """
     for calls, field in _READINGS:
         for operation in history.of_calls(*(calls & STREAMS)):
             numbers: dict[str, int] = {}

@@ -119,7 +119,10 @@ class _Evidence:
         return writes
 
     def _causes(self, event: SeatEvent, *, first: bool) -> Iterator[Sequence[Operation]]:
-        """Yields sets of calls; each set that is not empty contains the cause of the change."""
+        """Yields sets of calls.
+
+        Each set that is not empty contains the cause of the change.
+        """
         if event.actor in self._principals:
             if event.request_id is not None:
                 yield self._by_seat_key.get((event.actor, event.request_id), ())

@@ -81,7 +81,10 @@ def full_maps(history: History) -> Iterator[tuple[Operation, str, int, str]]:
 
 
 def _not_of_the_ledger(history: History, truth: Truth) -> Iterator[Violation]:
-    """Each seat of a map had that state at some time; a map of the last version is the map at rest."""
+    """Each seat of a map had that state at some time.
+
+    A map of the last version is the map at rest.
+    """
     had: dict[str, list[set[str]]] = {}
     told: set[tuple[str, int, str]] = set()
     for operation, flight_id, version, states in full_maps(history):

@@ -145,7 +145,10 @@ class _Flight:
         return "", []
 
     def _impossible(self, seats: dict[str, str], version: int) -> str:
-        """Returns a seat that was not as shown at any time around a version; "" if there is none."""
+        """Returns a seat that was not as shown at any time around a version.
+
+        Returns "" if there is none.
+        """
         if not self._times or version > len(self._times) + 1:
             return ""
         moment = self._times[max(0, version - 2)]

@@ -150,7 +150,10 @@ class WorkerKilled(Fault):
 
 @dataclass
 class Paused(_OfProcess):
-    """SIGSTOP of a process and all its children, or of one worker; its connections stay open."""
+    """SIGSTOP of a process and all its children, or of one worker.
+
+    Its connections stay open.
+    """
 
     worker: int | None = None
     _pids: Sequence[int] = field(default=(), init=False, repr=False, compare=False)
@@ -386,9 +389,10 @@ class MessagesDuplicated(Fault):
 
 @dataclass
 class ClockSkewed(Fault):
-    """A service runs with a clock that is wrong by so many seconds; Postgres' clock stays right.
+    """A service runs with a clock that is wrong by so many seconds.
 
-    The service is restarted at the beginning and at the end, because the clock of a running process cannot change.
+    Postgres' clock stays right. The service is restarted at the beginning and at the end, because the clock of a
+    running process cannot change.
     """
 
     service: str

@@ -198,7 +198,10 @@ KINDS: Final[Sequence[Kind]] = (
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[Kind] = KINDS) -> list[Planned]:
-    """Returns the faults of a run in the order of their beginnings; all are undone before its last calm seconds."""
+    """Returns the faults of a run in the order of their beginnings.
+
+    All are undone before its last calm seconds.
+    """
     generator = random.Random(seed)
     bag: list[Kind] = []
     planned: list[Planned] = []
@@ -228,7 +231,10 @@ def _together(first: Kind, second: Kind) -> bool:
 
 
 def _draw(bag: list[Kind], kinds: Sequence[Kind], generator: random.Random, fits: Callable[[Kind], bool]) -> Kind:
-    """Takes a fitting kind out of the bag; refills the bag with every kind if none fits."""
+    """Takes a fitting kind out of the bag.
+
+    Refills the bag with every kind if none fits.
+    """
     if not any(map(fits, bag)):
         more = list(kinds)
         generator.shuffle(more)

@@ -90,7 +90,10 @@ class _Given:
         self._counting: Counting | None = None
 
     def counting(self) -> Counting | None:
-        """Returns the counter for the I/O that is about to begin; None without orders, and for other work."""
+        """Returns the counter for the I/O that is about to begin.
+
+        Returns None without orders, and for other work.
+        """
         path = Path(os.environ[ORDERS_VARIABLE])
         try:
             inode = path.stat().st_ino

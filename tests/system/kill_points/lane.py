@@ -108,7 +108,10 @@ class Lane:
             await pause(REPEAT_SECONDS)
 
     async def ask_once(self, name: str, who: Who, method: str, request: Any) -> Any:
-        """Calls a service once, like a caller who does not return; None if there is no response."""
+        """Calls a service once, like a caller who does not return.
+
+        Returns None if there is no response.
+        """
         with suppress(grpc.aio.AioRpcError):
             return await getattr(who(self.callers(name)), method)(request, timeout=ANSWER_SECONDS)
         return None
@@ -184,7 +187,10 @@ class Lane:
 
 @asynccontextmanager
 async def lane(folder: Path, **more: str) -> AsyncIterator[Lane]:
-    """Opens a lane within the block; `more` are environment variables of all its services."""
+    """Opens a lane within the block.
+
+    `more` are environment variables of all its services.
+    """
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(opened(folder / "servers"))
         ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
