@@ -1,7 +1,7 @@
-"""A booking service is killed at every step and at random times: each order ends with correct seats and money.
+"""A booking service is killed at every step and at random times.
 
-Its processes are real, two workers of one parent. The other services run in this process, behind gates that delay a
-call at the step at which the workers are killed.
+Each order ends with correct seats and money. Its processes are real, two workers of one parent. The other services run
+in this process, behind gates that delay a call at the step at which the workers are killed.
 """
 
 from __future__ import annotations
@@ -495,7 +495,10 @@ class Mayhem:
         return self.killed.kills > 0
 
     async def kill(self) -> None:
-        """Kills one worker, both, or the whole service, and cuts its connections to the other services for a moment."""
+        """Kills one worker, both, or the whole service.
+
+        Sometimes cuts the connections to the other services for a moment instead.
+        """
         while not self.over.is_set():
             await pause(random.uniform(1, 2.5))
             match random.choices(("one", "both", "parent", "away"), (4, 2, 1, 2))[0]:
@@ -529,7 +532,10 @@ async def test_killed_all_the_time_every_order_comes_to_a_whole_end(world: World
         seconds = time.monotonic() - begun
 
         async def all_have_ended() -> bool:
-            """Lapses the bookings that their customers abandoned, including those that get their seats only now."""
+            """Lapses the bookings that their customers abandoned.
+
+            Includes those that get their seats only now.
+            """
             forgotten = await agency.database.fetch(
                 """
                 SELECT booking_id::text, hold_id::text FROM bookings

@@ -1,4 +1,7 @@
-"""Two waitlist processes are killed in turn while seats are released: the waitlist stays in order (WL-4)."""
+"""Two waitlist processes are killed in turn while seats are released (WL-4).
+
+The waitlist stays in order.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,10 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """Yields separate servers: a waitlist service of other tests would ask its own manifests, and end these entries."""
+    """Yields servers for this module alone.
+
+    A waitlist service of other tests would ask its own manifests, and end these entries.
+    """
     async with opened(tmp_path_factory.mktemp("waitlist")) as world:
         yield world
 

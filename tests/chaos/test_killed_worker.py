@@ -1,4 +1,7 @@
-"""A seat service process is killed under load: acknowledged holds exist, and a retry finds out about the others."""
+"""A seat service process is killed under load.
+
+Acknowledged holds exist, and a retry finds out about the others.
+"""
 
 from __future__ import annotations
 

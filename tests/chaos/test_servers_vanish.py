@@ -1,4 +1,7 @@
-"""An outage of Redis or RabbitMQ costs speed, not correctness (docs/rules.md section 2, SEAT-12, EVT-1)."""
+"""An outage of Redis or RabbitMQ costs speed, not correctness.
+
+See docs/rules.md section 2, SEAT-12 and EVT-1.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which role may call which RPC: stated here a second time and compared with the guard of each method."""
+"""The roles that may call each RPC.
+
+They are stated here a second time and compared with the guard of each method.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tests of the conventions that a reviewer would otherwise have to remember (docs/rules.md section 15)."""
+"""Conventions that a reviewer would otherwise have to remember.
+
+See docs/rules.md section 15.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The documents are true where a test can tell: ids, links, commands, versions, the licence, the table of tests."""
+"""The documents are true where a test can tell.
+
+Covers ids, links, commands, versions, the licence and the table of tests.
+"""
 
 from __future__ import annotations
 

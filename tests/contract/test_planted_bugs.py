@@ -1,4 +1,7 @@
-"""The suite finds the bugs that are typical of such projects (docs/rules.md section 15): each is planted and found."""
+"""The suite finds the bugs that are typical of such projects.
+
+Each is planted and found (docs/rules.md section 15).
+"""
 
 from __future__ import annotations
 

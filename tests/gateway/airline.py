@@ -1,4 +1,7 @@
-"""The whole airline behind a real Envoy: every service in this process, with mocks of the external systems."""
+"""The whole airline behind a real Envoy.
+
+Every service runs in this process, with mocks of the external systems.
+"""
 
 from __future__ import annotations
 

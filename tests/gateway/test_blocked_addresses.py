@@ -1,4 +1,7 @@
-"""`services/addresses.py` and the edge's `blocks.lua` derive the same source from a client's address."""
+"""The services and the edge derive the same source from a client's address.
+
+The services do it in `services/addresses.py`, the edge in `blocks.lua`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ ADDRESSES: Final = (
 
 @asynccontextmanager
 async def edge_that_blocks(source: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Yields a client of an Envoy with one block, which reads the client's address from x-forwarded-for."""
+    """Yields a client of an Envoy with one block.
+
+    This Envoy reads the client's address from x-forwarded-for.
+    """
     (port,) = free_ports(1)
     block = Blocked(source, datetime.now(UTC) + timedelta(hours=1), login_only=False)
     lua = filters((), (block,), enforced=True)[BLOCKS]

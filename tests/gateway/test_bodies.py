@@ -1,4 +1,7 @@
-"""JSON bodies and queries at the edge: one meaning only, and a size limit per path (GW-6, docs/rules.md section 12)."""
+"""JSON bodies and queries at the edge (GW-6, docs/rules.md section 12).
+
+Each has one meaning only, and a size limit per path.
+"""
 
 from __future__ import annotations
 

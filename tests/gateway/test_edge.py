@@ -1,4 +1,7 @@
-"""Responses of a real Envoy without any service behind it, so that each response is the edge's own."""
+"""Responses of a real Envoy without any service behind it.
+
+Therefore each response is the edge's own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The JSON of the flight and booking services through a real Envoy: requests as they arrive, and responses."""
+"""The JSON of the flight and booking services through a real Envoy.
+
+Covers the requests as they arrive, and the responses.
+"""
 
 from __future__ import annotations
 

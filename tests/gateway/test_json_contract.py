@@ -1,4 +1,7 @@
-"""The contract as mobile apps see it: JSON through the gateway (docs/rules.md section 3, GW-1, GW-4)."""
+"""The contract as mobile apps see it: JSON through the gateway.
+
+See docs/rules.md section 3, GW-1 and GW-4.
+"""
 
 from __future__ import annotations
 

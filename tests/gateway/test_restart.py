@@ -1,7 +1,8 @@
-"""The edge and the service behind it are restarted under load: no call is lost, none has two effects.
+"""The edge and the service behind it are restarted under load.
 
-Clients do as docs/restarts.md says: they retry a call whose connection broke or that was answered 499, 503 or 504, and
-a change with its first `Idempotency-Key`. SKYHIGH_TEST_ROUNDS sets more restarts; `pytest -rP` prints the figures.
+No call is lost, and none has two effects. Clients do as docs/restarts.md says: they retry a call whose connection broke
+or that was answered 499, 503 or 504, and a change with its first `Idempotency-Key`. SKYHIGH_TEST_ROUNDS sets more
+restarts; `pytest -rP` prints the figures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Every public method of every service through a real Envoy: routes, tokens, raw bodies, addresses."""
+"""Every public method of every service through a real Envoy.
+
+Covers routes, tokens, raw bodies and addresses.
+"""
 
 from __future__ import annotations
 

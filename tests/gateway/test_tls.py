@@ -1,4 +1,7 @@
-"""TLS at a real Envoy: protocols of clients, trust in the services behind it, and certificates replaced at run time."""
+"""TLS at a real Envoy.
+
+Covers the protocols of clients, the trust in the services behind it, and certificates that are replaced at run time.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,10 @@ class Shown:
 
 
 def mount(identity: Identity, folder: Path) -> Identity:
-    """Installs a certificate as Kubernetes does: behind a link that is replaced, so that all files change at once."""
+    """Installs a certificate as Kubernetes does.
+
+    It is behind a link that is replaced, so that all files change at once.
+    """
     folder.mkdir(exist_ok=True)
     version = folder / f"..{uuid4()}"
     version.mkdir()

@@ -1,4 +1,7 @@
-"""`requirements/install.py` installs a small project from a registry on loopback, with wheels made by the test."""
+"""`requirements/install.py` installs a small project.
+
+The registry is on loopback, and the test makes the wheels.
+"""
 
 from __future__ import annotations
 

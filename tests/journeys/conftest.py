@@ -1,4 +1,7 @@
-"""The whole local stack as `make up` starts it, in a home of its own: servers, services, mocks and gateway."""
+"""The whole local stack as `make up` starts it, in a home of its own.
+
+It has servers, services, mocks and gateway.
+"""
 
 from __future__ import annotations
 

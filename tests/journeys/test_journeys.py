@@ -1,4 +1,7 @@
-"""All journeys through JSON at the gateway, without faults and with an outage of the broker in the middle."""
+"""All journeys through JSON at the gateway.
+
+They run without faults, and with an outage of the broker in the middle.
+"""
 
 from __future__ import annotations
 

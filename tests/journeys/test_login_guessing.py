@@ -1,4 +1,7 @@
-"""Guessing PNR and name through the gateway: the limits hold, and neither time nor body reveals what was right."""
+"""Guessing PNR and name through the gateway.
+
+The limits hold, and neither time nor body reveals what was right.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,10 @@ async def set_login_limit(airline: Airline, *, requests_per_minute: int, burst: 
 
 @pytest.fixture(autouse=True)
 async def forgotten(airline: Airline, gateway_lets_pass: None) -> AsyncIterator[None]:
-    """Deletes all counted tries before and after each test: the journeys log in from the same address."""
+    """Deletes all counted tries before and after each test.
+
+    The journeys log in from the same address.
+    """
     await forget(airline)
     yield
     await forget(airline)

@@ -30,7 +30,10 @@ WORKERS_PER_SERVICE: Final = 20
 
 
 def page_for(airline: Airline) -> str:
-    """Returns the README with this stack's addresses and home in place of those of both stacks on the page."""
+    """Returns the README with this stack's addresses and home.
+
+    They replace those of both stacks on the page.
+    """
     stack = airline.stack
     base = stack.ports["gateway"]
     page = README.replace(SECOND_HOME, str(stack.home)).replace(f"_BASE={SECOND_BASE}", f"_BASE={base}")
@@ -90,7 +93,10 @@ async def test_each_command_prints_what_the_page_shows(
 
 
 def definitions_of(page: str) -> list[str]:
-    """Returns the blocks without prompts, which only set variables and functions, except those with `make`."""
+    """Returns the blocks without prompts, except those with `make`.
+
+    They only set variables and functions.
+    """
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     return [block for block in blocks if not block.startswith("make ")]
 

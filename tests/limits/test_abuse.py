@@ -1,4 +1,7 @@
-"""A caller that reads maps as no passenger does is detected, blocked for a while, and admitted again (GW-3)."""
+"""A caller that reads maps as no passenger does is blocked (GW-3).
+
+It is detected, blocked for a while, and admitted again.
+"""
 
 from __future__ import annotations
 

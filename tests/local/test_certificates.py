@@ -1,4 +1,7 @@
-"""The certificates that a local stack makes for itself, and the settings that its parts get for them."""
+"""The certificates that a local stack makes for itself.
+
+Covers the settings that its parts get for them, too.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""`skyhigh up`, `status`, `env`, `logs`, `psql`, `restart`, `down`, `clean` on a real stack of its own.
+"""The commands for a stack, on a real stack of its own.
 
-It starts in a difficult environment: a home with blanks and quotes in its path, a proxy for all protocols, and
-variables that the programs of Postgres and RabbitMQ read.
+Covers `skyhigh up`, `status`, `env`, `logs`, `psql`, `restart`, `down` and `clean`. It starts in a difficult
+environment: a home with blanks and quotes in its path, a proxy for all protocols, and variables that the programs of
+Postgres and RabbitMQ read.
 """
 
 from __future__ import annotations

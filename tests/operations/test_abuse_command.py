@@ -1,4 +1,7 @@
-"""`skyhigh abuse` and `skyhigh limits`: against a real gateway service with a database of its own."""
+"""`skyhigh abuse` and `skyhigh limits` with a real gateway service.
+
+The service has a database of its own.
+"""
 
 from __future__ import annotations
 

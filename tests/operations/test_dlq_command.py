@@ -1,4 +1,7 @@
-"""`skyhigh dlq`: dead letters are shown without being consumed, and are replayed to the queue they came from."""
+"""`skyhigh dlq` shows and replays dead letters.
+
+They are shown without being consumed, and are replayed to the queue they came from.
+"""
 
 from __future__ import annotations
 

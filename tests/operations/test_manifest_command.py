@@ -1,4 +1,7 @@
-"""`skyhigh manifest import`: the requests that it sends, and the line that it names for each error (CHK-1)."""
+"""`skyhigh manifest import` (CHK-1).
+
+Covers the requests that it sends, and the line that it names for each error.
+"""
 
 from __future__ import annotations
 

@@ -264,7 +264,10 @@ class Lived:
 
 
 async def seat_database(world: World) -> str:
-    """Creates a database with only the seat service's schema, whose role may read everything; returns its URL."""
+    """Creates a database with only the seat service's schema.
+
+    Returns its URL. The service's role may read everything.
+    """
     url = await own_database(world)
     others = ", ".join(service for service in SERVICES if service != "seat")
     owner_url = f"{world.servers.database_url().rpartition('/')[0]}/{url.rpartition('/')[2]}"
@@ -349,7 +352,10 @@ async def _is(service: Instance, hold: pb.Hold, state: pb.Hold.State.ValueType) 
 
 
 async def _told(database: Database) -> bool:
-    """Returns whether the sweeper has swept, the relay has published all events, and the counts are announced."""
+    """Returns whether all background work of the service is done.
+
+    The sweeper has swept, the relay has published all events, and the counts are announced.
+    """
     return bool(
         await database.fetchval(
             """

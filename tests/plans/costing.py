@@ -1,4 +1,7 @@
-"""The cost of a statement in rows read and buffers touched, neither of which depends on how busy the machine is."""
+"""The cost of a statement in rows read and buffers touched.
+
+Neither depends on how busy the machine is.
+"""
 
 from __future__ import annotations
 

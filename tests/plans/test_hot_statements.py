@@ -1,4 +1,7 @@
-"""The frequent statements keep their plans: look-ups by key, and updates that stay within their page."""
+"""The frequent statements keep their plans.
+
+These are look-ups by key, and updates that stay within their page.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One owner with one resource of each kind, and a stranger on the same flight with an equally valid session."""
+"""One owner with one resource of each kind, and a stranger.
+
+The stranger is on the same flight and has an equally valid session.
+"""
 
 from __future__ import annotations
 

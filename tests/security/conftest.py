@@ -39,7 +39,10 @@ def defects() -> float:
 
 @pytest.fixture(autouse=True)
 def no_defect() -> Iterator[None]:
-    """Fails every attack that a service answered with INTERNAL, whatever response the attacker received."""
+    """Fails every attack that a service answered with INTERNAL.
+
+    The response that the attacker received does not matter.
+    """
     before = defects()
     yield
     assert defects() == before, "a service answered INTERNAL"

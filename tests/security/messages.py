@@ -1,4 +1,7 @@
-"""Requests made from their descriptors and rules: a valid one, and the same with one invalid field."""
+"""Requests made from their descriptors and rules.
+
+One is valid, the others are the same with one invalid field.
+"""
 
 from __future__ import annotations
 

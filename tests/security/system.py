@@ -1,4 +1,7 @@
-"""The whole system in this process, and every RPC as data: the roles that may call it, and the ways to call it."""
+"""The whole system in this process, and every RPC as data.
+
+The data are the roles that may call the RPC, and the ways to call it.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +145,10 @@ RPCS: Final = {rpc.name: rpc for rpc in rpcs()}
 
 @dataclass(frozen=True)
 class Answer:
-    """The response of a gRPC call: its code, its google.rpc.Status without what differs between calls, and its body."""
+    """The response of a gRPC call.
+
+    It has the code, the google.rpc.Status without what differs between calls, and the body.
+    """
 
     code: grpc.StatusCode
     details: bytes = b""

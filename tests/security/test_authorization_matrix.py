@@ -1,4 +1,7 @@
-"""Every RPC by role and by owner: by gRPC at the service, and both ways through the edge (attacks 1, 2 and 4)."""
+"""Every RPC by role and by owner (attacks 1, 2 and 4).
+
+The calls go by gRPC to the service, and both ways through the edge.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Peers that abuse the protocol or keep connections busy (attacks 22 to 26), while other callers are served."""
+"""Peers that abuse the protocol or keep connections busy (attacks 22 to 26).
+
+Other callers are served meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +171,10 @@ async def flooded(system: System, flood: Callable[[bytes], Iterator[Frame]]) -> 
 
 
 async def test_resets_begin_few_calls(system: System) -> None:
-    """Envoy closes the connection after five hundred streams if at least half of them were reset early."""
+    """Envoy closes the connection after too many early resets.
+
+    It does so after five hundred streams if at least half of them were reset early.
+    """
     begun = await counter(system, "http.edge.downstream_rq_total")
     frames = rapid_resets(block(system))
     async with Peer.connected(system.port) as peer:

@@ -47,7 +47,10 @@ IDENTITY_HEADERS: Final = (
 
 
 def hostile_tokens(world: World, folder: Path) -> dict[str, str]:
-    """Returns invalid tokens by the reason: with references to other keys, with foreign signatures, and so on."""
+    """Returns invalid tokens by the reason.
+
+    Some refer to other keys, some have foreign signatures, and so on.
+    """
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now, "exp": now + 600}
     head, _, signature = world.keys.sign(claims).split(".")

@@ -1,7 +1,7 @@
-"""Hostile values in every field of every request, by gRPC and by JSON (attacks 3, 16 to 20 and 31).
+"""Hostile values in every field of every request, by gRPC and by JSON.
 
-Invalid values are refused with INVALID_ARGUMENT; valid ones are stored as text and never executed. No attack changes
-state, causes an internal error, or makes a service call another host.
+For attacks 3, 16 to 20 and 31. Invalid values are refused with INVALID_ARGUMENT; valid ones are stored as text and
+never executed. No attack changes state, causes an internal error, or makes a service call another host.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ async def test_no_number_is_another_than_it_says(system: System) -> None:
 
 
 def is_number_there(rpc: Rpc, path: Path, value: Any) -> bool:
-    """Returns whether the value is valid there: 2^31 fits into 64 bits, and a query omits an empty list."""
+    """Returns whether the value is valid there.
+
+    2^31 fits into 64 bits, and a query omits an empty list.
+    """
     return (value == 2**31 and path[-1].type == FieldDescriptor.TYPE_INT64) or (value in ([], {}) and not rpc.has_body)
 
 

@@ -1,4 +1,7 @@
-"""Logs, metrics and dead letters contain no name, locator, token or code, and no injected line (attacks 21 and 34)."""
+"""Logs, metrics and dead letters leak nothing (attacks 21 and 34).
+
+They contain no name, locator, token or code, and no injected line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The list of attacks in docs/security.md: each attack has a test, and each test that it names exists."""
+"""The list of attacks in docs/security.md.
+
+Each attack has a test, and each test that it names exists.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,10 @@ async def test_two_keys_are_none(system: System) -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_keys_without_an_effect_are_not_kept(system: System) -> None:
-    """Only the keys of effects are stored, so that an attacker can fill the table only by causing an effect per key."""
+    """Only the keys of effects are stored.
+
+    Therefore an attacker can fill the table only by causing an effect per key.
+    """
     token = system.token(Role.CUSTOMER)
     answers = await asyncio.gather(*(hold(system, NO_FLIGHT, "10A", token, str(uuid4())) for _ in range(FLOOD)))
     assert {answer.status_code for answer in answers} == {404}

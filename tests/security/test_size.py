@@ -1,4 +1,7 @@
-"""Requests that are larger than any real one are refused, and no process's memory grows (attack 15)."""
+"""Requests that are larger than any real one are refused (attack 15).
+
+No process's memory grows.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ HOLDS: Final = RPCS["HoldSeats"]
 
 @contextlib.asynccontextmanager
 async def memory_is_flat(system: System) -> AsyncIterator[None]:
-    """Fails if the memory of Envoy or of this process, which runs all services, grows within the block."""
+    """Fails if the memory of Envoy or of this process grows within the block.
+
+    This process runs all services.
+    """
     processes = (system.envoy_pid, os.getpid())
     before = {pid: memory_bytes(pid) for pid in processes}
     most = dict(before)
@@ -150,7 +156,10 @@ async def test_a_compressed_body_is_not_unpacked(system: System) -> None:
 
 
 async def test_no_answer_is_larger_than_its_page(system: System, belongings: Belongings) -> None:
-    """A small request does not get a large response: every list returns one page, whatever page size is asked for."""
+    """A small request does not get a large response.
+
+    Every list returns one page, whatever page size is asked for.
+    """
     token = system.token(Role.OPERATIONS)
     for name, rpc in RPCS.items():
         if "page_size" in rpc.method.input_type.fields_by_name:

@@ -1,8 +1,8 @@
-"""The response time reveals nothing (attacks 1 and 14): an attacker guesses from it no better than by chance.
+"""The response time reveals nothing (attacks 1 and 14).
 
-The area under the curve (AUC) is the probability that a random sample of one kind took longer than one of the other:
-0.5 if time reveals nothing. With few samples, chance alone causes deviations of more than 0.05; SKYHIGH_TEST_ROUNDS
-sets a larger number.
+An attacker guesses from it no better than by chance. The area under the curve (AUC) is the probability that a random
+sample of one kind took longer than one of the other: 0.5 if time reveals nothing. With few samples, chance alone causes
+deviations of more than 0.05; SKYHIGH_TEST_ROUNDS sets a larger number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ AT_ONCE: Final = 16
 
 
 def auc(first: Sequence[float], second: Sequence[float]) -> float:
-    """Returns the probability that a sample of the second took longer than one of the first; ties count half."""
+    """Returns the probability that the second kind takes longer.
+
+    It compares one sample of each; ties count half.
+    """
     ranked = sorted([(value, 0) for value in first] + [(value, 1) for value in second])
     ranks, position = [0.0, 0.0], 0
     while position < len(ranked):

@@ -1,4 +1,7 @@
-"""A service's credentials give access only to its own queues, event types and rows (attacks 33 and 34)."""
+"""A service's credentials give access only to what it owns.
+
+That is its own queues, event types and rows (attacks 33 and 34).
+"""
 
 from __future__ import annotations
 

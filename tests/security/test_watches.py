@@ -1,4 +1,7 @@
-"""Streams and deadlines: no caller takes more than its share of a service, or for too long (attacks 27, 28)."""
+"""Streams and deadlines (attacks 27, 28).
+
+No caller takes more than its share of a service, or for too long.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +151,10 @@ async def waiting(looker: asyncpg.Connection[asyncpg.Record]) -> int:
 
 
 async def test_a_service_caps_every_deadline(system: System, belongings: Belongings) -> None:
-    """Whatever deadline the client sets, a read ends after two seconds, and so does its statement in the database."""
+    """A read ends after two seconds, whatever deadline the client sets.
+
+    So does its statement in the database.
+    """
     rpc = RPCS["GetHold"]
     assert (Effect.READ.value, Effect.WRITE.value) == (2 * FACTOR, 5 * FACTOR)
     request = rpc.request(hold_id=belongings.values[Role.PASSENGER]["hold_id"])

@@ -68,7 +68,10 @@ async def enqueue(pool: Pool, routing_key: str, text: str = "") -> Event:
 
 
 async def an_event_outlives_a_lost_broker(relay: Callable[[], Relay], pool: Pool, amqp_url: str) -> None:
-    """EVT-1: if a relay fails between publishing and the broker's confirmation, the next relay publishes again."""
+    """EVT-1: an event survives the loss of the broker.
+
+    If a relay fails between publishing and the broker's confirmation, the next relay publishes again.
+    """
     routing_key = f"test.{secrets.token_hex(4)}.v1"
     # Connects once before the test: a broker that does not know the relay yet receives all events of the last hour
     # again, whatever the relay did with them.

@@ -1,4 +1,7 @@
-"""Calls to other services: the caller's identity, the meaning of a refusal, and which calls are retried."""
+"""Calls to other services.
+
+Covers the caller's identity, the meaning of a refusal, and which calls are retried.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""11.15: an error other than DEADLINE_EXCEEDED means that nothing changed, even if the response to COMMIT was lost."""
+"""11.15: a lost response to COMMIT is not reported as a failure.
+
+An error other than DEADLINE_EXCEEDED means that nothing changed.
+"""
 
 from __future__ import annotations
 

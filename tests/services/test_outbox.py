@@ -29,7 +29,10 @@ from tests.waiting import eventually
 
 @dataclass
 class Post:
-    """A relay on a database of its own, with a routing key and a marker exchange that no other test uses."""
+    """A relay on a database of its own.
+
+    No other test uses its routing key and its marker exchange.
+    """
 
     pool: Pool
     url: str

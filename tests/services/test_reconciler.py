@@ -1,4 +1,7 @@
-"""Rows that wait for a fact of another service are compared with that service, even if its event was lost."""
+"""Rows that wait for a fact of another service are compared with it.
+
+This works even if the event was lost.
+"""
 
 from __future__ import annotations
 

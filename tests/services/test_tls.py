@@ -54,7 +54,10 @@ class Guarded:
         return f"127.0.0.1:{self.port}"
 
     async def asked_by(self, identity: Identity | None, *, service: str = SEATS) -> str:
-        """Returns the reason of the refusal for a hold that does not exist, if the caller presents this identity."""
+        """Returns the reason with which the service refuses this identity's call.
+
+        The call reads a hold that does not exist.
+        """
         token = OwnToken(self.world.token_files["checkin"])
         async with channel(self.address, service=service, token=token, identity=identity) as peer:
             stub: Any = SeatServiceStub(peer)

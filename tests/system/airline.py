@@ -1,4 +1,7 @@
-"""The airline that the clients of a run share: its flights, its parties, and the ids that clients have received."""
+"""The airline that the clients of a run share.
+
+It has flights, parties, and the ids that clients have received.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,10 @@ class Passenger:
 
 @dataclass(slots=True)
 class Party:
-    """The passengers of one locator, on one flight or more, and what they have learned from responses."""
+    """The passengers of one locator, on one flight or more.
+
+    A party remembers what it has learned from responses.
+    """
 
     pnr: str
     passengers: list[Passenger]

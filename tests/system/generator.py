@@ -1,4 +1,7 @@
-"""Plays a seed: many concurrent clients, each with its own random generator, against a running stack."""
+"""Plays a seed against a running stack.
+
+Many clients play concurrently, each with its own random generator.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ async def play(
     generator: Generator | None = None,
     run: str | None = None,
 ) -> Airline:
-    """Plays until so many seconds have passed or so many operations are recorded, whichever comes first.
+    """Plays for so many seconds or operations, whichever ends first.
 
     `run` labels the names of flights and agents. By default it is random, so that a seed can be played repeatedly on
     the same stack. Returns the airline in its last state.

@@ -285,7 +285,10 @@ async def postgres_recovery(load: Load) -> Figure:
 
 
 async def outbox_drain(load: Load) -> Figure:
-    """Measures how fast the events of an outage of RabbitMQ are published after it, while more are written."""
+    """Measures how fast the events of an outage of RabbitMQ are published.
+
+    This happens after the outage, while more events are written.
+    """
     connection = await asyncpg.connect(load.stack.superuser_database_url)
     try:
         began = await connection.fetchval("SELECT clock_timestamp()")
@@ -317,7 +320,10 @@ async def outbox_drain(load: Load) -> Figure:
 
 
 async def _settled(stack: RunningStack) -> None:
-    """Waits until the stack serves, and a little longer, so that the next measurement starts in normal operation."""
+    """Waits until the stack serves, and a little longer.
+
+    Then the next measurement starts in normal operation.
+    """
     async with probing(stack) as probe:
         await probe.seconds_to_serve(patience_seconds=PATIENCE_SECONDS)
     await pause(SETTLE_SECONDS)

@@ -109,9 +109,10 @@ class Mark:
 
 
 class History:
-    """The operations of a run in the order of their invocation, in memory and, with a path, as JSON lines.
+    """The operations of a run in the order of their invocation.
 
-    An operation is written when it ends; `close` writes those that never ended.
+    They are kept in memory and, with a path, written as JSON lines. An operation is written when it ends; `close`
+    writes those that never ended.
     """
 
     def __init__(self, path: Path | None = None, **about: Any) -> None:
@@ -267,7 +268,10 @@ class History:
         return (operation for operation in self.operations if operation.call in calls)
 
     def by_key(self) -> dict[tuple[str, str], list[Operation]]:
-        """Returns the operations with a key, by principal and key: the first request and its repeats, as invoked."""
+        """Returns the operations with a key, by principal and key.
+
+        These are the first request and its repeats, in the order of invocation.
+        """
         groups: dict[tuple[str, str], list[Operation]] = defaultdict(list)
         for operation in self.operations:
             if operation.request_id is not None:
@@ -361,7 +365,10 @@ def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str | None, dict[str
 
 
 def seats_named(operation: Operation) -> set[tuple[str, str]]:
-    """Returns the seats, as (flight, seat number), in the request and the response of an operation. Maps name none."""
+    """Returns the seats in the request and the response of an operation.
+
+    As (flight, seat number). Maps name none.
+    """
     return {*_seats_in(operation.request), *_seats_in(operation.answer)}
 
 

@@ -124,7 +124,10 @@ class Life:
 
 
 class Operations(Life):
-    """Keeps the schedule full: opens flights, blocks most of their seats, imports manifests and changes them."""
+    """Keeps the schedule full.
+
+    Opens flights, blocks most of their seats, imports manifests and changes them.
+    """
 
     thinking_seconds = 0.4
 

@@ -1,4 +1,7 @@
-"""The clients of a run: each has tokens, calls by gRPC or JSON, abandons calls, retries, and records everything."""
+"""The clients of a run.
+
+Each has tokens, calls by gRPC or JSON, abandons calls, retries, and records everything.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running stack, of this checkout or of an older one: its addresses, and the key that signs its tokens."""
+    """A running stack, of this checkout or of an older one.
+
+    It has addresses, and the key that signs the tokens that it trusts.
+    """
 
     addresses: Mapping[str, str]
     """The addresses as `skyhigh env` prints them."""
@@ -236,7 +242,10 @@ class Player:
         return str(UUID(int=self.dice.getrandbits(128), version=4))
 
     async def do(self, rpc: str, actor: Actor, **fields: Any) -> Reply:
-        """Makes a call as a real client does: with or without a key, and with retries while the outcome is unknown."""
+        """Makes a call as a real client does.
+
+        With or without a key, and with retries while the outcome is unknown.
+        """
         request = GetMessageClass(METHODS[rpc][1].input_type)(**fields)
         if "request_id" not in request.DESCRIPTOR.fields_by_name:
             return await self.once(rpc, actor, request)
@@ -372,7 +381,10 @@ class Player:
 
 
 def http_request(rpc: str, request: Message) -> tuple[str, str, str | None]:
-    """Translates a request into the HTTP call that the proto declares: verb, path with its query, and body."""
+    """Translates a request into the HTTP call that the proto declares.
+
+    Returns verb, path with its query, and body.
+    """
     rule = _rule(rpc)
     assert rule is not None
     verb = rule.WhichOneof("pattern")

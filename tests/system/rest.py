@@ -95,7 +95,10 @@ async def _left(addresses: Mapping[str, str]) -> dict[str, int]:
 
 
 async def _queued(amqp_url: str) -> dict[str, int]:
-    """Returns the numbers of messages in the event queues, and in the queues of failed ones that wait for a retry."""
+    """Returns the numbers of messages in the event queues.
+
+    Includes the queues of failed ones that wait for a retry.
+    """
     found: dict[str, int] = {}
     async with await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS) as connection:
         for service in SERVICES:

@@ -1,4 +1,7 @@
-"""Each check finds the violation that is planted in a small history, and nothing in the history without it."""
+"""Each check finds the violation that is planted in a small history.
+
+It finds nothing in the history without it.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +153,10 @@ def booked() -> Story:
 
 
 def checked_in() -> Story:
-    """A passenger of a confirmed booking checks in with a heavy bag, pays the fee, and gets the boarding pass."""
+    """A passenger of a confirmed booking checks in with a heavy bag.
+
+    The passenger pays the fee, and gets the boarding pass.
+    """
     story = booked()
     truth = story.truth
     start = {"checkin_id": "K", "flight_id": FLIGHT, "passenger_id": "P1", "state": "INITIATED", "seat_number": "10A"}
@@ -236,7 +242,10 @@ def waited() -> Story:
 
 
 def watched() -> Story:
-    """A client watches a flight while a seat is held and confirmed, and reconnects once; another reads the map."""
+    """A client watches a flight while a seat is held and confirmed.
+
+    The client reconnects once; another client reads the map.
+    """
     story = Story()
     for number, steps in (("10A", ("HELD", "CONFIRMED")), ("10B", ())):
         story.seat(number, *steps)

@@ -247,7 +247,10 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 def delivery(channel: int, body: bytes, *, bodies: int = 1) -> bytes:
-    """Returns a delivery as RabbitMQ sends it: a method, a header with the body's size, and the body in frames."""
+    """Returns a delivery as RabbitMQ sends it.
+
+    It has a method, a header with the body's size, and the body in frames.
+    """
     parts = [body[index::bodies] for index in range(bodies)]
     header = struct.pack(">HHQ", 60, 0, len(body))
     return (

@@ -1,4 +1,7 @@
-"""The schedule of faults: the same for the same seed, bounded, with calm seconds, and with a way to recover."""
+"""The schedule of faults.
+
+It is the same for the same seed, bounded, and has calm seconds and a way to recover.
+"""
 
 from __future__ import annotations
 

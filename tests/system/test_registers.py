@@ -1,4 +1,7 @@
-"""The fast check of one object agrees with a search through all orders, on thousands of histories."""
+"""The fast check of one object agrees with a search through all orders.
+
+The tests compare thousands of histories.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def is_linearizable(writes: list[Write[int]], reads: list[Read[int]]) -> bool:
 
 
 def history(seed: int) -> Operations:
-    """Returns a random history that is nearly right: a few of its operations have wrong times or states."""
+    """Returns a random history that is nearly right.
+
+    A few of its operations have wrong times or states.
+    """
     chance = random.Random(seed)
     count = chance.randint(1, 4)
     moments = sorted(chance.uniform(0, 10) for _ in range(count))

@@ -1,4 +1,7 @@
-"""A real seat service under many concurrent clients has no violation, and its history is read correctly."""
+"""A real seat service under many concurrent clients has no violation.
+
+Its history is read correctly.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The true state of a stack at rest: the histories and final states in its databases, for comparison with the clients.
+"""The true state of a stack at rest, for comparison with the clients.
 
-`read` takes one snapshot of all schemas in one transaction, one statement for each table, streamed. Rows have the names
-of their columns. Ids are text, as in responses; times are seconds since 1970; enums are their names. A table or column
-that the schema does not have yet is read as empty or None, so that an older stack can be checked as far as possible.
+It consists of the histories and final states in the databases. `read` takes one snapshot of all schemas in one
+transaction, one statement for each table, streamed. Rows have the names of their columns. Ids are text, as in
+responses; times are seconds since 1970; enums are their names. A table or column that the schema does not have yet is
+read as empty or None, so that an older stack can be checked as far as possible.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The checks of a run: what its clients saw, compared with the histories and the state at rest (`CHECKS`, `run`)."""
+"""The checks of a run (`CHECKS`, `run`).
+
+They compare what its clients saw with the histories and the state at rest.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,10 @@ def _changes(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _seats_before(truth: Truth, hold_id: str, events: list[SeatEvent]) -> set[Place]:
-    """Returns the seats of a hold before the transaction of these events, which all belong to one hold."""
+    """Returns the seats of a hold before the transaction of these events.
+
+    The events all belong to one hold.
+    """
     first = {event.place: event.version for event in reversed(events)}
     before: set[Place] = set()
     steps: dict[Place, list[SeatEvent]] = {}
@@ -103,7 +106,10 @@ def _seats_before(truth: Truth, hold_id: str, events: list[SeatEvent]) -> set[Pl
 
 
 def _bookings(history: History, truth: Truth) -> Iterator[Violation]:
-    """A booking gets a seat on each flight for each passenger who needs one, in one transaction, or no seat at all."""
+    """A booking gets all its seats in one transaction, or none.
+
+    These are one seat on each flight for each passenger who needs one.
+    """
     seen: set[str] = set()
     for operation in history.of_calls("CreateBooking"):
         if not operation.ok or operation.answer is None:

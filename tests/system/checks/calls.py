@@ -1,4 +1,7 @@
-"""What the contract says of each RPC: its service, the roles that may call it, and the resource in its response."""
+"""What the contract says of each RPC.
+
+That is its service, the roles that may call it, and the resource in its response.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,10 @@ def parameters(operation: Operation) -> str:
 
 
 def shown(operation: Operation, calls: frozenset[str]) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yields the resources in an operation's response, each with the time at which the client received it."""
+    """Yields the resources in an operation's response.
+
+    Each comes with the time at which the client received it.
+    """
     if operation.call not in calls or operation.answer is None or operation.returned is None:
         return
     if "messages" in operation.answer:

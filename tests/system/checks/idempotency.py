@@ -23,7 +23,10 @@ REUSED: Final = "IDEMPOTENCY_KEY_REUSED"
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns the keys with two responses or two effects, and those that were refused as reused without cause."""
+    """Returns the keys with two responses or two effects.
+
+    Also those that were refused as reused without cause.
+    """
     return [*_answers(history), *_effects(history, truth)]
 
 
@@ -51,7 +54,10 @@ def _answers(history: History) -> Iterator[Violation]:
 
 
 def _refused_repeats(key: str, operations: Sequence[Operation]) -> Iterator[Violation]:
-    """If a request had succeeded before its repeat was sent, the repeat succeeds, unless its key was not looked up."""
+    """The repeat of a request that had succeeded succeeds.
+
+    Excepted is a repeat that was refused before its key was looked up.
+    """
     first = min((each for each in operations if each.ok), key=lambda each: each.end, default=None)
     for operation in operations:
         if (

@@ -1,7 +1,8 @@
-"""Bookings, check-ins, waitlist entries and payment intents are linearizable: no state that was seen is taken back.
+"""Bookings, check-ins, entries and intents are linearizable.
 
-Their histories give the order of the writes (`registers.py`). For each read there must be a moment between call and
-response at which the resource had the state shown; a later read never shows an earlier state.
+No state that was seen is taken back. Their histories give the order of the writes (`registers.py`). For each read there
+must be a moment between call and response at which the resource had the state shown; a later read never shows an
+earlier state.
 """
 
 from __future__ import annotations
@@ -88,9 +89,10 @@ def _write(
 def _made(
     history: History,
 ) -> tuple[dict[tuple[str, str], tuple[float, Operation]], dict[tuple[str, str], tuple[float, Operation]]]:
-    """Returns the first response that proves each transition, and the first call without which it could not happen.
+    """Returns the bounds of each transition.
 
-    Only for transitions that happen once per resource and only by these calls.
+    They are the first response that proves it, and the first call without which it could not happen. Only for
+    transitions that happen once per resource and only by these calls.
     """
     made: dict[tuple[str, str], tuple[float, Operation]] = {}
     asked: dict[tuple[str, str], tuple[float, Operation]] = {}

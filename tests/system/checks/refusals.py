@@ -1,8 +1,9 @@
-"""Refusals are true (rule 11.15): a refused call changed nothing, or its repeat returns what it changed.
+"""Refusals are true (rule 11.15).
 
-Every change with a client's name in the histories needs a call of that client that explains it: one that succeeded, one
-whose outcome the client does not know, or a refused one with a key whose response is stored for its repeat. Otherwise a
-call that reported no change made the change, or no call did.
+A refused call changed nothing, or its repeat returns what it changed. Every change with a client's name in the
+histories needs a call of that client that explains it: one that succeeded, one whose outcome the client does not know,
+or a refused one with a key whose response is stored for its repeat. Otherwise a call that reported no change made the
+change, or no call did.
 """
 
 from __future__ import annotations
@@ -172,7 +173,10 @@ def _resources(calls: _Calls, truth: Truth) -> Iterator[Violation]:
 
 
 def _confirmations(step: Transition, calls: _Calls, truth: Truth) -> list[Operation]:
-    """Returns the calls by which a passenger confirms an offer's hold at the seat service, which assigns the seat."""
+    """Returns the calls by which a passenger confirms an offer's hold.
+
+    These calls go to the seat service, and assign the seat.
+    """
     entry = truth.entry.get(step.subject)
     return [
         each
@@ -188,7 +192,10 @@ def _on_a_lap(step: Transition, truth: Truth) -> bool:
 
 
 def _was_refused(step: Transition, truth: Truth) -> bool:
-    """Returns whether a booking was stored and then failed without seats, which does not count as an effect."""
+    """Returns whether a booking was stored and then failed without seats.
+
+    That does not count as an effect.
+    """
     booking = truth.booking.get(step.subject)
     return booking is not None and booking.hold_id is None
 

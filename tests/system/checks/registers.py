@@ -1,10 +1,10 @@
-"""Linearizability of an object whose writes have versions 1..n, in O(n log n), because the order of writes is known.
+"""Linearizability of an object whose writes have versions 1..n.
 
-The writes come from a history, so each of them happened; only the time is unknown. A write is bounded by the calls that
-can have caused it and by the responses that prove it; a read by its call and its response. A read also names the
-versions that it can have seen. The object is linearizable if and only if the checks below find nothing: sort the
-operations by version, the write first, then the reads by their invocation; that order contradicts real time only in
-these ways.
+The check needs O(n log n), because the order of writes is known. The writes come from a history, so each of them
+happened; only the time is unknown. A write is bounded by the calls that can have caused it and by the responses that
+prove it; a read by its call and its response. A read also names the versions that it can have seen. The object is
+linearizable if and only if the checks below find nothing: sort the operations by version, the write first, then the
+reads by their invocation; that order contradicts real time only in these ways.
 """
 
 from __future__ import annotations

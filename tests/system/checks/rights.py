@@ -1,7 +1,8 @@
-"""No principal sees or keeps what belongs to another (rules 11.12 and 11.14), as the clients saw it.
+"""No principal sees or keeps what belongs to another.
 
-A call that succeeded was one that its role may make; no passenger or customer was shown an id or an address of another
-one; no seat was taken with an entitlement that had ended. `skyhigh verify` proves that none is kept at rest.
+Checks rules 11.12 and 11.14 as the clients saw them. A call that succeeded was one that its role may make; no passenger
+or customer was shown an id or an address of another one; no seat was taken with an entitlement that had ended. `skyhigh
+verify` proves that none is kept at rest.
 """
 
 from __future__ import annotations
@@ -157,7 +158,10 @@ def _used(operation: Operation, truth: Truth) -> Iterator[tuple[str, str]]:
 
 
 class _Clock:
-    """Time without faults: a service may be late under a fault, and until the grace period after it has passed."""
+    """Tells when faults no longer excuse a delay.
+
+    A service may be late under a fault, and until the grace period after it has passed.
+    """
 
     def __init__(self, history: History) -> None:
         self._faults: list[tuple[float, float]] = []

@@ -18,7 +18,10 @@ _MAPS: Final = ("GetSeatMap", "GetSeatMapJson")
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns maps that are older than an earlier one of their client, or differ from another map of their version."""
+    """Returns maps with a wrong version.
+
+    Such a map is older than an earlier one of its client, or differs from another map of its version.
+    """
     return [*_going_back(history), *_two_maps(history), *_not_of_the_ledger(history, truth), *_listings(history, truth)]
 
 
@@ -69,7 +72,10 @@ def _two_maps(history: History) -> Iterator[Violation]:
 
 
 def full_maps(history: History) -> Iterator[tuple[Operation, str, int, str]]:
-    """Yields every whole map that a client received: operation, flight, version, and a letter for each seat."""
+    """Yields every whole map that a client received.
+
+    As operation, flight, version, and a letter for each seat.
+    """
     for operation, flight_id, version, answer in _maps(history):
         if "states" in answer:
             yield operation, flight_id, version, str(answer["states"])

@@ -22,7 +22,10 @@ CHECK: Final = "waitlist"
 
 @dataclass(slots=True)
 class _Joining:
-    """The origin of an entry: the first call that can have created it, and the first response that showed it."""
+    """The origin of an entry.
+
+    It has the first call that can have created the entry, and the first response that showed it.
+    """
 
     invoked: Operation
     returned: float
@@ -134,7 +137,10 @@ def _wants(preferences: Mapping[str, Any], seat_number: str, position: str, cabi
 
 
 def _positions(history: History) -> Iterator[Violation]:
-    """Of two consecutive reads the later one has no higher position, and only a WAITING entry has a position."""
+    """A position never increases, and only a WAITING entry has one.
+
+    Compares each read with those that had returned before its call.
+    """
     lowest: dict[str, list[tuple[float, int, Operation]]] = defaultdict(list)
     for operation in sorted(history.of_calls("GetWaitlistEntry"), key=lambda each: each.invoked):
         for moment, entry in shown(operation, ENTRY_CALLS):

@@ -129,9 +129,9 @@ class _Flight:
         return dict(zip(self._numbers, states, strict=False))
 
     def differs(self, seats: dict[str, str], version: int, *, with_ledger: bool) -> tuple[str, list[Operation]]:
-        """Returns why the sum of a watch's messages is not the map of its version, and another operation that shows it.
+        """Returns why the sum of a watch's messages is not the map of its version.
 
-        The text is empty if the sum is right.
+        Also returns another operation that shows it. The text is empty if the sum is right.
         """
         states = "".join(seats.get(number, "?") for number in self._numbers)
         whole = self._maps.get((self.flight_id, version))

@@ -215,7 +215,10 @@ class RollingRestart(Fault):
 
 @dataclass
 class BrokerDataLost(Fault):
-    """RabbitMQ stops and starts again with an empty disk: no queue, no message, no marker exchange of a relay."""
+    """RabbitMQ stops and starts again with an empty disk.
+
+    It has no queue, no message and no marker exchange of a relay.
+    """
 
     needs_host: ClassVar[bool] = True
 
@@ -304,7 +307,10 @@ class BackendsKilled(Fault):
 
 @dataclass
 class Disturbed(Fault):
-    """Connections are disturbed by their proxies: slow, silent, refused, or cut before or after a request was sent."""
+    """Connections are disturbed by their proxies.
+
+    They are slow, silent, refused, or cut before or after a request was sent.
+    """
 
     wires: str
     """A regular expression for the names of the proxies."""
@@ -335,7 +341,10 @@ class Disturbed(Fault):
 
 @dataclass
 class MessagesDuplicated(Fault):
-    """Each event is published again, up to twice, after some time: consumers get it repeatedly and late."""
+    """Each event is published again, up to twice, after some time.
+
+    Consumers get it repeatedly and late.
+    """
 
     seed: int = 0
     copies: int = field(default=0, init=False)

@@ -1,4 +1,7 @@
-"""Reorders the deliveries of RabbitMQ by their frames: AMQP 0-9-1, section 4.2 (framing) and 4.2.6 (content)."""
+"""Reorders the deliveries of RabbitMQ by their frames.
+
+See AMQP 0-9-1, section 4.2 (framing) and 4.2.6 (content).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Checks that a stack serves: every service responds through the gateway, changes are committed, and events arrive."""
+"""Checks that a stack serves.
+
+Every service responds through the gateway, changes are committed, and events arrive.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,10 @@ class Probe:
         await self._call("POST", f"/v1/holds/{hold['holdId']}/cancel", 200, {})
 
     async def _events_arrived(self) -> None:
-        """Raises NotServing if an event is unpublished, or the waitlist service does not know a released seat."""
+        """Raises NotServing if events do not arrive.
+
+        An event is unpublished, or the waitlist service does not know a released seat.
+        """
         waiting = {}
         for service in SERVICES:
             query = f"SELECT count(*) FROM {service.name}.outbox WHERE publish_time IS NULL AND create_time < $1"

@@ -1,8 +1,9 @@
-"""A TCP proxy that disturbs the connections between two processes: latency, black holes, resets, cuts, reordering.
+"""A TCP proxy that disturbs the connections between two processes.
 
-Each proxy serves one client of one server, so that a fault affects exactly one connection of the architecture. A cut
-after a request was forwarded leaves the client without the response to a request that the server has executed. The
-random numbers come from the proxy's generator; the times at which bytes arrive do not.
+It adds latency, makes black holes, resets, cuts and reorders. Each proxy serves one client of one server, so that a
+fault affects exactly one connection of the architecture. A cut after a request was forwarded leaves the client without
+the response to a request that the server has executed. The random numbers come from the proxy's generator; the times at
+which bytes arrive do not.
 """
 
 from __future__ import annotations

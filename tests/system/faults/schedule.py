@@ -108,7 +108,10 @@ def _seed(generator: random.Random) -> int:
 
 
 def _cuts(wires: str) -> Callable[[random.Random], Fault]:
-    """Makes cuts on some connections: half of the time before, half of the time after a request was forwarded."""
+    """Makes cuts on some connections.
+
+    Half of the time before, half of the time after a request was forwarded.
+    """
 
     def make(generator: random.Random) -> Fault:
         cut = Cut(probability=generator.choice((0.02, 0.1, 0.3)))

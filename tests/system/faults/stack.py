@@ -1,7 +1,8 @@
-"""A whole stack for one run of the tester: every part is a process, and the connections between them are proxied.
+"""A whole stack for one run of the tester.
 
-`running` starts it, from this checkout or from that of an older commit, and ends all of it. `attached` finds a stack
-that `make up` started; it has no proxies, so the faults that need one are not played on it.
+Every part is a process, and the connections between them are proxied. `running` starts it, from this checkout or from
+that of an older commit, and ends all of it. `attached` finds a stack that `make up` started; it has no proxies, so the
+faults that need one are not played on it.
 """
 
 from __future__ import annotations

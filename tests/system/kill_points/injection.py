@@ -1,8 +1,8 @@
-"""Runs in the process that dies: wraps the clients of Postgres, RabbitMQ, Redis, gRPC, HTTP and SMTP.
+"""Wraps the I/O clients in the process that dies.
 
-A process changes the world only through its I/O. Therefore it is enough to end it before and after each I/O, to kill it
-at every moment that makes a difference (SQLite's "the Nth I/O fails"). The clients are wrapped from outside: the
-services run their production code.
+These are the clients of Postgres, RabbitMQ, Redis, gRPC, HTTP and SMTP. A process changes the world only through its
+I/O. Therefore it is enough to end it before and after each I/O, to kill it at every moment that makes a difference
+(SQLite's "the Nth I/O fails"). The clients are wrapped from outside: the services run their production code.
 """
 
 from __future__ import annotations

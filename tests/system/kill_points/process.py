@@ -1,4 +1,7 @@
-"""The processes of a lane: each service with one worker, forked from a template that has imported all of them."""
+"""The processes of a lane: each service with one worker.
+
+They are forked from a template that has imported all services.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ class CannotStart(Exception):
 
 @cache
 def _context() -> ForkServerContext:
-    """Starts the template, so that a new process is ready within some tenths of a second instead of seconds."""
+    """Starts the template.
+
+    Then a new process is ready within some tenths of a second instead of seconds.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.system.kill_points.template"])
     return context

@@ -1,4 +1,7 @@
-"""Plays scenarios: once without a kill, to learn their I/Os, then once for each point at which the process can end."""
+"""Plays scenarios with and without kills.
+
+Once without, to learn their I/Os, then once for each point at which the process can end.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +182,10 @@ async def play(
     tell: Callable[[str], None],
     last_look: bool = True,
 ) -> Results:
-    """Plays these scenarios side by side in several lanes, and ends the process at the chosen points of each."""
+    """Plays these scenarios side by side in several lanes.
+
+    Ends the process at the chosen points of each.
+    """
     results = Results(tell)
     calm = list(names)
     killed: list[tuple[Scenario, Point]] = []

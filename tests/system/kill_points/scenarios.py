@@ -1,8 +1,8 @@
-"""The scenarios in which a process dies, step by step, and the conditions that must hold at their end.
+"""The scenarios in which a process dies, step by step.
 
-A scenario is a generator. Up to its first `yield` it prepares the work for the process. From then on the process counts
-its I/Os; the scenario acts as its callers, which repeat calls without a response with the same key, and waits until all
-work is done. After the second `yield` it checks the result.
+Each has conditions that must hold at its end. A scenario is a generator. Up to its first `yield` it prepares the work
+for the process. From then on the process counts its I/Os; the scenario acts as its callers, which repeat calls without
+a response with the same key, and waits until all work is done. After the second `yield` it checks the result.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ class Stage:
         return await self.lane.database.fetchval(query, *args)
 
     async def sales(self, flight_id: str) -> list[tuple[str, str]]:
-        """Returns number and state of each seat of a flight that is not free, from the database, not from the map."""
+        """Returns number and state of each seat of a flight that is not free.
+
+        Reads the database, not the map.
+        """
         rows = await self.lane.database.fetch(
             "SELECT seat_number, state::text FROM seat.seats WHERE flight_id = $1 AND state <> 'AVAILABLE' "
             "ORDER BY seat_number",

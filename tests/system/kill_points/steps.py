@@ -1,4 +1,7 @@
-"""The protocol between the tester and the process that it kills: the I/Os that count, and the one at which it ends."""
+"""The protocol between the tester and the process that it kills.
+
+It says which I/Os count, and at which one the process ends.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One I/O of a process, recognised in each run by the place in the code and the number of its execution there."""
+    """One I/O of a process, recognised in each run.
+
+    It is known by its place in the code and the number of its execution there.
+    """
 
     origin: str
     """`call` for the work of our calls; otherwise the name of the background work."""
@@ -70,7 +76,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Nth:
-    """The end of a process at its nth I/O, whichever it is, for testers that have not seen a run without a kill."""
+    """The end of a process at its nth I/O, whichever it is.
+
+    For testers that have not seen a run without a kill.
+    """
 
     number: int
     side: Side
