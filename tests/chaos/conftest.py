@@ -1,4 +1,4 @@
-"""The seat service as real processes, to be killed; its servers, to be stopped and started."""
+"""The seat service as real processes that tests kill, and servers that they stop and start."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Fleet:
     callers: Callers
 
     def workers(self) -> list[int]:
-        """Returns the pids of the workers that live now."""
+        """Returns the pids of the workers that are alive now."""
         (status,) = self.supervisor.statuses
         children = Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
     async def serves(self) -> bool:
-        """Whether any of them serves now."""
+        """Returns whether any worker serves now."""
         (status,) = self.supervisor.statuses
         return await serves(status.port, SERVICE)
 
 
 @pytest.fixture
 async def fleet(world: World) -> AsyncIterator[Fleet]:
-    """A seat service of its own for each test."""
+    """Yields a separate seat service for each test."""
     (port,) = free_ports(1)
     process = Process(
         name="seat",
@@ -64,7 +64,7 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
 
 @pytest.fixture
 async def chaotic_flight(fleet: Fleet) -> str:
-    """A flight that this fleet provisioned."""
+    """Returns a flight that this fleet has provisioned."""
     flight_id = new_flight_id("CH")
     await fleet.callers.operations().provision(flight_id)
     return flight_id

@@ -1,7 +1,7 @@
-"""A booking service killed at every step and all the time: each order goes on to its end, with seats and money whole.
+"""A booking service is killed at every step and at random times.
 
-Its processes are real ones, two workers of one parent; the other services run in this process, behind gates that hold a
-call back at the very step at which the workers are to be killed.
+Each order ends with correct seats and money. Its processes are real, two workers of one parent. The other services run
+in this process, behind gates that delay a call at the step at which the workers are killed.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ AT_REST_SECONDS: Final = 120
 SHOPPERS: Final = 8
 MAYHEM_SECONDS: Final = float(os.environ.get("SKYHIGH_TEST_MAYHEM_SECONDS", "6"))
 AWAY_SECONDS: Final = 1
-# Where nobody is seated of those who do not ask for it.
+# Seats that no passenger gets without asking for them.
 FAR_SEATS: Final = ("18A", "18B", "18C", "18D")
 MIDDLE_SEATS: Final = [f"{row}{letter}" for row in range(6, 17) if row != 13 for letter in "ABCD"]
-# An answer is waited for no longer: by then the workers should be dead.
+# The longest wait for a response: after that the workers should be dead.
 CALL_SECONDS: Final = 1.7
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Killed:
-    """A booking service to be killed, and all around it."""
+    """A booking service that tests kill, with everything that it needs."""
 
     agency: Agency
     seats: Gate
@@ -85,28 +85,31 @@ class Killed:
     supervisor: Supervisor
     kills: int = 0
     down_seconds: float = 0
-    """The longest time for which nobody was there."""
+    """The longest time without a running service."""
 
     def stop(self, method: str, names: str, *, answered: bool) -> Stop:
-        """Has calls of a method of the seat or the payment service stopped."""
+        """Stops calls of a method of the seat or the payment service."""
         return (self.payments if "Payment" in method else self.seats).stop(method, names, answered=answered)
 
     def workers(self) -> list[int]:
-        """The pids of the workers that live now."""
+        """Returns the pids of the workers that are alive now."""
         (status,) = self.supervisor.statuses
         with suppress(FileNotFoundError):
             return [int(pid) for pid in Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text().split()]
         return []
 
     def kill(self, pids: Sequence[int]) -> None:
-        """Kills workers; their parent starts them again."""
+        """Kills workers; their parent starts new ones."""
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.kills += 1
 
     async def try_again(self) -> None:
-        """Ends the long pauses of steps that were given up. What is longer than a lease is a pause."""
+        """Ends the long pauses before the next tries of failed steps.
+
+        A wait longer than a lease is a pause.
+        """
         async with self.agency.pool.acquire() as conn:
             await conn.execute(
                 """
@@ -118,7 +121,7 @@ class Killed:
             )
 
     async def kill_all(self, *, parent_too: bool) -> None:
-        """Kills all workers, or the whole service, and waits until it is there again."""
+        """Kills all workers, or the whole service, and waits until it serves again."""
         begun = time.monotonic()
         (status,) = self.supervisor.statuses
         if parent_too:
@@ -130,14 +133,14 @@ class Killed:
         self.payments.open()
         if parent_too:
             await self.supervisor.start(status.name)
-        # Where the parent lives, it starts them again.
+        # If the parent is alive, it starts the workers, else the supervisor starts the parent.
         await eventually(partial(serves, status.port, SERVICE), within_seconds=AT_REST_SECONDS)
         self.down_seconds = max(self.down_seconds, time.monotonic() - begun)
 
 
 @asynccontextmanager
 async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
-    """Opens everything within the block; `variables` are environment variables."""
+    """Runs everything within the block; `variables` are environment variables."""
     databases = await database_with(world, "flight", "booking")
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(
@@ -183,43 +186,43 @@ async def selling(world: World, **variables: str) -> AsyncIterator[Killed]:
         yield Killed(agency, seat_gate, payment_gate, supervisor)
 
 
-# A killed service is back within this time, also on a busy machine.
+# Retries until a killed service serves again, even on a busy machine.
 while_killed = partial(patiently, within_seconds=2 * AT_REST_SECONDS)
 
 
 class Order:
-    """A customer's order, and what it is asked again and again until somebody answers."""
+    """A customer's order; its requests are retried until there is a response."""
 
     def __init__(self, killed: Killed, journey: Journey) -> None:
         self.agency = killed.agency
         self.journey = journey
         self.customer = killed.agency.customer()
-        # Five digits that no other order of a round has; all of them succeed.
+        # Five digits that no other order of a round has; all such codes succeed.
         self.code = f"{secrets.randbelow(90_000) + 10_000}"
         self.booking = pb.Booking()
         self._keys: defaultdict[str, str] = defaultdict(lambda: str(uuid4()))
 
     async def book(self, *types: str) -> pb.Booking:
-        """Books."""
+        """Creates the booking."""
         self.booking = await while_killed(
             lambda: self.customer.book(self.journey, *types, request_id=self._keys["book"])
         )
         return self.booking
 
     async def pay(self, code: str = SUCCEEDS) -> None:
-        """Begins to pay."""
+        """Starts the payment."""
         await while_killed(lambda: self.customer.pay(self.booking, code, request_id=self._keys["pay"]))
 
     async def cancel(self) -> None:
-        """Gives it up."""
+        """Cancels the booking."""
         await while_killed(lambda: self.customer.cancel(self.booking, request_id=self._keys["cancel"]))
 
     async def move(self, *seat_numbers: str) -> None:
-        """Asks for other seats."""
+        """Changes the seats."""
         await while_killed(lambda: self.customer.move(self.booking, *seat_numbers, request_id=self._keys["move"]))
 
     async def get(self) -> pb.Booking:
-        """Reads it."""
+        """Reads the booking."""
         self.booking = await while_killed(lambda: self.customer.get(self.booking))
         return self.booking
 
@@ -233,19 +236,22 @@ class Order:
         return self.booking
 
     async def has_the_seats_of_its_hold(self) -> bool:
-        """Whether what the seat service decided is written down."""
+        """Returns whether the booking shows the seats of its hold."""
         shown = await self.get()
         hold = await self.agency.seats.service().GetHold(seat_pb.GetHoldRequest(hold_id=shown.hold_id))
         return sorted(seats_of(shown)) == sorted(seat.seat_number for seat in hold.seats)
 
 
 Scene = AsyncIterator[tuple[str, str]]
-"""Brings an order to where one thing is left to be done; yields the method that is to be stopped then, and what its
-request names; does that thing, and sees that it comes to the expected end."""
+"""A generator of two parts.
+
+The first brings an order to a step and yields the method to stop there, and a text that its request contains. The
+second does the step and checks that the order ends as expected.
+"""
 
 
 async def holding(order: Order) -> Scene:
-    """The customer repeats its request."""
+    """The customer repeats the request."""
     yield "HoldSeats", order.customer.name
     await order.book("ADULT", "CHILD")
     await order.pay()
@@ -253,7 +259,7 @@ async def holding(order: Order) -> Scene:
 
 
 async def holding_and_gone(order: Order) -> Scene:
-    """The customer does not come back: its seats are held, and end with their time."""
+    """The customer does not return: the seats are held, and the hold expires."""
     yield "HoldSeats", order.customer.name
     with suppress(grpc.aio.AioRpcError):
         await order.customer.desk.CreateBooking(asked(order.journey, "ADULT"))
@@ -261,7 +267,7 @@ async def holding_and_gone(order: Order) -> Scene:
     async with db.transaction(order.agency.pool) as conn:
         written = await conn.fetchval("SELECT booking_id FROM bookings WHERE owner = $1", order.customer.name)
     if written is None:
-        # It died before it had written anything: then nothing happened.
+        # The service died before it wrote anything, so nothing happened.
         await order.book("ADULT")
     else:
         order.booking = pb.Booking(booking_id=str(written))
@@ -270,7 +276,7 @@ async def holding_and_gone(order: Order) -> Scene:
 
 
 async def changing(order: Order) -> Scene:
-    """The customer does not repeat it: the booking follows its seats."""
+    """The customer does not repeat the change: the booking copies the seats of its hold."""
     booking = await order.book("ADULT", "CHILD")
     yield "ChangeHoldSeats", booking.hold_id
     with suppress(grpc.aio.AioRpcError):
@@ -281,7 +287,7 @@ async def changing(order: Order) -> Scene:
 
 
 async def paying_up_to(method: str, order: Order) -> Scene:
-    """From the code to the confirmation everything goes on by itself."""
+    """After the payment code, timers do everything up to the confirmation."""
     booking = await order.book("ADULT", "INFANT")
     names = {"CreatePaymentIntent": booking.booking_id, "SubmitPaymentCode": order.code}
     yield method, names.get(method, booking.hold_id)
@@ -290,7 +296,10 @@ async def paying_up_to(method: str, order: Order) -> Scene:
 
 
 async def looking(order: Order) -> Scene:
-    """The attempts of a payment that runs; of whichever, because its intent is not there yet."""
+    """The attempts of a running payment are read.
+
+    The stop matches any order, because this order has no intent yet.
+    """
     await order.book("ADULT")
     yield "GetPaymentIntent", ""
     await order.pay(order.code)
@@ -298,7 +307,7 @@ async def looking(order: Order) -> Scene:
 
 
 async def failing(order: Order) -> Scene:
-    """Seats are freed after the last attempt."""
+    """The seats are released after the last attempt."""
     booking = await order.book("ADULT", "CHILD")
     yield "CancelHold", booking.hold_id
     await order.pay(FAILS)
@@ -306,7 +315,7 @@ async def failing(order: Order) -> Scene:
 
 
 async def cancelling_up_to(method: str, order: Order) -> Scene:
-    """Of a confirmed booking seats and money are given back."""
+    """A confirmed booking releases its seats and gets its money back."""
     await order.book("ADULT", "CHILD")
     await order.pay()
     booking = await order.becomes("CONFIRMED")
@@ -317,7 +326,7 @@ async def cancelling_up_to(method: str, order: Order) -> Scene:
 
 
 async def paying_late_up_to(method: str, order: Order) -> Scene:
-    """Late money has the same seats taken again."""
+    """After a late payment the booking holds the same seats again."""
     await order.book("ADULT", "CHILD")
     await order.pay(FAILS)
     booking = await order.becomes("FAILED")
@@ -343,17 +352,18 @@ SCENES: Final[dict[str, Callable[[Order], Scene]]] = {
     "FAILED and paid, the old hold is given back": partial(paying_late_up_to, "CancelHold"),
     "FAILED and paid, the seats are held again": partial(paying_late_up_to, "HoldSeats"),
 }
-# Before them the provider has to answer: they begin earlier, so that all are in their steps at one moment.
+# These scenes need a response of the provider first, so they start earlier than the others. Then all are in their steps
+# at the same time.
 SLOW: Final = ("paid", "FAILED", "PAYMENT_PROCESSING")
 HEAD_START_SECONDS: Final = 0.4
 
 
 async def timers_were_in_time(killed: Killed, *, more_seconds: float) -> Counter[str]:
-    """Fails where a timer fired early or late; returns how many fired, by name.
+    """Fails if a timer fired early or late; returns how many fired, by name.
 
-    Late is what comes more than five seconds after it was due, also where a process was killed with it. The time for
-    which none lived does not count. Nor does what each further try takes: its lease, while its call is held back, and
-    the pause that follows it.
+    A timer is late if it fires more than five seconds after its due time, even if its process was killed. The time
+    without a running service does not count, nor does the time of each further try: its lease, while its call is
+    delayed, and the pause after it.
     """
     fired: Counter[str] = Counter()
     async with killed.agency.pool.acquire() as conn:
@@ -363,7 +373,7 @@ async def timers_were_in_time(killed: Killed, *, more_seconds: float) -> Counter
         )
     for row in rows:
         again = sum(LEASE_SECONDS + pause_after(tries) for tries in range(2, row["tries"]))
-        # The five seconds have a lease of the usual length in them.
+        # The five seconds include a lease of the usual length.
         longer = LEASE_SECONDS - LEASE_SECONDS / FACTOR if row["tries"] > 1 else 0
         assert 0 <= row["late"] <= LATEST_SECONDS + more_seconds + again + longer, dict(row)
         fired[row["name"]] += 1
@@ -372,12 +382,12 @@ async def timers_were_in_time(killed: Killed, *, more_seconds: float) -> Counter
 
 @pytest.mark.timeout(3600)
 async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) -> None:
-    """Before the call arrives, and when it had its effect and nobody heard of it."""
+    """The workers die before the call arrives, or after its effect but before its response."""
     in_step: Counter[str] = Counter()
     rounds = times(1)
     async with selling(world) as killed:
         for number, answered in itertools.product(range(rounds), (False, True)):
-            # Each on a flight of its own, so that nobody is in anybody's way.
+            # Each order has a flight of its own, so that they do not compete for seats.
             orders = {name: Order(killed, await killed.agency.journey(1 + number % 2)) for name in SCENES}
             scenes = {name: SCENES[name](order) for name, order in orders.items()}
             steps = await asyncio.gather(*map(anext, scenes.values()))
@@ -391,11 +401,11 @@ async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) 
                     await asyncio.gather(*(stop.reached.wait() for stop in stops))
 
             async def most_are_in_step(stops: Sequence[Stop] = stops) -> bool:
-                # Each waits for the others, and the pauses of those that are given up meanwhile grow.
+                # The orders wait for each other, and meanwhile the pauses after failed tries grow.
                 await killed.try_again()
                 return sum(stop.waiting > 0 for stop in stops) > len(stops) / 2
 
-            # On a busy machine some come later, and some have been given up and are retried.
+            # On a busy machine some orders arrive later, and some steps have failed and are retried.
             await eventually(most_are_in_step)
             in_step.update(name for name, stop in zip(SCENES, stops, strict=True) if stop.waiting)
             await killed.kill_all(parent_too=number % 3 == 2)
@@ -443,7 +453,7 @@ async def test_killed_with_the_end_of_their_time_in_hand_bookings_still_expire_i
 
 
 class Mayhem:
-    """Customers who do what customers do, and whoever kills and cuts meanwhile."""
+    """Customers with random orders, while processes are killed and connections are cut."""
 
     def __init__(self, killed: Killed, journeys: Sequence[Journey]) -> None:
         self.killed = killed
@@ -454,7 +464,7 @@ class Mayhem:
         self.told: Counter[str] = Counter()
 
     async def shop(self) -> None:
-        """One order after the other."""
+        """Makes one order after the other."""
         while not self.over.is_set():
             order = Order(self.killed, random.choice(self.journeys))
             try:
@@ -481,11 +491,14 @@ class Mayhem:
                 await order.cancel()
 
     async def has_killed(self) -> bool:
-        """Whether anything was killed so far."""
+        """Returns whether any process has been killed so far."""
         return self.killed.kills > 0
 
     async def kill(self) -> None:
-        """Kills one worker, both, or the whole service, and cuts the way to the others for a moment."""
+        """Kills one worker, both, or the whole service.
+
+        Sometimes cuts the connections to the other services for a moment instead.
+        """
         while not self.over.is_set():
             await pause(random.uniform(1, 2.5))
             match random.choices(("one", "both", "parent", "away"), (4, 2, 1, 2))[0]:
@@ -519,7 +532,10 @@ async def test_killed_all_the_time_every_order_comes_to_a_whole_end(world: World
         seconds = time.monotonic() - begun
 
         async def all_have_ended() -> bool:
-            """Lapses the bookings that their customers forgot, also those that get their seats only now."""
+            """Lapses the bookings that their customers abandoned.
+
+            Includes those that get their seats only now.
+            """
             forgotten = await agency.database.fetch(
                 """
                 SELECT booking_id::text, hold_id::text FROM bookings

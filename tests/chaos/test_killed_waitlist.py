@@ -1,4 +1,7 @@
-"""Two waitlist processes, killed in turn while seats are freed: first come, first served, without exception (WL-4)."""
+"""Two waitlist processes are killed in turn while seats are released (WL-4).
+
+The waitlist stays in order.
+"""
 
 from __future__ import annotations
 
@@ -41,18 +44,19 @@ LAYOUT = "AT72-70Y"
 SEATS_PER_FLIGHT = 70
 WAITING_PER_FLIGHT = 120
 KILL_EVERY_SECONDS = 1
-# So many processes die while seats are freed: one before the second third of them, one before the last.
+# Processes that die while seats are released: one before the second third of the seats, one before the last.
 KILLS = 2
-# On a busy machine.
+# Sufficient for a busy machine.
 REST_SECONDS = 120
-# Of a process, on a machine that is busy.
+# The longest start of a process on a busy machine.
 START_SECONDS = 30
-# Each once: of a thousand at random two are the same in one run of a thousand, and then one waits already.
+# Each locator once. Of a thousand random ones, two are equal in one run of a thousand, and then a passenger would wait
+# already.
 PNRS = map("".join, itertools.product("ABCDEFGHJKMNPQRSTUVWXYZ", repeat=6))
 
 
 class Pair:
-    """Two waitlist processes of one worker each, on one database and one queue."""
+    """Two waitlist services with one worker each, on one database and one queue."""
 
     def __init__(self, supervisor: Supervisor, callers: list[Callers]) -> None:
         self._supervisor = supervisor
@@ -61,7 +65,7 @@ class Pair:
 
     @asynccontextmanager
     async def dying(self) -> AsyncIterator[None]:
-        """Has them killed for as long as the block lasts."""
+        """Kills workers for as long as the block lasts."""
         killing = asyncio.create_task(self._kill_now_and_then())
         try:
             yield
@@ -71,7 +75,10 @@ class Pair:
                 await killing
 
     async def _kill_now_and_then(self) -> None:
-        """Kills one after the other, which its parent starts again; never both at once."""
+        """Kills one worker after the other, never both at once.
+
+        Its parent starts a new one.
+        """
         await pause(KILL_EVERY_SECONDS)
         while True:
             status = self._supervisor.statuses[self.killed % 2]
@@ -85,20 +92,23 @@ class Pair:
 
 
 def children_of(pid: int) -> list[int]:
-    """The pids of a process's children."""
+    """Returns the pids of a process's children."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.fixture(scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    """Servers of its own: a waitlist service of other tests would ask its own manifests, and end these entries."""
+    """Yields servers for this module alone.
+
+    A waitlist service of other tests would ask its own manifests, and end these entries.
+    """
     async with opened(tmp_path_factory.mktemp("waitlist")) as world:
         yield world
 
 
 @pytest.fixture(scope="module")
 async def callers(world: World) -> AsyncIterator[Callers]:
-    """The seat service, which is not killed."""
+    """Yields the callers of the seat service, which is not killed."""
     async with app.serving(SEAT_SERVICE, world.settings(), [f"{LOOPBACK}:0"]) as (port,):
         callers = Callers(f"{LOOPBACK}:{port}", world.keys)
         yield callers
@@ -107,14 +117,14 @@ async def callers(world: World) -> AsyncIterator[Callers]:
 
 @pytest.fixture
 async def checkin(world: World, callers: Callers) -> AsyncIterator[Callers]:
-    """The check-in service, which is not killed."""
+    """Yields the callers of the check-in service, which is not killed."""
     async with running(world, CHECKIN_SERVICE, CheckInServiceStub, SKYHIGH_SEAT_ADDRESS=callers.address) as served:
         yield served
 
 
 @pytest.fixture
 async def pair(world: World, callers: Callers, checkin: Callers) -> AsyncIterator[Pair]:
-    """The two, ready."""
+    """Yields both waitlist services, ready."""
     ports = free_ports(2)
     processes = [
         Process(
@@ -140,7 +150,7 @@ async def pair(world: World, callers: Callers, checkin: Callers) -> AsyncIterato
 
 
 async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
-    """A flight whose seats are all taken, with their holds."""
+    """Returns a flight with all seats confirmed, and their holds."""
     flight_id = new_flight_id("KW")
     await callers.operations().provision(flight_id, LAYOUT)
     agent = callers.agent("full")
@@ -150,7 +160,10 @@ async def full_flight(callers: Callers) -> tuple[str, dict[str, seats.Hold]]:
 
 
 async def book(checkin: Callers, flight_id: str) -> list[str]:
-    """Puts passengers on a flight's manifest, each of a locator of its own; returns the locators."""
+    """Adds passengers to a flight's manifest, each with a locator of its own.
+
+    Returns the locators.
+    """
     pnrs = [next(PNRS) for _ in range(WAITING_PER_FLIGHT)]
     await checkin.operations().ImportManifest(
         pb_checkin.ImportManifestRequest(
@@ -166,7 +179,7 @@ async def book(checkin: Callers, flight_id: str) -> list[str]:
 
 
 async def join(waitlist: Callers, flight_id: str, pnr: str) -> str:
-    """A passenger waits for any seat."""
+    """Joins a passenger to the waitlist for any seat; returns the entry's id."""
     passenger: Caller = waitlist.passenger(pnr=pnr)
     request = pb.JoinWaitlistRequest(flight_id=flight_id, passenger_id=f"{pnr}-1", request_id=str(uuid4()))
     entry: pb.WaitlistEntry = await patiently(lambda: passenger.JoinWaitlist(request))
@@ -209,7 +222,7 @@ async def test_first_come_first_served_while_processes_die(
                 await eventually(killed)
                 await asyncio.gather(*(agent.cancel(holds[number]) for holds in flights.values()))
                 await pause(0.02)
-        # The kills have ended: on a slow machine no process would otherwise live long enough to finish its claims.
+        # The kills have ended. On a slow machine no process would otherwise live long enough to finish its claims.
         await eventually(at_rest, within_seconds=REST_SECONDS)
         for invariant in WAITLIST_INVARIANTS:
             if not invariant.needs_service:

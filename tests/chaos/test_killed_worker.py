@@ -1,4 +1,7 @@
-"""A seat service process killed under load: what was acknowledged is there, and a repeat tells the rest."""
+"""A seat service process is killed under load.
+
+Acknowledged holds exist, and a retry finds out about the others.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,15 @@ from tests.waiting import eventually, pause
 CLIENTS = 12
 KILLS = 4
 HOLDS_BETWEEN_KILLS = 30
-# Killed workers are back within this time, also on a busy machine.
+# Killed workers serve again within this time, even on a busy machine.
 START_SECONDS = 120
-# The client does not know whether its request had an effect.
+# After these codes the client does not know whether its request had an effect.
 UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(slots=True)
 class History:
-    """What clients asked and were told."""
+    """The requests of the clients and their responses."""
 
     acknowledged: dict[str, tuple[pb.HoldSeatRequest, pb.Hold]] = field(default_factory=dict)
     unknown: dict[str, pb.HoldSeatRequest] = field(default_factory=dict)
@@ -75,7 +78,7 @@ async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_re
     assert {row["hold_id"] for row in kept} == told
     repeats = await a_few_at_once(_outcome(agent, request) for request, _ in history.acknowledged.values())
     assert repeats == [hold for _, hold in history.acknowledged.values()]
-    # The client does not know whether these had an effect: a repeat gets one answer, and the next one the same.
+    # The client does not know whether these had an effect: a retry gets a response, and the next retry the same one.
     first, second = [
         await a_few_at_once(_outcome(agent, request) for request in history.unknown.values()) for _ in range(2)
     ]
@@ -91,7 +94,7 @@ async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_re
 
 
 async def _hold_seats(world: World, fleet: Fleet, flights: list[str], history: History, stop: asyncio.Event) -> None:
-    """Holds random seats until told to stop; a new connection whenever the old one was cut."""
+    """Holds random seats until `stop` is set; reconnects after each cut connection."""
     while not stop.is_set():
         callers = Callers(fleet.callers.address, world.keys)
         agent = callers.agent("killed")

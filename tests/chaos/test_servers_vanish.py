@@ -1,4 +1,7 @@
-"""Redis and RabbitMQ may fail at any time: speed suffers, truth does not (docs/rules.md section 2, SEAT-12, EVT-1)."""
+"""An outage of Redis or RabbitMQ costs speed, not correctness.
+
+See docs/rules.md section 2, SEAT-12 and EVT-1.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,11 @@ async def test_with_redis_away_maps_are_right_and_after_it_nothing_is_stale(
     await agent.states(chaotic_flight)
     await world.supervisor.stop("redis")
     try:
-        # How fast that is: the bench, P8.
+        # The bench P8 measures how fast that is.
         for row in ROWS:
             await agent.hold(chaotic_flight, f"{row}A")
             states = await agent.states(chaotic_flight)
-            # Without a cache every read is the truth.
+            # Without the cache every read comes from Postgres.
             assert [states[f"{n}A"] for n in ROWS] == ["HELD"] * row + ["AVAILABLE"] * (len(ROWS) - row)
     finally:
         await world.supervisor.start("redis")
@@ -68,7 +71,7 @@ async def test_with_rabbitmq_away_holds_go_on_and_every_event_arrives_after_it(
     finally:
         await world.supervisor.start("rabbitmq")
     released = await _drain(url, queue.name, chaotic_flight, expected=len(ROWS))
-    # At least once on the wire, once in effect: an event has one id and each seat's version is announced by one.
+    # Delivery is at least once, the effect once: each seat's new version is announced by one event with one id.
     assert sorted(released.values()) == sorted((f"{row}C", 2) for row in ROWS)
 
 

@@ -1,7 +1,7 @@
-"""Plants bugs in a running service: SQL is rewritten between the service and Postgres.
+"""Plants bugs in a running service by rewriting the SQL between it and Postgres.
 
-A suite that stays green proves something only if it turns red when the code is wrong. Each plant names a fragment of a
-statement, so that a rewritten statement shows that its plant has to be moved too.
+A passing suite proves something only if it fails when the code is wrong. Each plant names a fragment of a statement. If
+the statement is rewritten, `check` reports that its plant has to be moved too.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 Plant = tuple[str, str]
-"""A fragment of SQL, whitespace aside, and what stands there instead."""
+"""A fragment of SQL, in which white space does not matter, and its replacement."""
 
 
 class Saboteur:
-    """Rewrites statements; remembers what it met, and what Postgres thought of it."""
+    """Rewrites statements, and records which plants matched and which SQL errors Postgres returned."""
 
     def __init__(self, plants: Sequence[Plant]) -> None:
         self._plants = [(_pattern(fragment), replacement) for fragment, replacement in plants]
@@ -33,7 +33,7 @@ class Saboteur:
         self._errors: list[asyncpg.PostgresError] = []
 
     def connection_class(self) -> type[Database]:
-        """Returns the class of connections that obey."""
+        """Returns a connection class that executes the rewritten statements."""
         saboteur = self
 
         class Sabotaged(Database):
@@ -56,7 +56,7 @@ class Saboteur:
         return Sabotaged
 
     def rewrite(self, query: str) -> str:
-        """Returns the statement with all bugs that it can have."""
+        """Returns the statement with every plant that matches it."""
         for pattern, replacement in self._plants:
             query, hits = pattern.subn(replacement.replace("\\", r"\\"), query)
             if hits:
@@ -64,13 +64,13 @@ class Saboteur:
         return query
 
     def check(self) -> None:
-        """Fails where a plant met no statement, or made one that is no SQL: then nothing was proved."""
+        """Fails if a plant matched no statement or produced invalid SQL, because then nothing was proved."""
         assert not self._missing, f"no statement has {self._missing}"
         assert not self._errors, self._errors
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Notes what is wrong with a rewritten statement itself."""
+        """Records the error if Postgres rejects the rewritten statement itself."""
         try:
             yield
         except asyncpg.SyntaxOrAccessError as error:
@@ -84,7 +84,10 @@ def _pattern(fragment: str) -> re.Pattern[str]:
 
 @asynccontextmanager
 async def sabotaged(world: World, *plants: Plant, **variables: str) -> AsyncIterator[Instance]:
-    """A seat service with these bugs on a database of its own. Fails if they were not really there."""
+    """Serves a seat service with these bugs on a database of its own.
+
+    Fails if a plant never matched or produced invalid SQL.
+    """
     saboteur = Saboteur(plants)
     url = await own_database(world)
     async with AsyncExitStack() as stack:

@@ -1,4 +1,7 @@
-"""Which role may call which RPC: written out once more, and held against the guard of each method."""
+"""The roles that may call each RPC.
+
+They are stated here a second time and compared with the guard of each method.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from tests.conftest import World
 from tests.dates import flight_id
 from waitlist_service.service import WAITLIST_SERVICE
 
-# Passenger, customer, agent, operations, service; - for whoever shows no token.
+# Passenger, customer, agent, operations, service; "-" for a caller without a token.
 MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
     "SeatService": {
         "ProvisionSeats": "OS",
@@ -119,13 +122,13 @@ SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
 LETTERS: Final = {letter: Role[name] for letter, name in zip("PCAOS-", Role.__members__, strict=True)}
 ROLES: Final = [role for role in Role if role is not Role.ANYBODY]
 METHODS: Final = [(service, method) for service, methods in MAY_CALL.items() for method in methods]
-# What the guard lets through ends in the contract's own rules, or in a method that nobody wrote.
+# A call that passes the guard fails validation of its empty request, or reaches a method that is not implemented.
 LET_IN: Final = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED}
 
 
 @asynccontextmanager
 async def guarding(world: World, name: str, policy: Mapping[str, Access] | None = None) -> AsyncIterator[Callers]:
-    """Serves a service's methods behind its guard, and nothing behind them."""
+    """Serves a service's guard with unimplemented methods behind it."""
     service, _, generated = SERVICES[name]
     verifier = TokenVerifier(keys=Keys(str(world.keys.jwks)), issuer=ISSUER, audience=AUDIENCE)
     server = grpc.aio.server()
@@ -146,7 +149,7 @@ async def guarding(world: World, name: str, policy: Mapping[str, Access] | None 
 
 @pytest.fixture(scope="module")
 async def guards(world: World) -> AsyncIterator[dict[str, Callers]]:
-    """Callers of each service's guard."""
+    """Yields callers of each service's guard."""
     async with (
         guarding(world, "SeatService") as seat,
         guarding(world, "CheckInService") as checkin,
@@ -172,7 +175,7 @@ def descriptor_of(service: str, method: str) -> MethodDescriptor:
 
 
 async def call(caller: Caller, service: str, method: str) -> grpc.aio.AioRpcError:
-    """Calls with an empty request; returns how that ended."""
+    """Calls a method with an empty request; returns the error of the call."""
     descriptor = descriptor_of(service, method)
     request = message_factory.GetMessageClass(descriptor.input_type)()
     answer = getattr(caller, method)(request)

@@ -1,4 +1,7 @@
-"""Conventions are tests: what a reviewer would otherwise have to remember (docs/rules.md section 15)."""
+"""Conventions that a reviewer would otherwise have to remember.
+
+See docs/rules.md section 15.
+"""
 
 from __future__ import annotations
 
@@ -34,40 +37,40 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 REFUSALS: Final = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"cls", "__init__"}
-# Each service has its own reasons from here on; those below are the chassis' and mean the same everywhere.
+# A service's own reasons start at this number. The numbers below belong to the chassis and mean the same everywhere.
 FIRST_OWN_REASON: Final = 20
-# The chassis refuses with these, and only services with streams know them.
+# The chassis refuses with these reasons; only services with streams have them.
 STREAM_REASONS: Final = {"SLOW_READER", "TOO_MANY_WATCHES"}
 
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """A service as the conventions see it."""
+    """A service and the conventions that it has to follow."""
 
     name: str
     contract: ServiceDescriptor
     servicer: type
     enums: dict[str, EnumDescriptor]
-    """The contract's enums by their names in SQL."""
+    """The contract's enums by the names of their SQL types."""
     stateful: tuple[str, ...]
     """The tables whose rows have a state."""
     internal: frozenset[str] = frozenset()
-    """The enums of SQL that callers never see."""
+    """The SQL enums that callers never see."""
 
     @property
     def package(self) -> str:
-        """Its Python package."""
+        """The name of its Python package."""
         return f"{self.name}_service"
 
     @property
     def reasons(self) -> EnumDescriptor:
-        """Its contract's ErrorReason."""
+        """The ErrorReason enum of its contract."""
         reasons: EnumDescriptor = import_module(self.reasons_module).ErrorReason.DESCRIPTOR
         return reasons
 
     @property
     def reasons_module(self) -> str:
-        """Where its ErrorReason comes from."""
+        """The name of the module that defines its ErrorReason."""
         return f"skyhigh.{self.name}.v1.error_reason_pb2"
 
 
@@ -113,7 +116,7 @@ SERVICES: Final = {
                 "waitlist_mode": waitlist.WaitlistMode.DESCRIPTOR,
                 "seat_position": waitlist.SeatPreferences.Position.DESCRIPTOR,
                 "cabin": waitlist.Cabin.DESCRIPTOR,
-                # Its own contract has none: who waits is told by the session or the manifest.
+                # The waitlist's contract has no such enum: the session or the manifest tells the passenger type.
                 "passenger_type": checkin.PassengerType.DESCRIPTOR,
             },
             stateful=("entries",),
@@ -142,18 +145,18 @@ each_service: Final = pytest.mark.parametrize("service", SERVICES.values(), ids=
 
 
 def sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
-    """The parsed modules of a package."""
+    """Yields the path and the parsed tree of each module of a package."""
     for path in sorted((ROOT / package).glob("*.py")):
         yield path, ast.parse(path.read_text())
 
 
 def names(enum: EnumDescriptor) -> list[str]:
-    """The values of a proto enum without its zero."""
+    """Returns the value names of a proto enum without its zero value."""
     return [value.name for value in enum.values if value.number]
 
 
 def texts(node: ast.AST) -> Iterator[str]:
-    """The strings of a module; of an f-string all that is fixed, as one."""
+    """Yields the strings of a module; the fixed parts of an f-string as one."""
     if isinstance(node, ast.JoinedStr):
         yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -164,7 +167,10 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def raised_reasons(package: str) -> set[str]:
-    """The reasons that a package names: as a value of an ErrorReason, or as the first argument of a refusal."""
+    """Returns the reasons that a package uses.
+
+    A reason is an attribute of an ErrorReason, or the first argument of a refusal.
+    """
     raised = set()
     for _, module in sources(package):
         for node in ast.walk(module):

@@ -1,4 +1,7 @@
-"""The documents are true where a test can tell: ids, links, commands, versions, the licence, the table of tests."""
+"""The documents are true where a test can tell.
+
+Covers ids, links, commands, versions, the licence and the table of tests.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from typer.testing import CliRunner
 from operations.__main__ import app
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-# What others wrote, or what is made: nothing that cites a rule.
+# Folders of other projects' files and generated files; neither cites our rules.
 NOT_OURS: Final = frozenset({".venv", ".skyhigh", "gen", "dist", "node_modules", "__pycache__"})
 TEXTS: Final = frozenset({".py", ".md", ".proto", ".sql", ".lua", ".yaml", ".toml", ".c", ".sh", ".js", ".html"})
 AREAS: Final = "SEAT|CHK|WL|PAY|FLT|BKG|GW|EVT"
@@ -26,7 +29,7 @@ APACHE_2_0: Final = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc5
 
 
 def texts() -> Iterator[Path]:
-    """The files of this project that people write. There need be no .git."""
+    """Yields the files that people of this project write. Works without a .git folder."""
     for path in ROOT.rglob("*"):
         inside = path.relative_to(ROOT).parts
         hidden = any(part.startswith(".") for part in inside)
@@ -35,12 +38,12 @@ def texts() -> Iterator[Path]:
 
 
 def pages() -> list[Path]:
-    """The documents."""
+    """Returns the Markdown documents."""
     return [path for path in texts() if path.suffix == ".md"]
 
 
 def states() -> dict[str, set[str]]:
-    """The ids of docs/rules.md, each with the states of its rows."""
+    """Returns the rule ids of docs/rules.md, each with the states of its rows."""
     found = dict[str, set[str]]()
     for cells in re.findall(r"^\| (.+) \|$", (ROOT / "docs" / "rules.md").read_text(), re.M):
         name, *_, state = cells.split(" | ")
@@ -50,7 +53,10 @@ def states() -> dict[str, set[str]]:
 
 
 def cited(path: Path) -> Iterator[str]:
-    """The ids of rules that a file cites: `SEAT-3`, `WL-2 to WL-6`, `rule 11.6`, and `P4` where measures are named."""
+    """Yields the ids of rules that a file cites.
+
+    For example `SEAT-3`, `WL-2 to WL-6` and `rule 11.6`; also `P4` in files about performance.
+    """
     text = path.read_text()
     for area, first, last in re.findall(rf"\b({AREAS})-(\d+)(?: to (?:(?:{AREAS})-)?(\d+)\b)?", text):
         yield from (f"{area}-{number}" for number in range(int(first), int(last or first) + 1))
@@ -95,7 +101,7 @@ def test_the_rules_have_ids_without_gaps() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Returns the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -113,7 +119,7 @@ def test_each_link_of_a_page_leads_somewhere() -> None:
 
 
 def named_commands() -> set[tuple[str, ...]]:
-    """What the pages call `skyhigh …`: the words before the first argument."""
+    """Returns the commands `skyhigh …` that the pages name, without their arguments."""
     found = set[tuple[str, ...]]()
     for page in pages():
         for words in re.findall(r"(?:`|\bbin/|^\s*|\$ )skyhigh ([a-z][a-z -]*)", page.read_text(), re.M):
@@ -123,7 +129,10 @@ def named_commands() -> set[tuple[str, ...]]:
 
 
 def unknown_commands(named: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Those that `skyhigh` does not have. What follows a command that is no group is its argument."""
+    """Returns the named commands that `skyhigh` does not have.
+
+    A word after a command that is not a group is its argument and is not checked.
+    """
 
     def exists(words: tuple[str, ...]) -> bool:
         command: object = typer.main.get_command(app)

@@ -1,4 +1,7 @@
-"""Tests do not depend on the date or on luck: no literal date near today, no sleep outside tests/waiting.py."""
+"""Tests do not depend on the date or on timing.
+
+No literal date near today, and no sleep outside tests/waiting.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 
 TESTS: Final = Path(__file__).resolve().parents[1]
 WAITING: Final = TESTS / "waiting.py"
-# A test about dates that injects its own clock uses years outside this span; everything else uses tests/dates.py.
+# A test about dates that injects its own clock uses years outside this span; all other tests use tests/dates.py.
 NEAR_TODAY: Final = range(2020, 2060)
 DATE: Final = re.compile(r"(?<!\d)(20\d\d)-(?:0\d|1[0-2])-[0-3]\d(?!\d)")
 DATE_TYPES: Final = {"date", "datetime"}
@@ -42,7 +45,7 @@ def test_no_module_sleeps_or_names_a_date_near_today(folder: str) -> None:
     assert [f"{path.relative_to(TESTS)}:{fault}" for path in paths for fault in faults(path.read_text())] == []
 
 
-# Written in two parts, or this module would be found as well.
+# Not one literal, because the test above would find it in this module.
 YEAR: Final = "2026"
 PLANTED: Final = {
     "a date in a string": f"DAY = '{YEAR}-12-01'",

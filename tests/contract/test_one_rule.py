@@ -1,4 +1,4 @@
-"""One thing, one rule: what a field may hold is the same in every contract, in SQL and in the commands."""
+"""A field has one rule: the same in every contract, in SQL and in the commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CONTRACTS: Final[tuple[FileDescriptor, ...]] = tuple(
     module.DESCRIPTOR for module in (seat, checkin, waitlist, payment, flight, booking, gateway, weight)
 )
-# The same thing by another name.
+# Fields with another name for the same thing.
 SAME_AS: Final = {
     "flight_ids": "flight_id",
     "passenger_ids": "passenger_id",
@@ -51,22 +51,22 @@ SAME_AS: Final = {
         "request_id",
     ),
 }
-# Another thing by the same name.
+# Fields with the same name for another thing.
 OTHER_THINGS: Final = {
-    # As a passenger types it: in any case, with spaces around it (tests/checkin/test_create_session.py).
+    # The PNR as a passenger types it: in any case, with spaces around it (tests/checkin/test_create_session.py).
     "skyhigh.checkin.v1.CreateSessionRequest.pnr",
-    # A sentence for the audit, and no code for a ledger.
+    # A sentence for the audit log, not a code for a ledger.
     "skyhigh.gateway.v1.LiftBlockRequest.reason",
-    # A caller, such as `customer:4711`, and no airport.
+    # A caller, such as `customer:4711`, not an airport.
     "skyhigh.gateway.v1.ListIncidentsRequest.source",
     "skyhigh.gateway.v1.ListBlocksRequest.source",
-    # Of another company's scales.
+    # A reference of another company's scales.
     "skyhigh.weight.v1.WeighBagsRequest.reference",
 }
 
 
 def messages(contract: FileDescriptor) -> Iterator[Descriptor]:
-    """Every message of a contract, nested ones too."""
+    """Yields every message of a contract, including nested ones."""
     waiting = list(contract.message_types_by_name.values())
     while waiting:
         message = waiting.pop()
@@ -75,14 +75,17 @@ def messages(contract: FileDescriptor) -> Iterator[Descriptor]:
 
 
 def fields() -> Iterator[FieldDescriptor]:
-    """Every field of every contract."""
+    """Yields every field of every contract."""
     for contract in CONTRACTS:
         for message in messages(contract):
             yield from message.fields
 
 
 def rule_of(field: FieldDescriptor) -> bytes:
-    """What a value of the field must be, whether or not it may be left out; empty for a field without a rule."""
+    """Returns the rule for a value of the field, regardless of whether the field is required.
+
+    Empty for a field without a rule.
+    """
     rules = field.GetOptions().Extensions[validate_pb2.field]
     rule = validate_pb2.FieldRules()
     rule.CopyFrom(rules.repeated.items if field.is_repeated else rules)
@@ -109,7 +112,7 @@ def test_what_is_no_longer_an_exception_is_not_listed_as_one() -> None:
 
 
 def pattern(message: Descriptor, name: str) -> str:
-    """The contract's regular expression for a field, without its ends."""
+    """Returns the contract's regular expression for a field, without its anchors."""
     found = pattern_of(message.fields_by_name[name])
     assert found.startswith("^")
     assert found.endswith("$")
@@ -139,7 +142,7 @@ def test_a_layout_has_the_ids_and_seats_of_the_contract() -> None:
         assert all(re.fullmatch(SEAT_NUMBER, number) for number in layout.by_number)
 
 
-# The columns of SQL that a contract's field is written to, where they have another name.
+# The rules of SQL columns, by the column's name.
 COLUMNS: Final = {
     "reserved_pnr": pattern(checkin.ManifestPassenger.DESCRIPTOR, "pnr"),
     "pnr": pattern(checkin.ManifestPassenger.DESCRIPTOR, "pnr"),
@@ -150,7 +153,7 @@ COLUMNS: Final = {
     "payment_code": pattern(booking.PayBookingRequest.DESCRIPTOR, "payment_code"),
     "limit_id": pattern(gateway.SetLimitRequest.DESCRIPTOR, "limit_id"),
 }
-# What no caller writes: digests and keys of our own, and a currency, of which `services/money.py` has the list.
+# Columns that no caller writes: digests and keys of our own, and a currency, whose list is in `services/money.py`.
 OUR_OWN: Final = {"booking", "digest", "edition", "currency"}
 
 
@@ -173,7 +176,10 @@ async def test_a_check_of_sql_has_the_rule_of_the_contract(world: World, service
 
 
 def test_no_booking_costs_more_than_a_payment_may() -> None:
-    """Nine passengers on the longest itinerary in the dearest cabin, at the highest fare of CreateFlight."""
+    """A payment accepts the total of the most expensive booking.
+
+    It has nine passengers on the longest itinerary, in the dearest cabin, at the highest fare of CreateFlight.
+    """
     highest = max(
         units
         for units in range(0, 100_001, 10_000)

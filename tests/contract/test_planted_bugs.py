@@ -1,4 +1,7 @@
-"""The suite catches the bugs that projects of this kind have (docs/rules.md section 15): each is planted, and found."""
+"""The suite finds the bugs that are typical of such projects.
+
+Each is planted and found (docs/rules.md section 15).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ CANCEL_STATES: Final = (
 HOLD_WITHOUT_A_GUARD: Final[list[Plant]] = [
     ("coalesce(seat.state = 'AVAILABLE' OR seat.state = 'OFFERED' AND asked.takes_offers, false)", "true"),
     ("AND (seats.state = 'AVAILABLE' OR seats.state = 'OFFERED' AND standing.takes_offers)", ""),
-    # The ledger would notice: a bug of this kind lies to it as well.
+    # The history would reveal the lost guard. A real bug of this kind writes a wrong history too.
     ("standing.state AS from_state", "'AVAILABLE'::seat_state AS from_state"),
 ]
 HOLD_OF_WHAT_IS_LEFT: Final[list[Plant]] = [("bool_and(own.hold_id", "bool_or(own.hold_id")]
@@ -178,7 +181,8 @@ BUGS: Final[dict[str, tuple[list[Plant], Rule]]] = {
     "a release that nobody hears of": (RELEASE_WITHOUT_AN_EVENT, a_cancelled_hold_touches_nobody),
     "an answer that is not remembered": (REPEAT_FORGOTTEN, a_repeat_has_one_effect),
 }
-# The sweeper sleeps, so that it cannot end a lapsed hold before a rule looks at it, but for the rule about itself.
+# The sweeper sleeps, so that it does not end a lapsed hold before a rule looks at it. The sweeper's own rule is
+# excepted.
 NO_SWEEP: Final = {"SKYHIGH_SEAT_SWEEP_INTERVAL_SECONDS": "3600"}
 VARIABLES: Final[dict[Rule, dict[str, str]]] = {
     living_holds_are_kept: {
@@ -190,7 +194,7 @@ VARIABLES: Final[dict[Rule, dict[str, str]]] = {
 
 @contextlib.contextmanager
 def caught() -> Iterator[None]:
-    """Expects that a rule finds its bug, by its own word or by a refusal that must not come."""
+    """Expects that a rule finds its bug, by a failed assertion or by an unexpected error."""
     with pytest.raises((AssertionError, grpc.aio.AioRpcError, asyncpg.PostgresError)):
         yield
 
@@ -230,7 +234,7 @@ async def test_a_cache_that_does_not_look_at_versions_is_caught(world: World, mo
 
 
 class HastyRelay(Relay):
-    """Marks events as published, and then publishes them."""
+    """A relay that marks events as published before it publishes them."""
 
     async def publish_batch(self) -> int:
         async with db.transaction(self._pool) as conn:

@@ -1,4 +1,7 @@
-"""The whole airline behind a real Envoy: every service in this process, with the mocks of what others own."""
+"""The whole airline behind a real Envoy.
+
+Every service runs in this process, with mocks of the external systems.
+"""
 
 from __future__ import annotations
 
@@ -39,17 +42,20 @@ ANY_PORT = "127.0.0.1:0"
 
 @dataclass(frozen=True, slots=True)
 class Airline:
-    """What runs, and where."""
+    """The running airline and its addresses."""
 
     url: str
-    """The edge's."""
+    """The edge's URL."""
     folder: Path
-    """Where the edge's files are, openapi.json among them."""
+    """The folder of the edge's files, such as openapi.json."""
 
 
 @asynccontextmanager
 async def whole_airline(world: World, seats: Callers, **variables: str) -> AsyncIterator[Airline]:
-    """Runs within the block, beside the session's seat service; `variables` are environment variables."""
+    """Runs the airline within the block, beside the session's seat service.
+
+    `variables` are environment variables.
+    """
     port, admin_port = free_ports(2)
     url = f"http://127.0.0.1:{port}"
     provider_settings = payment_provider.ProviderSettings(listen=ANY_PORT, webhook_secret=SECRET, seed=1)

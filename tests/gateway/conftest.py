@@ -1,4 +1,4 @@
-"""The whole way: JSON at a real Envoy, the service, Postgres."""
+"""Fixtures for calls through all parts: JSON at a real Envoy, the service, Postgres."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ class Gateway:
     callers: Callers
 
     def passenger(self, *passengers: str) -> Mobile:
-        """A check-in session on a phone."""
+        """Returns a passenger's phone with a check-in session."""
         return Mobile(self.http, self.callers.passenger(*passengers))
 
     def agent(self) -> Mobile:
-        """An agent's terminal."""
+        """Returns an agent's terminal."""
         return Mobile(self.http, self.callers.agent(f"desk-{secrets.token_hex(3)}"))
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Answers every call of the services that do not run here by what arrived of it."""
+    """Answers every call of the services that do not run here, and records it."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, bytes, dict[str, str | bytes]]] = []
-        """Method, body, and headers of each call."""
+        """The method, the body and the headers of each call."""
         self.answer = b""
-        """What it answers: an empty message, which each of our answers may be."""
+        """The response to every call: an empty message by default, which is valid for each of our methods."""
         self.refuse = False
-        """Whether it finds nothing, whatever is asked."""
+        """Whether every call is answered with NOT_FOUND."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Answers every method of ours."""
+        """Handles every method of our services."""
         method = str(handler_call_details.method)
         if not method.startswith("/skyhigh."):
             return None
@@ -86,7 +86,7 @@ class Echo(grpc.GenericRpcHandler):
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What stands where the other services would."""
+    """The stand-in for the other services."""
 
     address: str
     echo: Echo
@@ -94,7 +94,7 @@ class Others:
 
 @pytest.fixture(scope="package")
 async def others() -> AsyncIterator[Others]:
-    """A server that is well, whatever service it is asked about."""
+    """Yields a server that reports every service as healthy."""
     server = grpc.aio.server()
     echo = Echo()
     healthy = health.aio.HealthServicer()
@@ -110,7 +110,7 @@ async def others() -> AsyncIterator[Others]:
 
 @pytest.fixture(scope="package")
 async def gateway(world: World, callers: Callers, others: Others) -> AsyncIterator[Gateway]:
-    """An Envoy in front of the session's seat service, and of nothing but echoes for the others."""
+    """Yields an Envoy in front of the session's seat service and, for the other services, of an echo."""
     settings = edge_settings(world, others.address, seat_address=(callers.address,))
     process = envoy(write(settings, world.folder / "gateway"), port=settings.gateway_port)
     async with (

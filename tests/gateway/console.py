@@ -1,6 +1,7 @@
-"""The commands of a page, what it says that they print, and what they print: curl, without curl.
+"""Runs the commands of a page and compares their output with the page.
 
-In what is shown `…` stands for what was left out, and numbers and ids for any others.
+Curl is emulated. In the output that the page shows, `…` stands for an omission, and numbers and ids stand for any
+others.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any, Final, Self
 
 import httpx
 
-# It only ends a command that hangs, such as a loop whose condition never holds.
+# Only ends a command that hangs, such as a loop whose condition never holds.
 COMMAND_SECONDS: Final = 180
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEFT_OUT: Final = "…"
-# What is another one each time: ids, numbers but for a status alone in its line, and what was left out.
+# What differs at each run: ids, numbers (except a status alone in its line), and omissions.
 VARYING: Final = re.compile(
     r"(…|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{32}\b|(?<!\d)(?!^\d{3}$)\d+)", re.M
 )
@@ -36,14 +37,14 @@ FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A command of a page, and what it prints there."""
+    """A command of a page, and the output that the page shows."""
 
     command: str
     printed: str
 
 
 def examples(page: str) -> Iterator[Example]:
-    """All of them, in their order."""
+    """Yields all examples of a page in their order."""
     for block in re.findall(r"^```console\n(.*?)^```$", page, re.M | re.S):
         for example in re.split(r"^\$ ", block, flags=re.M)[1:]:
             command = re.match(r"(?:[^\n]*\\\n)*[^\n]*\n", example)
@@ -53,15 +54,15 @@ def examples(page: str) -> Iterator[Example]:
 
 @dataclass
 class Shell:
-    """Runs commands as somebody does who reads from top to bottom."""
+    """Runs commands like a reader who runs them from top to bottom."""
 
     http: httpx.AsyncClient
     variables: dict[str, str]
     remembered: dict[str, str]
-    """What an answer has that later commands need, and the variable that the page calls it by."""
+    """The response fields that later commands need, and the page's variable for each."""
 
     async def run(self, command: str) -> tuple[int, str]:
-        """Returns the last status, and what curl would have printed."""
+        """Returns the last status, and the output that curl would print."""
         status, printed = await self.send(curl_options(self._words(command)))
         for name, variable in self.remembered.items():
             if found := re.search(rf'"{name}":"([^"]+)"', printed):
@@ -69,7 +70,7 @@ class Shell:
         return status, printed
 
     async def send(self, options: argparse.Namespace) -> tuple[int, str]:
-        """Returns the last status, and what curl would have printed."""
+        """Returns the last status, and the output that curl would print."""
         status, printed = 0, ""
         for url in urls(options.url):
             status, head, body = await self._send(options, url)
@@ -92,7 +93,7 @@ class Shell:
         return answer.status_code, "\n".join([*lines, "", ""]), body.decode()
 
     def _words(self, command: str) -> list[str]:
-        """What the shell makes of a command: quotes and variables are its business."""
+        """Lets the shell expand quotes and variables; returns curl's arguments."""
         script = 'curl() { printf "%s\\0" "$@"; }\n' + command
         environment = {**os.environ, **self.variables}
         told = subprocess.run(["/bin/sh", "-eu", "-c", script], env=environment, capture_output=True, check=True)
@@ -104,7 +105,7 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        """Where the commands run. Its `.venv` is that of this process."""
+        """The working folder of the commands. Its `.venv` is that of this process."""
         self._bash: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -136,12 +137,12 @@ class Terminal:
         await self._bash.wait()
 
     async def run(self, command: str) -> tuple[int, str]:
-        """Returns the exit code, and all that was printed."""
+        """Returns the exit code and the whole output."""
         assert self._bash is not None
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
         end = f"end-{secrets.token_hex(8)}"
-        # The command comes from a here-document and not from bash's own input, which programs could read away.
+        # The command comes from a here-document, because a program could read from bash's own input.
         script = f'eval "$(cat <<\'{end}\'\n{command.rstrip()}\n{end}\n)" </dev/null\necho "$?{end}"\n'
         self._bash.stdin.write(script.encode())
         try:
@@ -155,7 +156,7 @@ class Terminal:
 
 
 def curl_options(words: list[str]) -> argparse.Namespace:
-    """What the pages use of curl."""
+    """Parses the options of curl that the pages use."""
     parser = argparse.ArgumentParser(prog="curl", add_help=False, allow_abbrev=False)
     for flag in ("-s", "-N", "-f"):
         parser.add_argument(flag, action="store_true")
@@ -171,13 +172,16 @@ def curl_options(words: list[str]) -> argparse.Namespace:
 
 
 def urls(url: str) -> list[str]:
-    """`…#[1-3]` is three times the same, because what stands behind # is not sent."""
+    """Expands `…#[1-3]` to three times the same URL, because a fragment is not sent."""
     numbered = re.fullmatch(r"(.*)#\[(\d+)-(\d+)\]", url)
     return [url] if numbered is None else [numbered[1]] * (int(numbered[3]) - int(numbered[2]) + 1)
 
 
 def difference(shown: str, status: int, printed: str) -> str | None:
-    """What is otherwise than the page shows; None where nothing is. Without a head the status is 200."""
+    """Returns how the output differs from the page; None if it does not.
+
+    Without a head in `shown` the status must be 200.
+    """
     (shown_head, shown_body), (head, body) = _parts(shown), _parts(printed)
     if shown_head:
         if shown_head[0] != head[0]:
@@ -200,7 +204,7 @@ def _parts(printed: str) -> tuple[list[str], str]:
 
 
 def _json_difference(shown: Any, real: Any, path: str) -> str | None:
-    """Words are compared, and of numbers only that they are some."""
+    """Compares strings; of numbers only that both are numbers."""
     unlike, pairs = False, list[tuple[Any, Any, str]]()
     match shown, real:
         case dict(), dict():
@@ -220,21 +224,21 @@ def _json_difference(shown: Any, real: Any, path: str) -> str | None:
 
 
 def like(shown: str) -> str:
-    """A pattern for what is the same but for what varies."""
+    """Returns a pattern for the text in which the varying parts match any value."""
 
     def pattern(part: str) -> str:
         if part == LEFT_OUT:
             return ".*"
         return r"\d+" if part.isdigit() else f"[0-9a-f-]{{{len(part)}}}"
 
-    # What varies stands between what does not.
+    # The parts at odd indexes vary, the others do not.
     parts = VARYING.split(shown)
     parts[::2], parts[1::2] = map(re.escape, parts[::2]), map(pattern, parts[1::2])
     return "".join(parts)
 
 
 def readable(shown: str) -> str:
-    """The JSON of a page as JSON: `…` alone stands for more fields, or for more items."""
+    """Makes valid JSON of a page's JSON, in which a lone `…` stands for more fields or items."""
     within, parts = list[str](), list[str]()
     for token in re.findall(r'"(?:\\.|[^"\\])*"|[\[\]{}]|…|[^"\[\]{}…]+', shown):
         if token in "[{":
@@ -246,7 +250,7 @@ def readable(shown: str) -> str:
 
 
 async def curl(arguments: list[str]) -> int:
-    """Prints what curl would print, where there is no curl; returns the exit code."""
+    """Prints what curl would print, for machines without curl; returns the exit code."""
     async with httpx.AsyncClient(timeout=20, headers={"accept": "*/*", "accept-encoding": "identity"}) as http:
         options = curl_options(arguments)
         status, printed = await Shell(http, {}, {}).send(options)

@@ -1,4 +1,4 @@
-"""Edges for tests: an Envoy's settings with whatever a test does not care about filled in."""
+"""Settings of an Envoy for tests, with defaults for everything that a test does not set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def edge_settings(world: World, elsewhere: str, **given: Any) -> GatewaySettings:
-    """Of an edge on free ports and without limits, whose services are all `elsewhere`; `given` replaces any of it."""
+    """Returns the settings of an edge on free ports and without limits.
+
+    All services are at `elsewhere`; `given` replaces any setting.
+    """
     port, admin_port = free_ports(2)
     return GatewaySettings(
         **{

@@ -1,7 +1,7 @@
-"""`python -m tests.gateway.fuzzing`: Schemathesis over an OpenAPI document, against the edge that serves it.
+"""Runs Schemathesis over an OpenAPI document against its edge: `python -m tests.gateway.fuzzing`.
 
-A process of its own, because Hypothesis wants the random numbers of a whole process for itself. Settings come from the
-environment, as JSON in `FUZZING`; what was found goes to standard output, as JSON.
+It is a process of its own, because Hypothesis takes over the random numbers of a whole process. It reads its settings
+as JSON from the environment variable `FUZZING`, and prints its findings as JSON.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from services.auth import Access
 
 TIMEOUT_SECONDS = 20
 BUSY = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
-# The rules of protovalidate are named for the type of field, such as string.pattern. Those of a duration are said in
-# words, and a pattern with a class of Unicode's allows less than the document can say.
+# The rules of protovalidate are named after the type of the field, such as string.pattern. The rule of a duration has a
+# description only, and JSON Schema cannot express a pattern with a Unicode class.
 OWN_RULE = re.compile(r"(string|int32|int64|enum|repeated)\.|required")
 UNICODE_CLASS = r"\p{"
 AnyCase: TypeAlias = "schemathesis.Case[Any]"
@@ -46,33 +46,33 @@ AnyCase: TypeAlias = "schemathesis.Case[Any]"
 
 @dataclass(frozen=True, slots=True)
 class Fuzzing:
-    """What is to be done."""
+    """The settings of a run."""
 
     url: str
-    """Where the edge is."""
+    """The edge's URL."""
     openapi: str
-    """The file."""
+    """The path of the document."""
     examples: int
-    """So many requests of each operation are made up, besides those that stand for its limits."""
+    """The number of random requests per operation, in addition to those at the limits of its fields."""
     seed: int
-    """The same one makes the same requests up."""
+    """The same seed creates the same requests."""
     tokens: dict[str, str]
-    """By role."""
+    """Tokens by role."""
     known: dict[str, str]
-    """Ids of what is there, by the path variable's name."""
+    """Ids of existing resources, by the path variable's name."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What came of it."""
+    """The result of a run."""
 
     failures: list[str] = field(default_factory=list)
     statuses: dict[str, dict[str, int]] = field(default_factory=dict)
-    """How often each operation gave each status."""
+    """The number of responses by operation and status."""
 
 
 class Contract:
-    """What the protos say, for where JSON Schema can't say it."""
+    """The rules of the protos that JSON Schema cannot express."""
 
     def __init__(self) -> None:
         api = Api(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()))
@@ -86,14 +86,14 @@ class Contract:
         self._validator = protovalidate.Validator()
 
     def roles(self, operation: str) -> list[str]:
-        """The roles that may call an operation; none where it needs no token."""
+        """Returns the roles that may call an operation; none if it needs no token."""
         return [role for role in ROLES if role in self._access[operation].roles]
 
     def holds_for(self, case: AnyCase) -> bool:
-        """Whether a request is good when it is read as Protocol Buffers read JSON.
+        """Returns whether a request is valid when read as Protocol Buffers read JSON.
 
-        They read `null` and an empty string as a missing field, a number as an enum's value, and more of the kind. The
-        transcoder moreover passes over `null` in a list, and reads a list in a list as a part of it.
+        They read `null` and an empty string as a missing field, a number as an enum's value, and the like. The
+        transcoder also skips `null` in a list, and flattens a list in a list.
         """
         message = GetMessageClass(self._methods[operation_of(case)].input_type)()
         parameters = {**(case.path_parameters or {}), **(case.query or {})}
@@ -106,12 +106,12 @@ class Contract:
 
 
 def operation_of(case: AnyCase) -> str:
-    """The RPC's name."""
+    """Returns the name of the RPC."""
     return str(case.operation.definition.raw["operationId"])
 
 
 def run(fuzzing: Fuzzing) -> Findings:
-    """Tries everything and returns what does not keep to the document."""
+    """Tests all operations; returns what does not conform to the document."""
     contract = Contract()
     schema = schemathesis.openapi.from_dict(json.loads(Path(fuzzing.openapi).read_text()), config=_config(fuzzing))
     _with_tokens(schema, contract, fuzzing.tokens)
@@ -139,7 +139,7 @@ def _config(fuzzing: Fuzzing) -> schemathesis.Config:
         {
             "seed": fuzzing.seed,
             "base-url": fuzzing.url,
-            # In threads, `ast.parse` of Python 3.11.7 and before takes one call for another (python/cpython#106905).
+            # In threads, `ast.parse` of Python 3.11.7 and earlier may fail (python/cpython#106905).
             "workers": 1,
             "request-timeout": TIMEOUT_SECONDS,
             # A watch does not end.
@@ -147,7 +147,8 @@ def _config(fuzzing: Fuzzing) -> schemathesis.Config:
             "continue-on-failure": True,
             "generation": {"max-examples": fuzzing.examples, "database": "none", "no-shrink": True},
             "phases": {
-                # Among the others is QUERY, which Envoy calls a bad request, whatever the path, without a content type.
+                # Leaves out QUERY, for example: without a content type Envoy refuses it as a bad request, whatever the
+                # path.
                 "coverage": {"unexpected-methods": ["get", "post", "delete"]},
                 "stateful": {"enabled": False},
             },
@@ -156,7 +157,7 @@ def _config(fuzzing: Fuzzing) -> schemathesis.Config:
 
 
 def _with_tokens(schema: Any, contract: Contract, tokens: dict[str, str]) -> None:
-    """Has each operation called by one role after the other, of those that may."""
+    """Calls each operation with its permitted roles in turn."""
     callers: dict[str, Any] = {}
 
     @schema.auth(refresh_interval=None)
@@ -172,10 +173,10 @@ def _with_tokens(schema: Any, contract: Contract, tokens: dict[str, str]) -> Non
 
 
 def _with_sense(schema: Any, known: dict[str, str]) -> None:
-    """Has good requests be about what is there."""
+    """Sends valid requests to existing resources."""
 
     def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
-        # The transcoder ignores every field that it does not know, but not one without a name.
+        # The transcoder ignores every unknown field, except one without a name.
         return not _has_nameless(body)
 
     def before_call(context: schemathesis.HookContext, case: AnyCase, kwargs: dict[str, Any]) -> None:
@@ -183,7 +184,7 @@ def _with_sense(schema: Any, known: dict[str, str]) -> None:
             return
         for name in known.keys() & (case.path_parameters or {}).keys():
             case.path_parameters[name] = known[name]
-        # A key is good for one request. In the body and the header it would have to be the same.
+        # An idempotency key is good for one request. The body and the header would have to contain the same one.
         if isinstance(case.body, dict) and "requestId" in case.body:
             case.body["requestId"] = str(uuid4())
             case.headers.pop("Idempotency-Key", None)
@@ -195,7 +196,7 @@ def _with_sense(schema: Any, known: dict[str, str]) -> None:
 
 
 def _with_judgement(schema: Any, contract: Contract) -> None:
-    """Says which findings are none."""
+    """Discards the findings that are no defects."""
 
     def filter_failure(
         context: schemathesis.HookContext, failure: Failure, case: AnyCase, response: schemathesis.Response
@@ -206,7 +207,7 @@ def _with_judgement(schema: Any, contract: Contract) -> None:
             case RejectedPositiveData():
                 return not _refused_by_more_than_a_schema(response)
             case ServerError() if response.status_code in BUSY:
-                # On a busy machine a call may run out of time once. A defect does so again.
+                # On a busy machine a call may time out once. A defect fails again.
                 return case.call().status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
             case UnsupportedMethodResponse():
                 return not _is_another_operation(schema, case)
@@ -235,10 +236,13 @@ def _has_nameless(value: Any) -> bool:
 
 
 def _refused_by_more_than_a_schema(response: schemathesis.Response) -> bool:
-    """Whether a request was refused for a state, or by a rule between fields, and not by a field's own rule."""
+    """Returns whether a request was refused for another reason than a field's own rule.
+
+    Such a reason is a state, or a rule between fields.
+    """
     details = json.loads(response.content)["details"]
     violations = [violation for detail in details for violation in detail.get("fieldViolations", ())]
-    # What the transcoder refuses has no rule.
+    # A refusal by the transcoder names no rule.
     return not any(
         OWN_RULE.match(violation.get("reason", "string.")) and UNICODE_CLASS not in violation["description"]
         for violation in violations
@@ -246,7 +250,10 @@ def _refused_by_more_than_a_schema(response: schemathesis.Response) -> bool:
 
 
 def _is_another_operation(schema: Any, case: AnyCase) -> bool:
-    """Whether the path is one of another template too, as `/v1/payments/webhook` is of `/v1/payments/{intent_id}`."""
+    """Returns whether the path matches another template too.
+
+    For example, `/v1/payments/webhook` matches `/v1/payments/{intent_id}`.
+    """
     path = case.formatted_path
     templates = [path for path, methods in schema.raw_schema["paths"].items() if case.method.lower() in methods]
     return any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) for template in templates)

@@ -1,4 +1,7 @@
-"""An address is counted and blocked by one rule: `services/addresses.py` and the edge's `blocks.lua` name it alike."""
+"""The services and the edge derive the same source from a client's address.
+
+The services do it in `services/addresses.py`, the edge in `blocks.lua`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from services.addresses import counted_source
 from tests.waiting import eventually
 
 EXTENSIONS: Final = "type.googleapis.com/envoy.extensions.filters"
-# Each with another that counts as the same address, and one that does not.
+# Each with another address of the same source, and one of another source.
 ADDRESSES: Final = (
     ("203.0.113.7", "::ffff:203.0.113.7", "203.0.113.8"),
     ("2001:db8::7", "2001:db8:0:0:ffff::1", "2001:db8:0:1::7"),
@@ -32,7 +35,10 @@ ADDRESSES: Final = (
 
 @asynccontextmanager
 async def edge_that_blocks(source: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """An Envoy with the blocks of one source alone, which takes the client's address from x-forwarded-for."""
+    """Yields a client of an Envoy with one block.
+
+    This Envoy reads the client's address from x-forwarded-for.
+    """
     (port,) = free_ports(1)
     block = Blocked(source, datetime.now(UTC) + timedelta(hours=1), login_only=False)
     lua = filters((), (block,), enforced=True)[BLOCKS]
@@ -92,7 +98,7 @@ async def test_the_edge_blocks_what_is_counted_as_one_address(
 ) -> None:
     source = counted_source(f"address:{blocked}")
     assert counted_source(f"address:{same}") == source
-    # What operators read in an incident, they may ask for.
+    # An operator can pass on a source as an incident shows it.
     assert counted_source(source) == source
     assert counted_source(f"address:{other}") != source
     async with edge_that_blocks(source, tmp_path) as http:

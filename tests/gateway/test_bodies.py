@@ -1,4 +1,7 @@
-"""JSON bodies and queries at the edge: one reading only, and a size for each path (GW-6, docs/rules.md section 12)."""
+"""JSON bodies and queries at the edge (GW-6, docs/rules.md section 12).
+
+Each has one meaning only, and a size limit per path.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ P = '{"givenName":"Jan","lastName":"Doe"}'
 
 
 async def send(gateway: Gateway, verb: str, path: str, body: str = "") -> tuple[int, str]:
-    """Returns the status of an agent's call, and the field that a refusal names."""
+    """Calls as an agent; returns the status, and the field that a refusal names."""
     token = gateway.callers.agent("desk").token
     answer = await gateway.http.request(
         verb,
@@ -146,7 +149,10 @@ async def test_no_spelling_of_the_path_avoids_the_check(gateway: Gateway, others
     ],
 )
 async def test_no_content_type_avoids_the_check(gateway: Gateway, others: Others, content_type: str) -> None:
-    """The transcoder reads each of these as JSON; an error has the form that the content type begins to name."""
+    """The transcoder reads each of these as JSON.
+
+    An error has the format that the content type begins to name.
+    """
     heard = len(others.echo.heard)
     token = gateway.callers.agent("desk").token
     headers = {"authorization": f"Bearer {token}", "content-type": content_type}

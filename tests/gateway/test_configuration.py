@@ -1,4 +1,7 @@
-"""What the edge shows and how, read from the rendered configuration. Needs the Envoy binary for one test only."""
+"""The edge's routes and settings, read from the rendered configuration.
+
+Only one test needs the Envoy binary.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def jwks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rendered(api: FileDescriptorSet, jwks: Path, **settings: Any) -> dict[str, Any]:
     settings = {"jwks": jwks, "rate_limits": RateLimits.OFF, **settings}
-    # The loader that is written in C: the whole configuration takes the other one a third of a second.
+    # The C loader, because the pure Python one needs a third of a second for the whole configuration.
     config = yaml.load(render(GatewaySettings(**settings), api, Path("api.binpb")), yaml.CSafeLoader)
     assert isinstance(config, dict)
     return config
@@ -51,7 +54,7 @@ def rendered(api: FileDescriptorSet, jwks: Path, **settings: Any) -> dict[str, A
 
 @pytest.fixture(scope="module")
 def config(jwks: Path) -> dict[str, Any]:
-    """The configuration by default. It is rendered once; no test changes it."""
+    """Returns the default configuration. It is rendered once; no test changes it."""
     return rendered(read_descriptors(), jwks)
 
 

@@ -1,4 +1,7 @@
-"""What a real Envoy answers by itself: it runs with nothing behind it, so that each answer here is the edge's own."""
+"""Responses of a real Envoy without any service behind it.
+
+Therefore each response is the edge's own.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,7 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
 
 
 def refused(response: httpx.Response, status: int, code: int, reason: str) -> dict[str, Any]:
-    """Checks the one shape of all errors and returns the body."""
+    """Checks that the response has the one form of all errors; returns the body."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body: dict[str, Any] = response.json()

@@ -1,4 +1,7 @@
-"""The JSON of the flight and booking services through a real Envoy: what arrives, and how answers look."""
+"""The JSON of the flight and booking services through a real Envoy.
+
+Covers the requests as they arrive, and the responses.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SEARCH: Final = f"/v1/search?source=FRA&destination=ATH&date={DAY}"
 
 @contextmanager
 def answering(others: Others, answer: Message) -> Iterator[Echo]:
-    """What stands behind the gateway answers so within the block."""
+    """Lets the echo behind the gateway return this response within the block."""
     others.echo.answer = answer.SerializeToString()
     try:
         yield others.echo
@@ -35,12 +38,12 @@ def answering(others: Others, answer: Message) -> Iterator[Echo]:
 
 
 def arrived(others: Others, kind: type[Message]) -> dict[str, Any]:
-    """The last request that arrived, without what was left out."""
+    """Returns the last request that arrived, without its unset fields."""
     return dict(json_format.MessageToDict(kind.FromString(others.echo.heard[-1][1])))
 
 
 def reason(answer: httpx.Response) -> str:
-    """The reason of an error, which has exactly one ErrorInfo."""
+    """Returns the reason of an error, which has exactly one ErrorInfo."""
     (info,) = [detail for detail in answer.json()["details"] if detail["@type"].endswith("google.rpc.ErrorInfo")]
     return str(info["reason"])
 
@@ -52,7 +55,7 @@ def reason(answer: httpx.Response) -> str:
         ("&seats=2&max_hops=1&sort=price", {"seats": 2, "maxHops": 1, "sort": "PRICE"}),
         ("&maxHops=3&sort=Departure&directOnly=true", {"maxHops": 3, "sort": "DEPARTURE", "directOnly": True}),
         ("&cabin=business&page_size=5&page_token=abc", {"cabin": "BUSINESS", "pageSize": 5, "pageToken": "abc"}),
-        # A party of nobody is for the service to refuse: it must arrive as what it is.
+        # An empty party must reach the service, which refuses it.
         ("&seats=0", {"seats": 0}),
     ],
 )
@@ -155,7 +158,7 @@ async def test_a_found_itinerary_has_the_fields_that_callers_rely_on(gateway: Ga
     assert body.keys() == {"itineraries", "nextPageToken", "totalSize"}
     (itinerary,) = body["itineraries"]
     assert itinerary["type"] == "COMPUTED"
-    # Also what is nothing is said: no seat is left.
+    # Zero is present in the JSON too: no seat is left.
     assert (itinerary["hops"], itinerary["durationMinutes"], itinerary["availableSeats"]) == (1, 700, 0)
     assert itinerary["totalPrice"] == {"currencyCode": "USD", "units": "129", "nanos": 500_000_000}
     seen = itinerary["flights"][0]
@@ -188,7 +191,7 @@ async def test_a_booking_is_made_of_json_and_answered_as_such(gateway: Gateway, 
     with answering(others, booked):
         answer = await gateway.agent()("POST", "/v1/bookings", asked, idempotency_key=key)
     heard = arrived(others, booking_pb.CreateBookingRequest)
-    # The first passenger is number 0, which a message does not spell out.
+    # Passenger 0 is the first one. A message omits that value.
     assert heard["seats"] == [{"flightId": FLIGHT, "seatNumber": "12A"}]
     assert {name: heard[name] for name in ("itineraryId", "passengers", "contactEmail")} == {
         name: asked[name] for name in ("itineraryId", "passengers", "contactEmail")

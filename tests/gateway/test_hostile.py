@@ -1,4 +1,7 @@
-"""What of an attack arrives behind the edge: the echo says what it heard (attacks 6 and 32 of docs/security.md)."""
+"""The requests that reach a service behind the edge during an attack, as an echo records them.
+
+For attacks 6 and 32 of docs/security.md.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ import pytest
 from tests.gateway.conftest import Gateway, Others
 from tests.waiting import PATIENCE_SECONDS
 
-# All at once, so many that the retries which are always allowed are few among them.
+# Concurrent calls, so many that the retries which Envoy always permits are few in comparison.
 CALLS: Final = 400
 CONNECTIONS: Final = 8
-# Less than the edge waits for a read.
+# Shorter than the edge's timeout for a read.
 MOST_ANSWER_SECONDS: Final = 1.5
 MOST_AMPLIFICATION: Final = 1.2
 FORGED: Final = {
@@ -48,7 +51,7 @@ async def test_no_forged_identity_arrives(gateway: Gateway, others: Others) -> N
 
 
 async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: Others) -> None:
-    """A bare CR is a line's end to some and nothing to others (RFC 9112, 2.2)."""
+    """A bare CR ends a line for some parsers and not for others (RFC 9112, 2.2)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     heard = len(others.echo.heard)
     try:
@@ -65,10 +68,11 @@ async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: 
 
 @pytest.fixture
 def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Has the echo refuse every other call of the first `CALLS`; counts those that arrived, by method.
+    """Lets the echo refuse every other call of the first `CALLS`.
 
-    All of them are in flight before one is answered, and retries are answered after all of them: so the number of
-    retries follows from what the edge allows, not from the speed of the machine.
+    Counts the calls that arrive, by method. The echo answers no call before all of them have arrived, and answers
+    retries after all of them. Therefore the number of retries follows from the edge's settings, not from the speed of
+    the machine.
     """
     arrived: Counter[str] = Counter()
     answered = count(1)
@@ -101,14 +105,14 @@ def half_fails(others: Others, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 async def _wait(event: asyncio.Event) -> None:
-    """Waits for the event, or until the edge is about to time the call out."""
+    """Waits for the event, but not until the edge's timeout."""
     with suppress(TimeoutError):
         async with asyncio.timeout(MOST_ANSWER_SECONDS):
             await event.wait()
 
 
 async def burst(gateway: Gateway, method: str, calls: int = CALLS) -> set[str]:
-    """Makes all calls by native gRPC, over connections enough; returns what they came to."""
+    """Makes all calls by native gRPC over several connections; returns their statuses."""
     metadata = (("authorization", f"Bearer {gateway.callers.agent().token}"),)
     async with AsyncExitStack() as stack:
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -129,7 +133,10 @@ async def burst(gateway: Gateway, method: str, calls: int = CALLS) -> set[str]:
 
 
 async def test_a_failing_service_is_asked_little_more_than_before(gateway: Gateway, half_fails: Counter[str]) -> None:
-    """Who retries makes an outage worse: one layer does, within a fifth of what is on its way."""
+    """Retries make an outage worse.
+
+    Only one layer retries, and at most a fifth of the calls in flight.
+    """
     outcomes = await burst(gateway, "GetCheckIn")
     assert {"OK", "UNAVAILABLE"} <= outcomes <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
     (arrived,) = half_fails.values()

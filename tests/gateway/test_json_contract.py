@@ -1,4 +1,7 @@
-"""The contract as mobile apps see it: JSON through the gateway (docs/rules.md section 3, GW-1, GW-4)."""
+"""The contract as mobile apps see it: JSON through the gateway.
+
+See docs/rules.md section 3, GW-1 and GW-4.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ MOST_RETRY_SECONDS = 5
 
 
 def reason(answer: httpx.Response) -> str:
-    """The reason of an error, which has exactly one ErrorInfo."""
+    """Returns the reason of an error, which has exactly one ErrorInfo."""
     (info,) = [detail for detail in answer.json()["details"] if detail["@type"].endswith("google.rpc.ErrorInfo")]
     assert info["domain"] == "skyhigh"
     reason: str = info["reason"]
@@ -34,14 +37,14 @@ def reason(answer: httpx.Response) -> str:
 
 
 def violations(answer: httpx.Response) -> list[dict[str, str]]:
-    """The wrong fields that an error names."""
+    """Returns the field violations of an error."""
     (found,) = [each for each in answer.json()["details"] if each["@type"].endswith("google.rpc.BadRequest")]
     fields: list[dict[str, str]] = found["fieldViolations"]
     return fields
 
 
 async def state(mobile: Mobile, flight: str, seat_number: str) -> str:
-    """A seat's state on the map."""
+    """Returns a seat's state on the map."""
     answer = await mobile("GET", f"/v1/flights/{flight}/seatmap")
     (found,) = [seat["state"] for seat in answer.json()["seats"] if seat["seatNumber"] == seat_number]
     return str(found)
@@ -87,21 +90,21 @@ async def test_of_two_hundred_callers_at_once_one_gets_the_seat(
 
     phones = [gateway.passenger(f"P{n}:{flight}") for n in range(200)]
     for phone in phones:
-        # One after the other: all at once they would wait for the lock of one manifest.
+        # One after the other: concurrent calls would all wait for the lock of one manifest.
         await phone.caller.listed()
 
     async def hold(n: int, phone: Mobile) -> httpx.Response:
         body = {"passengerId": f"P{n}", "requestId": str(uuid4())}
         while True:
-            # Nothing is known of a call that ran out of time: its retry, with the same key, gets its one answer.
+            # The result of a call that timed out is unknown: a retry with the same key gets the one response.
             with suppress(httpx.TimeoutException):
                 answer = await phone("POST", f"/v1/flights/{flight}/seats/7C/hold", body)
                 if answer.status_code != 504:
                     return answer
-            # At different moments: of two hundred at once a slow machine answers none in time, again and again.
+            # At random moments: a slow machine would time out two hundred concurrent retries again and again.
             await pause(random.uniform(0, MOST_RETRY_SECONDS))
 
-    # A group, unlike gather, leaves no caller behind that goes on after a failure.
+    # Unlike gather, a TaskGroup cancels the remaining callers after a failure.
     async with asyncio.TaskGroup() as callers:
         calls = [callers.create_task(hold(number, phone)) for number, phone in enumerate(phones)]
     answers = [call.result() for call in calls]
@@ -183,7 +186,7 @@ async def test_a_hoarder_is_told_how_long_to_wait(gateway: Gateway, flight: str)
 
 
 class Watch:
-    """Server-sent events of a map, read as they come."""
+    """Reads the server-sent events of a map as they arrive."""
 
     def __init__(self, lines: Any) -> None:
         self._lines = lines
@@ -207,12 +210,12 @@ async def test_a_watch_brings_a_snapshot_then_changes_and_goes_on_after_a_cut(ga
         seats = {seat["seatNumber"]: seat["state"] for seat in first["snapshot"]["seats"]}
         assert len(seats) == 180
         await agent.caller.hold(flight, "15A")
-        # It comes while the stream is open: no part on the way collects answers first.
+        # The event arrives while the stream is open, so no component buffers the response.
         async with asyncio.timeout(PATIENCE_SECONDS):
             change = await watch.next()
         assert change["changes"]["seats"] == [{"seatNumber": "15A", "state": "HELD"}]
         assert int(change["version"]) > int(first["version"])
-    # Cut. What changes meanwhile comes first, without a new snapshot.
+    # The connection was closed. The changes since then come first, without a new snapshot.
     await agent.caller.hold(flight, "16A")
     async with gateway.http.stream("GET", f"{path}?known_version={change['version']}", headers=headers) as answer:
         missed = await Watch(answer.aiter_lines()).next()
@@ -254,7 +257,7 @@ async def test_bad_input_is_a_400_that_names_the_field_and_changes_nothing(
     assert await database.fetchval("SELECT count(*) FROM seat_events WHERE flight_id = $1", flight) == 0
 
 
-# What is wrong with a call: its path and body, the field, and a part of what is said of it.
+# An invalid call: its path and body, the field, and a part of the expected description.
 BY_THE_SERVICE: list[tuple[str, str, Any, str, str]] = [
     ("POST", "/v1/flights/{flight}/seats/12A/hold", {}, "passengerId", "regex pattern"),
     (
@@ -302,7 +305,7 @@ async def test_a_wrong_field_has_its_name_of_the_proto_for_callers_of_grpc(gatew
 
 
 async def test_a_value_in_an_error_is_no_field(gateway: Gateway, flight: str) -> None:
-    """Metadata and values are the caller's and the contract's, and stay as they are."""
+    """Metadata keys and values are not field names and stay unchanged."""
     missing = await gateway.agent()("GET", f"/v1/flights/{flight_id('SH404')}/seatmap")
     (info,) = [each for each in missing.json()["details"] if each["@type"].endswith("ErrorInfo")]
     assert info["metadata"] == {"flight_id": flight_id("SH404")}

@@ -1,4 +1,7 @@
-"""The document: valid, complete, as the protos say; and served, with a page that needs nothing from elsewhere."""
+"""The OpenAPI document is valid, complete and consistent with the protos.
+
+The edge serves it together with a page that loads nothing from other hosts.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +197,7 @@ def test_a_refusal_says_its_reasons(openapi: dict[str, Any]) -> None:
         "seat_number": "12A",
         "state": "HELD",
     }
-    # "Refusals: as HoldSeat and ExtendHold".
+    # The proto says: "Refusals: as HoldSeat and ExtendHold".
     changed = operation(openapi, "ChangeHoldSeats")["responses"]
     assert "`CABIN_NOT_ALLOWED`" in changed["400"]["description"]
     assert "`HOLD_EXPIRED`" in changed["409"]["description"]

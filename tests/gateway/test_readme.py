@@ -1,4 +1,7 @@
-"""Each curl of the gateway's README is sent to a real edge and answered as it says; its tables are the code's."""
+"""Each curl of the gateway's README prints what it shows when sent to a real edge.
+
+Its tables agree with the code.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +44,14 @@ TRIES: Final = round(PATIENCE_SECONDS / PAUSE_SECONDS)
 README: Final = Path(gateway.__file__).with_name("README.md").read_text()
 ORIGIN: Final = "https://app.skyhigh.example"
 PNR, GIVEN_NAME, LAST_NAME = "U4GTZT", "Mason", "Smith"
-# What an answer has that later calls need, and the variable that the README calls it by.
+# The response fields that later calls need, and the README's variable for each.
 REMEMBERED: Final = {"customerId": "CUSTOMER", "blockId": "BLOCK", "token": "TOKEN"}
 EXAMPLES: Final = list(examples(README))
 
 
 @pytest.fixture(scope="module")
 async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator[Shell]:
-    """An edge as the README supposes it, with a database of its own for limits and blocks."""
+    """Yields a shell for an edge as in the README, with its own database for limits and blocks."""
     flight = flight_id(f"SH{secrets.randbelow(10**9)}")
     databases = await database_with(world, "gateway", "checkin", "booking")
     others_are_at = {f"SKYHIGH_{name}_ADDRESS": others.address for name in ("FLIGHT", "PAYMENT", "WEIGHT", "SMTP")}
@@ -70,7 +73,7 @@ async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator
             SKYHIGH_GATEWAY_BLOCK_SECONDS="600",
             SKYHIGH_GATEWAY_DATABASE_URL=databases["SKYHIGH_GATEWAY_DATABASE_URL"],
         ) as edge,
-        # What the client adds by itself would not be curl's.
+        # Without the client's default headers, which curl would not send.
         httpx.AsyncClient(timeout=20, headers={"accept": "*/*", "accept-encoding": "identity"}) as http,
     ):
         await callers.operations().provision(flight)
@@ -96,7 +99,7 @@ async def test_each_call_is_answered_as_shown(shell: Shell) -> None:
             if found is None:
                 break
             differences.append(f"{example.command}{found}")
-            # A block and a changed limit take a moment to reach Envoy; more haste would be abuse.
+            # A block and a changed limit take a moment to reach Envoy. Faster retries would count as abuse.
             await pause(PAUSE_SECONDS)
         else:
             pytest.fail("\n".join(dict.fromkeys(differences)))
@@ -125,13 +128,13 @@ def test_what_differs_is_seen(printed: str, status: int, answer: str) -> None:
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The rows of the tables whose first column has this heading."""
+    """Returns the rows of the tables whose first column has this heading."""
     tables = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.M)
     return [[cell.strip() for cell in row.strip("|").split("|")] for table in tables for row in table.splitlines()]
 
 
 def shown_limit(call_class: str, key: Key, role: str) -> str:
-    """A limit as the table writes it."""
+    """Formats a limit as in the table."""
     limit = of_call(DEFAULTS, call_class, key, role)
     assert limit is not None
     return f"{limit.requests_per_minute:,}, {limit.burst:,}"

@@ -1,8 +1,8 @@
-"""The edge and the service behind it are restarted under load: what clients notice; nothing is lost, nothing is twice.
+"""The edge and the service behind it are restarted under load.
 
-Clients do as docs/restarts.md says: a call whose connection broke, and one that was answered 499, 503 or 504, they send
-again, a change with its first `Idempotency-Key`. SKYHIGH_TEST_ROUNDS asks for more restarts; `pytest -rP` prints the
-figures.
+No call is lost, and none has two effects. Clients do as docs/restarts.md says: they retry a call whose connection broke
+or that was answered 499, 503 or 504, and a change with its first `Idempotency-Key`. SKYHIGH_TEST_ROUNDS sets more
+restarts; `pytest -rP` prints the figures.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "1"))
 CLIENTS: Final = 8
-# In the time of one restart nobody holds more seats than these have.
+# These flights have more seats than the clients hold during one restart.
 FLIGHTS_PER_ROUND: Final = 8
-# Between two calls of a client: the load must leave two cores room for what is restarted.
+# The pause between two calls of a client: the load must leave two cores enough time for the restarts.
 PAUSE_SECONDS: Final = 0.1
 FIRST_REPEAT_SECONDS: Final = 0.05
 LONGEST_REPEAT_SECONDS: Final = 0.5
-# A replaced Envoy keeps its connections open for this time. A call takes less, also on a busy machine.
+# A replaced Envoy keeps its connections open for this time. A call takes less, even on a busy machine.
 HANDOVER_SECONDS: Final = 8
 # Only to end a test that hangs.
 PATIENCE_SECONDS: Final = 60
@@ -60,22 +60,22 @@ REPEATED: Final = (499, 503, 504)
 
 @dataclass(slots=True)
 class Load:
-    """Clients that read maps and hold seats, each seat once, until told to stop; and what they were told."""
+    """Clients that read maps and hold each seat once until they are stopped, and the responses."""
 
     url: str
     agent: Caller
     seats: Iterator[tuple[str, str]]
     answered: int = 0
     repeated: Counter[str] = field(default_factory=Counter)
-    """Why calls were sent again, and how often."""
+    """The number of retries by their cause."""
     lost: list[str] = field(default_factory=list)
-    """Calls that were given up."""
+    """Calls without a response in time."""
     wrong: list[str] = field(default_factory=list)
-    """Answers that are not those to what was asked."""
+    """Responses that do not belong to their request."""
     holds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Acknowledged ones, by their key."""
+    """Acknowledged holds, by idempotency key."""
     longest_gap_seconds: float = 0
-    """In which not one call of all clients was answered."""
+    """The longest time without a response to any client."""
     _turns: Counter[int] = field(default_factory=Counter)
     """How often each client has read a map and held a seat."""
     _last: float = field(default_factory=time.monotonic)
@@ -83,7 +83,10 @@ class Load:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs the clients within the block, from when each was answered until each is answered by new calls."""
+        """Runs the clients within the block.
+
+        The block begins when each client has been answered, and after it each client is answered again.
+        """
         limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
         async with httpx.AsyncClient(base_url=self.url, timeout=10, limits=limits) as http:
             clients = [asyncio.create_task(self._client(http, number)) for number in range(CLIENTS)]
@@ -96,11 +99,11 @@ class Load:
                 await asyncio.gather(*clients)
 
     async def each_is_answered(self) -> None:
-        """Waits until each client has had an answer to a call that it begins from now on."""
+        """Waits until each client has completed a turn that began after this call."""
         before = Counter(self._turns)
 
         async def went_on() -> bool:
-            # The first turn that ends may have begun before.
+            # The first turn that ends may have begun before this call.
             return all(self._turns[number] > before[number] + 1 for number in range(CLIENTS))
 
         await eventually(went_on, within_seconds=PATIENCE_SECONDS)
@@ -131,7 +134,10 @@ class Load:
             self.wrong.append(f"{flight} {seat}: {answer.status_code} {answer.text[:200]}")
 
     async def _ask(self, http: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """The answer, from a repeat where it must be; None where there was none in time."""
+        """Returns the response, after retries if necessary.
+
+        Returns None if there was none in time.
+        """
         headers = {"authorization": f"Bearer {self.agent.token}", **more.pop("headers", {})}
         wait_seconds, deadline = FIRST_REPEAT_SECONDS, time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -155,7 +161,10 @@ class Load:
         self._last, self.answered = now, self.answered + 1
 
     async def judge(self, database: asyncpg.Connection[asyncpg.Record], what: str) -> None:
-        """Prints the figures. Fails where a call was lost, answered wrongly, or had its effect never or twice."""
+        """Prints the figures.
+
+        Fails if a call was lost, answered wrongly, or had no effect or two.
+        """
         sys.stdout.write(
             f"{what}: {self.answered} calls answered, {len(self.holds)} of them holds; "
             f"{self.repeated.total()} sent again {dict(self.repeated)}, {len(self.lost)} lost; "
@@ -175,20 +184,20 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A seat service of one parent and two workers, each with a port of its own."""
+    """A seat service with a parent and two workers, each with its own port."""
 
     supervisor: Supervisor
     callers: Callers
     addresses: tuple[str, str]
 
     def workers(self) -> list[int]:
-        """The pids of the workers that live now."""
+        """Returns the pids of the workers that are alive now."""
         (status,) = self.supervisor.statuses
         children = Path(f"/proc/{status.pid}/task/{status.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
     async def load(self, url: str, *, rounds: int) -> Load:
-        """Clients with flights of their own, enough for so many restarts."""
+        """Returns clients with flights of their own, enough for so many restarts."""
         flights = [new_flight_id() for _ in range(rounds * FLIGHTS_PER_ROUND)]
         for flight in flights:
             await self.callers.operations().provision(flight)
@@ -198,7 +207,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 async def fleet(world: World) -> AsyncIterator[Fleet]:
-    """The service, as real processes."""
+    """Runs the service as real processes."""
     (port,) = free_ports(1)
     worker_port = _two_free_ports()
     process = Process(
@@ -210,7 +219,7 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
             SKYHIGH_SEAT_LISTEN=f"{LOOPBACK}:{port}",
             SKYHIGH_SEAT_WORKER_PORT=str(worker_port),
             SKYHIGH_SEAT_PROCESSES="2",
-            # The longest notice: on a busy machine the health check of the edge notices a drain late.
+            # The longest notice: on a busy machine the edge's health check notices a drain late.
             SKYHIGH_DRAIN_NOTICE_SECONDS="4",
             SKYHIGH_LOG_LEVEL="warning",
         ),
@@ -219,12 +228,12 @@ async def fleet(world: World) -> AsyncIterator[Fleet]:
         callers = Callers(f"{LOOPBACK}:{port}", world.keys)
         yield Fleet(supervisor, callers, (f"{LOOPBACK}:{worker_port}", f"{LOOPBACK}:{worker_port + 1}"))
         await callers.close()
-        # It would drain first, for nobody.
+        # SIGTERM would drain first, although no client is left.
         await supervisor.kill("fleet")
 
 
 def _two_free_ports() -> int:
-    """The first of two that follow each other."""
+    """Returns the first of two consecutive free ports."""
     from deploy.local.process import port_is_free
 
     return next(port for port in free_ports(50) if port_is_free(port + 1))
@@ -232,7 +241,7 @@ def _two_free_ports() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """An Envoy's configuration before the fleet."""
+    """An Envoy's configuration for the fleet."""
 
     path: Path
     port: int
@@ -240,12 +249,12 @@ class Configured:
 
     @property
     def url(self) -> str:
-        """Where clients come."""
+        """The URL for clients."""
         return f"http://{LOOPBACK}:{self.port}"
 
 
 def configure(world: World, fleet: Fleet, others: Others) -> Configured:
-    """Writes the configuration of an Envoy that is still to be started."""
+    """Writes the configuration of an Envoy that is started later."""
     settings = edge_settings(world, others.address, seat_address=fleet.addresses)
     port = settings.gateway_port
     return Configured(write(settings, world.folder / f"restarted-{port}"), port, settings.gateway_admin_port)
@@ -253,19 +262,19 @@ def configure(world: World, fleet: Fleet, others: Others) -> Configured:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A running Envoy before the fleet."""
+    """A running Envoy in front of the fleet."""
 
     configured: Configured
     supervisor: Supervisor
 
     async def kill(self) -> None:
-        """Ends it as a crash would. The supervisor starts it again."""
+        """Kills Envoy. The supervisor starts it again."""
         await self.supervisor.kill("gateway")
 
 
 @pytest.fixture(scope="module")
 async def edge(world: World, fleet: Fleet, others: Others) -> AsyncIterator[Edge]:
-    """The Envoy of the tests that need no other."""
+    """Yields the Envoy of the tests that do not start one themselves."""
     configured = configure(world, fleet, others)
     process = envoy(configured.path, port=configured.port)
     async with Supervisor([process], logs=world.folder / "logs") as supervisor:
@@ -294,7 +303,7 @@ async def test_a_hot_restart_breaks_nothing(
         async with load.running():
             for epoch in range(1, ROUNDS + 1):
                 running.append(await _start(configured, "--base-id", base_id.read_text().strip(), epoch=epoch))
-                # The older one hands over its sockets, lets its connections end, and ends.
+                # The older Envoy hands over its sockets, lets its connections end, and exits.
                 assert await asyncio.wait_for(running[-2].wait(), PATIENCE_SECONDS) == 0
         assert running[-1].returncode is None
     finally:
@@ -323,7 +332,7 @@ async def _start(configured: Configured, *arguments: str, epoch: int) -> asyncio
 
 
 async def _serves(configured: Configured, epoch: int) -> bool:
-    """Whether the Envoy of this epoch does."""
+    """Returns whether the Envoy of this epoch serves."""
     async with httpx.AsyncClient(verify=False) as http:
         try:
             info = (await http.get(f"http://{LOOPBACK}:{configured.admin_port}/server_info")).json()
@@ -343,7 +352,7 @@ async def test_a_worker_that_drains_is_not_noticed(
     load = await fleet.load(edge.configured.url, rounds=ROUNDS)
     async with load.running():
         for _ in range(ROUNDS):
-            # As in a rollout of a new version: the next worker ends only when both are well.
+            # As in a rollout of a new version, the next worker ends only when both are healthy.
             await eventually(partial(_both_are_well, fleet, edge.configured))
             drained = secrets.choice(fleet.workers())
             os.kill(drained, signal.SIGTERM)
@@ -357,7 +366,7 @@ async def _is_gone(fleet: Fleet, worker: int) -> bool:
 
 
 async def _both_are_well(fleet: Fleet, configured: Configured) -> bool:
-    """Whether both workers serve, and the edge knows."""
+    """Returns whether both workers serve, and the edge regards them as healthy."""
     ports = [int(address.rpartition(":")[2]) for address in fleet.addresses]
     if not all([await serves(port, "skyhigh.seat.v1.SeatService") for port in ports]):
         return False

@@ -1,6 +1,6 @@
 """Schemathesis over the whole document, against a real Envoy with every service behind it.
 
-SKYHIGH_TEST_EXAMPLES says how many requests are made up for each operation, and SKYHIGH_TEST_SEED of what.
+SKYHIGH_TEST_EXAMPLES sets the number of random requests per operation, and SKYHIGH_TEST_SEED their seed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 FEW: Final = 1
 SECONDS_PER_EXAMPLE: Final = 20
 EXAMPLES_EACH: Final = int(os.environ.get("SKYHIGH_TEST_EXAMPLES", FEW))
-# The document's examples have a fixed date. Here it is one that is not in the past, as flight searches need.
+# The document's examples have a fixed date. Flight searches need one that is not in the past.
 FLIGHT_ID: Final = EXAMPLES["flight_id"].replace(EXAMPLES["date"], DAY)
 SEED: Final = int(os.environ.get("SKYHIGH_TEST_SEED", "1"))
 
 
 @pytest.fixture(scope="module")
 async def airline(world: World, callers: Callers) -> AsyncIterator[Airline]:
-    """The airline, which has what the document's examples speak of."""
+    """Yields the airline with the resources of the document's examples."""
     async with whole_airline(world, callers, SKYHIGH_CHECKIN_LOGIN_ANSWER_SECONDS="0") as airline:
         await _open_the_example_flight(airline, callers.operations().token)
         yield airline
@@ -45,7 +45,7 @@ async def airline(world: World, callers: Callers) -> AsyncIterator[Airline]:
 
 @pytest.fixture(scope="module")
 def tokens(callers: Callers) -> dict[str, str]:
-    """A token for each role; the passenger's is of the examples' trip."""
+    """Returns a token for each role; the passenger's is for the trip of the examples."""
     passenger = callers.passenger(f"{EXAMPLES['passenger_id']}:{FLIGHT_ID}", pnr=EXAMPLES["pnr"])
     others = [callers.customer(), callers.agent(), callers.operations(), callers.service()]
     return {str(caller.name.partition(":")[0]): caller.token for caller in (passenger, *others)}
@@ -77,7 +77,7 @@ async def _open_the_example_flight(airline: Airline, token: str) -> None:
 
 @pytest.fixture(scope="module")
 async def known(airline: Airline, callers: Callers) -> dict[str, str]:
-    """Ids of one of everything, by the path variable's name."""
+    """Returns ids of existing resources, by the path variable's name."""
     flight_id, passenger_id = FLIGHT_ID, EXAMPLES["passenger_id"]
     agent, customer = (f"Bearer {caller.token}" for caller in (callers.agent(), callers.customer()))
 
@@ -135,7 +135,7 @@ async def test_the_edge_keeps_to_its_document(airline: Airline, tokens: dict[str
     ]
     assert found["statuses"].keys() >= set(operations)
     answered = [operation for operation in operations if "200" in found["statuses"][operation]]
-    # Whatever was refused throughout was not tried.
+    # An operation that was always refused counts as untested.
     assert len(answered) >= len(operations) / 2, set(operations) - set(answered)
 
 

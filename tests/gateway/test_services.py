@@ -1,4 +1,7 @@
-"""Every public method of every service through a real Envoy: routes, tokens, raw bodies, addresses."""
+"""Every public method of every service through a real Envoy.
+
+Covers routes, tokens, raw bodies and addresses.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ VALUES: Final = {
 
 
 def routes() -> Iterator[tuple[ServiceExposure, MethodDescriptorProto, str, str]]:
-    """Service, method, verb and path of each binding of the services that do not run here."""
+    """Yields service, method, verb and path of each binding of the services that do not run here."""
     exposed = {service.name: service for service in SERVICES if service.cluster != "seat"}
     for file in read_descriptors().file:
         for service in file.service:
@@ -140,7 +143,7 @@ async def test_a_check_in_is_watched_as_server_sent_events(gateway: Gateway) -> 
 async def test_a_service_learns_the_callers_address_and_no_other(gateway: Gateway, others: Others) -> None:
     names = ("x-forwarded-for", "x-real-ip", "x-skyhigh-client", "x-envoy-external-address")
     forged = {name: "203.0.113.66" for name in names} | {"forwarded": "for=203.0.113.66"}
-    # From another address than the gateway's own, so that the two can't be mistaken for each other.
+    # The client has another address than the gateway, so that the two cannot be confused.
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(local_address="127.0.0.7")) as http:
         await http.post(f"http://127.0.0.1:{gateway.port}/v1/sessions", json={}, headers=forged)
     heard = others.echo.heard[-1][2]

@@ -1,4 +1,7 @@
-"""TLS at a real Envoy: what clients may speak, whom it believes behind it, and certificates replaced while it runs."""
+"""TLS at a real Envoy.
+
+Covers the protocols of clients, the trust in the services behind it, and certificates that are replaced at run time.
+"""
 
 from __future__ import annotations
 
@@ -44,29 +47,32 @@ FILES: Final = ("tls.crt", "tls.key", "ca.crt")
 
 @dataclass(frozen=True, slots=True)
 class SecureEdge:
-    """An Envoy that serves TLS, before a seat service that takes mutual TLS, and before impostors."""
+    """An Envoy with TLS, in front of a seat service with mutual TLS, and of impostors."""
 
     port: int
     admin_port: int
     config: Path
     mounted: Path
-    """Where its certificate is."""
+    """The folder of its certificate."""
     authority: Authority
     http: httpx.AsyncClient
     agent: Caller
     flight: str
 
     async def get(self, path: str) -> httpx.Response:
-        """Asks as an agent."""
+        """Sends a GET request as an agent."""
         return await self.http.get(path, headers={"authorization": f"Bearer {self.agent.token}"})
 
     def shown(self, *, offer: tuple[str, ...] = (), ciphers: str = "", version: ssl.TLSVersion | None = None) -> Shown:
-        """What the edge answers a client that offers no more than this. Raises ssl.SSLError where it is refused."""
+        """Connects with these limits; returns the result of the handshake.
+
+        Raises ssl.SSLError if the edge refuses it.
+        """
         context = ssl.create_default_context(cafile=self.authority.certificate)
         if offer:
             context.set_alpn_protocols(offer)
         if version is not None:
-            # Old versions need what a client of today leaves out.
+            # Old versions need ciphers that a current client disables.
             context.set_ciphers("ALL:@SECLEVEL=0")
             context.minimum_version = context.maximum_version = version
         if ciphers:
@@ -80,14 +86,14 @@ class SecureEdge:
             return Shown(secure.version(), secure.selected_alpn_protocol(), certificate.serial_number)
 
     async def count(self, statistic: str) -> int:
-        """One of Envoy's counters."""
+        """Reads a counter of Envoy."""
         answer = await self.http.get(f"http://127.0.0.1:{self.admin_port}/stats?filter=^{statistic}$")
         return int(answer.text.rpartition(" ")[2] or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A handshake, as the client saw it."""
+    """The result of a handshake at the client."""
 
     version: str | None
     protocol: str | None
@@ -95,7 +101,10 @@ class Shown:
 
 
 def mount(identity: Identity, folder: Path) -> Identity:
-    """Puts a certificate where Kubernetes would: behind a link that is exchanged, so that all files change at once."""
+    """Installs a certificate as Kubernetes does.
+
+    It is behind a link that is replaced, so that all files change at once.
+    """
     folder.mkdir(exist_ok=True)
     version = folder / f"..{uuid4()}"
     version.mkdir()
@@ -110,7 +119,7 @@ def mount(identity: Identity, folder: Path) -> Identity:
 
 @asynccontextmanager
 async def shows(identity: Identity) -> AsyncIterator[str]:
-    """A server that answers every call of ours and shows this certificate; yields its address."""
+    """Runs a server with this certificate that answers every call; yields its address."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Echo(),))
     pems = Identity.read(identity)
@@ -123,7 +132,10 @@ async def shows(identity: Identity) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SecureEdge]:
-    """The edge; booking shows what it must, the other services do not."""
+    """Yields the edge.
+
+    Booking presents the right certificate, the other services do not.
+    """
     ours, foreign = (Authority(tmp_path_factory.mktemp(name)) for name in ("ours", "foreign"))
     ours.ensure(["seat", "booking", "edge", "operations"])
     foreign.ensure(["waitlist"])
@@ -149,11 +161,11 @@ async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFa
                 tls_authority=shown.authority,
                 seat_address=(f"127.0.0.1:{seat_port}",),
                 booking_address=(booking,),
-                # One of us, but not this one.
+                # A certificate of our authority, but of another service.
                 flight_address=(booking,),
                 waitlist_address=(waitlist,),
                 payment_address=(payment,),
-                # It speaks no TLS.
+                # This server does not use TLS.
                 checkin_address=(others.address,),
                 gateway_address=(others.address,),
                 jwks=world.keys.jwks,
@@ -164,7 +176,7 @@ async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFa
         ready = answers(
             port,
             ask=b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-            # Half of the services are no services.
+            # The status is 503, because half of the services are not healthy.
             expect=[b"HTTP/1.1 503"],
             context=operations.client_context,
         )

@@ -1,4 +1,4 @@
-"""A token is read by one rule: the edge and the services take the same headers, times and subjects."""
+"""A token has one rule: the edge and the services accept the same headers, times and subjects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_BOOKING: Final = "/v1/bookings/00000000-0000-4000-8000-000000000000"
 
 
 async def is_taken_by_edge(gateway: Gateway, others: Others, authorization: str) -> bool:
-    """Whether a call with this header reaches the service behind the edge."""
+    """Returns whether a call with this header reaches the service behind the edge."""
     heard = len(others.echo.heard)
     answer = await gateway.http.get(NO_BOOKING, headers={"authorization": authorization})
     assert answer.status_code in (200, 401)
@@ -34,7 +34,7 @@ async def is_taken_by_edge(gateway: Gateway, others: Others, authorization: str)
 
 
 async def is_taken_by_service(gateway: Gateway, authorization: str) -> bool:
-    """Whether a service, asked on its own port, knows who calls."""
+    """Returns whether a service accepts this header on its own port."""
     async with grpc.aio.insecure_channel(gateway.callers.address) as channel:
         stub: Any = SeatServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:

@@ -1,4 +1,7 @@
-"""`requirements/install.py` installs a small project from a registry on loopback, with wheels made by the test."""
+"""`requirements/install.py` installs a small project.
+
+The registry is on loopback, and the test makes the wheels.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from typing import Any, Final
 
 import pytest
 
-# A test makes up to two environments. On a machine that is busy with others, each takes a minute.
+# A test makes up to two environments, and each takes up to a minute on a busy machine.
 pytestmark = pytest.mark.timeout(900)
 SCRIPT: Final = Path(__file__).resolve().parents[2] / "requirements/install.py"
 PYTHON: Final = getattr(sys, "_base_executable", sys.executable)
-# Builds an empty editable project and, as the real one does, writes `gen/skyhigh.binpb`.
+# Builds an empty editable project and, like the real build hook, writes `gen/skyhigh.binpb`.
 BACKEND: Final = """
 import pathlib, zipfile
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
@@ -41,7 +44,10 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 
 class Registry:
-    """A registry on loopback. While `open` is not set, it answers no request for a wheel."""
+    """A package registry on loopback.
+
+    While `open` is not set, it answers no request for a wheel.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +98,7 @@ class Registry:
 
 
 class Project:
-    """A project as small as `install.py` takes it, in a folder with a space in its name."""
+    """The smallest project that `install.py` accepts, in a folder with a space in its name."""
 
     def __init__(self, root: Path, registry: Registry) -> None:
         self.root = root
@@ -106,7 +112,8 @@ class Project:
             '[build-system]\nrequires = []\nbuild-backend = "build_hook"\nbackend-path = ["protos"]\n'
             '[project]\nname = "skyhigh"\nversion = "0.1"\n'
         )
-        # As coverage[toml] of pytest-cov did it: pip that resolves takes the newer release of an extra.
+        # As coverage[toml] of pytest-cov showed: pip with dependency resolution installs the newer release of a package
+        # that is required by an extra.
         self.lock("runtime", registry.add("alpha", "1.0", ["beta[more]>=1.0"]))
         self.lock("local", registry.add("beta", "1.0", ['gamma>=1.0; extra == "more"']), registry.add("gamma", "1.0"))
         self.lock("dev", registry.add("delta", "1.0"))
@@ -124,7 +131,7 @@ class Project:
         }
         kept.pop("PYTHON", None)
         process = subprocess.Popen(
-            # A shell starts a background run of the tests with Ctrl-C ignored, and every child inherits that.
+            # A shell starts a background test run with Ctrl-C ignored, and every child would inherit that.
             ["env", "--default-signal=INT", PYTHON, self.root / "requirements/install.py", *options],
             env=kept,
             stdout=subprocess.PIPE,
@@ -142,7 +149,7 @@ class Project:
         return process.returncode, output
 
     def versions(self) -> dict[str, str]:
-        """The versions that the installed modules have."""
+        """Returns the versions of the installed modules."""
         code = (
             "import importlib\n"
             "for name in ('alpha', 'beta', 'gamma', 'delta'):\n"
@@ -205,12 +212,12 @@ def test_installation_interrupted_in_pip_is_taken_up_again(project: Project, reg
 
 
 def test_venv_that_was_never_finished_is_made_again(project: Project) -> None:
-    # As `python -m venv` leaves it when it is interrupted: a Python without pip.
+    # An interrupted `python -m venv` leaves this: a Python without pip.
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", project.root / ".venv"], check=True)
     code, output = project.install()
     assert code == 0, output
     assert project.versions() == LOCKED
-    # As a killed pip leaves it: a package that has its metadata and not its module.
+    # A killed pip leaves this: a package with its metadata but without its module.
     next(project.root.glob(".venv/lib/*/site-packages/alpha.py")).unlink()
     (project.root / ".venv/.stamps/runtime").unlink()
     (project.root / ".venv/.stamps/unfinished").touch()

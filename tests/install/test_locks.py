@@ -1,4 +1,7 @@
-"""The lock files are complete, disjoint and pinned with hashes. The tests read them and installed metadata only."""
+"""The lock files are complete, disjoint and pinned with hashes.
+
+The tests read only the lock files and the metadata of installed packages.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from packaging.version import Version
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 PYTHONS: Final = ("3.11.0", "3.11.7", "3.12.1", "3.13.0")
-# What is installed together, with the extras of pyproject.toml that it serves.
+# The lock files that are installed together, with the extras of pyproject.toml that they provide.
 COMBINATIONS: Final = {
     ("runtime",): (),
     ("runtime", "local"): ("local",),
@@ -30,7 +33,7 @@ def text_of(lock: str) -> str:
 
 
 def entries(text: str) -> list[tuple[Requirement, list[str]]]:
-    """Each requirement of a lock file, with its hashes."""
+    """Returns each requirement of a lock file, with its hashes."""
     logical = re.sub(r" \\\n", " ", text).splitlines()
     lines = [line for line in logical if line and not line.startswith("#")]
     return [(Requirement(line.partition(" --hash")[0]), re.findall(r"--hash=(\S+)", line)) for line in lines]
@@ -42,7 +45,7 @@ def environment_of(python: str) -> dict[str, str]:
 
 
 def pins(locks: Iterable[str], environment: Mapping[str, str]) -> dict[str, Version]:
-    """The version of each package that these lock files install in this environment."""
+    """Returns the version of each package that these lock files install in this environment."""
     pinned: dict[str, Version] = {}
     for lock in locks:
         for requirement, _ in entries(text_of(lock)):
@@ -53,7 +56,10 @@ def pins(locks: Iterable[str], environment: Mapping[str, str]) -> dict[str, Vers
 
 
 def unsatisfied(pinned: Mapping[str, Version], wanted: Iterable[str], environment: Mapping[str, str]) -> list[str]:
-    """Returns the requirements that the pins do not satisfy, of `wanted` and of each pinned package with its extras."""
+    """Returns the requirements that the pins do not satisfy.
+
+    These are requirements of `wanted`, and of each pinned package with its extras.
+    """
     pending = [(Requirement(line), "pyproject.toml") for line in wanted]
     pending += [(Requirement(name), "its lock file") for name in pinned]
     seen: set[tuple[str, str]] = set()
@@ -79,7 +85,7 @@ def required_by(name: str) -> list[str]:
     try:
         return metadata.requires(name) or []
     except metadata.PackageNotFoundError:
-        # Another Python or system needs it.
+        # A package that is not installed is needed only on another Python or system.
         assert name not in pins(("runtime", "local", "dev"), default_here()), f"{name} is locked and not installed"
         return []
 
@@ -93,7 +99,7 @@ def project() -> Any:
 
 
 def wanted_for(locks: Iterable[str]) -> list[str]:
-    """What pyproject.toml asks of these lock files together."""
+    """Returns the requirements of pyproject.toml that these lock files have to satisfy together."""
     declared = project()
     wanted: list[str] = list(declared["project"]["dependencies"])
     for lock in locks:

@@ -1,4 +1,7 @@
-"""The whole local stack as `make up` starts it, servers, services, mocks and gateway, in a home of its own."""
+"""The whole local stack as `make up` starts it, in a home of its own.
+
+It has servers, services, mocks and gateway.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,19 @@ class Airline:
 
     @property
     def gateway_url(self) -> str:
-        """Where phones come in."""
+        """The gateway's URL for clients."""
         return self.stack.addresses["SKYHIGH_GATEWAY_URL"]
 
 
 @pytest.fixture(scope="package")
 async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Airline]:
-    """The airline. The commands of operations find it by the environment."""
+    """Yields the airline. The `skyhigh` commands find it by environment variables."""
     home = tmp_path_factory.mktemp("airline")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKYHIGH_HOME", str(home))
         patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
         patch.setenv("SKYHIGH_FLIGHT_HORIZON_DAYS", str(DAYS))
-        # What the check-in service does against guesses is looked at here; the gateway would keep the address out.
+        # These tests check the check-in service's own limit on guesses. The gateway would block the address first.
         patch.setenv("SKYHIGH_GATEWAY_FAILED_LOGINS", "1000000")
         patch.setenv("SKYHIGH_DRAIN_NOTICE_SECONDS", "0")
         stack = Stack.from_environment()
@@ -52,7 +55,7 @@ async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Air
 
 
 def free_port_base() -> int:
-    """A base from which on none of a stack's ports is taken, below those that the kernel gives away."""
+    """Returns a base from which all ports of a stack are free, below those that the kernel assigns."""
     for _ in range(50):
         base = random.randrange(20_000, 32_000 - PORT_SPAN)
         if all(map(port_is_free, Stack.from_environment({"SKYHIGH_PORT_BASE": str(base)}).ports.values())):

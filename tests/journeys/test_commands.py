@@ -1,4 +1,4 @@
-"""`skyhigh flights` and `bookings` beside the whole stack, and what a cancelled flight takes with it."""
+"""`skyhigh flights` and `bookings` beside the whole stack, and the effects of a cancelled flight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def skyhigh(*arguments: str, code: int = 0) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Two flights of the test's own that connect, five days from now."""
+    """Two connecting flights that only this test uses, five days from now."""
 
     number: int
     day: datetime
@@ -47,7 +47,7 @@ class Route:
         return f"CF_KEF_FAO_{'_'.join(self.flight_ids)}"
 
     def requests(self) -> list[dict[str, Any]]:
-        """What adds them to the schedule."""
+        """Returns the requests that add the flights to the schedule."""
         legs = (("KEF", "ZRH", 8), ("ZRH", "FAO", 14))
         return [
             {
@@ -65,7 +65,7 @@ class Route:
 
 @pytest.fixture
 async def route(airline: Airline) -> Route:
-    """Flights that nobody else knows."""
+    """Creates flights that no other test uses."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     route = Route(secrets.randbelow(9000) + 100, midnight + timedelta(days=5))
     operations = Gateway(airline.gateway_url, mint("operations", "test"))
@@ -76,7 +76,7 @@ async def route(airline: Airline) -> Route:
 
 
 async def customer_of(airline: Airline) -> Gateway:
-    """Somebody new."""
+    """Returns a new customer."""
     session = await Gateway(airline.gateway_url).send("/v1/sessions/guest", {})
     return Gateway(airline.gateway_url, session.body["token"])
 
@@ -86,7 +86,7 @@ async def test_flights_are_found_listed_and_shown(airline: Airline, route: Route
     found = await skyhigh("flights", "search", "kef", "fao", "--date", f"{route.day:%Y-%m-%d}", "--sort", "duration")
     (line,) = [line for line in found.splitlines() if route.itinerary_id in line]
     assert line.startswith(f"computed  KEF ZZ{route.number} ZRH ZZ{route.number + 1} FAO")
-    # Iceland keeps UTC, and Portugal in winter too.
+    # Iceland uses UTC all year, and Portugal in winter.
     assert "08:00 GMT (+00:00)" in line
     assert "10h00" in line
     assert "100.00 USD" in line
@@ -119,7 +119,10 @@ async def test_nothing_to_show_is_said(airline: Airline) -> None:
 
 
 async def paid_booking(airline: Airline, route: Route) -> tuple[Gateway, str]:
-    """Books both flights for two passengers, pays, and waits for CONFIRMED; returns the customer and the path."""
+    """Books both flights for two passengers, pays, and waits for CONFIRMED.
+
+    Returns the customer and the path.
+    """
     customer = await customer_of(airline)
     booked = await customer.send("/v1/bookings", {"itineraryId": route.itinerary_id, "passengers": PASSENGERS})
     assert booked.body["state"] == "SEATS_RESERVED", booked

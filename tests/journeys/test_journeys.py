@@ -1,4 +1,7 @@
-"""All journeys, through JSON at the gateway: as they are, and with the broker gone in the middle."""
+"""All journeys through JSON at the gateway.
+
+They run without faults, and with an outage of the broker in the middle.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from operations.journeys.steps import PICTURE
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually, pause
 
-# The broker needs some seconds to start, and the services some to find it again; on a busy machine many.
+# Attempts per call: the broker needs some seconds to start, and the services some to reconnect; on a busy machine many.
 PATIENCE = 20
 AWAY_SECONDS = 3
 
 
 async def nothing_is_violated(airline: Airline) -> bool:
-    """Whether all that always holds does, now that everything is at rest."""
+    """Returns whether all invariants hold, now that the system is at rest."""
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
         findings = await verify.check(connection, None)
@@ -41,7 +44,7 @@ async def test_a_customer_and_two_passengers_travel(airline: Airline, capsys: py
     for step in ("the same booking", "record locator", "SEAT_TAKEN", "90.00 USD", "waits for"):
         assert step in told
     assert told.count("went back") == 2
-    # Of the booking's two flights, and of the passenger with the heavy bags.
+    # Two passes for the booking's two flights, one for the passenger with the heavy bags.
     passes = [line.split("'")[1] for line in told.splitlines() if line.startswith("  boarding pass ")]
     assert [len(bcbp) for bcbp in passes] == [60, 60, 60]
     assert passes[0][23:30] == passes[1][23:30] != passes[2][23:30], "one record locator on two flights"
@@ -51,7 +54,8 @@ async def test_a_customer_and_two_passengers_travel(airline: Airline, capsys: py
     await eventually(lambda: nothing_is_violated(airline))
 
 
-# After each of these steps the broker goes: by default after one in the booking and one at the airport, in one journey.
+# The broker stops after each of these steps; by default in one journey, after one step of the booking and one at the
+# airport.
 STEPS: Final = ("pay booking", "31 kg", "book", "cancel booking", "pay", "cancel")
 
 

@@ -1,4 +1,7 @@
-"""Guessing PNR and name through the gateway: the limits hold, and neither time nor body tells what was right."""
+"""Guessing PNR and name through the gateway.
+
+The limits hold, and neither time nor body reveals what was right.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from tests.journeys.conftest import Airline
 from tests.waiting import eventually
 
 LETTERS = "ABCDEFGHJKMNPQRSTUVWXYZ"
-# The whole attack has 10,000; these are fifteen times what the limits let through.
+# The full attack has 10,000 guesses; these are fifteen times as many as the limits permit.
 GUESSES = int(os.environ.get("SKYHIGH_TEST_GUESSES", "300"))
 AT_ONCE = 60
 PER_PNR, PER_ADDRESS = 5, 20
@@ -33,17 +36,17 @@ LOGIN_ANSWER_SECONDS = CheckInSettings.model_fields["login_answer_seconds"].defa
 
 @dataclass
 class Answers:
-    """What guesses were answered."""
+    """The responses to guesses."""
 
     statuses: Counter[tuple[int, str]] = field(default_factory=Counter)
     bodies: set[str] = field(default_factory=set)
     seconds: list[float] = field(default_factory=list)
-    """How long each answer took that was no refusal of the limits."""
+    """The duration of each response that was not a refusal of the limits."""
 
 
 async def guess(airline: Airline, address: str, pairs: list[tuple[str, str]], answers: Answers) -> None:
-    """Tries pairs one after another from an address of this machine's own network."""
-    # HTTP without TLS: the certificates that httpx would load for each client take longer than all its guesses.
+    """Tries pairs one after another from an address of this machine's loopback network."""
+    # Without TLS, because loading httpx's certificates for each client takes longer than all its guesses.
     transport = httpx.AsyncHTTPTransport(local_address=address, verify=False)
     async with httpx.AsyncClient(base_url=airline.gateway_url, transport=transport, timeout=20) as client:
         for pnr, name in pairs:
@@ -62,7 +65,7 @@ def nobody() -> str:
 
 @pytest.fixture(scope="module")
 async def gateway_lets_pass(airline: Airline) -> AsyncIterator[None]:
-    """The gateway's own limit of an address, which the check-in service's would hardly show behind, is out of reach."""
+    """Raises the gateway's own limit of an address, which would hide that of the check-in service."""
     (default,) = [limit for limit in DEFAULTS if limit.limit_id == "login-per-address"]
     await set_login_limit(airline, requests_per_minute=1_000_000, burst=100_000)
     yield
@@ -89,7 +92,10 @@ async def set_login_limit(airline: Airline, *, requests_per_minute: int, burst: 
 
 @pytest.fixture(autouse=True)
 async def forgotten(airline: Airline, gateway_lets_pass: None) -> AsyncIterator[None]:
-    """Deletes all counted tries before each test, and after it: the journeys log in from the same address."""
+    """Deletes all counted tries before and after each test.
+
+    The journeys log in from the same address.
+    """
     await forget(airline)
     yield
     await forget(airline)
@@ -130,5 +136,5 @@ async def test_a_wrong_name_and_a_wrong_pnr_are_one_answer_in_one_time(airline: 
     await asyncio.gather(*(guess(airline, f"127.0.9.{n + 1}", pairs[n * 10 : n * 10 + 10], answers) for n in range(3)))
     assert answers.statuses == {(404, "TRIP_NOT_FOUND"): len(pairs)}
     assert len(answers.bodies) == 1
-    # A look-up takes a hundredth of that. Whether the rest of the time tells anything: tests/security/test_timing.py.
+    # A look-up takes a hundredth of this time. tests/security/test_timing.py checks that the rest reveals nothing.
     assert min(answers.seconds) >= LOGIN_ANSWER_SECONDS

@@ -1,4 +1,7 @@
-"""Each command of the README runs beside the whole stack and prints what the page shows; its table of ports is true."""
+"""Each command of the README prints what the page shows, beside the whole stack.
+
+Its table of ports is correct.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,17 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = (ROOT / "README.md").read_text()
 SECOND_BASE: Final = 20_000
 SECOND_HOME: Final = "$PWD/.skyhigh/second"
-# Background work of earlier commands may have to end before the invariants hold.
+# The invariants hold only after the background work of earlier commands has ended.
 SETTLES: Final = ".venv/bin/skyhigh verify"
 SETTLE_SECONDS: Final = 60
 WORKERS_PER_SERVICE: Final = 20
 
 
 def page_for(airline: Airline) -> str:
-    """The README with the addresses and the home of this stack, as the first and as the second one of the page."""
+    """Returns the README with this stack's addresses and home.
+
+    They replace those of both stacks on the page.
+    """
     stack = airline.stack
     base = stack.ports["gateway"]
     page = README.replace(SECOND_HOME, str(stack.home)).replace(f"_BASE={SECOND_BASE}", f"_BASE={base}")
@@ -40,7 +46,7 @@ def page_for(airline: Airline) -> str:
 
 @pytest.fixture
 async def logins_are_forgotten(airline: Airline) -> None:
-    """Tests that guess logins use up what one address may try."""
+    """Deletes counted logins, because the tests that guess logins exhaust the limit of this address."""
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
         await connection.execute("DELETE FROM checkin.login_tries")
@@ -49,7 +55,7 @@ async def logins_are_forgotten(airline: Airline) -> None:
 
 
 async def problem_of(terminal: Terminal, example: Example) -> str | None:
-    """What is otherwise than the page shows; None where nothing is."""
+    """Returns how the output differs from the page; None if it does not."""
     code, printed = await terminal.run(example.command)
     found = f"exit code {code}" if code else difference(example.printed, 200, printed)
     return found and f"{example.command}{found}\n{printed}"
@@ -67,7 +73,7 @@ async def check(terminal: Terminal, example: Example) -> None:
         assert (problem := await problem_of(terminal, example)) is None, problem
 
 
-# Whole processes start for many of the commands, which takes minutes on a busy machine; a single command is limited.
+# Many of the commands start whole processes, which takes minutes on a busy machine; a single command has its own limit.
 @pytest.mark.timeout(900)
 async def test_each_command_prints_what_the_page_shows(
     airline: Airline, logins_are_forgotten: None, tmp_path: Path
@@ -79,7 +85,7 @@ async def test_each_command_prints_what_the_page_shows(
         for definitions in definitions_of(page):
             assert await terminal.run(definitions) == (0, "")
         for example in examples(page):
-            # They start and end stacks: those of tests/local do that, and this one is needed.
+            # These commands start and end stacks. tests/local tests them, and this stack must keep running.
             if not example.command.startswith("make "):
                 await check(terminal, example)
         code, legs = await terminal.run('tr _ "\\n" <<<"$itinerary" | grep -c ^SH')
@@ -87,7 +93,10 @@ async def test_each_command_prints_what_the_page_shows(
 
 
 def definitions_of(page: str) -> list[str]:
-    """The blocks without prompts, which only set variables and functions; those with `make` are left out."""
+    """Returns the blocks without prompts, except those with `make`.
+
+    They only set variables and functions.
+    """
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     return [block for block in blocks if not block.startswith("make ")]
 
@@ -108,7 +117,7 @@ def test_every_make_target_of_the_page_exists() -> None:
 
 
 def ports_of(cell: str) -> set[int]:
-    """The numbers of a cell, with those between the ends of a range."""
+    """Returns the numbers in a cell, including those between the ends of a range."""
     ports = set[int]()
     for first, last in re.findall(r"(\d+)(?: to (\d+))?", cell):
         ports |= set(range(int(first), int(last or first) + 1))

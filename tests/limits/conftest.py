@@ -1,4 +1,4 @@
-"""Two Envoys side by side, which ask one gateway service, in front of one seat service."""
+"""Fixtures with two Envoys that share one gateway service, in front of one seat service."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 __all__ = ["others"]
-# Longer than any test takes; the test of a block's end moves the end instead.
+# Longer than any test takes; the test of a block's end changes the end instead.
 BLOCK_SECONDS = 600
-# How abuse is found in few calls. Only the tests of these findings cancel holds or fail to log in.
+# Low thresholds, so that few calls suffice. Only the tests of these findings cancel holds or fail to log in.
 HOLD_SPINS, FAILED_LOGINS = 3, 5
 
 
 def reason(answer: httpx.Response) -> str:
-    """Why a call was refused."""
+    """Returns the reason of a refusal."""
     (info,) = [detail for detail in answer.json()["details"] if detail["@type"].endswith("ErrorInfo")]
     return str(info["reason"])
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Envoys, what they ask, and what is behind them."""
+    """Envoys, their gateway service, and the services behind them."""
 
     ports: tuple[int, ...]
     http: httpx.AsyncClient
@@ -57,7 +57,7 @@ class Edge:
 
     @property
     def urls(self) -> list[str]:
-        """Where each Envoy listens."""
+        """The URL of each Envoy."""
         return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     async def call(self, caller: Caller, method: str, path: str, body: Any = None, *, envoy: int = 0) -> httpx.Response:
@@ -76,7 +76,10 @@ class Edge:
         return await self.call(caller, "POST", f"/v1/flights/{flight}/seats/{seat}/hold", body, envoy=envoy)
 
     async def customer_reads(self, flights: Sequence[str], *, within_seconds: float, at_once: int) -> Caller:
-        """Returns a new customer who has read these maps within this time. Retries with another on a slow machine."""
+        """Returns a new customer who has read these maps within this time.
+
+        On a slow machine, retries with another customer.
+        """
         customers: list[Caller] = []
 
         async def in_time() -> bool:
@@ -89,12 +92,12 @@ class Edge:
         return customers[-1]
 
     async def incidents(self, caller: Caller) -> list[pb.Incident]:
-        """What was found of a caller."""
+        """Returns the incidents of a caller."""
         found = await self.admin.agent().ListIncidents(pb.ListIncidentsRequest(source=caller.name))
         return list(found.incidents)
 
     async def blocks(self, caller: Caller, *, ended: bool = False) -> list[pb.Block]:
-        """The blocks of a caller."""
+        """Returns the blocks of a caller."""
         found = await self.admin.agent().ListBlocks(pb.ListBlocksRequest(source=caller.name, include_ended=ended))
         return list(found.blocks)
 
@@ -112,12 +115,12 @@ async def edge_of(
     configured: Mapping[str, Any] | None = None,
     **variables: str,
 ) -> AsyncIterator[Edge]:
-    """Serves within the block.
+    """Runs the edge within the block.
 
-    `own_process` keeps the gateway service out of this process, which a storm of calls leaves too busy to answer Envoy
-    in time. `shared_address` raises the limits of addresses: the calls of most tests come from 127.0.0.1 and are about
-    other limits. `configured` are fields of GatewaySettings, such as where a service is that is no echo; `variables`
-    are environment variables of the gateway service.
+    `own_process` runs the gateway service in a process of its own: during a storm of calls this process is too busy to
+    answer Envoy in time. `shared_address` raises the limits of addresses, because the calls of most tests come from
+    127.0.0.1 and test other limits. `configured` are fields of GatewaySettings, such as the address of a real service;
+    `variables` are environment variables of the gateway service.
     """
     variables = {
         "SKYHIGH_RATE_LIMITS": rate_limits,
@@ -189,21 +192,24 @@ async def _own_process(world: World, **variables: str) -> AsyncIterator[Callers]
 
 
 async def _tells(http: httpx.AsyncClient, admin_port: int) -> bool:
-    """Whether this Envoy has reached the gateway service: until then it tells of no call."""
+    """Returns whether this Envoy has reached the gateway service.
+
+    Before that it reports no calls.
+    """
     stats = await http.get(f"http://127.0.0.1:{admin_port}/stats?filter=cluster.gateway-watch.membership_healthy")
     return stats.text.strip().endswith(": 1")
 
 
 @pytest.fixture(scope="package")
 async def edge(world: World, callers: Callers, others: Others) -> AsyncIterator[Edge]:
-    """Two Envoys, with limits and blocks."""
+    """Yields two Envoys with limits and blocks."""
     async with edge_of(world, callers, others, envoys=2, own_process=True) as edge:
         yield edge
 
 
 @pytest.fixture
 async def flight(edge: Edge) -> str:
-    """A flight with 180 free seats."""
+    """Returns a flight with 180 free seats."""
     flight_id = new_flight_id()
     await edge.seats.operations().provision(flight_id)
     return flight_id

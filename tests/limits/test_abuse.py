@@ -1,4 +1,7 @@
-"""Whoever reads maps as no passenger does is found, kept out for a while, and let in again (GW-3)."""
+"""A caller that reads maps as no passenger does is blocked (GW-3).
+
+It is detected, blocked for a while, and admitted again.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually
 
 @pytest.fixture
 async def gateway_database(world: World) -> AsyncIterator[Database]:
-    """The gateway service's database."""
+    """Yields a connection to the gateway service's database."""
     url = world.servers.database_url("gateway")
     connection = await asyncpg.connect(url, server_settings={"search_path": "gateway"})
     yield connection
@@ -41,7 +44,10 @@ async def blocked(edge: Edge, caller: Caller, flight: str, *, envoy: int = 0) ->
 
 
 async def burst(edge: Edge, flight: str) -> tuple[Caller, pb.Incident]:
-    """Has a new customer read a map 31 times within 5 s; returns the customer and the incident."""
+    """Lets a new customer read a map 31 times within 5 s.
+
+    Returns the customer and the incident.
+    """
     caller = await edge.customer_reads([flight] * 31, within_seconds=5, at_once=8)
 
     async def found() -> bool:
@@ -106,7 +112,7 @@ async def test_a_passenger_who_reloads_is_not_hit(edge: Edge, flight: str) -> No
     for _ in range(10):
         answers = await asyncio.gather(*(edge.map_of(caller, flight) for _ in range(2)))
         assert [answer.status_code for answer in answers] == [200, 200]
-    # Envoy reports calls in their order: what it would find of the passenger, it finds before this.
+    # Envoy reports calls in their order. Therefore any incident of the passenger would exist before this one.
     await burst(edge, flight)
     assert await edge.incidents(caller) == []
 
@@ -176,7 +182,7 @@ async def test_repeated_holds_that_are_cancelled_are_found(edge: Edge, flight: s
 
 async def test_guessed_logins_block_the_logins_of_their_address_alone(edge: Edge, others: Others) -> None:
     agent, caller = edge.admin.agent(), edge.seats.customer()
-    # An address of the test's own: the other tests share 127.0.0.1.
+    # An address that only this test uses: the other tests share 127.0.0.1.
     address = f"127.0.{secrets.randbelow(200) + 1}.{secrets.randbelow(200) + 2}"
     async with httpx.AsyncClient(
         base_url=edge.urls[0], transport=httpx.AsyncHTTPTransport(local_address=address), timeout=20
@@ -186,7 +192,7 @@ async def test_guessed_logins_block_the_logins_of_their_address_alone(edge: Edge
             body = {"pnr": "".join(secrets.choice("ABCDEF") for _ in range(6)), "lastName": "Who"}
             return await http.post("/v1/sessions", json=body)
 
-        # Behind this path nobody is home: everything is not found.
+        # Every login fails with "not found".
         others.echo.refuse = True
         try:
             answers = [await guess() for _ in range(FAILED_LOGINS + 1)]

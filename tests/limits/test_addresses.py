@@ -1,4 +1,4 @@
-"""No address calls more often than its limit, however many principals it uses (GW-2)."""
+"""No address exceeds its limit, however many principals use it (GW-2)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tests.limits.conftest import Edge, edge_of, reason, set_limit
 from tests.waiting import eventually
 
 LIMITS = {limit.limit_id: limit for limit in DEFAULTS}
-# There is no such flight: what passes changes nothing, and is not found.
+# The flight does not exist: a call that passes the limits changes nothing and gets "not found".
 FLIGHT = flight_id("SH404")
 HOLD = ("POST", f"/v1/flights/{FLIGHT}/seats/12A/hold", {"passengerId": "P-1"})
-# A call of each class of calls that need a token.
+# One call of each class that needs a token.
 CALLS: dict[str, tuple[str, str, Any]] = {
     "map": ("GET", f"/v1/flights/{FLIGHT}/seatmap", None),
     "hold": HOLD,
@@ -51,13 +51,13 @@ FORGED = {
 
 
 def new_address() -> str:
-    """An address of this machine that no other test has."""
+    """Returns an address of this machine that no other test uses."""
     return f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(200) + 1}.{secrets.randbelow(200) + 2}"
 
 
 @asynccontextmanager
 async def calls_from(edge: Edge, address: str = "", *, envoy: int = 0) -> AsyncIterator[httpx.AsyncClient]:
-    """A client with this address, or with a new one."""
+    """Yields a client with this address, or with a new one."""
     transport = httpx.AsyncHTTPTransport(local_address=address or new_address())
     async with httpx.AsyncClient(base_url=edge.urls[envoy], transport=transport, timeout=20) as http:
         yield http
@@ -80,7 +80,10 @@ async def by_many(
     calls: int = 20,
     headers: Mapping[str, str] = NONE,
 ) -> tuple[int, float]:
-    """Has each of so many new guests call once; returns how many calls passed, and the seconds that it took."""
+    """Lets each of `calls` new guests call once.
+
+    Returns how many calls passed the limits, and the seconds that they took.
+    """
     began = time.monotonic()
     answers = Counter(
         await asyncio.gather(*(ask(http, callers.customer(), call, headers) for _ in range(calls))),
@@ -91,7 +94,7 @@ async def by_many(
 
 @asynccontextmanager
 async def lowered(edge: Edge, limit: Limit) -> AsyncIterator[None]:
-    """Within the block the limit is one call in a second and BURST at once."""
+    """Lowers the limit within the block to one call per second and BURST at once."""
     await set_limit(edge.admin, limit, requests_per_minute=60, burst=BURST)
     try:
         yield
@@ -104,7 +107,7 @@ def allowed(seconds: float) -> int:
 
 
 async def holds_limit(edge: Edge, call: tuple[str, str, Any], headers: Mapping[str, str] = NONE) -> bool:
-    """Whether a new address gets no more calls through than the lowered limit."""
+    """Returns whether no more calls of a new address pass than the lowered limit permits."""
     async with calls_from(edge) as http:
         passed, seconds = await by_many(http, edge.seats, call, headers=headers)
     return BURST <= passed <= allowed(seconds)
@@ -118,7 +121,8 @@ def test_every_class_has_a_limit_of_addresses() -> None:
             address, principal = (of_call(DEFAULTS, call_class, key, role) for key in (Key.ADDRESS, Key.PRINCIPAL))
             assert address is not None
             assert principal is not None
-            # Ten agents of an office and fifty passengers of an airport keep their own limits.
+            # Ten agents of an office, or fifty passengers of an airport, reach their own limits before that of the
+            # address.
             assert address.requests_per_minute >= 10 * principal.requests_per_minute
             assert address.burst >= 2 * principal.burst
     assert not PUBLIC_CLASSES & CALLS.keys()
@@ -128,7 +132,7 @@ def test_every_class_has_a_limit_of_addresses() -> None:
 async def test_many_guests_of_one_address_share_its_limit(edge: Edge, call_class: str) -> None:
     async with lowered(edge, LIMITS[f"{call_class}-per-address"]):
         await eventually(partial(holds_limit, edge, CALLS[call_class]))
-        # What a client writes into headers makes no other address of it.
+        # Headers of the client do not change its address.
         await eventually(partial(holds_limit, edge, CALLS[call_class], FORGED))
 
 
@@ -139,7 +143,7 @@ async def test_agents_of_an_office_have_a_limit_of_their_own(edge: Edge) -> None
             async with calls_from(edge) as http:
                 agents = [edge.seats.agent(secrets.token_hex(4)) for _ in range(20)]
                 answers = await asyncio.gather(*(ask(http, agent, HOLD) for agent in agents))
-                # Guests of the same address are counted apart.
+                # Guests of the same address have a limit of their own.
                 passed, _ = await by_many(http, edge.seats, HOLD)
             assert passed == 20
             return "RATE_LIMITED" in answers
@@ -200,7 +204,7 @@ async def test_a_principal_over_its_limit_takes_nothing_from_its_address(edge: E
 
 
 async def test_guests_of_one_address_who_hoard_are_an_incident(edge: Edge, flight: str) -> None:
-    """Twenty guests hold nine seats each: three of them hold, and the address is written down."""
+    """Twenty guests request nine seats each: three get them, and the address is an incident."""
     letters = "ABCDEF"
     numbers = [f"{row}{letter}" for row in range(1, 31) for letter in letters]
     address = new_address()
@@ -232,5 +236,5 @@ async def test_guests_of_one_address_who_hoard_are_an_incident(edge: Edge, fligh
         assert (incident.count > incident.threshold, incident.block_id) == (True, "")
         assert set(incident.evidence) == {"seat.HoldSeats"}, "no guest is named"
         assert not (await edge.admin.agent().ListBlocks(pb.ListBlocksRequest(source=source))).blocks
-        # The others of the address read maps, and hold seats of other flights.
+        # Other guests of the address can still read maps and hold seats of other flights.
         assert await ask(http, edge.seats.customer(), HOLD) == "FLIGHT_NOT_FOUND"

@@ -1,4 +1,4 @@
-"""Nobody calls more often than its limit, through however many gateways, whatever it sends (GW-2)."""
+"""No caller exceeds its limit, whatever gateways it uses and whatever headers it sends (GW-2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.waiting import eventually, until
 
 LIMITS = {limit.limit_id: limit for limit in DEFAULTS}
 HOLDS = LIMITS["hold-per-principal"]
-# There is no such flight: what passes changes nothing, and is not found.
+# The flight does not exist: a call that passes the limits changes nothing and gets "not found".
 FLIGHT = flight_id("SH404")
 HOLD = seat_pb.HoldSeatRequest(flight_id=FLIGHT, seat_number="12A", passenger_id="P-1")
 PATH = f"/v1/flights/{FLIGHT}/seats/12A/hold"
@@ -40,9 +40,9 @@ Answer = TypeVar("Answer")
 
 
 async def storm(edge: Edge, caller: Caller, calls: int, **headers: str) -> tuple[Counter[str], float]:
-    """Sends these calls at once, through all gateways in turn; how they were answered, and within which seconds.
+    """Sends these calls at once, to all gateways in turn.
 
-    `N` in a header stands for another number in each call.
+    Returns the results, and the seconds that they took. `N` in a header is replaced by a different number in each call.
     """
 
     async def one(stub: SeatServiceStub, number: int) -> str:
@@ -50,7 +50,7 @@ async def storm(edge: Edge, caller: Caller, calls: int, **headers: str) -> tuple
         try:
             await stub.HoldSeat(HOLD, metadata=(("authorization", f"Bearer {caller.token}"), *forged), timeout=30)
         except grpc.aio.AioRpcError as error:
-            # On a busy machine what passes may come too late, and has passed all the same.
+            # On a busy machine a call that passed the limits may exceed its deadline.
             return {"RESOURCE_EXHAUSTED": REFUSED, "NOT_FOUND": PASSED, "DEADLINE_EXCEEDED": PASSED}[error.code().name]
         raise AssertionError("there is no such flight")
 
@@ -71,7 +71,10 @@ async def storm(edge: Edge, caller: Caller, calls: int, **headers: str) -> tuple
 async def after_storms(
     edge: Edge, caller: Caller, call: Callable[[], Awaitable[Answer]], is_refusal: Callable[[Answer], bool]
 ) -> Answer:
-    """Returns the refusal of a call that follows a storm. On a busy machine the next token comes during the storm."""
+    """Returns the refusal of a call that follows a storm.
+
+    On a busy machine the bucket may get its next token during the storm; then the storm is repeated.
+    """
     answers: list[Answer] = []
 
     async def refused_now() -> bool:
@@ -84,7 +87,7 @@ async def after_storms(
 
 
 def allowed(seconds: float) -> int:
-    """How many may pass within so many seconds."""
+    """Returns the largest number of calls that may pass in so many seconds."""
     return HOLDS.burst + int(seconds * HOLDS.requests_per_minute / 60) + 1
 
 

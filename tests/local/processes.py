@@ -1,4 +1,4 @@
-"""Small processes that stand for servers, for tests of what starts and ends them."""
+"""Small processes that take the place of servers, for tests of their start and end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.local import proc
 from deploy.local.supervisor import Status
 from tests.waiting import eventually
 
-# A shell starts pytest with SIGQUIT ignored if it puts it into the background, and each child would inherit that.
+# A shell starts a background pytest with SIGQUIT ignored, and each child would inherit that.
 LEADER: Final = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGQUIT, signal.SIG_IGN if "deaf" in sys.argv else signal.SIG_DFL)
@@ -26,9 +26,9 @@ time.sleep(600)
 
 @contextmanager
 def leader_with_child(*, deaf: bool = False) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Starts a process that opens a session and has a child in it; yields it and the child's pid.
+    """Starts a session leader with a child; yields the leader and the child's pid.
 
-    A deaf one, and its child, ignore SIGQUIT.
+    If `deaf`, both ignore SIGQUIT.
     """
     command = [sys.executable, "-c", LEADER, *(["deaf"] if deaf else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as leader:
@@ -43,7 +43,7 @@ def leader_with_child(*, deaf: bool = False) -> Iterator[tuple[subprocess.Popen[
 
 
 def status_of(leader: subprocess.Popen[str], ports: Mapping[str, int] | None = None) -> Status:
-    """What a supervisor would have reported of it."""
+    """Returns the status that a supervisor would have reported of the leader."""
     return Status("server", 0, pid=leader.pid, start_ticks=proc.start_ticks(leader.pid), ports=ports or {})
 
 

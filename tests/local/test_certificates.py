@@ -1,4 +1,7 @@
-"""The certificates that a local stack makes for itself, and what its parts are told of them."""
+"""The certificates that a local stack makes for itself.
+
+Covers the settings that its parts get for them, too.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +23,18 @@ from services.identity import VARIABLES, whole
 
 
 def certificate_of(path: Path) -> x509.Certificate:
-    """What stands there."""
+    """Parses the certificate in a file."""
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
 def process(stack: Stack, name: str) -> Process:
-    """A row of its table."""
+    """Returns a process of the stack by name."""
     return next(process for process in stack.processes() if process.name == name)
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """One that has signed for the seat service."""
+    """Returns an authority that has issued a certificate for the seat service."""
     authority = Authority(tmp_path)
     authority.ensure(["seat"])
     return authority
@@ -119,7 +122,7 @@ def test_files_that_do_not_fit_are_no_identity(authority: Authority) -> None:
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Stack:
-    """A stack with TLS."""
+    """Returns a stack with TLS."""
     stack = Stack.from_environment({"SKYHIGH_HOME": str(tmp_path), "SKYHIGH_TLS": "1", "SKYHIGH_PORT_BASE": "20000"})
     stack.ensure_certificates()
     return stack

@@ -1,4 +1,4 @@
-"""Which variables of a user's environment reach the processes of a stack."""
+"""The variables of a user's environment that reach the processes of a stack."""
 
 from __future__ import annotations
 

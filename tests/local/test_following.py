@@ -1,4 +1,7 @@
-"""`skyhigh up` follows a start, and ends with one line as soon as it is certain that a process will not be ready."""
+"""`skyhigh up` follows a start.
+
+It ends with one line as soon as a process certainly will not become ready.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ Following = Callable[..., Result]
 
 @pytest.fixture
 def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Following:
-    """Follows the start of a process with this status, whose log has this text; its supervisor is this process."""
+    """Follows the start of a process with this status and this log.
+
+    The supervisor is this process.
+    """
     monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
 
     def follow(status: Status, *, log: str = "", alive: bool = True) -> Result:
@@ -45,7 +51,7 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Following:
 
 
 def line_of(result: Result) -> str:
-    """The one line that a failure ends with."""
+    """Returns the one line with which a failure ends."""
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     return str(line)

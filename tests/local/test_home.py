@@ -1,4 +1,4 @@
-"""A folder that cannot hold a stack is refused at once, with the cause and the cure."""
+"""A folder that cannot hold a stack is refused at once, with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def as_ordinary_user() -> Iterator[None]:
 
 
 def refusal(home: Path) -> str:
-    """Why a folder is refused."""
+    """Returns why a folder is refused."""
     with pytest.raises(UnusableHomeError) as refused:
         ensure_home(home)
     assert "\n" not in str(refused.value)

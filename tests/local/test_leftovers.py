@@ -1,4 +1,4 @@
-"""What a killed supervisor left running is ended whole, and nothing else is."""
+"""All processes that a killed supervisor left running are ended, and no others."""
 
 from __future__ import annotations
 

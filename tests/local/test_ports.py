@@ -1,4 +1,4 @@
-"""Which ports of a stack are taken, by which program, and which of its own settings collide."""
+"""The ports of a stack that are in use and by which program, and the settings that conflict."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def listener(host: str = LOOPBACK, port: int = 0, family: socket.AddressFamily =
 
 @contextmanager
 def connection() -> Iterator[int]:
-    """Holds a connection within the block; yields the port of its near end, where no program listens."""
+    """Keeps a connection open within the block.
+
+    Yields the port of its near end, on which no program listens.
+    """
     with listener() as port, socket.create_connection((LOOPBACK, port)) as near:
         yield int(near.getsockname()[1])
 
@@ -56,7 +59,7 @@ def test_a_listener_on_another_address_is_not_in_the_way(host: str, family: sock
 def test_the_near_end_of_a_connection_is_no_listener() -> None:
     with connection() as port:
         assert listened_on([port]) == {}
-        # Another process may have a connection with the same port for its near end.
+        # Another process may have a connection whose near end has the same port.
         assert {holder.listens for holder in holders([port])} == {False}
 
 
@@ -81,7 +84,7 @@ def test_a_connection_that_has_ended_is_named_while_the_kernel_keeps_its_port() 
         assert near.recv(1) == b""
         near.close()
         named = obstacle([ended, port])
-        # Another process may have a connection with the same port for its near end, which is named first.
+        # Another process may have a connection whose near end has the same port; it is named first.
         assert named.startswith((f"a connection that has ended may keep port {ended}", "a connection of "))
         assert str(ended) in named
 
@@ -94,7 +97,7 @@ def test_a_closed_port_has_no_holder() -> None:
 
 def test_a_reserved_port_is_free_for_a_server_and_for_no_connection() -> None:
     with listener() as port:
-        # The kernel chose it.
+        # The kernel chose this port.
         assert port in outgoing_range()
     reservations = Reservations()
     assert reservations.reserve([port]) == set()
@@ -102,7 +105,7 @@ def test_a_reserved_port_is_free_for_a_server_and_for_no_connection() -> None:
         with listener(port=port):
             assert port in listened_on([port])
         with socket.socket() as outgoing, pytest.raises(OSError, match="in use"):
-            # A client that does not ask to share it, as a connection's near end does not.
+            # Like the near end of a connection, this socket does not ask to share the port.
             outgoing.bind((LOOPBACK, port))
     finally:
         reservations.close()
@@ -120,7 +123,7 @@ async def test_a_port_in_use_is_reserved_after_its_connection_has_ended() -> Non
         port = stack.enter_context(connection())
         assert reservations.reserve([port]) == {port}
         stack.close()
-        # Another process may take the port for a connection meanwhile.
+        # Another process may use the port for a connection meanwhile.
         await eventually(reserved)
     reservations.close()
 
@@ -138,13 +141,13 @@ def test_names_with_one_port_are_grouped() -> None:
 
 
 def conflicts(home: Path, **given: str) -> list[str]:
-    """What is wrong with the ports of a stack with these settings."""
+    """Returns the port conflicts of a stack with these settings."""
     stack = Stack.from_environment({"SKYHIGH_HOME": str(home), "SKYHIGH_PORT_BASE": free_base(), **given})
     return stack.port_conflicts(stack.processes())
 
 
 def free_base() -> str:
-    """A base whose ports are free now."""
+    """Returns a base whose ports are all free now."""
     for base in range(20000, 32000, 500):
         if not listened_on(range(base, base + 500)):
             return str(base)

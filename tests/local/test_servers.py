@@ -1,4 +1,4 @@
-"""The servers of a stack, as the machine sees them."""
+"""The servers of a stack, as the operating system sees them."""
 
 from __future__ import annotations
 

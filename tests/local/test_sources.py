@@ -1,4 +1,7 @@
-"""An edit of a source file is seen; a new time of an unchanged one is not."""
+"""An edit of a source file is detected.
+
+A new modification time of an unchanged file is not an edit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from deploy.local.stack import Stack
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Two parts."""
+    """Returns a repository with two parts."""
     for name in ("seat_service/app.py", "seat_service/sql/one.sql", "services/db.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -21,7 +24,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def before(repository: Path) -> dict[str, str]:
-    """The digests of both parts."""
+    """Returns the digests of both parts."""
     return digests(["seat_service", "services"], repository)
 
 

@@ -1,4 +1,4 @@
-"""Which ports, addresses and settings a local stack has."""
+"""The ports, addresses and settings of a local stack."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ LABELS: Final = {service.name: service.label for service in SERVICES}
 
 
 def stack(home: Path, **given: str) -> Stack:
-    """A stack with these settings."""
+    """Returns a stack with these settings."""
     return Stack.from_environment({"SKYHIGH_HOME": str(home), **given})
 
 
 def process(stack: Stack, name: str) -> Process:
-    """A row of its table."""
+    """Returns a process of the stack by name."""
     return next(process for process in stack.processes() if process.name == name)
 
 
 def settings_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What a service reads of the environment that its process gets."""
+    """Returns the settings that a service reads from its process's environment."""
     for name, value in process.environment.items():
         monkeypatch.setenv(name, value)
     return SETTINGS[process.name]()  # type: ignore[call-arg]
@@ -148,7 +148,7 @@ def test_addresses_of_another_stack_mislead_nobody(tmp_path: Path) -> None:
 
 
 def prepared(process: Process) -> Process:
-    """The process as it is before it starts."""
+    """Runs the preparation of a process before its start; returns the process."""
 
     async def prepare() -> None:
         assert process.prepare is not None

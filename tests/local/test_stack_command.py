@@ -1,7 +1,8 @@
-"""`skyhigh up`, `status`, `env`, `logs`, `psql`, `restart`, `down`, `clean` on a real stack of its own.
+"""The commands for a stack, on a real stack of its own.
 
-It is started as badly as a user's machine may be: a home with blanks and quotes in its path, a proxy for everything,
-and variables that Postgres' and RabbitMQ's own programs read.
+Covers `skyhigh up`, `status`, `env`, `logs`, `psql`, `restart`, `down` and `clean`. It starts in a difficult
+environment: a home with blanks and quotes in its path, a proxy for all protocols, and variables that the programs of
+Postgres and RabbitMQ read.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ def skyhigh(*arguments: str) -> Result:
 
 
 def report_of(stack: Stack) -> Report:
-    """What the supervisor says now."""
+    """Returns the supervisor's present report."""
     report = Report.read(stack.home)
     assert report is not None
     return report
 
 
 def pid_of(stack: Stack, name: str) -> int | None:
-    """The process of this name, as the supervisor knows it."""
+    """Returns the pid of the process with this name from the supervisor's report."""
     return next(status.pid for status in report_of(stack).processes if status.name == name)
 
 
 def free_port_base() -> int:
-    """A base whose ports are all free."""
+    """Returns a base whose ports are all free."""
     for _ in range(50):
         base = random.randrange(20000, 32000, PORT_SPAN)
         ports = Stack.from_environment({"SKYHIGH_PORT_BASE": str(base)}).ports.values()
@@ -64,7 +65,7 @@ def free_port_base() -> int:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """A stack that `skyhigh up` started."""
+    """Yields a stack that `skyhigh up` started."""
     # Not below pytest's own folder: Postgres may run as another user, who must be able to enter.
     home = Path(tempfile.mkdtemp(prefix='skyhigh test\'s "ü" #'))
     home.chmod(0o755)
@@ -79,7 +80,7 @@ def stack() -> Iterator[Stack]:
         patch.setenv("SKYHIGH_HOME", str(home))
         patch.setenv("SKYHIGH_PORT_BASE", str(free_port_base()))
         patch.setenv("SKYHIGH_SEAT_PROCESSES", "1")
-        # Nobody flies here.
+        # Without flights.
         patch.setenv("SKYHIGH_FLIGHT_HORIZON_DAYS", "0")
         command = [sys.executable, "-m", "operations", "up", "--no-journey"]
         started = subprocess.run(command, capture_output=True, text=True, timeout=UP_SECONDS, check=False)
@@ -94,7 +95,10 @@ def stack() -> Iterator[Stack]:
 
 
 def down_leaves_no_process_and_clean_no_file(stack: Stack) -> None:
-    """Ends the stack. In random order no test may do that to the tests after it, so the fixture does."""
+    """Ends the stack and checks the result.
+
+    The fixture does this, because the order of the tests is random.
+    """
     pids = [status.pid for status in report_of(stack).processes]
     assert skyhigh("down").exit_code == 0
     assert not [pid for pid in pids if pid is not None and start_ticks(pid) is not None]
@@ -119,7 +123,7 @@ def test_the_addresses_are_printed_and_work(stack: Stack, monkeypatch: pytest.Mo
     lines = dict(line.split("=", 1) for line in skyhigh("env").stdout.splitlines())
     assert lines == stack.addresses
 
-    # The driver reads PGSSLMODE; the command has forgotten it.
+    # asyncpg would read PGSSLMODE; the command has removed it from its own environment.
     monkeypatch.delenv("PGSSLMODE")
 
     async def owner_sees_the_seats() -> int:

@@ -1,4 +1,4 @@
-"""The supervisor of the local stack, with processes that do nothing but come and go."""
+"""The supervisor of the local stack, with processes that only start and end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """Where the processes write when they begin and end."""
+    """The file in which the processes record that they begin and end."""
     path = tmp_path / "journal"
     path.touch()
     return path
@@ -29,7 +29,7 @@ def journal(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def process(journal: Path) -> Callable[..., Process]:
-    """Makes a process that runs until SIGTERM."""
+    """Returns a function that makes a process, which runs until SIGTERM."""
 
     def make(name: str, *after: str, script: str = "while :; do sleep 0.02; done") -> Process:
         mark = journal.with_name(f"{name}.ready")
@@ -55,7 +55,7 @@ def process(journal: Path) -> Callable[..., Process]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition of this process."""
+    """Waits until a condition holds."""
 
     async def holds() -> bool:
         return condition()
@@ -64,12 +64,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def lines_of(path: Path) -> list[str]:
-    """What was written so far."""
+    """Returns the lines of a file so far."""
     return path.read_text().splitlines()
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs."""
+    """Returns whether a process runs."""
     return start_ticks(pid) is not None
 
 

@@ -1,4 +1,4 @@
-"""`skyhigh token`: what it prints, and which wrong part it names."""
+"""`skyhigh token`: its output, and its messages about invalid arguments."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FLIGHT = flight_id()
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without a stack: tokens need only its keys."""
+    """Returns a home without a stack: tokens need only its keys."""
     monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
     return tmp_path
 
 
 def claims_of(home: Path, *arguments: str) -> dict[str, Any]:
-    """What the printed token says, once its signature was checked."""
+    """Returns the claims of the printed token after a check of its signature."""
     result = CliRunner().invoke(app, ["token", *arguments])
     assert result.exit_code == 0, result.output
     (token,) = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""`skyhigh mock`: turns the switches of running mocks, and says clearly what is wrong."""
+"""`skyhigh mock` sets the switches of running mocks, and explains errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FREE_PORTS = {"listen": "127.0.0.1:0", "control": "127.0.0.1:0"}
 
 @dataclass(frozen=True)
 class Mocks:
-    """All three, where the commands find them."""
+    """All three mocks at the addresses where the commands look for them."""
 
     scales: Scales
     provider: PaymentProvider
@@ -38,7 +38,7 @@ class Mocks:
 async def mocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Mocks]:
     settings = ProviderSettings(listen="127.0.0.1:0", webhook_secret="whsec_dGVzdHMgdGVzdHMgdGVzdHMgdGVzdHM=")
     async with AsyncExitStack() as stack:
-        # What the mocks log here is not what the commands print.
+        # Keeps the log lines of the mocks out of the commands' output.
         stack.enter_context(capture_logs())
         running = Mocks(
             await stack.enter_async_context(weight.serving(WeightSettings(**FREE_PORTS))),
@@ -60,7 +60,7 @@ async def mock(*arguments: str, code: int = 0) -> str:
 
 
 def switches(mocks: Mocks, name: str) -> dict[str, Any]:
-    """Returns the switches of one mock that are not as they are normally."""
+    """Returns the switches of one mock that differ from their defaults."""
     running: dict[str, Any] = {"weight": mocks.scales, "provider": mocks.provider, "mail": mocks.sink}
     behaviour = running[name].behaviour.now
     now, normal = behaviour.model_dump(), type(behaviour)().model_dump()
@@ -147,7 +147,7 @@ async def test_a_wrong_argument_is_refused_before_anybody_is_asked(mocks: Mocks,
 
 
 async def test_a_mock_that_is_away_is_named(mocks: Mocks, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Port 1 is nobody's; the scales' own port speaks no HTTP; the last is no address.
+    # No program listens on port 1; the scales' own port does not speak HTTP; the last is not a URL.
     for url in ("http://127.0.0.1:1", f"http://{mocks.scales.address}", "nowhere"):
         monkeypatch.setenv("SKYHIGH_MOCK_PROVIDER_URL", url)
         printed = await mock("provider", "show", code=1)

@@ -1,4 +1,4 @@
-"""The provider's contract, which payment_service is written against, and each of its misbehaviours."""
+"""The payment provider's contract, for which payment_service is written, and each of its faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEXT_SECRET = "whsec_" + base64.b64encode(b"after after after after after 32").d
 
 @dataclass
 class Receiver:
-    """Who is told."""
+    """Receives the provider's webhooks."""
 
     url: str = ""
     good: list[dict[str, Any]] = field(default_factory=list)
@@ -167,7 +167,7 @@ async def test_only_a_pending_charge_can_be_voided(http: aiohttp.ClientSession, 
     for key, status in ((made, "succeeded"), (pending, "voided")):
         async with http.delete(f"{provider.url}/charges/{key}") as answer:
             assert (await answer.json())["status"] == status
-    # The bank's decision comes too late.
+    # The bank decides after the charge was voided.
     provider.behaviour.now.decision_delay_seconds = 0
     await provider._decide(pending, "00000")
     assert provider.charges[pending].status == "voided"

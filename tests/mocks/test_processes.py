@@ -1,4 +1,4 @@
-"""Each mock as a process: it says where it is, and ends when told, whatever it is in the middle of."""
+"""Each mock as a process: it logs its address, and ends on request, whatever call is in progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 
 from tests.waiting import PATIENCE_SECONDS
 
-# Only ends a test that hangs: what is being asked takes 600 s.
+# Only ends a test that hangs: the pending call takes 600 s.
 START_SECONDS = END_SECONDS = PATIENCE_SECONDS
 
 

@@ -1,4 +1,7 @@
-"""Scales that measure, fail, hang and err; a mail server that keeps what it takes."""
+"""Scales that measure, fail, hang or return wrong weights.
+
+A mail server that keeps the mails it receives.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Prints as JSON what the processes of a test run see of the time: run by the tests beside it, with a moved clock."""
+"""Prints as JSON which time the processes of a test run see, and how long waits take.
+
+The tests beside it run it with a moved clock.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from deploy.local.supervisor import Supervisor
 from tests.waiting import pause
 
 SECONDS: Final = 0.5
-"""How long each wait is."""
+"""The length of each wait."""
 _TIME: Final = "import time; print(time.time())"
 
 
 async def clocks(folder: Path) -> dict[str, float]:
-    """Returns the time in seconds of the Unix epoch, by the process that reads it."""
+    """Returns the Unix time in seconds as each process reads it, by process."""
     servers = Servers(
         folder=folder, ports=ServerPorts.free(), secrets=Secrets(folder / "secrets.json"), services=(), durable=False
     )
@@ -45,7 +48,7 @@ async def clocks(folder: Path) -> dict[str, float]:
 
 
 async def waits() -> dict[str, float]:
-    """Returns how many seconds waits of SECONDS take, by kind, on a clock that does not move."""
+    """Returns how many seconds waits of SECONDS take, by kind, measured by a clock that is not moved."""
     return {
         "sleep of asyncio": await _took(lambda: pause(SECONDS)),
         "deadline of gRPC": await _took(_deadline),
@@ -77,26 +80,26 @@ def _timeout() -> None:
 
 
 class _Moment(ctypes.Structure):
-    """A timespec."""
+    """The C struct timespec."""
 
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
-# <linux/futex.h> and <time.h>
+# From <linux/futex.h> and <time.h>.
 _FUTEX_WAIT_BITSET_REAL_TIME: Final = 9 | 256
 _TIMER_ABSTIME: Final = 1
 
 
 def waits_of_libc() -> dict[str, float]:
-    """Returns the same for waits until a moment, in the functions of libc that take one."""
+    """Returns the same for the functions of libc that wait until a point in time."""
     libc = ctypes.CDLL(None)
     real, monotonic = time.CLOCK_REALTIME, time.CLOCK_MONOTONIC
     until = _Moment()
     moment = ctypes.byref(until)
-    # Zeros: a semaphore that nothing was posted to, and what the INITIALIZER macros of pthread.h consist of.
+    # Zeros are an unposted semaphore, and what the INITIALIZER macros of pthread.h consist of.
     semaphore, mutex, condition, word = (ctypes.create_string_buffer(64) for _ in range(4))
     libc.pthread_mutex_lock(mutex)
-    # Numbers of system calls differ between machines.
+    # The numbers of system calls differ between architectures.
     futex = {"x86_64": 202}.get(os.uname().machine, 98)
 
     def seconds(clock: int, function: str, *arguments: object) -> float:
@@ -120,7 +123,7 @@ def waits_of_libc() -> dict[str, float]:
 
 
 async def main() -> None:
-    """Measures all."""
+    """Takes all measurements and prints them."""
     with tempfile.TemporaryDirectory(prefix="skyhigh-") as folder:
         seen = {"clocks": await clocks(Path(folder)), "waits": await waits()}
     seen["waits"] |= waits_of_libc()

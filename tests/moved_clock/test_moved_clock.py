@@ -1,4 +1,4 @@
-"""`make test DAYS=…`: every process sees the moved date, and no wait gets longer or shorter by it."""
+"""`make test DAYS=…`: every process sees the moved date, and every wait keeps its length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_all_processes_see_the_moved_date_and_waits_keep_their_length() ->
     for process, clock in seen["clocks"].items():
         assert begun <= clock - days * DAY_SECONDS <= ended, process
     for wait, seconds in seen["waits"].items():
-        # A wait until a moved moment would end at once, or not before the test's timeout.
+        # If a wait used the moved clock, it would end at once or run into the test's timeout.
         assert seconds > SECONDS * 0.98, wait
 
 

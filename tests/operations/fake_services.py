@@ -1,4 +1,7 @@
-"""Stand-ins for what `skyhigh demo` and `skyhigh manifest` call: they judge by the contract, and remember."""
+"""Fakes of the services that `skyhigh demo` and `skyhigh manifest` call.
+
+They validate requests by the contract, and record them.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,17 @@ Context = Any
 
 
 class FakeCheckIn(CheckInServiceServicer):
-    """Keeps manifests, and says that everybody in them can check in who is not in `checked_in`."""
+    """Keeps manifests, and reports everybody in them as ready to check in who is not in `checked_in`."""
 
     def __init__(self) -> None:
         self.imports: list[pb.ImportManifestRequest] = []
         self.manifests: dict[str, dict[str, pb.ManifestPassenger]] = {}
         self.checked_in: set[str] = set()
         self.violations: dict[str, list[FieldViolation]] = {}
-        """What is wrong with a flight, beyond the contract."""
+        """The violations with which imports are refused, by flight, in addition to the contract's rules."""
         self.tokens: set[str] = set()
         self.at_once_first = 1
-        """The first calls are answered when so many of them wait."""
+        """The first calls are answered only when so many of them wait."""
         self.calls_at_once = 0
         self.most_calls_at_once = 0
 

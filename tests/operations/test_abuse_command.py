@@ -1,4 +1,7 @@
-"""`skyhigh abuse` and `skyhigh limits`: against a real gateway service with a database of its own."""
+"""`skyhigh abuse` and `skyhigh limits` with a real gateway service.
+
+The service has a database of its own.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +51,14 @@ class Service:
     pool: Pool
 
     async def finds(self, finding: Finding, *, block_for: timedelta | None = timedelta(minutes=10)) -> None:
-        """Writes a finding as the service does."""
+        """Records a finding as the service does."""
         async with db.transaction(self.pool) as conn:
             assert await abuse.record(conn, finding, block_for=block_for)
 
 
 @pytest.fixture(scope="module")
 async def service(world: World) -> AsyncIterator[Service]:
-    """A service that knows of nobody else's callers."""
+    """Yields a service with a new database, so that other tests' callers do not occur in it."""
     urls = await database_with(world, "gateway")
     async with running(world, GATEWAY_SERVICE, GatewayAdminStub, **urls) as callers:
         pool = await db.connect(urls[URL], schema="gateway", size=2)
@@ -65,7 +68,7 @@ async def service(world: World) -> AsyncIterator[Service]:
 
 @pytest.fixture(autouse=True)
 def stack(world: World, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service as the command's stack."""
+    """Makes the service the commands' stack."""
     monkeypatch.setenv("SKYHIGH_HOME", str(world.folder))
     monkeypatch.setenv("SKYHIGH_TOKEN_ISSUER", ISSUER)
     monkeypatch.setenv("SKYHIGH_GATEWAY_ADDRESS", service.address)
@@ -73,7 +76,7 @@ def stack(world: World, service: Service, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def source() -> str:
-    """Somebody new."""
+    """Returns a new customer."""
     return f"customer:{secrets.token_hex(6)}"
 
 
@@ -85,7 +88,7 @@ async def skyhigh(*arguments: str, code: int = 0) -> str:
 
 
 async def block_of(source: str) -> str:
-    """The id of the block that stands for somebody."""
+    """Returns the id of the one active block of a source."""
     _, line = (await skyhigh("abuse", "blocks", "--source", source)).splitlines()
     return line.split()[0]
 
@@ -212,7 +215,7 @@ async def test_the_limits_of_a_new_gateway_are_the_defaults() -> None:
 
 @pytest.fixture
 async def default_limits(service: Service) -> AsyncIterator[None]:
-    """Gives the limits back to the gateway as they were before the test."""
+    """Restores the gateway's limits after the test."""
     async with db.transaction(service.pool) as conn:
         before = await conn.fetch("SELECT limits FROM limits")
     yield

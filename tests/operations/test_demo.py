@@ -1,4 +1,4 @@
-"""The demo airline: who flies, and `skyhigh demo load`, `pnr` and `flight`."""
+"""The demo airline: its passengers, and `skyhigh demo load`, `pnr` and `flight`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.validation import validate
 from tests import dates
 from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving
 
-# The clock of these tests is injected; the commands at the end use the real one.
+# The clock of these tests is injected; the tests of commands at the end use the real one.
 DAY: Final = date(2019, 12, 3)
 FLIGHTS: Final = airline.flights(DAY, days=2)
 MANIFESTS: Final = {flight: airline.manifest(flight) for flight in FLIGHTS}
@@ -44,14 +44,14 @@ app = typer.Typer()
 demo.register(app)
 
 each_flight = pytest.mark.parametrize("flight", FLIGHTS, ids=lambda flight: flight.flight_id)
-# The contract takes departures near to the real clock only.
+# The contract accepts only departures near the real date.
 each_flight_to_come = pytest.mark.parametrize(
     "flight", airline.flights(date.fromisoformat(dates.DAY), days=2), ids=lambda flight: flight.flight_id
 )
 
 
 def passengers() -> list[pb.ManifestPassenger]:
-    """All of today and tomorrow."""
+    """Returns all passengers of today and tomorrow."""
     return [passenger for manifest in MANIFESTS.values() for passenger in manifest.passengers]
 
 
@@ -181,7 +181,7 @@ def test_the_date_at_the_origin_is_that_of_the_id(flight: Flight) -> None:
 
 @pytest.fixture
 async def check_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCheckIn]:
-    """What the commands call."""
+    """Yields the check-in service that the commands call."""
     fake = FakeCheckIn()
     async with serving(fake, FakeFlights()) as address:
         monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path))
@@ -200,7 +200,7 @@ async def test_the_airline_is_loaded_once(check_in: FakeCheckIn) -> None:
     first, second = await skyhigh("load"), await skyhigh("load")
     assert first.exit_code == second.exit_code == 0, first.output
     head, *lines = first.stdout.splitlines()
-    # Those of today that have left are not added any more.
+    # Flights of today that have departed are not added.
     assert len(TIMETABLE) * (DAYS - 1) <= len(lines) == len(check_in.manifests) <= len(TIMETABLE) * DAYS
     assert head.startswith(f"{len(lines)} flights of 6 aircraft types, {len(lines)}00 seats: SH")
     assert all(line.endswith(" added, 0 changed, 0 unchanged") for line in lines)

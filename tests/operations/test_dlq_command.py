@@ -1,4 +1,7 @@
-"""`skyhigh dlq`: what died is seen, stays while it is looked at, and goes back to where it came from."""
+"""`skyhigh dlq` shows and replays dead letters.
+
+They are shown without being consumed, and are replayed to the queue they came from.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ RELEASED: Final = events_pb2.SeatReleased(
 
 @pytest.fixture
 async def channel(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AbstractChannel]:
-    """A channel of the broker's owner, who the commands are too; before and after the seat service has nothing dead."""
+    """Yields a channel of the broker's owner, as which the commands connect too.
+
+    The seat service has no dead letters before and after the test.
+    """
     monkeypatch.setenv("SKYHIGH_HOME", str(world.folder / "no stack"))
     monkeypatch.setenv("SKYHIGH_AMQP_URL", world.servers.amqp_url())
     async with await aio_pika.connect(world.servers.amqp_url()) as connection:
@@ -68,7 +74,7 @@ async def _dead(channel: AbstractChannel) -> int:
 
 
 async def _bury(channel: AbstractChannel, *, queue: str = QUEUE, **headers: Any) -> str:
-    """Puts an event where a consumer buries it; returns its id."""
+    """Publishes an event as a consumer moves it to the dead letters; returns its id."""
     event_id = str(uuid4())
     message = aio_pika.Message(
         RELEASED.SerializeToString(),
@@ -196,7 +202,7 @@ async def test_a_message_that_killed_its_consumers_is_told_from_the_brokers_head
 
 
 def _headers(message: AbstractIncomingMessage) -> dict[str, Any]:
-    # A quorum queue counts each message's deliveries, also where there was none before.
+    # A quorum queue adds a count of deliveries to each message, even if it is zero.
     return {name: value for name, value in message.headers.items() if (name, value) != ("x-delivery-count", 0)}
 
 

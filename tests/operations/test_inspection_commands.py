@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def stack(world: World, callers: Callers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's servers as the commands' stack."""
+    """Makes the session's servers the commands' stack."""
     for name, value in {
         "SKYHIGH_HOME": str(world.folder),
         "SKYHIGH_TOKEN_ISSUER": ISSUER,
@@ -109,7 +109,7 @@ async def test_followed_events_come_over_the_broker(flight: str, agent: Caller, 
     )
 
     async def followed() -> bool:
-        # What was published before the command had its queue does not come over the broker.
+        # Events that were published before the command declared its queue do not reach it.
         hold = await agent.confirm(await agent.hold(flight, "4A"))
         await agent.cancel(hold)
         return following.done()

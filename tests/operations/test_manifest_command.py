@@ -1,4 +1,7 @@
-"""`skyhigh manifest import`: what is sent for which rows, and which line is named for what is wrong (CHK-1)."""
+"""`skyhigh manifest import` (CHK-1).
+
+Covers the requests that it sends, and the line that it names for each error.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ manifest.register(app)
 
 @pytest.fixture
 async def check_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCheckIn]:
-    """What the command calls."""
+    """Yields the check-in service that the command calls."""
     fake = FakeCheckIn()
     async with serving(fake, FakeFlights()) as address:
         monkeypatch.setenv("SKYHIGH_HOME", str(tmp_path / "home"))
@@ -48,7 +51,7 @@ async def check_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a CSV file."""
+    """Returns a function that writes a CSV file."""
 
     def write(content: str) -> Path:
         file = tmp_path / "manifest.csv"
@@ -128,7 +131,10 @@ async def test_one_flight_of_a_file_is_imported_alone(check_in: FakeCheckIn, wri
 async def test_a_rejected_line_is_named_and_the_others_imported(
     check_in: FakeCheckIn, write: Callable[[str], Path]
 ) -> None:
-    """A flight whose every line is wrong is refused; a cell over two lines moves the lines below."""
+    """A flight is refused only if all its lines are wrong.
+
+    A cell with a line break moves the numbers of the lines below.
+    """
     check_in.violations[OTHER] = [
         FieldViolation("passengers[1].accompanying_passenger_id", "there is no such passenger on this flight"),
         FieldViolation("flight.check_in_closes_before", "check-in must open before it closes"),

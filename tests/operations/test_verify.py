@@ -1,4 +1,7 @@
-"""`skyhigh verify`: silent about a true history, and each planted corruption is reported by the invariant it breaks."""
+"""`skyhigh verify` finds nothing in a true history.
+
+It reports each planted corruption by the invariant that it breaks.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +39,15 @@ if TYPE_CHECKING:
 
 FLIGHT: Final = flight_id("SH1")
 OTHER: Final = flight_id("SH2")
-# Nothing that `check` has to believe in: it is what the statements below name a hold by.
+# The statements below find a hold by its seat, because `check` does not use this relation.
 HOLD: Final = "(SELECT hold_id FROM seats WHERE flight_id = '{0}' AND seat_number = '{1}')"
 HELD: Final = HOLD.format(FLIGHT, "10A")
 CONFIRMED: Final = HOLD.format(FLIGHT, "11A")
 OF_10A: Final = f"flight_id = '{FLIGHT}' AND seat_number = '10A'"
 OF_11A: Final = f"flight_id = '{FLIGHT}' AND seat_number = '11A'"
-# Of an exit row.
+# A seat of an exit row.
 OF_12B: Final = f"flight_id = '{FLIGHT}' AND seat_number = '12B'"
-# Lists the passenger of a seat.
+# Adds the passenger of a seat to the seat service's list.
 LISTED: Final = """
     INSERT INTO passengers (flight_id, passenger_id, pnr, cabin, type, special_services, ended, revision)
     SELECT flight_id, passenger_id, '{pnr}', '{cabin}', '{type}', '{services}', {ended}, 1
@@ -53,7 +56,7 @@ DEPARTED: Final = f"""
     INSERT INTO departures (flight_id, departure_time, revision, update_time)
     VALUES ('{FLIGHT}', now() - interval '1 hour', 1, now() - interval '1 hour')"""
 
-# What holds back whoever corrupts by mistake.
+# The constraints and triggers that prevent an accidental corruption.
 DEFENCES: Final = """
     ALTER TABLE seats DROP CONSTRAINT seat_has_hold_while_taken;
     ALTER TABLE holds DROP CONSTRAINT hold_ends_after_it_began;
@@ -67,7 +70,7 @@ DEFENCES: Final = """
     DROP INDEX one_confirmed_seat_per_passenger;
 """
 
-# By the invariant's name, and what is planted.
+# The corruptions by the invariant's name.
 CORRUPTIONS: Final = {
     "a held or confirmed seat has a hold, any other none": {
         "a held seat loses its hold": f"UPDATE seats SET hold_id = NULL WHERE {OF_10A}",
@@ -254,14 +257,17 @@ OF_SEATS: Final = [invariant for invariant in INVARIANTS if invariant.schemas ==
 
 @dataclass(frozen=True, slots=True)
 class Lived:
-    """A database and a cache that a service used in every way it has, and left."""
+    """A database and a cache with a history in which a service did everything that it can do."""
 
     database_url: str
     redis_url: str
 
 
 async def seat_database(world: World) -> str:
-    """Creates a database of the seat service alone, whose role may read all that is there; returns its URL."""
+    """Creates a database with only the seat service's schema.
+
+    Returns its URL. The service's role may read everything.
+    """
     url = await own_database(world)
     others = ", ".join(service for service in SERVICES if service != "seat")
     owner_url = f"{world.servers.database_url().rpartition('/')[0]}/{url.rpartition('/')[2]}"
@@ -275,18 +281,18 @@ async def seat_database(world: World) -> str:
 
 @pytest.fixture(scope="module")
 async def lived(world: World) -> Lived:
-    """Two flights with a history in which every kind of transition occurs."""
+    """Creates two flights with a history that contains every kind of transition."""
     lived = Lived(await seat_database(world), f"{world.servers.redis_url.removesuffix('/0')}/7")
     url = lived.database_url
     offers = partial(instance, world, SKYHIGH_REDIS_URL=lived.redis_url, SKYHIGH_OFFER_WINDOW_SECONDS="600")
-    # An event that no queue takes is not published, and no other service listens here.
+    # An event that no queue takes is not published, and no other service consumes events here.
     async with listening(world.servers.amqp_url(), "seat.#"), offers(database_url=url) as service:
         await _live(service)
         expired = await service.callers.agent().hold(FLIGHT, "21A")
         await lapse_holds(service.database, expired)
         await eventually(lambda: _is(service, expired, pb.Hold.EXPIRED))
         await eventually(lambda: _told(service.database))
-        # The history was made with them; what is planted in it below would be refused.
+        # The history was made with the constraints; they would prevent the corruptions below.
         await service.database.execute(DEFENCES)
     return lived
 
@@ -298,7 +304,7 @@ async def _live(service: Instance) -> None:
     await agent.hold(FLIGHT, "10A", request_id=str(uuid4()))
     several = [seat(FLIGHT, "11A"), seat(FLIGHT, "11B"), seat(OTHER, "11A")]
     await agent.confirm(await agent.hold_seats(*several, request_id=str(uuid4())))
-    # Moved: the confirmation of the second seat frees the first.
+    # Moved: the confirmation of the second seat releases the first.
     await agent.confirm(await agent.hold_seats(seat(FLIGHT, "12A", "mover"), seat(FLIGHT, "12B")))
     await agent.confirm(await agent.hold(FLIGHT, "12C", "mover"))
     # Changed twice; one seat stays.
@@ -311,7 +317,8 @@ async def _live(service: Instance) -> None:
                 request_id=str(uuid4()),
             )
         )
-    # One who ends loses a seat, one whose needs change loses an exit row, one who may stay keeps a seat.
+    # A passenger whose entitlement ends loses the seat, one with new special needs loses an exit-row seat, and one who
+    # stays eligible keeps the seat.
     checkin = service.callers.service("checkin")
     listed = [f"listed{n}" for n in range(3)]
     for number, passenger in zip(("17A", "13E", "17C"), listed, strict=True):
@@ -325,7 +332,7 @@ async def _live(service: Instance) -> None:
         await checkin.SyncPassengers(
             pb.SyncPassengersRequest(passengers=[listed_passenger(FLIGHT, passenger, "XK4T7Q", **change)])
         )
-    # A canceller's reason is free text, also this one.
+    # The reason of a cancellation is free text, which may even be a word of ours.
     await agent.cancel(await agent.hold_seats(seat(FLIGHT, "14A"), seat(OTHER, "14A")), reason="EXPIRED")
     for number in ("15A", "15B"):
         await agent.BlockSeat(pb.BlockSeatRequest(flight_id=FLIGHT, seat_number=number, reason="BROKEN"))
@@ -345,7 +352,10 @@ async def _is(service: Instance, hold: pb.Hold, state: pb.Hold.State.ValueType) 
 
 
 async def _told(database: Database) -> bool:
-    """True when the sweeper swept, the relay published and the counts were announced."""
+    """Returns whether all background work of the service is done.
+
+    The sweeper has swept, the relay has published all events, and the counts are announced.
+    """
     return bool(
         await database.fetchval(
             """
@@ -363,14 +373,14 @@ async def _told(database: Database) -> bool:
 
 @pytest.fixture
 async def connection(lived: Lived) -> AsyncIterator[Database]:
-    """A connection to the database that was lived in."""
+    """Yields a connection to the database with the history."""
     async with connected(lived.database_url) as connection:
         yield connection
 
 
 @pytest.fixture
 async def redis(lived: Lived) -> AsyncIterator[Redis]:
-    """A connection to the cache that was lived in."""
+    """Yields a connection to the cache with the history."""
     redis = Redis.from_url(lived.redis_url)
     yield redis
     await redis.aclose()
@@ -390,7 +400,7 @@ async def test_a_true_history_has_no_violation(connection: Database, redis: Redi
 
 async def test_the_history_has_every_kind_of_transition(connection: Database) -> None:
     edges = await connection.fetch("SELECT DISTINCT from_state, to_state FROM seat_events")
-    # The three that lack, to BLOCKED and OFFERED, differ from their sisters by nothing that is checked.
+    # The three missing ones, to BLOCKED and OFFERED, are checked in the same way as those present.
     assert len(edges) >= 9
     reasons = {row["reason"] for row in await connection.fetch("SELECT DISTINCT reason FROM seat_events")}
     assert {"HELD", "CONFIRMED", "CHANGED", "MOVED", "EXPIRED", "BROKEN"} <= reasons
@@ -491,7 +501,7 @@ async def test_a_cached_map_may_be_late_for_a_moment(
     monkeypatch.setattr(verify, "_maps", look_and_drop)
     monkeypatch.setattr(verify, "CACHE_GRACE_SECONDS", 0)
     assert _found(await check(connection, redis)) == {}
-    # It differed, so it was looked at again, and was gone.
+    # The map differed, so it was read again, and was deleted by then.
     assert [[value is not None for value in cached] for cached in looks] == [[True], [False]]
 
 
@@ -535,7 +545,7 @@ async def test_under_load_every_snapshot_is_clean(world: World) -> None:
 
 @dataclass(slots=True)
 class Load:
-    """What the users and the checks did so far."""
+    """The users' and the checks' progress."""
 
     holds: int = 0
     checks: int = 0
@@ -588,5 +598,5 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
 async def _command(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Result:
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", database_url)
     monkeypatch.setenv("SKYHIGH_REDIS_URL", redis_url)
-    # It has an event loop of its own.
+    # In a thread, because the command starts its own event loop.
     return await asyncio.to_thread(CliRunner().invoke, app, ["verify"])

@@ -1,4 +1,7 @@
-"""`skyhigh verify` beyond seats: silent about a true history, and each planted corruption is told by its invariant."""
+"""`skyhigh verify` for the other services.
+
+It finds nothing in a true history, and reports each planted corruption by the invariant that it breaks.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.operations.true_history import FLIGHT, GONE, ONWARD, TRUE_HISTORY, na
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# What holds back whoever corrupts by mistake.
+# The constraints and triggers that prevent an accidental corruption.
 DEFENCES: Final = """
     ALTER TABLE checkin.check_ins DROP CONSTRAINT state_has_what_it_needs;
     ALTER TABLE checkin.check_ins DROP CONSTRAINT cancellation_has_its_reason;
@@ -58,7 +61,7 @@ DEFENCES: Final = """
 
 # The digits of a booking that is in no history.
 BOOKING: Final = "0" * 16
-# By the invariant's name, and what is planted.
+# The corruptions by the invariant's name.
 OF_CHECK_INS: Final = {
     "who has completed check-in sits where the seat service says": {
         "in another seat": f"""
@@ -586,7 +589,7 @@ CORRUPTIONS: Final = (
 
 @pytest.fixture(scope="module")
 async def told(world: World) -> str:
-    """A database with the history of all services; returns its owner's URL."""
+    """Creates a database with the history of all services; returns its owner's URL."""
     urls = await database_with(world, *SERVICES)
     owner_url, name = world.servers.database_url(), next(iter(urls.values())).rpartition("/")[2]
     url = f"{owner_url.rpartition('/')[0]}/{name}"
@@ -594,7 +597,7 @@ async def told(world: World) -> str:
     async with owner.transaction():
         for statements in TRUE_HISTORY:
             await owner.execute(statements)
-    # The history was made with them; what is planted in it below would be refused.
+    # The history was made with the constraints; they would prevent the corruptions below.
     await owner.execute(DEFENCES)
     await owner.close()
     return url
@@ -602,14 +605,17 @@ async def told(world: World) -> str:
 
 @pytest.fixture
 async def connection(told: str) -> AsyncIterator[Database]:
-    """A connection as the owner, who sees all schemas."""
+    """Yields a connection of the owner, who sees all schemas."""
     connection = await asyncpg.connect(told)
     yield connection
     await connection.close()
 
 
 def found(findings: Sequence[Finding]) -> dict[str, int]:
-    """The violations by name; all but the cache, which there is none of, must have been checked."""
+    """Returns the violations by name.
+
+    Fails unless all invariants were checked, except the one of the cache, which does not exist here.
+    """
     assert [finding for finding in findings if finding.not_checked and finding.number != CACHED_MAPS[0]] == []
     return {finding.name: finding.violations for finding in findings if finding.violations}
 
@@ -617,7 +623,7 @@ def found(findings: Sequence[Finding]) -> dict[str, int]:
 async def test_a_true_history_has_no_violation(connection: Database) -> None:
     findings = await check(connection, None)
     assert found(findings) == {}
-    # What SQL alone cannot see; tests/seat/test_used_layouts.py and tests/operations/test_verify.py corrupt these.
+    # These are not checked by SQL; tests/seat/test_used_layouts.py and tests/operations/test_verify.py corrupt them.
     beyond = {USED_LAYOUTS[1], CACHED_MAPS[1]}
     assert {finding.name for finding in findings} == {invariant.name for invariant in INVARIANTS} | beyond
 

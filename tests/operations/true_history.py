@@ -1,6 +1,6 @@
-"""A history of all services in which all holds, written as rows, with times that have passed.
+"""A history of all services that breaks no invariant, written as rows with times in the past.
 
-What is corrupted in it is older than every grace.
+The times are older than every grace period, so that a corruption is reported at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ GONE: Final = flight_id("SH3")
 
 
 def named(name: str) -> str:
-    """The SQL of a UUID that stands for this name."""
+    """Returns the SQL of a UUID that is derived from this name."""
     return f"md5('{name}')::uuid"
 
 
-# Who sits where since an hour ago. Each passenger's hold, check-in, intent and so on is `named` by the passenger.
+# The confirmed seats for an hour, by passenger. Hold, check-in, intent and so on have ids `named` after the passenger.
 CONFIRMED: Final = {"10A": "P1", "11A": "P2", "14A": "P4", "12A": "W1", "13A": "W3"}
 SEATS: Final = f"""
     SET LOCAL search_path = seat;
@@ -56,7 +56,7 @@ SEATS: Final = f"""
     INSERT INTO availability VALUES ('{FLIGHT}', {1 + 2 * len(CONFIRMED)});
 """
 
-# P1 without a fee, P2 with one that is paid, P3 cancelled and given back, P4 still to pay, P5 on P1's lap.
+# P1 without a fee, P2 with a paid one, P3 cancelled and refunded, P4 with an unpaid one, P5 an infant on P1's lap.
 CHECK_INS: Final = f"""
     SET LOCAL search_path = checkin;
     INSERT INTO check_ins (checkin_id, flight_id, passenger_id, pnr, state, version, allowance_grams, seat_number,
@@ -97,7 +97,7 @@ CHECK_INS: Final = f"""
         AS step (passenger_id, version, from_state, to_state);
 """
 
-# Who of them is on the manifest of the flight, as the seat service knows it, too. P3 has left it.
+# The passengers on the flight's manifest, which the seat service knows too. P3 has left it.
 MANIFEST: Final = f"""
     SET LOCAL search_path = checkin;
     INSERT INTO flights (flight_id, flight_number, origin, destination, departure_time, arrival_time, departure_date,
@@ -128,7 +128,7 @@ MANIFEST: Final = f"""
     SELECT flight_id, departure_time, times_revision FROM flights;
 """
 
-# The fees of P2 to P4, of P6 that is being given back, and of P7 whose money came after the cancellation. P2's first
+# The fees of P2 to P4, of P6 that is being refunded, and of P7 whose money came after the cancellation. P2's first
 # charge was declined.
 PAYMENTS: Final = """
     SET LOCAL search_path = payment;
@@ -170,7 +170,7 @@ PAYMENTS: Final = """
     FROM (VALUES ('P3', 'SUCCEEDED'), ('P6', 'REQUESTED'), ('P7', 'SUCCEEDED')) AS refund (passenger_id, state);
 """
 
-# W1 got 12A. W2 waits for 10A or 13A, and may not sit in 13A: so W3, who came later, got it. W4 declined an offer.
+# W1 got 12A. W2 waits for 10A or 13A, but is not eligible for 13A, so W3, who came later, got it. W4 declined an offer.
 WAITLISTS: Final = f"""
     SET LOCAL search_path = waitlist;
     INSERT INTO flights (flight_id, last_number, open, revision, told_revision) VALUES ('{FLIGHT}', 4, true, 1, 1);
@@ -214,8 +214,8 @@ WAITLISTS: Final = f"""
     VALUES ('{FLIGHT}', 'W2', 'XK4T7Q', '', 'Ada', 'Byron', 'ADULT', 'ECONOMY', 'STANDARD', '{{}}', '');
 """
 
-# K is confirmed on two flights, with an infant; R is to be paid; X was cancelled after its confirmation; E lapsed; F
-# never got a seat. Each hold, intent and so on is `named` by the booking.
+# K is confirmed on two flights, with an infant; R is not yet paid; X was cancelled after its confirmation; E expired; F
+# never got a seat. Hold, intent and so on have ids `named` after the booking.
 BOOKED_SEATS: Final = f"""
     SET LOCAL search_path = seat;
     INSERT INTO flights (flight_id, layout_id, total_seats)
@@ -384,7 +384,8 @@ LIMITS: Final = ", ".join(
     f"{limit.requests_per_minute}, {limit.burst})"
     for limit in DEFAULTS
 )
-# A's burst of maps, whose block was lifted, and another one, a scan behind it; L's guesses; S, who was only noted.
+# A's first burst of map reads, whose block was lifted; A's second burst, whose block a later scan shares; L's login
+# guesses; S, who was only recorded.
 ABUSE: Final = f"""
     SET LOCAL search_path = gateway;
     INSERT INTO limits (limit_id, call_class, key, role, requests_per_minute, burst)

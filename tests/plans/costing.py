@@ -1,4 +1,7 @@
-"""What a statement costs: rows that it looks at and pages that it touches, which a busy machine does not change."""
+"""The cost of a statement in rows read and buffers touched.
+
+Neither depends on how busy the machine is.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,23 @@ import asyncpg
 
 from services.db import Conn, Pool
 
-# A page that is read or written; a hold of one seat writes five tables and their indexes.
+# Buffers (pages) that a statement may touch; a hold of one seat writes five tables and their indexes.
 MOST_BUFFERS = 250
-# Rows that one node of a plan looks at, also those that it throws away.
+# Rows that one node of a plan may read, including those that it filters out.
 MOST_ROWS = 40
 
 
 @dataclass
 class Costing:
-    """A connection that runs each statement, and keeps what it read."""
+    """A connection that runs each statement with EXPLAIN ANALYZE first and keeps the plan."""
 
     conn: Conn
     plans: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     async def _explain(self, query: str, arguments: tuple[Any, ...]) -> None:
-        # The second time counts. What is planned within a function counts as its reading: of a catalog that the
-        # connection does not know yet, or no longer since an autovacuum, that is hundreds of pages, once.
+        # Only the second run counts. In the first run Postgres may plan the statements inside a function. The buffers
+        # that it reads from a catalog that this session has not cached, or no longer since an autovacuum, count as the
+        # function's: up to hundreds of pages.
         for _ in range(2):
             savepoint = self.conn.transaction()
             await savepoint.start()
@@ -53,7 +57,7 @@ class Costing:
         return self.conn.transaction()
 
     def expect_bounded(self, *, buffers: int = MOST_BUFFERS, rows: int = MOST_ROWS) -> None:
-        """Fails with the plan of the first statement that read more."""
+        """Fails with the plan of the first statement that exceeds a limit, and forgets the plans."""
         assert self.plans
         for query, plan in self.plans:
             read = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
@@ -63,36 +67,36 @@ class Costing:
         self.plans.clear()
 
     def expect_look_ups(self, table: str) -> None:
-        """Fails with the plan of the first statement that reads a table, or one of its indexes, from end to end."""
+        """Fails with the plan of the first statement that scans a whole table or a whole index of it."""
         for query, plan in self.plans:
             shown = "\n".join([query, *(summary(node) for node in nodes(plan))])
             for node in nodes(plan):
-                # A bitmap's scan of an index does not name the table, and is looked at whatever its table.
+                # A bitmap index scan does not name its table, so it is checked for every table.
                 of_table = node.get("Relation Name", table) == table
                 whole = "Index Name" in node and "Index Cond" not in node
                 assert not (of_table and (whole or node["Node Type"] == "Seq Scan")), shown
 
 
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """All nodes of a plan."""
+    """Returns all nodes of a plan."""
     return [plan, *(node for child in plan.get("Plans", ()) for node in nodes(child))]
 
 
 def rows_of(node: dict[str, Any]) -> int:
-    """Rows that a node looked at, also those that it threw away."""
+    """Returns the number of rows that a node read, including those that it filtered out."""
     thrown_away = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
     return int((node["Actual Rows"] + thrown_away) * node["Actual Loops"])
 
 
 def summary(node: dict[str, Any]) -> str:
-    """One line about a node."""
+    """Describes a node in one line."""
     about = (node.get(key) for key in ("Relation Name", "Index Name", "Index Cond", "Filter", "Function Name"))
     buffers = node["Shared Hit Blocks"] + node["Shared Read Blocks"]
     return f"{node['Node Type']}: {rows_of(node)} rows, {buffers} buffers {[each for each in about if each]}"
 
 
 class OneConnection:
-    """A pool that has this connection alone, for what takes its connections from a pool."""
+    """A pool that has only this connection."""
 
     def __init__(self, conn: Costing) -> None:
         self._conn = conn
@@ -106,5 +110,5 @@ class OneConnection:
 
 
 def pool_of(conn: Costing) -> Pool:
-    """Returns a pool that lends this connection."""
+    """Returns a pool that lends only this connection."""
     return cast("Pool", OneConnection(conn))

@@ -1,4 +1,7 @@
-"""SEAT-18 in the waitlist and at check-in: a call does not read what its flight or the day had before."""
+"""SEAT-18 in the waitlist and at check-in.
+
+A call does not read the history of its flight or of the day.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ FROM generate_series(1, $2::int) AS n
 
 @asynccontextmanager
 async def costing_in(world: World, service: str) -> AsyncIterator[Costing]:
-    """A connection as the service has it, to a database that was never analyzed, in a transaction that is undone."""
+    """Yields a service's connection in a transaction that is rolled back.
+
+    Its database was never analyzed.
+    """
     url = (await database_with(world, service))[f"SKYHIGH_{service.upper()}_DATABASE_URL"]
     pool = await db.connect(url, schema=service, size=2)
     try:

@@ -1,4 +1,7 @@
-"""SEAT-18 for what all services share: timers, events and answers cost the same however many there were before."""
+"""SEAT-18 for the tables that all services have.
+
+Timers, events and stored responses cost the same, however large the history is.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.conftest import World
 from tests.instances import database_with, pooled
 from tests.plans.costing import Costing, pool_of
 
-# More than are deleted at once, and of each kind as many that may not be deleted yet.
+# Rows of each kind. More than one clean-up deletes, and for timers as many again that have not fired.
 PAST = 50_000
 FILL = """
 WITH past AS (
@@ -38,7 +41,8 @@ WITH past AS (
 )
 INSERT INTO idempotency (principal, key, fingerprint, response, create_time) SELECT 'past', id, '', '', at FROM past
 """
-# Rows that were undone stay in the indexes: each test adds older ones than the last test, and finds its own first.
+# Rolled-back rows stay in the indexes. Therefore each test adds rows that are older than those of the test before, and
+# reads its own first.
 OLDER = itertools.count(400)
 TABLES = ("timers", "outbox", "inbox", "idempotency")
 
@@ -54,7 +58,10 @@ async def counts(pool: Pool) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 async def past(world: World) -> AsyncIterator[Pool]:
-    """Tables with a long history, of which a part may be forgotten; never analyzed."""
+    """Yields a pool for tables with a long history, partly old enough to be deleted.
+
+    The tables were never analyzed.
+    """
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     async with pooled(url) as pool:
         async with db.transaction(pool) as conn:
@@ -67,7 +74,7 @@ async def past(world: World) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 async def costing(past: Pool) -> AsyncIterator[Costing]:
-    """A connection as a service has it, in a transaction that is undone."""
+    """Yields a service's connection in a transaction that is rolled back."""
     async with past.acquire() as conn:
         transaction = conn.transaction()
         await transaction.start()
@@ -128,5 +135,5 @@ async def test_all_that_is_old_is_forgotten_in_batches(world: World, monkeypatch
         async with db.transaction(pool) as conn:
             await fill(conn, rows=50, age=timedelta(days=400))
         await app.forget_old(pool)
-        # A timer that has not fired is no history, however old it is.
+        # A timer that has not fired is never deleted, however old it is.
         assert await counts(pool) == kept | {"timers": kept["timers"] + 50}

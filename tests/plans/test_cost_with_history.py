@@ -1,7 +1,7 @@
-"""SEAT-18: a statement's cost depends on what it asks for, not on what its owner, flight or service did before.
+"""SEAT-18: a statement's cost does not grow with the history of its owner, flight or service.
 
-The tables hold a long history and were never analyzed. What counts is rows and buffers, which a busy machine does not
-change; a statement that reads the history needs thousands.
+The tables hold a long history and were never analyzed. The tests measure rows and buffers, neither of which depends on
+how busy the machine is; a statement that reads the history needs thousands.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ADDRESS = "203.0.113.1"
 
 @dataclass(frozen=True)
 class History:
-    """A seat service whose tables hold what years left behind."""
+    """A seat service whose tables hold the history of years."""
 
     airline: Instance
     flight: str
@@ -77,12 +77,12 @@ FROM live
 
 @pytest.fixture(scope="module")
 async def history(world: World) -> AsyncIterator[History]:
-    """A long history, written in bulk, on a database that serves calls before and after."""
+    """Writes a long history in bulk, to a database that serves calls before and after."""
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     async with instance(world, database_url=url) as airline:
         flight = new_flight_id("HI")
         await airline.callers.operations().provision(flight)
-        # The planner has no statistics of them, or only later: a service's plans may be older than its rows.
+        # The planner has no statistics of these tables. In production a service's plans may be older than its rows too.
         for table in ("holds", "hold_seats", "seat_events", "seats"):
             await airline.database.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         desk = airline.callers.agent("history")
@@ -107,7 +107,7 @@ async def history(world: World) -> AsyncIterator[History]:
 
 @pytest.fixture
 async def costing(history: History) -> AsyncIterator[Costing]:
-    """A connection as the service has it, in a transaction that is undone."""
+    """Yields the service's connection in a transaction that is rolled back."""
     async with history.airline.pool.acquire() as conn:
         transaction = conn.transaction()
         await transaction.start()

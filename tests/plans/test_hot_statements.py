@@ -1,4 +1,7 @@
-"""Hot statements keep their plans: look-ups by key, and updates that stay within their page."""
+"""The frequent statements keep their plans.
+
+These are look-ups by key, and updates that stay within their page.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,12 @@ from tests.instances import database_with, instance
 LIMITS = Limits(held_seats=9, lapses_allowed=10, lapses_window=timedelta(minutes=15), cool_down=timedelta(minutes=1))
 
 
-# A scan of a table that only grows.
+# A scan of a table whose size grows all the time.
 GROWING = re.compile(r"Scan .*on (seats|holds|hold_seats|seat_events|idempotency|passengers|departures)\b")
 
 
 class Explaining:
-    """A connection that runs each statement, and keeps the plan that it would have."""
+    """A connection that runs each statement and keeps its plan."""
 
     def __init__(self, conn: Conn) -> None:
         self._conn = conn
@@ -61,7 +64,7 @@ class Explaining:
 
 @pytest.fixture
 async def explaining(world: World) -> AsyncIterator[Explaining]:
-    """A connection as the service's pool has them, in a transaction that is undone."""
+    """Yields a connection of a service's pool in a transaction that is rolled back."""
     pool = await db.connect(world.servers.database_url("seat"), schema="seat", size=2)
     async with pool.acquire() as conn:
         transaction = conn.transaction()
@@ -73,7 +76,10 @@ async def explaining(world: World) -> AsyncIterator[Explaining]:
 
 @pytest.fixture
 async def explaining_new(world: World) -> AsyncIterator[tuple[Explaining, str]]:
-    """The same where the planner knows nothing yet, as on the first day or after a restore; and a flight there."""
+    """Yields the same for a planner without statistics, and a flight.
+
+    A planner has none on the first day and after a restore.
+    """
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     async with instance(world, database_url=url) as airline:
         flight = new_flight_id("PL")
@@ -86,7 +92,7 @@ async def explaining_new(world: World) -> AsyncIterator[tuple[Explaining, str]]:
 
 
 def whole(plan: str) -> list[str]:
-    """The scans of growing tables in a plan that are no look-ups by somebody's id."""
+    """Returns the scans of growing tables in a plan that do not look up an id."""
     lines = plan.splitlines()
     return [
         line
@@ -159,7 +165,7 @@ async def test_one_passengers_release_reads_no_table_whole(explaining: Explainin
         effects=Effects(),
     )
     assert {hold.state for hold in released if isinstance(hold, pb.Hold)} == {pb.Hold.CANCELLED}
-    # However many there are: a batch is as many statements as a single one.
+    # A batch needs as many statements as a single hold, regardless of its size.
     assert len(explaining.plans) <= 9
     for plan in explaining.plans:
         assert "Seq Scan" not in plan, plan

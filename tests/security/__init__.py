@@ -1,3 +1,5 @@
-"""The attacks of docs/security.md. A package, so that its fixtures end with its last test: the system that they start
-takes the events of everybody's queues.
+"""Tests of the attacks in docs/security.md.
+
+This is a package so that its fixtures end with its last test. The system that they start consumes the events of the
+shared queues.
 """

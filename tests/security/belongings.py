@@ -1,4 +1,7 @@
-"""Somebody with one of each thing that can be owned, and a stranger on the same flight with a session as good."""
+"""One owner with one resource of each kind, and a stranger.
+
+The stranger is on the same flight and has an equally valid session.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from tests.dates import new_flight_id
 from tests.security.messages import valid
 from tests.security.system import System
 
-# What says whose a thing is, in a request.
+# The request fields that identify a resource with an owner.
 KEYS: Final = ("hold_id", "checkin_id", "entry_id", "booking_id", "intent_id", "pnr", "passenger_id")
 LAST_NAME: Final = "Lovelace"
 # Seats of the AT72: the owner's are taken, the stranger's is free.
@@ -31,23 +34,26 @@ OWNERS_SEAT, CHECKED_IN_SEAT, CUSTOMERS_SEAT, WANTED_SEAT, STRANGERS_SEAT = "10A
 
 @dataclass(frozen=True)
 class Belongings:
-    """What one owner has, as requests name it, and the tokens of both; by role."""
+    """The owner's resources as requests name them, and the tokens of both; by role."""
 
     values: Mapping[Role, Mapping[str, str]]
     owner: Mapping[Role, str]
     stranger: Mapping[Role, str]
     strangers_own: Mapping[str, str]
-    """What the stranger may name."""
+    """The values that the stranger may use in requests."""
 
 
 def missing(key: str) -> str:
-    """What nobody has, of the same format."""
+    """Returns an id of the same format that does not exist."""
     named = {"pnr": new_pnr(), "passenger_id": "P0", "flight_id": new_flight_id()}
     return named.get(key) or str(uuid4())
 
 
 async def acquire(system: System) -> Belongings:
-    """Makes one of each, on two flights: seats of the second one are waited for."""
+    """Creates one resource of each kind, on two flights.
+
+    The waitlist entry is for a seat of the second one.
+    """
     flight_id, wanted_flight = await fly(system), await fly(system)
     pnr, strangers_pnr = new_pnr(), new_pnr()
     passengers = [("P1", pnr), ("P2", strangers_pnr), ("P3", pnr)]
@@ -127,7 +133,7 @@ async def acquire(system: System) -> Belongings:
 
 
 async def fly(system: System) -> str:
-    """A new flight with all its seats free."""
+    """Creates a flight on which all seats are free."""
     flight_id = new_flight_id()
     await system.callers["flight"].operations().CreateFlight(valid(flight.CreateFlightRequest(flight_id=flight_id)))
     return flight_id

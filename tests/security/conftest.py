@@ -1,4 +1,4 @@
-"""One running system for all attacks, and what must be so after each of them."""
+"""One running system for all attacks, and the checks after each of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="package")
 async def system(world: World) -> AsyncIterator[System]:
-    """The six services behind one Envoy."""
+    """Yields the six services behind one Envoy."""
     async with systems.opened(world) as opened:
         yield opened
 
 
 @pytest.fixture(scope="package")
 async def belongings(system: System) -> Belongings:
-    """One of each thing, somebody's."""
+    """Returns an owner's resources, one of each kind."""
     return await acquire(system)
 
 
 def defects() -> float:
-    """How many calls ended as INTERNAL, in all services of this process."""
+    """Returns the number of calls that ended as INTERNAL, in all services of this process."""
     samples = (sample for metric in telemetry.CALLS.collect() for sample in metric.samples)
     total = "skyhigh_calls_total"
     return sum(each.value for each in samples if each.name == total and each.labels["code"] == "INTERNAL")
@@ -39,7 +39,10 @@ def defects() -> float:
 
 @pytest.fixture(autouse=True)
 def no_defect() -> Iterator[None]:
-    """Fails every attack that a service answered with a defect, whatever the attacker was told."""
+    """Fails every attack that a service answered with INTERNAL.
+
+    The response that the attacker received does not matter.
+    """
     before = defects()
     yield
     assert defects() == before, "a service answered INTERNAL"
@@ -47,14 +50,14 @@ def no_defect() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 async def truth(system: System) -> AsyncIterator[Truth]:
-    """What all services have written."""
+    """Yields a reader of everything that the services have written."""
     async with Truth.opened(system.databases) as opened:
         yield opened
 
 
 @pytest.fixture
 async def nothing_changed(truth: Truth, belongings: Belongings) -> AsyncIterator[None]:
-    """Fails an attack that left any table of any service otherwise than it was."""
+    """Fails an attack that changed any table of any service."""
     before = await truth.at_rest()
     yield
     after = await truth.now()

@@ -1,4 +1,4 @@
-"""HTTP/2 by hand: a peer that breaks the rules, which no library of ours would send for it (RFC 9113, RFC 7541)."""
+"""An HTTP/2 peer that breaks the rules, which our libraries would not do (RFC 9113, RFC 7541)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INITIAL_WINDOW: Final = 4
 
 
 class Type(IntEnum):
-    """Kinds of frames."""
+    """The types of frames."""
 
     DATA = 0
     HEADERS = 1
@@ -31,7 +31,7 @@ class Type(IntEnum):
 
 
 class Flag(IntFlag):
-    """What a frame is besides."""
+    """The flags of frames."""
 
     NONE = 0
     END_STREAM = 1
@@ -46,7 +46,7 @@ CANCEL: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame."""
+    """An HTTP/2 frame."""
 
     type: int
     flags: int
@@ -54,14 +54,14 @@ class Frame:
     payload: bytes = b""
 
     def encoded(self) -> bytes:
-        """As it goes on the wire."""
+        """Returns the bytes of the frame on the wire."""
         return (
             len(self.payload).to_bytes(3, "big") + bytes((self.type, self.flags)) + self.stream.to_bytes(4, "big")
         ) + self.payload
 
 
 def literal(headers: Iterable[tuple[str, str]]) -> bytes:
-    """A header block without compression and without the table."""
+    """Encodes a header block without compression and without the dynamic table."""
     return b"".join(b"\x00" + _string(name) + _string(value) for name, value in headers)
 
 
@@ -77,7 +77,7 @@ def _string(text: str) -> bytes:
 
 
 class Peer:
-    """A connection, and all that came over it."""
+    """A connection and all frames that it received."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -88,7 +88,10 @@ class Peer:
     @classmethod
     @contextlib.asynccontextmanager
     async def connected(cls, port: int, *, window: int = 65_535, reads: bool = True) -> AsyncIterator[Peer]:
-        """Connects within the block. One that does not read lets the other side's answers pile up."""
+        """Connects within the block.
+
+        If `reads` is False, the other side's responses pile up unread.
+        """
         peer = cls(*await asyncio.open_connection("127.0.0.1", port))
         reading = asyncio.create_task(peer._read()) if reads else None
         peer._writer.write(PREFACE)
@@ -101,28 +104,28 @@ class Peer:
             peer._writer.transport.abort()
 
     async def send(self, *frames: Frame) -> bool:
-        """Sends, unless the connection is gone; returns whether it is still there."""
+        """Sends frames, unless the connection is closed; returns whether it is still open."""
         with contextlib.suppress(ConnectionError):
             self._writer.write(b"".join(frame.encoded() for frame in frames))
             await self._writer.drain()
-        # The loop reads meanwhile: a peer that only writes does not hear that the other side has hung up.
+        # Lets the read task run: a peer that only writes does not notice that the other side has closed the connection.
         await pause(0)
         return not (self.closed.is_set() or self._writer.is_closing())
 
     async def until_closed(self, *, within_seconds: float) -> bool:
-        """Waits for the other side to close; returns whether it did."""
+        """Waits until the other side closes the connection; returns whether it did."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
                 await self.closed.wait()
         return self.closed.is_set()
 
     def of(self, kind: Type) -> list[Frame]:
-        """What came of one kind."""
+        """Returns the received frames of one type."""
         return [frame for frame in self.received if frame.type == kind]
 
     @property
     def reason(self) -> int | None:
-        """Why it was closed: the error code of GOAWAY."""
+        """The error code of the last GOAWAY frame; None if none was received."""
         goaways = self.of(Type.GOAWAY)
         return int.from_bytes(goaways[-1].payload[4:8], "big") if goaways else None
 

@@ -1,10 +1,11 @@
-"""What attackers write into fields."""
+"""Values that attackers write into fields."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-# To be taken for a part of a statement. Some are allowed in a name or a reason: there they must stay what they are.
+# Values that could be taken for a part of an SQL statement. Some are valid in a name or a reason; there they must stay
+# unchanged.
 SQL: Final = (
     "' OR '1'='1",
     "O' OR 'a",
@@ -19,7 +20,7 @@ SQL: Final = (
     "a'-'b",
     "version DESC; --",
 )
-# To be taken for a line of a log, a format, a command, a page, an address or a file.
+# Values that could be taken for a log line, a format string, a command, a page, an address or a file.
 CODE: Final = (
     "%s%n",
     "{0.__class__}",
@@ -33,7 +34,7 @@ CODE: Final = (
     "{{7*7}}",
     "`id`",
 )
-# What is no text of ours, or only looks like it.
+# Values that are not valid text of ours, or only look like it.
 TEXTS: Final = (
     "\x00",
     "12A\x00",
@@ -53,10 +54,10 @@ TEXTS: Final = (
     "ß" * 61,
     "\uffff",
 )
-# No UTF-8: a byte that begins nothing, one that goes on with nothing, a slash in two and in three bytes, half of a
-# pair, a character beyond the last one.
+# Invalid UTF-8: a byte that never occurs, a lone continuation byte, overlong encodings of a slash in two and three
+# bytes, half of a surrogate pair, a code point beyond the last one, and a lead byte without a continuation.
 BROKEN: Final = (b"\xff", b"\x80", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc3")
-# As JSON has them: none is a number that a field of ours means. 2^31, 2^63, and what is no whole number at all.
+# JSON values that are not valid for any number field of ours: -1, 2^31, 2^63, and values that are not integers at all.
 NO_NUMBERS: Final[tuple[Any, ...]] = (
     -1,
     2**31,

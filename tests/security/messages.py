@@ -1,4 +1,7 @@
-"""Requests made from their descriptors and rules: one that is valid, and the same with one field spoilt."""
+"""Requests made from their descriptors and rules.
+
+One is valid, the others are the same with one invalid field.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ from services.validation import validate
 from tests.dates import DAY, flight_id
 
 DAY_SECONDS: Final = 86_400
-# No test creates it: without an id a flight is named after `flight_number` below, which is another number.
+# No test creates this flight. A flight without an id would get one from `flight_number` below, which is another number.
 NO_FLIGHT: Final = flight_id("SH404")
-# What no rule tells: an example of each format, by the field's name.
+# An example of each format that no rule describes, by the field's name.
 EXAMPLES: Final[Mapping[str, Any]] = {
     "flight_id": NO_FLIGHT,
     "itinerary_id": f"CF_LHR_ATH_{NO_FLIGHT}",
@@ -52,23 +55,23 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "page_token": "",
     "limit_id": "nothing-per-nobody",
 }
-# A request that has either of two fields and no rule that says which.
+# For a request that needs one of two fields, without a rule that says which: the one to fill.
 CHOSEN: Final = {"skyhigh.booking.v1.CreateBookingRequest": "flight_id"}
 Path = tuple[FieldDescriptor, ...]
 
 
 def valid(message: Message, values: Mapping[str, Any] | None = None) -> Message:
-    """Fills what must be filled; `values` by the names of fields, wherever they stand, go before the examples.
+    """Fills the required fields.
 
-    Raises AssertionError or InvalidArgument where the contract's own rules say that the result is none: then EXAMPLES
-    lacks something.
+    `values`, by field name at any depth, take precedence over the examples. Raises AssertionError or InvalidArgument if
+    the result violates the contract's rules; then EXAMPLES lacks an entry.
     """
     _fill(message, values or {})
     for _ in message.DESCRIPTOR.fields:
         try:
             validate(message)
         except InvalidArgument as error:
-            # A rule that nothing fulfils says "needed" without a word.
+            # A rule that no value fulfils has no description.
             for wrong in error.fields:
                 field: Any = message.DESCRIPTOR.fields_by_name.get(wrong.field)
                 if field is None:
@@ -136,7 +139,10 @@ def _example(field: FieldDescriptor, values: Mapping[str, Any]) -> Any:
 
 
 def fields_of(descriptor: Descriptor, *types: int, above: Path = ()) -> Iterator[Path]:
-    """The way to each field of one of these types, however deep; FieldDescriptor's TYPE_… numbers."""
+    """Yields the path to each field of one of these types, at any depth.
+
+    `types` are TYPE_… numbers of FieldDescriptor.
+    """
     for field in descriptor.fields:
         if field.type in types:
             yield (*above, field)
@@ -145,12 +151,12 @@ def fields_of(descriptor: Descriptor, *types: int, above: Path = ()) -> Iterator
 
 
 def name_of(path: Path) -> str:
-    """How a person writes it."""
+    """Returns the path with dots between the field names."""
     return ".".join(field.name for field in path)
 
 
 def spoilt(message: Message, path: Path, value: Any) -> Message:
-    """The same message with this value at the end of the path, and valid messages on the way."""
+    """Returns the message with this value at the end of the path, and valid messages on the way."""
     copy = type(message)()
     copy.CopyFrom(message)
     part = copy
@@ -178,7 +184,7 @@ def _entered(message: Message, field: FieldDescriptor) -> Message:
 
 
 def spoilt_json(fields: Mapping[str, Any], path: Sequence[FieldDescriptor], value: Any) -> dict[str, Any]:
-    """The JSON of a message with any JSON value at the end of the path."""
+    """Returns the JSON of a message with any JSON value at the end of the path."""
     copy = dict(fields)
     field, *rest = path
     name = field.json_name

@@ -1,4 +1,7 @@
-"""The whole system in this process, and every RPC of it as data: who may call it, and by which ways."""
+"""The whole system in this process, and every RPC as data.
+
+The data are the roles that may call the RPC, and the ways to call it.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ from waitlist_service.service import WAITLIST_SERVICE
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# In an order in which each finds those that it calls.
+# Sorted so that each service starts after those that it calls.
 SERVICES: Final[tuple[Service[Any], ...]] = (
     SEAT_SERVICE,
     FLIGHT_SERVICE,
@@ -60,7 +63,7 @@ SERVICES: Final[tuple[Service[Any], ...]] = (
 )
 NOBODYS_PORT: Final = 1
 MOST_RETRIES: Final = 5
-# Nothing lapses, is swept or is charged by itself while somebody attacks; nobody is kept from trying again.
+# No hold lapses and no payment is charged by itself during an attack, and no caller is limited.
 QUIET: Final = {
     "SKYHIGH_DRAIN_NOTICE_SECONDS": "0",
     "SKYHIGH_RATE_LIMITS": "off",
@@ -78,55 +81,58 @@ QUIET: Final = {
     "SKYHIGH_CHECKIN_LOGIN_TRIES_PER_ADDRESS": "30000",
 }
 
-# The edge's times in seconds, a part of what they are outside, so that no test waits long for one.
+# The edge's timeouts in seconds, shorter than in production, so that no test waits long for one.
 HASTE: Final = {"request_headers_timeout": 1, "request_timeout": 2, "stream_idle_timeout": 2}
 
 
 @dataclass(frozen=True)
 class Rpc:
-    """An RPC of the contract, and the row of its service's authorization table; None where it has none."""
+    """An RPC of the contract, and its row of the service's authorization table.
+
+    The row is None if the table has none.
+    """
 
     service: Service[Any]
     method: MethodDescriptor
     access: Access | None
     call: Call | None
-    """How the edge treats it; None where nobody said so."""
+    """How the edge treats the RPC; None if it is not listed."""
 
     @property
     def name(self) -> str:
-        """Its name, which is another for each RPC of ours."""
+        """The method's name, which is unique among our RPCs."""
         return str(self.method.name)
 
     @property
     def path(self) -> str:
-        """Its gRPC path."""
+        """The gRPC path."""
         return f"/{self.service.descriptor.full_name}/{self.name}"
 
     @property
     def exposed(self) -> bool:
-        """Whether the edge has a route to it."""
+        """Whether the edge has a route to the RPC."""
         return self.call is not Call.INTERNAL
 
     @cached_property
     def binding(self) -> tuple[str, str] | None:
-        """Verb and path template as JSON; None for native gRPC only."""
+        """The verb and the path template of its JSON form; None if it has none."""
         proto = descriptor_pb2.MethodDescriptorProto()
         self.method.CopyToProto(proto)
         return next(iter(json_bindings(proto)), None)
 
     @property
     def has_body(self) -> bool:
-        """Whether its JSON request has a body."""
+        """Whether the JSON request has a body."""
         return bool(self.method.GetOptions().Extensions[annotations_pb2.http].body)
 
     def request(self, **fields: Any) -> Message:
-        """A request of it."""
+        """Creates a request message."""
         message: Message = message_factory.GetMessageClass(self.method.input_type)(**fields)
         return message
 
 
 def rpcs() -> Iterator[Rpc]:
-    """Every RPC that a proto describes, whether anybody listed it or not."""
+    """Yields every RPC that a proto describes, listed for the edge or not."""
     calls = {exposed.name: exposed.calls for exposed in EXPOSED}
     for service in SERVICES:
         for method in service.descriptor.methods:
@@ -139,7 +145,10 @@ RPCS: Final = {rpc.name: rpc for rpc in rpcs()}
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back of a gRPC call: its code, its google.rpc.Status without what differs by call, and its body."""
+    """The response of a gRPC call.
+
+    It has the code, the google.rpc.Status without what differs between calls, and the body.
+    """
 
     code: grpc.StatusCode
     details: bytes = b""
@@ -148,13 +157,13 @@ class Answer:
 
 
 class System:
-    """The running system as attackers meet it."""
+    """The running system as attackers reach it."""
 
     def __init__(self, callers: Mapping[str, Callers], databases: Mapping[str, str], mails: MailSink) -> None:
         self.callers = callers
-        """By the service's name."""
+        """The callers of each service, by the service's name."""
         self.databases = databases
-        """Each service's own database URL, by the service's name."""
+        """The URL of each service's own database, by the service's name."""
         self.mails = mails
         self.port = 0
         self.admin_port = 0
@@ -163,7 +172,7 @@ class System:
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def token(self, role: Role, subject: str = "") -> str:
-        """A token of somebody with this role; nothing where the role needs none."""
+        """Returns a token of a caller with this role; empty for ANYBODY."""
         opened: dict[Role, Callable[[], Any]] = {
             Role.PASSENGER: lambda: self.callers["seat"].passenger(pnr=subject or None),
             Role.CUSTOMER: lambda: self.callers["seat"].customer(subject or None),
@@ -186,7 +195,8 @@ class System:
     ) -> Answer:
         """Calls by gRPC: on the service's own port, or from outside through the edge.
 
-        Retries a call that a busy machine did not answer within its deadline, unless the deadline is what is tested.
+        Retries a call that exceeds its deadline on a busy machine, unless `retries` is False because the deadline is
+        tested.
         """
         answer = await self._asked(rpc, request, token, outside, metadata, timeout_seconds)
         for _ in range(MOST_RETRIES if retries else 0):
@@ -224,8 +234,9 @@ class System:
     async def ask_json(
         self, rpc: Rpc, request: Message | Mapping[str, Any], token: str = "", **headers: str
     ) -> httpx.Response:
-        """Calls by JSON through the edge; `request` may be what no message can be. Of a stream its begin is read.
+        """Calls by JSON through the edge.
 
+        Returns the response, of a stream only its beginning. `request` may contain values that no message can have.
         Retries as `ask` does.
         """
         assert rpc.binding is not None
@@ -251,7 +262,7 @@ class System:
         return self._channels[address]
 
     async def close(self) -> None:
-        """Closes what it opened."""
+        """Closes the connections that it opened."""
         await self.http.aclose()
         for channel in self._channels.values():
             await channel.close()
@@ -274,7 +285,7 @@ def _query(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 @asynccontextmanager
 async def opened(world: World) -> AsyncIterator[System]:
-    """Runs everything within the block."""
+    """Runs the whole system within the block."""
     names = [service.name for service in SERVICES]
     databases = await database_with(world, *names)
     async with AsyncExitStack() as stack:
@@ -319,7 +330,7 @@ async def _open_the_edge(world: World, system: System, stack: AsyncExitStack) ->
         assert found == 1, name
     configuration.write_text(text)
     edge = envoy(configuration, port=system.port)
-    # Its log is read at once, which otherwise it writes every ten seconds.
+    # The test reads the log at once, but Envoy by default writes it only every ten seconds.
     edge = replace(edge, command=[*edge.command, "--file-flush-interval-msec", "200"])
     supervisor = Supervisor([edge], logs=world.folder / "security", restart=False)
     await stack.enter_async_context(supervisor)
@@ -332,7 +343,7 @@ async def _open_the_edge(world: World, system: System, stack: AsyncExitStack) ->
 
 
 def memory_bytes(pid: int) -> int:
-    """What a process has in memory."""
+    """Returns the resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

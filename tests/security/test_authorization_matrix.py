@@ -1,4 +1,7 @@
-"""Every RPC by role by ownership, by gRPC at the service and by both ways through the edge (attacks 1, 2 and 4)."""
+"""Every RPC by role and by owner (attacks 1, 2 and 4).
+
+The calls go by gRPC to the service, and both ways through the edge.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ HTTP: Final = {grpc.StatusCode.PERMISSION_DENIED: 403, grpc.StatusCode.UNAUTHENT
 
 
 def may(rpc: Rpc, role: Role) -> bool:
-    """Whether the table lets a role in; ANYBODY is who shows no token."""
+    """Returns whether the table admits a role; ANYBODY is a caller without a token."""
     assert rpc.access is not None
     return rpc.access.public or role in rpc.access.roles
 
 
 def owned(role: Role) -> Iterator[tuple[Rpc, str]]:
-    """The RPCs that a role may call on what is its own, once for each field that says whose a thing is."""
+    """Yields the owned RPCs that a role may call, once for each field that identifies the resource."""
     for rpc in RPCS.values():
         if rpc.access is not None and rpc.access.owned and role in rpc.access.roles:
             for key in KEYS:
@@ -49,7 +52,7 @@ def test_every_rpc_of_every_service_is_listed() -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_whoever_may_not_is_refused_everywhere(system: System, belongings: Belongings) -> None:
-    """Even where it names what is there."""
+    """The caller is refused even if the resource exists."""
     values = {**belongings.values[Role.PASSENGER], **belongings.values[Role.CUSTOMER]}
     wrong = []
     for rpc in RPCS.values():
@@ -81,7 +84,7 @@ async def test_whoever_may_is_let_in(system: System, name: str) -> None:
             if rpc.exposed:
                 answers.append(await system.ask(rpc, request, token, outside=True))
             for answer in answers:
-                # A webhook's token is its signature.
+                # A webhook is authenticated by its signature instead of a token.
                 assert answer.code not in REFUSED or b"WEBHOOK_UNSIGNED" in answer.details, role
 
 
@@ -115,14 +118,14 @@ async def test_what_is_somebody_elses_is_as_what_is_not_there(
 
 @pytest.mark.parametrize("role", [Role.PASSENGER, Role.CUSTOMER])
 async def test_what_is_ones_own_is_found(system: System, belongings: Belongings, role: Role) -> None:
-    """Or else a service that finds nothing would pass the test before."""
+    """Otherwise a service that never finds anything would pass the test above."""
     for rpc, key in owned(role):
         own = named(rpc, belongings, key, belongings.values[role][key], belongings.values[role])
         assert (await system.ask(rpc, own, belongings.owner[role])).code is not grpc.StatusCode.NOT_FOUND, rpc.name
 
 
 def named(rpc: Rpc, belongings: Belongings, key: str, value: str, values: Mapping[str, str] | None = None) -> Message:
-    """A request that is the stranger's own in all but this one field."""
+    """Returns the stranger's own request with only this field changed."""
     request = valid(rpc.request(), {**belongings.strangers_own, **(values or {}), key: value})
     setattr(request, key, value)
     return request

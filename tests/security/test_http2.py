@@ -1,4 +1,7 @@
-"""Peers that abuse the protocol or their patience (attacks 22 to 26), and what becomes of everybody else meanwhile."""
+"""Peers that abuse the protocol or keep connections busy (attacks 22 to 26).
+
+Other callers are served meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from tests.waiting import PATIENCE_SECONDS, eventually, pause
 MEGABYTE: Final = 1 << 20
 # Frames in one flood, more than any limit of the edge.
 FLOOD: Final = 20_000
-# For a busy machine, besides the time itself. Without the edge's times, nothing would end within it.
+# Extra time for a busy machine. Without the edge's timeouts, nothing would end within it.
 SLACK_SECONDS: Final = PATIENCE_SECONDS
 MAP: Final = RPCS["GetSeatMap"]
 
 
 def block(system: System) -> bytes:
-    """The headers of a native call."""
+    """Returns the header block of a native gRPC call."""
     return literal(
         (
             (":method", "POST"),
@@ -47,7 +50,7 @@ def block(system: System) -> bytes:
 
 
 def opening(headers: bytes, *, complete: bool = True) -> Frame:
-    """The begin of the first call."""
+    """Returns the HEADERS frame of the first call."""
     return Frame(Type.HEADERS, Flag.END_HEADERS if complete else Flag.NONE, 1, headers)
 
 
@@ -97,7 +100,7 @@ def window_updates(headers: bytes) -> Iterator[Frame]:
         yield Frame(Type.WINDOW_UPDATE, Flag.NONE, 0, b"\0\0\0\x01")
 
 
-# By the counter of Envoy that says which defence it was.
+# Each flood with the Envoy counter of the defence that ends it.
 FLOODS: Final[dict[Callable[[bytes], Iterator[Frame]], str]] = {
     pings: "http2.outbound_control_flood",
     settings: "http2.outbound_control_flood",
@@ -108,19 +111,20 @@ FLOODS: Final[dict[Callable[[bytes], Iterator[Frame]], str]] = {
     priorities: "http2.inbound_priority_frames_flood",
     window_updates: "http2.inbound_window_update_frames_flood",
 }
-# Each of these frames is to be answered; the library below Envoy may lose patience first, and then nobody counts.
+# Each of these frames needs a response. The HTTP/2 library below Envoy may close the connection first, and then Envoy's
+# counter stays as it is.
 UNANSWERED: Final = (pings, settings)
 
 
 async def counter(system: System, name: str) -> int:
-    """One of Envoy's counters."""
+    """Reads a counter of Envoy."""
     answer = await system.http.get(f"http://127.0.0.1:{system.admin_port}/stats", params={"filter": f"^{name}$"})
     return int(answer.text.partition(":")[2] or 0)
 
 
 @asynccontextmanager
 async def others_are_served(system: System) -> AsyncIterator[None]:
-    """Fails an attack within the block that keeps others from their answers."""
+    """Fails if other callers get no response during the attack within the block."""
 
     async def ask() -> None:
         while True:
@@ -145,7 +149,7 @@ async def others_are_served(system: System) -> AsyncIterator[None]:
 
 
 async def test_every_flood_ends_its_connection(system: System) -> None:
-    """All at once; which defence it was is what Envoy counted."""
+    """All floods run at once; Envoy's counters show which defence ended each."""
     counters = sorted(set(FLOODS.values()))
     before = {name: await counter(system, name) for name in counters}
     memory = memory_bytes(system.envoy_pid)
@@ -159,15 +163,18 @@ async def test_every_flood_ends_its_connection(system: System) -> None:
 
 
 async def flooded(system: System, flood: Callable[[bytes], Iterator[Frame]]) -> bool:
-    """Floods; returns whether the edge hung up."""
+    """Sends a flood; returns whether the edge closed the connection."""
     async with Peer.connected(system.port) as peer:
-        # In one piece: whoever waits for the answers to a few before it sends more floods nobody.
+        # Sent in one piece: a peer that waits for responses between frames would not flood the edge.
         await peer.send(*islice(flood(block(system)), FLOOD))
         return await peer.until_closed(within_seconds=SLACK_SECONDS)
 
 
 async def test_resets_begin_few_calls(system: System) -> None:
-    """Half of five hundred that are reset at once are enough to be cut off."""
+    """Envoy closes the connection after too many early resets.
+
+    It does so after five hundred streams if at least half of them were reset early.
+    """
     begun = await counter(system, "http.edge.downstream_rq_total")
     frames = rapid_resets(block(system))
     async with Peer.connected(system.port) as peer:
@@ -191,7 +198,7 @@ async def test_a_connection_has_a_hundred_streams(system: System) -> None:
 
 
 async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Belongings) -> None:
-    """A window of nothing: the answers wait in the edge, for a time that ends."""
+    """With a window of zero the responses wait in the edge, but only until its timeout."""
     memory = memory_bytes(system.envoy_pid)
     message = MAP.request(flight_id=belongings.strangers_own["flight_id"]).SerializeToString()
     body = b"\0" + len(message).to_bytes(4, "big") + message
@@ -204,7 +211,8 @@ async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Bel
             )
 
         async def all_ended() -> bool:
-            # On a slow machine the edge answers some calls that they came too late: that fits into headers.
+            # On a slow machine the edge answers some calls with a timeout error, which fits into headers and needs no
+            # window.
             late = (frame for frame in peer.of(Type.HEADERS) if frame.flags & Flag.END_STREAM)
             return peer.closed.is_set() or {frame.stream for frame in (*peer.of(Type.RST_STREAM), *late)} >= set(
                 streams
@@ -217,7 +225,10 @@ async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Bel
 
 
 def test_the_times_of_the_edge_are_short() -> None:
-    """Here they are a part of what they are, so that nobody waits for them; outside they are these."""
+    """The other tests use shorter timeouts, to save time.
+
+    These are the production values.
+    """
     listener, _ = yaml.load_all(TEMPLATE.read_text(), yaml.BaseLoader)
     (chain,) = listener["static_resources"]["listeners"][0]["filter_chains"]
     manager = chain["filters"][0]["typed_config"]
@@ -229,7 +240,10 @@ def test_the_times_of_the_edge_are_short() -> None:
 
 
 async def drip(system: System, beginning: bytes, drop: bytes) -> tuple[float, bytes]:
-    """Begins, then sends drop by drop; returns after how many seconds that ended, and what was answered."""
+    """Sends `beginning`, then `drop` repeatedly.
+
+    Returns the seconds until the end, and the response.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     started = time.monotonic()
     writer.write(beginning)
@@ -275,7 +289,7 @@ async def test_who_dawdles_is_cut_off(system: System) -> None:
         )
     assert headers < HASTE["request_headers_timeout"] + SLACK_SECONDS
     assert body < HASTE["request_timeout"] + SLACK_SECONDS
-    # Or nothing: what is still on its way to a closed connection takes the answer with it.
+    # The response is empty if bytes that reach the closed connection cause a reset before the client has read it.
     assert answer[:12] in (b"HTTP/1.1 408", b"")
     assert stream < HASTE["request_timeout"] + SLACK_SECONDS
 
@@ -289,10 +303,10 @@ async def test_headers_are_few_and_short(system: System, headers: dict[str, str]
     token = system.token(Role.AGENT)
     answer = await system.ask_json(MAP_JSON, valid(MAP_JSON.request()), token, **headers)
     assert answer.status_code == 431
-    # HTTP/2 knows no answer to a request that was not read: the stream is reset.
+    # HTTP/2 has no response to a request that was not read: Envoy resets the stream.
     native = await system.ask(MAP, valid(MAP.request()), token, outside=True, metadata=list(headers.items()))
     assert "RST_STREAM" in native.message
-    # At the service itself the transport says no; a thousand short ones are no more than it takes.
+    # The service's own transport refuses large headers; it accepts a thousand short ones.
     direct = await system.ask(MAP, valid(MAP.request()), token, metadata=list(headers.items()))
     assert direct.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.NOT_FOUND)
 
@@ -312,7 +326,7 @@ async def test_a_service_calms_who_pings_it(system: System) -> None:
         assert peer.reason in (None, ENHANCE_YOUR_CALM)
         return peer.reason is not None
 
-    # A ping that arrives after the connection was closed resets it, and what was not read by then is lost.
+    # A ping that arrives after the connection was closed resets it, and responses that are not read by then are lost.
     await eventually(calmed)
 
 
@@ -342,13 +356,13 @@ async def test_a_service_calms_who_pings_it(system: System) -> None:
     ],
 )
 async def test_a_request_has_one_meaning(system: System, request_: bytes) -> None:
-    """What two servers could read in two ways smuggles a second request."""
+    """A request that two servers read in different ways could smuggle a second request."""
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     try:
         writer.write(request_)
         async with asyncio.timeout(HASTE["request_timeout"] + SLACK_SECONDS):
             answer = await reader.read(MEGABYTE)
-        # A second answer would be to what it smuggled.
+        # A second response would be the one to the smuggled request.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.1):
                 answer += await reader.read(MEGABYTE)

@@ -1,4 +1,4 @@
-"""Nobody is somebody else: not by a token, and not by a header (attacks 5 and 6)."""
+"""No caller can impersonate another, neither by a token nor by a header (attacks 5 and 6)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.security.system import RPCS, SERVICES, System
 if TYPE_CHECKING:
     from tests.conftest import World
 
-# One RPC of each service, to which a token is shown.
+# One RPC of each service, to which the tokens are sent.
 DOORS: Final = ("HoldSeat", "CancelFlight", "GetPaymentIntent", "GetTrip", "JoinWaitlist", "CreateBooking", "SetLimit")
 IDENTITY_HEADERS: Final = (
     "x-skyhigh-principal",
@@ -47,7 +47,10 @@ IDENTITY_HEADERS: Final = (
 
 
 def hostile_tokens(world: World, folder: Path) -> dict[str, str]:
-    """Tokens that open nothing, by what is wrong about them: those that point elsewhere, and those of other keys."""
+    """Returns invalid tokens by the reason.
+
+    Some refer to other keys, some have foreign signatures, and so on.
+    """
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now, "exp": now + 600}
     head, _, signature = world.keys.sign(claims).split(".")
@@ -60,7 +63,7 @@ def hostile_tokens(world: World, folder: Path) -> dict[str, str]:
     twice = f'{json.dumps(claims)[:-1]}, "role": "service"}}'
 
     def signed_by_us(header: dict[str, Any]) -> str:
-        """A header that the signature does not cover."""
+        """Returns a token whose signature does not cover its header."""
         return f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims).encode())}.{signature}"
 
     return {
@@ -104,7 +107,7 @@ async def test_a_bad_token_opens_no_service_and_no_edge(system: System, world: W
         response = await system.ask_json(rpc, valid(rpc.request()), token)
         assert response.status_code == 401, what
         outside.add(json.dumps(response.json(), sort_keys=True))
-    # Whatever is wrong, no answer says.
+    # The responses are the same, so that none reveals the reason.
     assert len(inside) == len(outside) == 1
 
 
@@ -122,7 +125,7 @@ async def test_a_token_comes_in_its_header_alone(system: System) -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_two_tokens_are_none(system: System) -> None:
-    """Else one part could look at the good one, and another act on the other."""
+    """Otherwise one component could check the valid token, and another could use the other token."""
     rpc = RPCS["BlockSeat"]
     agent, customer = system.token(Role.AGENT), system.token(Role.CUSTOMER)
     poor = forged({"alg": "none"}, {"role": "agent", "sub": "desk"})
@@ -155,7 +158,7 @@ async def test_a_forged_header_makes_nobody_of_anybody(system: System, belonging
             assert (await system.http.get(f"/v1/holds/{values['hold_id']}", headers=dashed)).status_code == 401, header
             native = await system.ask(rpc, request, stranger, outside=True, metadata=[(header, value)])
             assert native.code is grpc.StatusCode.NOT_FOUND, header
-            # A service does not read them either.
+            # The service ignores these headers too.
             assert (await system.ask(rpc, request, stranger, metadata=[(header, value)])) == native, header
         underscored = {header.replace("-", "_"): "operations:root", "authorization": f"Bearer {stranger}"}
         answer = await system.http.get(f"/v1/holds/{values['hold_id']}", headers=underscored)

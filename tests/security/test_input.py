@@ -1,7 +1,7 @@
-"""Hostile values in every field of every request, by gRPC and by JSON (attacks 3, 16 to 20 and 31).
+"""Hostile values in every field of every request, by gRPC and by JSON.
 
-What is wrong is refused with INVALID_ARGUMENT; what an airline could mean is taken for what it is and not for code. In
-no case does anything change, fail inside, or call out.
+For attacks 3, 16 to 20 and 31. Invalid values are refused with INVALID_ARGUMENT; valid ones are stored as text and
+never executed. No attack changes state, causes an internal error, or makes a service call another host.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ Value = TypeVar("Value")
 MARK: Final = "MARKMARK"
 TEXT: Final = FieldDescriptor.TYPE_STRING
 NUMBERS: Final = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
-# What a call may come to when its fields are wrong, or name nothing that is there.
+# The possible results of a call with invalid fields, or with ids that do not exist.
 REFUSED: Final = {
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.FAILED_PRECONDITION,
 }
-# Raw bytes: their signature is judged, and no field of theirs (tests/payment/test_receive_webhook.py).
+# Its body is raw bytes: the service checks their signature, not their fields (tests/payment/test_receive_webhook.py).
 RAW: Final = "ReceiveWebhook"
-# Of these so many for each field, others for the next; SKYHIGH_TEST_ROUNDS asks for more.
+# Values tried for each field; the next field gets the next values. SKYHIGH_TEST_ROUNDS sets more.
 ROUNDS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "2"))
 
 
 def some_of(values: tuple[Value, ...], turn: int) -> tuple[Value, ...]:
-    """As many as a field gets at its turn."""
+    """Returns the values for the field at this turn."""
     first = turn * ROUNDS % len(values)
     return (*values, *values)[first : first + min(ROUNDS, len(values))]
 
 
 def places(*types: int) -> Iterator[tuple[Rpc, Path]]:
-    """Each field of these types of each request that anybody may fill."""
+    """Yields each field of these types in each request."""
     for rpc in RPCS.values():
         if rpc.name != RAW:
             for path in fields_of(rpc.method.input_type, *types):
@@ -63,14 +63,14 @@ def places(*types: int) -> Iterator[tuple[Rpc, Path]]:
 
 
 def token_for(system: System, rpc: Rpc) -> str:
-    """Of the most powerful caller."""
+    """Returns a token of the most powerful role that may call the RPC."""
     assert rpc.access is not None
     order = (Role.SERVICE, Role.OPERATIONS, Role.AGENT, Role.CUSTOMER, Role.PASSENGER, Role.ANYBODY)
     return system.token(next(role for role in order if role in rpc.access.roles))
 
 
 def reads(rpc: Rpc) -> bool:
-    """Whether it may find nothing and say so."""
+    """Returns whether the RPC is a read, which may succeed with an empty result."""
     return rpc.call is Call.READ
 
 
@@ -147,7 +147,10 @@ async def test_no_number_is_another_than_it_says(system: System) -> None:
 
 
 def is_number_there(rpc: Rpc, path: Path, value: Any) -> bool:
-    """Whether it is one where it stands: 64 bits hold more, and in a query an empty list is nothing at all."""
+    """Returns whether the value is valid there.
+
+    2^31 fits into 64 bits, and a query omits an empty list.
+    """
     return (value == 2**31 and path[-1].type == FieldDescriptor.TYPE_INT64) or (value in ([], {}) and not rpc.has_body)
 
 
@@ -181,7 +184,7 @@ async def test_depth_breaks_no_parser(system: System, body: bytes, status: int) 
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_depth_breaks_no_decoder(system: System) -> None:
-    """A group in a group, sixty thousand times: what a message that nests costs one byte."""
+    """A group nested 60,000 levels deep: each level costs the attacker one byte."""
     for rpc in RPCS.values():
         if rpc.name != RAW:
             answer = await system.ask(rpc, b"\x0b" * 60_000, token_for(system, rpc))
@@ -189,7 +192,7 @@ async def test_depth_breaks_no_decoder(system: System) -> None:
 
 
 async def test_nobody_writes_what_is_only_read(system: System, belongings: Belongings) -> None:
-    """Attack 3: what the answer has and the request has not is not taken from a request."""
+    """Attack 3: fields that exist only in the response are not taken from a request."""
     forged = {
         "state": "CONFIRMED",
         "holdId": str(uuid4()),
@@ -230,7 +233,7 @@ async def test_nobody_writes_what_services_alone_may(
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_a_body_does_not_lead_a_path_elsewhere(system: System, belongings: Belongings) -> None:
-    """The path names the resource, for whoever limits and logs as for whoever acts."""
+    """The path names the resource, both for limits and logs and for the service."""
     flight_id = belongings.strangers_own["flight_id"]
     answer = await system.http.post(
         f"/v1/flights/{NO_FLIGHT}/seats/14D/hold",
@@ -290,12 +293,12 @@ async def test_a_page_goes_on_only_where_it_began(system: System) -> None:
 
 
 def test_no_request_says_where_to_call() -> None:
-    """Attack 31: there is nothing that a client could have us fetch, call or redirect to."""
+    """Attack 31: no field makes a service fetch, call or redirect to an address."""
     suspects = re.compile(
         r"ur[il]|host|callback|redirect|endpoint|webhook|proxy|domain|server|path|file", re.IGNORECASE
     )
     named = {name_of(path) for _, path in places(TEXT) if suspects.search(path[-1].name)}
-    # Of a profile, not of a file.
+    # "profile" contains "file".
     assert {name for name in named if "profile" not in name} == set()
     for _, path in places(TEXT):
         rules = path[-1].GetOptions().Extensions[validate_pb2.field].string

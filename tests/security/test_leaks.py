@@ -1,5 +1,7 @@
-"""What is written down tells nobody's name, locator, token or code, and says what happened and nothing else
-(attacks 21 and 34)."""
+"""Logs, metrics and dead letters leak nothing (attacks 21 and 34).
+
+They contain no name, locator, token or code, and no injected line.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +44,16 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 NOBODY: Final = f"127.0.0.1:{NOBODYS_PORT}"
-# The beginning of another line, a command to a terminal, a look-up, a formula.
+# The beginning of another log line, a terminal command, a JNDI look-up, a formula.
 LINES: Final = ('\r\n{"level":"info","event":"paid"}', "\x1b[2J\x1b[31m", "${jndi:ldap://127.0.0.1:1/a}", "=1+1")
 
-# A row that the schema refuses; Postgres repeats the row when it says so.
+# The schema refuses this row, and Postgres repeats the row in its error.
 IMPOSSIBLE: Final = "UPDATE checkin.passengers SET type = 'INFANT' WHERE passenger_id = $1"
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Whose data must be found nowhere."""
+    """A passenger whose data must not be found anywhere."""
 
     pnr: str
     last_name: str
@@ -60,13 +62,13 @@ class Person:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What is nobody else's business."""
+        """The data that must not be found."""
         return (self.pnr, self.last_name, self.email)
 
 
 @pytest.fixture
 async def person(system: System) -> Person:
-    """A passenger whose flight is open for check-in."""
+    """Returns a passenger whose flight is open for check-in."""
     name = "".join(secrets.choice("abcdefghijklm") for _ in range(16)).capitalize()
     found = Person(new_pnr(), name, f"P-{secrets.token_hex(4)}", f"{name}@mail.example".lower())
     flight_id = await fly(system)
@@ -94,7 +96,10 @@ async def person(system: System) -> Person:
 
 @contextlib.asynccontextmanager
 async def lonely(world: World, system: System) -> AsyncIterator[tuple[Callers, Path]]:
-    """A check-in service as operations run it, whose other services are all away: its callers, and its log."""
+    """Runs a check-in service as in production, with its other services unreachable.
+
+    Yields its callers and its log.
+    """
     (port,) = free_ports(1)
     environment = world.environment(
         **QUIET,
@@ -121,13 +126,13 @@ async def lonely(world: World, system: System) -> AsyncIterator[tuple[Callers, P
 
 
 async def ended(call: Any) -> None:
-    """Waits for a call, whatever becomes of it."""
+    """Waits for a call and ignores its error."""
     with contextlib.suppress(grpc.aio.AioRpcError, ValueError):
         await call
 
 
 def lines_of(text: str) -> list[dict[str, Any]]:
-    """Its lines, each of which is one JSON object."""
+    """Parses the lines, each of which must be one JSON object."""
     lines = [json.loads(line) for line in text.splitlines()]
     assert all(isinstance(line, dict) for line in lines)
     return lines
@@ -141,7 +146,7 @@ async def test_a_services_log_is_lines_of_json_and_names_nobody(world: World, sy
         passenger = callers.anybody(session.token)
         flight_id = session.trip.passengers[0].segments[0].flight_id
         start = checkin.StartCheckInRequest(flight_id=flight_id, passenger_id=person.passenger_id, hold_id=str(uuid4()))
-        # Each is logged, because the seat service is away.
+        # Each call is logged, because the seat service is unreachable.
         for hostile in LINES:
             metadata = (("traceparent", hostile.replace("\r\n", "").replace("\x1b", "")), ("user-agent", "x"))
             await ended(passenger.StartCheckIn(start, metadata=metadata))
@@ -185,7 +190,7 @@ async def test_the_edges_log_is_lines_of_json_and_names_nobody(world: World, sys
 
     await eventually(written)
     text = log_file.read_text()
-    # It says a few things about itself, too.
+    # Envoy also logs a few lines about itself.
     told = [line for line in text.splitlines() if '"route"' in line]
     assert mark in {line["path"] for line in lines_of("\n".join(told))}
     for canary in (*person.secrets, token, token.split(".")[2], "\x1b"):
@@ -194,7 +199,7 @@ async def test_the_edges_log_is_lines_of_json_and_names_nobody(world: World, sys
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What is logged by loggers that are new."""
+    """Yields the output of loggers that are created from now on."""
     saved, stdout = structlog.get_config(), sys.stdout
     sys.stdout = text = io.StringIO()
     try:
@@ -206,7 +211,7 @@ def written() -> Iterator[io.StringIO]:
 
 
 async def test_a_refused_row_is_not_logged(system: System, person: Person, written: io.StringIO) -> None:
-    """A defect of ours, which the schema stops."""
+    """Simulates a defect of ours that violates a constraint of the schema."""
     connection = await asyncpg.connect(system.databases["checkin"])
     with pytest.raises(asyncpg.CheckViolationError) as refused:
         await connection.execute(IMPOSSIBLE, person.passenger_id)
@@ -247,7 +252,7 @@ async def test_a_dead_letter_says_why_and_not_whose(
 
             async def buried() -> bool:
                 letter = await dead.get(no_ack=True, fail=False)
-                # Others' tests leave dead letters too.
+                # Other tests leave dead letters too.
                 letters.extend([letter] if letter is not None and letter.message_id == message_id else [])
                 return bool(letters)
 
@@ -261,7 +266,10 @@ async def test_a_dead_letter_says_why_and_not_whose(
 
 
 async def test_metrics_count_and_name_nobody(system: System, person: Person) -> None:
-    """Labels are methods, codes and queues, which are few; an id would be one more line for each."""
+    """Labels are methods, codes and queues, of which there are few.
+
+    An id as label would add a time series for each.
+    """
     answer = await system.http.post("/v1/sessions", json={"pnr": person.pnr, "lastName": person.last_name})
     assert answer.status_code == 200
     ours = [line for line in generate_latest().decode().splitlines() if line.startswith("skyhigh_")]

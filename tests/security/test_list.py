@@ -1,4 +1,7 @@
-"""The list of attacks in docs/security.md: each has a test, and each test that it names is there."""
+"""The list of attacks in docs/security.md.
+
+Each attack has a test, and each test that it names exists.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,19 @@ import pytest
 
 TESTS: Final = Path(__file__).resolve().parents[1]
 LIST: Final = TESTS.parent / "docs" / "security.md"
-# The attacks of the list that the project began with; more may follow.
+# The number of attacks at the start of the project; more may follow.
 ATTACKS: Final = 34
 NAMED: Final = re.compile(r"`([\w/]+\.py)::(\w+)`")
 
 
 def rows() -> list[list[str]]:
-    """The cells of each attack: its number, what is done, what it gets, where the defence is, the tests."""
+    """Returns the cells of each attack: number, attack, result, place of the defence, tests."""
     table = [line for line in LIST.read_text().splitlines() if re.match(r"\| \d+ \|", line)]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
 
 
 def names_in(file: str) -> set[str]:
-    """The tests of a file."""
+    """Returns the names of the tests in a file."""
     module = ast.parse((TESTS / file).read_text())
     found = (node for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return {node.name for node in found if node.name.startswith("test_")}

@@ -1,4 +1,4 @@
-"""What is not there for anybody outside (attack 29)."""
+"""Paths that do not exist for clients outside (attack 29)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.security.messages import NO_FLIGHT
 from tests.security.system import SERVICES, System
 from tests.waiting import PATIENCE_SECONDS
 
-# Of Envoy, of ours, and of what others leave open.
+# Paths of Envoy, of our services, and of pages that other systems often leave open.
 PATHS: Final = (
     *("/stats", "/stats/prometheus", "/config_dump", "/server_info", "/clusters", "/ready", "/quitquitquit"),
     *("/metrics", "/debug/pprof", "/admin", "/actuator/env", "/.env", "/.git/config", "/swagger.json"),
@@ -88,6 +88,6 @@ async def test_no_answer_says_what_is_behind_it(system: System) -> None:
         told = {name.lower() for name in answer.headers}
         assert not {name for name in told if name.startswith(("x-envoy-", "x-powered-by", "x-skyhigh", "via"))}, path
         assert answer.headers["server"] == "skyhigh"
-        # It repeats whom the client asked for.
+        # This header repeats the host of the request.
         answer.headers.pop("www-authenticate", None)
         assert "127.0.0.1" not in answer.text + str(answer.headers)

@@ -1,4 +1,4 @@
-"""Keys that make a repeat harmless, abused (attack 30)."""
+"""Abuse of idempotency keys (attack 30)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOOD: Final = 60
 
 
 async def hold(system: System, flight_id: str, seat_number: str, token: str, key: str, **body: str) -> httpx.Response:
-    """Asks for a seat with a key in the header."""
+    """Holds a seat with an idempotency key in the header."""
     return await system.http.post(
         f"/v1/flights/{flight_id}/seats/{seat_number}/hold",
         json={"passengerId": "P1", **body},
@@ -27,7 +27,7 @@ async def hold(system: System, flight_id: str, seat_number: str, token: str, key
 
 
 async def test_a_key_is_its_principals_alone(system: System) -> None:
-    """Who learns another's key gets no answer of the other's by it, and spoils none."""
+    """A caller with another caller's key neither gets nor spoils the other's response."""
     flight_id, key = await fly(system), str(uuid4())
     owner, thief = system.token(Role.CUSTOMER), system.token(Role.CUSTOMER)
     first = await hold(system, flight_id, "10A", owner, key)
@@ -79,7 +79,10 @@ async def test_two_keys_are_none(system: System) -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_keys_without_an_effect_are_not_kept(system: System) -> None:
-    """Only effects are remembered, so that whoever fills the memory pays for each key with an effect."""
+    """Only the keys of effects are stored.
+
+    Therefore an attacker can fill the table only by causing an effect per key.
+    """
     token = system.token(Role.CUSTOMER)
     answers = await asyncio.gather(*(hold(system, NO_FLIGHT, "10A", token, str(uuid4())) for _ in range(FLOOD)))
     assert {answer.status_code for answer in answers} == {404}

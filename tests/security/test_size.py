@@ -1,4 +1,7 @@
-"""What is larger than anything an airline means (attack 15): refused, and nobody's memory grows."""
+"""Requests that are larger than any real one are refused (attack 15).
+
+No process's memory grows.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from tests.security.system import RPCS, System, memory_bytes
 from tests.waiting import eventually, pause
 
 MEGABYTE: Final = 1 << 20
-# What a bomb is when it goes off, and what of that may be seen in the memory of anybody whom it was thrown at.
+# The unpacked size of a bomb, and the growth of memory that is acceptable in the attacked processes.
 BLAST_BYTES: Final = 64 * MEGABYTE
 GROWTH_BYTES: Final = 48 * MEGABYTE
 BOMBS: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "6"))
@@ -34,7 +37,10 @@ HOLDS: Final = RPCS["HoldSeats"]
 
 @contextlib.asynccontextmanager
 async def memory_is_flat(system: System) -> AsyncIterator[None]:
-    """Looks at Envoy and at this process, where all services are, for as long as the block lasts."""
+    """Fails if the memory of Envoy or of this process grows within the block.
+
+    This process runs all services.
+    """
     processes = (system.envoy_pid, os.getpid())
     before = {pid: memory_bytes(pid) for pid in processes}
     most = dict(before)
@@ -54,7 +60,10 @@ async def memory_is_flat(system: System) -> AsyncIterator[None]:
 
 
 async def status(answer: Awaitable[httpx.Response]) -> int:
-    """The status, also where what was still on its way to the closed connection took the answer with it."""
+    """Returns the status.
+
+    Returns 413 if the closed connection was reset before the client read it.
+    """
     try:
         return (await answer).status_code
     except (httpx.ReadError, httpx.WriteError):
@@ -62,7 +71,7 @@ async def status(answer: Awaitable[httpx.Response]) -> int:
 
 
 def bomb(bytes_: int, *, wbits: int) -> bytes:
-    """That many zeros, as gzip (31) or zlib (15) has them, made without ever having them."""
+    """Returns so many zeros compressed as gzip (31) or zlib (15), without building them in memory."""
     packing = zlib.compressobj(9, wbits=wbits)
     return b"".join(packing.compress(bytes(MEGABYTE)) for _ in range(bytes_ // MEGABYTE)) + packing.flush()
 
@@ -76,7 +85,7 @@ async def test_a_large_body_is_not_taken(system: System) -> None:
             assert await status(system.http.post(path, content=b" " * 5 * MEGABYTE, headers=headers)) == 413
         for body in ({"seats": seats}, {"requestId": "x" * MEGABYTE}, {"seats": [{"passengerId": "x" * MEGABYTE}]}):
             assert await status(system.http.post("/v1/holds", json=body, headers=headers)) == 413
-        # Under the limit it is the contract's.
+        # Below the size limit, the contract's rules refuse the request.
         short = await system.http.post("/v1/holds", json={"seats": seats[:900]}, headers=headers)
         assert short.status_code == 400
 
@@ -95,9 +104,9 @@ async def test_a_large_message_is_not_taken(system: System) -> None:
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15)])
 async def test_a_compressed_message_stays_small(system: System, encoding: str, wbits: int) -> None:
-    """Sixty-four thousand bytes that would be a thousand times as many, as one gRPC message."""
+    """One gRPC message of less than 64 KiB that unpacks to a thousand times its size."""
     packed = bomb(BLAST_BYTES, wbits=wbits)
-    # In frames of 16 KiB, the most that a peer takes; less than 64 KiB, which nobody would look into.
+    # Frames of 16 KiB are the largest that a peer accepts. The body is below 64 KiB, which a size limit does not catch.
     body = b"\x01" + len(packed).to_bytes(4, "big") + packed
     assert len(body) < 65_536
     ports = (system.port, int(system.callers["seat"].address.rpartition(":")[2]))
@@ -108,7 +117,7 @@ async def test_a_compressed_message_stays_small(system: System, encoding: str, w
 
 
 async def thrown(system: System, port: int, encoding: str, body: bytes) -> None:
-    """Throws one, and waits for the answer to it."""
+    """Sends one bomb, and waits for the response."""
     headers = literal(
         (
             (":method", "POST"),
@@ -136,7 +145,7 @@ async def thrown(system: System, port: int, encoding: str, body: bytes) -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_a_compressed_body_is_not_unpacked(system: System) -> None:
-    """No part of ours unpacks what HTTP packed: to the parser it is no JSON."""
+    """No component decompresses an HTTP body: the parser refuses it as invalid JSON."""
     headers = {"authorization": f"Bearer {system.token(Role.AGENT)}", "content-encoding": "gzip"}
     packed = bomb(BLAST_BYTES // 2, wbits=31)
     assert len(packed) < 65_536
@@ -147,7 +156,10 @@ async def test_a_compressed_body_is_not_unpacked(system: System) -> None:
 
 
 async def test_no_answer_is_larger_than_its_page(system: System, belongings: Belongings) -> None:
-    """Little that is asked is not answered with much: of every list a page, whatever size is asked for."""
+    """A small request does not get a large response.
+
+    Every list returns one page, whatever page size is asked for.
+    """
     token = system.token(Role.OPERATIONS)
     for name, rpc in RPCS.items():
         if "page_size" in rpc.method.input_type.fields_by_name:

@@ -1,7 +1,8 @@
-"""The time of an answer tells nothing (attacks 1 and 14): who guesses from it is right as often as with a coin.
+"""The response time reveals nothing (attacks 1 and 14).
 
-The area under the curve (AUC) is how often a random sample of one kind took longer than one of the other: 0.5 where
-time says nothing. Of few samples chance alone makes more of it than 0.05; SKYHIGH_TEST_ROUNDS asks for enough of them.
+An attacker guesses from it no better than by chance. The area under the curve (AUC) is the probability that a random
+sample of one kind took longer than one of the other: 0.5 if time reveals nothing. With few samples, chance alone causes
+deviations of more than 0.05; SKYHIGH_TEST_ROUNDS sets a larger number.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ from tests.security.belongings import Belongings, missing
 from tests.security.system import RPCS, System
 
 MOST_AUC: Final = 0.55
-# Of each kind; an hour's worth of them is 10,000.
+# Samples of each kind; an hour allows 10,000.
 SAMPLES: Final = int(os.environ.get("SKYHIGH_TEST_ROUNDS", "150"))
-# How far chance may lead it astray: once in a hundred thousand runs.
+# Tolerated deviation in standard deviations: chance exceeds it once in a hundred thousand runs.
 SIGMAS: Final = 4.5
 AT_ONCE: Final = 16
 
 
 def auc(first: Sequence[float], second: Sequence[float]) -> float:
-    """How often one of the second took longer than one of the first; half for two that took the same."""
+    """Returns the probability that the second kind takes longer.
+
+    It compares one sample of each; ties count half.
+    """
     ranked = sorted([(value, 0) for value in first] + [(value, 1) for value in second])
     ranks, position = [0.0, 0.0], 0
     while position < len(ranked):
@@ -50,14 +54,14 @@ def auc(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def tells_nothing(first: Sequence[float], second: Sequence[float]) -> None:
-    """Fails where time says which kind a sample is of."""
+    """Fails if the times differ by kind."""
     chance = math.sqrt((len(first) + len(second) + 1) / (12 * len(first) * len(second)))
     found = auc(first, second)
     assert abs(found - 0.5) <= max(MOST_AUC - 0.5, SIGMAS * chance), f"AUC {found:.3f} of {len(first)} samples each"
 
 
 def test_a_time_that_tells_is_found() -> None:
-    """Or else a measure that sees nothing would pass."""
+    """Otherwise a measure that never finds a difference would pass."""
     assert auc([1, 2, 3], [4, 5, 6]) == 1
     assert auc([1, 2], [1, 2]) == 0.5
     some = random.Random(1)
@@ -67,7 +71,7 @@ def test_a_time_that_tells_is_found() -> None:
 
 
 async def sampled(kinds: Sequence[Callable[[], Awaitable[object]]], *, at_once: int = 1) -> list[list[float]]:
-    """The times of both kinds in seconds, one after the other in random order, so that whatever happens meets both."""
+    """Measures both kinds in seconds, in random order, so that disturbances affect both equally."""
     turns = [kind for kind in range(len(kinds)) for _ in range(SAMPLES)]
     random.shuffle(turns)
     taken: list[list[float]] = [[] for _ in kinds]
@@ -102,7 +106,7 @@ async def test_the_time_does_not_tell_what_others_have(
     system: System, belongings: Belongings, name: str, key: str, role: Role
 ) -> None:
     rpc, token = RPCS[name], belongings.stranger[role]
-    # Made before the clock runs: a new id takes longer than an old one.
+    # The requests are built before the measurement, because a new id takes longer to build than a known one.
     foreign = iter([rpc.request(**{key: belongings.values[role][key]}) for _ in range(SAMPLES)])
     missed = iter([rpc.request(**{key: missing(key)}) for _ in range(SAMPLES)])
     there, nothing = await sampled(

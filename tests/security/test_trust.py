@@ -1,4 +1,7 @@
-"""What one service's credentials are good for: its own queues, its own words, its own rows (attacks 33 and 34)."""
+"""A service's credentials give access only to what it owns.
+
+That is its own queues, event types and rows (attacks 33 and 34).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ Attempt = Callable[[AbstractChannel], Awaitable[Any]]
 
 @asynccontextmanager
 async def channel_of(world: World, service: str) -> AsyncIterator[Callable[[], Awaitable[AbstractChannel]]]:
-    """Opens channels with a service's credentials; a refusal closes one."""
+    """Yields a function that opens channels with a service's credentials.
+
+    A refusal closes a channel.
+    """
     async with await aio_pika.connect(world.servers.amqp_url(service)) as connection:
 
         async def opened() -> AbstractChannel:
@@ -41,7 +47,7 @@ async def channel_of(world: World, service: str) -> AsyncIterator[Callable[[], A
 
 
 def publishing(exchange: str, routing_key: str, body: bytes = b"") -> Attempt:
-    """Publishes, and waits for the broker to confirm."""
+    """Returns an attempt to publish with the broker's confirmation."""
 
     async def attempt(channel: AbstractChannel) -> None:
         target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
@@ -52,7 +58,7 @@ def publishing(exchange: str, routing_key: str, body: bytes = b"") -> Attempt:
 
 
 def binding(queue: str, exchange: str, routing_key: str) -> Attempt:
-    """Has a queue of one's own filled with what is meant for others."""
+    """Returns an attempt to bind a queue of one's own to events that are meant for others."""
 
     async def attempt(channel: AbstractChannel) -> None:
         mine = await channel.declare_queue(queue, auto_delete=True)
@@ -62,7 +68,7 @@ def binding(queue: str, exchange: str, routing_key: str) -> Attempt:
 
 
 def reading(queue: str) -> Attempt:
-    """Takes a message out of a queue."""
+    """Returns an attempt to consume a message from a queue."""
 
     async def attempt(channel: AbstractChannel) -> None:
         theirs = await channel.get_queue(queue, ensure=False)
@@ -72,7 +78,7 @@ def reading(queue: str) -> Attempt:
 
 
 def ending(queue: str, *, purge: bool) -> Attempt:
-    """Empties a queue, or removes it."""
+    """Returns an attempt to empty a queue or to delete it."""
 
     async def attempt(channel: AbstractChannel) -> None:
         if purge:
@@ -84,7 +90,7 @@ def ending(queue: str, *, purge: bool) -> Attempt:
 
 
 def declaring(queue: str) -> Attempt:
-    """Makes a queue of another's name before the other does."""
+    """Returns an attempt to declare a queue with another service's name first."""
 
     async def attempt(channel: AbstractChannel) -> None:
         await channel.declare_queue(queue, auto_delete=True, timeout=PATIENCE_SECONDS)
@@ -97,7 +103,7 @@ async def new_exchange(channel: AbstractChannel) -> None:
 
 
 def attempts(service: str, other: str) -> dict[str, Attempt]:
-    """What a service might try that was taken over."""
+    """Returns the attacks that a compromised service could try."""
     mine, theirs = f"{service}.{secrets.token_hex(4)}", f"{other}.events"
     return {
         "speaks for another": publishing(amqp.EVENTS, f"{other}.confirmed.v1"),
@@ -123,7 +129,7 @@ def attempts(service: str, other: str) -> dict[str, Attempt]:
 
 
 async def is_refused(attempt: Attempt, channel: AbstractChannel) -> bool:
-    """Whether the broker closed the channel for it, and for no other reason."""
+    """Returns whether the broker refused the attempt with ACCESS_REFUSED."""
     try:
         await attempt(channel)
     except ChannelClosed as error:
@@ -141,7 +147,7 @@ async def test_a_service_speaks_and_listens_for_itself_alone(world: World, servi
             if not await is_refused(attempt, await opened()):
                 done.append(what)
         assert done == []
-        # What it has to do, it can.
+        # The service can do what it needs to do.
         topic = "abuse" if service == "gateway" else service
         await publishing(amqp.EVENTS, f"{topic}.test.v1")(await opened())
         await binding(f"{service}.{secrets.token_hex(4)}", amqp.EVENTS, "payment.succeeded.v1")(await opened())
@@ -149,7 +155,7 @@ async def test_a_service_speaks_and_listens_for_itself_alone(world: World, servi
 
 @pytest.mark.usefixtures("nothing_changed")
 async def test_money_that_never_came_confirms_nothing(world: World, system: System, belongings: Belongings) -> None:
-    """Even a well-made event of a real intent."""
+    """Even a well-formed event about a real intent is refused."""
     values = belongings.values[Role.CUSTOMER]
     forged = events_pb2.PaymentSucceeded(intent_id=values["intent_id"], reference=f"booking/{values['booking_id']}")
     for service in ("booking", "checkin", "waitlist"):
@@ -160,7 +166,10 @@ async def test_money_that_never_came_confirms_nothing(world: World, system: Syst
 
 @pytest.mark.parametrize("service", NAMES)
 async def test_a_service_has_its_own_rows_alone(system: System, service: str) -> None:
-    """What an injection would run as can neither read another's rows nor leave the database."""
+    """An SQL injection runs as this role.
+
+    It can neither read another service's rows nor leave the database.
+    """
     connection = await asyncpg.connect(system.databases[service])
     other = "payment" if service != "payment" else "booking"
     try:

@@ -1,4 +1,7 @@
-"""Streams and deadlines: nobody takes more of a service than a share, or for longer than it takes (attacks 27, 28)."""
+"""Streams and deadlines (attacks 27, 28).
+
+No caller takes more than its share of a service, or for too long.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 PLACES: Final = 20
-# For a busy machine. Without the cap, the calls below would wait for an hour.
+# Extra time for a busy machine. Without the cap, the calls below would wait for an hour.
 SLACK_SECONDS: Final = PATIENCE_SECONDS
 
 
@@ -48,7 +51,7 @@ def test_places_are_each_principals_own_and_free_again() -> None:
 
 @asynccontextmanager
 async def watching(caller: Caller, method: str, request: Any) -> AsyncIterator[None]:
-    """A watch that has begun, within the block."""
+    """Opens a watch and waits for its first message."""
     stream = getattr(caller, method)(request, timeout=None)
     try:
         assert await stream.read()
@@ -58,7 +61,7 @@ async def watching(caller: Caller, method: str, request: Any) -> AsyncIterator[N
 
 
 def all_watches(belongings: Belongings) -> dict[str, tuple[str, Any]]:
-    """Each watch that there is, by its service."""
+    """Returns each watch that exists, by its service."""
     own = belongings.values
     watches = {
         "seat": ("WatchSeatMap", seat.WatchSeatMapRequest(flight_id=belongings.strangers_own["flight_id"])),
@@ -83,7 +86,7 @@ async def messages_until_refused(stream: Any) -> int:
 async def test_a_watch_ends_when_its_token_expires(system: System, belongings: Belongings, world: World) -> None:
     for service, (method, request) in all_watches(belongings).items():
         callers = system.callers[service]
-        # On a busy machine a watch may begin after its token has expired: then a longer one is taken.
+        # On a busy machine a watch may begin after its token has expired; then the test takes a longer one.
         for seconds in (2, 8, 32):
             claims = callers.claims("agent", "desk") | {"exp": int(time.time()) + seconds}
             watcher = callers.anybody(world.keys.sign(claims))
@@ -108,7 +111,7 @@ async def test_nobody_has_more_than_twenty_watches(system: System, belongings: B
             assert refusal.retry_after_seconds
             answer = await system.ask_json(RPCS[method], request, agent.token)
             assert (answer.status_code, "retry-after" in answer.headers) == (429, True)
-            # Another's are another's, and one that ends makes room for the next.
+            # Another caller has its own limit, and a watch that ends makes room for the next.
             async with watching(other, method, request):
                 await last.aclose()
 
@@ -124,7 +127,10 @@ async def test_nobody_has_more_than_twenty_watches(system: System, belongings: B
 
 @asynccontextmanager
 async def locked(system: System, table: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Lets nobody read a table of the seat service within the block; yields a connection to look at who waits."""
+    """Locks a table of the seat service within the block.
+
+    Yields a connection for `waiting`.
+    """
     url = system.databases["seat"]
     holder, looker = await asyncpg.connect(url), await asyncpg.connect(url)
     try:
@@ -137,7 +143,7 @@ async def locked(system: System, table: str) -> AsyncIterator[asyncpg.Connection
 
 
 async def waiting(looker: asyncpg.Connection[asyncpg.Record]) -> int:
-    """How many statements wait for a lock of this database."""
+    """Returns the number of statements that wait for a lock in this database."""
     found: int = await looker.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
@@ -145,7 +151,10 @@ async def waiting(looker: asyncpg.Connection[asyncpg.Record]) -> int:
 
 
 async def test_a_service_caps_every_deadline(system: System, belongings: Belongings) -> None:
-    """None, an hour or a thousand years: a read ends after two seconds, and so does its work in the database."""
+    """A read ends after two seconds, whatever deadline the client sets.
+
+    So does its statement in the database.
+    """
     rpc = RPCS["GetHold"]
     assert (Effect.READ.value, Effect.WRITE.value) == (2 * FACTOR, 5 * FACTOR)
     request = rpc.request(hold_id=belongings.values[Role.PASSENGER]["hold_id"])
@@ -193,7 +202,8 @@ async def test_work_ends_with_who_asked_for_it(system: System, belongings: Belon
                 await eventually(nobody_waits)
                 return time.monotonic() - began < Effect.READ.value
 
-            # On a busy machine the deadline may come first. If the caller's end ended nothing, it would always.
+            # On a busy machine the deadline may come first. If cancelling did not end the work, the deadline would
+            # always come first.
             await eventually(it_ended_before_its_deadline)
 
 

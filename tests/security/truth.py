@@ -1,4 +1,4 @@
-"""What is true in all schemas, as one digest for each table: an attack must leave every one as it was."""
+"""One digest for each table of all schemas: an attack must leave every digest as it was."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Final
 from tests.instances import Database, connected
 from tests.waiting import eventually, pause
 
-# Two looks that see the same, so far apart that whoever is at work has written something between them.
+# The pause between two looks that have to agree: long enough for a busy service to write something in between.
 LOOK_SECONDS: Final = 0.3
-# The work of machines, the count of wrong logins, and what tells of seats a second after they changed.
+# Not compared: the tables of background work, the count of failed logins, and the seat counts, which follow the seats a
+# second later.
 UNTOLD: Final = ("inbox", "timers", "reconciliations", "login_tries", "availability", "seat_counts")
-# Published or not is the relay's affair.
+# Without `publish_time`, which only the relay writes.
 OUTBOX: Final = "SELECT (event_id, routing_key, body)::text FROM {} WHERE routing_key <> 'seat.availability.v1'"
 
 Digests = Mapping[str, tuple[int, str]]
-"""Rows and their checksum, by `schema.table`."""
+"""Number of rows and checksum, by `schema.table`."""
 
 
 class Truth:
-    """Looks at every table of every service."""
+    """Reads every table of every service."""
 
     def __init__(self, databases: Mapping[str, Database]) -> None:
         self._databases = databases
@@ -31,18 +32,24 @@ class Truth:
     @classmethod
     @asynccontextmanager
     async def opened(cls, urls: Mapping[str, str]) -> AsyncIterator[Truth]:
-        """Connects within the block; `urls` are the databases by the names of their schemas."""
+        """Connects within the block.
+
+        `urls` are the databases by the names of their schemas.
+        """
         async with AsyncExitStack() as stack:
             yield cls({schema: await stack.enter_async_context(connected(url)) for schema, url in urls.items()})
 
     async def now(self) -> Digests:
-        """Looks once. What a call changed is there when it was answered."""
+        """Reads the digests once. A call's changes are committed before its response."""
         found = await asyncio.gather(*(_of_schema(database, schema) for schema, database in self._databases.items()))
         self._last = {table: digest for tables in found for table, digest in tables.items()}
         return self._last
 
     async def at_rest(self) -> Digests:
-        """Looks when no service works any more: where nothing is otherwise than at the last look, at once."""
+        """Returns the digests when no service is working any more.
+
+        Returns at once if they equal those of the last look.
+        """
         before = self._last
         if await self.now() != before:
             at_work: object = None
@@ -62,7 +69,7 @@ class Truth:
         return self._last
 
     async def _under_way(self) -> list[str]:
-        """The events that are still on their way to the broker, and the timers that are due."""
+        """Returns the events that are not published yet, and the timers that are due."""
         waiting = await asyncio.gather(
             *(
                 database.fetch(

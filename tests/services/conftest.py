@@ -1,4 +1,4 @@
-"""A database of one's own with nothing but the chassis' tables in use."""
+"""Fixtures with a database in which only the chassis' tables are used."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 async def pool(world: World) -> AsyncIterator[Pool]:
-    """A pool as a service has it, on a database that no service works on."""
+    """Yields a service's pool, on a database that no service uses."""
     async with pooled(await own_database(world)) as own:
         yield own

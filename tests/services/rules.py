@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def the_newest_value_stays(cache: VersionedCache) -> None:
-    """Whoever comes late with an older value of the cache changes nothing."""
+    """A writer with an older value does not replace a newer one in the cache."""
     name = f"name-{secrets.token_hex(4)}"
     (generation,) = await cache.generations([name])
     assert await cache.set_if_newer(name, Versioned(5, b"five"), generation=generation)
@@ -38,7 +38,7 @@ async def the_newest_value_stays(cache: VersionedCache) -> None:
 
 @asynccontextmanager
 async def listening(amqp_url: str, routing_key: str) -> AsyncIterator[AbstractQueue]:
-    """A queue of one's own, for the events of one routing key."""
+    """Yields a new queue that receives the events of one routing key."""
     connection = await aio_pika.connect(amqp_url)
     async with connection:
         channel = await connection.channel()
@@ -68,9 +68,13 @@ async def enqueue(pool: Pool, routing_key: str, text: str = "") -> Event:
 
 
 async def an_event_outlives_a_lost_broker(relay: Callable[[], Relay], pool: Pool, amqp_url: str) -> None:
-    """EVT-1: whatever becomes of a relay between publishing and confirmation, the next one publishes again."""
+    """EVT-1: an event survives the loss of the broker.
+
+    If a relay fails between publishing and the broker's confirmation, the next relay publishes again.
+    """
     routing_key = f"test.{secrets.token_hex(4)}.v1"
-    # A broker that does not know the relay yet gets all events of the last hour, whatever the relay did with them.
+    # Connects once before the test: a broker that does not know the relay yet receives all events of the last hour
+    # again, whatever the relay did with them.
     await relay()._connected()
     async with listening(amqp_url, routing_key) as queue:
         event = await enqueue(pool, routing_key, "kept")

@@ -1,4 +1,4 @@
-"""Who calls: what a token must be, and what a key may sign for."""
+"""Authentication: what a token must contain, and which roles a key may sign for."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def verifier(world: World) -> TokenVerifier:
-    """As a service has it."""
+    """Returns a verifier with a service's settings."""
     return TokenVerifier(keys=Keys(str(world.keys.jwks)), issuer=ISSUER, audience=AUDIENCE)
 
 
 @pytest.fixture
 def sessions(world: World) -> TokenSigner:
-    """As the check-in service has it."""
+    """Returns the signer of the check-in service's session tokens."""
     return TokenSigner(world.keys.session_key, issuer=ISSUER, audience=AUDIENCE)
 
 
@@ -50,7 +50,7 @@ async def test_a_session_token_names_its_passengers(verifier: TokenVerifier, ses
     assert principal.name == "passenger:XK4T7Q"
     named = principal.passengers[flight_id(), "P1"]
     assert (named.cabin, named.special_services) == ("BUSINESS", ("WCHR",))
-    # A token's times are whole seconds.
+    # The times in a token are whole seconds.
     assert before - timedelta(seconds=1) < end - ttl <= after
 
 
@@ -164,7 +164,7 @@ def test_an_owner_in_a_contract_is_a_role_and_a_subject() -> None:
 
 
 class Context:
-    """Of a call from `peer` with these headers."""
+    """The context of a call from `peer` with these headers."""
 
     def __init__(self, peer: str, *headers: tuple[str, str]) -> None:
         self._peer = peer
@@ -188,7 +188,7 @@ PROXIES = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
         ("ipv6:%5B::1%5D:4711", "2001:db8::7", "2001:db8::7"),
         ("ipv4:198.51.100.3:4711", "203.0.113.9", "198.51.100.3"),
         ("ipv4:127.0.0.1:4711", "nonsense", "127.0.0.1"),
-        # An IPv4 address that is written as IPv6 is the same address: of a gateway, and of a client.
+        # An IPv4 address in IPv6 notation is the same address, both for a gateway and for a client.
         ("ipv6:%5B::ffff:127.0.0.1%5D:4711", "203.0.113.9", "203.0.113.9"),
         ("ipv4:127.0.0.1:4711", "::ffff:203.0.113.9", "203.0.113.9"),
     ],
@@ -208,7 +208,7 @@ SERVICE = Principal(Role.SERVICE, "service:booking")
         ("ipv4:127.0.0.1:4711", ANYBODY, None, ""),
         ("ipv4:127.0.0.1:4711", ANYBODY, "203.0.113.9", "203.0.113.9"),
         ("ipv4:127.0.0.1:4711", ANYBODY, "nonsense", ""),
-        # Not from a gateway: believed from a service of ours, and from no other caller.
+        # The caller is not a gateway. The header is trusted if the caller is one of our services, and else ignored.
         ("ipv4:198.51.100.3:4711", ANYBODY, "203.0.113.9", ""),
         ("ipv4:198.51.100.3:4711", SERVICE, "203.0.113.9", "203.0.113.9"),
         ("ipv4:198.51.100.3:4711", SERVICE, None, ""),

@@ -19,7 +19,8 @@ async def test_the_near_end_of_a_connection_is_waited_for() -> None:
     with socket.socket() as far, socket.socket() as near:
         far.bind((LOOPBACK, 0))
         far.listen()
-        # Below the range from which the kernel takes ports: a connection of another program may have any of those.
+        # This port is below the range from which the kernel picks ephemeral ports, so that no connection of another
+        # program has it.
         (port,) = free_ports(1)
         near.bind((LOOPBACK, port))
         near.connect(far.getsockname())
@@ -32,7 +33,7 @@ async def test_the_near_end_of_a_connection_is_waited_for() -> None:
         binding = asyncio.create_task(bound(bind, f"{LOOPBACK}:{port}"))
         await first_tried.wait()
         accepted, _ = far.accept()
-        # The far end closes first, so that the kernel keeps its port and not ours.
+        # The far end closes first, so that TIME_WAIT stays on the far end's port and not on ours.
         accepted.close()
         near.close()
     server = await binding

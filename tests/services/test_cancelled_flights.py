@@ -37,7 +37,7 @@ PAGE: Final = 2
 
 
 class Flights(FlightServiceServicer):
-    """Lists cancelled flights, two at a time."""
+    """Lists cancelled flights, two per page."""
 
     def __init__(self) -> None:
         self.cancelled: list[pb.Flight] = []

@@ -1,4 +1,7 @@
-"""Calls to other services: who we are, what a refusal means, and what is tried again."""
+"""Calls to other services.
+
+Covers the caller's identity, the meaning of a refusal, and which calls are retried.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ Answer = Callable[[int, Any], Awaitable[Any]]
 
 @asynccontextmanager
 async def answering(answer: Answer) -> AsyncIterator[str]:
-    """A server with one method; `answer` gets the number of the call and its context."""
+    """Serves one method; `answer` receives the number of the call and its context."""
     calls = 0
 
     async def weigh(request: Any, context: Any) -> Any:
@@ -142,7 +145,7 @@ async def test_a_rotated_token_is_shown_without_a_restart(tmp_path: Path, monkey
 
 
 async def refused_with(code: grpc.StatusCode, reason: str) -> Exception:
-    """What a caller gets that has a meaning for THING_MISSING."""
+    """Returns the error that a caller gets who gives THING_MISSING a meaning."""
 
     async def answer(_: int, context: Any) -> Any:
         details = rpc_status(code, reason).SerializeToString() if reason else b""
@@ -173,7 +176,7 @@ def rpc_status(code: grpc.StatusCode, reason: str) -> Any:
         (grpc.StatusCode.INTERNAL, "INTERNAL", PeerFault),
         (grpc.StatusCode.UNKNOWN, "", PeerFault),
         (grpc.StatusCode.UNIMPLEMENTED, "", PeerFault),
-        # Without a reason it is not the contract that says so.
+        # Without a reason, the status does not come from the contract.
         (grpc.StatusCode.NOT_FOUND, "", PeerFault),
         (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", PeerFault),
         (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_KEY_REUSED", PeerFault),

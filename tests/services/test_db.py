@@ -23,7 +23,7 @@ async def test_statements_count_days_in_utc_whatever_the_zone_of_the_database(wo
     await owner.close()
     pool = await db.connect(url, schema="seat", size=1)
     try:
-        # New York's summer time ended on this day.
+        # Daylight saving time ended in New York on this day.
         moment = "timestamptz '1999-10-31 22:00Z'"
         assert await pool.fetchval(f"SELECT extract(epoch FROM {moment} - ({moment} - interval '1 day'))") == 86400
         assert str(await pool.fetchval("SELECT (timestamptz '1999-10-31 02:00Z')::date")) == "1999-10-31"
@@ -46,7 +46,7 @@ async def test_a_session_that_the_server_ended_counts_as_unavailable(world: Worl
         from_postgres, to_postgres = await asyncio.open_connection(LOOPBACK, world.servers.ports.postgres)
         copying = asyncio.create_task(copy(reader, to_postgres))
         await copy(from_postgres, writer)
-        # Postgres has closed the session. The client hears of it only now.
+        # Postgres has closed the session. The client reads that only now.
         await ended.wait()
         copying.cancel()
         to_postgres.close()

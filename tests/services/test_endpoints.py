@@ -1,4 +1,4 @@
-"""`host:port` is read in one way, whichever part reads the setting."""
+"""All parts read a setting `host:port` in the same way."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_grpc_refuses_several_that_it_can_not_call(text: str) -> None:
 
 
 class Settings(CallerSettings):
-    """Of a service that calls another one."""
+    """The settings of a service that calls another one."""
 
     seat_address: str = "127.0.0.1:50051"
 

@@ -1,4 +1,4 @@
-"""A process says NOT_SERVING while its database does not respond, and SERVING soon after."""
+"""A process reports NOT_SERVING while its database does not respond, and SERVING soon after."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Status = health_pb2.HealthCheckResponse
 
 
 class Link:
-    """A connection to Postgres that can hang: bytes are taken and not passed on."""
+    """A connection to Postgres that can hang: it accepts bytes and does not pass them on."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,4 +1,7 @@
-"""11.15: an error other than DEADLINE_EXCEEDED means that nothing changed, also when the answer to a commit is lost."""
+"""11.15: a lost response to COMMIT is not reported as a failure.
+
+An error other than DEADLINE_EXCEEDED means that nothing changed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 async def proxied_pool(world: World) -> AsyncIterator[tuple[Proxy, Pool]]:
-    """A pool that reaches its database through a proxy."""
+    """Yields a pool that reaches its database through a proxy."""
     async with proxied(await own_database(world)) as (proxy, url):
         pool = await db.connect(url, schema="seat", size=3)
         yield proxy, pool
@@ -76,7 +79,7 @@ async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_n
 async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(proxied_pool: tuple[Proxy, Pool]) -> None:
     _, pool = proxied_pool
     last, started = await transaction_of(pool)
-    # After a crash the numbers of transactions whose log was not written are still to come.
+    # This id has not been assigned yet, like the id of a transaction whose log records were lost in a crash.
     with pytest.raises(Unavailable):
         await db.ask_what_became_of(pool, db.Written(last + 1_000_000, started), ConnectionError())
 

@@ -1,4 +1,4 @@
-"""Mails: an address is read by one rule, and a mail goes to that address only."""
+"""Mail: an address has one rule, and a mail goes to that address only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amounts for people: the digits of each currency (ISO 4217)."""
+"""Amounts as people read them: the digits of each currency (ISO 4217)."""
 
 from __future__ import annotations
 

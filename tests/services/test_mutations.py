@@ -1,4 +1,4 @@
-"""One transition, one transaction, one effect for a key."""
+"""A mutation: one transition in one transaction, with one effect per key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def effects(pool: Pool, name: str) -> int:
 
 
 def effect(name: str) -> tuple[list[int], Transition]:
-    """A transition that leaves one row for each time it had an effect."""
+    """Returns a transition that inserts one row at each execution, and the list of its executions."""
     runs: list[int] = []
 
     async def transition(conn: Conn) -> StringValue:

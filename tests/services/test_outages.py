@@ -1,7 +1,8 @@
-"""Outages of Postgres are told apart from defects: every SQLSTATE of an outage, and a server that takes no writes.
+"""Outages of Postgres are distinguished from defects.
 
-A failover may leave sessions alive on a server that takes no writes any more. `ALTER DATABASE` brings a test there: it
-decides for new sessions only, and those that are open stay as they are.
+Covers every SQLSTATE of an outage, and a server that accepts no writes. After a failover, sessions may stay open on a
+server that has become read-only. The tests produce this by `ALTER DATABASE`, which applies to new sessions only: open
+ones stay as they are.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ DEFECTS: Final = ("22012", "23514", "42P01", "XX000")
 
 
 async def take_writes(database_url: str, *, yes: bool) -> None:
-    """Lets sessions that open from now on take writes, or no writes."""
+    """Sets whether sessions that open from now on accept writes."""
     name = database_url.rpartition("/")[2]
-    # This session takes writes in either case.
+    # This session accepts writes in either case.
     owner = await asyncpg.connect(database_url, server_settings={"default_transaction_read_only": "off"})
     try:
         await owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {'off' if yes else 'on'}")
@@ -59,7 +60,10 @@ async def take_writes(database_url: str, *, yes: bool) -> None:
 
 @asynccontextmanager
 async def pool_without_writes(world: World) -> AsyncIterator[tuple[Pool, str]]:
-    """A pool whose sessions refuse writes until they are replaced; new ones take writes."""
+    """Yields a pool with read-only sessions.
+
+    The sessions that replace them accept writes.
+    """
     url, owner_url = await _urls(world)
     await take_writes(owner_url, yes=False)
     async with pooled(url) as pool:
@@ -71,13 +75,13 @@ async def pool_without_writes(world: World) -> AsyncIterator[tuple[Pool, str]]:
 
 
 async def _urls(world: World) -> tuple[str, str]:
-    """Creates a database; returns its URL as the seat service, and as its owner."""
+    """Creates a database; returns its URL for the seat service and for its owner."""
     url = await own_database(world)
     return url, f"{world.servers.database_url().rpartition('/')[0]}/{url.rpartition('/')[2]}"
 
 
 async def refusal_for(pool: Pool, sqlstate: str) -> Any:
-    """What a caller gets if a statement fails with this code."""
+    """Returns the refusal that a caller gets if a statement fails with this code."""
     try:
         async with db.transaction(pool) as conn:
             await conn.execute(f"DO $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '{sqlstate}'; END $$")
@@ -131,7 +135,7 @@ async def test_calls_are_unavailable_while_postgres_takes_no_writes(world: World
             try:
                 return (await agent.states(flight))["20A"] == "AVAILABLE"
             except grpc.aio.AioRpcError:
-                # The connection that the server ended.
+                # The statement used a connection that the server had ended.
                 return False
 
         await eventually(reads_go_on)
@@ -176,7 +180,7 @@ async def test_an_event_waits_out_an_outage_without_a_failed_try(world: World) -
         channel = await broker.channel(publisher_confirms=True, on_return_raises=True)
 
         async def published() -> bool:
-            # A message that no queue takes comes back: the consumer has not declared its queue yet.
+            # The broker returns a message that no queue takes: the consumer has not declared its queue yet.
             exchange = await channel.get_exchange(amqp.EVENTS, ensure=False)
             message = aio_pika.Message(
                 events_pb2.SeatReleased(flight_id="F").SerializeToString(), message_id=str(uuid4())

@@ -1,4 +1,7 @@
-"""Published means that a queue has it: not that a broker without queues, or with a new disk, has confirmed it once."""
+"""An event counts as published only if a queue has it.
+
+A confirmation is not enough if the broker has no queue, or a new disk since.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ from tests.waiting import eventually
 
 @dataclass
 class Post:
-    """A relay of a database of its own, with a routing key and a mark that no other test uses."""
+    """A relay on a database of its own.
+
+    No other test uses its routing key and its marker exchange.
+    """
 
     pool: Pool
     url: str
@@ -74,7 +80,7 @@ class Post:
             )
 
     async def heard_through(self, routing_key: str, flight_id: str, heard: list[str]) -> bool:
-        """Tells it once, and returns whether it was heard."""
+        """Publishes the event on the first call; returns whether it was received."""
         async with db.transaction(self.pool) as conn:
             if not await conn.fetchval("SELECT true FROM outbox WHERE traceparent = $1", flight_id):
                 await enqueue(
@@ -158,7 +164,7 @@ async def test_a_broker_that_lost_its_disk_gets_the_events_of_the_last_hour_agai
     await post.age(told, timedelta(minutes=50))
     await post.age(long_ago, timedelta(hours=1, minutes=10))
     await queue.purge()
-    # The same broker gets nothing again.
+    # The relay publishes nothing again to the same broker.
     async with running(post.relay()):
         (fresh,) = await post.tell()
         assert await post.received(queue, 1) == [fresh]
@@ -185,7 +191,7 @@ async def test_processes_that_find_a_new_broker_together_lose_nothing(post: Post
     queue = await post.listen()
     told = await post.tell(20)
     async with running(post.relay()), running(post.relay()), running(post.relay()):
-        # An event may come twice, which its consumer notes; none is missing.
+        # An event may arrive twice, which its consumer detects; no event is missing.
         seen: set[UUID] = set()
 
         async def all_came() -> bool:

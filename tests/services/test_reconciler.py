@@ -1,4 +1,7 @@
-"""What waits for another service's fact is compared with that service, whatever became of the event."""
+"""Rows that wait for a fact of another service are compared with it.
+
+This works even if the event was lost.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ AT_ONCE_AGAIN: Final = timedelta()
 
 
 class Ledger:
-    """Rows of a table of its own that wait, and how often each was compared."""
+    """A table of waiting rows, and how often each row was compared."""
 
     def __init__(self, pool: Pool, name: str) -> None:
         self.pool = pool
@@ -95,7 +98,7 @@ async def test_an_owner_that_does_not_respond_is_asked_about_one_batch_and_then_
     reconciler, ledger.away = ledger.reconciler(AT_ONCE_AGAIN), True
     await reconciler.look(ledger.comparison())
     assert len(ledger.compared) == BATCH
-    # Not the same rows again: those behind them have their turn, too.
+    # The second look starts behind those rows, so that the others are compared too.
     await reconciler.look(ledger.comparison())
     assert len(ledger.compared) == 2 * BATCH
     ledger.away = False

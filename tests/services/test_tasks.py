@@ -1,4 +1,4 @@
-"""How background tasks are ended, whatever a driver does with the cancellation."""
+"""Background tasks end, even if a driver swallows the cancellation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_a_task_that_loses_its_first_cancellation_ends() -> None:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                # As `asyncio.wait_for` of Python 3.11 does when the answer came in the same moment.
+                # `asyncio.wait_for` of Python 3.11 does this if the result arrives at the same moment.
                 lost += 1
                 if lost > 1:
                     raise

@@ -32,7 +32,7 @@ def test_calls_and_statements_get_the_same_factor() -> None:
 
 
 def test_a_step_outlasts_the_calls_that_it_makes() -> None:
-    """Else another process begins a step again that only waits for its peers."""
+    """Otherwise a second process would start a step that is still waiting for other services."""
     longest = {
         "booking": (booking_steps.LEASE_SECONDS, 2 * booking_peers.TIMEOUT_SECONDS),
         "waitlist": (assignment.CLAIM_LEASE_SECONDS, 3 * waitlist_peers.TIMEOUT_SECONDS),

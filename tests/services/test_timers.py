@@ -1,4 +1,4 @@
-"""Timers fire once, never early, and outlive whoever dies."""
+"""Timers fire once, never early, and survive the death of a process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from services.timers import POLL_SECONDS, Handler, Timers, cancel_timer, set_tim
 from tests.waiting import PATIENCE_SECONDS, eventually, stays
 
 TWO_LOOKS_SECONDS: Final = 2 * POLL_SECONDS
-"""Within this time Timers look for due timers at least once more."""
+"""The time in which Timers look for due timers at least once more."""
 
 
 @pytest.fixture
 def name() -> str:
-    """A kind of timer that no other test has."""
+    """Returns a timer name that no other test uses."""
     return f"test-{secrets.token_hex(4)}"
 
 
@@ -121,7 +121,8 @@ async def test_who_takes_a_timer_and_dies_leaves_it_to_another(pool: Pool, name:
     await set_one(pool, name, "x")
     async with firing(Timers(pool, {name: Handler(hang, lease_seconds=0.5)})):
         await asyncio.wait_for(taken.wait(), PATIENCE_SECONDS)
-    # Cancelled as by a kill: nothing was settled, and until the lease ends nobody else has it.
+    # The handler was cancelled, as by a kill: its timer was not settled, and no other process takes it before the lease
+    # ends.
     async with firing(Timers(pool, {name: Handler(fire, lease_seconds=0.5)})):
 
         async def done() -> bool:

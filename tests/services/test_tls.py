@@ -1,4 +1,4 @@
-"""Mutual TLS of a service: who is let in, who is believed, and what happens when certificates are replaced."""
+"""Mutual TLS of a service: accepted and trusted callers, and the replacement of certificates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NO_HOLD = pb.GetHoldRequest(hold_id="00000000-0000-4000-8000-000000000000")
 
 
 def variables(identity: Identity) -> dict[str, str]:
-    """The settings of a service that shows this."""
+    """Returns the settings of a service that presents this identity."""
     paths = (identity.certificate, identity.key, identity.authority)
     return dict(zip(VARIABLES, map(str, paths), strict=True))
 
@@ -54,7 +54,10 @@ class Guarded:
         return f"127.0.0.1:{self.port}"
 
     async def asked_by(self, identity: Identity | None, *, service: str = SEATS) -> str:
-        """What a caller who shows this is told when it asks for a hold that does not exist."""
+        """Returns the reason with which the service refuses this identity's call.
+
+        The call reads a hold that does not exist.
+        """
         token = OwnToken(self.world.token_files["checkin"])
         async with channel(self.address, service=service, token=token, identity=identity) as peer:
             stub: Any = SeatServiceStub(peer)
@@ -67,7 +70,7 @@ class Guarded:
         raise AssertionError("there is such a hold")
 
     def shown_serial(self) -> int:
-        """The serial number of the certificate that the service shows to the next caller."""
+        """Returns the serial number of the certificate that the service presents to a new caller."""
         from cryptography import x509
 
         context = self.authority.identity("checkin").client_context()
@@ -80,12 +83,12 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 async def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
-    """The service; its authority has certificates for it and for check-in."""
+    """Yields the service; its authority has certificates for it and for check-in."""
     authority = Authority(tmp_path_factory.mktemp("authority"))
     authority.ensure(["seat", "checkin"])
     settings = world.settings(**variables(authority.identity("seat")))
     async with app.serving(SEAT_SERVICE, settings, ["127.0.0.1:0", "127.0.0.1:0"]) as ports:
-        # As with two processes: one address of all, one of its own.
+        # With two processes a service listens on a shared address and on one address per process.
         assert all([await serves_grpc(port, SEATS, identity=authority.identity("checkin"))() for port in ports])
         yield Guarded(world, authority, ports[1])
 
@@ -112,7 +115,7 @@ async def test_another_authority_is_not_ours(guarded: Guarded, tmp_path: Path) -
     foreign = Authority(tmp_path)
     foreign.ensure(["checkin"])
     stranger = foreign.identity("checkin")
-    # It knows whom it talks to; it is not known.
+    # The stranger trusts the service's authority, but the service does not trust the stranger's.
     stranger = Identity(stranger.certificate, stranger.key, guarded.authority.certificate)
     assert await guarded.asked_by(stranger) == "UNAVAILABLE"
 
@@ -149,7 +152,7 @@ async def test_a_replaced_certificate_is_shown_to_the_next_caller(guarded: Guard
     seat = guarded.authority.issue("seat")
     after = await asyncio.to_thread(guarded.shown_serial)
     assert after != before
-    # A pair that does not fit, as while it is replaced, changes nothing.
+    # A key that does not belong to the certificate, as during a replacement, changes nothing.
     key = seat.key.read_bytes()
     seat.key.write_bytes(guarded.authority.identity("checkin").key.read_bytes())
     assert await asyncio.to_thread(guarded.shown_serial) == after

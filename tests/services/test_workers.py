@@ -1,4 +1,4 @@
-"""How a service keeps its workers: restarts one that dies, and gives up one that never starts."""
+"""A service restarts a worker that dies, and stops if a worker never starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        # Below the range from which the kernel takes ports: a connection of another program may have any of those.
+        # This port is below the range from which the kernel picks ephemeral ports, so that no connection of another
+        # program has it.
         (port,) = free_ports(1)
         with socket.create_connection(listener.getsockname(), source_address=(LOOPBACK, port)):
             listening = asyncio.create_task(app._listen(server, f"127.0.0.1:{port}", None))
@@ -37,7 +38,7 @@ async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
 
             await eventually(refused_once)
             assert not listening.done()
-        # The listener closes a connection that it never accepted by a reset, which leaves nothing in TIME_WAIT.
+        # The listener resets a connection that it never accepted, which leaves nothing in TIME_WAIT.
     assert await listening == port
     await server.stop(None)
 

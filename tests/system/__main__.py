@@ -1,4 +1,7 @@
-"""`python -m tests.system`: plays a seed against a stack and prints what came out. README.md says more."""
+"""`python -m tests.system`: plays a seed against a stack and prints the result.
+
+README.md says more.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.system.run import Plan, run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the code to end with: 1 if anything was violated."""
+    """Runs the command; returns the exit code: 1 if anything was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.system", description=__doc__)
     parser.add_argument("--seed", type=int, help="which run; a random one where left out")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long the clients play")

@@ -1,4 +1,7 @@
-"""The airline that the clients of a run share: its flights, its parties, and the ids that clients have heard of."""
+"""The airline that the clients of a run share.
+
+It has flights, parties, and the ids that clients have received.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ LOCATOR_LETTERS: Final = "ABCDEFGHJKMNPQRSTUVWXYZ"
 LOCATOR_CHARACTERS: Final = "23456789" + LOCATOR_LETTERS
 GIVEN_NAMES: Final = ("Ada", "Zoë", "Jan", "Mei", "Olu", "Ravi", "Inès", "Björn")
 LAST_NAMES: Final = ("Alpha", "Lindqvist-Ågren", "O'Neil", "'t Hart", "Núñez", "Beta", "Col·lell", "Roe")
-# Each of these legs connects with the next; a party flies one of them or two.
+# Each leg connects to the next one; a party flies one or two of them.
 ROUTE: Final = ("FRA", "LIS", "FNC", "JFK", "BOS")
 REMEMBERED: Final = 300
-# A flight that left so long ago is still used by some clients.
+# Some clients still use a flight that departed less than this time ago.
 REMEMBERED_SECONDS: Final = 45.0
 NO_SUCH_SEATS: Final = ("99A", "12I", "0A", "77Z")
 
 
 @dataclass(slots=True)
 class Flight:
-    """A flight as the clients know it."""
+    """A flight and what its clients know of it."""
 
     flight_id: str
     number: str
@@ -36,27 +39,27 @@ class Flight:
     destination: str
     aircraft: str
     departure: float
-    """Unix time, by the clock that the database shares."""
+    """Unix time, by the clock that the database uses too."""
     arrival: float
     closes_before: int
     sold: bool
-    """In the schedule and for sale; otherwise known by its manifest alone."""
+    """Whether it is in the schedule and for sale; otherwise only its manifest exists."""
     date: str = ""
     seats: list[str] = field(default_factory=list)
     business: list[str] = field(default_factory=list)
     wanted: list[str] = field(default_factory=list)
-    """The seats that most clients want."""
+    """The seats that most clients choose."""
     cancelled: bool = False
     in_manifest: bool = False
-    """Whether check-in was given its facts."""
+    """Whether check-in has received the facts of the flight."""
 
     @property
     def seconds_left(self) -> float:
-        """How long before its departure; negative after it."""
+        """The time until its departure; negative after it."""
         return self.departure - time.time()
 
     def some_seat(self, dice: random.Random, cabin: str = "ECONOMY") -> str:
-        """Draws a seat: mostly one that many want, sometimes any, seldom one that does not exist."""
+        """Draws a seat: mostly a popular one, sometimes any, seldom one that does not exist."""
         way = dice.random()
         if cabin == "BUSINESS" and self.business and way < 0.85:
             return dice.choice(self.business)
@@ -69,7 +72,7 @@ class Flight:
 
 @dataclass(slots=True)
 class Passenger:
-    """A passenger as its party knows it."""
+    """A passenger and what its party knows of it."""
 
     passenger_id: str
     given_name: str
@@ -82,7 +85,10 @@ class Passenger:
 
 @dataclass(slots=True)
 class Party:
-    """The passengers of one locator, on one flight or more, and what they were answered so far."""
+    """The passengers of one locator, on one flight or more.
+
+    A party remembers what it has learned from responses.
+    """
 
     pnr: str
     passengers: list[Passenger]
@@ -93,28 +99,28 @@ class Party:
     sessions: list[Actor] = field(default_factory=list)
     holds: list[str] = field(default_factory=list)
     checkins: dict[str, str] = field(default_factory=dict)
-    """State by id."""
+    """The state of each check-in by id."""
     entries: dict[str, str] = field(default_factory=dict)
-    """State by id."""
+    """The state of each waitlist entry by id."""
     intents: list[str] = field(default_factory=list)
 
     @property
     def last_name(self) -> str:
-        """With which it logs in."""
+        """The last name for the party's login."""
         return self.passengers[0].last_name
 
 
 @dataclass
 class Airline:
-    """What the clients of one run share."""
+    """The state that the clients of one run share."""
 
     run: str
-    """A label in all names of the run, so that two runs on one stack never meet."""
+    """A label in all names of the run, so that two runs on one stack use different names."""
     seed: int
     flights: dict[str, Flight] = field(default_factory=dict)
     parties: list[Party] = field(default_factory=list)
     heard: dict[str, deque[str]] = field(default_factory=dict)
-    """Ids that any client was answered, by kind: of others, too."""
+    """The ids that any client has received, by kind. Other clients use them too."""
     ending: bool = False
 
     def __post_init__(self) -> None:
@@ -136,17 +142,17 @@ class Airline:
                 return pnr
 
     def hear(self, kind: str, identifier: str) -> None:
-        """Remembers an id for clients that use what is not theirs."""
+        """Stores an id for clients that use the ids of others."""
         if identifier:
             self.heard.setdefault(kind, deque(maxlen=REMEMBERED)).append(identifier)
 
     def some_id(self, kind: str, dice: random.Random) -> str | None:
-        """Draws an id of a kind that any client has heard of."""
+        """Draws an id of this kind that any client has received; None if there is none."""
         known = self.heard.get(kind)
         return dice.choice(known) if known else None
 
     def open_flights(self, *, sold: bool | None = None, seconds: float = 0) -> list[Flight]:
-        """The flights that leave later than so many seconds from now."""
+        """Returns the flights that depart more than so many seconds from now."""
         return [
             flight
             for flight in self.flights.values()
@@ -154,17 +160,20 @@ class Airline:
         ]
 
     def known_flights(self) -> list[Flight]:
-        """The flights to come, and those that left or were cancelled a short time ago."""
+        """Returns the flights that have not departed, and those that departed recently.
+
+        Includes cancelled ones.
+        """
         return [each for each in self.flights.values() if each.seconds_left > -REMEMBERED_SECONDS and each.seats]
 
     def living_parties(self) -> list[Party]:
-        """The parties of known flights."""
+        """Returns the parties of known flights."""
         return [
             party for party in self.parties if any(each.seconds_left > -REMEMBERED_SECONDS for each in party.flights)
         ]
 
     def forget(self) -> None:
-        """Forgets the flights that left long ago, and their parties."""
+        """Removes the flights that departed long ago, and their parties."""
         for flight in list(self.flights.values()):
             if flight.seconds_left < -2 * REMEMBERED_SECONDS:
                 del self.flights[flight.flight_id]
@@ -172,14 +181,14 @@ class Airline:
 
 
 def timestamp(moment: float) -> Timestamp:
-    """A moment in Unix time as a message."""
+    """Converts Unix time to a message."""
     made = Timestamp()
     made.FromMilliseconds(round(moment * 1000))
     return made
 
 
 def day_of(moment: float) -> str:
-    """The UTC day of a moment."""
+    """Returns the UTC date of a Unix time."""
     return datetime.fromtimestamp(moment, UTC).date().isoformat()
 
 

@@ -1,4 +1,7 @@
-"""Plays a seed: many clients at once, each with dice of its own, against a running stack."""
+"""Plays a seed against a running stack.
+
+Many clients play concurrently, each with its own random generator.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,17 @@ LOOK_SECONDS: Final = 0.1
 
 @dataclass(frozen=True)
 class Generator:
-    """Makes the clients of a run from its seed."""
+    """Creates the clients of a run from its seed."""
 
     seed: int
     lives: Mapping[type[Life], int] = field(default_factory=lambda: LIVES)
     manners: Manners = field(default_factory=Manners)
 
     def clients(self, airline: Airline, wires: Wires, record: History) -> list[Life]:
-        """Returns the clients; each draws its choices from the seed and from its own name alone."""
+        """Returns the clients.
+
+        The choices of each depend only on the seed and the client's name.
+        """
         clients: list[Life] = []
         for kind, count in self.lives.items():
             for number in range(1, count + 1):
@@ -48,10 +54,10 @@ async def play(
     generator: Generator | None = None,
     run: str | None = None,
 ) -> Airline:
-    """Plays until so many seconds have passed or so many operations were recorded, whichever comes first.
+    """Plays for so many seconds or operations, whichever ends first.
 
-    `run` labels the names of flights and agents; a random one where left out, so that a seed can be played again on the
-    same stack. Returns the airline as the clients left it.
+    `run` labels the names of flights and agents. By default it is random, so that a seed can be played repeatedly on
+    the same stack. Returns the airline in its last state.
     """
     generator = generator or Generator(seed)
     airline = Airline(run or secrets.token_hex(3), seed)
@@ -60,7 +66,7 @@ async def play(
         tasks = [asyncio.create_task(client.run()) for client in generator.clients(airline, wires, record)]
         ending = asyncio.create_task(_until(airline, record, seconds, operations))
         try:
-            # A client that raises is a fault of the tester: it ends the run.
+            # An exception in a client is a defect of the tester, so it ends the run.
             done, _ = await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
@@ -76,7 +82,7 @@ async def play(
 
 
 async def _until(airline: Airline, record: History, seconds: float | None, operations: int | None) -> None:
-    """Asks all clients to end when the run is long enough."""
+    """Tells all clients to end when the run is long enough."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while (seconds is None or loop.time() - began < seconds) and (operations is None or len(record) < operations):

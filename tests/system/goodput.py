@@ -1,9 +1,8 @@
-"""`python -m tests.system.goodput`: how much work gets done while a part fails, and how fast the product recovers.
+"""`python -m tests.system.goodput`: how much work is done while a part fails, and how fast the product recovers.
 
-Clients read a map, hold a seat and cancel the hold, in turn, through the gateway. They repeat a call that was not
-answered with its key, as docs/restarts.md says. Good is a turn that ends within GOOD_SECONDS after its time has come.
-Goodput under a fault is measured in turns with goodput without it, on one stack: a machine that is busy meanwhile slows
-both.
+Clients read a map, hold a seat and cancel the hold, in turn, through the gateway. They retry a call without a response
+with its key, as docs/restarts.md says. A turn is good if it ends within GOOD_SECONDS after its due time. Goodput with
+and without a fault is measured alternately on one stack, so that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -60,11 +59,11 @@ KILL_PAUSE_SECONDS: Final = 5.0
 
 @dataclass(slots=True)
 class Recovery:
-    """A moment after which each client's first answer is waited for."""
+    """A moment after which the first response to each client is awaited."""
 
     began: float
     answered: dict[int, float] = field(default_factory=dict)
-    """By client: when it was answered a call that began after the moment."""
+    """By client: the time of the first response to a call that began after the moment."""
 
 
 @dataclass(slots=True)
@@ -73,13 +72,13 @@ class Load:
 
     stack: RunningStack
     per_second: float
-    """Turns of all clients together; 0 for as many as they can do."""
+    """Turns per second of all clients together; 0 for as many as possible."""
     ended: list[tuple[float, float]] = field(default_factory=list)
-    """When each turn's time came, and when it ended well."""
+    """The due time and the end of each completed turn."""
     recoveries: list[Recovery] = field(default_factory=list)
-    """Those that are being measured."""
+    """The recoveries that are being measured."""
     repeated: Counter[str] = field(default_factory=Counter)
-    """Why calls were repeated, and how often."""
+    """The number of retries by their cause."""
     unexpected: list[str] = field(default_factory=list)
     """Refusals that a client of this load must not get."""
 
@@ -114,7 +113,7 @@ class Load:
         due = time.monotonic() + secrets.randbelow(1000) / 1000 / max(self.per_second, 1)
         while True:
             if self.per_second:
-                # A client that is late does not catch up: its turns of the meantime are missing from the goodput.
+                # A late client does not catch up: the turns that it missed are missing from the goodput.
                 due = max(due + CLIENTS / self.per_second, time.monotonic())
                 await pause(max(0.0, due - time.monotonic()))
             else:
@@ -139,7 +138,10 @@ class Load:
             )
 
     async def _patiently(self, number: int, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Returns the answer, from a repeat if there must be one; None for a refusal, which is noted."""
+        """Returns the response, after retries if necessary.
+
+        Returns None for a refusal, which is recorded.
+        """
         wait_seconds = FIRST_REPEAT_SECONDS
         while True:
             began = time.monotonic()
@@ -168,14 +170,17 @@ class Load:
         return "; ".join(f"{count} times {refusal}" for refusal, count in counted.items()) or "no refusal"
 
     async def good_per_second(self, seconds: float) -> float:
-        """Returns how many turns a second were good among those whose time came within the next seconds."""
+        """Returns the good turns per second among those that were due within the next seconds."""
         began = time.monotonic()
         await pause(seconds + GOOD_SECONDS)
         good = sum(began <= due < began + seconds and end - due <= GOOD_SECONDS for due, end in self.ended)
         return good / seconds
 
     async def seconds_to_answers(self, begin: Callable[[], Awaitable[None]]) -> list[float]:
-        """Begins something; returns after how many seconds each client had an answer to a call that began after it."""
+        """Starts something.
+
+        Returns for each client the seconds until the first response to a later call.
+        """
         await begin()
         recovery = Recovery(time.monotonic())
         self.recoveries.append(recovery)
@@ -190,7 +195,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured figure and the bar that it must reach."""
+    """A measured figure and its limit."""
 
     name: str
     value: float
@@ -201,7 +206,7 @@ class Figure:
 
     @property
     def reached(self) -> bool:
-        """Whether it reaches its bar."""
+        """Whether the figure meets its limit."""
         return self.value >= self.bar if self.at_least else self.value <= self.bar
 
     def __str__(self) -> str:
@@ -223,7 +228,7 @@ FAULTS: Final[Sequence[tuple[str, float, Callable[[], Fault]]]] = (
 
 
 async def goodput(load: Load, rounds: int, seconds: float) -> list[Figure]:
-    """Measures goodput under each fault ÷ goodput without it, in turns."""
+    """Measures goodput with each fault divided by goodput without it, alternately."""
     figures = []
     for name, bar, make in FAULTS:
         calm, faulty = [], []
@@ -245,7 +250,7 @@ async def goodput(load: Load, rounds: int, seconds: float) -> list[Figure]:
 
 
 async def worker_recovery(load: Load) -> Figure:
-    """Measures from a worker's death to the first answer of each client."""
+    """Measures the time from a worker's death to the first response to each client."""
     seconds: list[float] = []
 
     async def kill() -> None:
@@ -266,7 +271,7 @@ async def worker_recovery(load: Load) -> Figure:
 
 
 async def postgres_recovery(load: Load) -> Figure:
-    """Measures from a crash of Postgres to the first answers to every client's changes."""
+    """Measures the time from a crash of Postgres to the first response to each client's change."""
     most = []
     for _ in range(POSTGRES_CRASHES):
 
@@ -280,7 +285,10 @@ async def postgres_recovery(load: Load) -> Figure:
 
 
 async def outbox_drain(load: Load) -> Figure:
-    """Measures how fast the events of an outage of RabbitMQ are published after it, while more are written."""
+    """Measures how fast the events of an outage of RabbitMQ are published.
+
+    This happens after the outage, while more events are written.
+    """
     connection = await asyncpg.connect(load.stack.superuser_database_url)
     try:
         began = await connection.fetchval("SELECT clock_timestamp()")
@@ -312,7 +320,10 @@ async def outbox_drain(load: Load) -> Figure:
 
 
 async def _settled(stack: RunningStack) -> None:
-    """Waits until the stack serves, and a little longer, so that the next measure begins calm."""
+    """Waits until the stack serves, and a little longer.
+
+    Then the next measurement starts in normal operation.
+    """
     async with probing(stack) as probe:
         await probe.seconds_to_serve(patience_seconds=PATIENCE_SECONDS)
     await pause(SETTLE_SECONDS)
@@ -341,7 +352,7 @@ def main() -> int:
 
 async def _main(arguments: argparse.Namespace) -> int:
     folder = Path(tempfile.mkdtemp(prefix="skyhigh-goodput-", dir="/var/tmp"))
-    # No hold lapses while its client waits for an answer.
+    # No hold lapses while its client waits for a response.
     settings = {**SHORT_TTLS, "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "600"}
     chosen = arguments.only or MEASURES
     figures: list[Figure] = []

@@ -1,9 +1,9 @@
-"""What the clients of a run asked, what they were answered, and when: the evidence that the checks read.
+"""The requests of a run's clients, the responses, and their times: the evidence for the checks.
 
-Times are `time.monotonic()` of this machine, which all processes of a run share. A request and an answer are messages
-as dictionaries with the field names of the proto (`seat_number`, not `seatNumber`), enums by name, int64 as strings and
-timestamps as RFC 3339: `as_record` makes them, also from what the gateway answered in JSON once it is parsed into the
-message. Seat maps are kept compact (`SeatMap` below); tokens are left out.
+Times are `time.monotonic()` of this machine, which all processes of a run share. Requests and responses are messages as
+dictionaries with the field names of the proto (`seat_number`, not `seatNumber`), enums by name, int64 as strings and
+timestamps as RFC 3339. `as_record` makes them; a JSON response of the gateway is parsed into the message first. Seat
+maps are kept compact (`SeatMap` below); tokens are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LETTERS: Final[Mapping[str, str]] = {"AVAILABLE": "A", "HELD": "H", "CONFIRMED":
 STATES: Final[Mapping[str, str]] = {letter: state for state, letter in LETTERS.items()}
 _LETTER_OF_NUMBER: Final = {seat_pb.Seat.State.Value(state): letter for state, letter in LETTERS.items()}
 
-# Streams: one operation for each connection, its messages in the answer.
+# Streams: one operation per connection, with its messages in the answer.
 STREAMS: Final = frozenset({"WatchSeatMap", "WatchBooking", "WatchCheckIn"})
 _SECRETS: Final = ("token",)
 
@@ -40,39 +40,42 @@ class Operation:
     """One call of one client.
 
     A stream (`STREAMS`) is one operation from its call to its end. Its answer is `{"messages": [...]}`, and each
-    message has its time of arrival in `at`; the outcome is that of the end: "ok" if the client or the server ended it
-    in order, "refused" with the reason that the server gave, "unknown" if the connection was lost.
+    message has its time of arrival in `at`. The outcome is that of the end: "ok" if the client or the server ended the
+    stream normally, "refused" with the server's reason, "unknown" if the connection was lost.
     """
 
     index: int
     client: str
     """The player. One client awaits each call before it makes the next, except for its streams."""
     principal: str
-    """Whose token it used, as the ledger names it: `passenger:XK4T7Q`, `customer:5d0c…`, `agent:desk`; "" for none."""
+    """The owner of the token, as the seat history names it:
+
+    `passenger:XK4T7Q`, `customer:5d0c…`, `agent:desk`; "" without a token.
+    """
     call: str
     """The RPC without its service, such as `HoldSeat`."""
     request: dict[str, Any]
     request_id: str | None
-    """The key that makes a repeat safe, in the body or in the header."""
+    """The idempotency key, from the body or the header."""
     invoked: float
     returned: float | None = None
-    """When the client knew the outcome; None if it never did."""
+    """The time at which the client learned the outcome; None if it never did."""
     outcome: Outcome = "unknown"
     code: str | None = None
     """The name of the gRPC code of a refusal or of a lost call."""
     reason: str | None = None
     """`ErrorInfo.reason` of a refusal."""
     answer: dict[str, Any] | None = None
-    """The answer; of a refusal the metadata of its ErrorInfo."""
+    """The response; for a refusal the metadata of its ErrorInfo."""
 
     @property
     def ok(self) -> bool:
-        """Whether the client was told that the call succeeded."""
+        """Whether the client received a success."""
         return self.outcome == "ok"
 
     @property
     def end(self) -> float:
-        """When the call had certainly ended: infinity for an unknown outcome, whose effect may still come."""
+        """The time after which the call has no further effect: infinity for an unknown outcome."""
         return self.returned if self.returned is not None and self.outcome != "unknown" else float("inf")
 
     @property
@@ -90,7 +93,7 @@ class Operation:
         return f"#{self.index} {self.principal or '-'} {self.call} {about}{key} [{self.invoked:.3f}, {end}] {said}"
 
 
-# The fields that say what a call is about.
+# The fields that name the resources of a call.
 _NAMING: Final = (
     "flight_id", "seat_number", "passenger_id", "hold_id", "booking_id", "checkin_id", "entry_id", "intent_id", "pnr",
 )  # fmt: skip
@@ -98,7 +101,7 @@ _NAMING: Final = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that was done to the system at a time: a fault that began or ended, a phase of the run."""
+    """An event of the run at a time: a fault that began or ended, or a phase of the run."""
 
     at: float
     kind: str
@@ -106,9 +109,10 @@ class Mark:
 
 
 class History:
-    """The operations of a run in the order of their invocation, in memory and, with a path, as JSON lines.
+    """The operations of a run in the order of their invocation.
 
-    A line is written when an operation ends; those that never end are written by `close`.
+    They are kept in memory and, with a path, written as JSON lines. An operation is written when it ends; `close`
+    writes those that never ended.
     """
 
     def __init__(self, path: Path | None = None, **about: Any) -> None:
@@ -148,7 +152,10 @@ class History:
         request: Message | dict[str, Any],
         request_id: str | None = None,
     ) -> Operation:
-        """Records that a client makes a call now. The key is the request's own where none is given."""
+        """Records that a client makes a call now.
+
+        Without `request_id` the key is the request's own.
+        """
         asked = self.record(request) if isinstance(request, Message) else request
         operation = Operation(
             index=len(self.operations),
@@ -180,7 +187,10 @@ class History:
         self._write(dataclasses.asdict(operation))
 
     def fail(self, operation: Operation, error: grpc.RpcError, *, messages: list[dict[str, Any]] | None = None) -> None:
-        """Records that a call ended with an error; `messages` are what a stream had brought until then."""
+        """Records that a call ended with an error.
+
+        `messages` are those that a stream had received before.
+        """
         outcome, code, reason, metadata = outcome_of(error)
         answer: dict[str, Any] = dict(metadata)
         self.end(
@@ -188,19 +198,22 @@ class History:
         )
 
     def append(self, operation: Operation) -> None:
-        """Adds a whole operation; its index becomes its place."""
+        """Adds a complete operation; its index becomes its position."""
         operation.index = len(self.operations)
         self.operations.append(operation)
         self._write(dataclasses.asdict(operation))
 
     def mark(self, kind: str, text: str) -> None:
-        """Records that something is done to the system now."""
+        """Records an event of the run that happens now."""
         mark = Mark(time.monotonic(), kind, text)
         self.marks.append(mark)
         self._write({"mark": dataclasses.asdict(mark)})
 
     def record(self, message: Message) -> dict[str, Any]:
-        """A message as a dictionary; seat maps compact, their layouts remembered."""
+        """Converts a message to a dictionary.
+
+        Seat maps become compact, and their layouts are kept.
+        """
         return as_record(message, self._layout)
 
     def close(self) -> None:
@@ -214,7 +227,10 @@ class History:
 
     @classmethod
     def load(cls, *paths: Path) -> History:
-        """Reads the files of a run, one for each process that played; orders and numbers their operations."""
+        """Reads the files of a run, one per process that played.
+
+        Sorts and numbers their operations.
+        """
         history = cls()
         found: list[Operation] = []
         for path in paths:
@@ -238,18 +254,24 @@ class History:
             self.append(operation)
 
     def only(self, wanted: Callable[[Operation], bool]) -> History:
-        """The part of the history whose operations are wanted; they keep their numbers."""
+        """Returns the part of the history whose operations are wanted.
+
+        They keep their numbers.
+        """
         part = History(**self.about)
         part.layouts, part.marks = self.layouts, self.marks
         part.operations = [operation for operation in self.operations if wanted(operation)]
         return part
 
     def of_calls(self, *calls: str) -> Iterator[Operation]:
-        """The operations of these RPCs."""
+        """Returns the operations of these RPCs."""
         return (operation for operation in self.operations if operation.call in calls)
 
     def by_key(self) -> dict[tuple[str, str], list[Operation]]:
-        """The operations with a key, by principal and key: the first request and its repeats, as invoked."""
+        """Returns the operations with a key, by principal and key.
+
+        These are the first request and its repeats, in the order of invocation.
+        """
         groups: dict[tuple[str, str], list[Operation]] = defaultdict(list)
         for operation in self.operations:
             if operation.request_id is not None:
@@ -257,11 +279,11 @@ class History:
         return groups
 
     def about_seat(self, flight_id: str, seat_number: str) -> list[Operation]:
-        """The operations that name a seat in their request or in their answer."""
+        """Returns the operations that name a seat in their request or response."""
         return [operation for operation in self.operations if (flight_id, seat_number) in seats_named(operation)]
 
     def about_id(self, identifier: str) -> list[Operation]:
-        """The operations that name an id, such as a booking's or a passenger's, in their request or in their answer."""
+        """Returns the operations that name an id, such as a passenger's, in their request or response."""
         return [
             operation
             for operation in self.operations
@@ -279,10 +301,10 @@ class History:
 
 
 def as_record(message: Message, layout: Callable[[str, tuple[str, ...]], None] | None = None) -> dict[str, Any]:
-    """A message as a dictionary, without tokens.
+    """Converts a message to a dictionary, without tokens.
 
-    A `SeatMap` has its seats as one string of `LETTERS` in the order of the map, `states`, in the place of `seats` and
-    `cabins`; `layout` is given the order.
+    In a `SeatMap`, the string `states` replaces `seats` and `cabins`: one of `LETTERS` per seat, in the order of the
+    map. `layout` receives that order.
     """
     if isinstance(message, seat_pb.SeatMap):
         return _map_record(message, layout)
@@ -322,10 +344,10 @@ def _map_record(seat_map: seat_pb.SeatMap, layout: Callable[[str, tuple[str, ...
 
 
 def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str | None, dict[str, str]]:
-    """Says what a client knows after an error: outcome, code, reason and metadata.
+    """Returns what a client knows after an error: outcome, code, reason and metadata.
 
-    "refused" if a service or the gateway answered with a reason, other than that the time was up. Any other error is
-    the transport's: the call may have had its effect, or may still have it.
+    The outcome is "refused" if a service or the gateway answered with a reason, except an exceeded deadline. Any other
+    error comes from the transport: the call may have had its effect, or may still have it.
     """
     code = error.code().name
     given: Any = error.trailing_metadata()
@@ -343,7 +365,10 @@ def outcome_of(error: grpc.RpcError) -> tuple[Outcome, str, str | None, dict[str
 
 
 def seats_named(operation: Operation) -> set[tuple[str, str]]:
-    """The seats, as (flight, seat number), that an operation names in its request or in its answer. Maps name none."""
+    """Returns the seats in the request and the response of an operation.
+
+    As (flight, seat number). Maps name none.
+    """
     return {*_seats_in(operation.request), *_seats_in(operation.answer)}
 
 
@@ -359,7 +384,7 @@ def _seats_in(record: Any) -> Iterator[tuple[str, str]]:
 
 
 def strings_in(record: Any) -> set[str]:
-    """Every string in a record, keys left out."""
+    """Returns every string in a record, except the keys of dictionaries."""
     found: set[str] = set()
     waiting = [record]
     while waiting:

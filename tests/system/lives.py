@@ -1,6 +1,7 @@
-"""What the clients of a run do: whole lives over all public RPCs, in good order and, on purpose, in a wrong one.
+"""The behaviour of a run's clients: whole lives over all public RPCs.
 
-A life reacts to its answers, and draws every choice from its own dice.
+Their steps come in the right order and, on purpose, in wrong ones. A life reacts to responses, and draws every choice
+from its own random generator.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ Step = Callable[[], Awaitable[None]]
 
 
 class Life:
-    """A client that lives one life after the other until the run ends."""
+    """A client that plays one life after another until the run ends."""
 
     thinking_seconds: ClassVar[float] = 0.12
 
@@ -67,13 +68,13 @@ class Life:
         self.stack = player.wires.stack
 
     async def run(self) -> None:
-        """Lives until the run ends."""
+        """Plays lives until the run ends."""
         while not self.airline.ending:
             await self.live()
             await self.think()
 
     async def live(self) -> None:
-        """Lives once."""
+        """Plays one life."""
         raise NotImplementedError
 
     async def think(self) -> None:
@@ -81,7 +82,7 @@ class Life:
         await pause(self.dice.expovariate(1 / self.thinking_seconds))
 
     async def take(self, steps: Mapping[Step, float]) -> None:
-        """Takes one of the steps, by its weight."""
+        """Takes one of the steps, at random by weight."""
         step = self.dice.choices(list(steps), list(steps.values()))[0]
         await step()
 
@@ -90,7 +91,7 @@ class Life:
         return await self.player.do(rpc, actor, **fields)
 
     def chance(self, chance: float) -> bool:
-        """Decides by this life's own dice."""
+        """Returns True with this probability."""
         return self.dice.random() < chance
 
     def reason(self) -> str:
@@ -98,11 +99,11 @@ class Life:
         return self.dice.choice(("", *REASONS))
 
     def code(self) -> str:
-        """Draws a payment code: good, bad, by luck, or malformed."""
+        """Draws a payment code: one that succeeds, fails, does either at random, or is malformed."""
         return self.dice.choices(CODES, CODE_CHANCES)[0]
 
     def some_seats(self, flight: Flight, number: int, cabin: str = "ECONOMY") -> list[str]:
-        """Draws seats for a party: mostly different ones."""
+        """Draws seats for a party, mostly different ones."""
         if self.chance(0.03):
             return [flight.some_seat(self.dice, cabin) for _ in range(number)]
         first = flight.business if cabin == "BUSINESS" and flight.business else flight.wanted
@@ -110,20 +111,23 @@ class Life:
         return seats[:number]
 
     async def pass_time(self, moment: float, *, longest: float) -> None:
-        """Waits until a moment, if it is near; otherwise not at all."""
+        """Waits until a time if it is near; otherwise returns at once."""
         left = moment - time.time()
         if 0 < left <= longest:
             await self.idle(left)
 
     async def idle(self, seconds: float) -> None:
-        """Does nothing for so long, or until the run ends."""
+        """Waits for so long, or until the run ends."""
         end = time.monotonic() + seconds
         while not self.airline.ending and (left := end - time.monotonic()) > 0:
             await pause(min(left, IDLE_LOOK_SECONDS))
 
 
 class Operations(Life):
-    """Keeps the schedule full: opens flights, blocks most of their seats, imports manifests and changes them."""
+    """Keeps the schedule full.
+
+    Opens flights, blocks most of their seats, imports manifests and changes them.
+    """
 
     thinking_seconds = 0.4
 
@@ -174,7 +178,7 @@ class Operations(Life):
         self.airline.parties += parties
 
     def new_flight(self, leg: int, departure: float, *, sold: bool) -> Flight:
-        """Draws a flight of a leg."""
+        """Draws a flight on a leg."""
         number = self.airline.flight_number()
         return Flight(
             flight_id=f"{number}-{self.airline.run}",
@@ -189,7 +193,10 @@ class Operations(Life):
         )
 
     async def open(self, flight: Flight) -> bool:
-        """Creates a flight, or its seats alone; leaves a few seats in sale. Returns whether it did."""
+        """Creates a flight, or only its seats, and blocks all but a few.
+
+        Returns whether it succeeded.
+        """
         if flight.sold:
             made = await self.do("CreateFlight", self._actor, **self.facts(flight))
             flight.date = made.message.departure_date if made.ok else ""
@@ -214,7 +221,7 @@ class Operations(Life):
         return True
 
     async def block(self, seats: list[str], flight: Flight) -> None:
-        """Takes seats out of sale."""
+        """Blocks seats."""
         request = seat_pb.BlockSeatRequest(flight_id=flight.flight_id, reason="SMALL_CABIN")
 
         async def one(seat: str) -> None:
@@ -222,14 +229,14 @@ class Operations(Life):
             asked.CopyFrom(request)
             asked.seat_number = seat
             async with room:
-                # Twins in name: the clients of a run await each call before the next.
+                # Recorded as twins, because otherwise the clients of a run await each call before the next.
                 await self.player.once("BlockSeat", self._agent, asked, twin=True, patient=True)
 
         room = asyncio.Semaphore(CALLS_AT_ONCE)
         await asyncio.gather(*map(one, seats))
 
     def facts(self, flight: Flight) -> dict[str, Any]:
-        """What the schedule says of a flight."""
+        """Returns the facts of a flight for the schedule."""
         return {
             "flight_id": flight.flight_id,
             "flight_number": flight.number,
@@ -244,13 +251,13 @@ class Operations(Life):
         }
 
     def manifest_facts(self, flight: Flight) -> dict[str, Any]:
-        """What the manifest says of a flight."""
+        """Returns the facts of a flight for the manifest."""
         known = self.facts(flight)
         not_checkins = ("flight_id", "aircraft_type", "price")
         return {name: value for name, value in known.items() if name not in not_checkins}
 
     def new_party(self, flights: list[Flight], *, group: bool = False) -> Party:
-        """Draws a party of the manifest."""
+        """Draws a party for the manifest."""
         pnr = self.airline.locator()
         if group:
             people = [Passenger(f"{pnr}-{number}", "Flo", "Group") for number in range(1, GROUP_SIZE + 1)]
@@ -260,7 +267,7 @@ class Operations(Life):
         return Party(pnr, people, flights)
 
     def line(self, party: Party, passenger: Passenger) -> dict[str, Any]:
-        """A line of a manifest."""
+        """Returns a passenger's line of a manifest."""
         return {
             "passenger_id": passenger.passenger_id,
             "pnr": party.pnr,
@@ -274,7 +281,10 @@ class Operations(Life):
         }
 
     async def import_manifest(self, flight: Flight, parties: list[Party]) -> None:
-        """Imports the parties of a flight; sometimes with a line that is wrong. Check-in needs the facts once."""
+        """Imports the parties of a flight, sometimes with an invalid line.
+
+        Check-in needs the flight's facts once.
+        """
         lines = [self.line(party, passenger) for party in parties for passenger in party.passengers]
         if self.chance(0.1):
             lines.append({"passenger_id": "X-1", "pnr": "XXXXXX", "given_name": "Max", "last_name": "17"})
@@ -288,7 +298,7 @@ class Operations(Life):
         flight.in_manifest |= reply.ok
 
     async def import_party(self) -> None:
-        """Adds a party to a flight; sometimes with a locator that another party has."""
+        """Adds a party to a flight, sometimes with a locator that another party has."""
         flights = self.airline.open_flights()
         if not flights:
             return
@@ -301,14 +311,14 @@ class Operations(Life):
         self.airline.parties.append(party)
 
     async def import_again(self) -> None:
-        """Imports known passengers once more, also those of bookings."""
+        """Imports known passengers once more, including those of bookings."""
         parties = self.airline.living_parties()
         if parties:
             party = self.dice.choice(parties)
             await self.import_manifest(self.dice.choice(party.flights), [party])
 
     async def change_passenger(self) -> None:
-        """Changes what the manifest says of a passenger: cabin, needs, age, locator."""
+        """Changes a passenger in the manifest: cabin, needs, age, locator."""
         parties = self.airline.living_parties()
         if not parties:
             return
@@ -346,7 +356,7 @@ class Operations(Life):
         await self.do("ImportManifest", self._actor, flight_id=flight.flight_id, passengers=[line])
 
     async def move_departure(self) -> None:
-        """Moves a departure, as a delayed aircraft does."""
+        """Moves a departure, as for a delayed aircraft."""
         flights = self.airline.open_flights(sold=False)
         if not flights:
             return
@@ -356,7 +366,7 @@ class Operations(Life):
         await self.do("ImportManifest", self._actor, flight_id=flight.flight_id, flight=self.manifest_facts(flight))
 
     async def cancel_flight(self) -> None:
-        """Cancels a flight, sometimes one that has left."""
+        """Cancels a flight, sometimes one that has departed."""
         flights = [flight for flight in self.airline.known_flights() if flight.sold and not flight.cancelled]
         if flights:
             flight = self.dice.choice(flights)
@@ -374,7 +384,7 @@ class Operations(Life):
             await self.do("CreateFlight", self._actor, **facts)
 
     async def set_mode(self, flight: Flight | None = None) -> None:
-        """Decides how a flight's waitlist gives seats."""
+        """Sets how a flight's waitlist assigns seats."""
         flights = [flight] if flight is not None else self.airline.open_flights()
         if flights:
             await self.do(
@@ -386,27 +396,30 @@ class Operations(Life):
 
 
 class Travelling(Life):
-    """Steps of a party: seats, check-in, bags, waitlist. A subclass says where the party comes from."""
+    """Steps of a party: seats, check-in, bags, waitlist.
+
+    A subclass says where the party comes from.
+    """
 
     party: Party
 
     def session(self) -> Actor:
-        """The newest session, sometimes an old one."""
+        """Returns the newest session, sometimes an old one."""
         sessions = self.party.sessions
         if not sessions:
             return ANYBODY
         return self.dice.choice(sessions) if self.chance(0.15) else sessions[-1]
 
     def flight(self) -> Flight:
-        """One of the party's flights."""
+        """Draws one of the party's flights."""
         return self.dice.choice(self.party.flights)
 
     def passenger(self) -> Passenger:
-        """One of the party."""
+        """Draws one of the party's passengers."""
         return self.dice.choice(self.party.passengers)
 
     def some(self, kind: str, own: Any) -> str | None:
-        """One of the party's ids, the newest first; sometimes one of another party."""
+        """Draws one of the party's ids, mostly the newest; sometimes one of another party."""
         if self.chance(0.04) and (foreign := self.airline.some_id(kind, self.dice)):
             return foreign
         known = list(own)
@@ -415,7 +428,7 @@ class Travelling(Life):
         return str(known[-1] if self.chance(0.75) else self.dice.choice(known))
 
     def steps(self) -> dict[Step, float]:
-        """What the party may do next, and how much it is inclined to."""
+        """Returns the next possible steps of the party with their weights."""
         party = self.party
         open_checkins = any(state == "INITIATED" for state in party.checkins.values())
         fees = any(state == "WAITING_FOR_PAYMENT" for state in party.checkins.values())
@@ -458,14 +471,14 @@ class Travelling(Life):
             self.see_trip(reply.message.trip)
 
     def see_trip(self, trip: checkin_pb.Trip) -> None:
-        """Learns the states of the party's check-ins."""
+        """Stores the states of the party's check-ins."""
         for passenger in trip.passengers:
             for segment in passenger.segments:
                 if segment.checkin_id:
                     self.party.checkins[segment.checkin_id] = checkin_pb.CheckIn.State.Name(segment.checkin_state)
 
     async def look(self) -> None:
-        """Reads what a passenger reads before it chooses."""
+        """Makes one of the reads that precede a choice."""
         actor, flight, passenger = self.session(), self.flight(), self.passenger()
         way = self.dice.choices(("trip", "eligibility", "map", "suggest"), (3, 2, 4, 2))[0]
         if way == "trip":
@@ -482,13 +495,13 @@ class Travelling(Life):
             )
 
     def held(self, reply: Reply) -> None:
-        """Remembers a hold."""
+        """Stores a hold."""
         if reply.ok and reply.message.hold_id not in self.party.holds:
             self.party.holds.append(reply.message.hold_id)
             self.airline.hear("hold", reply.message.hold_id)
 
     async def hold(self) -> None:
-        """Holds a seat for one passenger, of any age; a lost seat is tried again elsewhere."""
+        """Holds a seat for one passenger of any type; tries another seat if it is taken."""
         flight, passenger = self.flight(), self.passenger()
         for _ in range(3):
             reply = await self.do(
@@ -511,7 +524,10 @@ class Travelling(Life):
         self.held(reply)
 
     def seats(self, flights: list[Flight], people: list[Passenger]) -> list[dict[str, str]]:
-        """Draws a seat for each passenger who needs one, on each flight; seldom one for an infant, too."""
+        """Draws a seat on each flight for each passenger who needs one.
+
+        Seldom draws one for an infant too.
+        """
         seated = [each for each in people if each.kind != "INFANT" or self.chance(0.1)]
         return [
             {"flight_id": flight.flight_id, "seat_number": seat, "passenger_id": passenger.passenger_id}
@@ -525,7 +541,7 @@ class Travelling(Life):
             await self.do("ExtendHold", self.session(), hold_id=hold_id)
 
     async def change(self) -> None:
-        """Exchanges the seats of a hold."""
+        """Changes the seats of a hold."""
         if hold_id := self.some("hold", self.party.holds):
             people = [self.passenger()] if self.chance(0.6) else self.party.passengers[:4]
             await self.do("ChangeHoldSeats", self.session(), hold_id=hold_id, seats=self.seats([self.flight()], people))
@@ -536,7 +552,7 @@ class Travelling(Life):
             await self.do("ConfirmHold", self.session(), hold_id=hold_id)
 
     async def cancel_hold(self) -> None:
-        """Cancels a hold, also one whose passenger has checked in."""
+        """Cancels a hold, possibly one whose passenger has checked in."""
         if hold_id := self.some("hold", self.party.holds):
             await self.do(
                 "CancelHold",
@@ -552,7 +568,7 @@ class Travelling(Life):
             await self.do("GetHold", self.session(), hold_id=hold_id)
 
     def checked(self, reply: Reply) -> None:
-        """Remembers a check-in as it is now."""
+        """Stores the present state of a check-in."""
         if reply.ok:
             checkin = reply.message
             self.party.checkins[checkin.checkin_id] = checkin_pb.CheckIn.State.Name(checkin.state)
@@ -588,7 +604,7 @@ class Travelling(Life):
             )
 
     async def pay_fee(self) -> None:
-        """Pays a fee, and looks whether that completed the check-in."""
+        """Pays a fee, and sometimes reads the payment."""
         if intent_id := self.some("intent", self.party.intents):
             await self.do("SubmitPaymentCode", self.session(), intent_id=intent_id, payment_code=self.code())
             if self.chance(0.5):
@@ -600,13 +616,13 @@ class Travelling(Life):
             self.checked(await self.do("GetCheckIn", self.session(), checkin_id=checkin_id))
 
     async def board(self) -> None:
-        """Fetches the boarding pass, sometimes as a picture."""
+        """Fetches the boarding pass, sometimes as an image."""
         if checkin_id := self.some("checkin", self.party.checkins):
             way = self.dice.choices(("GetBoardingPass", "GetBoardingPassSvg", "GetBoardingPassPng"), (8, 1, 1))[0]
             await self.do(way, self.session(), checkin_id=checkin_id)
 
     async def cancel_check_in(self) -> None:
-        """Cancels a check-in, also after the departure."""
+        """Cancels a check-in, possibly after the departure."""
         if checkin_id := self.some("checkin", self.party.checkins):
             self.checked(await self.do("CancelCheckIn", self.session(), checkin_id=checkin_id, reason=self.reason()))
 
@@ -616,7 +632,7 @@ class Travelling(Life):
             await self.player.watch("WatchCheckIn", self.session(), self.dice.uniform(0.5, 3), checkin_id=checkin_id)
 
     def waits(self, reply: Reply) -> None:
-        """Remembers a waitlist entry as it is now."""
+        """Stores the present state of a waitlist entry."""
         if reply.ok:
             entry = reply.message
             self.party.entries[entry.entry_id] = waitlist_pb.WaitlistEntry.State.Name(entry.state)
@@ -626,7 +642,7 @@ class Travelling(Life):
                 self.airline.hear("hold", entry.hold_id)
 
     async def join(self) -> None:
-        """Joins the waitlist, also of a flight that has left."""
+        """Joins the waitlist, possibly of a flight that has departed."""
         flight = self.flight()
         wishes: dict[str, Any] = {}
         if self.chance(0.4) and flight.wanted:
@@ -665,7 +681,10 @@ class Travelling(Life):
         await self.entry("LeaveWaitlist")
 
     async def confirm_offer(self) -> None:
-        """Confirms the hold of an offer at the seat service, past the waitlist; sometimes leaves it then."""
+        """Confirms the hold of an offer at the seat service directly.
+
+        Sometimes leaves the waitlist after that.
+        """
         offers = [entry_id for entry_id, state in self.party.entries.items() if state == "OFFERED"]
         reply = await self.do("GetWaitlistEntry", self.session(), entry_id=self.dice.choice(offers))
         self.waits(reply)
@@ -676,7 +695,7 @@ class Travelling(Life):
                 self.waits(await self.do(rpc, self.session(), entry_id=reply.message.entry_id))
 
     async def wait(self) -> None:
-        """Lets time pass: until a hold has lapsed, or until just after a departure."""
+        """Waits until a hold may have lapsed, or until about a departure."""
         if self.chance(0.5):
             await self.idle(self.dice.uniform(0.5, 4))
         else:
@@ -684,7 +703,7 @@ class Travelling(Life):
 
 
 class ManifestPassenger(Travelling):
-    """A party of the manifest, or one more telephone of such a party."""
+    """A party of the manifest, or a second device of such a party."""
 
     async def live(self) -> None:
         parties = self.airline.living_parties()
@@ -700,7 +719,10 @@ class ManifestPassenger(Travelling):
 
 
 class Customer(Travelling):
-    """A guest who searches, books, changes, pays, cancels; then travels, sometimes after the booking was cancelled."""
+    """A guest who searches, books, changes, pays, cancels.
+
+    Travels after that, sometimes even if the booking was cancelled.
+    """
 
     async def live(self) -> None:
         if not self.airline.open_flights(sold=True):
@@ -735,11 +757,11 @@ class Customer(Travelling):
 
     @property
     def state(self) -> str:
-        """The booking's state, as it was last seen."""
+        """The booking's state, as it was last read."""
         return booking_pb.Booking.State.Name(self.booking.state) if self.booking is not None else ""
 
     def ordering(self) -> dict[Step, float]:
-        """What a customer may do with a booking that is not confirmed."""
+        """Returns the possible steps with a booking that is not confirmed."""
         paying = self.state in ("PAYMENT_PENDING", "PAYMENT_PROCESSING")
         return {
             self.pay: 0.7 if paying else 8,
@@ -754,7 +776,7 @@ class Customer(Travelling):
         }
 
     def owning(self) -> dict[Step, float]:
-        """What a customer may do with a confirmed booking besides travelling."""
+        """Returns the possible steps with a confirmed booking besides travelling."""
         return {
             self.cancel_booking: 2.2,
             self.follow: 2,
@@ -764,7 +786,7 @@ class Customer(Travelling):
         }
 
     async def browse(self) -> None:
-        """Looks for flights in one of the ways that there are."""
+        """Looks for flights in one of the available ways."""
         flights = self.airline.open_flights(sold=True)
         way = self.dice.choices(("search", "list", "get", "map", "itinerary"), (4, 1, 1, 2, 1))[0]
         if way == "list" or not flights:
@@ -801,7 +823,10 @@ class Customer(Travelling):
         return [first, self.dice.choice(onward)] if onward and self.chance(0.7) else [first]
 
     async def book(self) -> None:
-        """Books a journey, with named seats or without; tries again where the seats are taken."""
+        """Books a journey, with named seats or without.
+
+        Tries again if the seats are taken.
+        """
         for _ in range(3):
             flights = self.journey()
             if not flights:
@@ -837,7 +862,7 @@ class Customer(Travelling):
                 return
 
     def ordered(self, reply: Reply) -> None:
-        """Remembers a booking as it is now."""
+        """Stores the present state of a booking."""
         if reply.ok:
             self.booking = reply.message
             self.airline.hear("booking", reply.message.booking_id)
@@ -850,7 +875,7 @@ class Customer(Travelling):
         return await self.do(rpc, self.customer, booking_id=self.booking.booking_id, **fields)
 
     async def pay(self) -> None:
-        """Pays, and mostly follows the payment to its end."""
+        """Pays, and mostly reads the booking until the payment ends."""
         reply = await self.about("PayBooking", payment_code=self.code())
         self.ordered(reply)
         if reply.ok and self.chance(0.8):
@@ -865,7 +890,7 @@ class Customer(Travelling):
         self.ordered(await self.about("GetBooking"))
 
     async def change_booking(self) -> None:
-        """Exchanges all seats of the booking."""
+        """Changes all seats of the booking."""
         assert self.booking is not None
         seated = [each for each in self.booking.passengers if each.type != booking_pb.INFANT]
         seats = [
@@ -877,7 +902,7 @@ class Customer(Travelling):
             self.ordered(await self.about("ChangeBookingSeats", seats=seats))
 
     async def cancel_booking(self) -> None:
-        """Cancels the booking, at any time: also while it is paid, and after a departure."""
+        """Cancels the booking at any time, possibly during a payment or after a departure."""
         if self.state == "CONFIRMED" and self.chance(0.3):
             await self.pass_time(self.booked_flights[0].departure + self.dice.uniform(-0.3, 1), longest=20)
         self.ordered(await self.about("CancelBooking", reason=self.reason()))
@@ -893,7 +918,7 @@ class Customer(Travelling):
                 self.booking = message.booking
 
     async def wait_for_expiry(self) -> None:
-        """Waits until the booking ends, or pays at just about that moment."""
+        """Waits until about the expiry of the booking, and then pays or reads it."""
         assert self.booking is not None
         end = self.booking.expire_time.ToNanoseconds() / 1e9
         await self.pass_time(end + self.dice.uniform(-0.4, 0.4), longest=20)
@@ -903,7 +928,7 @@ class Customer(Travelling):
             await self.follow()
 
     async def hold_as_guest(self) -> None:
-        """Holds a seat without a booking, and sometimes meddles with the booking's own hold."""
+        """Holds a seat without a booking, and sometimes uses the booking's own hold."""
         assert self.booking is not None
         if self.booking.hold_id and self.chance(0.5):
             rpc = self.dice.choice(("CancelHold", "ConfirmHold", "ExtendHold", "GetHold"))
@@ -920,7 +945,7 @@ class Customer(Travelling):
         )
 
     def booked_party(self) -> Party:
-        """The booking's passengers as a party."""
+        """Returns the booking's passengers as a party."""
         assert self.booking is not None
         people = [
             Passenger(
@@ -937,7 +962,7 @@ class Customer(Travelling):
 
 
 class Desk(Life):
-    """An airport agent: blocks and unblocks seats, overrides passengers, lists what there is."""
+    """An airport agent: blocks and unblocks seats, acts for passengers, lists a flight's data."""
 
     thinking_seconds = 0.2
 
@@ -965,19 +990,19 @@ class Desk(Life):
             )
 
     def flight(self) -> Flight:
-        """One of the known flights."""
+        """Draws one of the known flights."""
         return self.dice.choice(self.airline.known_flights())
 
     async def block(self) -> None:
-        """Takes a seat out of sale."""
+        """Blocks a seat."""
         await self.mark("BlockSeat")
 
     async def unblock(self) -> None:
-        """Puts a seat back into sale."""
+        """Unblocks a seat."""
         await self.mark("UnblockSeat")
 
     async def mark(self, rpc: str) -> None:
-        """Blocks or unblocks a seat that many want."""
+        """Blocks or unblocks a seat, mostly a popular one."""
         flight = self.flight()
         await self.do(
             rpc,
@@ -988,14 +1013,14 @@ class Desk(Life):
         )
 
     async def list(self) -> None:
-        """Lists what a flight has."""
+        """Lists check-ins, waitlist entries or seat events of a flight."""
         flight = self.flight()
         rpc = self.dice.choice(("ListCheckIns", "ListWaitlist", "ListSeatEvents"))
         more = {"seat_number": flight.some_seat(self.dice)} if rpc == "ListSeatEvents" else {}
         await self.do(rpc, self._actor, flight_id=flight.flight_id, page_size=self.dice.choice((0, 3, 100)), **more)
 
     async def cancel(self, rpc: str, kind: str) -> None:
-        """Cancels something of a passenger or of a customer."""
+        """Cancels a resource of any passenger or customer."""
         if identifier := self.airline.some_id(kind, self.dice):
             await self.do(rpc, self._actor, **{f"{kind}_id": identifier}, reason=self.reason())
 
@@ -1012,11 +1037,11 @@ class Desk(Life):
         await self.cancel("CancelBooking", "booking")
 
     async def refund(self) -> None:
-        """Refunds a payment, which its service alone may do."""
+        """Tries to refund a payment, which only a service may do."""
         await self.cancel("RefundPayment", "intent")
 
     def some_passenger(self) -> tuple[Party, Flight, Passenger] | None:
-        """A passenger of any party."""
+        """Draws a passenger of any party."""
         parties = self.airline.living_parties()
         if not parties:
             return None
@@ -1024,7 +1049,10 @@ class Desk(Life):
         return party, self.dice.choice(party.flights), self.dice.choice(party.passengers)
 
     async def seat(self) -> None:
-        """Holds a seat for a passenger, confirms it and checks the passenger in; or stops on the way."""
+        """Holds a seat for a passenger, confirms it and checks the passenger in.
+
+        Sometimes stops in between.
+        """
         if (found := self.some_passenger()) is None:
             return
         party, flight, passenger = found
@@ -1056,7 +1084,7 @@ class Desk(Life):
                 await self.do("DeclareBaggage", self._actor, checkin_id=started.message.checkin_id)
 
     async def join(self) -> None:
-        """Joins the waitlist for a passenger."""
+        """Adds a passenger to the waitlist."""
         if (found := self.some_passenger()) is None:
             return
         party, flight, passenger = found
@@ -1076,7 +1104,7 @@ class Desk(Life):
             await self.do(rpc, self._actor, entry_id=entry_id)
 
     async def mode(self) -> None:
-        """Decides how a waitlist gives seats."""
+        """Sets how a waitlist assigns seats."""
         await self.do(
             "SetWaitlistMode",
             self._actor,
@@ -1086,7 +1114,7 @@ class Desk(Life):
 
 
 class Reader(Life):
-    """Reads and watches seat maps: each map's version must never go back for it."""
+    """Reads and watches seat maps; the version of a map must never decrease."""
 
     thinking_seconds = 0.08
 
@@ -1117,7 +1145,7 @@ class Reader(Life):
 
 
 class Intruder(Life):
-    """Uses ids of others, wrong roles, old tokens and no token: every such call must be refused."""
+    """Uses other clients' ids, wrong roles, old tokens and no token: every such call must be refused."""
 
     thinking_seconds = 0.4
 
@@ -1156,4 +1184,4 @@ LIVES: Final[Mapping[type[Life], int]] = {
     Reader: 3,
     Intruder: 1,
 }
-"""How many clients of each kind a run has by default."""
+"""The number of clients of each kind in a run by default."""

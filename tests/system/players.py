@@ -1,4 +1,7 @@
-"""The clients of a run: each has tokens, makes calls by gRPC or by JSON, gives up, repeats, and records everything."""
+"""The clients of a run.
+
+Each has tokens, calls by gRPC or JSON, abandons calls, retries, and records everything.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +52,13 @@ METHODS: Final[Mapping[str, tuple[str, MethodDescriptor]]] = {
     for described in protos.DESCRIPTOR.services_by_name.values()
     for method in described.methods
 }
-# JSON callers reach it by another RPC, which has the same answer.
+# The RPC for JSON callers, which has the same response.
 JSON_RULES: Final[Mapping[str, str]] = {"GetSeatMap": "GetSeatMapJson"}
-# Whose tokens a local stack trusts unless it was told otherwise.
+# The issuer that a local stack trusts by default.
 ISSUER: Final = "https://skyhigh.example/demo"
 AUDIENCE: Final = "skyhigh"
 LATE_REPEATS: Final = 40
-# The parts' own limits are as many times longer (services/time_limits.py).
+# The factor of the services' own time limits (services/time_limits.py).
 PATIENCE_VARIABLE: Final = "SKYHIGH_TIME_LIMITS_FACTOR"
 PATIENCE: Final = os.environ.get(PATIENCE_VARIABLE) or "1"
 LONGEST_CALL_SECONDS: Final = 10.0 * float(PATIENCE)
@@ -63,11 +66,11 @@ LONGEST_CALL_SECONDS: Final = 10.0 * float(PATIENCE)
 LOST: Final = frozenset(
     {"DEADLINE_EXCEEDED", "UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "HTTP_503", "HTTP_504"}
 )
-# A client that does not know the outcome of a call makes it so many times more.
+# A client that does not know the outcome of a call makes it at most so many times.
 TRIES_UNTIL_KNOWN: Final = 6
 TRY_PAUSE_SECONDS: Final = 0.4
 TOKEN_SECONDS: Final = 8 * 3600
-# Two workers share a service's port: which of them a connection reaches is the kernel's choice.
+# Two workers share a service's port: the kernel chooses the worker of a connection.
 CONNECTIONS: Final = 4
 RECONNECT: Final = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -97,7 +100,7 @@ class Reply:
     code: str | None
     reason: str | None
     message: Any
-    """The answer, None unless the call succeeded."""
+    """The response; None unless the call succeeded."""
     metadata: Mapping[str, str]
 
     @property
@@ -108,17 +111,23 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running stack, of this checkout or of an older one: its addresses, and the key that signs its tokens."""
+    """A running stack, of this checkout or of an older one.
+
+    It has addresses, and the key that signs the tokens that it trusts.
+    """
 
     addresses: Mapping[str, str]
-    """As `skyhigh env` prints them."""
+    """The addresses as `skyhigh env` prints them."""
     home: Path
     issuer: str = ISSUER
     audience: str = AUDIENCE
 
     @classmethod
     def found(cls, environment: Mapping[str, str] = os.environ) -> Stack:
-        """Finds the stack of `SKYHIGH_HOME`; variables that are set win. Raises LookupError if there is none."""
+        """Finds the stack of `SKYHIGH_HOME`; environment variables take precedence.
+
+        Raises LookupError if there is none.
+        """
         home = Path(environment.get("SKYHIGH_HOME") or ".skyhigh").absolute()
         report = Report.read(home)
         addresses = dict(report.addresses) if report is not None else {}
@@ -171,7 +180,10 @@ class Wires:
                 await channel.close()
 
     def call(self, rpc: str, number: int) -> Any:
-        """Returns the callable of an RPC on one of the connections; on the gateway's for a negative number."""
+        """Returns the callable of an RPC on one of the connections.
+
+        A negative number means the gateway's.
+        """
         place = (rpc, number % CONNECTIONS if number >= 0 else -1)
         if place not in self._calls:
             service, method = METHODS[rpc]
@@ -187,25 +199,28 @@ class Wires:
 
 @dataclass(frozen=True, slots=True)
 class Manners:
-    """How a client behaves, as chances from 0 to 1."""
+    """The behaviour of a client, as probabilities from 0 to 1."""
 
     by_gateway: float = 0.1
     by_json: float = 0.08
     gives_up: float = 0.03
-    """It leaves a call after a few milliseconds."""
+    """It cancels a call after a few milliseconds."""
     without_key: float = 0.15
     key_in_header: float = 0.2
     repeats_at_once: float = 0.06
     twin: float = 0.03
-    """Two equal calls with one key at the same time."""
+    """It makes two equal calls with one key at the same time."""
     other_parameters: float = 0.02
-    """A key of an earlier call is used with other parameters."""
+    """It uses the key of an earlier call with other parameters."""
     abandons: float = 0.15
-    """It does not ask again after an unknown outcome."""
+    """It does not retry after an unknown outcome."""
 
 
 class Player:
-    """One client of a run. It awaits each call before the next, except for streams and twins of a call."""
+    """One client of a run.
+
+    It awaits each call before the next, except for streams and twins of a call.
+    """
 
     def __init__(
         self, name: str, number: int, *, dice: random.Random, wires: Wires, record: History, manners: Manners
@@ -219,7 +234,7 @@ class Player:
         self._done: deque[tuple[str, Actor, Message, str]] = deque(maxlen=LATE_REPEATS)
 
     def by_chance(self, chance: float) -> bool:
-        """Decides by this client's own dice."""
+        """Returns True with this probability."""
         return self.dice.random() < chance
 
     def key(self) -> str:
@@ -227,7 +242,10 @@ class Player:
         return str(UUID(int=self.dice.getrandbits(128), version=4))
 
     async def do(self, rpc: str, actor: Actor, **fields: Any) -> Reply:
-        """Makes a call as a real client does: with a key or without, and again if the outcome stays unknown."""
+        """Makes a call as a real client does.
+
+        With or without a key, and with retries while the outcome is unknown.
+        """
         request = GetMessageClass(METHODS[rpc][1].input_type)(**fields)
         if "request_id" not in request.DESCRIPTOR.fields_by_name:
             return await self.once(rpc, actor, request)
@@ -251,7 +269,7 @@ class Player:
         return reply
 
     async def repeat_late(self) -> None:
-        """Repeats one of the last calls with its key, as a client does that slept meanwhile."""
+        """Repeats one of the last calls with its key, as a client does after a long pause."""
         if self._done:
             rpc, actor, request, key = self.dice.choice(self._done)
             await self.once(rpc, actor, request, key=key)
@@ -363,7 +381,10 @@ class Player:
 
 
 def http_request(rpc: str, request: Message) -> tuple[str, str, str | None]:
-    """Translates a request into the HTTP call that the proto declares: verb, path with its query, and body."""
+    """Translates a request into the HTTP call that the proto declares.
+
+    Returns verb, path with its query, and body.
+    """
     rule = _rule(rpc)
     assert rule is not None
     verb = rule.WhichOneof("pattern")
@@ -389,7 +410,7 @@ def _camel_name(name: str) -> str:
 
 
 def grpc_code(number: Any, status: int) -> str:
-    """The name of a gRPC code that an error in JSON gives as a number."""
+    """Returns the name of the gRPC code whose number a JSON error contains."""
     for code in grpc.StatusCode:
         if code.value[0] == number:
             return str(code.name)
@@ -402,7 +423,7 @@ def _rule(rpc: str) -> Any:
 
 
 def _recorded(answer: Message) -> Message | dict[str, Any]:
-    # A picture says nothing more than that it came.
+    # Of an image, only its type and its size are recorded.
     if isinstance(answer, HttpBody):
         return {"content_type": answer.content_type, "bytes": len(answer.data)}
     return answer

@@ -1,4 +1,4 @@
-"""What a run showed, in words and figures."""
+"""The result of a run in words and figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_REASONS: Final = 4
 
 @dataclass
 class Outcome:
-    """What came out of a run."""
+    """The result of a run."""
 
     seed: int
     replay: str
@@ -98,5 +98,5 @@ def _verified(outcome: Outcome) -> Iterator[str]:
         yield "skyhigh verify: " + (outcome.verify_text.strip().splitlines() or ["nothing"])[-1]
         return
     yield f"skyhigh verify ended with {outcome.verify_code}:"
-    # Its table of what holds ends with an empty line, and so do its figures; then come the offenders.
+    # Its table of invariants and its figures each end with an empty line; then come the violations.
     yield from (f"  {line}" for line in outcome.verify_text.strip().split("\n\n")[-1].splitlines())

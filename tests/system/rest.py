@@ -1,4 +1,7 @@
-"""Waits until a system is at rest: nothing held, offered or paid at this moment, no event on its way, no timer due."""
+"""Waits until a system is at rest.
+
+At rest no seat is held or offered, no payment is in progress, no event is unpublished or queued, and no timer is due.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.waiting import pause
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
 LONGEST_SECONDS: Final = 120.0
 LOOK_SECONDS: Final = 0.5
-# The system was seen at rest so often in a row.
+# The system counts as at rest after so many consecutive looks.
 LOOKS: Final = 4
 CONNECT_SECONDS: Final = 5
 # Timers that are set again whenever they fire, for as long as passengers wait.
@@ -24,11 +27,11 @@ RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
 
 
 class UnrestError(Exception):
-    """The system did not come to rest in time; the text says what was left."""
+    """The system did not come to rest in time; the text names the remaining work."""
 
 
 def _queries(tables: frozenset[str]) -> dict[str, str]:
-    """What counts rows that something is still to be done about, by what they are."""
+    """Returns queries that count the rows with remaining work, by its name."""
     queries = {
         "held or offered seats": "SELECT count(*) FROM seat.seats WHERE state IN ('HELD', 'OFFERED')",
         "bookings in progress": """
@@ -54,7 +57,10 @@ def _tables_of(query: str) -> list[str]:
 
 
 async def at_rest(addresses: Mapping[str, str], *, within_seconds: float = LONGEST_SECONDS) -> float:
-    """Waits until the stack is at rest; returns after how many seconds. Raises UnrestError if that takes too long."""
+    """Waits until the stack is at rest; returns the seconds.
+
+    Raises UnrestError if that takes too long.
+    """
     began = time.monotonic()
     calm = 0
     left: dict[str, int] = {"anything": 1}
@@ -71,7 +77,7 @@ async def at_rest(addresses: Mapping[str, str], *, within_seconds: float = LONGE
 
 
 async def _left(addresses: Mapping[str, str]) -> dict[str, int]:
-    """What is still to be done, by its name, and how much."""
+    """Returns the remaining work, as numbers by name."""
     found: dict[str, int] = {}
     connection = await asyncpg.connect(addresses["SKYHIGH_DATABASE_URL"], timeout=CONNECT_SECONDS)
     try:
@@ -89,7 +95,10 @@ async def _left(addresses: Mapping[str, str]) -> dict[str, int]:
 
 
 async def _queued(amqp_url: str) -> dict[str, int]:
-    """Messages in the queues of events, and in those where a failed one waits for its next try."""
+    """Returns the numbers of messages in the event queues.
+
+    Includes the queues of failed ones that wait for a retry.
+    """
     found: dict[str, int] = {}
     async with await aio_pika.connect(amqp_url, timeout=CONNECT_SECONDS) as connection:
         for service in SERVICES:

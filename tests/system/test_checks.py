@@ -1,4 +1,7 @@
-"""Each check finds the violation that is planted in a small history, and nothing in the history without it."""
+"""Each check finds the violation that is planted in a small history.
+
+It finds nothing in the history without it.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ USD_20: Final = {"currency_code": "USD", "units": "20"}
 
 @dataclass
 class Story:
-    """A history and the truth behind it, in the making."""
+    """A history and the true state behind it, under construction."""
 
     history: History = field(default_factory=History)
     truth: Truth = field(default_factory=Truth)
@@ -52,7 +55,7 @@ class Story:
     def call(
         self, call: str, principal: str, request: dict[str, Any], answer: dict[str, Any] | None = None, **more: Any
     ) -> Operation:
-        """A call that takes half a second, after all before it; it succeeds where nothing else is said."""
+        """Adds a call of half a second after all earlier ones; it succeeds by default."""
         self.now += 1
         operation = Operation(
             index=0,
@@ -71,7 +74,7 @@ class Story:
         return operation
 
     def seat(self, number: str, *steps: str, hold_id: str = "H", passenger_id: str = "P", **more: Any) -> None:
-        """A seat of FLIGHT with the states that it went through."""
+        """Adds a seat of FLIGHT with the states that it went through."""
         flight = more.pop("flight_id", FLIGHT)
         state = "AVAILABLE"
         for version, step in enumerate(steps, start=1):
@@ -88,13 +91,16 @@ class Story:
             )
 
     def steps(self, kind: list[Transition], subject: str, *states: str, actor: str = "itself") -> None:
-        """The history of a booking, a check-in, an entry or an intent."""
+        """Adds the history of a booking, a check-in, an entry or an intent."""
         for version, state in enumerate(states, start=1):
             kind.append(Transition(subject, version, states[version - 2] if version > 1 else None, state, actor, state))
 
 
 def booked() -> Story:
-    """A customer books two flights for two, pays, and looks at the booking; all is well."""
+    """A customer books two flights for two, pays, and reads the booking.
+
+    Nothing is wrong.
+    """
     story = Story()
     truth = story.truth
     travellers = [{"passenger_id": f"P{n}", "given_name": f"N{n}", "last_name": "L", "type": "ADULT"} for n in (1, 2)]
@@ -147,7 +153,10 @@ def booked() -> Story:
 
 
 def checked_in() -> Story:
-    """A passenger of a confirmed booking checks in with a heavy bag, pays the fee, and gets the boarding pass."""
+    """A passenger of a confirmed booking checks in with a heavy bag.
+
+    The passenger pays the fee, and gets the boarding pass.
+    """
     story = booked()
     truth = story.truth
     start = {"checkin_id": "K", "flight_id": FLIGHT, "passenger_id": "P1", "state": "INITIATED", "seat_number": "10A"}
@@ -185,7 +194,10 @@ def checked_in() -> Story:
 
 
 def waited() -> Story:
-    """Two passengers wait for a window seat; the first gets the one that is freed."""
+    """Two passengers wait for a window seat.
+
+    The first one gets the seat that is released.
+    """
     story = Story()
     truth = story.truth
     truth.waitlist_seats.append(WaitlistSeatRow(FLIGHT, "10A", "ECONOMY", "WINDOW"))
@@ -230,7 +242,10 @@ def waited() -> Story:
 
 
 def watched() -> Story:
-    """A client watches a flight while a seat is held and confirmed, and reconnects once; another reads the map."""
+    """A client watches a flight while a seat is held and confirmed.
+
+    The client reconnects once; another client reads the map.
+    """
     story = Story()
     for number, steps in (("10A", ("HELD", "CONFIRMED")), ("10B", ())):
         story.seat(number, *steps)
@@ -258,14 +273,14 @@ def test_story_without_a_fault_has_no_violation(name: str) -> None:
 
 
 def answer_of(story: Story, call: str, position: int = -1) -> dict[str, Any]:
-    """The answer of an operation, to be changed."""
+    """Returns the response of an operation, for changes."""
     answer = [each for each in story.history if each.call == call][position].answer
     assert answer is not None
     return answer
 
 
 def change(rows: list[Any], number: int = 0, /, **columns: Any) -> None:
-    """Changes a row of the truth."""
+    """Changes a row of the true state."""
     rows[number] = replace(rows[number], **columns)
 
 
@@ -351,7 +366,7 @@ def _stale_watch(story: Story) -> None:
     messages.append({"version": "2", "heartbeat": {}, "at": 4})
 
 
-# Check, story, what is planted, and a part of what is found.
+# By name: the check, the story, the planted change, and a part of the finding.
 PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any], str]]] = {
     "booking that is lost": ("acknowledged", booked, lambda s: s.truth.bookings.clear(), "is not there"),
     "passenger with another name": (
@@ -732,7 +747,7 @@ def test_unknown_outcome_explains_a_change() -> None:
 
 
 def overlapping(chance: random.Random) -> tuple[float, float]:
-    """The times of a call among others."""
+    """Draws the times of a call that overlaps others."""
     invoked = chance.uniform(0, 10)
     return invoked, invoked + chance.uniform(0.1, 3)
 

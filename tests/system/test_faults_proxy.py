@@ -1,4 +1,4 @@
-"""The fault proxy: what each condition does to a connection, seen from both of its ends."""
+"""The fault proxy: the effect of each condition on a connection, seen from both ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET_SECONDS = 0.1
 
 @dataclass
 class Server:
-    """A server that answers each line with the line in capitals, and notes what it got."""
+    """A server that returns each line in capitals, and records what it receives."""
 
     got: list[bytes] = field(default_factory=list)
     connections: int = 0
@@ -42,7 +42,7 @@ class Server:
             writer.close()
 
     async def has(self, *lines: bytes) -> bool:
-        """Whether it got exactly these lines."""
+        """Returns whether it has received exactly these lines."""
         return self.got == list(lines)
 
 
@@ -58,7 +58,10 @@ class Client:
         self.writer.write(line)
 
     async def ask(self, line: bytes) -> bytes:
-        """Sends a line; returns the answer. Raises ConnectionError if the connection ends without one."""
+        """Sends a line; returns the answer.
+
+        Raises ConnectionError if the connection ends without one.
+        """
         self.send(line)
         answer = await self.reader.readline()
         if not answer:
@@ -68,7 +71,7 @@ class Client:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    """A listening server."""
+    """Yields a listening server."""
     server = Server()
     async with await asyncio.start_server(server.serve, LOOPBACK, 0) as listener:
         server.port = listener.sockets[0].getsockname()[1]
@@ -77,14 +80,14 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    """A proxy before the server."""
+    """Yields a proxy in front of the server."""
     async with listening(Proxy("client>server", server.port, random.Random(1))) as proxy:
         yield proxy
 
 
 @asynccontextmanager
 async def connected(proxy: Proxy) -> AsyncIterator[Client]:
-    """A client's connection through the proxy."""
+    """Yields a client's connection through the proxy."""
     client = Client(*await asyncio.open_connection(LOOPBACK, proxy.port))
     try:
         yield client
@@ -244,7 +247,10 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 def delivery(channel: int, body: bytes, *, bodies: int = 1) -> bytes:
-    """Returns a delivery as RabbitMQ sends it: a method, a header with the body's size, and the body in frames."""
+    """Returns a delivery as RabbitMQ sends it.
+
+    It has a method, a header with the body's size, and the body in frames.
+    """
     parts = [body[index::bodies] for index in range(bodies)]
     header = struct.pack(">HHQ", 60, 0, len(body))
     return (

@@ -1,4 +1,7 @@
-"""The schedule of faults: the same from the same seed, bounded, with calm seconds, and never hopeless."""
+"""The schedule of faults.
+
+It is the same for the same seed, bounded, and has calm seconds and a way to recover.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def test_a_disturbance_shows_its_wires_and_what_happens_to_them() -> None:
 def test_every_kind_happens_once_before_any_happens_twice() -> None:
     kinds = [each.kind for each in schedule(5, 60 * MINUTE)]
     assert set(kinds) == set(KIND)
-    # A pair that does not fit is dropped, and a kind that may join a fault can be drawn early for that.
+    # A second fault that does not fit is dropped, and a kind that may join another fault can be drawn early for that.
     assert max(map(kinds.count, KIND)) - min(map(kinds.count, KIND)) <= 6
 
 
@@ -88,7 +91,7 @@ WIRES = (
 
 
 def stack_with(*wires: str) -> RunningStack:
-    """Returns what looks like a stack with these proxies."""
+    """Returns an imitation of a stack with these proxies."""
     return cast("RunningStack", Wired(dict.fromkeys(wires, "proxy")))
 
 
@@ -118,7 +121,7 @@ def test_a_port_has_the_name_of_what_listens_there(offset: int, name: str) -> No
 
 @dataclass
 class Noted(Fault):
-    """A fault that notes what happens to it."""
+    """A fault that records its beginning and its end."""
 
     name: str
     log: list[str]
@@ -142,7 +145,7 @@ class Noted(Fault):
         self.log.append(f"{self.name} ends")
 
     async def began(self) -> None:
-        """Waits until it has begun."""
+        """Waits until the fault has begun."""
         await self._began.wait()
 
 

@@ -1,4 +1,4 @@
-"""Each planted bug still applies to today's code, changes it, and leaves it readable by Python."""
+"""Each planted bug still applies to the present code, changes it, and leaves valid Python."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ waitlist: seat 8D of SH4 went to entry 4; entry 3 had asked for it
     [
         ("skyhigh verify: All 119 hold (3342 ms).", set()),
         ("skyhigh verify ended with 1:\n  8 no older entry is overtaken: 1", {VERIFY}),
-        # What could not be checked shows no bug.
+        # An invariant that could not be checked reveals no bug.
         ("skyhigh verify ended with 2:\n  11 the cached maps: no cache", set()),
         ("the system did not come to rest: booking B is CREATED", {UNREST}),
     ],

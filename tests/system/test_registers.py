@@ -1,4 +1,7 @@
-"""The fast check of one object is right: it agrees with a search through all orders, on thousands of histories."""
+"""The fast check of one object agrees with a search through all orders.
+
+The tests compare thousands of histories.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Operations = tuple[list[Write[int]], list[Read[int]]]
 def is_linearizable(writes: list[Write[int]], reads: list[Read[int]]) -> bool:
     """Searches for an order of all operations that fits real time (Wing and Gong).
 
-    The versions come in order, each read at one that it can have seen.
+    The versions come in order, and each read comes at a version that it can have seen.
     """
     spans = [(write.invoked, write.returned) for write in writes] + [(read.invoked, read.returned) for read in reads]
 
@@ -25,7 +28,7 @@ def is_linearizable(writes: list[Write[int]], reads: list[Read[int]]) -> bool:
         left = [n for n in range(len(spans)) if n not in done]
         if not left:
             return True
-        # What returned before another was called comes first.
+        # An operation that returned before another was called comes before it.
         first_return = min(spans[n][1] for n in left)
         for n in left:
             if spans[n][0] > first_return:
@@ -41,7 +44,10 @@ def is_linearizable(writes: list[Write[int]], reads: list[Read[int]]) -> bool:
 
 
 def history(seed: int) -> Operations:
-    """A random history, nearly right: operations around true moments, of which a few were recorded wrongly."""
+    """Returns a random history that is nearly right.
+
+    A few of its operations have wrong times or states.
+    """
     chance = random.Random(seed)
     count = chance.randint(1, 4)
     moments = sorted(chance.uniform(0, 10) for _ in range(count))
@@ -77,12 +83,12 @@ def test_verdict_is_that_of_a_search_through_all_orders() -> None:
         right = is_linearizable(writes, reads)
         assert (not list(faults(writes, reads))) == right, seed
         verdicts[right] += 1
-    # Neither verdict is rare, or agreement would mean little.
+    # Both verdicts must be frequent, or agreement would prove little.
     assert min(verdicts) > 500
 
 
 def test_twenty_thousand_operations_on_one_object_are_checked() -> None:
-    # A check that compares all pairs would run into the time limit of a test.
+    # A check that compares all pairs would exceed the time limit of a test.
     writes: list[Write[int]] = [Write(n - 0.6, n + 0.6) for n in range(10_000)]
     reads = [Read(n + 0.1, n + 0.9, range(n % 2, 10_001, 2), "a state", n) for n in range(10_000)]
     assert not list(faults(writes, reads))

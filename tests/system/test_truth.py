@@ -1,4 +1,7 @@
-"""A real seat service under many clients at once: its history has no violation, and its ledger is read as it is."""
+"""A real seat service under many concurrent clients has no violation.
+
+Its history is read correctly.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ CALLS = 30
 
 
 class Recorder:
-    """A client that records what it calls."""
+    """A client that records its calls."""
 
     def __init__(self, caller: Caller, history: History, seed: int) -> None:
         self._caller = caller
@@ -37,11 +40,11 @@ class Recorder:
         self.chance = random.Random(seed)
 
     def key(self) -> str:
-        """A random key."""
+        """Draws a random key."""
         return str(UUID(int=self.chance.getrandbits(128), version=4))
 
     async def __call__(self, call: str, request: Any) -> Any:
-        """Returns the answer; None where the call was refused."""
+        """Makes a call; returns the response, or None if the call was refused."""
         operation = self._history.begin(
             client=self._caller.name, principal=self._caller.name, call=call, request=request
         )
@@ -55,7 +58,7 @@ class Recorder:
 
 
 async def play(client: Recorder, flight_id: str) -> None:
-    """A life of a customer or an agent who holds, changes and cancels the same few seats as all others."""
+    """Plays a customer or an agent that holds, changes and cancels the same few seats as all others."""
     agent = client._caller.name.startswith("agent")
     for _ in range(CALLS):
         chosen = client.chance.sample(SEATS, client.chance.randint(1, 2))
@@ -86,19 +89,19 @@ async def play(client: Recorder, flight_id: str) -> None:
 
 @pytest.fixture(scope="module")
 async def served(world: World) -> AsyncIterator[Instance]:
-    """A seat service with a database of its own, which no other test has written to."""
+    """Yields a seat service with a database of its own, to which no other test has written."""
     async with instance(world, database_url=await own_database(world)) as service:
         yield service
 
 
 def owner_url(world: World, served: Instance) -> str:
-    """The database as the owner of all schemas sees it."""
+    """Returns the database URL of the owner of all schemas."""
     return f"{world.servers.database_url().rpartition('/')[0]}/{served.database_url.rpartition('/')[2]}"
 
 
 @pytest.fixture(scope="module")
 async def played(world: World, served: Instance, tmp_path_factory: pytest.TempPathFactory) -> tuple[History, Truth]:
-    """What the clients saw, as it comes back from its file, and the ledger."""
+    """Returns the clients' history, read back from its file, and the true state."""
     path = tmp_path_factory.mktemp("system") / "history.jsonl"
     flight_id = new_flight_id("ST")
     await served.callers.operations().provision(flight_id)
@@ -128,7 +131,7 @@ def test_real_history_has_no_violation(played: tuple[History, Truth]) -> None:
 
 
 def planted(history: History, wanted: str) -> tuple[History, Operation]:
-    """A copy of the history whose operations may be changed, and a late successful operation of an RPC in it."""
+    """Returns a copy of the history for changes, and a late successful operation of an RPC in it."""
     copy = History()
     copy.layouts, copy.marks = history.layouts, history.marks
     copy.operations = [replace(each) for each in history]
@@ -136,7 +139,7 @@ def planted(history: History, wanted: str) -> tuple[History, Operation]:
 
 
 def found_by(history: History, found: Truth) -> set[str]:
-    """The checks that find something."""
+    """Returns the names of the checks that find something."""
     return {each.check for each in checks.run(history, found)}
 
 
@@ -154,7 +157,7 @@ def test_hold_of_half_of_its_seats_is_found(played: tuple[History, Truth]) -> No
     whole = next(each for each in history.of_calls("HoldSeats") if each.ok and len(each.request["seats"]) == 2)
     assert whole.answer is not None
     half = next(each for each in found.events_of_hold[whole.answer["hold_id"]] if each.to_state == "HELD")
-    # As if the seat had been held for another hold.
+    # As if the seat belonged to another hold.
     events = [replace(each, hold_id=str(UUID(int=0))) if each == half else each for each in found.seat_events]
     assert {"atomicity", "acknowledged"} <= found_by(history, replace(found, seat_events=events))
 

@@ -1,8 +1,9 @@
-"""What the databases of a stack hold at rest: the ledgers and the final state that the checks compare clients with.
+"""The true state of a stack at rest, for comparison with the clients.
 
-`read` takes one snapshot of all schemas in one transaction, one statement for each table, streamed. Rows have the names
-of their columns. Ids are text, as in answers; times are seconds since 1970; enums are their names. A table or column
-that the schema does not have yet is read as empty or None, so that an older stack can be checked as far as it goes.
+It consists of the histories and final states in the databases. `read` takes one snapshot of all schemas in one
+transaction, one statement for each table, streamed. Rows have the names of their columns. Ids are text, as in
+responses; times are seconds since 1970; enums are their names. A table or column that the schema does not have yet is
+read as empty or None, so that an older stack can be checked as far as possible.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ class SeatEvent:
 
     @property
     def place(self) -> Place:
-        """The seat."""
+        """The seat's flight and number."""
         return self.flight_id, self.seat_number
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeatRow:
-    """A seat as it is."""
+    """The final state of a seat."""
 
     flight_id: str
     seat_number: str
@@ -67,7 +68,7 @@ class SeatRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HoldRow:
-    """A hold as it is."""
+    """The final state of a hold."""
 
     hold_id: str
     owner: str
@@ -92,7 +93,7 @@ class HoldSeatRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DepartureRow:
-    """When a flight leaves, as the seat service knows it."""
+    """A flight's departure time in the seat service."""
 
     flight_id: str
     departure_time: float
@@ -113,7 +114,7 @@ class Transition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BookingRow:
-    """A booking as it is."""
+    """The final state of a booking."""
 
     booking_id: str
     owner: str
@@ -155,7 +156,7 @@ class BookingPassengerRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CheckInRow:
-    """A check-in as it is."""
+    """The final state of a check-in."""
 
     checkin_id: str
     flight_id: str
@@ -186,7 +187,7 @@ class PassengerRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EntryRow:
-    """A waitlist entry as it is."""
+    """The final state of a waitlist entry."""
 
     entry_id: str
     flight_id: str
@@ -207,7 +208,7 @@ class EntryRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SkipRow:
-    """A seat that an entry was passed over for."""
+    """A seat for which an entry was skipped."""
 
     entry_id: str
     seat_number: str
@@ -217,7 +218,7 @@ class SkipRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WaitlistSeatRow:
-    """What the waitlist knows of a seat."""
+    """The waitlist's facts about a seat."""
 
     flight_id: str
     seat_number: str
@@ -227,7 +228,7 @@ class WaitlistSeatRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IntentRow:
-    """A payment intent as it is."""
+    """The final state of a payment intent."""
 
     intent_id: str
     reference: str
@@ -273,7 +274,7 @@ class FlightRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnswerRow:
-    """A request whose answer a service keeps for repeats."""
+    """A request whose response a service stores for repeats."""
 
     service: str
     principal: str
@@ -282,7 +283,7 @@ class AnswerRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Provider:
-    """What the payment provider says that it took and gave back, in minor units."""
+    """The charges and refunds that the payment provider reports, in minor units."""
 
     charges: Mapping[str, tuple[str, int]]
     """By our key: the status and the amount."""
@@ -297,7 +298,7 @@ class Truth:
     """A snapshot of all schemas."""
 
     seat_events: list[SeatEvent] = dataclasses.field(default_factory=list)
-    """In the order of flight, seat and version."""
+    """Sorted by flight, seat and version."""
     seats: list[SeatRow] = dataclasses.field(default_factory=list)
     holds: list[HoldRow] = dataclasses.field(default_factory=list)
     hold_seats: list[HoldSeatRow] = dataclasses.field(default_factory=list)
@@ -320,7 +321,7 @@ class Truth:
     flights: list[FlightRow] = dataclasses.field(default_factory=list)
     answers: list[AnswerRow] = dataclasses.field(default_factory=list)
     provider: Provider | None = None
-    """None where the provider was not asked, or forgot charges because it was started again."""
+    """None if the provider was not asked, or lost charges by a restart."""
 
     @cached_property
     def ledger(self) -> dict[Place, list[SeatEvent]]:
@@ -329,7 +330,7 @@ class Truth:
 
     @cached_property
     def seat(self) -> dict[Place, SeatRow]:
-        """Each seat."""
+        """The seats by flight and number."""
         return {(row.flight_id, row.seat_number): row for row in self.seats}
 
     @cached_property
@@ -353,12 +354,12 @@ class Truth:
 
     @cached_property
     def hold(self) -> dict[str, HoldRow]:
-        """Each hold."""
+        """The holds by id."""
         return {row.hold_id: row for row in self.holds}
 
     @cached_property
     def seats_of_hold(self) -> dict[str, list[HoldSeatRow]]:
-        """The seats of each hold, also those that were released."""
+        """The seats of each hold, including released ones."""
         return _groups(self.hold_seats, lambda row: row.hold_id)
 
     @cached_property
@@ -368,7 +369,7 @@ class Truth:
 
     @cached_property
     def seated(self) -> dict[Traveller, str]:
-        """The seat that each passenger has: the confirmed one, else the held one."""
+        """The seat of each passenger: the confirmed one, else the held one."""
         live = sorted(
             (row for row in self.hold_seats if row.state != "RELEASED"), key=lambda row: row.state == "CONFIRMED"
         )
@@ -376,17 +377,17 @@ class Truth:
 
     @cached_property
     def booked_passengers(self) -> set[str]:
-        """The passengers of all bookings, whatever became of them."""
+        """The passengers of all bookings in any state."""
         return {row.passenger_id for row in self.booking_passengers}
 
     @cached_property
     def departure(self) -> dict[str, float]:
-        """When each flight leaves."""
+        """The departure time of each flight."""
         return {row.flight_id: row.departure_time for row in self.departures}
 
     @cached_property
     def booking(self) -> dict[str, BookingRow]:
-        """Each booking."""
+        """The bookings by id."""
         return {row.booking_id: row for row in self.bookings}
 
     @cached_property
@@ -401,22 +402,22 @@ class Truth:
 
     @cached_property
     def check_in(self) -> dict[str, CheckInRow]:
-        """Each check-in."""
+        """The check-ins by id."""
         return {row.checkin_id: row for row in self.check_ins}
 
     @cached_property
     def manifest(self) -> dict[Traveller, PassengerRow]:
-        """Each passenger of a manifest."""
+        """The passengers of all manifests by flight and passenger id."""
         return {(row.flight_id, row.passenger_id): row for row in self.passengers}
 
     @cached_property
     def entry(self) -> dict[str, EntryRow]:
-        """Each waitlist entry."""
+        """The waitlist entries by id."""
         return {row.entry_id: row for row in self.entries}
 
     @cached_property
     def intent(self) -> dict[str, IntentRow]:
-        """Each payment intent."""
+        """The payment intents by id."""
         return {row.intent_id: row for row in self.intents}
 
     @cached_property
@@ -426,7 +427,7 @@ class Truth:
 
     @cached_property
     def flight(self) -> dict[str, FlightRow]:
-        """Each flight of the schedule."""
+        """The flights of the schedule by id."""
         return {row.flight_id: row for row in self.flights}
 
     @cached_property
@@ -440,11 +441,11 @@ class Truth:
 
     @cached_property
     def kept_answers(self) -> set[tuple[str, str, str]]:
-        """The requests that have a stored answer: service, principal and key."""
+        """The requests with a stored response: service, principal and key."""
         return {(row.service, row.principal, row.key) for row in self.answers}
 
     def version_of_map(self, flight_id: str) -> int:
-        """The version of the flight's map as it is."""
+        """Returns the version of the flight's map at rest."""
         return 1 + sum(row.version for row in self.seats_of_flight.get(flight_id, ()))
 
 
@@ -459,10 +460,10 @@ def _groups(rows: Iterable[Row], key: typing.Callable[[Row], Key]) -> dict[Key, 
 
 
 async def read(database_url: str, *, keys: Collection[str] | None = None, provider_url: str = "") -> Truth:
-    """Reads all schemas as their owner sees them, in one snapshot.
+    """Reads all schemas as their owner, in one snapshot.
 
-    `keys` are the idempotency keys of interest, all where None; `provider_url` is where the mock of the payment
-    provider lists what it took, if it ran from the beginning to the end.
+    `keys` limits the stored responses to these idempotency keys; None means all. `provider_url` is where the mock of
+    the payment provider lists its charges and refunds, if it ran from the beginning to the end.
     """
     conn = await asyncpg.connect(database_url, command_timeout=STATEMENT_TIMEOUT_SECONDS)
     try:
@@ -480,7 +481,7 @@ class _Reader:
     def __init__(self, conn: asyncpg.Connection, columns: Mapping[str, Collection[str]]) -> None:
         self._conn = conn
         self._columns = columns
-        # One object for each text, however often it is read: a ledger repeats its flights, seats, states and actors.
+        # One object per text, however often it is read: a history repeats its flights, seats, states and actors.
         self._texts: dict[str, str] = {}
 
     async def truth(self, keys: Collection[str] | None) -> Truth:
@@ -517,7 +518,10 @@ class _Reader:
         )
 
     async def rows(self, kind: type[Row], table: str, *, order: str = "", **renamed: str) -> list[Row]:
-        """The rows of a table as objects; `renamed` has the expression of a field that is no column."""
+        """Returns the rows of a table as objects.
+
+        `renamed` has the expression of a field that is not a column.
+        """
         present = self._columns.get(table)
         if not present:
             return []
@@ -558,7 +562,7 @@ def _cast(source: str, hint: Any) -> str:
 
 
 async def _columns(conn: asyncpg.Connection) -> dict[str, set[str]]:
-    """The columns of each table of our schemas."""
+    """Returns the columns of each table of our schemas."""
     found: dict[str, set[str]] = defaultdict(set)
     for row in await conn.fetch(
         """

@@ -1,4 +1,7 @@
-"""The checks of a run: what its clients saw against the ledgers and the state at rest (`CHECKS`, `run`)."""
+"""The checks of a run (`CHECKS`, `run`).
+
+They compare what its clients saw with the histories and the state at rest.
+"""
 
 from __future__ import annotations
 
@@ -43,5 +46,5 @@ CHECKS: Final[Mapping[str, Callable[[History, Truth], list[Violation]]]] = {
 
 
 def run(history: History, truth: Truth) -> list[Violation]:
-    """Runs all checks, and returns what they find."""
+    """Runs all checks; returns what they find."""
     return [violation for check in CHECKS.values() for violation in check(history, truth)]

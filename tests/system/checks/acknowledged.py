@@ -1,7 +1,7 @@
-"""No acknowledged change is lost, and whatever a client was shown was so.
+"""No acknowledged change is lost, and whatever a response showed was true.
 
-Each answer that says "done", and each reading, is looked up in the ledgers: the hold with its seats, the booking with
-its passengers and price, the transition that the shown state needs. A state that is final stays the last one.
+Each success and each read is compared with the databases: the hold with its seats, the booking with its passengers and
+price, the transition to the state in the response. A final state stays the last one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tests.system.truth import BookingRow, Truth
 
 CHECK: Final = "acknowledged"
 
-# Kinds of resources with a history of their own: the calls that show them, the field of their id, their final states.
+# Kinds of resources with a history: the calls that show them, the field of their id, their final states.
 _HISTORIES: Final = (
     (BOOKING_CALLS, "booking_id", frozenset({"CANCELLED"})),
     (CHECK_IN_CALLS, "checkin_id", frozenset({"CANCELLED"})),
     (ENTRY_CALLS, "entry_id", frozenset({"ASSIGNED", "DECLINED", "LEFT"})),
     (INTENT_CALLS, "intent_id", frozenset({"CANCELLED", "REFUNDED"})),
 )
-# What a call that succeeded has brought about, whatever came before and after.
+# The effect of a successful call, whatever happened before and after it.
 _BRINGS: Final[Mapping[str, tuple[str, str]]] = {
     "PayBooking": ("booking_id", "PAYMENT_PENDING"),
     "CancelCheckIn": ("checkin_id", "CANCELLED"),
@@ -42,12 +42,12 @@ _BRINGS: Final[Mapping[str, tuple[str, str]]] = {
     "LeaveWaitlist": ("entry_id", "LEFT"),
     "SubmitPaymentCode": ("intent_id", "PROCESSING"),
 }
-# A time is shown in microseconds.
+# Responses contain times in microseconds.
 TIME_TOLERANCE_SECONDS: Final = 0.001
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns answers that the databases contradict."""
+    """Returns the responses that the databases contradict."""
     found: list[Violation] = []
     states: set[tuple[str, str]] = set()
     for operation in history:
@@ -100,7 +100,7 @@ def _entry_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) -
 
 
 def _seat_of_entry_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) -> Iterator[str]:
-    """A seat that was offered was held for the passenger, and an assigned one was confirmed."""
+    """An offered seat was held for the passenger, and an assigned one was confirmed."""
     state = {"OFFERED": "HELD", "ASSIGNED": "CONFIRMED"}.get(str(answer.get("state", "")))
     if state is None:
         return
@@ -150,7 +150,7 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
         yield f"hold {hold_id} never held {sorted(set(seats) - held)}"
     for place, passenger_id in seats.items():
         had = truth.passenger_of.get((hold_id, *place))
-        # A seat that was exchanged for another one, or given up, is not written down with the hold any more.
+        # A hold no longer lists a seat that was changed for another one or released.
         if operation.call in ("HoldSeat", "HoldSeats") and had not in (None, passenger_id):
             yield f"hold {hold_id} has {place[1]} for {had}, not for {passenger_id}"
     if operation.call in ("HoldSeat", "HoldSeats"):
@@ -164,7 +164,7 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
     if answer.get("state") in ("CANCELLED", "EXPIRED") and hold.state != answer["state"]:
         yield f"hold {hold_id} was shown as {answer['state']}, and is {hold.state}"
     if answer.get("state") == "HELD" and hold.expire_time is not None and answer.get("expire_time"):
-        # An earlier departure ends a hold earlier.
+        # If the departure moves to an earlier time, the hold expires earlier.
         departures = [truth.departure[flight_id] for flight_id, _ in seats if flight_id in truth.departure]
         promised = min([_seconds(str(answer["expire_time"])), *departures])
         if hold.expire_time < promised - TIME_TOLERANCE_SECONDS and hold.state in ("EXPIRED", "HELD"):
@@ -196,7 +196,7 @@ def _booking_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth)
             event.place for event in truth.events_of_hold.get(booking.hold_id or "", ()) if event.to_state == "HELD"
         }
         wanted = {(each["flight_id"], each["seat_number"]) for each in operation.request.get("seats", ())}
-        # Money that came late takes the seats again with another hold, which is the booking's then.
+        # After a late payment the booking gets its seats with another hold, which replaces the first one.
         if not wanted <= held and booking.state not in ("CONFIRMED", "CANCELLED"):
             yield f"its hold never held {sorted(wanted - held)}"
     if operation.call == "CancelBooking":
@@ -225,7 +225,7 @@ def _import_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) 
     booked = truth.booked_passengers
     for index, line in enumerate(operation.request.get("passengers", ())):
         passenger_id = str(line.get("passenger_id", ""))
-        # The passengers of a booking leave the manifest with it.
+        # The passengers of a booking leave the manifest when it is cancelled.
         if index not in rejected and passenger_id not in booked and (flight_id, passenger_id) not in truth.manifest:
             yield f"{passenger_id} is not on the manifest of {flight_id}"
 

@@ -1,6 +1,6 @@
-"""All or nothing: a request for several seats, on several flights, has all of its effect or none.
+"""All or nothing: a request for several seats, on several flights, has its whole effect or none.
 
-`skyhigh verify` proves that the seats of a hold change in one transaction; it can't know which seats were asked for.
+`skyhigh verify` proves that the seats of a hold change in one transaction; it does not know the requested seats.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tests.system.history import History, Operation
 from tests.system.truth import Place, SeatEvent, Truth
 
 CHECK: Final = "atomicity"
-# The keys of a principal that is no client are the services' own.
+# A seat of a request: flight, seat number, passenger.
 SeatOf = tuple[str, str, str]
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns requests of which a part was done."""
+    """Returns the requests that had a part of their effect."""
     found = [
         *_holds(history, truth),
         *_changes(history, truth),
@@ -30,7 +30,7 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 def _is_ambiguous(operation: Operation, by_key: Mapping[tuple[str, str], list[Operation]]) -> bool:
-    """Whether a key was used for other requests too: then its effect may be theirs."""
+    """Returns whether a key was used for other requests too: then its effect may be theirs."""
     operations = by_key.get((operation.principal, operation.request_id or ""), [])
     return len({parameters(each) for each in operations}) > 1
 
@@ -59,7 +59,7 @@ def _holds(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _changes(history: History, truth: Truth) -> Iterator[Violation]:
-    """A change takes the seats that are new and frees those that are not wanted any more, in one transaction."""
+    """A change holds the added seats and releases the removed ones, in one transaction."""
     by_key = history.by_key()
     for operation in history.of_calls("ChangeHoldSeats"):
         if operation.request_id is None or _is_ambiguous(operation, by_key):
@@ -70,7 +70,7 @@ def _changes(history: History, truth: Truth) -> Iterator[Violation]:
         taken = {event.place for event in events if event.to_state == "HELD"}
         freed = {event.place for event in events if event.from_state == "HELD" and event.to_state != "CONFIRMED"}
         before = _seats_before(truth, hold_id, events)
-        # A change of passengers alone changes no seat.
+        # A change of passengers only does not change seats.
         if not events:
             continue
         if taken != wanted - before or freed != before - wanted:
@@ -83,7 +83,10 @@ def _changes(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _seats_before(truth: Truth, hold_id: str, events: list[SeatEvent]) -> set[Place]:
-    """The seats of a hold before the transaction of these events, which all are of one hold."""
+    """Returns the seats of a hold before the transaction of these events.
+
+    The events all belong to one hold.
+    """
     first = {event.place: event.version for event in reversed(events)}
     before: set[Place] = set()
     steps: dict[Place, list[SeatEvent]] = {}
@@ -91,7 +94,7 @@ def _seats_before(truth: Truth, hold_id: str, events: list[SeatEvent]) -> set[Pl
         steps.setdefault(event.place, []).append(event)
     changed = min((event.event_time or 0.0 for event in events), default=0.0)
     for place, of_seat in steps.items():
-        # Of a seat that the change left alone, what it was before is told by the time of the change.
+        # For a seat that the change did not touch, the time of the change tells the state before it.
         earlier = [
             event
             for event in of_seat
@@ -103,7 +106,10 @@ def _seats_before(truth: Truth, hold_id: str, events: list[SeatEvent]) -> set[Pl
 
 
 def _bookings(history: History, truth: Truth) -> Iterator[Violation]:
-    """A booking gets a seat on each flight for each passenger who needs one, in one transaction, or none at all."""
+    """A booking gets all its seats in one transaction, or none.
+
+    These are one seat on each flight for each passenger who needs one.
+    """
     seen: set[str] = set()
     for operation in history.of_calls("CreateBooking"):
         if not operation.ok or operation.answer is None:
@@ -138,7 +144,7 @@ def _bookings(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _confirmations(truth: Truth, history: History) -> Iterator[Violation]:
-    """A confirmation confirms all seats that its hold has."""
+    """A confirmation confirms all seats of the hold."""
     for hold_id, events in truth.events_of_hold.items():
         confirmed = [event for event in events if event.to_state == "CONFIRMED"]
         if not confirmed:
@@ -172,10 +178,10 @@ def _seats_in(answer: Mapping[str, Any]) -> set[SeatOf]:
 
 
 def _held(events: Iterable[SeatEvent], truth: Truth, hold_id: str, wanted: set[SeatOf]) -> set[SeatOf]:
-    """The seats that a hold took when it was made."""
+    """Returns the seats that a hold got when it was created."""
     passengers = {(flight_id, seat_number): passenger_id for flight_id, seat_number, passenger_id in wanted}
     return {
-        # Of a seat that was exchanged later, the passenger is not written down any more.
+        # The hold no longer lists the passenger of a seat that was changed later.
         (*event.place, truth.passenger_of.get((hold_id, *event.place)) or passengers.get(event.place, ""))
         for event in events
         if event.to_state == "HELD" and event.hold_id == hold_id and event.reason == "HELD"

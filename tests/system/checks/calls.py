@@ -1,4 +1,7 @@
-"""What the contract says of each RPC: whose it is, who may call it, and what its answer shows."""
+"""What the contract says of each RPC.
+
+That is its service, the roles that may call it, and the resource in its response.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ ROLES_OF: Final[Mapping[str, frozenset[str]]] = {
     for _, call, letters in map(str.split, _CALLS.split("\n")[1:-1])
 }
 
-# Answers that are a resource in its present or first state, with the field of its id.
+# Calls whose response is a resource in its present or first state, by the field of its id.
 HOLD_CALLS: Final = frozenset(
     {"HoldSeat", "HoldSeats", "GetHold", "ExtendHold", "ChangeHoldSeats", "ConfirmHold", "CancelHold"}
 )
@@ -99,20 +102,23 @@ BOOKING_CALLS: Final = frozenset(
 CHECK_IN_CALLS: Final = frozenset({"StartCheckIn", "GetCheckIn", "WatchCheckIn", "DeclareBaggage", "CancelCheckIn"})
 ENTRY_CALLS: Final = frozenset({"JoinWaitlist", "GetWaitlistEntry", "AcceptOffer", "DeclineOffer", "LeaveWaitlist"})
 INTENT_CALLS: Final = frozenset({"GetPaymentIntent", "SubmitPaymentCode", "RefundPayment"})
-# Calls of which a repeat is no repeat of a change: they change nothing.
+# Calls that change nothing, so that a repeat is not the repeat of a change.
 READS: Final = frozenset(
     call for call in SERVICE_OF if call.startswith(("Get", "List", "Watch", "Search", "Suggest", "Find"))
 )
 
 
 def parameters(operation: Operation) -> str:
-    """The RPC and its parameters without the key: what a key stands for."""
+    """Returns the RPC and its parameters without the key: the request for which a key was used."""
     without_key = {name: value for name, value in operation.request.items() if name != "request_id"}
     return f"{operation.call} {json.dumps(without_key, sort_keys=True)}"
 
 
 def shown(operation: Operation, calls: frozenset[str]) -> Iterator[tuple[float, dict[str, Any]]]:
-    """The resources that an operation of these calls showed, each with the time at which the client had it."""
+    """Yields the resources in an operation's response.
+
+    Each comes with the time at which the client received it.
+    """
     if operation.call not in calls or operation.answer is None or operation.returned is None:
         return
     if "messages" in operation.answer:
@@ -125,7 +131,10 @@ def shown(operation: Operation, calls: frozenset[str]) -> Iterator[tuple[float, 
 
 
 def minor_units(money: Mapping[str, Any] | None) -> int:
-    """An amount of google.type.Money in cents; 0 where there is none. All fares and fees are in USD."""
+    """Converts google.type.Money to cents; 0 if it is missing.
+
+    All fares and fees are in USD.
+    """
     if not money:
         return 0
     return int(money.get("units", 0)) * 100 + int(money.get("nanos", 0)) // 10_000_000

@@ -1,7 +1,8 @@
-"""A key has one effect, and its repeats get the first answer.
+"""A key has one effect, and its repeats get the first response.
 
-A key belongs to its principal and to one service. `skyhigh verify` proves on the ledger that a request changes a seat
-at most once; here all resources that one key made are counted, and the answers of its repeats are compared.
+A key belongs to its principal and to one service. `skyhigh verify` proves by the seat history that a request changes a
+seat at most once. This check counts all resources that were created with one key, and compares the responses of its
+repeats.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from tests.system.history import STREAMS, History, Operation
 from tests.system.truth import Truth
 
 CHECK: Final = "idempotency"
-# A service that is down, a caller that calls too often, and a token that has ended.
+# Refused before the key was looked up: the service is down, the caller exceeds a limit, or the token has expired.
 _NOT_LOOKED_AT: Final = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"})
 REUSED: Final = "IDEMPOTENCY_KEY_REUSED"
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns the keys with two answers or two effects, and those that were refused as reused without cause."""
+    """Returns the keys with two responses or two effects.
+
+    Also those that were refused as reused without cause.
+    """
     return [*_answers(history), *_effects(history, truth)]
 
 
@@ -50,7 +54,10 @@ def _answers(history: History) -> Iterator[Violation]:
 
 
 def _refused_repeats(key: str, operations: Sequence[Operation]) -> Iterator[Violation]:
-    """A request that had succeeded before its repeat was made succeeds again, unless the repeat was not looked at."""
+    """The repeat of a request that had succeeded succeeds.
+
+    Excepted is a repeat that was refused before its key was looked up.
+    """
     first = min((each for each in operations if each.ok), key=lambda each: each.end, default=None)
     for operation in operations:
         if (
@@ -75,7 +82,7 @@ def _effects(history: History, truth: Truth) -> Iterator[Violation]:
             )
     bookings: dict[tuple[str, str], set[str]] = defaultdict(set)
     for booking in truth.bookings:
-        # A refused order is written down, too; its key may be used for another try.
+        # A refused booking is stored too, but its key may be used for another try.
         if booking.request_key and booking.hold_id:
             bookings[booking.owner, booking.request_key].add(booking.booking_id)
     for (owner, key), made_bookings in bookings.items():

@@ -1,7 +1,8 @@
-"""Bookings, check-ins, waitlist entries and payment intents are linearizable: nothing that was seen is taken back.
+"""Bookings, check-ins, entries and intents are linearizable.
 
-Their histories in the ledgers are the order of the writes (`registers.py`). A reading of one needs a moment, between
-call and answer, at which it was in the state that it shows; a later reading never shows an earlier state.
+No state that was seen is taken back. Their histories give the order of the writes (`registers.py`). For each read there
+must be a moment between call and response at which the resource had the state shown; a later read never shows an
+earlier state.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from tests.system.truth import Transition, Truth
 
 CHECK: Final = "lifecycles"
 
-# The calls that read a resource from its database, and the field of its id. Calls that change it are no readings: a
-# repeat is answered as the first request was.
+# The calls that read a resource from its database, and the field of its id. Calls that change it are not reads, because
+# a repeat gets the response of the first request.
 _READINGS: Final = (
     (BOOKING_CALLS & {"GetBooking", "WatchBooking"}, "booking_id"),
     (CHECK_IN_CALLS & {"GetCheckIn", "WatchCheckIn"}, "checkin_id"),
     (ENTRY_CALLS & {"GetWaitlistEntry"}, "entry_id"),
     (INTENT_CALLS & {"GetPaymentIntent"}, "intent_id"),
 )
-# The calls that make a transition, and whose success proves it.
+# The calls that cause a transition, and whose success proves it.
 _MAKES: Final = {
     ("CreateBooking", "SEATS_RESERVED"): "booking_id",
     ("PayBooking", "PAYMENT_PENDING"): "booking_id",
@@ -40,7 +41,7 @@ _MAKES: Final = {
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns readings that no order of the transitions explains."""
+    """Returns the reads that no order of the transitions explains."""
     made, asked = _made(history)
     reads = _reads(history, truth)
     found = list(_streams_out_of_order(history, truth))
@@ -53,7 +54,10 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 def _streams_out_of_order(history: History, truth: Truth) -> Iterator[Violation]:
-    """The messages of a stream show the states in their order; states between two messages may be left out."""
+    """The messages of a stream show the states in their order.
+
+    States between two messages may be missing.
+    """
     for calls, field in _READINGS:
         for operation in history.of_calls(*(calls & STREAMS)):
             numbers: dict[str, int] = {}
@@ -85,9 +89,10 @@ def _write(
 def _made(
     history: History,
 ) -> tuple[dict[tuple[str, str], tuple[float, Operation]], dict[tuple[str, str], tuple[float, Operation]]]:
-    """The first answer that proves a transition, and the first call without which it can't have happened.
+    """Returns the bounds of each transition.
 
-    Only of transitions that a resource makes once and that nothing else makes.
+    They are the first response that proves it, and the first call without which it could not happen. Only for
+    transitions that happen once per resource and only by these calls.
     """
     made: dict[tuple[str, str], tuple[float, Operation]] = {}
     asked: dict[tuple[str, str], tuple[float, Operation]] = {}
@@ -118,7 +123,7 @@ def _reads(history: History, truth: Truth) -> dict[str, list[Read[Operation]]]:
         for calls, field in _READINGS:
             for moment, resource in shown(operation, calls):
                 subject, state = str(resource.get(field, "")), str(resource.get("state", ""))
-                # A state that the resource never had is reported as such (`acknowledged.py`).
+                # `acknowledged.py` reports a state that the resource never had.
                 if (subject, state) in versions:
                     seen = versions[subject, state]
                     if "history" in resource:

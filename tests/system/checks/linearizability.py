@@ -1,8 +1,8 @@
-"""Each seat is linearizable: what clients were told of it fits one order of its changes, and real time.
+"""Each seat is linearizable: what clients saw of it fits one order of its changes, and real time.
 
-The versions of the ledger are that order (`registers.py`). A change is bounded by the calls that can have caused it and
-by the answers that prove it; refusals and readings of a seat each need a moment, between call and answer, at which the
-seat was as they say. No clock of a database is used.
+The versions of the seat history are that order (`registers.py`). A change is bounded by the calls that can have caused
+it and by the responses that prove it. For each refusal and each read of a seat there must be a moment, between call and
+response, at which the seat was as they say. The check uses no clock of a database.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _LISTS: Final = frozenset({"ListSeatEvents"})
 TAKEN: Final = ("HELD", "CONFIRMED", "BLOCKED", "OFFERED")
 
 SeatRead = tuple[Place, str, str]
-"""What a read needs: the seat, what kind of thing it saw, and its value."""
+"""A read's seat, the kind of what it saw, and its value."""
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns what no order of the changes of a seat explains."""
+    """Returns what no order of a seat's changes explains."""
     evidence = _Evidence(history, truth)
     reads = evidence.reads()
     found = []
     for place, events in sorted(truth.ledger.items()):
         if [event.version for event in events] != list(range(1, len(events) + 1)):
-            # `skyhigh verify` reports the gap; an order by versions needs all of them.
+            # `skyhigh verify` reports the gap too. Without all versions there is no order.
             found.append(Violation(CHECK, f"the ledger of {_name(place)} has a gap"))
             continue
         writes = evidence.writes(events)
@@ -46,23 +46,23 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 class _Evidence:
-    """What the history says about changes and states of seats."""
+    """The history's evidence of the changes and states of seats."""
 
     def __init__(self, history: History, truth: Truth) -> None:
         self._history = history
         self._truth = truth
         self._by_key = history.by_key()
-        # A key means one request at one service; the ledger has those of the seat service.
+        # A key belongs to one request at one service; the seat history contains those of the seat service.
         self._by_seat_key = {
             name: [each for each in operations if SERVICE_OF.get(each.call) == "seat"]
             for name, operations in self._by_key.items()
         }
         self._principals = {operation.principal for operation in history}
-        # Of each hold: the first answers that showed it, showed it confirmed, and showed it ended.
+        # By hold: the first responses that showed it, showed it confirmed, and showed it ended.
         self._shown: dict[str, tuple[float, Operation]] = {}
         self._shown_confirmed: dict[str, tuple[float, Operation]] = {}
         self._shown_ended: dict[str, tuple[float, Operation]] = {}
-        # Of each hold: the calls that asked to confirm it; of each booking: those that paid.
+        # By hold: the calls that asked to confirm it; by booking: those that paid.
         self._asked: dict[tuple[str, str], list[Operation]] = defaultdict(list)
         self._unkeyed: dict[tuple[str, str], list[Operation]] = defaultdict(list)
         self._listed: dict[tuple[str, str, int], tuple[float, Operation]] = {}
@@ -97,11 +97,11 @@ class _Evidence:
             if state == "CONFIRMED":
                 _earliest(self._shown_confirmed, hold_id, moment, operation)
             if state == "CANCELLED":
-                # Not EXPIRED: a hold that has lapsed is shown so before its seats are freed.
+                # Not EXPIRED: a lapsed hold is shown as expired before its seats are released.
                 _earliest(self._shown_ended, hold_id, moment, operation)
 
     def writes(self, events: Sequence[SeatEvent]) -> list[Write[Operation]]:
-        """The bounds of a seat's changes."""
+        """Returns the bounds of a seat's changes."""
         writes = []
         begun: set[str | None] = set()
         for event in events:
@@ -119,7 +119,10 @@ class _Evidence:
         return writes
 
     def _causes(self, event: SeatEvent, *, first: bool) -> Iterator[Sequence[Operation]]:
-        """Sets of calls of which each contains what caused the change, if the set is not empty."""
+        """Yields sets of calls.
+
+        Each set that is not empty contains the cause of the change.
+        """
         if event.actor in self._principals:
             if event.request_id is not None:
                 yield self._by_seat_key.get((event.actor, event.request_id), ())
@@ -132,7 +135,7 @@ class _Evidence:
             keyed = self._by_key.get((booking.owner, booking.request_key or ""), ())
             yield keyed or self._created.get(booking.hold_id or "", ())
         elif event.to_state == "CONFIRMED":
-            # Only its owner's code pays a booking, and only a paid one is confirmed.
+            # Only a payment code of its owner pays a booking, and only a paid booking is confirmed.
             yield [
                 *self._asked["PayBooking", booking.booking_id],
                 *self._asked["SubmitPaymentCode", booking.payment_intent_id or ""],
@@ -159,7 +162,7 @@ class _Evidence:
             yield listed
 
     def reads(self) -> dict[Place, list[Read[Operation]]]:
-        """The readings of each seat."""
+        """Returns the reads of each seat."""
         found: dict[Place, list[Read[Operation]]] = defaultdict(list)
         labels = _Labels(self._truth)
         for operation in self._history:
@@ -167,7 +170,7 @@ class _Evidence:
                 continue
             invoked = operation.invoked
             if operation.request_id is not None:
-                # A repeat is answered as the first request was.
+                # A repeat gets the response of the first request.
                 invoked = min(each.invoked for each in self._by_key[operation.principal, operation.request_id])
             for place, kind, value in _saw(operation):
                 found[place].append(
@@ -182,8 +185,8 @@ class _Evidence:
         return found
 
 
-# What a principal's own calls without a key can do to a seat, by the state that it gets. The check-in service confirms
-# a hold with its caller's token.
+# The RPCs by which a principal changes a seat without a key, by the seat's new state. The check-in service confirms a
+# hold with its caller's token.
 _CAUSES: Final = {
     "HELD": ("HoldSeat", "HoldSeats", "ChangeHoldSeats"),
     "CONFIRMED": ("ConfirmHold", "StartCheckIn"),
@@ -194,17 +197,17 @@ _CAUSES: Final = {
 
 
 def unkeyed_causes_of(event: SeatEvent) -> tuple[str, ...]:
-    """The RPCs by which a principal itself makes this change."""
+    """Returns the RPCs by which a principal itself makes this change."""
     return _CAUSES[event.to_state]
 
 
 def changes_seats_without_key(operation: Operation) -> bool:
-    """Whether what a call changes at the seat service has no key in the ledger."""
+    """Returns whether the seat history has no key for the changes of a call."""
     return operation.request_id is None or operation.call == "StartCheckIn"
 
 
 def can_cause(operation: Operation, event: SeatEvent) -> bool:
-    """Whether a call without a key can have caused a change of its principal."""
+    """Returns whether a call without a key can have caused a change by its principal."""
     request = operation.request
     match operation.call:
         case "HoldSeat" | "BlockSeat" | "UnblockSeat":
@@ -219,7 +222,7 @@ def can_cause(operation: Operation, event: SeatEvent) -> bool:
 
 
 def _saw(operation: Operation) -> Iterator[SeatRead]:
-    """The states of seats that an answer says there were."""
+    """Yields the states of seats that a response reports."""
     answer = operation.answer or {}
     place = (str(operation.request.get("flight_id", "")), str(operation.request.get("seat_number", "")))
     match operation.call, operation.outcome, operation.reason:
@@ -248,14 +251,14 @@ def _saw(operation: Operation) -> Iterator[SeatRead]:
 
 
 class _Labels:
-    """The versions of a seat that have something in common."""
+    """Finds the versions of a seat with a common property."""
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
         self._known: dict[Place, dict[tuple[str, str], list[int]]] = {}
 
     def versions(self, place: Place, kind: str, value: str) -> Sequence[int]:
-        """Ascending."""
+        """Returns the versions in ascending order."""
         if kind == "version":
             return [int(value)]
         if place not in self._known:

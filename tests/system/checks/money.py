@@ -1,7 +1,7 @@
 """Money is conserved, as the clients and the payment provider saw it.
 
-`skyhigh verify` adds up our own records. Here they are compared with what the provider took and gave back, with the
-codes that the clients typed, and with the prices and refunds that they were shown.
+`skyhigh verify` adds up our own records. This check compares them with the provider's charges and refunds, with the
+payment codes of the clients, and with the prices and refunds in their responses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PAID: Final = ("SUCCEEDED", "REFUNDING", "REFUNDED")
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns money that was taken, kept or given back otherwise than the clients were told."""
+    """Returns charges and refunds that differ from what the clients saw."""
     found = [*_codes(history, truth), *_shown(history, truth)]
     if truth.provider is not None:
         found += _provider(truth, truth.provider)
@@ -29,7 +29,7 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 def _codes(history: History, truth: Truth) -> Iterator[Violation]:
-    """Only a code that a client typed takes money, and the code that always fails takes none."""
+    """Only a code that a client entered causes a charge, and the code that always fails causes none."""
     typed: dict[str, list[Operation]] = defaultdict(list)
     for operation in history.of_calls("PayBooking"):
         booking = truth.booking.get(str(operation.request.get("booking_id", "")))
@@ -52,7 +52,7 @@ def _codes(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _shown(history: History, truth: Truth) -> Iterator[Violation]:
-    """Prices and fees that were shown are those that were taken; what was shown as given back was given back."""
+    """Prices and fees in responses were charged; refunds in responses were refunded."""
     for operation in history:
         texts = [
             *(text for _, booking in shown(operation, BOOKING_CALLS) for text in _of_booking(booking, truth)),
@@ -66,7 +66,7 @@ def _shown(history: History, truth: Truth) -> Iterator[Violation]:
 def _of_booking(booking: Mapping[str, Any], truth: Truth) -> Iterator[str]:
     row = truth.booking.get(str(booking.get("booking_id", "")))
     if row is None:
-        # A booking that is lost is reported as such (`acknowledged.py`).
+        # `acknowledged.py` reports a lost booking.
         return
     intent = truth.intent.get(str(booking.get("payment_intent_id", "")))
     total, refund = minor_units(booking.get("total")), minor_units(booking.get("refund"))
@@ -105,7 +105,7 @@ def _of_intent(shown_intent: Mapping[str, Any], truth: Truth) -> Iterator[str]:
 
 
 def _provider(truth: Truth, provider: Provider) -> Iterator[Violation]:
-    """What the provider took and gave back is what we know of."""
+    """The provider's charges and refunds are those in our records."""
     for text in (*_taken(truth, provider), *_given_back(truth, provider)):
         yield Violation(CHECK, text)
 

@@ -1,8 +1,9 @@
-"""Refusals are true (rule 11.15): a refused call changed nothing, or its repeat returns what it changed.
+"""Refusals are true (rule 11.15).
 
-Every change in the ledgers that a client's name stands on needs a call of that client that explains it: one that
-succeeded, one whose outcome the client does not know, or a refused one with a key whose answer is kept for its repeat.
-A change without such a call was made by a call that said it made none, or by no call at all.
+A refused call changed nothing, or its repeat returns what it changed. Every change with a client's name in the
+histories needs a call of that client that explains it: one that succeeded, one whose outcome the client does not know,
+or a refused one with a key whose response is stored for its repeat. Otherwise a call that reported no change made the
+change, or no call did.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tests.system.truth import BookingRow, SeatEvent, Transition, Truth
 
 CHECK: Final = "refusals"
 
-# What a principal's own call does to a booking, a check-in, an entry or an intent, by the state that it gets.
+# The calls by which a principal changes a booking, a check-in, an entry or an intent, by the new state.
 _STEPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "booking_id": {
         "CREATED": ("CreateBooking",),
@@ -47,7 +48,7 @@ _STEPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "intent_id": {"PROCESSING": ("SubmitPaymentCode",), "REFUNDING": ("RefundPayment",)},
 }
 
-# Calls whose repeat returns what the first did, also without a key: they bring about a state, no further resource.
+# Calls whose repeat returns the result of the first call even without a key: they set a state and create nothing.
 _REPEATABLE: Final = frozenset(
     {
         "ConfirmHold", "CancelHold", "BlockSeat", "UnblockSeat", "CancelCheckIn", "CancelBooking", "AcceptOffer",
@@ -59,13 +60,13 @@ DEFECT: Final = "INTERNAL"
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns changes that no call explains, with the refused calls that may have made them."""
+    """Returns the changes that no call explains, with the refused calls that may have made them."""
     calls = _Calls(history, truth)
     return [*_defects(history), *_seats(calls, truth), *_resources(calls, truth)]
 
 
 def _defects(history: History) -> Iterator[Violation]:
-    """No call fails for a reason that the contract has no name for."""
+    """No call fails with INTERNAL, the reason for defects."""
     for operation in history:
         if operation.reason == DEFECT:
             yield Violation(CHECK, "it was refused with a defect of the service", [operation])
@@ -88,15 +89,18 @@ class _Calls:
                     self._by_name[operation.principal, operation.call, name].append(operation)
 
     def of(self, principal: str, call: str) -> Sequence[Operation]:
-        """A principal's calls of an RPC."""
+        """Returns a principal's calls of an RPC."""
         return self._by_call.get((principal, call), ())
 
     def naming(self, principal: str, call: str, name: str) -> Sequence[Operation]:
-        """A principal's calls of an RPC that name a resource in their request or in their answer."""
+        """Returns a principal's calls of an RPC that name a resource in their request or response."""
         return self._by_name.get((principal, call, name), ())
 
     def may_have_effect(self, operation: Operation) -> bool:
-        """Whether the client was not told that the call changed nothing, or a repeat tells what it changed."""
+        """Returns whether the call may have changed something.
+
+        It may, unless it was refused. A refused call may if its repeat returns what it changed.
+        """
         if operation.outcome != "refused":
             return True
         if operation.code == "UNAVAILABLE" and operation.call in _REPEATABLE:
@@ -113,7 +117,7 @@ def _seats(calls: _Calls, truth: Truth) -> Iterator[Violation]:
         if event.actor not in calls.principals:
             continue
         causes = list(_causes(event, calls))
-        # The repeat of a check-in that could not be written goes on with the seat that was confirmed for it.
+        # A check-in may fail after its seat was confirmed. Its repeat continues with the confirmed seat.
         if any(calls.may_have_effect(each) or _goes_on(each) for each in causes):
             continue
         name = (event.actor, event.request_id, event.hold_id, event.to_state)
@@ -151,14 +155,14 @@ def _resources(calls: _Calls, truth: Truth) -> Iterator[Violation]:
             names = _STEPS[field].get(step.to_state, ())
             causes = [each for call in names for each in calls.naming(step.actor, call, step.subject)]
             if _on_a_lap(step, truth):
-                # An infant's check-in ends with its adult's.
+                # An infant's check-in ends with that of its adult.
                 causes += calls.of(step.actor, "CancelCheckIn")
             if step.to_state == "ASSIGNED":
                 causes += _confirmations(step, calls, truth)
             if any(calls.may_have_effect(each) for each in causes):
                 continue
             if step.from_state is None:
-                # An answer that was lost names no resource: the request has to describe it.
+                # A lost response names no resource, so the request has to match it.
                 described = list(_describing(step, names, calls, truth))
                 if any(calls.may_have_effect(each) for each in described):
                     continue
@@ -169,7 +173,10 @@ def _resources(calls: _Calls, truth: Truth) -> Iterator[Violation]:
 
 
 def _confirmations(step: Transition, calls: _Calls, truth: Truth) -> list[Operation]:
-    """The calls by which a passenger confirms the hold of an offer at the seat service, which assigns it."""
+    """Returns the calls by which a passenger confirms an offer's hold.
+
+    These calls go to the seat service, and assign the seat.
+    """
     entry = truth.entry.get(step.subject)
     return [
         each
@@ -185,7 +192,10 @@ def _on_a_lap(step: Transition, truth: Truth) -> bool:
 
 
 def _was_refused(step: Transition, truth: Truth) -> bool:
-    """Whether an order was written down, and then given up without seats: that is no effect."""
+    """Returns whether a booking was stored and then failed without seats.
+
+    That does not count as an effect.
+    """
     booking = truth.booking.get(step.subject)
     return booking is not None and booking.hold_id is None
 
@@ -194,7 +204,7 @@ def _describing(step: Transition, names: Iterable[str], calls: _Calls, truth: Tr
     for call in names:
         for operation in calls.of(step.actor, call):
             if operation.ok:
-                # It would name the resource.
+                # The response would name the resource.
                 continue
             booking = truth.booking.get(step.subject)
             if booking is not None:

@@ -1,9 +1,10 @@
-"""Linearizability of an object whose writes have versions 1..n: in O(n log n), because the order of writes is known.
+"""Linearizability of an object whose writes have versions 1..n.
 
-The writes are those of a ledger, so every one of them happened; what is not known is when. A write is bounded by the
-calls that can have caused it and by the answers that prove it; a read by its call and its answer, and it names the
-versions that it can have seen. The object is linearizable iff the checks below find nothing: order the operations by
-version, the write first, then the reads by their invocation; that order contradicts real time only in these ways.
+The check needs O(n log n), because the order of writes is known. The writes come from a history, so each of them
+happened; only the time is unknown. A write is bounded by the calls that can have caused it and by the responses that
+prove it; a read by its call and its response. A read also names the versions that it can have seen. The object is
+linearizable if and only if the checks below find nothing: sort the operations by version, the write first, then the
+reads by their invocation; that order contradicts real time only in these ways.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ Evidence = TypeVar("Evidence")
 
 @dataclass(slots=True)
 class Write(Generic[Evidence]):
-    """The write of one version: not before `invoked`, not after `returned`."""
+    """The write of one version, between `invoked` and `returned`."""
 
     invoked: float = -inf
     returned: float = inf
     cause: Evidence | None = None
-    """What was invoked then."""
+    """The evidence for `invoked`."""
     witness: Evidence | None = None
-    """What returned then."""
+    """The evidence for `returned`."""
 
     def not_before(self, moment: float, cause: Evidence) -> None:
         """Raises the lower bound."""
@@ -43,26 +44,26 @@ class Write(Generic[Evidence]):
 
 @dataclass(slots=True)
 class Read(Generic[Evidence]):
-    """A read that saw one of some versions, of which 0 is the beginning."""
+    """A read of one of several versions; 0 is the initial one."""
 
     invoked: float
     returned: float
     versions: Sequence[int]
-    """The versions that have what it saw, ascending."""
+    """The versions with what the read saw, ascending."""
     what: str
     evidence: Evidence
 
 
 @dataclass(slots=True)
 class Fault(Generic[Evidence]):
-    """Why an object is not linearizable."""
+    """A reason why an object is not linearizable."""
 
     text: str
     evidence: list[Evidence]
 
 
 def faults(writes: Sequence[Write[Evidence]], reads: Sequence[Read[Evidence]]) -> Iterator[Fault[Evidence]]:
-    """Yields what contradicts linearizability; `writes[0]` is version 1."""
+    """Yields the contradictions to linearizability; `writes[0]` is version 1."""
     yield from _writes_out_of_order(writes)
     yield from _misplaced_reads(writes, reads)
 
@@ -85,11 +86,11 @@ def _writes_out_of_order(writes: Sequence[Write[Evidence]]) -> Iterator[Fault[Ev
 
 
 def _misplaced_reads(writes: Sequence[Write[Evidence]], reads: Sequence[Read[Evidence]]) -> Iterator[Fault[Evidence]]:
-    # begun[v]: when the last call of the versions up to v was made; before that no read can have seen v.
+    # begun[v]: the time of the last call among the writes up to v; a read before that cannot have seen v.
     begun = [-inf, *accumulate((write.invoked for write in writes), max)]
-    # done[v]: when the first of the versions after v was certainly there; a later read can't have seen v.
+    # done[v]: the time at which the first version after v certainly existed; a later read cannot have seen v.
     done = [*reversed(list(accumulate((write.returned for write in reversed(writes)), min))), inf]
-    # The reads that have returned, by their return; the highest version that they needed.
+    # The reads that have returned, by their return time, with the lowest possible version of each.
     pending: list[tuple[float, int]] = []
     floor = 0
     for read in sorted(reads, key=lambda each: each.invoked):

@@ -1,7 +1,8 @@
-"""No principal sees or keeps what belongs to another (rules 11.12 and 11.14), as the clients saw it.
+"""No principal sees or keeps what belongs to another.
 
-A call that succeeded was one that its role may make; no passenger or customer was shown an id or an address of another
-one; nothing was taken with a right that had ended. That nothing is kept at rest is proven by `skyhigh verify`.
+Checks rules 11.12 and 11.14 as the clients saw them. A call that succeeded was one that its role may make; no passenger
+or customer was shown an id or an address of another one; no seat was taken with an entitlement that had ended. `skyhigh
+verify` proves that none is kept at rest.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from tests.system.history import History, Operation, strings_in
 from tests.system.truth import Truth
 
 CHECK: Final = "rights"
-# A right that ended is gone everywhere within this time, after any outage (rule 11.14).
+# An entitlement that ended is gone in all services within this time, after any outage (rule 11.14).
 GRACE_SECONDS: Final = 30.0
-# Who may see whatever there is.
+# The roles that may see everything.
 _ALL_SEEING: Final = frozenset({"agent", "operations", "service"})
-# Calls that say whom the caller wants seats for.
+# Calls that name the passengers of the seats.
 _NAMING: Final = frozenset({"HoldSeat", "HoldSeats", "ChangeHoldSeats", "CreateBooking"})
-# What takes or shows a seat, and needs the right to it.
+# Calls that take or show a seat, and need the entitlement to it.
 _TAKES: Final = frozenset(
     {"HoldSeat", "HoldSeats", "ChangeHoldSeats", "ExtendHold", "ConfirmHold", "StartCheckIn", "JoinWaitlist",
      "AcceptOffer", "GetBoardingPass", "GetBoardingPassSvg", "GetBoardingPassPng", "CreateBooking"}
@@ -29,7 +30,7 @@ _TAKES: Final = frozenset(
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns answers that a principal had no right to."""
+    """Returns the responses to which a principal had no right."""
     return [*_roles(history), *_leaks(history, truth), *_ended(history, truth)]
 
 
@@ -41,7 +42,7 @@ def _roles(history: History) -> Iterator[Violation]:
 
 
 class _Owners:
-    """Whose each id, locator and address is: the principals that may see it."""
+    """The principals that may see each id, locator and address."""
 
     def __init__(self, history: History, truth: Truth) -> None:
         self.of: dict[str, set[str]] = {}
@@ -72,7 +73,7 @@ class _Owners:
         for hold in truth.holds:
             self._add({hold.owner}, hold.hold_id)
         for seat in truth.hold_seats:
-            # A passenger may see its seat also if another caller holds it for the passenger.
+            # A passenger may see its seat even if another caller holds it for the passenger.
             self._add(self.of.get(seat.passenger_id, set()), seat.hold_id)
         for check_in in truth.check_ins:
             own = {f"passenger:{check_in.pnr}"} | self.of.get(check_in.passenger_id, set())
@@ -82,7 +83,7 @@ class _Owners:
 
     def _add(self, own: set[str], *names: str | None) -> None:
         for name in names:
-            # Without an owner in the history or the state, the check knows no stranger either.
+            # If neither the history nor the state names an owner, the check cannot tell strangers.
             if name and own:
                 self.of.setdefault(name, set()).update(own)
 
@@ -94,9 +95,9 @@ def _leaks(history: History, truth: Truth) -> Iterator[Violation]:
             continue
         own = {operation.principal}
         if operation.call == "CreateSession" and operation.ok:
-            # The session's own principal, which the caller had by the right name.
+            # The session's own principal, whose name and locator the caller knew.
             own.add(f"passenger:{str(operation.request.get('pnr', '')).strip().upper()}")
-        # A refusal, and the answer to who names passengers of its own, repeats what was asked.
+        # Refusals, and responses to callers that name their own passengers, repeat the request.
         asked = strings_in(operation.request) if not operation.ok or operation.call in _NAMING else set()
         for text in strings_in(operation.answer) - asked:
             allowed = owners.get(text)
@@ -108,7 +109,7 @@ def _leaks(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _ended(history: History, truth: Truth) -> Iterator[Violation]:
-    """Nothing is taken with a right that had ended long enough before the call."""
+    """No seat is taken with an entitlement that had ended long enough before the call."""
     clock = _Clock(history)
     flights: dict[str, tuple[float, Operation]] = {}
     travellers: dict[tuple[str, str], tuple[float, Operation]] = {}
@@ -130,7 +131,7 @@ def _ended(history: History, truth: Truth) -> Iterator[Violation]:
         if not operation.ok or operation.call not in _TAKES:
             continue
         if operation.request_id is not None and first[operation.principal, operation.request_id] is not operation:
-            # It is answered as the first request with its key was, which is looked at itself.
+            # It gets the response of the first request with its key, which is checked itself.
             continue
         for flight_id, passenger_id in _used(operation, truth):
             end = travellers.get((flight_id, passenger_id)) or flights.get(flight_id)
@@ -144,7 +145,7 @@ def _ended(history: History, truth: Truth) -> Iterator[Violation]:
 
 
 def _used(operation: Operation, truth: Truth) -> Iterator[tuple[str, str]]:
-    """The passengers of flights whose right to a seat an answer used."""
+    """Yields the flights and passengers whose entitlement a response used."""
     answer: dict[str, Any] = operation.answer or {}
     for each in (answer, *answer.get("seats", ())):
         if each.get("flight_id"):
@@ -157,7 +158,10 @@ def _used(operation: Operation, truth: Truth) -> Iterator[tuple[str, str]]:
 
 
 class _Clock:
-    """Time without faults: what may be late under a fault is not late until the grace has passed after it."""
+    """Tells when faults no longer excuse a delay.
+
+    A service may be late under a fault, and until the grace period after it has passed.
+    """
 
     def __init__(self, history: History) -> None:
         self._faults: list[tuple[float, float]] = []
@@ -171,7 +175,7 @@ class _Clock:
         self._faults.sort()
 
     def calm_after(self, moment: float) -> float:
-        """The first moment after which GRACE_SECONDS without a fault have passed since `moment`."""
+        """Returns the end of the first GRACE_SECONDS without a fault since `moment`."""
         end = moment + GRACE_SECONDS
         for begun, mended in self._faults:
             if begun < end and mended > moment:

@@ -1,7 +1,7 @@
-"""Versions that a client saw never go back, and whatever has one version is one thing.
+"""Versions that a client saw never decrease, and one version always shows one state.
 
-A client's seat map never gets older (SEAT-12). All clients see one map at one version of a flight. The events of a seat
-that were listed are those of the ledger, from the first without gap.
+A client's seat map never gets older (SEAT-12). All clients see the same map at one version of a flight. The listed
+events of a seat are those of its history, from the first one without a gap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _MAPS: Final = ("GetSeatMap", "GetSeatMapJson")
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns maps that are older than one that their client had, or differ from another of their version."""
+    """Returns maps with a wrong version.
+
+    Such a map is older than an earlier one of its client, or differs from another map of its version.
+    """
     return [*_going_back(history), *_two_maps(history), *_not_of_the_ledger(history, truth), *_listings(history, truth)]
 
 
@@ -34,7 +37,7 @@ def _maps(history: History) -> Iterator[tuple[Operation, str, int, dict[str, Any
 
 
 def _going_back(history: History) -> Iterator[Violation]:
-    # Of each client and flight: the highest version, and the operations whose answers it may not have had yet.
+    # By client and flight: the highest version, and the operations whose responses it may not have had yet.
     highest: dict[tuple[str, str], tuple[int, Operation]] = {}
     waiting: dict[tuple[str, str], list[tuple[float, int, Operation]]] = {}
     for operation, flight_id, version, answer in sorted(_maps(history), key=lambda each: each[0].invoked):
@@ -57,7 +60,10 @@ def _going_back(history: History) -> Iterator[Violation]:
 
 
 def _two_maps(history: History) -> Iterator[Violation]:
-    """All maps of a version are one: snapshots of watches, too. Maps that changes add up to are for `watches.py`."""
+    """All maps of a version are equal, including snapshots of watches.
+
+    `watches.py` checks the maps built from changes.
+    """
     first: dict[tuple[str, int], tuple[str, Operation]] = {}
     for operation, flight_id, version, states in full_maps(history):
         known = first.setdefault((flight_id, version), (states, operation))
@@ -66,7 +72,10 @@ def _two_maps(history: History) -> Iterator[Violation]:
 
 
 def full_maps(history: History) -> Iterator[tuple[Operation, str, int, str]]:
-    """Every whole map that a client got: operation, flight, version, and a letter for each seat."""
+    """Yields every whole map that a client received.
+
+    As operation, flight, version, and a letter for each seat.
+    """
     for operation, flight_id, version, answer in _maps(history):
         if "states" in answer:
             yield operation, flight_id, version, str(answer["states"])
@@ -78,7 +87,10 @@ def full_maps(history: History) -> Iterator[tuple[Operation, str, int, str]]:
 
 
 def _not_of_the_ledger(history: History, truth: Truth) -> Iterator[Violation]:
-    """Each seat of a map had that state once; a map of the last version is the map at rest."""
+    """Each seat of a map had that state at some time.
+
+    A map of the last version is the map at rest.
+    """
     had: dict[str, list[set[str]]] = {}
     told: set[tuple[str, int, str]] = set()
     for operation, flight_id, version, states in full_maps(history):

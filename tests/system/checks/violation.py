@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The finding of a check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.system.history import Operation
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that a client saw, and the ledger or another client contradicts."""
+    """What a client saw, in contradiction to the databases or to another client."""
 
     check: str
     text: str

@@ -1,7 +1,7 @@
 """The waitlist is first come, first served, as its clients saw it.
 
-Who had joined before another called is older; a position never grows; a seat that an older entry asked for is not
-assigned to a younger one. What an entry wants is what its client asked for, not what the service wrote down.
+An entry that joined before another one's call is older; a position never increases; a seat that an older entry asked
+for is not assigned to a younger one. The wishes of an entry are those in its client's request, not in the database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ CHECK: Final = "waitlist"
 
 @dataclass(slots=True)
 class _Joining:
-    """How an entry came to be: the first call that can have made it, and the first answer that showed it."""
+    """The origin of an entry.
+
+    It has the first call that can have created the entry, and the first response that showed it.
+    """
 
     invoked: Operation
     returned: float
@@ -30,7 +33,7 @@ class _Joining:
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns entries that were overtaken."""
+    """Returns entries that did not get a seat in their turn."""
     joined = _joined(history)
     return [
         *_out_of_line(joined, truth),
@@ -55,7 +58,7 @@ def _joined(history: History) -> dict[str, _Joining]:
 
 
 def _out_of_line(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Violation]:
-    """The order of joining is that of the calls, where one had ended before another began."""
+    """If a call to join ended before another one began, its entry comes first."""
     by_flight: dict[str, list[tuple[EntryRow, _Joining]]] = defaultdict(list)
     for entry_id, joining in joined.items():
         if entry_id in truth.entry:
@@ -103,7 +106,8 @@ def _overtaken(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Violati
             if younger.state not in ("OFFERED", "ASSIGNED") or seat is None or younger.match_time is None:
                 continue
             for older in entries[:place]:
-                # A match that is newer than the younger one's is the next; the one before was undone with a reason.
+                # A later match replaced an earlier one, which was undone for a reason; so the entry may have been
+                # matched before.
                 waited = (
                     (older.fact_time or older.create_time or inf) < younger.match_time
                     and (older.end_time or inf) > younger.match_time
@@ -133,7 +137,10 @@ def _wants(preferences: Mapping[str, Any], seat_number: str, position: str, cabi
 
 
 def _positions(history: History) -> Iterator[Violation]:
-    """Of two readings one after the other the later has no higher position, and only who waits has one."""
+    """A position never increases, and only a WAITING entry has one.
+
+    Compares each read with those that had returned before its call.
+    """
     lowest: dict[str, list[tuple[float, int, Operation]]] = defaultdict(list)
     for operation in sorted(history.of_calls("GetWaitlistEntry"), key=lambda each: each.invoked):
         for moment, entry in shown(operation, ENTRY_CALLS):

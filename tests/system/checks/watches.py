@@ -1,8 +1,8 @@
-"""Watches have no gaps: what a watch's messages add up to is the map of their version.
+"""Watches have no gaps: the messages of a watch add up to the map of their version.
 
-A stream begins with a snapshot, or goes on from the version that its client knows; versions grow from message to
-message. The map that the messages add up to is compared with every whole map of the same version that any client got,
-with the ledger around that time, and, where the watch saw the last version, with the map at rest. A watch that stayed
+A stream begins with a snapshot, or continues from the version that its client knows; versions increase from message to
+message. The map from the messages is compared with every whole map of the same version that any client received, with
+the seat history around that time, and, if the watch saw the last version, with the map at rest. A watch that stayed
 open until rest has seen the last version.
 """
 
@@ -18,20 +18,20 @@ from tests.system.history import LETTERS, STREAMS, History, Operation
 from tests.system.truth import SeatEvent, Truth
 
 CHECK: Final = "watches"
-# The ledger's times are those of statements; under faults a transaction may commit that much later.
+# The history's times are those of statements; under faults a transaction may commit up to this much later.
 COMMIT_SECONDS: Final = 30.0
-# How many messages are added up between two comparisons with the ledger.
+# The number of messages between two comparisons with the seat history.
 LEDGER_EVERY: Final = 16
-# A watch shows a change within this time once the system is at rest.
+# A watch shows a change within this time after the system is at rest.
 REST_SECONDS: Final = 10.0
 
 
 def check(history: History, truth: Truth) -> list[Violation]:
-    """Returns streams whose messages are out of order, or do not add up."""
+    """Returns streams whose messages are out of order or do not add up."""
     maps = {(flight_id, version): (states, operation) for operation, flight_id, version, states in full_maps(history)}
     flights: dict[str, _Flight] = {}
     found: list[Violation] = []
-    # What each client's watches added up to: a stream that is opened again goes on from there.
+    # The sum of the messages by client, flight and version: a reopened stream continues from there.
     known: dict[tuple[str, str, int], dict[str, str]] = {}
     rest = _rest(history)
     for operation in sorted(history.of_calls("WatchSeatMap"), key=lambda each: each.invoked):
@@ -44,7 +44,10 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 def _rest(history: History) -> float | None:
-    """When nothing changed any more: at the mark, else as soon as the last call and the last fault had ended."""
+    """Returns the time from which nothing changed any more.
+
+    It is the time of the mark, or else the end of the last call and the last fault.
+    """
     marked = [mark.at for mark in history.marks if mark.kind == "rest"]
     if marked:
         return min(marked)
@@ -72,7 +75,7 @@ def _stream(
         if seats is None:
             continue
         known[operation.client, flight.flight_id, version] = seats
-        # The ledger is asked now and then, and at the end: a change that is missing stays missing.
+        # Compared only at intervals and at the end, because a missing change stays missing.
         with_ledger = position % LEDGER_EVERY == 0 or position == len(messages) - 1
         text, other = flight.differs(seats, version, with_ledger=with_ledger)
         if text:
@@ -91,21 +94,21 @@ def _misplaced(message: dict[str, Any], at: int, version: int) -> str:
 
 
 def _late(operation: Operation, flight_id: str, truth: Truth, rest: float | None) -> Iterator[Violation]:
-    """A watch that is still open when nothing changes any more has seen everything."""
+    """A watch that is still open at rest has seen all changes."""
     messages: list[dict[str, Any]] = (operation.answer or {}).get("messages", [])
     if rest is None or operation.returned is None or operation.returned < rest + REST_SECONDS or not messages:
         return
     seen, last = int(messages[-1]["version"]), truth.version_of_map(flight_id)
-    # A stream that was cut shortly before its end had no time for it.
+    # A stream that was cut shortly before its end had no time to show the last changes.
     if operation.ok and seen < last:
         yield Violation(CHECK, f"it ended at version {seen} of {flight_id}, {last} was there at rest", [operation])
 
 
 class _Flight:
-    """What is known of a flight's maps: whole maps by version, and its changes in the order of their times.
+    """The known maps of a flight: whole maps by version, and its changes in the order of their times.
 
-    That is roughly the order of its versions: transactions may commit in another order than their statements began, so
-    that a version is compared with what was so within a time around it.
+    That is roughly the order of the versions. Transactions may commit in another order than their statements began, so
+    a version is compared with the states within some time around it.
     """
 
     def __init__(self, flight_id: str, truth: Truth, maps: dict[tuple[str, int], tuple[str, Operation]]) -> None:
@@ -122,11 +125,14 @@ class _Flight:
         self._times = sorted(event.event_time for event in every if event.event_time is not None)
 
     def seats(self, states: str) -> dict[str, str]:
-        """A whole map by seat number."""
+        """Returns a whole map by seat number."""
         return dict(zip(self._numbers, states, strict=False))
 
     def differs(self, seats: dict[str, str], version: int, *, with_ledger: bool) -> tuple[str, list[Operation]]:
-        """Why a watch's sum is not the map of its version, and another operation that shows it; "" if it is."""
+        """Returns why the sum of a watch's messages is not the map of its version.
+
+        Also returns another operation that shows it. The text is empty if the sum is right.
+        """
         states = "".join(seats.get(number, "?") for number in self._numbers)
         whole = self._maps.get((self.flight_id, version))
         if whole is not None and whole[0] != states:
@@ -139,7 +145,10 @@ class _Flight:
         return "", []
 
     def _impossible(self, seats: dict[str, str], version: int) -> str:
-        """A seat that was not as shown at any time around a version; "" if there is none."""
+        """Returns a seat that was not as shown at any time around a version.
+
+        Returns "" if there is none.
+        """
         if not self._times or version > len(self._times) + 1:
             return ""
         moment = self._times[max(0, version - 2)]

@@ -1,6 +1,6 @@
 """`python -m tests.system.faults --seed N --seconds 60`: plays faults without load, and shows that the stack recovers.
 
-After each fault it prints how long the stack took to serve again. It ends with 1 if the stack does not.
+After each fault it prints how long the stack took to serve again. The exit code is 1 if the stack does not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
     if not kinds:
         parser.error(f"no kind of faults has a name that matches {arguments.only!r}")
     environment.clean()
-    # A shell starts what it puts into the background with it ignored: then nothing would end the run in order.
+    # A shell starts a background process with SIGINT ignored, and then nothing could end the run properly.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(_main(arguments, kinds))

@@ -1,7 +1,8 @@
-"""The faults. Each begins, lasts as long as the schedule says, and is undone; the product must recover by itself.
+"""The faults.
 
-A fault is a value: its fields are all that it needs, so the schedule that a seed makes can be printed and replayed.
-`begin` raises Unsuitable if the stack has no such part. `end` follows every `begin`, also one that failed.
+Each begins, lasts as long as the schedule says, and is undone; the product must recover by itself. A fault is a value:
+its fields are everything that it needs, so that the schedule of a seed can be printed and replayed. `begin` raises
+Unsuitable if the stack has no such part. `end` follows every `begin`, even one that failed.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from tests.system.faults.proxy import Conditions
 from tests.system.faults.stack import REPOSITORY, RunningStack, StackError
 from tests.waiting import pause
 
-# No fault may take longer to begin or to be undone; a broker that lost its data starts in a third of this.
+# The limit for the beginning and the end of a fault; a broker that lost its data starts in a third of this.
 BEGIN_SECONDS: Final = 300
 END_SECONDS: Final = 300
 MOCK_SECONDS: Final = 5
-# A copy of a message is published again this long after the message.
+# The range of delays after which a copy of a message is published.
 COPY_SECONDS: Final = (0.0, 1.5)
 COPIES: Final = 2
 REPEATED: Final = "x-repeated-by-tester"
@@ -44,7 +45,7 @@ NO_TASK: Final[asyncio.Task[None] | None] = None
 
 
 class Unsuitable(Exception):
-    """The stack has no part that the fault needs."""
+    """The stack lacks a part that the fault needs."""
 
 
 @dataclass
@@ -52,24 +53,30 @@ class Fault(ABC):
     """A fault with its parameters."""
 
     needs_host: ClassVar[bool] = False
-    """Whether it orders a stop or a start, which a stack that was attached does not do."""
+    """Whether it stops or starts a process, which is not possible on an attached stack."""
 
     @property
     @abstractmethod
     def parts(self) -> frozenset[str]:
-        """The processes and connections that it meets."""
+        """The processes and connections that it affects."""
 
     @abstractmethod
     async def begin(self, stack: RunningStack) -> None:
-        """Begins it."""
+        """Begins the fault."""
 
     async def end(self, stack: RunningStack) -> None:  # noqa: B027
-        """Undoes it. Most faults that end a process are undone by the product's own supervisor."""
+        """Undoes the fault.
+
+        The product's own supervisor undoes most faults that end a process.
+        """
 
 
 @asynccontextmanager
 async def acting(fault: Fault, stack: RunningStack) -> AsyncIterator[None]:
-    """Has the fault act within the block. The end is not cancelled with the block."""
+    """Applies the fault within the block.
+
+    A cancellation of the block does not cancel the end of the fault.
+    """
     try:
         async with asyncio.timeout(BEGIN_SECONDS):
             await fault.begin(stack)
@@ -80,7 +87,7 @@ async def acting(fault: Fault, stack: RunningStack) -> AsyncIterator[None]:
 
 
 async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits work to its end, and raises a cancellation that came meanwhile only then."""
+    """Awaits work to its end; raises a cancellation of the meantime only after that."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
@@ -105,7 +112,7 @@ class _OfProcess(Fault):
 
 @dataclass
 class Killed(_OfProcess):
-    """SIGKILL of a process with all that it started, as if its machine had crashed."""
+    """SIGKILL of a process and all its children, as if its machine had crashed."""
 
     async def begin(self, stack: RunningStack) -> None:
         self.check(stack)
@@ -114,7 +121,7 @@ class Killed(_OfProcess):
 
 @dataclass
 class WorkerKilled(Fault):
-    """SIGKILL of one worker of a service, again every so many seconds."""
+    """SIGKILL of one worker of a service, repeated every so many seconds."""
 
     service: str
     seed: int = 0
@@ -143,7 +150,10 @@ class WorkerKilled(Fault):
 
 @dataclass
 class Paused(_OfProcess):
-    """SIGSTOP of a process and all that it started, or of one worker alone; its connections stay open."""
+    """SIGSTOP of a process and all its children, or of one worker.
+
+    Its connections stay open.
+    """
 
     worker: int | None = None
     _pids: Sequence[int] = field(default=(), init=False, repr=False, compare=False)
@@ -188,7 +198,7 @@ class Restarted(_OfProcess):
 
 @dataclass
 class RollingRestart(Fault):
-    """Each service is restarted, one after another, as in the rollout of a version."""
+    """The services are restarted one after another, as in the rollout of a version."""
 
     services: tuple[str, ...] = SERVICE_LABELS
     needs_host: ClassVar[bool] = True
@@ -205,7 +215,10 @@ class RollingRestart(Fault):
 
 @dataclass
 class BrokerDataLost(Fault):
-    """RabbitMQ stops and starts again with an empty disk: no queue, no message, no exchange of a relay."""
+    """RabbitMQ stops and starts again with an empty disk.
+
+    It has no queue, no message and no marker exchange of a relay.
+    """
 
     needs_host: ClassVar[bool] = True
 
@@ -226,7 +239,7 @@ class BrokerDataLost(Fault):
 
 @dataclass
 class RedisFlushed(Fault):
-    """Redis forgets all keys."""
+    """Redis loses all keys."""
 
     @property
     def parts(self) -> frozenset[str]:
@@ -294,7 +307,10 @@ class BackendsKilled(Fault):
 
 @dataclass
 class Disturbed(Fault):
-    """Connections are disturbed by their proxies: slow, silent, refused, or cut before or after a request was sent."""
+    """Connections are disturbed by their proxies.
+
+    They are slow, silent, refused, or cut before or after a request was sent.
+    """
 
     wires: str
     """A regular expression for the names of the proxies."""
@@ -325,7 +341,10 @@ class Disturbed(Fault):
 
 @dataclass
 class MessagesDuplicated(Fault):
-    """Each event is published again, up to twice, some time after it: consumers get it repeatedly and late."""
+    """Each event is published again, up to twice, after some time.
+
+    Consumers get it repeatedly and late.
+    """
 
     seed: int = 0
     copies: int = field(default=0, init=False)
@@ -379,9 +398,10 @@ class MessagesDuplicated(Fault):
 
 @dataclass
 class ClockSkewed(Fault):
-    """A service runs with a clock that is wrong by so many seconds; Postgres' clock stays right.
+    """A service runs with a clock that is wrong by so many seconds.
 
-    The service is restarted at the beginning and at the end, because a process has its clock from its start on.
+    Postgres' clock stays right. The service is restarted at the beginning and at the end, because the clock of a
+    running process cannot change.
     """
 
     service: str
@@ -403,7 +423,10 @@ class ClockSkewed(Fault):
 
 
 async def clock_library(folder: Path, seconds: int) -> Path:
-    """Compiles the library that moves a process's clock by so many seconds. Raises Unsuitable without a compiler."""
+    """Compiles the library that moves a process's clock by so many seconds.
+
+    Raises Unsuitable without a compiler.
+    """
     library = folder / f"clock{seconds:+}.so"
     if library.exists():
         return library
@@ -423,7 +446,7 @@ class MockFailing(Fault):
     """A mock fails in one of its ways (deploy/mocks/README.md)."""
 
     control: str
-    """The variable that has the URL of its control port."""
+    """The variable with the URL of its control port."""
     switches: Mapping[str, Any]
 
     @property
@@ -444,7 +467,7 @@ class MockFailing(Fault):
             aiohttp.ClientSession(timeout=timeout) as http,
             http.request(method, url, json=None if switches is None else dict(switches)) as answer,
         ):
-            # An older commit's mock knows fewer switches.
+            # The mock of an older commit has fewer switches.
             if answer.status != 200:
                 raise Unsuitable(f"{self.control} refuses {self.switches}: {answer.status}")
 

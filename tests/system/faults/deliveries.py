@@ -1,4 +1,7 @@
-"""Reorders what RabbitMQ delivers, by its frames: AMQP 0-9-1, section 4.2 (framing) and 4.2.6 (content)."""
+"""Reorders the deliveries of RabbitMQ by their frames.
+
+See AMQP 0-9-1, section 4.2 (framing) and 4.2.6 (content).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import Final
 
 METHOD, HEADER, BODY = 1, 2, 3
 FRAME_HEADER: Final = struct.Struct(">BHI")
-# After the payload of each frame comes one byte.
+# The payload of each frame is followed by one byte.
 FRAME_END_BYTES: Final = 1
 # Class and method of Basic.Deliver.
 DELIVER: Final = struct.pack(">HH", 60, 60)
-# In the payload of a content header, after its class and weight: how many bytes the bodies have.
+# The size of the bodies, which follows class and weight in the payload of a content header.
 BODY_SIZE: Final = struct.Struct(">Q")
 BODY_SIZE_OFFSET: Final = 4
 MOST_HELD: Final = 16
@@ -22,7 +25,7 @@ HOLD_SECONDS: Final = (0.05, 0.4)
 
 @dataclass(slots=True)
 class _Delivery:
-    """A delivery whose frames have begun to arrive."""
+    """A delivery of which some frames have arrived."""
 
     frames: bytearray
     body_left: int | None = None
@@ -34,22 +37,25 @@ class _Delivery:
 
 @dataclass(slots=True)
 class Shuffler:
-    """Holds whole deliveries of one connection back and releases them in another order. All other frames pass."""
+    """Delays whole deliveries of one connection and releases them in another order.
+
+    All other frames pass.
+    """
 
     generator: random.Random
     _unread: bytearray = field(default_factory=bytearray)
     _begun: dict[int, _Delivery] = field(default_factory=dict)
-    """By channel: contents of one channel do not interleave."""
+    """By channel, because the contents of one channel do not interleave."""
     _held: list[tuple[int, bytes]] = field(default_factory=list)
-    """Whole deliveries with their channel."""
+    """Delayed deliveries with their channel."""
 
     @property
     def holds(self) -> bool:
-        """Whether it holds deliveries back."""
+        """Whether deliveries are delayed at present."""
         return bool(self._held)
 
     def hold_seconds(self) -> float:
-        """Returns for how long the next deliveries are held back."""
+        """Returns for how long the next deliveries are delayed."""
         return self.generator.uniform(*HOLD_SECONDS)
 
     def feed(self, data: bytes) -> bytes:
@@ -64,14 +70,14 @@ class Shuffler:
             elif kind in (HEADER, BODY) and channel in self._begun:
                 self._continue(channel, kind, frame, payload)
             else:
-                # The channel may be closed by this frame; a delivery after that would violate the protocol.
+                # This frame may close the channel; a delivery after that would violate the protocol.
                 passed += self._release_of(channel) + frame
         if len(self._held) >= MOST_HELD:
             passed += self.release()
         return bytes(passed)
 
     def release(self) -> bytes:
-        """Returns the deliveries that were held back, in a random order."""
+        """Returns the delayed deliveries in a random order."""
         held, self._held = self._held, []
         self.generator.shuffle(held)
         return b"".join(delivery for _, delivery in held)

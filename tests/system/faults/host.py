@@ -1,8 +1,9 @@
-"""Runs the stack of a checkout, and does what the tester orders. `stack.py` starts it with that checkout's Python.
+"""Runs the stack of a checkout and carries out the tester's orders.
 
-A program of its own, because the checkout may be an older commit: it imports only `deploy.local`, which the checkout's
-Python finds in the checkout, and nothing of the tests. Orders and answers are JSON lines on standard input and output.
-It ends all processes when standard input ends, so a tester that is killed leaves none behind.
+`stack.py` starts it with that checkout's Python. It is a separate program, because the checkout may be an older commit:
+it imports only `deploy.local`, which the checkout's Python finds in the checkout, and nothing of the tests. Orders and
+answers are JSON lines on standard input and output. It ends all processes when standard input ends, so that a killed
+tester leaves no processes behind.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from deploy.local.stack import Stack
 from deploy.local.supervisor import StartError, Supervisor
 
 ADDRESS: Final = re.compile(r"127\.0\.0\.1:(\d+)")
-# Where a process listens itself.
+# Variables with an address on which the process itself listens.
 OWN_ADDRESS: Final = re.compile(r"_(LISTEN|CONTROL|PORT)$")
 
 
 class Host:
-    """One running stack and the orders for it."""
+    """A running stack and the orders for it."""
 
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
         self._stack = Stack.from_environment()
-        # Changed by orders; a supervisor reads it at each start of a process.
+        # Orders change these; a supervisor reads them at each start of a process.
         self._variables: dict[str, dict[str, str]] = {}
         self._supervisor: Supervisor | None = None
         self._processes = [self._with_own_variables(process) for process in self._stack.processes()]
@@ -56,7 +57,7 @@ class Host:
                 }
             )
             for name, variables in self._variables.items()
-            # The servers connect to none of ours.
+            # The servers do not connect to our processes.
             if any(variable.startswith("SKYHIGH_") for variable in variables)
         }
 
@@ -66,7 +67,7 @@ class Host:
             print(json.dumps(content), file=self._answers, flush=True)
 
     async def carry_out(self, order: Mapping[str, Any]) -> None:
-        """Carries out an order and answers with its number, and with an error if it failed."""
+        """Carries out an order; answers with its number, and with an error if it failed."""
         try:
             await self._do(order["do"], order)
         except Exception as error:
@@ -99,7 +100,7 @@ class Host:
         return self._supervisor
 
     def _connect_through(self, ports: Mapping[str, Mapping[str, int]]) -> None:
-        """Has each process connect to other ports: `ports` by the process's name and the port that it had."""
+        """Lets each process connect to other ports: `ports` by the process's name and the original port."""
         for name, replaced in ports.items():
 
             def replace(match: re.Match[str], replaced: Mapping[str, int] = replaced) -> str:
@@ -124,7 +125,7 @@ class Host:
         await self._supervisor.start()
 
     async def stop(self) -> None:
-        """Ends all processes, also those that the tester has paused."""
+        """Ends all processes, including those that the tester has paused."""
         if self._supervisor is not None:
             for status in self._supervisor.statuses:
                 _continue(status.pid)
@@ -132,7 +133,7 @@ class Host:
 
 
 def _start_ticks(pid: int) -> int:
-    # proc(5), field 22; the name in field 2 may hold blanks and parentheses.
+    # proc(5), field 22; the name in field 2 may contain blanks and parentheses.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
@@ -147,8 +148,8 @@ def _continue(leader: int | None) -> None:
 
 
 async def main() -> None:
-    """Carries out orders until standard input ends or a signal comes."""
-    # What else prints must not mix with the answers: processes inherit standard output.
+    """Carries out orders until standard input ends or a signal arrives."""
+    # Other output must not mix with the answers, because child processes inherit standard output.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     host = Host(answers)

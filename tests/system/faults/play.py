@@ -15,14 +15,14 @@ from tests.waiting import pause
 
 @dataclass(slots=True)
 class Played:
-    """What became of a fault. Times are of the monotonic clock."""
+    """The course of a fault. Times are of the monotonic clock."""
 
     planned: Planned
     began: float
     ended: float | None = None
-    """When it was undone; None while it lasts."""
+    """The time at which it was undone; None while it lasts."""
     skipped: str = ""
-    """Why the stack could not have this fault."""
+    """Why the fault was not possible on this stack."""
     error: str = ""
     """Why it could not begin or be undone; then the run proves nothing."""
 
@@ -44,12 +44,12 @@ async def play(
     after_group: Callable[[], Awaitable[None]] = _calm,
     changed: Callable[[Played], None] = _unseen,
 ) -> list[Played]:
-    """Plays the faults; returns what became of each, and appends it to `played` when the fault begins.
+    """Plays the faults.
 
-    A group of faults begins when its time has come and the calm seconds after the one before it have passed: on a slow
-    machine all that follows comes later. No group begins that would not be undone at `until`, a moment of the
-    monotonic clock. `after_group` is awaited when the faults of a group are undone; `changed` is called when a fault
-    begins and when it was undone.
+    Returns the course of each, and appends it to `played` when the fault begins. A group of faults begins at its time,
+    but not before the calm seconds after the group before it have passed: on a slow machine all later groups are
+    delayed. A group does not begin if it would not be undone at `until`, a time of the monotonic clock. `after_group`
+    is awaited after the faults of a group are undone; `changed` is called when a fault begins and when it was undone.
     """
     record = [] if played is None else played
     start = time.monotonic()
@@ -61,7 +61,7 @@ async def play(
         async with asyncio.TaskGroup() as acts:
             for each in group:
                 acts.create_task(_play_one(stack, each, start, record, changed))
-        # What the group took longer than planned delays all others.
+        # If the group took longer than planned, all later ones are delayed.
         start += max(0.0, time.monotonic() - (start + ends_seconds))
         await after_group()
     return record

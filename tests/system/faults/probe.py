@@ -1,4 +1,7 @@
-"""Whether a stack serves: every service answers through the gateway, changes are committed, and events arrive."""
+"""Checks that a stack serves.
+
+Every service responds through the gateway, changes are committed, and events arrive.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ ANSWER_SECONDS: Final = 3
 PROBE_SECONDS: Final = 0.05
 ROWS, LETTERS = range(1, 31), "ABCDEF"
 RELEASED: Final = "seat.released.v1"
-# A read of each service that asks its database; 404 is the answer of a service that works.
+# A read of each service that reaches its database; a working service answers 404 to some of them.
 READS: Final = {
     "/v1/flights/{flight}/seatmap": 200,
     "/v1/bookings/{id}": 404,
@@ -37,11 +40,11 @@ READS: Final = {
 
 
 class NotServing(Exception):
-    """A part of the stack does not do its work; the text says which."""
+    """A part of the stack does not work; the text says which."""
 
 
 class Probe:
-    """Asks a stack whether it serves. Each time it holds a seat and cancels the hold."""
+    """Checks that a stack serves. Each check holds a seat and cancels the hold."""
 
     def __init__(
         self,
@@ -69,7 +72,10 @@ class Probe:
             raise NotServing(repr(error)) from error
 
     async def seconds_to_serve(self, *, patience_seconds: float) -> float:
-        """Asks until the stack serves; returns how long that took. Raises NotServing if it takes too long."""
+        """Checks until the stack serves; returns the seconds.
+
+        Raises NotServing if it takes too long.
+        """
         began = time.monotonic()
         while True:
             asked = time.monotonic()
@@ -89,7 +95,10 @@ class Probe:
         await self._call("POST", f"/v1/holds/{hold['holdId']}/cancel", 200, {})
 
     async def _events_arrived(self) -> None:
-        """Raises NotServing if an event is not published, or a released seat is unknown to the waitlist service."""
+        """Raises NotServing if events do not arrive.
+
+        An event is unpublished, or the waitlist service does not know a released seat.
+        """
         waiting = {}
         for service in SERVICES:
             query = f"SELECT count(*) FROM {service.name}.outbox WHERE publish_time IS NULL AND create_time < $1"
@@ -133,7 +142,7 @@ async def probing(stack: RunningStack) -> AsyncIterator[Probe]:
             pb.ProvisionSeatsRequest(flight_id=flight_id, layout_id=LAYOUT), metadata=metadata, timeout=20
         )
     timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    # A connection of its own for each call: the fault may have ended those of the last probe.
+    # A new connection for each call, because the fault may have ended those of the last probe.
     connector = aiohttp.TCPConnector(force_close=True)
     async with (
         aiohttp.ClientSession(timeout=timeout, connector=connector) as http,

@@ -1,8 +1,9 @@
-"""A TCP proxy that disturbs the connections between two processes: latency, black holes, resets, cuts, reordering.
+"""A TCP proxy that disturbs the connections between two processes.
 
-Each proxy stands before one server for one client, so a fault meets exactly one connection of the architecture. A cut
-after a request was forwarded leaves the client without the answer to a request that the server has executed. The random
-numbers come from the generator that the proxy is given; the moments at which bytes arrive do not.
+It adds latency, makes black holes, resets, cuts and reorders. Each proxy serves one client of one server, so that a
+fault affects exactly one connection of the architecture. A cut after a request was forwarded leaves the client without
+the response to a request that the server has executed. The random numbers come from the proxy's generator; the times at
+which bytes arrive do not.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from urllib.parse import urlsplit
 from tests.system.faults.deliveries import Shuffler
 
 LOOPBACK: Final = "127.0.0.1"
-# Bytes of one direction that wait in the proxy before it stops reading, as a full socket buffer would.
+# Bytes of one direction that wait in the proxy before it stops reading, like a full socket buffer.
 MOST_WAITING_BYTES: Final = 1 << 20
-# Some requests have no answer, such as an acknowledgement to RabbitMQ; their connection is cut after this time.
+# Some requests have no response, such as an acknowledgement to RabbitMQ; their connection is cut after this time.
 ANSWER_SECONDS: Final = 0.5
-# The option that makes close() send RST and discard what was not sent.
+# The option that makes close() send RST and discard unsent bytes.
 LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
 class Direction(StrEnum):
-    """Which bytes of a connection are meant."""
+    """A direction of a connection."""
 
     REQUESTS = "requests"
     ANSWERS = "answers"
@@ -43,7 +44,10 @@ BOTH: Final = frozenset(Direction)
 
 @dataclass(slots=True)
 class Cut:
-    """Which requests lose their connection. A request here is what one read from the client returns."""
+    """The requests that lose their connection.
+
+    A request here is what one read from the client returns.
+    """
 
     matching: bytes = b""
     """Only requests that contain this."""
@@ -64,26 +68,28 @@ class Cut:
 
 @dataclass(slots=True)
 class Conditions:
-    """What a proxy does to its connections. The default is to pass bytes on."""
+    """The disturbances of a proxy's connections. By default the proxy passes bytes on."""
 
     latency_seconds: float = 0
     """Added to each direction."""
     jitter_seconds: float = 0
     """Added at random, between zero and this. The order of bytes stays."""
     black_hole: frozenset[Direction] = frozenset()
-    """Bytes of these directions wait until the black hole ends, as packets that the network drops and TCP repeats."""
+    """Bytes of these directions wait until the end, like packets that the network drops and TCP retransmits."""
     refuses: bool = False
     """New connections are reset."""
     cut_before: Cut | None = None
-    """The connection is reset, and the server never gets the request."""
+    """The connection is reset, and the server does not get the request."""
     cut_after: Cut | None = None
     """The server gets the request, and the connection is reset when it answers."""
     reorders: bool = False
-    """Messages that RabbitMQ delivers are held back for a moment and delivered in another order. This applies to new
-    connections, because the proxy must read the frames of a connection from its first byte on."""
+    """Deliveries of RabbitMQ are delayed for a moment and arrive in another order.
+
+    This applies to new connections, because the proxy must read the frames of a connection from its first byte on.
+    """
 
     def __str__(self) -> str:
-        """Names what differs from passing bytes on."""
+        """Lists the fields that differ from the default."""
         usual = Conditions()
         changed = [(each.name, getattr(self, each.name)) for each in fields(self)]
         shown = (
@@ -96,7 +102,7 @@ class Conditions:
 
 @dataclass(slots=True)
 class Proxy:
-    """A listening proxy before one server."""
+    """A listening proxy in front of one server."""
 
     name: str
     """Client and server, such as `booking>postgres`."""
@@ -104,13 +110,13 @@ class Proxy:
     generator: random.Random = field(default_factory=random.Random)
     conditions: Conditions = field(default_factory=Conditions)
     port: int = 0
-    """Where it listens."""
+    """The port on which it listens."""
     cuts: int = 0
-    """How many connections it has cut for a request."""
+    """The number of connections that it has cut because of a request."""
     links: set[_Link] = field(default_factory=set)
 
     def disturb(self, conditions: Conditions) -> None:
-        """Applies conditions from now on. What waited and waits no more is passed on."""
+        """Applies conditions from now on. Bytes that need no longer wait are passed on."""
         self.conditions = conditions
         for link in list(self.links):
             link.flush()
@@ -150,7 +156,7 @@ class Proxy:
         self._cut_for(link, cut)
 
     def delay_seconds(self) -> float:
-        """Returns how long the next bytes take."""
+        """Returns the delay of the next bytes."""
         now = self.conditions
         if not (now.latency_seconds or now.jitter_seconds):
             return 0
@@ -172,7 +178,7 @@ async def listening(proxy: Proxy) -> AsyncIterator[Proxy]:
 
 @asynccontextmanager
 async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    """Yields a proxy before the server of a URL, and the URL through it."""
+    """Yields a proxy in front of the server of a URL, and the URL through it."""
     port = urlsplit(url).port
     assert port is not None
     async with listening(Proxy("client>server", port)) as proxy:
@@ -180,7 +186,7 @@ async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 
 class _Link:
-    """One connection of a client, and the connection to the server that belongs to it."""
+    """A client's connection with its connection to the server."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -248,7 +254,7 @@ class _Link:
             self.proxy.lost(self, cut)
 
     def flush(self) -> None:
-        """Passes on what need not wait any longer."""
+        """Passes on the bytes that need no longer wait."""
         self._requests.flush()
         self._answers.flush()
 
@@ -258,7 +264,7 @@ class _Link:
             self.reset() if error is not None else self.close()
 
     def finished(self) -> None:
-        """Closes both connections once both sides have said that they send no more."""
+        """Closes both connections after both sides have sent their last bytes."""
         if self._requests.is_finished and self._answers.is_finished:
             self.close()
 
@@ -284,9 +290,9 @@ class _Side(asyncio.Protocol):
     """One of the two TCP connections of a link."""
 
     flow_of_reads: _Flow
-    """What it takes bytes to."""
+    """The flow for the bytes that it reads."""
     flow_of_writes: _Flow
-    """What it gets bytes from."""
+    """The flow with the bytes that it writes."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -301,7 +307,7 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.flow_of_reads.push_end()
-        # The other direction stays open.
+        # Keeps the other direction open.
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -326,7 +332,7 @@ class _Side(asyncio.Protocol):
 
 
 class _Flow:
-    """One direction of a link: bytes on their way from one side to the other."""
+    """One direction of a link: bytes from one side to the other."""
 
     def __init__(self, link: _Link, direction: Direction, source: _Side, target: _Side) -> None:
         self._link = link
@@ -371,7 +377,7 @@ class _Flow:
         return self._target.transport is not None and self._direction not in self._link.proxy.conditions.black_hole
 
     def flush(self) -> None:
-        """Passes on what is due."""
+        """Passes on the bytes that are due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -386,7 +392,7 @@ class _Flow:
         if self._ends and not self._waiting and self._is_open and not self.is_finished:
             self.is_finished = True
             assert self._target.transport is not None
-            # A target that was killed has left before the loop noticed it.
+            # A target that was killed may be gone before the event loop notices it.
             with contextlib.suppress(OSError):
                 self._target.transport.write_eof()
             self._link.finished()

@@ -1,7 +1,7 @@
-"""Which faults happen when, from a seed.
+"""Makes the schedule of faults from a seed.
 
 The same seed and length always make the same schedule. Faults come one at a time, sometimes two: never two that both
-stop all work, and never two that meet the same part. After each there are calm seconds in which the product recovers
+stop all work, and never two that affect the same part. After each there are calm seconds in which the product recovers
 and the load makes progress. Every kind comes once before any comes twice, so a few schedules contain all of them.
 """
 
@@ -64,25 +64,25 @@ PROVIDER_FAILURES: Final = (
 )
 MAIL_FAILURES: Final = ({"refuse": True}, {"refuse": 3}, {"slow_seconds": 4})
 WEIGHT_FAILURES: Final = ({"mode": "down"}, {"mode": "hang"}, {"slow_seconds": 2})
-# A service accepts tokens that begin up to 30 s after its own time. With a clock that is more than that behind, it must
-# refuse every token, which says nothing of the rest.
+# A service accepts tokens that begin up to 30 s after its own time. With a clock that is further behind, it must refuse
+# every token, and then the run tests nothing else.
 SKEWS_SECONDS: Final = (-25, -3, 3, 45)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: how a generator makes one, how long it lasts, and what may happen at the same time."""
+    """A kind of fault: how to make one, how long it lasts, and what may happen at the same time."""
 
     name: str
     make: Callable[[random.Random], Fault]
     seconds: tuple[float, float]
-    """Its shortest and longest duration. What it takes to begin, such as a restart, is part of it."""
+    """Its shortest and longest duration, including the time to begin, such as a restart."""
     stops_work: bool = False
-    """Whether callers may get no answer while it lasts."""
+    """Whether callers may get no response while it lasts."""
     joins: bool = False
     """Whether it may happen while another fault lasts."""
     extra_calm_seconds: float = 0
-    """What the product needs to start again, beyond the calm seconds after every fault."""
+    """The time that the product needs to start again, in addition to the calm seconds after every fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Planned:
 
     @property
     def ends_at_seconds(self) -> float:
-        """When it is undone."""
+        """The time at which it is undone."""
         return self.at_seconds + self.seconds
 
     def __str__(self) -> str:
@@ -108,7 +108,10 @@ def _seed(generator: random.Random) -> int:
 
 
 def _cuts(wires: str) -> Callable[[random.Random], Fault]:
-    """Makes cuts on some connections: half of the time before, half of the time after a request was forwarded."""
+    """Makes cuts on some connections.
+
+    Half of the time before, half of the time after a request was forwarded.
+    """
 
     def make(generator: random.Random) -> Fault:
         cut = Cut(probability=generator.choice((0.02, 0.1, 0.3)))
@@ -198,7 +201,10 @@ KINDS: Final[Sequence[Kind]] = (
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[Kind] = KINDS) -> list[Planned]:
-    """Returns the faults of a run in the order of their beginnings; all are undone before its last calm seconds."""
+    """Returns the faults of a run in the order of their beginnings.
+
+    All are undone before its last calm seconds.
+    """
     generator = random.Random(seed)
     bag: list[Kind] = []
     planned: list[Planned] = []
@@ -222,12 +228,16 @@ def schedule(seed: int, seconds: float, kinds: Sequence[Kind] = KINDS) -> list[P
 
 
 def _together(first: Kind, second: Kind) -> bool:
-    # A part that is down needs the rest to start again; two that stop all work would leave no progress to check.
+    # A part that is down needs the others to start again. Two faults that stop all work would leave no progress to
+    # check.
     return second.joins and second is not first and not (first.stops_work and second.stops_work)
 
 
 def _draw(bag: list[Kind], kinds: Sequence[Kind], generator: random.Random, fits: Callable[[Kind], bool]) -> Kind:
-    """Takes a kind that fits out of the bag, which is filled with every kind again when none is left that fits."""
+    """Takes a fitting kind out of the bag.
+
+    Refills the bag with every kind if none fits.
+    """
     if not any(map(fits, bag)):
         more = list(kinds)
         generator.shuffle(more)

@@ -1,7 +1,8 @@
-"""A whole stack for one run of the tester: every part a process of its own, the connections between them proxied.
+"""A whole stack for one run of the tester.
 
-`running` starts it, from this checkout or from that of an older commit, and ends all of it. `attached` finds a stack
-that `make up` started; it has no proxies, so the faults that need one are not played on it.
+Every part is a process, and the connections between them are proxied. `running` starts it, from this checkout or from
+that of an older commit, and ends all of it. `attached` finds a stack that `make up` started; it has no proxies, so the
+faults that need one are not played on it.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from tests.system.faults.proxy import Proxy, listening
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 HOST: Final = Path(__file__).with_name("host.py")
-# A machine that is busy with other things starts a stack ten times slower.
+# A busy machine needs ten times as long to start a stack.
 START_SECONDS: Final = 600
 STOP_SECONDS: Final = 120
 MOST_WORKERS: Final = 20
-# What clients outside of the stack are called in the names of proxies.
+# The name of clients outside the stack in the names of proxies.
 CLIENTS: Final = "clients"
 FOREIGN_SETTINGS: Final = ("SKYHIGH_", "PG")
 
-# A minute of a run holds what is hours in production. Deadlines stay longer than the longest fault that a caller must
-# survive: a payment that fails because its provider was down for its whole deadline is no defect.
+# A minute of a run corresponds to hours in production. Deadlines stay longer than the longest fault that a caller must
+# survive: a payment that fails because its provider was down for its whole deadline is not a defect.
 SHORT_TTLS: Final[Mapping[str, str]] = {
     "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "8",
     "SKYHIGH_BOOKING_HOLD_TTL_SECONDS": "20",
@@ -58,14 +59,14 @@ SHORT_TTLS: Final[Mapping[str, str]] = {
     "SKYHIGH_PAYMENT_PATIENCE_SECONDS": "30",
     "SKYHIGH_RECONCILE_SECONDS": "2",
     "SKYHIGH_DRAIN_NOTICE_SECONDS": "1.2",
-    # All principals of a run come from one address.
+    # All principals of a run share one address.
     "SKYHIGH_RATE_LIMITS": "off",
     "SKYHIGH_SEAT_LAPSES_ALLOWED": "1000000",
     "SKYHIGH_SEAT_LAPSES_ALLOWED_PER_ADDRESS": "1000000",
     "SKYHIGH_SEAT_HELD_SEATS_LIMIT_PER_ADDRESS": "1000000",
     "SKYHIGH_CHECKIN_LOGIN_TRIES_PER_ADDRESS": "30000",
     "SKYHIGH_LOG_LEVEL": "warning",
-    # tests/callers.py signs for these.
+    # tests/callers.py signs tokens with these claims.
     "SKYHIGH_TOKEN_ISSUER": ISSUER,
     "SKYHIGH_TOKEN_AUDIENCE": AUDIENCE,
 }
@@ -86,7 +87,7 @@ class Host:
 
     @property
     def pid(self) -> int:
-        """Its pid."""
+        """The pid of the host."""
         return self._process.pid
 
     async def wires(self) -> dict[str, list[int]]:
@@ -100,7 +101,10 @@ class Host:
         return wires
 
     async def order(self, what: str, **content: Any) -> None:
-        """Orders and returns when it is done. Raises StackError if it failed."""
+        """Sends an order and waits until it is carried out.
+
+        Raises StackError if it failed.
+        """
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
@@ -116,7 +120,7 @@ class Host:
             raise StackError(f"{what} {content.get('name', '')}: {error}")
 
     async def close(self) -> None:
-        """Has it end all processes and itself, by force if it does not."""
+        """Lets the host end all processes and itself; kills it if it does not."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -142,18 +146,18 @@ class Host:
 
 @dataclass(slots=True)
 class RunningStack:
-    """A running stack: where its parts are, and which processes they are."""
+    """A running stack: the addresses of its parts, and their processes."""
 
     home: Path
     """Its SKYHIGH_HOME: data, keys and logs."""
     checkout: Path
-    """Whose code runs."""
+    """The checkout whose code runs."""
     environment: Mapping[str, str]
     """What `skyhigh env` prints: the parts themselves, for checks and faults."""
     given: Mapping[str, str]
     """Its settings."""
     addresses: Mapping[str, str]
-    """The same as `environment`, with the clients' proxies before the gateway and the services."""
+    """The same as `environment`, with the clients' proxies in front of the gateway and the services."""
     host: Host | None = None
     """None for a stack that was attached."""
     proxies: dict[str, Proxy] = field(default_factory=dict)
@@ -161,11 +165,11 @@ class RunningStack:
 
     @property
     def keys(self) -> SigningKeys:
-        """What signs the tokens that it trusts."""
+        """The keys that sign tokens for the stack."""
         return SigningKeys(self.home / "keys")
 
     def token(self, role: str, subject: str, **claims: Any) -> str:
-        """Returns a token that it trusts for an hour."""
+        """Returns a token that the stack accepts for an hour."""
         from deploy.local.stack import AUDIENCE as DEFAULT_AUDIENCE
         from deploy.local.stack import ISSUER as DEFAULT_ISSUER
 
@@ -178,25 +182,25 @@ class RunningStack:
 
     @property
     def database_url(self) -> str:
-        """Where the owner of all schemas reaches the database, past all proxies."""
+        """The database URL of the owner of all schemas, without a proxy."""
         return self.environment["SKYHIGH_DATABASE_URL"]
 
     @property
     def superuser_database_url(self) -> str:
-        """Where Postgres' superuser reaches the database."""
+        """The database URL of Postgres' superuser."""
         parts = urlsplit(self.database_url)
         password = Secrets(self.home / "secrets.json")["postgres/postgres"]
         return urlunsplit(parts._replace(netloc=f"postgres:{password}@{parts.hostname}:{parts.port}"))
 
     def processes(self) -> dict[str, Status]:
-        """Returns what its supervisor knows of each process."""
+        """Returns the supervisor's status of each process."""
         report = Report.read(self.home)
         if report is None:
             raise StackError(f"no stack was started in {self.home}")
         return {status.name: status for status in report.processes}
 
     def has(self, process: str) -> bool:
-        """Whether it has a process of this name."""
+        """Returns whether the stack has a process with this name."""
         return process in self.processes()
 
     def unready(self) -> list[str]:
@@ -211,11 +215,11 @@ class RunningStack:
         return pid
 
     def members(self, process: str) -> list[int]:
-        """Returns the pids of a process and of all that it started, such as workers and database backends."""
+        """Returns the pids of a process and its descendants, such as workers and database backends."""
         return [member.pid for member in proc.members(self.leader(process))]
 
     def workers(self, service: str) -> list[int]:
-        """Returns the pids of a service's workers that live now."""
+        """Returns the pids of a service's workers that are alive now."""
         leader = self.leader(service)
         children = Path(f"/proc/{leader}/task/{leader}/children").read_text()
         return [int(pid) for pid in children.split()]
@@ -242,7 +246,10 @@ class RunningStack:
         await self.order("start", name=process)
 
     async def skyhigh(self, *arguments: str) -> tuple[int, str]:
-        """Runs the `skyhigh` command of its checkout; returns its exit code and what it printed."""
+        """Runs the `skyhigh` command of its checkout.
+
+        Returns its exit code and its output.
+        """
         process = await asyncio.create_subprocess_exec(
             str(self.checkout / ".venv" / "bin" / "skyhigh"),
             *arguments,
@@ -269,8 +276,9 @@ async def running(
 ) -> AsyncIterator[RunningStack]:
     """Starts a stack in a folder within the block, and ends it, however the block ends.
 
-    The port base is SKYHIGH_PORT_BASE or a free one. The seed decides the numbers of the proxies and of the payment
-    provider. `checkout` needs a `.venv` that `make setup` made. Logs stay in the folder; data stay if `keep_data`.
+    The port base is SKYHIGH_PORT_BASE or a free one. The seed decides the random numbers of the proxies and of the
+    payment provider. `checkout` needs a `.venv` that `make setup` made. Logs stay in the folder; data stay if
+    `keep_data`.
     """
     home = _made(folder)
     base = int(os.environ.get("SKYHIGH_PORT_BASE") or free_port_base())
@@ -337,7 +345,7 @@ async def _start_host(home: Path, checkout: Path, given: Mapping[str, str]) -> H
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            # Ctrl-C is for the tester, which then ends the stack in order.
+            # Ctrl-C reaches only the tester, which then ends the stack properly.
             start_new_session=True,
         )
     return Host(process)
@@ -346,7 +354,7 @@ async def _start_host(home: Path, checkout: Path, given: Mapping[str, str]) -> H
 async def _stop(host: Host, home: Path, base: int, keep_data: bool) -> None:
     await host.close()
     report = Report.read(home)
-    # Only if the host was killed is there anything left.
+    # Processes are left only if the host was killed.
     if report is not None and report.is_of_this_boot:
         end_leftovers(report.processes)
     if not keep_data:
@@ -383,7 +391,7 @@ def _through(wires: Mapping[str, Iterable[int]], base: int) -> dict[str, int]:
 
 
 def server_name(port: int, base: int) -> str:
-    """Returns what listens on a port: a process, or a worker as `seat.0`."""
+    """Returns what listens on a port: a process, or a worker such as `seat.0`."""
     offset = port - base
     for service in SERVICES:
         worker = offset - PORTS[f"{service.label}_worker"][1]
@@ -398,7 +406,7 @@ def server_name(port: int, base: int) -> str:
 
 
 def _clients_view(addresses: Mapping[str, str], proxies: Mapping[str, Proxy]) -> dict[str, str]:
-    """Returns addresses in which the gateway and the services are reached through the proxies of clients."""
+    """Returns addresses in which clients reach the gateway and the services through their proxies."""
     through = {
         f"{LOOPBACK}:{proxy.server_port}": f"{LOOPBACK}:{proxy.port}"
         for name, proxy in proxies.items()

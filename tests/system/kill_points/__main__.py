@@ -1,4 +1,4 @@
-"""`python -m tests.system.kill_points [SCENARIO…]`: kills a process at every step, prints what came of it."""
+"""`python -m tests.system.kill_points [SCENARIO…]`: kills a process at every step, and prints the results."""
 
 from __future__ import annotations
 

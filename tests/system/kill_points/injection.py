@@ -1,8 +1,8 @@
-"""Runs in the process that is to die: wraps the clients of Postgres, RabbitMQ, Redis, gRPC, HTTP and SMTP.
+"""Wraps the I/O clients in the process that dies.
 
-A process changes the world through its I/O alone. So it is enough to end it before and after each of them, to have it
-killed at every moment that makes a difference (SQLite's "the Nth I/O fails"). The clients are wrapped from outside: the
-services' code is the one of production.
+These are the clients of Postgres, RabbitMQ, Redis, gRPC, HTTP and SMTP. A process changes the world only through its
+I/O. Therefore it is enough to end it before and after each I/O, to kill it at every moment that makes a difference
+(SQLite's "the Nth I/O fails"). The clients are wrapped from outside: the services run their production code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.system.kill_points.steps import KILLED, ORDERS_VARIABLE, Io, Nth, Ord
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 PRODUCT: Final = re.compile(rf"{re.escape(str(ROOT))}/((?:services|gateway|\w+_service)/[\w/]+)\.py")
-# What passes through all of it says nothing of one transaction, or of one task.
+# All I/O passes through these modules, so they do not identify a transaction or a task.
 PASSED_OVER: Final = frozenset({"services/app", "services/db"})
 FUNCTIONS: Final = 3
 WORDS: Final = 90
@@ -50,17 +50,17 @@ _loop_task: ContextVar[asyncio.Task[Any] | None] = ContextVar("_loop_task", defa
 
 @dataclass
 class Counting:
-    """What a process has done since it got its orders."""
+    """The I/Os of a process since it got its orders."""
 
     orders: Orders
     inode: int
-    """Of the file of these orders: the next ones are another file."""
+    """The inode of the orders' file; new orders come in a new file."""
     seen: Counter[Step] = field(default_factory=Counter)
     working: dict[str, bool] = field(default_factory=dict)
-    """Whether a piece of background work has found something in its running transaction."""
+    """Whether a background task has found work in its running transaction, by task."""
 
     def begins(self, step: Step, *, only_after: bool = False) -> Begun:
-        """Writes an I/O down before it begins, so that it is there when the process has ended."""
+        """Records an I/O before it begins, so that the record is there when the process has ended."""
         self.seen[step] += 1
         begun = Begun(self.orders, replace(step, number=self.seen[step]), self.seen.total())
         with open(self.orders.record, "ab", buffering=0) as record:
@@ -75,7 +75,7 @@ class Begun:
     orders: Orders
     step: Step
     number: int
-    """Among all that count."""
+    """Its number among all that count."""
 
     def end(self, side: Side) -> None:
         """Ends the process if this is its point: without a clean-up, as SIGKILL does."""
@@ -84,13 +84,16 @@ class Begun:
 
 
 class _Given:
-    """The orders that this process has, if any."""
+    """The orders of this process, if any."""
 
     def __init__(self) -> None:
         self._counting: Counting | None = None
 
     def counting(self) -> Counting | None:
-        """Returns what counts the I/O that is about to begin; None without orders, and for other work."""
+        """Returns the counter for the I/O that is about to begin.
+
+        Returns None without orders, and for other work.
+        """
         path = Path(os.environ[ORDERS_VARIABLE])
         try:
             inode = path.stat().st_ino
@@ -122,13 +125,13 @@ def _step(port: str, what: str) -> Step:
 
 
 async def _io(port: str, what: str, ask: Callable[[], Awaitable[Any]], *, in_transaction: bool = False) -> Any:
-    """Asks, and ends the process before or after it if its orders say so."""
+    """Executes an I/O, and ends the process before or after it if its orders say so."""
     counting = _given.counting()
     if counting is None:
         return await ask()
     step = _step(port, what)
     is_poll = (
-        # Nor does a look whether a queue is still there change anything.
+        # A poll by a background loop, such as a look whether a queue still exists, changes nothing and does not count.
         port in ("postgres", "amqp")
         and not counting.orders.polls
         and _loop_task.get() is asyncio.current_task()
@@ -145,7 +148,7 @@ async def _io(port: str, what: str, ask: Callable[[], Awaitable[Any]], *, in_tra
     try:
         answer = await ask()
     except asyncio.CancelledError:
-        # It was given up: no answer has come.
+        # The call was cancelled, so no response has arrived.
         raise
     except BaseException:
         begun.end(Side.AFTER)
@@ -188,7 +191,7 @@ class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[[Any, Any], Awaitable[Any]], client_call_details: Any, request: Any
     ) -> Any:
-        """Returns the call when it has ended, well or not."""
+        """Returns the call after it has ended, successfully or not."""
 
         async def ask() -> Any:
             call = await continuation(client_call_details, request)
@@ -222,7 +225,7 @@ def _name_background_work() -> None:
 
 
 def install() -> None:
-    """Wraps everything, before the service is built."""
+    """Wraps all clients, before the service is built."""
     for name in ("execute", "executemany", "fetch", "fetchrow", "fetchval"):
         _wrap_connection(name)
     _wrap(aio_pika.exchange.Exchange, "publish", "amqp", lambda *_, routing_key, **__: f"publish {routing_key}")

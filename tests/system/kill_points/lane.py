@@ -1,7 +1,7 @@
-"""A lane: an airline of its own, all of it real, in which scenarios are played one after the other.
+"""A lane: a separate airline with real parts, in which scenarios are played one after another.
 
-Postgres, Redis, RabbitMQ, the mocks and the services that are not to die run on from scenario to scenario. Each of
-these has flights and passengers of its own.
+Postgres, Redis, RabbitMQ, the mocks and the services that do not die run on from scenario to scenario. Each scenario
+has flights and passengers of its own.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from tests.payment.rules import SECRET
 from tests.system.kill_points.process import SERVICES, STUBS, CannotStart, Worker
 from tests.waiting import eventually, pause
 
-# What a caller that wants an answer repeats with the same key (docs/rules.md section 3).
+# After these codes a caller repeats the call with the same key (docs/rules.md section 3).
 UNANSWERED: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-# Longer than the longest lease, whose end a successor waits for, on a machine that is busy.
+# Longer than the longest lease, whose end a successor waits for, on a busy machine.
 PATIENCE_SECONDS: Final = 180.0
 ANSWER_SECONDS: Final = 10.0
 REPEAT_SECONDS: Final = 0.05
 PAUSE_SECONDS: Final = 0.1
-# What the tester would otherwise wait for longer than for anything else.
+# Shorter times, where the tester would otherwise wait longest.
 HASTY: Final = {
     **QUICK,
     "SKYHIGH_PAYMENT_PATIENCE_SECONDS": "4",
     "SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "1",
     "SKYHIGH_RECONCILE_SECONDS": "2",
     "SKYHIGH_LOG_LEVEL": "warning",
-    # No hold of a slow run lapses by itself.
+    # In a slow run no hold lapses by itself.
     "SKYHIGH_CHECK_IN_HOLD_TTL_SECONDS": "3600",
     "SKYHIGH_FLIGHT_HORIZON_DAYS": "0",
 }
@@ -63,37 +63,40 @@ class Lane:
     mails: MailSink
     provider: PaymentProvider
     database: asyncpg.Connection[asyncpg.Record]
-    """As the owner of all schemas."""
+    """A connection as the owner of all schemas."""
     redis: Redis
     _callers: dict[str, Callers] = field(default_factory=dict)
     _former: list[Callers] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Starts all services: an event that no queue takes is not published, and its consumer declares the queue."""
+        """Starts all services.
+
+        All are needed: an event without a queue is not published, and its consumer declares the queue.
+        """
         for worker in self.workers.values():
             worker.launch()
         for worker in self.workers.values():
             await eventually(worker.serves)
 
     async def restart(self, name: str) -> None:
-        """Starts a service again that was killed or stopped."""
+        """Starts a service that was killed or stopped."""
         await self.workers[name].start()
         self._reconnect(name)
 
     def _reconnect(self, name: str) -> None:
-        # A channel that has lost its server waits a second and longer before it tries again. To close it would cancel
-        # the calls that still wait for their end on it.
+        # A channel that has lost its server waits a second or longer before it reconnects, so a new one is opened.
+        # Closing the old one now would cancel the calls that still wait on it.
         if name in self._callers:
             self._former.append(self._callers.pop(name))
 
     def callers(self, name: str) -> Callers:
-        """Returns the callers of a service as it runs now."""
+        """Returns the callers of a service's present process."""
         if name not in self._callers:
             self._callers[name] = Callers(self.workers[name].address, self.world.keys, STUBS[name])
         return self._callers[name]
 
     async def ask(self, name: str, who: Who, method: str, request: Any) -> Any:
-        """Calls a service, and repeats the same request for as long as no answer comes."""
+        """Calls a service, and repeats the same request until there is a response."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             callers = self.callers(name)
@@ -105,13 +108,16 @@ class Lane:
             await pause(REPEAT_SECONDS)
 
     async def ask_once(self, name: str, who: Who, method: str, request: Any) -> Any:
-        """Calls a service as a caller does who may not come back; None if no answer comes."""
+        """Calls a service once, like a caller who does not return.
+
+        Returns None if there is no response.
+        """
         with suppress(grpc.aio.AioRpcError):
             return await getattr(who(self.callers(name)), method)(request, timeout=ANSWER_SECONDS)
         return None
 
     async def left(self) -> list[str]:
-        """Returns what keeps the lane from rest: unpublished events and timers that are due."""
+        """Returns what keeps the lane from rest: unpublished events and due timers."""
         rows = [
             row
             for name in SERVICES
@@ -128,7 +134,7 @@ class Lane:
         return [str(dict(row)) for row in rows]
 
     async def start_over(self, worker: Worker) -> None:
-        """Has a new process of a service run after a run that went wrong."""
+        """Starts a new process of a service after a run that failed."""
         with suppress(CannotStart):
             await worker.stop()
         await self.restart(worker.name)
@@ -139,7 +145,7 @@ class Lane:
             await callers.close()
 
     async def rests(self) -> bool:
-        """Whether no event waits to be published and no timer is due."""
+        """Returns whether all events are published and no timer is due."""
         waits = " OR ".join(
             f"""
             EXISTS (SELECT FROM {name}.outbox WHERE publish_time IS NULL)
@@ -150,14 +156,20 @@ class Lane:
         return await self.holds(f"SELECT NOT ({waits})")
 
     async def holds(self, query: str, *args: Any) -> bool:
-        """Whether the database answers yes. Another answer comes late, so that to wait for a yes costs little."""
+        """Returns the query's result, False for NULL.
+
+        A False is delayed, so that waiting for True costs little.
+        """
         answer: bool | None = await self.database.fetchval(query, *args)
         if not answer:
             await pause(PAUSE_SECONDS)
         return bool(answer)
 
     async def violations(self) -> list[str]:
-        """Returns what `skyhigh verify` finds. What is on its way is looked at again until it has arrived."""
+        """Returns the findings of `skyhigh verify`.
+
+        Repeats it until the work in progress is done.
+        """
         found: list[str] = []
 
         async def none() -> bool:
@@ -175,7 +187,10 @@ class Lane:
 
 @asynccontextmanager
 async def lane(folder: Path, **more: str) -> AsyncIterator[Lane]:
-    """Opens a lane within the block; `more` are variables of all its services."""
+    """Opens a lane within the block.
+
+    `more` are environment variables of all its services.
+    """
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(opened(folder / "servers"))
         ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))

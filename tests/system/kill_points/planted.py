@@ -1,4 +1,7 @@
-"""Bugs that the kill points must find. A process gets one by its name in SKYHIGH_KILL_PLANTED."""
+"""Bugs that the kill points must find.
+
+A process gets one by its name in SKYHIGH_KILL_PLANTED.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def _the_relay_marks_before_it_publishes() -> None:
 
 def _the_answer_is_not_stored() -> None:
     async def remember(*_: Any) -> None:
-        """Forgets it."""
+        """Does not store the response."""
 
     setattr(idempotency, REMEMBER, remember)
 

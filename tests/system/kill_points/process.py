@@ -1,4 +1,7 @@
-"""The processes of a lane: each service with one worker, forked from a template that has imported all of them."""
+"""The processes of a lane: each service with one worker.
+
+They are forked from a template that has imported all services.
+"""
 
 from __future__ import annotations
 
@@ -58,19 +61,25 @@ STUBS: Final[Mapping[str, Callable[[grpc.aio.Channel], Any]]] = {
 
 
 class CannotStart(Exception):
-    """A process ended by itself, not at its point."""
+    """A process ended at another place than its point."""
 
 
 @cache
 def _context() -> ForkServerContext:
-    """Starts the template: a new process is ready within some tenths of a second instead of seconds."""
+    """Starts the template.
+
+    Then a new process is ready within some tenths of a second instead of seconds.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.system.kill_points.template"])
     return context
 
 
 def _end_with_the_tester() -> None:
-    """A tester that is killed would leave its processes behind: the template lives as long as one of them does."""
+    """Ends the process when the tester ends.
+
+    Otherwise a killed tester would leave its processes and the template behind.
+    """
     tester = multiprocessing.parent_process()
     assert tester is not None
     tester.join()
@@ -78,8 +87,8 @@ def _end_with_the_tester() -> None:
 
 
 def _run(name: str, variables: Mapping[str, str], log: str) -> None:
-    """Is one worker of a service until it is stopped or killed."""
-    # As the processes of a stack: the kernel shares the machine out among sessions.
+    """Runs one worker of a service until it is stopped or killed."""
+    # As for the processes of a stack: the kernel shares the CPU between sessions.
     os.setsid()
     os.environ.update(variables)
     os.environ[app.WORKER_INDEX] = "0"
@@ -95,7 +104,7 @@ def _run(name: str, variables: Mapping[str, str], log: str) -> None:
 
 @dataclass
 class Worker:
-    """A service that runs as one process, is killed by itself, and is started again."""
+    """A service that runs as one process, which is killed alone and started again."""
 
     name: str
     port: int
@@ -106,22 +115,25 @@ class Worker:
 
     @property
     def log(self) -> Path:
-        """What its processes write."""
+        """The log of its processes."""
         return self.folder / f"{self.name}.log"
 
     @property
     def orders(self) -> Path:
-        """Where the process that runs looks for its orders, or the next one if none runs."""
+        """The file in which the running process, or else the next one, looks for its orders."""
         return self.folder / f"{self.name}-{self._started + (self._process is None)}.orders"
 
     @property
     def runs(self) -> bool:
-        """Whether its process lives."""
+        """Whether its process is alive."""
         return self._process is not None and self._process.is_alive()
 
     @property
     def was_killed(self) -> bool:
-        """Whether its process ended at its point. Raises CannotStart if it ended in any other way."""
+        """Whether its process ended at its point.
+
+        Raises CannotStart if it ended in any other way.
+        """
         if self._process is None or self._process.is_alive():
             return False
         if self._process.exitcode != KILLED:
@@ -142,14 +154,14 @@ class Worker:
         self._process.start()
 
     async def serves(self) -> bool:
-        """Whether it serves, or has ended at its point."""
+        """Returns whether the process serves, or has ended at its point."""
         if self.was_killed:
             return True
-        # To ask for its health costs more than to see that it does not listen yet.
+        # The look at the port comes first, because it costs less than a health check.
         return not port_is_free(self.port) and await serves(self.port, SERVICES[self.name].descriptor.full_name)
 
     async def start(self, **variables: str) -> None:
-        """Starts a process and waits until it serves, or has ended at its point."""
+        """Starts a process; waits until it serves, or has ended at its point."""
         self.launch(**variables)
         await eventually(self.serves)
 
@@ -168,5 +180,5 @@ class Worker:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address on which it listens."""
         return f"{LOOPBACK}:{self.port}"

@@ -1,4 +1,7 @@
-"""Plays scenarios: once in calm, to learn their I/Os, then once for each point at which the process can end."""
+"""Plays scenarios with and without kills.
+
+Once without, to learn their I/Os, then once for each point at which the process can end.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,25 @@ from tests.system.kill_points.steps import Io, Nth, Orders, Point, points_of, re
 from tests.waiting import pause
 
 LOOK_SECONDS: Final = 0.02
-# A process that has asked nothing for so long does no more for what its callers wanted.
+# A process without I/O for so long has finished its work for the callers.
 SILENCE_SECONDS: Final = 0.3
 LONGEST_WORK_SECONDS: Final = 5.0
-# `skyhigh verify` looks at all that ever was in a lane, which takes longer than a run.
+# `skyhigh verify` checks everything that ever happened in a lane, which takes longer than a run.
 RUNS_PER_LOOK: Final = 10
-# What a lane looks at once more at its end, when nothing may be on its way any more: longer than each grace of
+# The wait before the last check of a lane, after which no work may be in progress: longer than each grace period of
 # `skyhigh verify`.
 LAST_LOOK_SECONDS: Final = 31.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     scenario: str
     point: Point | Nth | None
-    """None for a calm run."""
+    """None for a run without a kill."""
     died: bool
-    """Whether the process came to its point. Work that runs side by side need not ask in the same order each time."""
+    """Whether the process reached its point. Concurrent work may do its I/Os in another order each time."""
     seconds: float
     violations: Sequence[str]
 
@@ -47,7 +50,7 @@ class Outcome:
 
 
 async def calm_run(on: Lane, scenario: Scenario) -> tuple[Outcome, list[Io]]:
-    """Plays a scenario without a fault; returns what came of it and its I/Os in order."""
+    """Plays a scenario without a kill; returns the result and the I/Os in order."""
     return await _run(on, scenario, None)
 
 
@@ -66,7 +69,7 @@ async def _run(on: Lane, scenario: Scenario, point: Point | Nth | None) -> tuple
         play = scenario.play(stage)
         await anext(play)
         orders = worker.orders
-        # Of each run its own: what a process wrote down in the run before is not of this one.
+        # A file for each run, so that it contains no I/O of the run before.
         record = orders.with_name(f"{orders.name}-{uuid4().hex}")
         Orders(
             scenario.origins,
@@ -84,7 +87,7 @@ async def _run(on: Lane, scenario: Scenario, point: Point | Nth | None) -> tuple
         await stage.repeat()
         await anext(play, None)
     except Exception as error:
-        # Whatever a run ends with, the others go on.
+        # Whatever the error is, the other runs go on.
         stage.wrong.append(f"{''.join(traceback.format_exception(error)[-3:])}; left: {await on.left()}")
         if acting is not None:
             acting.cancel()
@@ -93,9 +96,9 @@ async def _run(on: Lane, scenario: Scenario, point: Point | Nth | None) -> tuple
 
 
 async def _watch(on: Lane, worker: Worker, acting: asyncio.Future[None], record: Path) -> bool:
-    """Starts the process again as soon as it has ended, until the callers have what they want and it does no more.
+    """Restarts the process as soon as it has ended.
 
-    Returns whether it ended at its point.
+    Ends when the callers have their responses and the process does no more. Returns whether it ended at its point.
     """
     while not acting.done() and not worker.was_killed:
         await asyncio.wait([acting], timeout=LOOK_SECONDS)
@@ -109,7 +112,7 @@ async def _watch(on: Lane, worker: Worker, acting: asyncio.Future[None], record:
 
 
 async def _falls_silent(worker: Worker, record: Path) -> None:
-    """Waits until the process has asked nothing for a while, or has ended."""
+    """Waits until the process has done no I/O for a while, or has ended."""
     size, since = -1, time.monotonic()
     end = since + LONGEST_WORK_SECONDS
     while not worker.was_killed and (now := time.monotonic()) < min(end, since + SILENCE_SECONDS):
@@ -119,27 +122,27 @@ async def _falls_silent(worker: Worker, record: Path) -> None:
 
 
 class Results:
-    """What came of all runs, and who hears of each."""
+    """The results of all runs; each one is reported as it comes."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self.ios: dict[str, list[Io]] = {}
         self.outcomes: list[Outcome] = []
         self.violations: list[str] = []
-        """What `skyhigh verify` found, with the runs since it was clean."""
+        """The findings of `skyhigh verify`, each with the runs since the last clean check."""
 
     def add(self, outcome: Outcome) -> None:
-        """Keeps what came of a run."""
+        """Stores and reports the result of a run."""
         self.outcomes.append(outcome)
         self._tell(f"{'ok ' if not outcome.violations else 'BAD'} {outcome.seconds:5.1f} s  {outcome}")
 
     @property
     def wrong(self) -> list[str]:
-        """All violations, each with its run."""
+        """Returns all violations, each with its run."""
         return [str(outcome) for outcome in self.outcomes if outcome.violations] + self.violations
 
     def table(self) -> str:
-        """Returns a line for each scenario."""
+        """Returns a table with a line for each scenario."""
         runs = defaultdict[str, list[Outcome]](list)
         for outcome in self.outcomes:
             runs[outcome.scenario].append(outcome)
@@ -179,7 +182,10 @@ async def play(
     tell: Callable[[str], None],
     last_look: bool = True,
 ) -> Results:
-    """Plays these scenarios side by side in several lanes, and ends the process at the chosen points of each."""
+    """Plays these scenarios side by side in several lanes.
+
+    Ends the process at the chosen points of each.
+    """
     results = Results(tell)
     calm = list(names)
     killed: list[tuple[Scenario, Point]] = []
@@ -198,7 +204,8 @@ async def play(
                     results.add(outcome)
                     results.ios[scenario.name] = ios
                     killed.extend((scenario, point) for point in choose(scenario, points_of(ios)))
-                    # To end after an I/O is mostly to end before the next one: the first half sees nearly everything.
+                    # Sorted by side: an end after an I/O mostly equals an end before the next one, so the first half
+                    # finds nearly all violations.
                     killed.sort(key=lambda each: each[1].side)
                 else:
                     results.add(await killed_run(on, *killed.pop(0)))
@@ -207,7 +214,7 @@ async def play(
                     await look(on, since)
             await look(on, since)
             if last_look:
-                # What a grace hides is seen then.
+                # Shows what a grace period has hidden.
                 await pause(LAST_LOOK_SECONDS)
                 await look(on, since)
 

@@ -1,8 +1,8 @@
-"""What is played while a process dies, step by step, and what must be true of it in the end.
+"""The scenarios in which a process dies, step by step.
 
-A scenario is a generator. Up to its first `yield` it prepares what the process is to work on. From then on the process
-counts its I/Os, and the scenario does what its callers do, and waits until all has come to its end; callers repeat what
-is not answered with the same key. After the second `yield` nothing is left to be done, and it says what is wrong.
+Each has conditions that must hold at its end. A scenario is a generator. Up to its first `yield` it prepares the work
+for the process. From then on the process counts its I/Os; the scenario acts as its callers, which repeat calls without
+a response with the same key, and waits until all work is done. After the second `yield` it checks the result.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.waiting import eventually
 from tests.waitlist.conftest import take_all_seats
 
 LAYOUT: Final = "AT72-70Y"
-# A bag that is heavier than what each fare carries free of charge.
+# A bag that is heavier than the free allowance of each fare.
 HEAVY_GRAMS: Final = 31_000
 NO_BROKER: Final = "amqp://nobody:nothing@127.0.0.1:9/skyhigh"
 RELEASED: Final = "seat.released.v1"
@@ -42,7 +42,7 @@ RELEASED: Final = "seat.released.v1"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A caller's request under a key, and the answer that it got."""
+    """A caller's request with its key, and the response."""
 
     service: str
     who: Who
@@ -53,36 +53,36 @@ class Answered:
 
 @dataclass
 class Stage:
-    """What one run of a scenario plays on."""
+    """The state and the checks of one run of a scenario."""
 
     lane: Lane
     answered: list[Answered] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     async def ask(self, service: str, who: Who, method: str, request: Any) -> Any:
-        """Asks for a change under a key, until an answer comes, which a repeat must get too."""
+        """Requests a change with a key until there is a response, which a repeat must get too."""
         request.request_id = str(uuid4())
         answer = await self.lane.ask(service, who, method, request)
         self.answered.append(Answered(service, who, method, request, answer))
         return answer
 
     async def repeat(self) -> None:
-        """Repeats each change with its key: the answer must be the one of the first time."""
+        """Repeats each change with its key: the response must be the first one."""
         for each in self.answered:
             again = await self.lane.ask(each.service, each.who, each.method, each.request)
             self.expect(again == each.answer, f"a repeat of {each.method} was answered {again}, not {each.answer}")
 
     def expect(self, holds: bool, text: str) -> None:
-        """Notes what is wrong if it does not hold."""
+        """Records the text as a violation if `holds` is False."""
         if not holds:
             self.wrong.append(text)
 
     def equal(self, found: object, expected: object, text: str) -> None:
-        """Notes what is wrong if these differ."""
+        """Records a violation if the values differ."""
         self.expect(found == expected, f"{text}: {found}, not {expected}")
 
     async def becomes(self, table: str, key: str, identity: str, state: str) -> None:
-        """Waits until a row has this state. A call that asks for it would be one more I/O of the process."""
+        """Waits until a row has this state, in the database: a call would be one more I/O of the process."""
         query = f"SELECT state::text = $2 FROM {table} WHERE {key} = $1"
         await eventually(lambda: self.lane.holds(query, UUID(identity), state), within_seconds=PATIENCE_SECONDS)
 
@@ -92,15 +92,18 @@ class Stage:
         await eventually(lambda: self.lane.holds(query, flight_id), within_seconds=PATIENCE_SECONDS)
 
     async def rests(self) -> None:
-        """Waits until no event and no timer is left."""
+        """Waits until no event is unpublished and no timer is due."""
         await eventually(self.lane.rests, within_seconds=PATIENCE_SECONDS)
 
     async def value(self, query: str, *args: Any) -> Any:
-        """Returns one value of the database."""
+        """Returns one value from the database."""
         return await self.lane.database.fetchval(query, *args)
 
     async def sales(self, flight_id: str) -> list[tuple[str, str]]:
-        """Returns seat and state of each seat of a flight that is not free, by the truth and not by the map."""
+        """Returns number and state of each seat of a flight that is not free.
+
+        Reads the database, not the map.
+        """
         rows = await self.lane.database.fetch(
             "SELECT seat_number, state::text FROM seat.seats WHERE flight_id = $1 AND state <> 'AVAILABLE' "
             "ORDER BY seat_number",
@@ -109,7 +112,7 @@ class Stage:
         return [(row["seat_number"], row["state"]) for row in rows]
 
     async def changes(self, flight_id: str, seat_number: str) -> list[str]:
-        """Returns the states that a seat came to, in order."""
+        """Returns the states that a seat went through, in order."""
         rows = await self.lane.database.fetch(
             "SELECT to_state::text FROM seat.seat_events WHERE (flight_id, seat_number) = ($1, $2) ORDER BY version",
             flight_id,
@@ -118,14 +121,14 @@ class Stage:
         return [row["to_state"] for row in rows]
 
     async def provisioned(self) -> str:
-        """Returns a flight that is known to the seat service alone."""
+        """Returns a flight that only the seat service knows."""
         flight_id = new_flight_id("KP")
         request = seat_pb.ProvisionSeatsRequest(flight_id=flight_id, layout_id=LAYOUT)
         await self.lane.ask("seat", operations, "ProvisionSeats", request)
         return flight_id
 
     def held(self, *seats: tuple[str, str]) -> seat_pb.HoldSeatsRequest:
-        """Returns a request for these seats of flights, each for a passenger of its own."""
+        """Returns a request for these seats, by flight and number, each for a different passenger."""
         return seat_pb.HoldSeatsRequest(
             seats=[
                 seat_pb.SeatAssignment(
@@ -145,33 +148,33 @@ class Scenario:
 
     name: str
     service: str
-    """Whose process dies."""
+    """The service whose process dies."""
     origins: Sequence[str]
-    """Which I/Os are part of it: of calls, and of the background work with these names."""
+    """The I/Os that are part of it: those of calls, and of the background work with these names."""
     play: Play
     ios: int
-    """About how many a calm run has."""
+    """About the number of I/Os in a run without a kill."""
     from_start: bool = False
-    """Whether the process counts from its start on, with all that its background work looks at."""
+    """Whether the process counts from its start on, including all polls of its background work."""
 
 
 def operations(callers: Any) -> Any:
-    """Operations."""
+    """Selects an operations caller."""
     return callers.operations()
 
 
 def agent(callers: Any) -> Any:
-    """An agent."""
+    """Selects an agent."""
     return callers.agent()
 
 
 def passenger(pnr: str) -> Who:
-    """The passengers of a locator."""
+    """Selects the passengers of a locator."""
     return lambda callers: callers.passenger(pnr=pnr)
 
 
 def customer(name: str) -> Who:
-    """A customer."""
+    """Selects a customer."""
     return lambda callers: callers.customer(name)
 
 
@@ -235,14 +238,14 @@ async def expiry(stage: Stage) -> AsyncIterator[None]:
     stage.equal((await read()).state, seat_pb.Hold.EXPIRED, "state of the hold")
     for number in ("7A", "7B"):
         stage.equal(await stage.changes(flight_id, number), ["HELD", "AVAILABLE"], f"changes of {number}")
-    # Others can have them.
+    # Other callers can hold the seats.
     again = await stage.lane.ask("seat", agent, "HoldSeats", stage.held((flight_id, "7A"), (flight_id, "7B")))
     stage.equal(again.state, seat_pb.Hold.HELD, "state of a hold of the same seats")
 
 
 @asynccontextmanager
 async def _listening(stage: Stage, service: str, *routing_keys: str) -> AsyncIterator[list[str]]:
-    """Yields the ids of the events that reach a queue of ours within the block."""
+    """Yields the ids of the events that reach a new queue within the block."""
     name = f"{service}.kill-{secrets.token_hex(6)}"
     heard: list[str] = []
 
@@ -263,7 +266,7 @@ async def _listening(stage: Stage, service: str, *routing_keys: str) -> AsyncIte
 
 
 async def relay(stage: Stage) -> AsyncIterator[None]:
-    """A process left events behind; the next one publishes them."""
+    """A process left unpublished events behind; the next one publishes them."""
     worker = stage.lane.workers["seat"]
     await worker.stop()
     await worker.start(SKYHIGH_SEAT_AMQP_URL=NO_BROKER)
@@ -332,7 +335,7 @@ async def claim(stage: Stage) -> AsyncIterator[None]:
     stage.equal(len(await stage.sales(flight_id)), len(taken), "taken seats")
     waits = "SELECT state::text FROM waitlist.entries WHERE entry_id = $1"
     stage.equal(await stage.value(waits, UUID(second.entry_id)), "WAITING", "the next in line")
-    # Or the flight would be looked at every second until the lane ends.
+    # Otherwise the service would look at the flight every second until the lane ends.
     await lane.ask(
         "waitlist",
         passenger(pnrs[1]),
@@ -364,7 +367,7 @@ def _one_mail_each(stage: Stage, address: str) -> None:
 
 
 async def check_in(stage: Stage) -> AsyncIterator[None]:
-    """A passenger checks in with a heavy bag, pays the fee and is done."""
+    """A passenger checks in with a heavy bag, pays the fee and completes the check-in."""
     lane = stage.lane
     flight_id = await stage.provisioned()
     pnr = new_pnr()
@@ -418,7 +421,7 @@ async def check_in(stage: Stage) -> AsyncIterator[None]:
 
 
 async def _money(stage: Stage, intent_ids: Sequence[str], *, refunded: int) -> None:
-    """The provider has taken each intent's money once, and given so many of them back whole."""
+    """The provider has charged each intent once, and refunded so many of them completely."""
     provider = stage.lane.provider
     charges = [each for each in provider.charges.values() if each.metadata.get("intent_id") in intent_ids]
     taken = [each for each in charges if each.status == "succeeded"]
@@ -430,7 +433,7 @@ async def _money(stage: Stage, intent_ids: Sequence[str], *, refunded: int) -> N
 
 
 async def _flight(stage: Stage) -> Journey:
-    """A flight that can be booked."""
+    """Returns a flight that can be booked."""
     number = f"SH{secrets.randbelow(9000) + 1000}"
     departure = facts(departs_in_seconds=3 * 86_400)
     flight = await stage.lane.ask(
@@ -475,19 +478,19 @@ class _Order:
         await self.stage.ask("booking", self.who, "CancelBooking", request)
 
     async def becomes(self, state: str) -> None:
-        """Waits for the state, and then until nothing is left to be done."""
+        """Waits for the state, and then until all work is done."""
         await self.stage.becomes("booking.bookings", "booking_id", self.booking.booking_id, state)
         await eventually(lambda: _has_mail(self.stage, self.address), within_seconds=PATIENCE_SECONDS)
         await self.stage.rests()
 
     async def intent_id(self) -> str:
-        """Returns what the booking was paid by."""
+        """Returns the payment intent of the booking."""
         intent = "SELECT payment_intent_id::text FROM booking.bookings WHERE booking_id = $1"
         found: str = await self.stage.value(intent, UUID(self.booking.booking_id))
         return found
 
     async def is_confirmed(self) -> None:
-        """Notes what is wrong with a confirmed booking."""
+        """Records what is wrong with a confirmed booking."""
         stage = self.stage
         stage.equal(
             [state for _, state in await stage.sales(self.flight_id)], ["CONFIRMED", "CONFIRMED"], "seats of the flight"
@@ -497,7 +500,7 @@ class _Order:
         _one_mail_each(stage, self.address)
 
     async def told(self, routing_key: str) -> int:
-        """Returns how many events of this kind name the booking."""
+        """Returns the number of events of this kind about the booking."""
         count: int = await self.stage.value(
             "SELECT count(*) FROM booking.outbox WHERE routing_key = $1 AND position($2::bytea IN body) > 0",
             routing_key,

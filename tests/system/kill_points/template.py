@@ -1,7 +1,8 @@
-"""The template of the processes: all services imported, and out of the collector's sight.
+"""The template of the processes.
 
-A process collects garbage when it begins to serve. The collector writes into each object that it looks at, and each
-page that a process writes to becomes a copy of its own: a hundred megabytes at each restart.
+All services are imported, and hidden from the garbage collector. A process collects garbage when it begins to serve.
+The collector writes into each object that it looks at, and each memory page that a process writes to becomes its own
+copy: a hundred megabytes at each restart.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Planted bugs that the tester has to find (`catalogue.py`), and the command that runs them (`__main__.py`)."""
+"""Planted bugs that the tester has to find.
+
+`catalogue.py` has the bugs, and `__main__.py` the command that runs them.
+"""

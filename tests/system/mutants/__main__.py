@@ -1,8 +1,8 @@
 """`python -m tests.system.mutants [NAME …]`: plants bugs in a copy of the tree, and shows what catches each.
 
-Without names all are planted, one after the other. A mutant is caught by a short run of the tester, played on the
-copy's services (`--by run`), by its test files (`--by tests`), or by the first of both that finds it (`--by any`, the
-default). Ends with 1 if one is not caught.
+Without names all are planted, one after another. A mutant is caught by a short run of the tester on the copy's services
+(`--by run`), by its test files (`--by tests`), or by the first of both that finds it (`--by any`, the default). The
+exit code is 1 if a mutant is not caught.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from tests.system.mutants.catalogue import MUTANTS, UNREST, VERIFY, Mutant
 from tests.system.mutants.planting import REPOSITORY, copy_with, python_of
 
 SEEDS: Final = (1, 2, 3)
-# A run with its start, its rest and its end; a test file on a busy machine.
+# The time of a run with its start, rest and end; and of a test file on a busy machine.
 RUN_SECONDS: Final = 900
 TESTS_SECONDS: Final = 600
-# How the report of a run names what it found.
+# The findings in the report of a run.
 _FOUND: Final = re.compile(r"^ +(\w+): \d+$", re.MULTILINE)
 _VERIFY_FAILED: Final = re.compile(r"^skyhigh verify ended with 1:", re.MULTILINE)
 _NO_REST: Final = "did not come to rest"
 _say = partial(print, flush=True)
 _FAILED_TEST: Final = re.compile(r"^FAILED (\S+)", re.MULTILINE)
-# A test that was not set up, or that ran out of time, says nothing about the mutant.
+# A test whose set-up failed or that timed out shows nothing about the mutant.
 _NOT_RUN: Final = re.compile(r"^ERROR |Failed: Timeout", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """What caught a mutant, and how long that took."""
+    """What caught a mutant, and after what time."""
 
     by: str
     seconds: float
@@ -50,11 +50,14 @@ class Catch:
 
 
 class UndecidedError(Exception):
-    """A command was ended by its time limit before it could find anything."""
+    """A command reached its time limit before it could find anything."""
 
 
 class Runs:
-    """Short runs of the tester. What a seed finds without a bug is not counted for a mutant."""
+    """Short runs of the tester.
+
+    A finding that a seed also has without the bug does not count.
+    """
 
     def __init__(self, seeds: Sequence[int], minutes: float) -> None:
         self._seeds = seeds
@@ -62,7 +65,7 @@ class Runs:
         self._without: dict[tuple[int, bool], set[str]] = {}
 
     def catch(self, mutant: Mutant, copy: Path) -> Catch | None:
-        """Plays seeds on the copy's services until a check that is expected to finds something."""
+        """Plays seeds on the copy's services until an expected check finds something."""
         begun = time.monotonic()
         for seed in self._seeds if mutant.checks else ():
             found = self._found(copy, seed, with_faults=mutant.with_faults) & set(mutant.checks)
@@ -91,7 +94,7 @@ class Runs:
 
 
 def found_in(report: str) -> set[str]:
-    """The checks that found something, by the report of a run."""
+    """Returns the checks that found something, according to the report of a run."""
     found = set(_FOUND.findall(report)) & set(checks.CHECKS)
     if _VERIFY_FAILED.search(report):
         found.add(VERIFY)
@@ -101,7 +104,7 @@ def found_in(report: str) -> set[str]:
 
 
 def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
-    """Runs the mutant's test files in the copy, one after the other, until one fails."""
+    """Runs the mutant's test files in the copy, one after another, until one fails."""
     begun = time.monotonic()
     for name in mutant.tests:
         command = [python_of(copy), "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider", name]
@@ -115,7 +118,10 @@ def by_tests(mutant: Mutant, copy: Path) -> Catch | None:
 
 
 def _output(command: Sequence[str], folder: Path, seconds: float) -> str:
-    """What a command printed. Raises UndecidedError for one that the time limit ends: the machine is busy."""
+    """Returns the output of a command.
+
+    Raises UndecidedError if it reaches the time limit, because the machine is busy.
+    """
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         ended = subprocess.run(
@@ -127,7 +133,7 @@ def _output(command: Sequence[str], folder: Path, seconds: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the code to end with."""
+    """Runs the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.system.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="which mutants; all where left out")
     parser.add_argument("--by", choices=("run", "tests", "any"), default="any")

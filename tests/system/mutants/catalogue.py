@@ -1,7 +1,7 @@
-"""Planted bugs: each a small change of one file, with what is expected to catch it.
+"""Planted bugs: each is a small change of one file, with what is expected to catch it.
 
-A mutant is a mistake that a person could make: a guard dropped from a transition, an event that is not written, a
-retry that is no retry. It is caught by a run of the tester (the checks named in `checks`, of which "verify" is `skyhigh
+A mutant is a mistake that a person could make: a guard removed from a transition, an event that is not written, a retry
+that does not retry. It is caught by a run of the tester (the checks named in `checks`, of which "verify" is `skyhigh
 verify`), or by the tests named in `tests`, or by both.
 """
 
@@ -16,18 +16,18 @@ class Mutant:
     """A planted bug."""
 
     name: str
-    """Service, and what is wrong."""
+    """The service, and what is wrong."""
     file: str
     edits: tuple[tuple[str, str], ...]
     """Old and new text. Each old text occurs once in the file."""
     checks: tuple[str, ...] = ()
-    """The checks of a run of which at least one finds it; none where only tests do."""
+    """The checks of a run of which at least one finds it; empty if only tests do."""
     life: str = ""
     """What the players have to do for that."""
     tests: tuple[str, ...] = ()
     """The tests that fail: files, or single tests of files."""
     with_faults: bool = False
-    """Whether a run needs faults to show it."""
+    """Whether a run shows it only with faults."""
 
 
 VERIFY: Final = "verify"
@@ -202,7 +202,7 @@ MUTANTS: Final = (
         life="a cancelled booking whose passengers have seats",
         tests=("tests/seat/test_sync_passengers.py::test_an_ended_passenger_loses_held_and_confirmed_seats",),
     ),
-    # What all services share.
+    # Code that all services share.
     Mutant(
         "services-answers-are-not-remembered",
         "services/mutations.py",

@@ -1,4 +1,4 @@
-"""How a planted bug gets into a copy of the tree."""
+"""Plants a bug in a copy of the tree."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import Final
 from tests.system.mutants.catalogue import Mutant
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
-# The name of the file by which the environment of a checkout finds the checkout's modules and its generated stubs.
+# The file by which a checkout's environment finds the checkout's modules and its generated stubs.
 OWN_PATHS: Final = "_skyhigh.pth"
 
 
 def planted(mutant: Mutant, source: str) -> str:
-    """Returns the file with the bug. Raises ValueError if an old text is not there exactly once."""
+    """Returns the file's text with the bug.
+
+    Raises ValueError unless each old text occurs exactly once.
+    """
     for old, new in mutant.edits:
         if source.count(old) != 1:
             raise ValueError(f"{mutant.name}: in {mutant.file} the old text occurs {source.count(old)} times: {old!r}")
@@ -28,7 +31,10 @@ def planted(mutant: Mutant, source: str) -> str:
 
 @contextmanager
 def copy_with(mutant: Mutant | None) -> Iterator[Path]:
-    """Yields a copy of this checkout with the bug in it, or without one; removes it afterwards."""
+    """Yields a copy of this checkout, with the bug if one is given.
+
+    Removes it afterwards.
+    """
     copy = Path(mkdtemp(prefix="skyhigh-mutant-"))
     try:
         listed = subprocess.run(
@@ -50,10 +56,9 @@ def copy_with(mutant: Mutant | None) -> Iterator[Path]:
 
 
 def _make_environment(copy: Path) -> None:
-    """Gives the copy a `.venv` that has the packages of this checkout's, and the copy's modules.
+    """Creates a `.venv` in the copy with the packages of this checkout and the modules of the copy.
 
-    The services of a stack ignore the folder that they are started in, so that only the environment says whose modules
-    they import.
+    The services of a stack ignore their working folder, so that only the environment decides which modules they import.
     """
     own, made = (REPOSITORY / ".venv").resolve(), copy / ".venv"
     (packages,) = own.glob("lib/python*/site-packages")
@@ -61,7 +66,7 @@ def _make_environment(copy: Path) -> None:
     for folder, linked in ((own / "bin", made / "bin"), (packages, target)):
         linked.mkdir(parents=True)
         for entry in folder.iterdir():
-            # The interpreter finds its environment by the path that it is called by.
+            # The interpreter finds its environment by the path with which it was started.
             (linked / entry.name).symlink_to(entry)
     shutil.copy2(own / "pyvenv.cfg", made / "pyvenv.cfg")
     (target / OWN_PATHS).unlink()
