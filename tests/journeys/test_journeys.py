@@ -23,7 +23,7 @@ from operations.journeys.steps import PICTURE
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually, pause
 
-# Attempts per call: the broker needs some seconds to start, and the services some to reconnect; on a busy machine many.
+# Factor of the waiting times.
 PATIENCE = 20
 AWAY_SECONDS = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Final
 from tests.system import checks, generator, players, rest, truth
 from tests.system.airline import Airline
 from tests.system.faults.play import Played, play
-from tests.system.faults.schedule import schedule
+from tests.system.faults.schedule import KINDS, Kind, schedule
 from tests.system.faults.stack import REPOSITORY, SHORT_TTLS, RunningStack, attached, running
 from tests.system.history import History
 from tests.system.players import Stack
@@ -54,6 +54,8 @@ class Plan:
     seconds: float
     operations: int | None = None
     with_faults: bool = False
+    kinds: Sequence[Kind] = KINDS
+    """The faults that may happen."""
     folder: Path | None = None
     """Where the stack and the history are; the stack's own home if it is attached."""
     attach: Path | None = None
@@ -157,7 +159,7 @@ async def _play(plan: Plan, stack: RunningStack, record: History) -> tuple[Airli
             group.create_task(
                 play(
                     stack,
-                    schedule(plan.seed, plan.seconds),
+                    schedule(plan.seed, plan.seconds, plan.kinds),
                     until=time.monotonic() + plan.seconds,
                     played=played,
                     changed=lambda each: record.mark("undone" if each.ended else "fault", str(each.planned)),
