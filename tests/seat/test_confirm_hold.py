@@ -236,8 +236,8 @@ async def test_nobody_else_names_another_owner_than_itself(callers: Callers, fli
 async def test_a_hold_that_lapses_while_its_confirmation_waits_has_expired(
     unswept: Instance, unswept_flight: str
 ) -> None:
-    customer, database = unswept.callers.customer(), unswept.database
-    hold = await customer.hold(unswept_flight, "20A")
+    agent, database = unswept.callers.agent(), unswept.database
+    hold = await agent.hold(unswept_flight, "20A")
     expire_time = await database.fetchval(
         """
         UPDATE holds SET extensions_left = 0, expire_time = clock_timestamp() + interval '1 s'
@@ -247,7 +247,7 @@ async def test_a_hold_that_lapses_while_its_confirmation_waits_has_expired(
     )
     async with database.transaction():
         await database.execute("SELECT FROM holds WHERE hold_id = $1 FOR UPDATE", UUID(hold.hold_id))
-        confirming = asyncio.create_task(customer.confirm(hold))
+        confirming = asyncio.create_task(agent.confirm(hold))
         await until(timestamp(expire_time))
     with refused("ABORTED", "HOLD_EXPIRED"):
         await confirming
