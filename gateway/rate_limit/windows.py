@@ -93,10 +93,6 @@ class Windows:
             if len(answer) > 1
         ]
 
-    async def forget(self, kinds: Sequence[str], source: str) -> None:
-        """Deletes the windows of a source."""
-        await self._redis.delete(*(_key(kind, source) for kind in kinds))
-
 
 def _key(kind: str, source: str) -> str:
     return f"{_PREFIX}:{{{source}}}:{kind}"
