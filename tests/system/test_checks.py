@@ -657,6 +657,18 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
         lambda s: s.call("SearchFlights", STRANGER, {}, {"itineraries": [{"name": "P2"}]}),
         "was shown",
     ),
+    "seat of a cancelled booking at rest": (
+        "rights",
+        checked_in,
+        lambda s: change(s.truth.bookings, state="CANCELLED"),
+        "keeps seat 10A",
+    ),
+    "check-in of a cancelled booking at rest": (
+        "rights",
+        checked_in,
+        lambda s: change(s.truth.bookings, state="CANCELLED"),
+        "keeps check-in K",
+    ),
     "boarding pass after the cancellation": ("rights", checked_in, _late_hold, "after the end"),
     "payment without a request": ("money", booked, _drop("PayBooking"), "without a SubmitPaymentCode"),
     "payment with the code that always fails": (

@@ -1,8 +1,8 @@
 """No principal sees or keeps what belongs to another.
 
 Checks rules 11.12 and 11.14 as the clients saw them. A call that succeeded was one that its role may make; no passenger
-or customer was shown an id or an address of another one; no seat was taken with an entitlement that had ended. `skyhigh
-verify` proves that none is kept at rest.
+or customer was shown an id or an address of another one; no seat was taken with an entitlement that had ended; at rest
+no passenger of a cancelled booking keeps anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAKES: Final = frozenset(
 
 def check(history: History, truth: Truth) -> list[Violation]:
     """Returns the responses to which a principal had no right."""
-    return [*_roles(history), *_leaks(history, truth), *_ended(history, truth)]
+    return [*_roles(history), *_leaks(history, truth), *_ended(history, truth), *_kept(truth)]
 
 
 def _roles(history: History) -> Iterator[Violation]:
@@ -121,7 +121,8 @@ def _ended(history: History, truth: Truth) -> Iterator[Violation]:
             flights.setdefault(flight_id, (clock.calm_after(operation.returned), operation))
         elif operation.call == "CancelBooking":
             for leg in (operation.answer or {}).get("flights", ()):
-                if leg.get("state") != "CANCELLED":
+                # Services of an older commit show the state of the booking alone.
+                if leg.get("state", (operation.answer or {}).get("state")) != "CANCELLED":
                     continue
                 for each in (operation.answer or {}).get("passengers", ()):
                     name = (str(leg["flight_id"]), str(each["passenger_id"]))
@@ -142,6 +143,38 @@ def _ended(history: History, truth: Truth) -> Iterator[Violation]:
                     [end[1], operation],
                 )
                 break
+
+
+def _kept(truth: Truth) -> Iterator[Violation]:
+    """At rest no passenger of a cancelled booking has a seat, a check-in or a place in the waitlist."""
+    gone = {
+        passenger.passenger_id: booking
+        for booking in truth.bookings
+        if booking.state == "CANCELLED"
+        for passenger in truth.party.get(booking.booking_id, ())
+    }
+    kept = [
+        *(
+            (seat.flight_id, seat.passenger_id, f"seat {seat.seat_number}")
+            for seat in truth.hold_seats
+            if seat.state != "RELEASED"
+        ),
+        *(
+            (each.flight_id, each.passenger_id, f"check-in {each.checkin_id}")
+            for each in truth.check_ins
+            if each.state != "CANCELLED"
+        ),
+        *(
+            (each.flight_id, each.passenger_id, f"entry {each.entry_id}")
+            for each in truth.entries
+            if each.state in ("WAITING", "OFFERED")
+        ),
+    ]
+    for flight_id, passenger_id, what in kept:
+        booking = gone.get(passenger_id)
+        if booking is not None:
+            text = f"{passenger_id} keeps {what} of {flight_id}, and booking {booking.booking_id} is cancelled"
+            yield Violation(CHECK, text)
 
 
 def _used(operation: Operation, truth: Truth) -> Iterator[tuple[str, str]]:
