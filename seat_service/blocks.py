@@ -88,6 +88,7 @@ async def _move(
             INSERT INTO offers (flight_id, seat_number, expire_time)
             SELECT moved.flight_id, moved.seat_number, statement_timestamp() + flights.offer_window
             FROM moved JOIN flights USING (flight_id) WHERE moved.state = 'OFFERED'
+            RETURNING expire_time
         ), unoffered AS (
             DELETE FROM offers USING moved
             WHERE offers.flight_id = moved.flight_id AND offers.seat_number = moved.seat_number
@@ -99,7 +100,8 @@ async def _move(
                    statement_timestamp()
             FROM moved CROSS JOIN standing
         )
-        SELECT standing.state::text AS standing, moved.version, statement_timestamp() AS now
+        SELECT standing.state::text AS standing, moved.version, statement_timestamp() AS now,
+               (SELECT expire_time FROM offer) AS offer_expire_time
         FROM standing LEFT JOIN moved ON true
         """,
         request.flight_id,
@@ -123,6 +125,8 @@ async def _move(
     effects.flights.add(request.flight_id)
     if event_id is not None:
         message = events_pb2.SeatReleased(flight_id=request.flight_id, release_time=timestamp(row["now"]))
+        if row["offer_expire_time"] is not None:
+            message.offer_expire_time.CopyFrom(timestamp(row["offer_expire_time"]))
         message.seats.add(
             seat_number=request.seat_number,
             version=row["version"],

@@ -83,7 +83,9 @@ async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Ef
                    request_id, event_id, statement_timestamp()
             FROM freed
         )
-        SELECT flight_id, seat_number, version, state::text, statement_timestamp() AS now FROM freed
+        SELECT flight_id, seat_number, version, state::text, statement_timestamp() AS now,
+               CASE WHEN state = 'OFFERED' THEN statement_timestamp() + offer_window END AS offer_expire_time
+        FROM freed
         """,
         [release.seat.hold_id for release in releases],
         [release.seat.flight_id for release in releases],
@@ -103,7 +105,10 @@ async def release_locked(conn: Conn, releases: Sequence[Release], *, effects: Ef
     }
     for release in releases:
         row = freed[release.seat.place]
-        messages[release.seat.flight_id].seats.add(
+        message = messages[release.seat.flight_id]
+        if row["offer_expire_time"] is not None:
+            message.offer_expire_time.CopyFrom(timestamp(row["offer_expire_time"]))
+        message.seats.add(
             seat_number=release.seat.seat_number,
             version=row["version"],
             state=pb.Seat.State.Value(row["state"]),

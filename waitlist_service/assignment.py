@@ -133,7 +133,9 @@ class Assignment:
         except NotForPassenger as refusal:
             await self._refuse_accept(entry, refusal)
         else:
-            await self._assigned.submit(Claimed(entry, entry.hold_id, hold.seat_of(entry), entry.owner))
+            await self._assigned.submit(
+                Claimed(entry, entry.hold_id, hold.seat_of(entry), entry.accept_actor or entry.owner)
+            )
         self._tell()
 
     async def withdraw(self, subject: str) -> None:
@@ -205,12 +207,10 @@ class Assignment:
         seats = await self._peers.seat_map(flight_id)
         async with db.transaction(self._pool) as conn:
             await serving.lock(conn, flight_id)
-            free, as_of = await serving.settled(conn, flight_id, peers.free(seats))
-            offered = peers.offered(seats)
-            unwanted = await serving.serve(
-                conn, flight_id, {number: as_of if number in offered else None for number in free}
-            )
-            await serving.hand_back(conn, flight_id, unwanted & offered)
+            free = await serving.settled(conn, flight_id, peers.free(seats))
+            # A map does not say when an offer ends: another caller may take the seat before it is claimed.
+            unwanted = await serving.serve(conn, flight_id, dict.fromkeys(free))
+            await serving.hand_back(conn, flight_id, unwanted & peers.offered(seats))
             # Without live entries, for example because check-in has closed since, no further sweep is set.
             if waits := await entries.anybody_waits(conn, flight_id):
                 await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
@@ -453,13 +453,13 @@ async def _serve_kept(conn: Conn, flight_ids: Collection[str]) -> None:
         await serving.hand_back(conn, flight_id, await serving.serve(conn, flight_id, {}))
 
 
-async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry:
-    """Marks an offer as accepted; sets the timer that confirms it if this process dies.
+async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry:
+    """Marks an offer as accepted by `actor`; sets the timer that confirms it if this process dies.
 
     Returns the entry, also if it is ASSIGNED already after an offer. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED,
     CHECK_IN_CLOSED or PASSENGER_NOT_FOUND.
     """
-    entry = await entries.begin_accept(conn, entry_id, owner=owner)
+    entry = await entries.begin_accept(conn, entry_id, owner=owner, actor=actor)
     if entry is not None:
         await timers.set_timer(conn, entries.ACCEPT, str(entry_id), after=timedelta(seconds=CLAIM_LEASE_SECONDS))
         return entry

@@ -49,8 +49,8 @@ WITHDRAW_LEASE: Final = timedelta(seconds=3)
 
 _COLUMNS: Final = """entry_id, flight_id, number, passenger_id, owner, type::text, cabin::text, special_services,
     positions::text[], seat_numbers, state::text, version, claim_id, seat_number, uncertain,
-    claim_request, hold_id, offer_expire_time, accept_time, withdrawal::text, withdraw_actor, withdraw_reason,
-    contact_email, contact_name, create_time, update_time"""
+    claim_request, hold_id, offer_expire_time, accept_time, accept_actor, withdrawal::text, withdraw_actor,
+    withdraw_reason, contact_email, contact_name, create_time, update_time"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,7 @@ class Entry:
     hold_id: UUID | None
     offer_expire_time: datetime | None
     accept_time: datetime | None
+    accept_actor: str | None
     withdrawal: str | None
     withdraw_actor: str | None
     withdraw_reason: str | None
@@ -451,21 +452,24 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
     return entry
 
 
-async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None) -> Entry | None:
-    """Marks an offer as accepted, within OFFERED and before its end.
+async def begin_accept(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry | None:
+    """Marks an offer as accepted by `actor`, within OFFERED and before its end.
 
-    From then on only the seat service decides whether the seat is confirmed. A repeat returns the accepted entry. The
-    end of the offer counts and not that of the hold, which the passenger can extend at the seat service.
+    From then on only the seat service decides whether the seat is confirmed. A repeat returns the accepted entry, whose
+    actor stays the first one. The end of the offer counts and not that of the hold, which the passenger can extend at
+    the seat service.
     """
     row = await conn.fetchrow(
         f"""
-        UPDATE entries SET accept_time = coalesce(accept_time, statement_timestamp())
+        UPDATE entries SET accept_time = coalesce(accept_time, statement_timestamp()),
+                           accept_actor = coalesce(accept_actor, $3)
         WHERE entry_id = $1 AND ($2::text IS NULL OR owner = $2) AND state || '' = 'OFFERED' AND withdrawal IS NULL
           AND (accept_time IS NOT NULL OR offer_expire_time > statement_timestamp())
         RETURNING {_COLUMNS}
         """,  # noqa: S608
         entry_id,
         owner,
+        actor,
     )
     return None if row is None else Entry(**row)
 
@@ -476,7 +480,10 @@ async def end_accept(conn: Conn, entry: Entry) -> None:
     The seat service has refused to confirm the hold.
     """
     await conn.execute(
-        "UPDATE entries SET accept_time = NULL WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2",
+        """
+        UPDATE entries SET accept_time = NULL, accept_actor = NULL
+        WHERE entry_id = $1 AND state || '' = 'OFFERED' AND hold_id = $2
+        """,
         entry.entry_id,
         entry.hold_id,
     )

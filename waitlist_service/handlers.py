@@ -23,10 +23,13 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
     OFFERED seats that no entry wants are returned to general sale. A late or repeated event may match a seat that is
     taken already. The claim is then refused, and the entry is WAITING without a match again.
     """
-    release_time = event.release_time.ToDatetime(tzinfo=UTC)
-    freed = {each.seat_number: release_time if each.state == Seat.OFFERED else None for each in event.seats}
+    offered = {each.seat_number for each in event.seats if each.state == Seat.OFFERED}
+    offer_time = event.release_time.ToDatetime(tzinfo=UTC)
+    if event.HasField("offer_expire_time"):
+        offer_time = serving.offer_time(offer_time, event.offer_expire_time.ToDatetime(tzinfo=UTC))
+    freed = {each.seat_number: offer_time if each.seat_number in offered else None for each in event.seats}
     unwanted = await serving.serve(conn, event.flight_id, freed)
-    await serving.hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, release_time)})
+    await serving.hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, offer_time)})
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:

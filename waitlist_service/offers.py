@@ -28,7 +28,9 @@ class Offers:
         self._entitlements = all_entitlements
         self._mutations = mutations
 
-    async def accept(self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None) -> pb.WaitlistEntry:
+    async def accept(
+        self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
+    ) -> pb.WaitlistEntry:
         """Accepts an offer before its end: OFFERED → ASSIGNED.
 
         A repeat returns the assigned entry. Raises ENTRY_NOT_FOUND, NO_OFFER, OFFER_EXPIRED, CHECK_IN_CLOSED or
@@ -44,11 +46,11 @@ class Offers:
         if entry.state == "OFFERED" and entry.accept_time is None:
             await self._entitlements.compare_entries(entry.flight_id, [entry])
         async with db.transaction(self._pool) as conn:
-            await assignment.accepted(conn, entry_id, owner=owner)
+            await assignment.accepted(conn, entry_id, owner=owner, actor=actor)
         await self._assigning.accept(str(entry_id))
 
         async def answer(conn: Conn) -> pb.WaitlistEntry:
-            return await entries.shown(conn, await assignment.accepted(conn, entry_id, owner=owner))
+            return await entries.shown(conn, await assignment.accepted(conn, entry_id, owner=owner, actor=actor))
 
         return await self._mutations.run(request_key, pb.WaitlistEntry, answer)
 

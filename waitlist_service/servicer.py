@@ -44,7 +44,9 @@ class WaitlistServicer(WaitlistServiceServicer):
             return await entries.shown(conn, await entries.find(conn, UUID(request.entry_id), owner=_owner()))
 
     async def AcceptOffer(self, request: pb.AcceptOfferRequest, context: Context) -> pb.WaitlistEntry:
-        return await self._offers.accept(UUID(request.entry_id), _key(request), owner=_owner())
+        return await self._offers.accept(
+            UUID(request.entry_id), _key(request), owner=_owner(), actor=running().principal.name
+        )
 
     async def DeclineOffer(self, request: pb.DeclineOfferRequest, context: Context) -> pb.WaitlistEntry:
         return await self._offers.decline(

@@ -23,8 +23,10 @@ from waitlist_service.matching import FreedSeat, Wishes, match
 # The entries of the first page: usually one of the oldest wants a released seat. Each further page has PAGE entries.
 FIRST_PAGE: Final = 8
 PAGE: Final = 200
-# An offer of at most this age is still valid: it is half of the offer window (10 s by default), in which only the
-# waitlist can claim the seat.
+# Only the waitlist can claim an offered seat before the offer ends. A claim that begins at least so long before the end
+# cannot lose the seat to another caller: a claim takes at most some seconds.
+CLAIM_TIME: Final = timedelta(seconds=5)
+# An offer of at most this age has so much time left; see `offer_time`.
 FRESH: Final = timedelta(seconds=5)
 # The assumed age of a seat map; only a map from a failing cache can be older.
 MAP_AGE: Final = timedelta(seconds=2)
@@ -67,6 +69,14 @@ async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]
     return unwanted
 
 
+def offer_time(release_time: datetime, expire_time: datetime) -> datetime:
+    """Returns the time from which FRESH is counted for a seat that was released and offered.
+
+    That is the release, or an earlier time if the offer is so short that it ends before FRESH and CLAIM_TIME.
+    """
+    return min(release_time, expire_time - FRESH - CLAIM_TIME)
+
+
 async def hand_back(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:
     """Sets the timers that return unwanted OFFERED seats to general sale.
 
@@ -105,26 +115,24 @@ async def keeping(conn: Conn, flight_ids: Collection[str]) -> list[str]:
     return [row["flight_id"] for row in rows]
 
 
-async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> tuple[set[str], datetime]:
-    """Returns the seats of a map that can be trusted, and the time of the map.
+async def settled(conn: Conn, flight_id: str, seat_numbers: Collection[str]) -> set[str]:
+    """Returns the seats of a map that can be trusted.
 
     A seat that was matched or claimed within the assumed age of the map is left out, because the map may show its state
     from before.
     """
-    row = await conn.fetchrow(
+    rows = await conn.fetch(
         """
-        SELECT statement_timestamp() - $3::interval AS as_of, array(
-            SELECT seat_number FROM seats
-            WHERE flight_id = $1 AND seat_number = ANY($2::text[])
-              AND coalesce(touch_time < statement_timestamp() - $3::interval - $4::interval, true)) AS settled
+        SELECT seat_number FROM seats
+        WHERE flight_id = $1 AND seat_number = ANY($2::text[])
+          AND coalesce(touch_time < statement_timestamp() - $3::interval - $4::interval, true)
         """,
         flight_id,
         list(seat_numbers),
         MAP_AGE,
         CLOCK_SKEW,
     )
-    assert row is not None
-    return set(row["settled"]), row["as_of"]
+    return {row["seat_number"] for row in rows}
 
 
 async def touch(conn: Conn, seats: Collection[tuple[str, str]]) -> None:
@@ -161,7 +169,7 @@ async def _unmatched(
         FROM seats
         LEFT JOIN unnest($2::text[], $3::timestamptz[]) AS freed (seat_number, offer_time) USING (seat_number)
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN freed.seat_number IS NULL THEN seats.offer_time ELSE freed.offer_time END AS offer_time
+            SELECT coalesce(freed.offer_time, seats.offer_time) AS offer_time
         ) AS since
         WHERE flight_id = $1 AND (seats.seat_number = ANY($2::text[]) OR kept)
         """,
@@ -230,12 +238,12 @@ async def _pass_over(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> 
 async def _keep(conn: Conn, flight_id: str, kept: Collection[str], freed: Mapping[str, datetime | None]) -> None:
     """Marks these seats of the flight as kept, and no others.
 
-    A seat that is not in `freed` retains its offer time.
+    A seat without a time in `freed` retains its offer time.
     """
     await conn.execute(
         """
         UPDATE seats SET kept = seats.seat_number = ANY($2::text[]),
-                         offer_time = CASE WHEN told.seat_number IS NULL THEN seats.offer_time ELSE told.offer_time END
+                         offer_time = coalesce(told.offer_time, seats.offer_time)
         FROM seats AS before
         LEFT JOIN unnest($3::text[], $4::timestamptz[]) AS told (seat_number, offer_time) USING (seat_number)
         WHERE seats.flight_id = $1 AND (seats.kept OR seats.seat_number = ANY($2::text[]))

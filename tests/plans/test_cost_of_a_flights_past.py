@@ -130,7 +130,7 @@ async def test_a_planner_without_statistics_looks_entries_up_by_their_ids(waitin
             assert withdrawn == [entry_id]
             assert await entries.finish_withdrawal(conn, await entries.find(conn, entry_id, owner=None))
             continue
-        assert await entries.begin_accept(conn, entry_id, owner=None)
+        assert await entries.begin_accept(conn, entry_id, owner=None, actor="agent:a")
         (assigned,) = await entries.assign(conn, [entries.Claimed(found, hold, seat_number, "passenger:W")])
         assert assigned is not None
     assert len(waiting.plans) > 20

@@ -6,13 +6,14 @@ A seat that is freed while passengers wait is first offered to the waitlist.
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
+from services.proto import timestamp
 from tests.aging import lapse_holds
 from tests.callers import Caller, Callers, refused
 from tests.dates import flight_id
@@ -56,6 +57,14 @@ async def state(database: Database, flight: str) -> str:
     return found
 
 
+async def offer_end(database: Database, flight: str) -> datetime:
+    """Returns the end of the offer of 20A."""
+    end: datetime = await database.fetchval(
+        "SELECT expire_time FROM offers WHERE flight_id = $1 AND seat_number = '20A'", flight
+    )
+    return end
+
+
 async def test_a_freed_seat_is_offered_while_passengers_wait(
     callers: Callers, agent: Caller, offered: str, database: Database
 ) -> None:
@@ -75,8 +84,26 @@ async def test_the_waitlist_hears_of_it(offered: str, database: Database) -> Non
         """,
         offered,
     )
-    (released,) = events_pb2.SeatReleased.FromString(body).seats
+    event = events_pb2.SeatReleased.FromString(body)
+    (released,) = event.seats
     assert (released.seat_number, released.state, released.passenger_id) == ("20A", pb.Seat.OFFERED, "P1")
+    assert event.offer_expire_time == timestamp(await offer_end(database, offered))
+
+
+async def test_the_event_of_an_unblocked_seat_has_the_end_of_its_offer(
+    agent: Caller, offered: str, database: Database
+) -> None:
+    await agent.BlockSeat(pb.BlockSeatRequest(flight_id=offered, seat_number="20A", reason="BROKEN"))
+    await agent.UnblockSeat(pb.UnblockSeatRequest(flight_id=offered, seat_number="20A"))
+    body = await database.fetchval(
+        """
+        SELECT body FROM seat_events JOIN outbox USING (event_id)
+        WHERE flight_id = $1 AND from_state = 'BLOCKED' AND routing_key = 'seat.released.v1'
+        """,
+        offered,
+    )
+    event = events_pb2.SeatReleased.FromString(body)
+    assert event.offer_expire_time == timestamp(await offer_end(database, offered))
 
 
 async def test_a_claimed_seat_is_its_new_owners_hold(

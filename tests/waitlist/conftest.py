@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import asyncpg
 import grpc
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer, add_CheckInServiceServicer_to_server
+from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
@@ -289,16 +291,21 @@ async def take_all_seats(database: Database, flight_id: str) -> dict[str, seats.
             ), assigned AS (
                 INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, state)
                 SELECT hold_id, flight_id, seat_number, 'X-' || seat_number, 'CONFIRMED' FROM taken
+            ), published AS (
+                INSERT INTO outbox (event_id, routing_key, body, publish_time)
+                VALUES ($2, 'seat.confirmed.v1', $3, now())
             )
             INSERT INTO seat_events (flight_id, seat_number, version, from_state, to_state, hold_id, actor, reason,
-                                     event_time)
+                                     event_id, event_time)
             SELECT flight_id, seat_number, step.version, from_state::seat_state, to_state::seat_state, hold_id,
-                   'agent:desk', to_state, now() - step.age
+                   'agent:desk', to_state, CASE to_state WHEN 'CONFIRMED' THEN $2 END, now() - step.age
             FROM taken CROSS JOIN (
                 VALUES (1, 'AVAILABLE', 'HELD', interval '2 s'), (2, 'HELD', 'CONFIRMED', interval '1 s')
             ) AS step (version, from_state, to_state, age)
             """,
             flight_id,
+            uuid4(),
+            events_pb2.SeatConfirmed(flight_id=flight_id).SerializeToString(),
         )
     return {row["seat_number"]: seats.Hold(hold_id=str(row["hold_id"])) for row in taken}
 

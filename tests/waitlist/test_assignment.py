@@ -126,7 +126,11 @@ async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pyt
         return full.flight_id in lost
 
     with monkeypatch.context() as patch:
-        patch.setattr(handlers, "serving", SimpleNamespace(serve=serve_nobody, hand_back=serving.hand_back))
+        patch.setattr(
+            handlers,
+            "serving",
+            SimpleNamespace(serve=serve_nobody, hand_back=serving.hand_back, offer_time=serving.offer_time),
+        )
         await full.free("20A")
         await eventually(is_lost)
     await waiter.becomes(entry, "ASSIGNED")

@@ -96,6 +96,29 @@ async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_data
     await transaction.rollback()
 
 
+@pytest.mark.parametrize(("window", "is_uncertain"), [(timedelta(seconds=2), True), (timedelta(seconds=10), False)])
+async def test_a_match_is_uncertain_if_the_offer_may_end_before_its_claim(
+    full: Flight, waitlist_database: Database, window: timedelta, is_uncertain: bool
+) -> None:
+    """With an uncertain match the older entry loses no other seat to a younger one if its claim fails."""
+    joined = [await full.waiter().join() for _ in range(2)]
+    released = events_pb2.SeatReleased(flight_id=full.flight_id)
+    released.seats.add(seat_number="20A", version=3, state=seats.Seat.OFFERED)
+    now = datetime.now(UTC)
+    released.release_time.FromDatetime(now)
+    released.offer_expire_time.FromDatetime(now + window)
+    # Nothing is committed, so no timer claims the match.
+    transaction = waitlist_database.transaction()
+    await transaction.start()
+    await on_seat_released(waitlist_database, released)
+    found = await waitlist_database.fetchrow(
+        "SELECT seat_number, uncertain FROM entries WHERE entry_id = $1", UUID(joined[0].entry_id)
+    )
+    await transaction.rollback()
+    assert found is not None
+    assert tuple(found) == ("20A", is_uncertain)
+
+
 async def test_what_is_kept_for_an_older_entry_is_given_once_its_match_has_come_to_something(
     full: Flight, waitlist_database: Database
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as seats
@@ -99,6 +99,18 @@ async def test_who_accepts_has_the_seat(full: Flight, offered: Offered) -> None:
         await waiter.waitlist.DeclineOffer(decline(entry))
     with refused("FAILED_PRECONDITION", "ENTRY_ENDED"):
         await waiter.waitlist.LeaveWaitlist(leave(entry))
+
+
+async def test_the_history_names_the_agent_who_accepts(
+    offered: Offered, waitlist: Callers, waitlist_database: Database
+) -> None:
+    _, entry = offered
+    agent = waitlist.agent("desk-7")
+    await agent.AcceptOffer(accept(entry))
+    actor = await waitlist_database.fetchval(
+        "SELECT actor FROM entry_events WHERE entry_id = $1 AND to_state = 'ASSIGNED'", UUID(entry.entry_id)
+    )
+    assert actor == "agent:desk-7"
 
 
 async def test_a_key_accepts_one_offer(full: Flight, offered: Offered) -> None:
