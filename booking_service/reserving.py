@@ -64,16 +64,16 @@ class Reserving:
         """Returns the booking with its seats held.
 
         A retry gets the same booking, also while the first request still runs. Raises the errors of the contract; then
-        nothing is held, and a retry is processed as new. If the seat service does not respond, the booking's timer
-        continues it: a request with a key raises Unavailable, and its retry returns the booking. A request without a
-        key raises DeadlineExceeded, because its outcome stays unknown.
+        nothing is held, and a retry is processed as new. If the seat service or the database does not respond, the
+        booking's timer continues it: a request with a key fails as unavailable, and its retry returns the booking. A
+        request without a key raises DeadlineExceeded, because its outcome stays unknown.
         """
         opened = await self._mutations.known(order.request_key, pb.Booking)
         if opened is None:
             opened = await self._open(order)
         try:
             return await self.reserve(UUID(opened.booking_id))
-        except Unavailable as unavailable:
+        except db.AWAY as unavailable:
             if order.request_key is not None:
                 raise
             # The booking's timer holds its seats later, and without a key no retry returns that booking.

@@ -124,13 +124,13 @@ class Peers:
         }
         return freed, {(each.flight_id, each.passenger_id) for each in answer.undecided}
 
-    async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> Seat:
-        """Confirms the seat of the caller's hold for the passenger, and returns it.
+    async def confirm_hold(self, hold_id: UUID, flight_id: str, passenger_id: str) -> tuple[Seat, bool]:
+        """Confirms the seat of the caller's hold for the passenger.
 
-        A repeat succeeds. Raises HOLD_NOT_FOUND, HOLD_EXPIRED, HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED,
-        FLIGHT_DEPARTED, PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a seat that no longer fits. Then no seat was
-        confirmed, with one exception: HOLD_MISMATCH if the owner changed the hold at the same time and left the
-        passenger out.
+        Returns the seat, and whether it was unconfirmed before. A repeat succeeds. Raises HOLD_NOT_FOUND, HOLD_EXPIRED,
+        HOLD_CANCELLED, HOLD_MISMATCH, FLIGHT_CANCELLED, FLIGHT_DEPARTED, PASSENGER_NOT_FOUND, or SEAT_REQUIRED for a
+        seat that no longer fits. Then no seat was confirmed, with one exception: HOLD_MISMATCH if the owner changed the
+        hold at the same time and left the passenger out.
         """
         seats = (await self.seats_of([(flight_id, passenger_id)]))[(flight_id, passenger_id)]
         meant = next((each for each in seats if each.hold_id == hold_id), None)
@@ -144,9 +144,9 @@ class Peers:
             # The owner may have changed the hold's seats since they were read.
             for each in confirmed.seats:
                 if (each.flight_id, each.passenger_id) == (flight_id, passenger_id):
-                    return replace(meant, seat_number=each.seat_number)
+                    return replace(meant, seat_number=each.seat_number), True
             raise refusals.hold_mismatch()
-        return meant
+        return meant, False
 
     async def release_seat(self, flight_id: str, passenger_id: str, hold_id: UUID, *, reason: str) -> None:
         """Releases the passenger's seat of this hold, and no other. A repeat succeeds."""

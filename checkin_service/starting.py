@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
+from skyhigh.checkin.v1.error_reason_pb2 import ErrorReason
 
 from checkin_service import checkins, eligibility, records, refusals
 from checkin_service.entitlements import Entitlements
 from checkin_service.fares import Fare
 from checkin_service.peers import Peers, Seat
-from services import db
+from services import db, timers
 from services.auth import Role
 from services.db import Conn, GuardMissed, Pool
-from services.errors import Refusal
+from services.errors import DeadlineExceeded, Refusal
 from services.idempotency import RequestKey
 from services.mutations import Mutations
+
+ALREADY_CHECKED_IN: Final = ErrorReason.Name(ErrorReason.ALREADY_CHECKED_IN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,9 @@ class Starting:
             if known is None:
                 raise
             return known
-        seat = None if infant else await self._seat(request)
-        return await self._mutations.run(request.request_key, pb.CheckIn, partial(self._write, request, seat))
+        seat, was_confirmed = (None, False) if infant else await self._seat(request)
+        write = partial(self._write, request, seat, was_confirmed)
+        return await self._mutations.run(request.request_key, pb.CheckIn, write)
 
     async def _judge(self, conn: Conn, request: StartRequest) -> eligibility.Situation:
         situation = await eligibility.situation(
@@ -87,7 +92,8 @@ class Starting:
             raise in_the_way[0]
         return situation
 
-    async def _seat(self, request: StartRequest) -> Seat:
+    async def _seat(self, request: StartRequest) -> tuple[Seat, bool]:
+        """Returns the passenger's confirmed seat, and whether this request has confirmed it."""
         # By this the seat service releases a seat that does not fit the passenger's current manifest entry.
         await self._entitlements.send_of(request.flight_id, request.passenger_id)
         if request.hold_id is not None:
@@ -98,11 +104,19 @@ class Starting:
             async with db.transaction(self._pool) as conn:
                 await self._judge(conn, request)
             raise refusals.seat_required()
-        return seat
+        return seat, False
 
-    async def _write(self, request: StartRequest, seat: Seat | None, conn: Conn) -> pb.CheckIn:
+    async def _write(self, request: StartRequest, seat: Seat | None, was_confirmed: bool, conn: Conn) -> pb.CheckIn:
         await _lock(conn, request)
-        situation = await self._judge(conn, request)
+        try:
+            situation = await self._judge(conn, request)
+        except Refusal as refusal:
+            if not was_confirmed:
+                raise
+            if refusal.reason == ALREADY_CHECKED_IN:
+                return await _follow(conn, UUID(refusal.metadata["checkin_id"]))
+            # A refusal would say that nothing has changed (rule 11.15). A retry is refused for this reason at once.
+            raise DeadlineExceeded from refusal
         checkin_id = await checkins.start(
             conn,
             flight_id=request.flight_id,
@@ -119,6 +133,16 @@ class Starting:
             # again.
             raise GuardMissed
         return (await records.find(conn, checkin_id)).message()
+
+
+async def _follow(conn: Conn, checkin_id: UUID) -> pb.CheckIn:
+    """Returns the check-in that another request began after this one had confirmed its hold.
+
+    The passenger has the hold's seat by now, so this request is not refused (rule 11.15). A timer asks the seat service
+    for the seat and records it.
+    """
+    await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(checkin_id))
+    return (await records.find(conn, checkin_id)).message()
 
 
 async def _lock(conn: Conn, request: StartRequest) -> None:

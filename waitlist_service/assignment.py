@@ -127,15 +127,16 @@ class Assignment:
             return
         try:
             hold = await self._peers.confirm(entry.hold_id)
+            if (seat_number := hold.seat_of(entry)) is None:
+                raise SeatGone
         except SeatGone:
             async with db.transaction(self._pool) as conn:
                 await entries.lapse(conn, entry.entry_id, hold_id=entry.hold_id)
         except NotForPassenger as refusal:
             await self._refuse_accept(entry, refusal)
         else:
-            await self._assigned.submit(
-                Claimed(entry, entry.hold_id, hold.seat_of(entry), entry.accept_actor or entry.owner)
-            )
+            actor = entry.accept_actor or entry.owner
+            await self._assigned.submit(Claimed(entry, entry.hold_id, seat_number, actor))
         self._tell()
 
     async def withdraw(self, subject: str) -> None:
@@ -147,12 +148,11 @@ class Assignment:
             entry = await entries.find(conn, UUID(subject), owner=None)
         if entry.state != "OFFERED" or entry.hold_id is None or entry.withdrawal is None:
             return
-        if await self._peers.cancel_unconfirmed(entry.hold_id, reason=entry.withdraw_reason or ""):
+        cancelled = await self._peers.cancel_unconfirmed(entry.hold_id, reason=entry.withdraw_reason or "")
+        if cancelled or not await self._keep_confirmed(entry, entry.hold_id):
             async with db.transaction(self._pool) as conn:
                 await entries.finish_withdrawal(conn, entry)
                 await timers.set_timer(conn, entries.SWEEP, entry.flight_id)
-        else:
-            await self._keep_confirmed(entry, entry.hold_id)
         self._tell()
 
     async def lapse(self, subject: str) -> None:
@@ -171,8 +171,8 @@ class Assignment:
         ):
             return
         hold = await self._peers.hold(entry.hold_id)
-        if hold.state == "CONFIRMED":
-            return await self._keep_confirmed(entry, entry.hold_id)
+        if hold.state == "CONFIRMED" and await self._keep_confirmed(entry, entry.hold_id):
+            return
         if hold.state == "HELD" and entry.offer_expire_time is not None and hold.expire_time > entry.offer_expire_time:
             return await self._end_extended(entry)
         async with db.transaction(self._pool) as conn:
@@ -254,7 +254,9 @@ class Assignment:
     async def _take(self, entry: Entry, hold: Hold) -> None:
         """Writes the result of a claim: assigns a confirmed hold, offers any other."""
         if hold.state == "CONFIRMED":
-            await self._assigned.submit(Claimed(entry, hold.hold_id, hold.seat_of(entry), "waitlist"))
+            seat_number = hold.seat_of(entry) or entry.seat_number
+            assert seat_number is not None
+            await self._assigned.submit(Claimed(entry, hold.hold_id, seat_number, "waitlist"))
         else:
             await self._offer(entry, hold)
         self._tell()
@@ -289,14 +291,18 @@ class Assignment:
                 return await self._take(entry, await self._peers.hold(each.hold_id))
         await self._next_in_line(entry, refusal.reason or refusal.code.name, twice_as_long=True)
 
-    async def _keep_confirmed(self, entry: Entry, hold_id: UUID) -> None:
-        """Assigns an offer whose hold is confirmed: OFFERED → ASSIGNED.
+    async def _keep_confirmed(self, entry: Entry, hold_id: UUID) -> bool:
+        """Assigns an offer whose hold the passenger has confirmed at the seat service: OFFERED → ASSIGNED.
 
-        The passenger has confirmed the hold at the seat service.
+        Returns False, and changes nothing, if the passenger has no seat in the hold any more.
         """
         hold = await self._peers.hold(hold_id)
-        await self._assigned.submit(Claimed(entry, hold_id, hold.seat_of(entry), entry.owner))
+        seat_number = hold.seat_of(entry)
+        if seat_number is None:
+            return False
+        await self._assigned.submit(Claimed(entry, hold_id, seat_number, entry.owner))
         self._tell()
+        return True
 
     async def _refuse_accept(self, entry: Entry, refusal: NotForPassenger) -> None:
         """Withdraws an accepted offer that the seat service refuses to confirm.

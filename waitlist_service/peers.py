@@ -77,12 +77,13 @@ class Hold:
     expire_time: datetime
     seats: Mapping[tuple[str, str], str]
 
-    def seat_of(self, entry: Entry) -> str:
+    def seat_of(self, entry: Entry) -> str | None:
         """Returns the seat of the entry's passenger in this hold.
 
-        It is not the offered one if the passenger has changed the hold.
+        It is not the offered one if the passenger has changed the hold. None if the passenger has left the hold, which
+        other passengers may still have.
         """
-        return self.seats.get((entry.flight_id, entry.passenger_id), entry.seat_number or "")
+        return self.seats.get((entry.flight_id, entry.passenger_id))
 
 
 @dataclass(frozen=True, slots=True)

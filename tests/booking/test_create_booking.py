@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
@@ -481,10 +482,18 @@ async def test_an_order_is_seen_through_once_the_seat_service_is_back(
     [(str(uuid4()), ("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE")), ("", ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"))],
     ids=["a repeat finds it", "no repeat finds it"],
 )
-async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans(
-    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, key: str, answer: tuple[str, str]
+@pytest.mark.parametrize(
+    "failure", [Unavailable, asyncpg.ConnectionDoesNotExistError], ids=["seat service", "database"]
+)
+async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans(  # noqa: PLR0917
+    agency: Agency,
+    customer: Customer,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    answer: tuple[str, str],
+    failure: type[Exception],
 ) -> None:
-    """The first planned seat was taken, and the seat service failed before a new plan."""
+    """The first planned seat was taken, and a service or the database failed before a new plan."""
     monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
     journey = await agency.flight()
     real, plans = seating.plan, 0
@@ -493,7 +502,7 @@ async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans
         nonlocal plans
         plans += 1
         if plans == 2:
-            raise Unavailable
+            raise failure
         seats = await real(*args, **more)
         if plans == 1:
             await agency.take(journey.flight_id, seats[0].seat_number)

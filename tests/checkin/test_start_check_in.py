@@ -138,7 +138,45 @@ async def test_of_many_at_once_one_begins(airport: Airport) -> None:
     traveller = await airport.traveller()
     hold = await traveller.hold()
     results = await asyncio.gather(*(traveller.start(hold_id=hold.hold_id) for _ in range(12)), return_exceptions=True)
-    assert outcomes(results) == {"OK": 1, "ALREADY_CHECKED_IN": 11}
+    # Those that also confirmed the hold get the check-in that one of them began.
+    assert outcomes(results).keys() <= {"OK", "ALREADY_CHECKED_IN"}
+    assert len({each.checkin_id for each in results if isinstance(each, pb.CheckIn)}) == 1
+
+
+async def test_a_request_whose_hold_is_confirmed_gets_the_check_in_of_a_faster_one(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traveller = await airport.traveller()
+    hold = await traveller.hold()
+    confirm, begun = Peers.confirm_hold, list[pb.CheckIn]()
+
+    async def confirm_and_wait(self: Peers, *asked: Any) -> Any:
+        confirmed = await confirm(self, *asked)
+        begun.append(await traveller.start(hold_id=""))
+        return confirmed
+
+    monkeypatch.setattr(Peers, "confirm_hold", confirm_and_wait)
+    assert (await traveller.start(hold_id=hold.hold_id)).checkin_id == begun[0].checkin_id
+
+
+async def test_a_request_whose_hold_is_confirmed_is_not_refused_as_if_nothing_had_changed(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traveller = await airport.traveller()
+    hold = await traveller.hold()
+    confirm = Peers.confirm_hold
+
+    async def confirm_and_close(self: Peers, *asked: Any) -> Any:
+        confirmed = await confirm(self, *asked)
+        await airport.set_flight(departs_in_seconds=600)
+        return confirmed
+
+    monkeypatch.setattr(Peers, "confirm_hold", confirm_and_close)
+    with refused("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"):
+        await traveller.start(hold_id=hold.hold_id)
+    with refused("FAILED_PRECONDITION", "CHECK_IN_CLOSED"):
+        await traveller.start(hold_id=hold.hold_id)
+    assert await traveller.seat() == hold.seats[0].seat_number
 
 
 async def test_a_repeat_gets_the_first_answer(airport: Airport, request_id: str) -> None:

@@ -610,7 +610,7 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
         "watches",
         watched,
         lambda s: answer_of(s, "WatchSeatMap")["messages"].pop(0),
-        "a heartbeat has version",
+        "do not add up",
     ),
     "watch that is late at rest": ("watches", watched, _stale_watch, "was there at rest"),
     "map that goes back": (

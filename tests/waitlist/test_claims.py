@@ -16,7 +16,7 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from services.clients import PeerFault, PeerRefusal
 from services.errors import Unavailable
-from tests.callers import refused
+from tests.callers import Callers, refused
 from tests.instances import Database
 from tests.seat.rules import at_once
 from tests.waiting import eventually
@@ -214,6 +214,25 @@ async def test_a_confirmed_seat_stays_confirmed_whatever_becomes_of_the_offer(
     assert refusal.info.metadata["state"] == "ASSIGNED"
     assert (await waiter.entry(entry)).state == pb.WaitlistEntry.ASSIGNED
     assert await full.seat_of(waiter) == "20A"
+
+
+@pytest.mark.parametrize("verb", ["leave", "accept"])
+async def test_an_offer_whose_hold_has_passed_to_another_passenger_assigns_no_seat(
+    full: Flight, callers: Callers, verb: str
+) -> None:
+    waiter, entry, hold = await offered_to(full)
+    agent = callers.agent()
+    other = seats.SeatAssignment(flight_id=full.flight_id, seat_number="20A", passenger_id="X-other")
+    await agent.confirm(await agent.ChangeHoldSeats(seats.ChangeHoldSeatsRequest(hold_id=hold.hold_id, seats=[other])))
+    if verb == "leave":
+        left = await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))
+        assert left.state == pb.WaitlistEntry.LEFT
+    else:
+        with refused("ABORTED", "OFFER_EXPIRED"):
+            await waiter.waitlist.AcceptOffer(pb.AcceptOfferRequest(entry_id=entry.entry_id))
+        assert (await waiter.entry(entry)).state == pb.WaitlistEntry.DECLINED
+    assert await full.seat_of(waiter) == ""
+    await full.shows("20A", "CONFIRMED")
 
 
 async def test_an_offer_that_the_passenger_confirmed_at_the_seat_service_is_accepted(full: Flight) -> None:
