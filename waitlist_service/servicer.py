@@ -40,7 +40,8 @@ class WaitlistServicer(WaitlistServiceServicer):
         return await self._joining.join(call.principal, request, call.request_key(request))
 
     async def GetWaitlistEntry(self, request: pb.GetWaitlistEntryRequest, context: Context) -> pb.WaitlistEntry:
-        async with db.transaction(self._pool) as conn:
+        # One moment for both statements: an entry that is WAITING in the first one counts in the second.
+        async with db.snapshot(self._pool) as conn:
             return await entries.shown(conn, await entries.find(conn, UUID(request.entry_id), owner=_owner()))
 
     async def AcceptOffer(self, request: pb.AcceptOfferRequest, context: Context) -> pb.WaitlistEntry:
@@ -63,7 +64,7 @@ class WaitlistServicer(WaitlistServiceServicer):
         principal = running().principal.name
         after = self._page_tokens.read(request.page_token, query=query, principal=principal) or 0
         size = paging.page_size(request.page_size)
-        async with db.transaction(self._pool) as conn:
+        async with db.snapshot(self._pool) as conn:
             found = await entries.list_of(conn, request.flight_id, after_number=after, limit=size + 1)
             page, rest = found[:size], found[size:]
             shown = [await entries.shown(conn, entry) for entry in page]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import pytest
@@ -12,6 +12,7 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from tests.callers import Callers, a_few_at_once, refused
 from tests.dates import flight_id
 from tests.waitlist.conftest import Flight
+from waitlist_service import entries as waitlist_entries
 
 NOWHERE: Final = flight_id("SH000")
 
@@ -29,6 +30,27 @@ async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
 async def test_joining_at_once_gives_each_a_place_of_its_own(full: Flight) -> None:
     entries = await a_few_at_once(full.waiter().join() for _ in range(40))
     assert sorted(entry.position for entry in entries)[-1] == 40
+
+
+async def test_an_entry_that_ends_while_it_is_read_is_shown_as_of_one_moment(
+    full: Flight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiter = full.waiter()
+    entry = await waiter.join("20A")
+    real, left = waitlist_entries.find, False
+
+    async def find(*asked: Any, **more: Any) -> waitlist_entries.Entry:
+        nonlocal left
+        found = await real(*asked, **more)
+        if not left:
+            left = True
+            await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))
+        return found
+
+    monkeypatch.setattr(waitlist_entries, "find", find)
+    shown = await waiter.entry(entry)
+    assert (shown.state, shown.position) == (pb.WaitlistEntry.WAITING, 1)
+    assert (await waiter.entry(entry)).state == pb.WaitlistEntry.LEFT
 
 
 async def test_one_entry_waits_for_a_passenger(full: Flight) -> None:
