@@ -141,6 +141,13 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
 async def test_one_that_has_no_seats_yet_gets_none(agency: Agency, customer: Customer, unreserved: pb.Booking) -> None:
     (flight,) = unreserved.flights
     await agency.cancel_flight(flight.flight_id)
+
+    async def closed_for_sale() -> bool:
+        query = "SELECT true FROM cancelled_flights WHERE flight_id = $1"
+        return bool(await agency.seat_database.fetchval(query, flight.flight_id))
+
+    # Before that the seat service would hold the seats, and the booking would be CANCELLED afterwards.
+    await eventually(closed_for_sale)
     await make_timer_due(agency.database, "booking", "reserve", unreserved.booking_id)
     failed = await customer.becomes(unreserved, "FAILED")
     assert (failed.last_error, list(failed.seats)) == ("FLIGHT_CANCELLED", [])
