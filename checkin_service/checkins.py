@@ -345,8 +345,8 @@ async def extend_deadline(conn: Conn, checkin_id: UUID, *, intent_id: UUID, by: 
     """Moves the passed deadline of a running payment to `by` from now.
 
     A running payment extends the deadline for at most LONGEST_PAYMENT in total, and not beyond departure. A payment
-    that succeeded (`paid`) extends it until its event arrives. Returns False, and changes nothing, if that time is over
-    or the check-in does not wait for this intent.
+    that succeeded (`paid`) extends it until its event arrives. Returns False, and changes nothing, if the deadline
+    cannot be extended any more or the check-in does not wait for this intent.
     """
     extended = await conn.fetchval(
         """

@@ -138,8 +138,8 @@ class Starting:
 async def _follow(conn: Conn, checkin_id: UUID) -> pb.CheckIn:
     """Returns the check-in that another request began after this one had confirmed its hold.
 
-    The passenger has the hold's seat by now, so this request is not refused (rule 11.15). A timer asks the seat service
-    for the seat and records it.
+    A refusal would say that nothing has changed (rule 11.15), but the passenger has the hold's seat. A timer asks the
+    seat service for the seat and records it.
     """
     await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(checkin_id))
     return (await records.find(conn, checkin_id)).message()

@@ -65,7 +65,7 @@ async def return_seat(conn: Conn, requests: Sequence[OnSeat], *, effects: Effect
 
     The waitlist service calls this if no waiting entry wants the seat. A repeat returns the free seat. Returns for each
     request the seat (number and state only) or a refusal: SEAT_NOT_FOUND, or SEAT_OCCUPIED if the seat is held,
-    confirmed or blocked by now.
+    confirmed or blocked meanwhile.
     """
     move = partial(_move, legal=("OFFERED",), target="AVAILABLE", effects=effects)
     return [await move(conn, request) for request in requests]
