@@ -200,8 +200,13 @@ class Steps:
         The seats are those of its hold, or the same seats held again if the hold has ended.
         """
         booking = await self._find(subject)
-        if booking.pay_time is None or booking.refund_reason is not None or booking.state == "CONFIRMED":
+        if booking.pay_time is None or booking.state == "CONFIRMED":
             return
+        if booking.refund_reason is not None:
+            # An earlier try, whose response was lost, may have held the seats after the refund had released them.
+            async with db.transaction(self._pool) as conn:
+                await timers.set_timer(conn, bookings.RELEASE, subject)
+            return self._tell()
         if booking.state != "PAYMENT_PROCESSING" and await self._sale_is_closed(booking):
             return await self._give_back(booking, SALE_CLOSED)
         try:
@@ -293,9 +298,9 @@ class Steps:
     async def release(self, subject: str) -> None:
         """Releases the seats of an ended booking or of its cancelled flights.
 
-        Cancels the hold of an ended booking. If that was confirmed, it also releases seats that its passengers have by
-        another hold, such as a seat changed at check-in. Of a CONFIRMED booking it releases the passengers' seats on
-        the cancelled flights only.
+        Cancels the hold of an ended booking. If that was paid, it also releases the seats that its passengers have by
+        another hold: a seat changed at check-in, or the seats that were held again for late money. Of a CONFIRMED
+        booking it releases the passengers' seats on the cancelled flights only.
         """
         booking = await self._find(subject)
         undecided = booking.pay_time is not None and booking.refund_reason is None
@@ -307,7 +312,7 @@ class Steps:
             cancelled = [leg for leg in booking.legs if leg.cancel_time is not None]
             return await self._peers.release_passengers(booking, cancelled, reason=reason)
         await self._peers.drop(booking.hold_id, reason=reason)
-        if booking.pnr is not None:
+        if booking.pay_time is not None:
             await self._peers.release_passengers(booking, booking.legs, reason=reason)
 
     async def refund(self, subject: str) -> None:

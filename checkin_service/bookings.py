@@ -48,8 +48,9 @@ async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
 async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
     """Cancels the check-ins of a cancelled booking, and removes its passengers.
 
-    A flight that has departed keeps its manifest and its check-ins.
+    A flight that had departed before the cancellation keeps its manifest and its check-ins. The event may arrive later.
     """
+    cancel_time = event.cancel_time.ToDatetime(tzinfo=UTC)
     await flights.lock(conn, event.flight_ids)
     await conn.execute(
         """
@@ -58,22 +59,23 @@ async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
         """,
         UUID(event.booking_id),
         event.reason,
-        event.cancel_time.ToDatetime(tzinfo=UTC),
+        cancel_time,
     )
     for checkin_id in await _live_check_ins(conn, event):
-        await checkins.cancel(conn, checkin_id, reason=checkins.BOOKING_CANCELLED, actor=ACTOR)
+        await checkins.cancel(conn, checkin_id, reason=checkins.BOOKING_CANCELLED, actor=ACTOR, cause_time=cancel_time)
     await conn.execute(
         """
         DELETE FROM passengers
         WHERE flight_id = ANY($1::text[]) AND passenger_id = ANY($2::text[]) AND pnr = $3
           AND NOT EXISTS (SELECT FROM flights
                           WHERE flights.flight_id = passengers.flight_id AND flights.cancel_time IS NULL
-                            AND statement_timestamp() >= flights.departure_time)
+                            AND $4 >= flights.departure_time)
           AND NOT EXISTS (SELECT FROM check_ins
                           WHERE check_ins.flight_id = passengers.flight_id
                             AND check_ins.passenger_id = passengers.passenger_id AND check_ins.state <> 'CANCELLED')
         """,
         *_named(event),
+        cancel_time,
     )
 
 

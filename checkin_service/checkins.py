@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -444,7 +444,7 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     moved = await conn.fetchval(
         """
         UPDATE check_ins
-        SET seat_number = $3, hold_id = $4, seat_disputed = false, version = version + 1,
+        SET seat_number = $3, hold_id = $4, seat_disputed = false, seat_release_time = NULL, version = version + 1,
             update_time = statement_timestamp()
         WHERE checkin_id = $1 AND version = $2
           AND state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
@@ -522,12 +522,12 @@ async def stand_up(conn: Conn, standing: CheckIn) -> bool:
     return lost is not None
 
 
-async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, departed_too: bool = False) -> bool:
-    """Cancels a check-in before departure: any other state → CANCELLED.
+async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, cause_time: datetime | None = None) -> bool:
+    """Cancels a check-in for a cause before departure: any other state → CANCELLED.
 
     Timers release the seat, and cancel or refund the fee. Returns False, and changes nothing, if the check-in was
-    cancelled before or the flight has left. `departed_too` lifts the limit of the departure time for a cancelled
-    flight, because the news of its cancellation may arrive after that time.
+    cancelled before or the flight had left. `cause_time` is the time of what another service decided, whose event may
+    arrive after the departure; without it the cause is this call. A cancelled flight never leaves.
     """
     row = await conn.fetchrow(
         """
@@ -538,17 +538,17 @@ async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, depar
         WHERE check_ins.checkin_id = standing.checkin_id
           AND check_ins.state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
           AND flights.flight_id = check_ins.flight_id
-          AND ($3 AND flights.cancel_time IS NOT NULL OR statement_timestamp() < flights.departure_time)
+          AND (flights.cancel_time IS NOT NULL OR coalesce($3, statement_timestamp()) < flights.departure_time)
         RETURNING standing.state::text AS from_state
         """,
         checkin_id,
         reason,
-        departed_too,
+        cause_time,
     )
     if row is None:
         return False
     await timers.cancel_timer(conn, PAYMENT_DEADLINE, str(checkin_id))
-    await _after_cancellation(conn, checkin_id, row["from_state"], actor=actor, departed_too=departed_too)
+    await _after_cancellation(conn, checkin_id, row["from_state"], actor=actor, cause_time=cause_time)
     return True
 
 
@@ -595,17 +595,19 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
 async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
     """Cancels a check-in whose passenger has no seat any more: COMPLETED → CANCELLED.
 
-    Returns False, and changes nothing, if the check-in no longer has the version of `standing` or the flight has left.
+    Returns False, and changes nothing, if the check-in no longer has the version of `standing`, or if the flight had
+    left when the seat was released.
     """
-    cancelled = await conn.fetchval(
+    cancelled = await conn.fetchrow(
         """
         UPDATE check_ins
         SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $3, version = version + 1,
             update_time = statement_timestamp()
         FROM flights
-        WHERE checkin_id = $1 AND version = $2 AND state = 'COMPLETED'
-          AND flights.flight_id = check_ins.flight_id AND statement_timestamp() < departure_time
-        RETURNING checkin_id
+        WHERE checkin_id = $1 AND version = $2 AND state = 'COMPLETED' AND flights.flight_id = check_ins.flight_id
+          AND (flights.cancel_time IS NOT NULL
+               OR coalesce(seat_release_time, statement_timestamp()) < flights.departure_time)
+        RETURNING seat_release_time
         """,
         standing.checkin_id,
         standing.version,
@@ -613,15 +615,29 @@ async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
     )
     if cancelled is None:
         return False
-    await _after_cancellation(conn, standing.checkin_id, "COMPLETED", actor="seat")
+    await _after_cancellation(
+        conn, standing.checkin_id, "COMPLETED", actor="seat", cause_time=cancelled["seat_release_time"]
+    )
     return True
 
 
-async def departed(conn: Conn, flight_id: str) -> bool:
-    """Returns whether a flight has left; a cancelled flight never leaves.
+async def flew_on_seat(conn: Conn, checkin_id: UUID) -> bool:
+    """Returns whether the flight had left when the seat of a check-in was released.
 
-    After departure only an unpaid fee cancels a check-in.
+    Such a check-in stays COMPLETED. The release time comes with the event; without it the seat counts as released now.
     """
+    left: bool | None = await conn.fetchval(
+        """
+        SELECT flights.cancel_time IS NULL AND departure_time <= coalesce(seat_release_time, statement_timestamp())
+        FROM check_ins JOIN flights USING (flight_id) WHERE checkin_id = $1
+        """,
+        checkin_id,
+    )
+    return bool(left)
+
+
+async def departed(conn: Conn, flight_id: str) -> bool:
+    """Returns whether a flight has left; a cancelled flight never leaves."""
     left: bool | None = await conn.fetchval(
         """
         SELECT cancel_time IS NULL AND statement_timestamp() >= departure_time FROM flights WHERE flight_id = $1
@@ -646,7 +662,7 @@ async def keeps_seat(conn: Conn, cancelled: CheckIn) -> bool:
 
 
 async def _after_cancellation(
-    conn: Conn, checkin_id: UUID, from_state: str, *, actor: str, departed_too: bool = False
+    conn: Conn, checkin_id: UUID, from_state: str, *, actor: str, cause_time: datetime | None = None
 ) -> None:
     """Writes the history, the event and the timers that follow a cancellation.
 
@@ -679,7 +695,7 @@ async def _after_cancellation(
         cancelled.passenger_id,
     )
     if infant is not None:
-        await cancel(conn, infant, reason=cancelled.cancel_reason, actor=actor, departed_too=departed_too)
+        await cancel(conn, infant, reason=cancelled.cancel_reason, actor=actor, cause_time=cause_time)
 
 
 async def _record(

@@ -9,7 +9,7 @@ which asks the seat service for the passenger's current seat.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -92,7 +92,7 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
-    """Sets a timer to re-check the seat of each check-in whose seat was released.
+    """Records the release of a check-in's seat, and sets a timer to re-check the seat.
 
     If every passenger of the event moved to another seat, the timer is due at once. Else it is due after FIRST_LOOK:
     the event with the cause of the release, such as a cancelled flight or booking, can then arrive first and cancel the
@@ -102,14 +102,17 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
     await _look(
         conn,
         """
-        SELECT checkin_id FROM check_ins
-        JOIN unnest($2::text[], $3::uuid[]) AS told (passenger_id, hold_id) USING (passenger_id)
-        WHERE flight_id = $1 AND state <> 'CANCELLED' AND seat_number IS DISTINCT FROM $4
-          AND check_ins.hold_id = told.hold_id
+        UPDATE check_ins SET seat_release_time = $5
+        FROM unnest($2::text[], $3::uuid[]) AS told (passenger_id, hold_id)
+        WHERE flight_id = $1 AND check_ins.passenger_id = told.passenger_id AND check_ins.hold_id = told.hold_id
+          AND state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
+          AND seat_number IS DISTINCT FROM $4
+        RETURNING checkin_id
         """,
         event.flight_id,
         # A seat that was blocked before its release has no hold and no passenger.
         [(each.passenger_id, UUID(each.hold_id)) for each in event.seats if each.hold_id],
+        event.release_time.ToDatetime(tzinfo=UTC),
         after=timers.NOW if moved else checkins.FIRST_LOOK,
     )
 
@@ -131,7 +134,12 @@ async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None
 
 
 async def _look(
-    conn: Conn, affected: str, flight_id: str, told: Sequence[tuple[str, UUID]], *, after: timedelta = timers.NOW
+    conn: Conn,
+    affected: str,
+    flight_id: str,
+    told: Sequence[tuple[str, UUID]],
+    *more: datetime,
+    after: timedelta = timers.NOW,
 ) -> None:
     rows = await conn.fetch(
         affected,
@@ -139,6 +147,7 @@ async def _look(
         [passenger_id for passenger_id, _ in told],
         [hold_id for _, hold_id in told],
         INFANT_SEAT,
+        *more,
     )
     for row in rows:
         await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(row["checkin_id"]), after=after)

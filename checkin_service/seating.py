@@ -169,7 +169,7 @@ async def _write(conn: Conn, check_in: CheckIn, seat: Seat | None) -> bool:
         return await checkins.sit(conn, check_in, seat)
     if check_in.state != "COMPLETED":
         return await checkins.stand_up(conn, check_in)
-    if await checkins.departed(conn, check_in.flight_id):
+    if await checkins.flew_on_seat(conn, check_in.checkin_id):
         return True
     lost = await checkins.lose_seat(conn, check_in, reason=checkins.SEAT_RELEASED)
     if lost:

@@ -138,9 +138,7 @@ class Steps:
                 CHECK_INS_AT_ONCE,
             )
             for row in rows:
-                done = await checkins.cancel(
-                    conn, row["checkin_id"], reason=checkins.FLIGHT_CANCELLED, actor="flight", departed_too=True
-                )
+                done = await checkins.cancel(conn, row["checkin_id"], reason=checkins.FLIGHT_CANCELLED, actor="flight")
                 if done:
                     await notices.flight_cancelled(conn, await records.find(conn, row["checkin_id"]))
         return bool(rows)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import pytest
+from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
+
+from booking_service import bookings
+from services.errors import Unavailable
 from tests.booking.agency import UNDECIDED, Agency, Customer
 from tests.booking.orders import End, ends, pay_once_more, provider_decides
 from tests.callers import refused
@@ -57,3 +62,30 @@ async def test_late_money_takes_no_seats_of_a_flight_that_left(agency: Agency, c
     await eventually(came)
     assert (await ends(agency, [booking]))[booking.booking_id] == End("FAILED", True, frozenset())
     assert (await customer.get(booking)).last_error == "FLIGHT_DEPARTED"
+
+
+async def test_seats_held_again_are_released_when_the_flight_left_before_the_booking_was_written(
+    agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agency.provider.behaviour.now = UNDECIDED
+    journey = await agency.flight()
+    booking = await customer.book(journey)
+    await customer.pay(booking)
+    await customer.becomes(booking, "PAYMENT_PROCESSING")
+    await agency.seats.service().CancelHold(seat_pb.CancelHoldRequest(hold_id=booking.hold_id))
+
+    async def is_down(*_: Any, **__: Any) -> bool:
+        raise Unavailable("the database does not respond, try again")
+
+    async def failed_to_write() -> bool:
+        error = "SELECT last_error FROM timers WHERE name = 'confirm' AND subject = $1"
+        return await agency.database.fetchval(error, booking.booking_id) is not None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bookings, "confirm", is_down)
+        await provider_decides(agency, booking)
+        await eventually(failed_to_write)
+        assert len(await agency.taken(journey.flight_id)) == 1
+        await agency.take_off(journey.flight_id)
+    found = (await ends(agency, [booking]))[booking.booking_id]
+    assert (found.state, found.seats) == ("EXPIRED", frozenset())

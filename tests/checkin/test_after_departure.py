@@ -12,6 +12,7 @@ from uuid import UUID
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.flight.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2
+from skyhigh.seat.v1 import events_pb2 as seat_events
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from checkin_service import checkins
@@ -87,11 +88,61 @@ async def test_a_cancelled_booking_keeps_flown_passengers_and_manifest(
     adult = its.traveller(airport, 0)
     await adult.completed(30)
     await leaves(airport, checkin_database)
+    its.cancelled.cancel_time.GetCurrentTime()
     await airport.tell("booking.cancelled.v1", its.cancelled)
     await stays_completed(airport, adult)
     # A passenger who missed the flight stays on its manifest too.
     listed = "SELECT count(*) FROM passengers WHERE flight_id = $1"
     assert await checkin_database.fetchval(listed, airport.flight_id) == 3
+
+
+async def test_booking_cancelled_before_departure_cancels_when_the_event_arrives_later(
+    airport: Airport, checkin_database: Database
+) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    adult = its.traveller(airport, 0)
+    await adult.completed(30)
+    its.cancelled.cancel_time.GetCurrentTime()
+    its.cancelled.cancel_time.seconds -= 2 * HOUR
+    await leaves(airport, checkin_database, ago=timedelta(hours=1))
+    await airport.tell("booking.cancelled.v1", its.cancelled)
+    assert (await adult.becomes(pb.CheckIn.CANCELLED)).cancel_reason == "BOOKING_CANCELLED"
+    await airport.at_rest(adult)
+    assert [each.state for each in airport.payments.of(adult.checkin_id)] == [Intent.REFUNDED]
+    # The child of the booking never began a check-in.
+    listed = "SELECT array_agg(passenger_id) FROM passengers WHERE flight_id = $1"
+    left = await checkin_database.fetchval(listed, airport.flight_id) or []
+    assert its.confirmed.passengers[2].passenger_id not in left
+
+
+async def test_seat_released_before_departure_cancels_when_the_event_arrives_later(
+    airport: Airport, checkin_database: Database
+) -> None:
+    traveller = await airport.traveller()
+    done = await traveller.completed(30)
+    hold_id = await checkin_database.fetchval(
+        "SELECT hold_id FROM check_ins WHERE checkin_id = $1", UUID(traveller.checkin_id)
+    )
+    await traveller.lose_seat()
+    await leaves(airport, checkin_database, ago=timedelta(hours=1))
+    # Without the time of the release it could have been after the departure.
+    await look(airport, traveller)
+    await stays_completed(airport, traveller)
+    event = seat_events.SeatReleased(flight_id=airport.flight_id)
+    event.seats.add(
+        seat_number=done.seat_number,
+        state=seat_pb.Seat.AVAILABLE,
+        hold_id=str(hold_id),
+        passenger_id=traveller.passenger_id,
+        reason="CHANGED_MIND",
+    )
+    event.release_time.GetCurrentTime()
+    event.release_time.seconds -= 2 * HOUR
+    await airport.tell("seat.released.v1", event)
+    assert (await traveller.becomes(pb.CheckIn.CANCELLED)).cancel_reason == "SEAT_RELEASED"
+    await airport.at_rest(traveller)
+    assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.REFUNDED]
 
 
 async def test_a_flight_cancelled_after_departure_cancels_nothing(airport: Airport, checkin_database: Database) -> None:

@@ -63,21 +63,21 @@ async def at_rest(addresses: Mapping[str, str], *, within_seconds: float = LONGE
     """
     began = time.monotonic()
     calm = 0
-    left: dict[str, int] = {"anything": 1}
+    found: dict[str, int] = {"anything": 1}
     while calm < LOOKS:
         if time.monotonic() - began > within_seconds:
-            raise UnrestError(f"not at rest after {within_seconds:g} s: {left}")
+            raise UnrestError(f"not at rest after {within_seconds:g} s: {found}")
         try:
-            left = await _left(addresses)
+            found = await left(addresses)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, AMQPError) as error:
-            left = {repr(error): 1}
-        calm = calm + 1 if not left else 0
+            found = {repr(error): 1}
+        calm = calm + 1 if not found else 0
         await pause(LOOK_SECONDS)
     return time.monotonic() - began
 
 
-async def _left(addresses: Mapping[str, str]) -> dict[str, int]:
-    """Returns the remaining work, as numbers by name."""
+async def left(addresses: Mapping[str, str]) -> dict[str, int]:
+    """Returns the remaining work as numbers by name, without the names of which there is none."""
     found: dict[str, int] = {}
     connection = await asyncpg.connect(addresses["SKYHIGH_DATABASE_URL"], timeout=CONNECT_SECONDS)
     try:

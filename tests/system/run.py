@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,8 @@ class Plan:
     generator: generator.Generator | None = None
     departures: bool = True
     """Whether to wait until the last flight has left."""
+    beside: Callable[[RunningStack], Awaitable[None]] | None = None
+    """Runs while the clients play, and is cancelled when they end."""
 
     @property
     def replay(self) -> str:
@@ -165,9 +168,19 @@ async def _play(plan: Plan, stack: RunningStack, record: History) -> tuple[Airli
                     changed=lambda each: record.mark("undone" if each.ended else "fault", str(each.planned)),
                 )
             )
+        if plan.beside is not None:
+            beside = asyncio.ensure_future(plan.beside(stack))
+            playing.add_done_callback(lambda _: beside.cancel())
+            group.create_task(_cancelled(beside))
     if plan.with_faults:
         await _ready(stack)
     return playing.result(), played
+
+
+async def _cancelled(task: asyncio.Future[None]) -> None:
+    """Waits until a task is cancelled; an error of the task ends the run."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def _ready(stack: RunningStack) -> None:
