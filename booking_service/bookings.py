@@ -43,11 +43,14 @@ PAY: Final = "pay"
 LOOK_AT_PAYMENT: Final = "look-at-payment"
 CONFIRM: Final = "confirm"
 RELEASE: Final = "release"
+RELEASE_AT_DEPARTURE: Final = "release-at-departure"
 REFUND: Final = "refund"
 DROP_HOLD: Final = "drop-hold"
 CANCEL_FLIGHT: Final = "cancel-flight"
 FOLLOW_SEATS: Final = "follow-seats"
 
+# A hold that was confirmed at the departure has committed by then.
+NO_HOLD_AFTER: Final = timedelta(seconds=2)
 ITSELF: Final = "booking"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
@@ -546,6 +549,11 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
     )
     if row["pnr"] is not None:
         await timers.set_timer(conn, REFUND, str(booking_id))
+        # Until check-in hears of the cancellation, its sessions can hold a seat again.
+        until_departure = max(leg.departure_time for leg in done.legs) - row["update_time"]
+        await timers.set_timer(
+            conn, RELEASE_AT_DEPARTURE, str(booking_id), after=max(until_departure, timers.NOW) + NO_HOLD_AFTER
+        )
         told = events_pb2.BookingCancelled(
             booking_id=str(booking_id),
             pnr=row["pnr"],

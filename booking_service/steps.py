@@ -73,6 +73,7 @@ class Steps:
             bookings.LOOK_AT_PAYMENT: self.look_at_payment,
             bookings.CONFIRM: self.confirm,
             bookings.RELEASE: self.release,
+            bookings.RELEASE_AT_DEPARTURE: self.release,
             bookings.REFUND: self.refund,
             bookings.DROP_HOLD: self.drop_hold,
             bookings.CANCEL_FLIGHT: self.cancel_flight,

@@ -12,6 +12,8 @@ from google.rpc import code_pb2
 ENVOY_SAYS = "%LOCAL_REPLY_BODY%"
 # The message of the services: it does not say what is wrong with the token.
 NOT_AUTHENTICATED = "a valid bearer token is needed"
+# Envoy's reasons for a reset of a request that the service has not received.
+_NOT_SENT = "connection_failure|connection_timeout|refused_stream|overflow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +111,21 @@ EDGE_ERRORS = (
         "REQUEST_TOO_LARGE",
         "the body is larger than 64 KiB, or 512 KiB for a manifest",
     ),
+    # The connection broke after the request was sent, so the call may have had its effect (rule 11.15).
+    EdgeError(
+        "response.code == 503 && response.code_details.startsWith('upstream_reset')"
+        f" && !response.code_details.matches('{_NOT_SENT}')",
+        code_pb2.DEADLINE_EXCEEDED,
+        "DEADLINE_EXCEEDED",
+        "the connection to the service broke; the outcome is unknown, a repeat with the same request_id finds it out",
+        status=504,
+        retry_after_seconds=1,
+    ),
     EdgeError(
         "response.code == 503",
         code_pb2.UNAVAILABLE,
         "DEPENDENCY_UNAVAILABLE",
-        "the service did not answer; a repeat with the same request_id has its effect only once",
+        "the service is down; nothing was changed, try again",
         retry_after_seconds=1,
     ),
     # 408: the caller took too long to send the request. 504: the service took too long to respond.

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis, SSLConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 # A Redis that does not respond in this time is treated as unavailable: reading Postgres is hardly slower.
@@ -59,6 +60,37 @@ class Versioned:
     body: bytes
 
 
+class _ClosedIsLost:
+    """A connection that reports a write to a closed transport as a lost connection.
+
+    uvloop raises RuntimeError there, which the client would neither retry nor recognise as an outage.
+    """
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*args, **options)  # type: ignore[misc]
+        except RuntimeError as error:
+            raise RedisConnectionError(str(error)) from error
+
+
+class _Connection(_ClosedIsLost, Connection):
+    """A connection without TLS."""
+
+
+class _TlsConnection(_ClosedIsLost, SSLConnection):
+    """A connection with TLS."""
+
+
+def connect(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Redis:
+    """Returns a client of Redis, whose calls raise an error of AWAY if Redis does not respond in time."""
+    redis: Redis = Redis.from_url(
+        url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, protocol=3
+    )
+    pool = redis.connection_pool
+    pool.connection_class = _TlsConnection if issubclass(pool.connection_class, SSLConnection) else _Connection
+    return redis
+
+
 class VersionedCache:
     """Cached values under one key prefix.
 
@@ -66,9 +98,7 @@ class VersionedCache:
     """
 
     def __init__(self, url: str, *, prefix: str) -> None:
-        self._redis: Redis = Redis.from_url(
-            url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, protocol=3
-        )
+        self._redis = connect(url)
         self._prefix = prefix
         # Part of every key. A new epoch makes all values that were cached before unreadable at once.
         self.epoch = 0

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import grpc
-from redis.asyncio import Redis
 from skyhigh.gateway.v1 import gateway_admin_pb2
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import add_GatewayAdminServicer_to_server
 
@@ -20,7 +19,7 @@ from gateway.rate_limit.policy import Policy
 from gateway.rate_limit.servicer import GatewayServicer
 from gateway.rate_limit.settings import GatewayServiceSettings
 from gateway.rate_limit.windows import Windows
-from services import db
+from services import cache, db
 from services.app import Parts, Service
 from services.db import Pool
 from services.mutations import Mutations
@@ -37,12 +36,7 @@ REDIS_TIMEOUT_SECONDS: Final = 0.5
 @asynccontextmanager
 async def build(settings: GatewayServiceSettings, pool: Pool) -> AsyncIterator[Parts]:
     """Connects the parts of one process; closes them when the `async with` block ends."""
-    redis: Redis = Redis.from_url(
-        settings.redis_url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        protocol=3,
-    )
+    redis = cache.connect(settings.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/gateway")
     policy = Policy(pool, rate_limits=settings.rate_limits, poll_seconds=settings.policy_poll_seconds)
 

@@ -27,7 +27,8 @@ MONEY_OF_INTENTS: Final = """
     LEFT JOIN (
         SELECT payment_intent_id AS intent_id, sum(fee_cents) AS fee
         FROM checkin.check_ins
-        WHERE state = 'COMPLETED' OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL
+        -- A check-in that did not complete by departure keeps its state; its fee is refunded.
+        WHERE state = 'COMPLETED' OR state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NOT NULL AND NOT fee_returned
         GROUP BY payment_intent_id
     ) AS check_ins USING (intent_id)
 """

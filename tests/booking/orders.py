@@ -32,7 +32,7 @@ AT_REST_SECONDS: Final = 60
 # Rule 11.10: a timer fires at most this late.
 LATEST_SECONDS: Final = 5
 # These timers may still be due later: they check the booking, and find nothing to do.
-_WATCHERS: Final = ["expire", "look-at-hold", "follow-seats"]
+_WATCHERS: Final = ["expire", "look-at-hold", "follow-seats", "release-at-departure"]
 
 
 def times(usual: int) -> int:

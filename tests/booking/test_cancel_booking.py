@@ -59,6 +59,25 @@ async def test_seats_that_were_not_paid_are_given_back(agency: Agency, customer:
     assert await agency.mails(booked.contact_email) == []
 
 
+async def test_seat_taken_after_a_cancellation_is_released_at_departure(agency: Agency, customer: Customer) -> None:
+    journey = await agency.journey(1)
+    confirmed = await customer.confirmed(journey)
+    await customer.cancel(confirmed)
+    await agency.comes_to_rest([journey])
+    # Check-in has not heard of the cancellation yet, so a session may still hold and confirm a seat.
+    desk = agency.seats.agent("desk")
+    (passenger_id,) = names_of(confirmed)
+    await desk.confirm(await desk.hold(journey.flight_ids[0], "18A", passenger_id))
+    await agency.comes_to_rest([journey])
+    assert await agency.taken(*journey.flight_ids) != set()
+    await make_timer_due(agency.database, "booking", "release-at-departure", confirmed.booking_id)
+
+    async def released() -> bool:
+        return await agency.taken(*journey.flight_ids) == set()
+
+    await eventually(released)
+
+
 async def test_a_confirmed_booking_gives_back_its_seats_and_its_money(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     email = f"{uuid4().hex}@example.org"

