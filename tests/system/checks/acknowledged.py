@@ -17,12 +17,13 @@ from tests.system.checks.calls import (
     ENTRY_CALLS,
     HOLD_CALLS,
     INTENT_CALLS,
+    changed_holds,
     minor_units,
     shown,
 )
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
-from tests.system.truth import BookingRow, Truth
+from tests.system.truth import BookingRow, Place, Truth
 
 CHECK: Final = "acknowledged"
 
@@ -63,7 +64,7 @@ def check(history: History, truth: Truth) -> list[Violation]:
                     found.append(Violation(CHECK, text, [operation]))
                 else:
                     states.add(name)
-    return found
+    return [*found, *_passengers_lost(history, truth)]
 
 
 def _contradicted(truth: Truth, subject: str, state: str, *, final: bool) -> str:
@@ -141,18 +142,11 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
     if hold is None:
         yield f"hold {hold_id} is not there"
         return
-    seats = {
-        (str(each["flight_id"]), str(each["seat_number"])): each.get("passenger_id") for each in answer.get("seats", ())
-    }
     events = truth.events_of_hold.get(hold_id, ())
     held = {event.place for event in events if event.to_state == "HELD"}
-    if not set(seats) <= held:
-        yield f"hold {hold_id} never held {sorted(set(seats) - held)}"
-    for place, passenger_id in seats.items():
-        had = truth.passenger_of.get((hold_id, *place))
-        # A hold no longer lists a seat that was changed for another one or released.
-        if operation.call in ("HoldSeat", "HoldSeats") and had not in (None, passenger_id):
-            yield f"hold {hold_id} has {place[1]} for {had}, not for {passenger_id}"
+    if not (seats := set(_places_in(answer))) <= held:
+        yield f"hold {hold_id} never held {sorted(seats - held)}"
+
     if operation.call in ("HoldSeat", "HoldSeats"):
         owner = str(operation.request.get("owner") or operation.principal)
         if hold.owner != owner:
@@ -169,6 +163,27 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
         promised = min([_seconds(str(answer["expire_time"])), *departures])
         if hold.expire_time < promised - TIME_TOLERANCE_SECONDS and hold.state in ("EXPIRED", "HELD"):
             yield f"hold {hold_id} was to last {promised - hold.expire_time:.3f} s longer"
+
+
+def _passengers_lost(history: History, truth: Truth) -> Iterator[Violation]:
+    """A hold has each seat for the passenger of the request, unless a change may have moved its passengers."""
+    changed = changed_holds(history)
+    for operation in history.of_calls("HoldSeat", "HoldSeats"):
+        hold_id = str((operation.answer or {}).get("hold_id", ""))
+        if not operation.ok or hold_id in changed:
+            continue
+        for place, passenger_id in _places_in(operation.answer or {}).items():
+            # A hold no longer lists a seat that was released.
+            had = truth.passenger_of.get((hold_id, *place))
+            if had not in (None, passenger_id):
+                text = f"hold {hold_id} has {place[1]} for {had}, not for {passenger_id}"
+                yield Violation(CHECK, text, [operation])
+
+
+def _places_in(answer: Mapping[str, Any]) -> dict[Place, Any]:
+    return {
+        (str(each["flight_id"]), str(each["seat_number"])): each.get("passenger_id") for each in answer.get("seats", ())
+    }
 
 
 def _booking_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from tests.system.checks.calls import parameters
+from tests.system.checks.calls import changed_holds, parameters
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
 from tests.system.truth import Place, SeatEvent, Truth
@@ -36,7 +36,7 @@ def _is_ambiguous(operation: Operation, by_key: Mapping[tuple[str, str], list[Op
 
 
 def _holds(history: History, truth: Truth) -> Iterator[Violation]:
-    by_key = history.by_key()
+    by_key, changed = history.by_key(), changed_holds(history)
     for operation in history.of_calls("HoldSeat", "HoldSeats"):
         wanted = set(_wanted(operation))
         hold_id = str((operation.answer or {}).get("hold_id", "")) if operation.ok else ""
@@ -44,16 +44,16 @@ def _holds(history: History, truth: Truth) -> Iterator[Violation]:
             answered = _seats_in(operation.answer or {})
             if answered != wanted:
                 yield Violation(CHECK, f"the answer has {_text(answered)} instead of {_text(wanted)}", [operation])
-            held = _held(truth.events_of_hold.get(hold_id, ()), truth, hold_id, wanted)
+            events = truth.events_of_hold.get(hold_id, [])
         elif operation.request_id is not None and not _is_ambiguous(operation, by_key):
             events = truth.events_of_request.get((operation.principal, operation.request_id), [])
             holds = [event.hold_id for event in events if event.to_state == "HELD" and event.reason == "HELD"]
             if not holds:
                 continue
             hold_id = holds[0] or ""
-            held = _held(events, truth, hold_id, wanted)
         else:
             continue
+        held = _held(events, {} if hold_id in changed else truth.passenger_of, hold_id, wanted)
         if held != wanted:
             yield Violation(CHECK, f"hold {hold_id} has {_text(held)} instead of {_text(wanted)}", [operation])
 
@@ -177,12 +177,17 @@ def _seats_in(answer: Mapping[str, Any]) -> set[SeatOf]:
     return {(each["flight_id"], each["seat_number"], each["passenger_id"]) for each in answer.get("seats", ())}
 
 
-def _held(events: Iterable[SeatEvent], truth: Truth, hold_id: str, wanted: set[SeatOf]) -> set[SeatOf]:
-    """Returns the seats that a hold got when it was created."""
+def _held(
+    events: Iterable[SeatEvent], passenger_of: Mapping[tuple[str, str, str], str], hold_id: str, wanted: set[SeatOf]
+) -> set[SeatOf]:
+    """Returns the seats that a hold got when it was created.
+
+    A seat whose passenger is not in `passenger_of` counts as held for the passenger of the request.
+    """
     passengers = {(flight_id, seat_number): passenger_id for flight_id, seat_number, passenger_id in wanted}
     return {
-        # The hold no longer lists the passenger of a seat that was changed later.
-        (*event.place, truth.passenger_of.get((hold_id, *event.place)) or passengers.get(event.place, ""))
+        # The hold no longer lists the passenger of a seat that was released.
+        (*event.place, passenger_of.get((hold_id, *event.place)) or passengers.get(event.place, ""))
         for event in events
         if event.to_state == "HELD" and event.hold_id == hold_id and event.reason == "HELD"
     }

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tests.system.history import Operation
+from tests.system.history import History, Operation
 
 # Roles by their letters: passenger session, booking customer, agent, operations, service, and no token.
 ROLES: Final[Mapping[str, str]] = {
@@ -138,3 +138,15 @@ def minor_units(money: Mapping[str, Any] | None) -> int:
     if not money:
         return 0
     return int(money.get("units", 0)) * 100 + int(money.get("nanos", 0)) // 10_000_000
+
+
+def changed_holds(history: History) -> set[str]:
+    """Returns the holds that a change may have reached.
+
+    A change can move passengers to other seats of the hold, which leaves no event of a seat.
+    """
+    return {
+        str(operation.request.get("hold_id", ""))
+        for operation in history.of_calls("ChangeHoldSeats")
+        if operation.outcome != "refused"
+    }
