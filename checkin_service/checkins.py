@@ -532,13 +532,14 @@ async def cancel(conn: Conn, checkin_id: UUID, *, reason: str, actor: str, cause
     row = await conn.fetchrow(
         """
         UPDATE check_ins
-        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $2,
+        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $2, cancel_cause_time = $3,
             version = check_ins.version + 1, update_time = statement_timestamp()
         FROM (SELECT checkin_id, state FROM check_ins WHERE checkin_id = $1 FOR NO KEY UPDATE) AS standing, flights
         WHERE check_ins.checkin_id = standing.checkin_id
           AND check_ins.state IN ('INITIATED', 'BAGGAGE_VALIDATED', 'WAITING_FOR_PAYMENT', 'COMPLETED')
           AND flights.flight_id = check_ins.flight_id
-          AND (flights.cancel_time IS NOT NULL OR coalesce($3, statement_timestamp()) < flights.departure_time)
+          AND (flights.cancel_time IS NOT NULL
+               OR coalesce($3::timestamptz, statement_timestamp()) < flights.departure_time)
         RETURNING standing.state::text AS from_state
         """,
         checkin_id,
@@ -601,8 +602,8 @@ async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
     cancelled = await conn.fetchrow(
         """
         UPDATE check_ins
-        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $3, version = version + 1,
-            update_time = statement_timestamp()
+        SET state = 'CANCELLED', cancel_time = statement_timestamp(), cancel_reason = $3,
+            cancel_cause_time = seat_release_time, version = version + 1, update_time = statement_timestamp()
         FROM flights
         WHERE checkin_id = $1 AND version = $2 AND state = 'COMPLETED' AND flights.flight_id = check_ins.flight_id
           AND (flights.cancel_time IS NOT NULL

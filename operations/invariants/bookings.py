@@ -38,8 +38,8 @@ BOOKING_INVARIANTS: Final = (
             JOIN booking.booking_passengers USING (booking_id, passenger_id)
             WHERE type <> 'INFANT' GROUP BY booking_id
         ) AS seats USING (booking_id)
-        -- What a confirmed booking's passengers do with their seats at check-in is their own business.
-        WHERE hold_id IS NOT NULL AND bookings.state <> 'CONFIRMED'
+        -- Check-in may move and release the seats of a booking that was confirmed.
+        WHERE hold_id IS NOT NULL AND confirm_time IS NULL
           AND (legs.flights * people.seated = seats.seats) IS NOT TRUE
         """,
         schemas=("booking",),
@@ -89,6 +89,9 @@ BOOKING_INVARIANTS: Final = (
         LEFT JOIN booking.booking_seats AS shown USING (booking_id, flight_id, passenger_id)
         LEFT JOIN seat.hold_seats AS had USING (flight_id, passenger_id)
         WHERE bookings.state = 'CONFIRMED' AND booking_flights.live
+          -- An agent may seat a lap infant before the seat service knows the manifest. If that comes after the
+          -- departure, the seat stays.
+          AND (booking_passengers.type <> 'INFANT' OR booking_flights.departure_time > now())
           AND (had.state = 'CONFIRMED' OR NOT EXISTS (
               SELECT FROM seat.hold_seats AS sitting
               WHERE (sitting.flight_id, sitting.passenger_id, sitting.state)

@@ -136,11 +136,12 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "no check-in is cancelled after its flight has left",
+        "no check-in is cancelled for a cause after its flight has left",
         """
-        SELECT checkin_id, flight_id, passenger_id, cancel_reason, check_ins.cancel_time, departure_time
+        SELECT checkin_id, flight_id, passenger_id, cancel_reason, check_ins.cancel_time, cancel_cause_time,
+               departure_time
         FROM checkin.check_ins JOIN checkin.flights USING (flight_id)
-        WHERE check_ins.cancel_time > departure_time AND flights.cancel_time IS NULL
+        WHERE coalesce(cancel_cause_time, check_ins.cancel_time) > departure_time AND flights.cancel_time IS NULL
           AND cancel_reason <> 'PAYMENT_TIMEOUT'
           -- The departure of a flight may be moved to an earlier time.
           AND times_revision = 1

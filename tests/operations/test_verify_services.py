@@ -103,7 +103,7 @@ OF_CHECK_INS: Final = {
             FROM booking.bookings
             WHERE bookings.booking_id = booking_passengers.booking_id AND state = 'CONFIRMED' AND number = 1""",
     },
-    "no check-in is cancelled after its flight has left": {
+    "no check-in is cancelled for a cause after its flight has left": {
         "one is": f"""
             UPDATE checkin.check_ins SET cancel_time = now() + interval '21 hours'
             WHERE checkin_id = {named("check-in P3")}""",
