@@ -222,7 +222,9 @@ async def _judge(conn: Conn, declaration: Declaration) -> tuple[CheckIn, str]:
         standing.flight_id,
         standing.passenger_id,
     )
-    assert row is not None
+    if row is None:
+        # The transaction that removes a passenger from the manifest cancels the check-in.
+        raise refusals.check_in_cancelled(checkins.BOOKING_CANCELLED)
     if row["closed"]:
         raise refusals.check_in_closed(row["close_time"])
     if standing.seat_number is None:

@@ -27,7 +27,8 @@ def completed(check_in: CheckIn) -> CheckIn:
 async def issue(conn: Conn, check_in: CheckIn) -> pb.BoardingPass:
     """Returns the boarding pass of a completed check-in.
 
-    The caller has just had its seat confirmed by the seat service.
+    The caller has just had its seat confirmed by the seat service. Raises CHECK_IN_NOT_COMPLETED if the passenger has
+    left the manifest since `check_in` was read.
     """
     assert check_in.seat_number is not None
     assert check_in.sequence_number is not None
@@ -41,7 +42,9 @@ async def issue(conn: Conn, check_in: CheckIn) -> pb.BoardingPass:
         check_in.flight_id,
         check_in.passenger_id,
     )
-    assert row is not None
+    if row is None:
+        # The transaction that removes a passenger from the manifest cancels the check-in.
+        raise refusals.check_in_not_completed("CANCELLED")
     return pb.BoardingPass(
         bcbp=bcbp.encode(
             bcbp.Pass(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from datetime import UTC
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import zxingcpp
 from PIL import Image
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import bcbp
-from services import airports
+from checkin_service import bcbp, boarding_passes, records
+from services import airports, db
+from services.errors import FailedPrecondition
 from tests.callers import refused
 from tests.checkin.airport import Airport, Traveller
 from tests.dates import new_flight_id
@@ -89,6 +91,16 @@ async def test_sequence_numbers_are_unique_and_without_gap_however_many_complete
         await traveller.start()
     declared = await asyncio.gather(*(traveller.declare(10) for traveller in travellers))
     assert sorted(each.sequence_number for each in declared) == list(range(1, 13))
+
+
+async def test_pass_is_refused_when_the_passenger_has_just_left_the_manifest(airport: Airport) -> None:
+    traveller = await airport.traveller()
+    await traveller.completed(10)
+    async with db.transaction(airport.pool) as conn:
+        check_in = await records.find(conn, UUID(traveller.checkin_id))
+        removed = replace(check_in, passenger_id="P-REMOVED")
+        with pytest.raises(FailedPrecondition, match="not completed"):
+            await boarding_passes.issue(conn, removed)
 
 
 async def test_a_moved_passenger_has_the_new_seat_on_it(airport: Airport) -> None:
