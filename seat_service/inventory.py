@@ -15,14 +15,18 @@ import asyncpg
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import blocks, claiming, flights, holding, manifests, seats
-from seat_service.availability import Availability
-from seat_service.cabin_layouts import Layout
-from seat_service.flights import ProvisionRequest, WaitlistRequest
-from seat_service.manifests import Departures, ManifestChange
+from seat_service.flights import provisioning
+from seat_service.flights.provisioning import ProvisionRequest, WaitlistRequest
+from seat_service.holds import blocks, seats
+from seat_service.holds.claim import claim
+from seat_service.holds.hold import hold
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.manifests import manifest_copy
+from seat_service.manifests.manifest_copy import Departures, ManifestChange
+from seat_service.maps.availability import Availability
+from seat_service.maps.seat_map import SeatMaps
 from seat_service.refusals import LapsedInTheWay
 from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger, OnSeat
-from seat_service.seat_map import SeatMaps
 from services import db
 from services.batch import Batcher, one_alone
 from services.db import Conn, Pool
@@ -68,10 +72,10 @@ class Inventory:
         self._maps = maps
         self._availability = availability
         self._relay = relay
-        hold = partial(self._past_lapsed_holds, transition=holding.hold)
-        self._hold: Batcher[HoldRequest, pb.Hold] = Batcher("hold", hold)
-        claim = partial(self._past_lapsed_holds, transition=claiming.claim)
-        self._claim: Batcher[HoldRequest, pb.Hold] = Batcher("claim", claim)
+        holding = partial(self._past_lapsed_holds, transition=hold)
+        self._hold: Batcher[HoldRequest, pb.Hold] = Batcher("hold", holding)
+        claiming = partial(self._past_lapsed_holds, transition=claim)
+        self._claim: Batcher[HoldRequest, pb.Hold] = Batcher("claim", claiming)
         self._confirm: Batcher[OnHold, pb.Hold] = Batcher("confirm", self._batch(seats.confirm, pb.Hold))
         self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(seats.cancel, pb.Hold))
         self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
@@ -92,7 +96,7 @@ class Inventory:
         )
 
         self._departures: Batcher[Departures, pb.SyncPassengersResponse] = Batcher(
-            "departures", self._batch(manifests.set_departures, pb.SyncPassengersResponse), largest=1
+            "departures", self._batch(manifest_copy.set_departures, pb.SyncPassengersResponse), largest=1
         )
         self._passengers: Batcher[ManifestChange, pb.SyncPassengersResponse] = Batcher(
             "passengers", self._batch(self._sync_transition, pb.SyncPassengersResponse), largest=1
@@ -175,12 +179,12 @@ class Inventory:
         self, conn: Conn, requests: Sequence[ProvisionRequest], /, *, effects: Effects
     ) -> list[pb.ProvisionSeatsResponse | Refusal]:
         effects.flights.update(request.flight_id for request in requests)
-        return await flights.provision(conn, requests, layouts=self._layouts)
+        return await provisioning.provision(conn, requests, layouts=self._layouts)
 
     async def _sync_transition(
         self, conn: Conn, requests: Sequence[ManifestChange], /, *, effects: Effects
     ) -> list[pb.SyncPassengersResponse | Refusal]:
-        return await manifests.sync(conn, requests, layouts=self._layouts, effects=effects)
+        return await manifest_copy.sync(conn, requests, layouts=self._layouts, effects=effects)
 
     def _batch(
         self, transition: Transition[AnyRequest, AnyAnswer], answer_type: type[AnyAnswer]
@@ -283,4 +287,4 @@ class Inventory:
 async def _waitlist_transition(
     conn: Conn, requests: Sequence[WaitlistRequest], /, *, effects: Effects
 ) -> list[pb.SetWaitlistOpenResponse | Refusal]:
-    return await flights.set_waitlist_open(conn, requests)
+    return await provisioning.set_waitlist_open(conn, requests)

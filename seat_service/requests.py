@@ -10,9 +10,9 @@ from uuid import UUID
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
-from seat_service import hoarding
-from seat_service.cabin_layouts import LayoutSeat
-from seat_service.eligibility import Person
+from seat_service.layouts.cabin_layouts import LayoutSeat
+from seat_service.rules import hoarding
+from seat_service.rules.eligibility import Person
 from services.idempotency import RequestKey
 
 Place = tuple[str, str]

@@ -12,21 +12,23 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2
 from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_server
 
-from seat_service import cancellations, manifests, sweeper
-from seat_service.admission import Admission
 from seat_service.authorization import POLICY
-from seat_service.availability import Availability
-from seat_service.cabin_layouts import load_layouts
-from seat_service.cancellations import Emptying
-from seat_service.flights import FlightLayouts
+from seat_service.flights import cancellations
+from seat_service.flights.cancellations import Emptying
+from seat_service.flights.provisioning import FlightLayouts
 from seat_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
+from seat_service.holds import sweeper
+from seat_service.holds.request_builder import RequestBuilder
 from seat_service.inventory import Inventory
-from seat_service.layout_register import Layouts
-from seat_service.manifests import Departing
-from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
+from seat_service.layouts.cabin_layouts import load_layouts
+from seat_service.layouts.layout_register import Layouts
+from seat_service.manifests import manifest_copy
+from seat_service.manifests.manifest_copy import Departing
+from seat_service.maps.availability import Availability
+from seat_service.maps.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
+from seat_service.maps.watch import Watches
 from seat_service.servicer import SeatServicer
 from seat_service.settings import SeatSettings
-from seat_service.watch import Watches
 from services import cancelled_flights
 from services.app import Parts, Service
 from services.cache import VersionedCache
@@ -55,7 +57,7 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool,
         {
             cancellations.CANCEL_HOLDS: Handler(Emptying(pool, inventory).cancel_holds),
-            manifests.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
+            manifest_copy.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
         },
     )
     # One event for each transaction (`together=False`): an event locks all seats of its flight. Two events in one
@@ -73,7 +75,7 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
     servicer = SeatServicer(
         pool=pool,
         layouts=flight_layouts,
-        admission=Admission(flight_layouts, settings),
+        requests=RequestBuilder(flight_layouts, settings),
         inventory=inventory,
         maps=maps,
         renderer=renderer,

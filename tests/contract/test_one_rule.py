@@ -25,7 +25,7 @@ from checkin_service import bcbp
 from checkin_service.fares import load_fares
 from flight_service.aircraft import AIRCRAFT, fares
 from flight_service.itineraries import MOST_FLIGHTS
-from seat_service import cabin_layouts
+from seat_service.layouts import cabin_layouts
 from services.proto import pattern_of
 from services.validation import violations_of
 from tests.instances import connected

@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import seats
+from seat_service.holds import seats
 from seat_service.requests import Effects
 from services import db
 from services.db import Pool

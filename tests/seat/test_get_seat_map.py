@@ -17,9 +17,10 @@ from redis.asyncio import Redis
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from deploy.local.process import LOOPBACK, free_ports
-from seat_service import seat_map, sweeper
-from seat_service.cabin_layouts import load_layouts
-from seat_service.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
+from seat_service.holds import sweeper
+from seat_service.layouts.cabin_layouts import load_layouts
+from seat_service.maps import seat_map
+from seat_service.maps.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
 from services.cache import Versioned, VersionedCache
 from tests.callers import Caller, Callers, refused, seat
 from tests.dates import flight_id, new_flight_id

@@ -15,7 +15,7 @@ import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import seats
+from seat_service.holds import seats
 from seat_service.requests import Effects, OnPassenger
 from services import db
 from tests.aging import lapse_holds

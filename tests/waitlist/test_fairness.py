@@ -11,8 +11,8 @@ from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
-from seat_service import cabin_layouts
-from seat_service import eligibility as seat_rules
+from seat_service.layouts import cabin_layouts
+from seat_service.rules import eligibility as seat_rules
 from tests.instances import Database
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight

@@ -1,6 +1,6 @@
 """The state machine of holds and their seats: one function for each transition.
 
-    HELD → CONFIRMED → CANCELLED        HELD → CANCELLED        HELD → EXPIRED        (holding.py creates a hold: HELD)
+    HELD → CONFIRMED → CANCELLED        HELD → CANCELLED        HELD → EXPIRED        (hold.py creates a hold: HELD)
 
 A transition takes a connection inside a transaction and a list of requests. It returns a result or a refusal for each
 request. It first takes locks, which only put concurrent transactions in order. Then a guarded write decides: its WHERE
@@ -24,12 +24,13 @@ from uuid import UUID, uuid4
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import entitlements, hoarding, refusals
-from seat_service.entitlements import REVOKED, included_in_bookings, judge, locator, revocations
-from seat_service.holding import explain_taken
-from seat_service.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
-from seat_service.releases import Release, announce, free, release_locked
+from seat_service import refusals
+from seat_service.holds.hold import explain_taken
+from seat_service.holds.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
+from seat_service.holds.releases import Release, announce, free, release_locked
 from seat_service.requests import ChangeRequest, Effects, OnHold, OnPassenger, Place, request_id
+from seat_service.rules import entitlements, hoarding
+from seat_service.rules.entitlements import REVOKED, included_in_bookings, judge, locator, revocations
 from services.db import Conn, GuardMissed
 from services.errors import Refusal
 from services.proto import timestamp
@@ -442,7 +443,7 @@ async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effe
 
     Uses one extension, as `extend` does. Each request has its own savepoint, so that a refused change leaves the hold
     as it was. Returns for each request the hold or a refusal: those of `extend` and `entitlements.judge`, SEAT_TAKEN,
-    SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `holding.hold` does.
+    SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `hold` does.
     """
     answers: list[pb.Hold | Refusal] = []
     for request in requests:

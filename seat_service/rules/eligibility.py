@@ -12,7 +12,7 @@ from typing import Final
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
 from seat_service import refusals
-from seat_service.cabin_layouts import LayoutSeat
+from seat_service.layouts.cabin_layouts import LayoutSeat
 from services.errors import Refusal
 
 # IATA codes of special services that exclude a passenger from exit rows. A passenger who needs assistance, or has a

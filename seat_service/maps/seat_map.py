@@ -25,8 +25,8 @@ from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import refusals
-from seat_service.cabin_layouts import Layout
-from seat_service.map_trust import MapTrust
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.maps.map_trust import MapTrust
 from services import cache, db, telemetry
 from services.batch import Batcher
 from services.cache import Versioned, VersionedCache

@@ -15,9 +15,9 @@ from uuid import uuid4
 
 from skyhigh.seat.v1 import events_pb2
 
-from seat_service import seat_map
-from seat_service.cabin_layouts import Layout
-from seat_service.seat_map import Snapshot
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.maps import seat_map
+from seat_service.maps.seat_map import Snapshot
 from services import db, outbox
 from services.db import Conn, Pool
 from services.outbox import Event, Relay

@@ -14,9 +14,10 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from seat_service import availability, blocks, seat_map, seats
-from seat_service.cabin_layouts import Layout
+from seat_service.holds import blocks, seats
 from seat_service.inventory import Inventory
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.maps import availability, seat_map
 from seat_service.requests import Effects
 from services import cache, db, telemetry
 from services.cache import VersionedCache

@@ -14,8 +14,8 @@ from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import refusals
-from seat_service.locks import lock_seats
-from seat_service.releases import announce
+from seat_service.holds.locks import lock_seats
+from seat_service.holds.releases import announce
 from seat_service.requests import Effects, OnSeat, request_id
 from services.db import Conn, GuardMissed
 from services.errors import Refusal

@@ -9,9 +9,10 @@ from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import layout_register, refusals
-from seat_service.cabin_layouts import Layout
-from seat_service.layout_register import LayoutUnusable
+from seat_service import refusals
+from seat_service.layouts import layout_register
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.layouts.layout_register import LayoutUnusable
 from services import db
 from services.batch import Batcher
 from services.db import Conn, Pool

@@ -8,9 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from seat_service import seats
+from seat_service.holds import seats
+from seat_service.holds.locks import lock_flight
 from seat_service.inventory import Inventory
-from seat_service.locks import lock_flight
 from seat_service.requests import Effects, OnHold, OnPassenger
 from services import db, timers
 from services.db import Conn, Pool

@@ -16,14 +16,15 @@ from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import eligibility, entitlements, passenger_seats, seats
-from seat_service.cabin_layouts import Layout
-from seat_service.eligibility import Person
-from seat_service.entitlements import Passenger
-from seat_service.layout_register import LayoutUnusable
-from seat_service.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_manifests
-from seat_service.releases import Release
+from seat_service.holds import passenger_seats, seats
+from seat_service.holds.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_manifests
+from seat_service.holds.releases import Release
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.layouts.layout_register import LayoutUnusable
 from seat_service.requests import Effects, FlightPassenger
+from seat_service.rules import eligibility, entitlements
+from seat_service.rules.eligibility import Person
+from seat_service.rules.entitlements import Passenger
 from services import db, timers
 from services.db import Conn, GuardMissed, Pool
 from services.errors import Refusal

@@ -25,9 +25,9 @@ from itertools import pairwise
 from skyhigh.seat.v1 import seat_service_pb2
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat, SuggestSeatsResponse
 
-from seat_service import eligibility
-from seat_service.cabin_layouts import AISLE_SEAT, CENTRE_SEAT, EXIT_ROW, WINDOW_SEAT, Layout, LayoutSeat
-from seat_service.entitlements import Passenger
+from seat_service.layouts.cabin_layouts import AISLE_SEAT, CENTRE_SEAT, EXIT_ROW, WINDOW_SEAT, Layout, LayoutSeat
+from seat_service.rules import eligibility
+from seat_service.rules.entitlements import Passenger
 
 MAX_SUGGESTIONS = 5
 FREE = "A"

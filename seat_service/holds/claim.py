@@ -10,8 +10,9 @@ from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import holding, passenger_seats, seats
-from seat_service.locks import lock_holds
+from seat_service.holds import passenger_seats, seats
+from seat_service.holds.hold import hold
+from seat_service.holds.locks import lock_holds
 from seat_service.requests import Effects, HoldRequest, OnHold
 from services.db import Conn, GuardMissed
 from services.errors import Refusal
@@ -21,16 +22,16 @@ async def claim(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects
     """Holds seats, and confirms those with `confirm` in the same transaction.
 
     Confirming releases the passenger's former confirmed seat. Returns for each request the hold, HELD or CONFIRMED, or
-    a refusal of `holding.hold`. Raises GuardMissed if a new hold cannot be confirmed.
+    a refusal of `hold`. Raises GuardMissed if a new hold cannot be confirmed.
     """
     # `seats.confirm` locks these holds below. They are locked here already, because holds must be locked before the
-    # manifests and seats that `holding.hold` locks (locks.py).
+    # manifests and seats that `hold` locks (locks.py).
     former = await passenger_seats.confirmed_holds(
         conn, {seat.passenger for request in requests if request.confirm for seat in request.seats}
     )
     if former:
         await lock_holds(conn, former)
-    answers = await holding.hold(conn, requests, effects=effects)
+    answers = await hold(conn, requests, effects=effects)
     held = {
         n: UUID(answer.hold_id)
         for n, (request, answer) in enumerate(zip(requests, answers, strict=True))

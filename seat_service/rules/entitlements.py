@@ -1,9 +1,9 @@
 """Entitlement: whether a passenger may hold, keep or confirm a seat (SEAT-17).
 
 The copy of the manifest and the rules of the layout decide. The check-in service owns the manifest. Its copy here
-(`manifests.py`) is read under the shared lock of `lock_seats(with_manifests=True)`, so that no passenger's entitlement
-ends between this check and the commit. The profile in a request counts only for passengers without a row, such as
-those of a booking that is not paid yet.
+(`manifest_copy.py`) is read under the shared lock of `lock_seats(with_manifests=True)`, so that no passenger's
+entitlement ends between this check and the commit. The profile in a request counts only for passengers without a row,
+such as those of a booking that is not paid yet.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from uuid import UUID
 import asyncpg
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
-from seat_service import eligibility, refusals
-from seat_service.eligibility import Person
+from seat_service import refusals
 from seat_service.requests import AskedSeat, FlightPassenger, OnHold
+from seat_service.rules import eligibility
+from seat_service.rules.eligibility import Person
 from services.db import Conn
 from services.errors import Refusal
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.locks import HeldSeat
+from seat_service.holds.locks import HeldSeat
 from seat_service.requests import FlightPassenger
 from services.db import Conn
 from services.proto import timestamp

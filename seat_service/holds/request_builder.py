@@ -1,6 +1,6 @@
-"""Admission: turns a call into a request of the state machine.
+"""Builds the requests of the state machine from calls.
 
-It determines the owner of a hold, its TTL and limits, and the seats that it names.
+A request has the owner of a hold, its TTL and limits, and the seats that it names. Building one needs no lock.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import refusals
-from seat_service.cabin_layouts import LayoutSeat
-from seat_service.eligibility import Person
-from seat_service.flights import FlightLayouts
-from seat_service.hoarding import Limits, binds, is_guest
+from seat_service.flights.provisioning import FlightLayouts
+from seat_service.layouts.cabin_layouts import LayoutSeat
 from seat_service.requests import AskedSeat, HoldRequest
+from seat_service.rules.eligibility import Person
+from seat_service.rules.hoarding import Limits, binds, is_guest
 from seat_service.settings import SeatSettings
 from services.addresses import counted_address
 from services.auth import Principal, Role
@@ -29,10 +29,10 @@ from services.idempotency import RequestKey
 FLIGHTS_PER_HOLD: Final = 4
 
 
-class Admission:
-    """Checks that need no lock: they read only immutable data.
+class RequestBuilder:
+    """Builds requests, and refuses calls that no request can be built from.
 
-    That is the layouts and the token.
+    It reads only immutable data: the layouts and the token.
     """
 
     def __init__(self, layouts: FlightLayouts, settings: SeatSettings) -> None:

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from seat_service.cabin_layouts import Layout
+from seat_service.layouts.cabin_layouts import Layout
 from services import db, telemetry
 from services.db import Conn, Pool
 from services.errors import Unavailable

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.locks import HeldSeat, lock_seats
+from seat_service.holds.locks import HeldSeat, lock_seats
 from seat_service.requests import Effects
 from services import outbox
 from services.db import Conn, GuardMissed
