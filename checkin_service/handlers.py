@@ -19,7 +19,9 @@ from skyhigh.flight.v1 import events_pb2 as flight
 from skyhigh.payment.v1 import events_pb2 as payment
 from skyhigh.seat.v1 import events_pb2 as seat
 
-from checkin_service import bookings, checkins, flights, notices, records
+from checkin_service import notices, records
+from checkin_service.check_ins import checkins
+from checkin_service.manifests import bookings, flights
 from checkin_service.records import INFANT_SEAT
 from services import timers
 from services.db import Conn

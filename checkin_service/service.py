@@ -12,21 +12,21 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServic
 
 from checkin_service import records
 from checkin_service.authorization import POLICY
-from checkin_service.baggage import Baggage
-from checkin_service.entitlements import Entitlements
-from checkin_service.fares import load_fares
+from checkin_service.baggage.declarations import Baggage
+from checkin_service.baggage.fares import load_fares
 from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS, on_flight_cancelled
-from checkin_service.login_limits import LoginLimits
+from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.notices import SERVICE
 from checkin_service.peers import Peers
-from checkin_service.reconciling import Fees
-from checkin_service.seating import Seating
 from checkin_service.servicer import CheckInServicer
-from checkin_service.sessions import Sessions
+from checkin_service.sessions.login_limits import LoginLimits
+from checkin_service.sessions.passenger_sessions import Sessions
+from checkin_service.sessions.trips import Trips
 from checkin_service.settings import CheckInSettings
-from checkin_service.starting import Starting
-from checkin_service.steps import Steps
-from checkin_service.trips import Trips
+from checkin_service.steps.fee_reconciling import Fees
+from checkin_service.steps.seating import Seating
+from checkin_service.steps.starting import Starting
+from checkin_service.steps.timed_steps import Steps
 from services import cancelled_flights
 from services.app import Parts, Service
 from services.db import Pool

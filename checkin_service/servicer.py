@@ -15,14 +15,17 @@ from google.api import httpbody_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer
 
-from checkin_service import boarding_passes, checkins, eligibility, locators, manifest, records, refusals
-from checkin_service.baggage import Baggage, Declaration
-from checkin_service.entitlements import Entitlements
+from checkin_service import records, refusals
+from checkin_service.baggage.declarations import Baggage, Declaration
+from checkin_service.boarding import boarding_passes
+from checkin_service.check_ins import checkins, eligibility
+from checkin_service.manifests import locators, manifest
+from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.records import CheckIn, pnr_of
-from checkin_service.seating import Seating
-from checkin_service.sessions import Sessions
-from checkin_service.starting import Starting, StartRequest
-from checkin_service.trips import Trips
+from checkin_service.sessions.passenger_sessions import Sessions
+from checkin_service.sessions.trips import Trips
+from checkin_service.steps.seating import Seating
+from checkin_service.steps.starting import Starting, StartRequest
 from services import db, paging
 from services.call import running
 from services.db import Conn, Pool

@@ -14,7 +14,7 @@ from skyhigh.flight.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from checkin_service import checkins
+from checkin_service.check_ins import checkins
 from services import db
 from services.timers import set_timer
 from tests.callers import refused

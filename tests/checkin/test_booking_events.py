@@ -12,7 +12,8 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1 import events_pb2 as checkin_events
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins, handlers
+from checkin_service import handlers
+from checkin_service.check_ins import checkins
 from checkin_service.peers import Seat
 from services import db
 from services.db import Conn

@@ -12,7 +12,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins
+from checkin_service.check_ins import checkins
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport, outcomes, seconds
 

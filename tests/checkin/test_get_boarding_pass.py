@@ -14,7 +14,7 @@ import zxingcpp
 from PIL import Image
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import bcbp
+from checkin_service.boarding import bcbp
 from services import airports
 from tests.callers import refused
 from tests.checkin.airport import Airport, Traveller

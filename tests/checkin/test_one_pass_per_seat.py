@@ -14,7 +14,8 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 
-from checkin_service import checkins, handlers
+from checkin_service import handlers
+from checkin_service.check_ins import checkins
 from checkin_service.service import CHECKIN_SERVICE
 from services import db, timers
 from tests.callers import refused

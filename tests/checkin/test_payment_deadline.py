@@ -15,7 +15,8 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.payment.v1 import events_pb2 as payment_events
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins, handlers
+from checkin_service import handlers
+from checkin_service.check_ins import checkins
 from services import db
 from services.timers import set_timer
 from tests.checkin.airport import ALREADY_OVER, HOUR, Airport, Traveller

@@ -13,7 +13,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from checkin_service import checkins
+from checkin_service.check_ins import checkins
 from checkin_service.peers import Peers
 from tests.callers import refused, seat
 from tests.checkin.airport import HOUR, Airport, outcomes

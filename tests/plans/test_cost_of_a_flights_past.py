@@ -15,9 +15,10 @@ from uuid import uuid4
 
 import pytest
 
-from checkin_service import checkins, starting
-from checkin_service.login_limits import LoginLimits
+from checkin_service.check_ins import checkins
 from checkin_service.peers import Seat
+from checkin_service.sessions.login_limits import LoginLimits
+from checkin_service.steps import starting
 from services import db
 from services.db import Conn
 from tests.conftest import World

@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from checkin_service import checkins, notices, records
+from checkin_service import notices, records
+from checkin_service.check_ins import checkins
 from checkin_service.peers import Peers, Seat, Withdrawal
 from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers

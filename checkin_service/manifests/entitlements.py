@@ -18,7 +18,9 @@ from weakref import WeakValueDictionary
 
 from skyhigh.seat.v1 import seat_service_pb2 as seat
 
-from checkin_service import checkins, flights, notices, records
+from checkin_service import notices, records
+from checkin_service.check_ins import checkins
+from checkin_service.manifests import flights
 from checkin_service.peers import Peers, Place, Seat
 from checkin_service.records import INFANT_SEAT
 from services import db, telemetry, timers

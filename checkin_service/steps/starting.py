@@ -14,9 +14,10 @@ from uuid import UUID
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.error_reason_pb2 import ErrorReason
 
-from checkin_service import checkins, eligibility, records, refusals
-from checkin_service.entitlements import Entitlements
-from checkin_service.fares import Fare
+from checkin_service import records, refusals
+from checkin_service.baggage.fares import Fare
+from checkin_service.check_ins import checkins, eligibility
+from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.peers import Peers, Seat
 from services import db, timers
 from services.auth import Role

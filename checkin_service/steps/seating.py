@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from uuid import UUID
 
-from checkin_service import checkins, notices, records, refusals
-from checkin_service.entitlements import Entitlements
+from checkin_service import notices, records, refusals
+from checkin_service.check_ins import checkins
+from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.peers import Peers, Seat
 from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers

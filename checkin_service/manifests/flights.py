@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from skyhigh.booking.v1 import events_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import checkins
+from checkin_service.check_ins import checkins
 from services import airports, timers
 from services.check_in_times import CheckInTimes
 from services.db import Conn

@@ -12,10 +12,12 @@ from datetime import timedelta
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import entitlements, names, refusals, trips
-from checkin_service.entitlements import Entitlements
-from checkin_service.login_limits import LoginLimits
-from checkin_service.trips import Traveller, Trips
+from checkin_service import refusals
+from checkin_service.manifests import entitlements, names
+from checkin_service.manifests.entitlements import Entitlements
+from checkin_service.sessions import trips
+from checkin_service.sessions.login_limits import LoginLimits
+from checkin_service.sessions.trips import Traveller, Trips
 from services import db
 from services.auth import Role
 from services.db import Pool

@@ -29,7 +29,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from checkin_service.transliteration import transliterate
+from checkin_service.boarding.transliteration import transliterate
 
 LENGTH: Final = 60
 INFANT_SEAT: Final = "INF"

@@ -8,8 +8,9 @@ from __future__ import annotations
 from google.api import httpbody_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import barcodes, bcbp, refusals
-from checkin_service.barcodes import Symbology
+from checkin_service import refusals
+from checkin_service.boarding import barcodes, bcbp
+from checkin_service.boarding.barcodes import Symbology
 from checkin_service.records import CheckIn
 from services.db import Conn
 from services.proto import timestamp

@@ -12,9 +12,10 @@ from typing import Final
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import flights, locators, names, refusals
-from checkin_service.flights import Flight
-from checkin_service.manifest_lines import PASSENGER_CHECKED_IN, Lines
+from checkin_service import refusals
+from checkin_service.manifests import flights, locators, names
+from checkin_service.manifests.flights import Flight
+from checkin_service.manifests.manifest_lines import PASSENGER_CHECKED_IN, Lines
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
 from services.proto import timestamp

@@ -14,9 +14,10 @@ from uuid import UUID
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
 
-from checkin_service import checkins, flights, locators, manifest
-from checkin_service.flights import Flight
-from checkin_service.manifest import DEFAULT_FARE, Passenger
+from checkin_service.check_ins import checkins
+from checkin_service.manifests import flights, locators, manifest
+from checkin_service.manifests.flights import Flight
+from checkin_service.manifests.manifest import DEFAULT_FARE, Passenger
 from services.db import Conn
 
 # The cabin of a booking determines its fare, and so the free baggage.

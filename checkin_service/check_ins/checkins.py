@@ -3,8 +3,8 @@
     INITIATED → BAGGAGE_VALIDATED → COMPLETED        INITIATED → WAITING_FOR_PAYMENT → COMPLETED        any → CANCELLED
 
 Each function runs in the caller's transaction. A transition writes its row of the history in that transaction, its
-events into the outbox, and timers for the steps that need other services (steps.py). If the guard of a write does not
-match, the function changes nothing and returns False, and the caller finds the reason.
+events into the outbox, and timers for the steps that need other services (timed_steps.py). If the guard of a write does
+not match, the function changes nothing and returns False, and the caller finds the reason.
 """
 
 from __future__ import annotations

@@ -17,12 +17,13 @@ from uuid import UUID, uuid4
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import checkins, records, refusals
-from checkin_service.checkins import Bags
-from checkin_service.fares import Fare
+from checkin_service import records, refusals
+from checkin_service.baggage.fares import Fare
+from checkin_service.check_ins import checkins
+from checkin_service.check_ins.checkins import Bags
 from checkin_service.peers import Peers, Withdrawal
 from checkin_service.records import CheckIn
-from checkin_service.seating import Seating
+from checkin_service.steps.seating import Seating
 from services import db, telemetry
 from services.clients import PeerFault, PeerRefusal
 from services.db import Conn, GuardMissed, Pool

@@ -1,0 +1,1 @@
+"""Baggage: its declaration, and what a fare includes and charges."""
