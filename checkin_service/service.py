@@ -32,12 +32,12 @@ from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
 from services.mail import Postman
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
 from services.reconciler import Reconciler
 from services.timers import Timers
 from services.tokens import TokenSigner
+from services.transitions import Transitions
 from services.watch import Watches
 
 # The gateway accepts a manifest of at most this size as JSON. For all other calls its limit is 64 KiB.
@@ -61,7 +61,7 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     seating = Seating(pool, peers, entitlements, tell=tell)
     steps = Steps(pool, peers, tell=tell)
     timers = Timers(pool, {**steps.handlers(), **seating.handlers(), **entitlements.handlers()})
-    mutations = Mutations(pool, tell=tell)
+    transitions = Transitions(pool, tell=tell)
     fares = load_fares(
         standard_allowance_grams=settings.free_baggage_grams, fee_minor_units_per_kg=settings.excess_fee_cents
     )
@@ -80,7 +80,7 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     servicer = CheckInServicer(
         pool=pool,
-        mutations=mutations,
+        transitions=transitions,
         sessions=Sessions(
             pool,
             trips,
@@ -93,8 +93,8 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
         trips=trips,
         entitlements=entitlements,
         seating=seating,
-        starting=Starting(pool, peers, entitlements, mutations, fares=fares),
-        baggage=Baggage(pool, peers, seating, mutations, fares=fares, patience=settings.payment_deadline),
+        starting=Starting(pool, peers, entitlements, transitions, fares=fares),
+        baggage=Baggage(pool, peers, seating, transitions, fares=fares, patience=settings.payment_deadline),
         watches=watches,
         page_tokens=PageTokens(settings.page_token_key),
     )

@@ -27,10 +27,10 @@ from checkin_service.sessions.trips import Trips
 from checkin_service.steps.seating import Seating
 from checkin_service.steps.starting import Starting, StartRequest
 from services import db, paging
-from services.call import running
 from services.db import Conn, Pool
-from services.mutations import Mutations
 from services.paging import PageTokens
+from services.running_call import running
+from services.transitions import Transitions
 from services.watch import Watches
 
 Context = Any
@@ -43,7 +43,7 @@ class CheckInServicer(CheckInServiceServicer):
         self,
         *,
         pool: Pool,
-        mutations: Mutations,
+        transitions: Transitions,
         sessions: Sessions,
         trips: Trips,
         entitlements: Entitlements,
@@ -54,7 +54,7 @@ class CheckInServicer(CheckInServiceServicer):
         page_tokens: PageTokens,
     ) -> None:
         self._pool = pool
-        self._mutations = mutations
+        self._transitions = transitions
         self._sessions = sessions
         self._trips = trips
         self._entitlements = entitlements
@@ -65,7 +65,7 @@ class CheckInServicer(CheckInServiceServicer):
         self._page_tokens = page_tokens
 
     async def ImportManifest(self, request: pb.ImportManifestRequest, context: Context) -> pb.ImportManifestResponse:
-        imported = await self._mutations.run(
+        imported = await self._transitions.run(
             running().request_key(request),
             pb.ImportManifestResponse,
             lambda conn: manifest.import_passengers(conn, request),
@@ -149,7 +149,7 @@ class CheckInServicer(CheckInServiceServicer):
             )
             return check_in.message()
 
-        return await self._mutations.run(call.request_key(request), pb.CheckIn, transition)
+        return await self._transitions.run(call.request_key(request), pb.CheckIn, transition)
 
     async def GetBoardingPass(self, request: pb.GetBoardingPassRequest, context: Context) -> pb.BoardingPass:
         return await self._boarding_pass(request.checkin_id)

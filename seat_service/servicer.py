@@ -27,10 +27,10 @@ from seat_service.rules import entitlements
 from seat_service.rules.entitlements import Passenger
 from services import db, paging
 from services.auth import Role
-from services.call import running
 from services.db import Pool
 from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.paging import PageTokens
+from services.running_call import running
 
 Context = Any
 

@@ -29,7 +29,7 @@ from services.clients import PeerFault, PeerRefusal
 from services.db import Conn, GuardMissed, Pool
 from services.errors import Refusal, Unavailable
 from services.idempotency import RequestKey
-from services.mutations import Mutations
+from services.transitions import Transitions
 
 # After this number of conflicts in a row, the caller gets UNAVAILABLE and has to retry.
 ATTEMPTS: Final = 3
@@ -74,7 +74,7 @@ class Baggage:
         pool: Pool,
         peers: Peers,
         seating: Seating,
-        mutations: Mutations,
+        transitions: Transitions,
         *,
         fares: Mapping[str, Fare],
         patience: timedelta,
@@ -82,7 +82,7 @@ class Baggage:
         self._pool = pool
         self._peers = peers
         self._seating = seating
-        self._mutations = mutations
+        self._transitions = transitions
         self._fares = fares
         self._patience = patience
 
@@ -109,13 +109,13 @@ class Baggage:
                 standing, fare = await _judge(conn, declaration)
         except Refusal:
             # The first attempt of this same request may have caused the refusal; its response is then returned.
-            known = await self._mutations.known(declaration.request_key, pb.CheckIn)
+            known = await self._transitions.known(declaration.request_key, pb.CheckIn)
             if known is None:
                 raise
             return known
         # Read after the check-in: if a concurrent request with the same key has committed, `standing` names the intent
         # of that request, which must not be cancelled as a former intent.
-        known = await self._mutations.known(declaration.request_key, pb.CheckIn)
+        known = await self._transitions.known(declaration.request_key, pb.CheckIn)
         if known is not None:
             return known
         bags = await self._weigh(declaration, self._fares[fare])
@@ -125,7 +125,7 @@ class Baggage:
         try:
             if standing.payment_intent_id is not None:
                 await self._withdraw(standing.payment_intent_id)
-            answer = await self._mutations.run(
+            answer = await self._transitions.run(
                 declaration.request_key, pb.CheckIn, partial(self._write, declaration, standing, bags, intent_id)
             )
         except (Overtaken, Refusal) as error:

@@ -24,7 +24,7 @@ from services.auth import Role
 from services.db import Conn, GuardMissed, Pool
 from services.errors import DeadlineExceeded, Refusal
 from services.idempotency import RequestKey
-from services.mutations import Mutations
+from services.transitions import Transitions
 
 ALREADY_CHECKED_IN: Final = ErrorReason.Name(ErrorReason.ALREADY_CHECKED_IN)
 
@@ -53,14 +53,14 @@ class Starting:
         pool: Pool,
         peers: Peers,
         entitlements: Entitlements,
-        mutations: Mutations,
+        transitions: Transitions,
         *,
         fares: Mapping[str, Fare],
     ) -> None:
         self._pool = pool
         self._peers = peers
         self._entitlements = entitlements
-        self._mutations = mutations
+        self._transitions = transitions
         self._fares = fares
 
     async def start(self, request: StartRequest) -> pb.CheckIn:
@@ -69,7 +69,7 @@ class Starting:
         The seat is confirmed before the check-in is written. If the process dies in between, the passenger has a
         confirmed seat and no check-in, which is a valid state, and a retry continues from there.
         """
-        known = await self._mutations.known(request.request_key, pb.CheckIn)
+        known = await self._transitions.known(request.request_key, pb.CheckIn)
         if known is not None:
             return known
         try:
@@ -77,13 +77,13 @@ class Starting:
                 infant = (await self._judge(conn, request)).adult is not None
         except Refusal:
             # The first attempt of this same request may have caused the refusal; its response is then returned.
-            known = await self._mutations.known(request.request_key, pb.CheckIn)
+            known = await self._transitions.known(request.request_key, pb.CheckIn)
             if known is None:
                 raise
             return known
         seat, was_confirmed = (None, False) if infant else await self._seat(request)
         write = partial(self._write, request, seat, was_confirmed)
-        return await self._mutations.run(request.request_key, pb.CheckIn, write)
+        return await self._transitions.run(request.request_key, pb.CheckIn, write)
 
     async def _judge(self, conn: Conn, request: StartRequest) -> eligibility.Situation:
         situation = await eligibility.situation(

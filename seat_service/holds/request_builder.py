@@ -21,9 +21,9 @@ from seat_service.rules.hoarding import Limits, binds, is_guest
 from seat_service.settings import SeatSettings
 from services.addresses import counted_address
 from services.auth import Principal, Role
-from services.call import Call
 from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.idempotency import RequestKey
+from services.running_call import Call
 
 # The longest itinerary has four flights, and all of its seats are held in one transaction (SEAT-5).
 FLIGHTS_PER_HOLD: Final = 4

@@ -17,7 +17,7 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from seat_service.flights.provisioning import FlightLayouts
 from seat_service.layouts.cabin_layouts import Layout
 from seat_service.maps.seat_map import STATES, MapRenderer, SeatMaps, Snapshot
-from services import call, db, telemetry
+from services import db, running_call, telemetry
 
 # The versions of a flight from which a watch can resume without a new snapshot: on a busy flight the last seconds.
 REMEMBERED_VERSIONS: Final = 64
@@ -64,7 +64,7 @@ class Watches:
                     snapshot=pb.SeatMap.FromString(self._renderer.protobuf(sent, known_version=0)),
                 )
             else:
-                await call.open_stream()
+                await running_call.open_stream()
             while True:
                 if feed.latest.version > sent.version:
                     sent, before = feed.latest, sent

@@ -24,8 +24,8 @@ from checkin_service.manifests import names
 from checkin_service.sessions.login_limits import LoginLimits, network_of
 from services import db
 from services.auth import Role
-from services.call import CLIENT_HEADER
 from services.errors import Refusal
+from services.running_call import CLIENT_HEADER
 from tests.callers import Caller, refused
 from tests.checkin.airport import HOUR, Airport, new_pnr, outcomes
 from tests.conftest import World

@@ -25,9 +25,9 @@ from tests.conftest import World
 from tests.dates import new_flight_id
 from tests.instances import database_with
 from tests.plans.costing import Costing, pool_of
-from waitlist_service import entries, serving
+from waitlist_service import entries, released_seats
 from waitlist_service.matching import FreedSeat
-from waitlist_service.openness import Openness
+from waitlist_service.open_waitlists import OpenWaitlists
 
 PAST = 10_000
 
@@ -85,9 +85,9 @@ async def test_waiting_costs_the_same_on_a_flight_that_many_have_left(waiting: C
     entry = await entries.join(conn, new, actor="passenger:WAITS")
     assert (await entries.shown(conn, entry)).position == 1
     assert await entries.anybody_waits(conn, flight)
-    numbers, _ = await serving._page(conn, flight, 0, 20)
+    numbers, _ = await released_seats._page(conn, flight, 0, 20)
     assert numbers == [PAST + 1]
-    await Openness(pool_of(waiting), cast("Any", None)).close_if_nobody_waits(flight)
+    await OpenWaitlists(pool_of(waiting), cast("Any", None)).close_if_empty(flight)
     assert await waiting.conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", flight)
     assert await entries.live(conn, flight, after_number=0, limit=200) == [entry]
     assert await entries.offered(conn, flight, limit=200) == []
@@ -114,7 +114,7 @@ async def test_a_planner_without_statistics_looks_entries_up_by_their_ids(waitin
         entry = await entries.join(conn, new, actor="passenger:W")
         entry_id = entry.entry_id
         freed = FreedSeat(seat_number, ordinal, "ECONOMY", "WINDOW")
-        await serving._write_down(conn, flight, {entry_id: freed}, {seat_number})
+        await released_seats._write_down(conn, flight, {entry_id: freed}, {seat_number})
         ((found, _),) = (await entries.matched(conn, [entry_id], mode="OFFER")).values()
         assert found.claim_id is not None
         assert await entries.is_matched(conn, found)

@@ -205,11 +205,11 @@ MUTANTS: Final = (
     # Code that all services share.
     Mutant(
         "services-answers-are-not-remembered",
-        "services/mutations.py",
+        "services/transitions.py",
         (("            if key is not None:\n                await idempotency.remember(conn, key, answer)\n", ""),),
         checks=("idempotency", "refusals"),
         life="repeats with keys of check-ins, bookings and entries",
-        tests=("tests/services/test_mutations.py::test_fifty_repeats_at_once_have_one_effect_and_one_answer",),
+        tests=("tests/services/test_transitions.py::test_fifty_repeats_at_once_have_one_effect_and_one_answer",),
     ),
     Mutant(
         "services-key-with-other-parameters",
@@ -481,7 +481,7 @@ MUTANTS: Final = (
     # Waitlist.
     Mutant(
         "waitlist-youngest-first",
-        "waitlist_service/serving.py",
+        "waitlist_service/released_seats.py",
         (("        ORDER BY number LIMIT $3\n", "        ORDER BY number DESC LIMIT $3\n"),),
         checks=("waitlist", VERIFY),
         life="several entries that want one seat",

@@ -13,8 +13,8 @@ from services import db
 from services.db import Conn, GuardMissed, Pool
 from services.errors import AlreadyExists
 from services.idempotency import RequestKey
-from services.mutations import Mutations
 from services.timers import set_timer
+from services.transitions import Transitions
 
 Transition = Callable[[Conn], Awaitable[StringValue]]
 
@@ -43,28 +43,28 @@ def effect(name: str) -> tuple[list[int], Transition]:
 
 async def test_fifty_repeats_at_once_have_one_effect_and_one_answer(pool: Pool) -> None:
     told: list[int] = []
-    mutations = Mutations(pool, tell=lambda: told.append(1))
+    transitions = Transitions(pool, tell=lambda: told.append(1))
     name, request = f"test-{uuid4()}", key(uuid4())
     _, transition = effect(name)
-    answers = await asyncio.gather(*(mutations.run(request, StringValue, transition) for _ in range(50)))
+    answers = await asyncio.gather(*(transitions.run(request, StringValue, transition) for _ in range(50)))
     assert len({answer.value for answer in answers}) == 1
     assert await effects(pool, name) == 1
     assert len(told) == 1
 
 
 async def test_another_body_with_the_key_is_refused(pool: Pool) -> None:
-    mutations = Mutations(pool, tell=lambda: None)
+    transitions = Transitions(pool, tell=lambda: None)
     name, request_id = f"test-{uuid4()}", uuid4()
     _, transition = effect(name)
-    await mutations.run(key(request_id), StringValue, transition)
+    await transitions.run(key(request_id), StringValue, transition)
     with pytest.raises(AlreadyExists) as refusal:
-        await mutations.run(key(request_id, b"other"), StringValue, transition)
+        await transitions.run(key(request_id, b"other"), StringValue, transition)
     assert refusal.value.reason == "IDEMPOTENCY_KEY_REUSED"
     assert await effects(pool, name) == 1
 
 
 async def test_a_refusal_undoes_everything_and_is_not_remembered(pool: Pool) -> None:
-    mutations = Mutations(pool, tell=lambda: None)
+    transitions = Transitions(pool, tell=lambda: None)
     name, request = f"test-{uuid4()}", key(uuid4())
 
     async def refuse(conn: Conn) -> StringValue:
@@ -72,15 +72,15 @@ async def test_a_refusal_undoes_everything_and_is_not_remembered(pool: Pool) -> 
         raise AlreadyExists("TAKEN", "taken")
 
     with pytest.raises(AlreadyExists):
-        await mutations.run(request, StringValue, refuse)
+        await transitions.run(request, StringValue, refuse)
     assert await effects(pool, name) == 0
-    assert await mutations.known(request, StringValue) is None
+    assert await transitions.known(request, StringValue) is None
     _, transition = effect(name)
-    assert (await mutations.run(request, StringValue, transition)).value == "answer 1"
+    assert (await transitions.run(request, StringValue, transition)).value == "answer 1"
 
 
 async def test_who_was_overtaken_is_judged_anew(pool: Pool) -> None:
-    mutations = Mutations(pool, tell=lambda: None)
+    transitions = Transitions(pool, tell=lambda: None)
     name = f"test-{uuid4()}"
     runs, transition = effect(name)
 
@@ -90,15 +90,15 @@ async def test_who_was_overtaken_is_judged_anew(pool: Pool) -> None:
             raise GuardMissed
         return answer
 
-    assert (await mutations.run(None, StringValue, overtaken)).value == "answer 3"
+    assert (await transitions.run(None, StringValue, overtaken)).value == "answer 3"
     assert await effects(pool, name) == 1
 
 
 async def test_who_is_overtaken_again_and_again_is_told(pool: Pool) -> None:
-    mutations = Mutations(pool, tell=lambda: None)
+    transitions = Transitions(pool, tell=lambda: None)
 
     async def overtaken(conn: Conn) -> StringValue:
         raise GuardMissed
 
     with pytest.raises(GuardMissed):
-        await mutations.run(None, StringValue, overtaken)
+        await transitions.run(None, StringValue, overtaken)

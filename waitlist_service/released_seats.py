@@ -35,7 +35,7 @@ CLOCK_SKEW: Final = timedelta(seconds=1)
 HAND_BACK: Final = "hand-back"
 
 
-async def serve(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
+async def match_with_entries(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
     """Matches released seats with waiting entries, in order of joining.
 
     Runs in the caller's transaction. `freed` has for each seat the time at which it was known to be OFFERED; None if

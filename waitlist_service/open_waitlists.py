@@ -14,7 +14,7 @@ from waitlist_service import refusals
 from waitlist_service.peers import Peers
 
 
-class Openness:
+class OpenWaitlists:
     """Opens and closes waitlists, at the seat service, too."""
 
     def __init__(self, pool: Pool, peers: Peers) -> None:
@@ -55,9 +55,9 @@ class Openness:
                 """,
                 flight_id,
             )
-        await self.tell(flight_id)
+        await self.notify_seat_service(flight_id)
 
-    async def close_if_nobody_waits(self, flight_id: str) -> None:
+    async def close_if_empty(self, flight_id: str) -> None:
         """Closes a flight's waitlist if it has no live entry.
 
         Also notifies the seat service.
@@ -72,9 +72,9 @@ class Openness:
                 """,
                 flight_id,
             )
-        await self.tell(flight_id)
+        await self.notify_seat_service(flight_id)
 
-    async def tell(self, flight_id: str) -> None:
+    async def notify_seat_service(self, flight_id: str) -> None:
         """Sends the flight's `open` to the seat service.
 
         Does nothing if the seat service knows the latest revision.

@@ -1,6 +1,6 @@
-"""Runs mutations one by one: one transition in one transaction, once per key.
+"""Runs transitions one by one: one transition in one transaction, once per idempotency key.
 
-A retry gets the stored response. Mutations that arrive by the thousand use services/batch.py instead.
+A retry gets the stored response. Transitions that arrive by the thousand use services/batch.py instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ATTEMPTS: Final = 4
 Answer = TypeVar("Answer", bound=Message)
 
 
-class Mutations:
+class Transitions:
     """Runs a service's transitions.
 
     `tell` is called after each commit; it wakes the tasks that do the follow-up work.

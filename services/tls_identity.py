@@ -61,7 +61,7 @@ class Identity:
         return context
 
 
-def whole(certificate: Path | None, key: Path | None, authority: Path | None) -> Identity | None:
+def identity_of_files(certificate: Path | None, key: Path | None, authority: Path | None) -> Identity | None:
     """Returns the identity that three settings name, or None if none is set.
 
     Raises ValueError if only some are set, or if the files cannot be used.
