@@ -13,13 +13,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
-from seat_service.flights.provisioning import FlightLayouts, ProvisionRequest, WaitlistRequest
-from seat_service.holds import ledger, passenger_seats, seats
+from seat_service.flights.provisioning import ProvisionRequest
+from seat_service.flights.waitlist_switch import WaitlistRequest
+from seat_service.holds import ledger, outcomes, passenger_seats
 from seat_service.holds.request_builder import RequestBuilder, check_owner, manages
 from seat_service.inventory import Inventory
+from seat_service.layouts.flight_layouts import FlightLayouts
 from seat_service.manifests import manifest_copy
-from seat_service.manifests.manifest_copy import Departure, Departures, ManifestChange
-from seat_service.maps.seat_map import MapRenderer, SeatMaps
+from seat_service.manifests.departures import Departure, Departures
+from seat_service.manifests.manifest_copy import ManifestChange
+from seat_service.maps.map_rendering import MapRenderer
+from seat_service.maps.seat_map import SeatMaps
 from seat_service.maps.suggestions import suggest_to_party
 from seat_service.maps.watch import Watches
 from seat_service.requests import ChangeRequest, OnHold, OnPassenger, OnSeat
@@ -134,7 +138,7 @@ class SeatServicer(SeatServiceServicer):
         principal = running().principal
         sees_all = principal.acts_for_others or principal.role is Role.OPERATIONS
         async with db.transaction(self._pool) as conn:
-            return await seats.find(conn, UUID(request.hold_id), owner=None if sees_all else principal.name)
+            return await outcomes.find(conn, UUID(request.hold_id), owner=None if sees_all else principal.name)
 
     async def ExtendHold(self, request: pb.ExtendHoldRequest, context: Context) -> pb.Hold:
         return await self._inventory.extend(_on_hold(request, request.hold_id))

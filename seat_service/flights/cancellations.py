@@ -8,8 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from seat_service.holds import seats
+from seat_service.holds.cancel import cancel
 from seat_service.holds.locks import lock_flight
+from seat_service.holds.releases import release_passenger
 from seat_service.inventory import Inventory
 from seat_service.requests import Effects, OnHold, OnPassenger
 from services import db, timers
@@ -89,7 +90,7 @@ class Emptying:
                 if not row["in_part"]
             ]
             if live:
-                await seats.cancel(conn, live, effects=effects)
+                await cancel(conn, live, effects=effects)
             parts = [
                 OnPassenger(
                     row["hold_id"],
@@ -113,6 +114,6 @@ class Emptying:
             # Only one of the two calls in a transaction: each locks its holds before its seats, so that the second call
             # would lock holds after the seats of the first, against the order of locks. The next batch has the rest.
             if parts and not live:
-                await seats.release_passenger(conn, parts, effects=effects)
+                await release_passenger(conn, parts, effects=effects)
         self._inventory.tell(effects)
         return bool(live or parts)

@@ -1,11 +1,10 @@
-"""Flights: each has a cabin layout, and a waitlist that is open or closed."""
+"""Provisioning: creates a flight and its seats from a layout."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
@@ -13,14 +12,9 @@ from seat_service import refusals
 from seat_service.layouts import layout_register
 from seat_service.layouts.cabin_layouts import Layout
 from seat_service.layouts.layout_register import LayoutUnusable
-from services import db
-from services.batch import Batcher
-from services.db import Conn, Pool
+from services.db import Conn
 from services.errors import Refusal
 from services.idempotency import RequestKey
-
-# The most flights whose layout a process remembers: a year of a large airline fits.
-KNOWN_FLIGHTS: Final = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,57 +25,6 @@ class ProvisionRequest:
     layout_id: str
     departure_time: datetime | None
     request_key: RequestKey | None
-
-
-@dataclass(frozen=True, slots=True)
-class WaitlistRequest:
-    """A request to open or close the waitlist of a flight.
-
-    `offer_window` is the time for which only the waitlist may take a released seat. `revision` counts the changes of
-    `open` by the waitlist service: a request with an older revision is stale. Revision 0 is never stale.
-    """
-
-    flight_id: str
-    open: bool
-    revision: int
-    offer_window: timedelta
-    request_key: RequestKey | None
-
-
-class FlightLayouts:
-    """The layout of each flight, cached in the process.
-
-    The layout of a flight never changes.
-    """
-
-    def __init__(self, pool: Pool, layouts: Mapping[str, Layout]) -> None:
-        self._pool = pool
-        self._layouts = layouts
-        self._known: dict[str, Layout] = {}
-        self._read: Batcher[str, Layout] = Batcher("flight_layouts", self._read_batch)
-
-    async def of(self, flight_id: str) -> Layout:
-        """Returns the flight's layout. Raises FLIGHT_NOT_FOUND or LayoutUnusable."""
-        known = self._known.get(flight_id)
-        return known if known is not None else await self._read.submit(flight_id)
-
-    async def _read_batch(self, flight_ids: Sequence[str]) -> list[Layout | Refusal]:
-        async with db.transaction(self._pool) as conn:
-            rows = await conn.fetch(
-                "SELECT flight_id, layout_id FROM flights WHERE flight_id = ANY($1::text[])", list(flight_ids)
-            )
-        if len(self._known) > KNOWN_FLIGHTS:
-            self._known.clear()
-        unusable: dict[str, Refusal] = {}
-        for row in rows:
-            try:
-                self._known[row["flight_id"]] = self._layouts[row["layout_id"]]
-            except LayoutUnusable as refusal:
-                unusable[row["flight_id"]] = refusal
-        return [
-            self._known.get(flight_id) or unusable.get(flight_id) or refusals.flight_not_found(flight_id)
-            for flight_id in flight_ids
-        ]
 
 
 async def provision(
@@ -144,32 +87,3 @@ async def _provision(
     return pb.ProvisionSeatsResponse(
         flight_id=request.flight_id, layout_id=layout.layout_id, total_seats=len(layout.seats)
     )
-
-
-async def set_waitlist_open(
-    conn: Conn, requests: Sequence[WaitlistRequest]
-) -> list[pb.SetWaitlistOpenResponse | Refusal]:
-    """Opens or closes the waitlist of flights.
-
-    Released seats become OFFERED while it is open. Seats that are AVAILABLE or OFFERED already do not change, and a
-    stale request changes nothing. Returns for each request the present setting, or FLIGHT_NOT_FOUND.
-    """
-    return [await _set_waitlist_open(conn, request) for request in requests]
-
-
-async def _set_waitlist_open(conn: Conn, request: WaitlistRequest) -> pb.SetWaitlistOpenResponse | Refusal:
-    await conn.execute(
-        """
-        UPDATE flights
-        SET waitlist_open = $2, offer_window = $3, waitlist_revision = greatest(waitlist_revision, $4)
-        WHERE flight_id = $1 AND ($4 = 0 OR waitlist_revision < $4)
-        """,
-        request.flight_id,
-        request.open,
-        request.offer_window,
-        request.revision,
-    )
-    standing = await conn.fetchval("SELECT waitlist_open FROM flights WHERE flight_id = $1", request.flight_id)
-    if standing is None:
-        return refusals.flight_not_found(request.flight_id)
-    return pb.SetWaitlistOpenResponse(flight_id=request.flight_id, open=standing)

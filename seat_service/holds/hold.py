@@ -16,9 +16,9 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import refusals
 from seat_service.holds.locks import lock_seats
-from seat_service.requests import Effects, HoldRequest, Place, request_id
+from seat_service.requests import Effects, HoldRequest, Limits, Place, request_id
 from seat_service.rules import entitlements, hoarding
-from seat_service.rules.hoarding import Limits, explain
+from seat_service.rules.hoarding import explain
 from services.db import Conn, GuardMissed
 from services.errors import Aborted, Refusal
 from services.proto import timestamp

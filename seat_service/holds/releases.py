@@ -1,18 +1,22 @@
-"""The release of seats: HELD or CONFIRMED → AVAILABLE or OFFERED."""
+"""The release of seats: HELD or CONFIRMED → AVAILABLE or OFFERED, one by one or with their hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.holds.locks import HeldSeat, lock_seats
-from seat_service.requests import Effects
+from seat_service import refusals
+from seat_service.holds.locks import HeldSeat, lock_holds, lock_seats, seats_of
+from seat_service.holds.outcomes import hold_message
+from seat_service.requests import Effects, OnPassenger, request_id
+from seat_service.rules import entitlements
 from services import outbox
 from services.db import Conn, GuardMissed
+from services.errors import Refusal
 from services.outbox import Event
 from services.proto import timestamp
 
@@ -136,3 +140,104 @@ async def announce(
     )
     effects.flights.update(event_ids)
     effects.events += len(event_ids)
+
+
+async def end_empty_holds(conn: Conn, hold_ids: Iterable[UUID]) -> set[UUID]:
+    """Cancels those of the holds that have no seat left; returns their ids."""
+    rows = await conn.fetch(
+        """
+        UPDATE holds SET state = 'CANCELLED', end_time = statement_timestamp()
+        WHERE hold_id = ANY($1::uuid[]) AND state IN ('HELD', 'CONFIRMED')
+          AND NOT EXISTS (SELECT FROM hold_seats
+                          WHERE hold_seats.hold_id = holds.hold_id AND hold_seats.state <> 'RELEASED')
+        RETURNING hold_id
+        """,
+        list(hold_ids),
+    )
+    return {row["hold_id"] for row in rows}
+
+
+async def release_passenger(
+    conn: Conn, requests: Sequence[OnPassenger], *, effects: Effects
+) -> list[pb.Hold | Refusal]:
+    """Releases one passenger's seat of each hold: → AVAILABLE or OFFERED.
+
+    The seat becomes OFFERED while the flight's waitlist is open. A hold whose last seat is released is CANCELLED.
+    Nothing changes if the passenger has no seat in the hold: a repeat succeeds, and a seat of the passenger in another
+    hold stays. A lapsed hold stays, too, until it is expired.
+
+    Returns for each request the hold as it is after all of the requests, or a refusal: HOLD_NOT_FOUND; FLIGHT_DEPARTED
+    for a confirmed seat of a departed flight, if the request does not say `after_departure`.
+    """
+    standing = await lock_holds(conn, [request.hold_id for request in requests])
+    seats = await seats_of(conn, standing)
+    kept = await _kept_for_the_record(conn, requests, seats)
+    # Of two requests for one seat the ledger shows the first. All requests run at once and not in rounds, because the
+    # rounds would lock the seats one after the other, against the order of locks.
+    releases = {
+        seat.place: Release(seat, request.actor, request.reason, request_id(request.request_key))
+        for n, request in reversed(list(enumerate(requests)))
+        if n not in kept
+        for seat in seats.get(request.hold_id, ())
+        if (seat.flight_id, seat.passenger_id) == (request.flight_id, request.passenger_id)
+        and seat.state != "RELEASED"
+        and standing[request.hold_id].present_state != "EXPIRED"
+    }
+    ended = await release_seats(conn, standing, list(releases.values()), effects=effects)
+    if releases:
+        seats = await seats_of(conn, standing)
+    return [
+        kept[n]
+        if n in kept
+        else refusals.hold_not_found()
+        if (hold := standing.get(request.hold_id)) is None
+        else hold_message(hold, seats, state="CANCELLED" if hold.hold_id in ended else hold.present_state)
+        for n, request in enumerate(requests)
+    ]
+
+
+async def _kept_for_the_record(
+    conn: Conn, requests: Sequence[OnPassenger], seats: Mapping[UUID, Sequence[HeldSeat]]
+) -> dict[int, Refusal]:
+    """Returns, by position, the refusals of requests to release flown seats.
+
+    That is FLIGHT_DEPARTED for a confirmed seat of a departed flight, without `after_departure` (CHK-9).
+    """
+    departed = await entitlements.departed(conn, {request.flight_id for request in requests})
+    return {
+        n: departed[request.flight_id]
+        for n, request in enumerate(requests)
+        if request.flight_id in departed and not request.after_departure
+        for seat in seats.get(request.hold_id, ())
+        if (seat.flight_id, seat.passenger_id, seat.state) == (request.flight_id, request.passenger_id, "CONFIRMED")
+    }
+
+
+async def release_seats(
+    conn: Conn, hold_ids: Iterable[UUID], releases: Sequence[Release], *, effects: Effects
+) -> set[UUID]:
+    """Releases single seats of locked holds: HELD or CONFIRMED → AVAILABLE or OFFERED.
+
+    A hold whose last seat is released is CANCELLED. Returns the ids of these holds.
+    """
+    if not releases:
+        return set()
+    await free(conn, releases, effects=effects)
+    ended = await end_empty_holds(conn, hold_ids)
+    await _forget_given_back(conn, hold_ids)
+    return ended
+
+
+async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
+    """Deletes the rows of released seats from holds that stay HELD, as `change` does.
+
+    So all rows of a HELD hold are HELD.
+    """
+    await conn.execute(
+        """
+        DELETE FROM hold_seats USING holds
+        WHERE holds.hold_id = ANY($1::uuid[]) AND holds.state || '' = 'HELD'
+          AND hold_seats.hold_id = holds.hold_id AND hold_seats.state = 'RELEASED'
+        """,
+        list(hold_ids),
+    )

@@ -13,11 +13,10 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import refusals
-from seat_service.flights.provisioning import FlightLayouts
 from seat_service.layouts.cabin_layouts import LayoutSeat
-from seat_service.requests import AskedSeat, HoldRequest
-from seat_service.rules.eligibility import Person
-from seat_service.rules.hoarding import Limits, binds, is_guest
+from seat_service.layouts.flight_layouts import FlightLayouts
+from seat_service.requests import AskedSeat, HoldRequest, Limits, Person
+from seat_service.rules.hoarding import binds, is_guest
 from seat_service.settings import SeatSettings
 from services.addresses import counted_address
 from services.auth import Principal, Role

@@ -10,38 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.holds import passenger_seats, seats
-from seat_service.holds.locks import HeldSeat, StandingHold, lock_flight, lock_holds, lock_manifests
-from seat_service.holds.releases import Release
+from seat_service.holds import passenger_seats
+from seat_service.holds.locks import HeldSeat, StandingHold, lock_holds, lock_manifests
+from seat_service.holds.releases import Release, release_seats
 from seat_service.layouts.cabin_layouts import Layout
 from seat_service.layouts.layout_register import LayoutUnusable
-from seat_service.requests import Effects, FlightPassenger
+from seat_service.requests import Effects, FlightPassenger, Person
 from seat_service.rules import eligibility, entitlements
-from seat_service.rules.eligibility import Person
 from seat_service.rules.entitlements import Passenger
-from services import db, timers
-from services.db import Conn, GuardMissed, Pool
+from services.db import Conn, GuardMissed
 from services.errors import Refusal
 from services.idempotency import RequestKey
 
 if TYPE_CHECKING:
-    from seat_service.inventory import Inventory
+    pass
 
 # The reasons that the ledger records for a release.
 ENTITLEMENT_ENDED: Final = "ENTITLEMENT_ENDED"
 SEAT_NO_LONGER_FITS: Final = "SEAT_NO_LONGER_FITS"
-# The timer that adapts the holds of a flight to a new departure time, and its actor in the ledger.
-FOLLOW_DEPARTURE: Final = "follow-departure"
-ACTOR: Final = "departure"
-# A hold lasts one day at most (ClaimSeatRequest.ttl): no present hold reaches a departure after this time.
-LONGEST_HOLD: Final = timedelta(days=1, hours=1)
-HOLDS_AT_ONCE: Final = 100
+# The actor that the ledger records if a new departure time causes a release.
+DEPARTURE_ACTOR: Final = "departure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,7 @@ class Entry:
     """A row of the manifest: the passenger, and the revision of the row.
 
     `seat_included` is true while the passenger's confirmed booking includes a seat: then only services may cancel the
-    confirmed hold (`seats.cancel`).
+    confirmed hold (`holds.cancel`).
     """
 
     passenger: Passenger
@@ -68,23 +61,6 @@ class ManifestChange:
 
     entries: tuple[Entry, ...]
     actor: str
-    request_key: RequestKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """The departure time of a flight, and its revision."""
-
-    flight_id: str
-    departure_time: datetime
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Departures:
-    """A request to write the departure times of flights."""
-
-    departures: tuple[Departure, ...]
     request_key: RequestKey | None = None
 
 
@@ -223,7 +199,7 @@ async def _release(
 ) -> None:
     """Releases seats, each with its reason; `standing` has the locked holds."""
     releases = [Release(seat, actor, reason, None) for seat, reason in lost]
-    await seats.release_seats(conn, list(standing), releases, effects=effects)
+    await release_seats(conn, list(standing), releases, effects=effects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,124 +274,5 @@ async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], e
     live, standing = await _lock(conn, [(row["flight_id"], row["passenger_id"]) for row in rows])
     known = await entitlements.passengers(conn, {seat.passenger for seat in live})
     verdict = await _judge(conn, live, known, standing, layouts)
-    await _release(conn, verdict.lost, standing, actor=ACTOR, effects=effects)
+    await _release(conn, verdict.lost, standing, actor=DEPARTURE_ACTOR, effects=effects)
     return verdict
-
-
-async def set_departures(
-    conn: Conn, requests: Sequence[Departures], *, effects: Effects
-) -> list[pb.SyncPassengersResponse | Refusal]:
-    """Writes newer departure times; sets the timers that adapt the holds.
-
-    A departure time is newer if its revision is higher. From its departure on, no seat of a flight can be held,
-    changed, claimed or confirmed. Seats of flights with a timer are locked before the write: a concurrent hold either
-    reads the new time, or has locked its seats first, and then the timer finds the hold. Refuses no request.
-    """
-    for request in requests:
-        newest: dict[str, Departure] = {}
-        for each in request.departures:
-            if each.flight_id not in newest or newest[each.flight_id].revision < each.revision:
-                newest[each.flight_id] = each
-        rows = await conn.fetch(
-            """
-            SELECT asked.flight_id,
-                   -- A flight that had left, as far as was known, may have passengers who ended since, however long the
-                   -- delay is.
-                   asked.departure_time < statement_timestamp() + $4
-                   OR coalesce(departures.departure_time <= statement_timestamp(), false) AS to_follow
-            FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS asked (flight_id, departure_time, revision)
-            LEFT JOIN departures USING (flight_id)
-            WHERE coalesce(departures.revision, -1) < asked.revision
-            """,
-            *_columns(newest),
-            LONGEST_HOLD,
-        )
-        to_follow = sorted(row["flight_id"] for row in rows if row["to_follow"])
-        for flight_id in to_follow:
-            await lock_flight(conn, flight_id)
-        await conn.execute(
-            """
-            INSERT INTO departures (flight_id, departure_time, revision)
-            SELECT flight_id, departure_time, revision
-            FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS new (flight_id, departure_time, revision)
-            ON CONFLICT (flight_id) DO UPDATE
-            SET departure_time = excluded.departure_time, revision = excluded.revision,
-                update_time = statement_timestamp()
-            WHERE departures.revision < excluded.revision
-            """,
-            *_columns({row["flight_id"]: newest[row["flight_id"]] for row in rows}),
-        )
-        if to_follow:
-            await timers.set_timers(conn, FOLLOW_DEPARTURE, to_follow)
-    return [pb.SyncPassengersResponse() for _ in requests]
-
-
-def _columns(departures: Mapping[str, Departure]) -> tuple[list[str], list[datetime], list[int]]:
-    ordered = [departures[flight_id] for flight_id in sorted(departures)]
-    return (
-        [each.flight_id for each in ordered],
-        [each.departure_time for each in ordered],
-        [each.revision for each in ordered],
-    )
-
-
-class Departing:
-    """Adapts the holds and confirmed seats of a flight to a new departure time."""
-
-    def __init__(self, pool: Pool, inventory: Inventory, layouts: Mapping[str, Layout]) -> None:
-        self._pool = pool
-        self._inventory = inventory
-        self._layouts = layouts
-
-    async def follow(self, flight_id: str) -> None:
-        """Moves the end of HELD holds to the departure at the latest; then calls `review`.
-
-        A confirmed seat of a departed flight stays. Raises LayoutUnusable if `review` left a passenger undecided: the
-        timer is then retried.
-        """
-        while await self._end_some(flight_id):
-            pass
-        effects = Effects()
-        async with db.transaction(self._pool) as conn:
-            verdict = await review(conn, flight_id, layouts=self._layouts, effects=effects)
-        self._inventory.tell(effects)
-        for refusal in verdict.undecided.values():
-            raise refusal
-
-    async def _end_some(self, flight_id: str) -> bool:
-        async with db.transaction(self._pool) as conn:
-            rows = await conn.fetch(
-                """
-                SELECT DISTINCT hold.hold_id
-                FROM departures
-                CROSS JOIN LATERAL (
-                    SELECT seats.hold_id FROM seats
-                    WHERE seats.flight_id = departures.flight_id AND seats.state = 'HELD' OFFSET 0
-                ) AS held
-                CROSS JOIN LATERAL (
-                    SELECT holds.hold_id, holds.create_time, holds.expire_time FROM holds
-                    WHERE holds.hold_id = held.hold_id LIMIT 1
-                ) AS hold
-                WHERE departures.flight_id = $1
-                  AND hold.expire_time > greatest(departures.departure_time,
-                                              hold.create_time + interval '1 microsecond')
-                LIMIT $2
-                """,
-                flight_id,
-                HOLDS_AT_ONCE,
-            )
-            hold_ids = [row["hold_id"] for row in rows]
-            if hold_ids:
-                await lock_holds(conn, hold_ids)
-                await conn.execute(
-                    """
-                    UPDATE holds
-                    SET expire_time = greatest(departures.departure_time, holds.create_time + interval '1 microsecond')
-                    FROM departures
-                    WHERE departures.flight_id = $1 AND holds.hold_id = ANY($2::uuid[]) AND holds.state || '' = 'HELD'
-                      AND holds.expire_time > departures.departure_time
-                    """,
-                    flight_id,
-                    hold_ids,
-                )
-        return bool(hold_ids)

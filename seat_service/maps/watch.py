@@ -14,9 +14,10 @@ from typing import Final
 
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.flights.provisioning import FlightLayouts
 from seat_service.layouts.cabin_layouts import Layout
-from seat_service.maps.seat_map import STATES, MapRenderer, SeatMaps, Snapshot
+from seat_service.layouts.flight_layouts import FlightLayouts
+from seat_service.maps.map_rendering import MapRenderer
+from seat_service.maps.seat_map import STATES, SeatMaps, Snapshot
 from services import db, running_call, telemetry
 
 # The versions of a flight from which a watch can resume without a new snapshot: on a busy flight the last seconds.

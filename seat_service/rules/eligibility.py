@@ -6,13 +6,13 @@ The rules are the passenger's cabin (SEAT-6), exit rows and infants (SEAT-11), i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
 from seat_service import refusals
 from seat_service.layouts.cabin_layouts import LayoutSeat
+from seat_service.requests import Person
 from services.errors import Refusal
 
 # IATA codes of special services that exclude a passenger from exit rows. A passenger who needs assistance, or has a
@@ -23,15 +23,6 @@ NO_EXIT_ROW_SERVICES: Final = frozenset(
     {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "CHLD", "PETC", "ESCT"}
 )
 INFANT_ON_LAP: Final = "INFT"
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """A passenger, as far as the rules need it; CABIN_UNSPECIFIED permits every cabin."""
-
-    type: PassengerProfile.Type.ValueType
-    special_services: frozenset[str]
-    cabin: Seat.Cabin.ValueType
 
 
 def _in_own_cabin(person: Person, seat: LayoutSeat) -> bool:

@@ -17,9 +17,8 @@ import asyncpg
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
 from seat_service import refusals
-from seat_service.requests import AskedSeat, FlightPassenger, OnHold
+from seat_service.requests import AskedSeat, FlightPassenger, OnHold, Person
 from seat_service.rules import eligibility
-from seat_service.rules.eligibility import Person
 from services.db import Conn
 from services.errors import Refusal
 

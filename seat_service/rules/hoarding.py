@@ -14,29 +14,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from seat_service import refusals
+from seat_service.requests import ChangeRequest, HoldRequest, Limits
 from services.db import Conn
 from services.errors import Refusal
-
-if TYPE_CHECKING:
-    from seat_service.requests import ChangeRequest, HoldRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of SEAT-16.
-
-    Each further lapse doubles the `cool_down`, up to the window.
-    """
-
-    held_seats: int
-    lapses_allowed: int
-    lapses_window: timedelta
-    cool_down: timedelta
 
 
 def binds(owner: str) -> bool:

@@ -16,10 +16,13 @@ from uuid import UUID
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.holds import seats
+from seat_service.holds.cancel import cancel
+from seat_service.holds.change import change
+from seat_service.holds.confirm import confirm
+from seat_service.holds.extend import extend
 from seat_service.holds.hold import hold
-from seat_service.requests import AskedSeat, ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger
-from seat_service.rules.hoarding import Limits
+from seat_service.holds.releases import release_passenger
+from seat_service.requests import AskedSeat, ChangeRequest, Effects, HoldRequest, Limits, OnHold, OnPassenger
 from services.db import Conn
 from tests.callers import seat
 from tests.conftest import World
@@ -158,13 +161,13 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
     conn = cast("Conn", costing)
     first = await held(costing, wants(history.flight, "2A", owner))
     on = OnHold(UUID(first.hold_id), owner, owner, reason="PLANS")
-    for transition in (seats.extend, seats.confirm, seats.cancel):
+    for transition in (extend, confirm, cancel):
         (answer,) = await transition(conn, [on], effects=Effects())
         assert isinstance(answer, pb.Hold), answer
     second = await held(costing, wants(history.flight, "2B", owner))
     on = OnHold(UUID(second.hold_id), owner if owner == OWNER else None, owner, reason="PLANS")
     asked = AskedSeat(history.flight, "2C", second.seats[0].passenger_id)
-    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS, LIMITS)], effects=Effects())
+    (changed,) = await change(conn, [ChangeRequest(on, (asked,), LIMITS, LIMITS)], effects=Effects())
     assert isinstance(changed, pb.Hold), changed
     passenger = OnPassenger(
         UUID(second.hold_id),
@@ -174,7 +177,7 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
         flight_id=history.flight,
         passenger_id=second.seats[0].passenger_id,
     )
-    (released,) = await seats.release_passenger(conn, [passenger], effects=Effects())
+    (released,) = await release_passenger(conn, [passenger], effects=Effects())
     assert isinstance(released, pb.Hold), released
     assert len(costing.plans) >= 20
     costing.expect_bounded()

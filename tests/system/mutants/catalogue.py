@@ -134,7 +134,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-confirmation-without-request-id",
-        "seat_service/holds/seats.py",
+        "seat_service/holds/confirm.py",
         (
             (
                 "        [request_id(requests[seat.hold_id].request_key) for seat in seats],\n",
@@ -147,7 +147,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-cancel-of-anothers-hold",
-        "seat_service/holds/seats.py",
+        "seat_service/holds/cancel.py",
         (
             (
                 "          AND (request.owner IS NULL OR holds.owner = request.owner)\n"
