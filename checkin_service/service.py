@@ -12,8 +12,7 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServic
 
 from checkin_service import records
 from checkin_service.authorization import POLICY
-from checkin_service.baggage.declarations import Baggage
-from checkin_service.baggage.fares import load_fares
+from checkin_service.check_ins.fares import load_fares
 from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS, on_flight_cancelled
 from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.notices import SERVICE
@@ -23,6 +22,7 @@ from checkin_service.sessions.login_limits import LoginLimits
 from checkin_service.sessions.passenger_sessions import Sessions
 from checkin_service.sessions.trips import Trips
 from checkin_service.settings import CheckInSettings
+from checkin_service.steps.declaring import Baggage
 from checkin_service.steps.fee_reconciling import Fees
 from checkin_service.steps.seating import Seating
 from checkin_service.steps.starting import Starting

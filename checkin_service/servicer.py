@@ -16,14 +16,14 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer
 
 from checkin_service import records, refusals
-from checkin_service.baggage.declarations import Baggage, Declaration
 from checkin_service.boarding import boarding_passes
-from checkin_service.check_ins import checkins, eligibility
+from checkin_service.check_ins import cancellation, eligibility
 from checkin_service.manifests import locators, manifest
 from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.records import CheckIn, pnr_of
 from checkin_service.sessions.passenger_sessions import Sessions
 from checkin_service.sessions.trips import Trips
+from checkin_service.steps.declaring import Baggage, Declaration
 from checkin_service.steps.seating import Seating
 from checkin_service.steps.starting import Starting, StartRequest
 from services import db, paging
@@ -140,7 +140,7 @@ class CheckInServicer(CheckInServiceServicer):
         call = running()
 
         async def transition(conn: Conn) -> pb.CheckIn:
-            check_in = await checkins.cancel_for(
+            check_in = await cancellation.cancel_for(
                 conn,
                 UUID(request.checkin_id),
                 pnr=pnr_of(call.principal),

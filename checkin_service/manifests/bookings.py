@@ -14,7 +14,7 @@ from uuid import UUID
 from skyhigh.booking.v1 import booking_service_pb2 as pb
 from skyhigh.booking.v1 import events_pb2
 
-from checkin_service.check_ins import checkins
+from checkin_service.check_ins import cancel_reasons, cancellation
 from checkin_service.manifests import flights, locators, manifest
 from checkin_service.manifests.flights import Flight
 from checkin_service.manifests.manifest import DEFAULT_FARE, Passenger
@@ -62,7 +62,7 @@ async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
         event.cancel_time.ToDatetime(tzinfo=UTC),
     )
     for checkin_id in await _live_check_ins(conn, event):
-        await checkins.cancel(conn, checkin_id, reason=checkins.BOOKING_CANCELLED, actor=ACTOR)
+        await cancellation.cancel(conn, checkin_id, reason=cancel_reasons.BOOKING_CANCELLED, actor=ACTOR)
     await conn.execute(
         """
         DELETE FROM passengers

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 from skyhigh.seat.v1 import seat_service_pb2 as seat
 
 from checkin_service import notices, records
-from checkin_service.check_ins import checkins
+from checkin_service.check_ins import cancel_reasons, cancellation, seat_changes, timer_names
 from checkin_service.manifests import flights
 from checkin_service.peers import Peers, Place, Seat
 from checkin_service.records import INFANT_SEAT
@@ -264,13 +264,13 @@ async def _follow(conn: Conn, passengers: Sequence[Entitlement], freed: Mapping[
     ended = {each.place for each in passengers if each.ended}
     for row in rows:
         checkin_id, place = row["checkin_id"], (row["flight_id"], row["passenger_id"])
-        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(checkin_id), after=checkins.FIRST_LOOK)
+        await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, str(checkin_id), after=timer_names.FIRST_LOOK)
         check_in = await records.find(conn, checkin_id)
         lost = freed.get(place)
         # The cause that ended the passenger's right also cancels the check-in, with its own reason.
         if place in ended or lost is None or lost.hold_id != check_in.hold_id:
             continue
         if check_in.state != "COMPLETED":
-            await checkins.stand_up(conn, check_in)
-        elif await checkins.lose_seat(conn, check_in, reason=checkins.SEAT_NO_LONGER_FITS):
+            await seat_changes.stand_up(conn, check_in)
+        elif await cancellation.lose_seat(conn, check_in, reason=cancel_reasons.SEAT_NO_LONGER_FITS):
             await notices.seat_no_longer_fits(conn, check_in)

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from skyhigh.booking.v1 import events_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service.check_ins import checkins
+from checkin_service.check_ins import timer_names
 from services import airports, timers
 from services.check_in_times import CheckInTimes
 from services.db import Conn
@@ -157,4 +157,4 @@ async def cancel(conn: Conn, flight_id: str, *, reason: str, cancel_time: dateti
         flight_id,
         cancel_time,
     )
-    await timers.set_timer(conn, checkins.CANCEL_CHECK_INS, flight_id)
+    await timers.set_timer(conn, timer_names.CANCEL_CHECK_INS, flight_id)

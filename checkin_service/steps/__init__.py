@@ -1,1 +1,1 @@
-"""The steps of a check-in that ask another service before their transition: start, seat, fee, end."""
+"""The steps of a check-in that ask another service before their transition: start, bags, seat, fee, end."""

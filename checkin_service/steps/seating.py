@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from checkin_service import notices, records, refusals
-from checkin_service.check_ins import checkins
+from checkin_service.check_ins import cancel_reasons, cancellation, completion, seat_changes, timer_names
 from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.peers import Peers, Seat
 from checkin_service.records import INFANT_SEAT, CheckIn
@@ -39,7 +39,7 @@ class Seating:
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns each handler by the name of its timer."""
-        return {checkins.LOOK_AT_SEAT: Handler(self.look)}
+        return {timer_names.LOOK_AT_SEAT: Handler(self.look)}
 
     async def look(self, subject: str) -> None:
         """Re-checks the seat of a check-in, and completes it if nothing else was missing.
@@ -49,8 +49,8 @@ class Seating:
         check_in = await self.clear_the_way(UUID(subject))
         if check_in.state in _ACCEPTED:
             async with db.transaction(self._pool) as conn:
-                done = await checkins.complete(conn, check_in.checkin_id, actor=checkins.completing(check_in))
-                if not done and await checkins.lacks_nothing(conn, check_in.checkin_id):
+                done = await completion.complete(conn, check_in.checkin_id, actor=completion.completing(check_in))
+                if not done and await completion.lacks_nothing(conn, check_in.checkin_id):
                     # Another check-in or the manifest changed meanwhile; the timer retries.
                     raise GuardMissed
             self._tell()
@@ -154,11 +154,11 @@ class Seating:
                 SELECT true FROM timers
                 WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'
                 """,
-                checkins.LOOK_AT_SEAT,
+                timer_names.LOOK_AT_SEAT,
                 subject,
             )
             if not waits:
-                await timers.set_timer(conn, checkins.LOOK_AT_SEAT, subject, after=checkins.FIRST_LOOK)
+                await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, subject, after=timer_names.FIRST_LOOK)
 
     async def _find(self, checkin_id: UUID) -> CheckIn:
         async with db.transaction(self._pool) as conn:
@@ -167,12 +167,12 @@ class Seating:
 
 async def _write(conn: Conn, check_in: CheckIn, seat: Seat | None) -> bool:
     if seat is not None:
-        return await checkins.sit(conn, check_in, seat)
+        return await seat_changes.sit(conn, check_in, seat)
     if check_in.state != "COMPLETED":
-        return await checkins.stand_up(conn, check_in)
-    if await checkins.departed(conn, check_in.flight_id):
+        return await seat_changes.stand_up(conn, check_in)
+    if await cancellation.departed(conn, check_in.flight_id):
         return True
-    lost = await checkins.lose_seat(conn, check_in, reason=checkins.SEAT_RELEASED)
+    lost = await cancellation.lose_seat(conn, check_in, reason=cancel_reasons.SEAT_RELEASED)
     if lost:
         await notices.seat_released(conn, check_in)
     return lost

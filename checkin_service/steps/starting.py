@@ -15,8 +15,8 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.error_reason_pb2 import ErrorReason
 
 from checkin_service import records, refusals
-from checkin_service.baggage.fares import Fare
-from checkin_service.check_ins import checkins, eligibility
+from checkin_service.check_ins import eligibility, start, timer_names
+from checkin_service.check_ins.fares import Fare
 from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.peers import Peers, Seat
 from services import db, timers
@@ -118,7 +118,7 @@ class Starting:
                 return await _follow(conn, UUID(refusal.metadata["checkin_id"]))
             # A refusal would say that nothing has changed (rule 11.15). A retry is refused for this reason at once.
             raise DeadlineExceeded from refusal
-        checkin_id = await checkins.start(
+        checkin_id = await start.start(
             conn,
             flight_id=request.flight_id,
             passenger_id=request.passenger_id,
@@ -142,7 +142,7 @@ async def _follow(conn: Conn, checkin_id: UUID) -> pb.CheckIn:
     A refusal would say that nothing has changed (rule 11.15), but the passenger has the hold's seat. A timer asks the
     seat service for the seat and records it.
     """
-    await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(checkin_id))
+    await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, str(checkin_id))
     return (await records.find(conn, checkin_id)).message()
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from checkin_service import notices, records
-from checkin_service.check_ins import checkins
+from checkin_service.check_ins import cancel_reasons, cancellation, fees, timer_names
 from checkin_service.peers import Peers, Seat, Withdrawal
 from checkin_service.records import INFANT_SEAT, CheckIn
 from services import db, timers
@@ -40,12 +40,12 @@ class Steps:
     def handlers(self) -> Mapping[str, Handler]:
         """Returns each handler by the name of its timer."""
         return {
-            checkins.PAYMENT_DEADLINE: Handler(self.end_unpaid),
-            checkins.RELEASE_SEAT: Handler(self.release_seat),
-            checkins.SETTLE_FEE: Handler(self.settle_fee),
-            checkins.REFUND: Handler(self.refund),
-            checkins.CANCEL_CHECK_INS: Handler(self.cancel_check_ins),
-            checkins.DEPARTURE: Handler(self.end_at_departure),
+            timer_names.PAYMENT_DEADLINE: Handler(self.end_unpaid),
+            timer_names.RELEASE_SEAT: Handler(self.release_seat),
+            timer_names.SETTLE_FEE: Handler(self.settle_fee),
+            timer_names.REFUND: Handler(self.refund),
+            timer_names.CANCEL_CHECK_INS: Handler(self.cancel_check_ins),
+            timer_names.DEPARTURE: Handler(self.end_at_departure),
         }
 
     async def end_unpaid(self, subject: str) -> None:
@@ -57,15 +57,16 @@ class Steps:
         intent_id = await self._overdue_intent(checkin_id)
         if intent_id is None:
             return
-        outcome = await self._peers.withdraw_intent(intent_id, reason=checkins.PAYMENT_TIMEOUT)
+        outcome = await self._peers.withdraw_intent(intent_id, reason=cancel_reasons.PAYMENT_TIMEOUT)
         async with db.transaction(self._pool) as conn:
-            if outcome is not Withdrawal.WITHDRAWN and await checkins.extend_deadline(
+            if outcome is not Withdrawal.WITHDRAWN and await fees.extend_deadline(
                 conn, checkin_id, intent_id=intent_id, by=ASK_AGAIN, paid=outcome is Withdrawal.PAID
             ):
                 return
-            if outcome is not Withdrawal.PAID and await checkins.time_out(conn, checkin_id, intent_id=intent_id):
+            if outcome is not Withdrawal.PAID and await cancellation.time_out(conn, checkin_id, intent_id=intent_id):
                 cancelled = await records.find(conn, checkin_id)
-                await notices.payment_timed_out(conn, cancelled, keeps_seat=await checkins.keeps_seat(conn, cancelled))
+                keeps_seat = await cancellation.keeps_seat(conn, cancelled)
+                await notices.payment_timed_out(conn, cancelled, keeps_seat=keeps_seat)
         self._tell()
 
     async def release_seat(self, subject: str) -> None:
@@ -76,7 +77,7 @@ class Steps:
         """
         async with db.transaction(self._pool) as conn:
             check_in = await records.find(conn, UUID(subject))
-            if await checkins.keeps_seat(conn, check_in):
+            if await cancellation.keeps_seat(conn, check_in):
                 return
         seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
         if seat is not None and await self._was_given_up(check_in, seat):
@@ -90,12 +91,12 @@ class Steps:
         If a payment is running, the timer is set again.
         """
         check_in = await self._find(subject)
-        reason = check_in.cancel_reason or (checkins.FLIGHT_DEPARTED if check_in.fee_returned else None)
+        reason = check_in.cancel_reason or (cancel_reasons.FLIGHT_DEPARTED if check_in.fee_returned else None)
         if check_in.payment_intent_id is None or reason is None:
             return
         match await self._peers.withdraw_intent(check_in.payment_intent_id, reason=reason):
             case Withdrawal.RUNNING:
-                await self._again(checkins.SETTLE_FEE, subject)
+                await self._again(timer_names.SETTLE_FEE, subject)
             case Withdrawal.PAID:
                 await self._peers.refund(check_in.payment_intent_id, reason=reason)
 
@@ -113,7 +114,7 @@ class Steps:
 
     async def _end_some(self, flight_id: str) -> bool:
         async with db.transaction(self._pool) as conn:
-            ended = await checkins.end_at_departure(conn, flight_id, limit=CHECK_INS_AT_ONCE)
+            ended = await fees.end_at_departure(conn, flight_id, limit=CHECK_INS_AT_ONCE)
             for checkin_id in ended:
                 check_in = await records.find(conn, checkin_id)
                 if check_in.fee_returned:
@@ -139,8 +140,8 @@ class Steps:
                 CHECK_INS_AT_ONCE,
             )
             for row in rows:
-                done = await checkins.cancel(
-                    conn, row["checkin_id"], reason=checkins.FLIGHT_CANCELLED, actor="flight", departed_too=True
+                done = await cancellation.cancel(
+                    conn, row["checkin_id"], reason=cancel_reasons.FLIGHT_CANCELLED, actor="flight", departed_too=True
                 )
                 if done:
                     await notices.flight_cancelled(conn, await records.find(conn, row["checkin_id"]))

@@ -21,8 +21,8 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as waitlist
 from skyhigh.weight.v1 import weight_service_pb2 as weight
 
-from checkin_service.baggage.fares import load_fares
 from checkin_service.boarding import bcbp
+from checkin_service.check_ins.fares import load_fares
 from flight_service.aircraft import AIRCRAFT, fares
 from flight_service.itineraries import MOST_FLIGHTS
 from seat_service.layouts import cabin_layouts

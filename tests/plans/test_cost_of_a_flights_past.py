@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from checkin_service.check_ins import checkins
+from checkin_service.check_ins import start
 from checkin_service.peers import Seat
 from checkin_service.sessions.login_limits import LoginLimits
 from checkin_service.steps import starting
@@ -167,8 +167,8 @@ async def test_checking_in_costs_the_same_after_many_cancellations(checking_in: 
     new = Seat("1B", uuid4(), None)
     assert not await starting._given_up(conn, request, new)
     asked = {"flight_id": flight, "passenger_id": "P1", "pnr": "PAST", "allowance_grams": 0, "actor": "passenger:PAST"}
-    assert await checkins.start(conn, **cast("Any", asked), seat=Seat("1A", former, None)) is None
-    assert await checkins.start(conn, **cast("Any", asked), seat=new) is not None
+    assert await start.start(conn, **cast("Any", asked), seat=Seat("1A", former, None)) is None
+    assert await start.start(conn, **cast("Any", asked), seat=new) is not None
     checking_in.expect_bounded()
 
 

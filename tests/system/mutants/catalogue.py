@@ -452,7 +452,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "checkin-cancellation-keeps-the-seat",
-        "checkin_service/check_ins/checkins.py",
+        "checkin_service/check_ins/cancellation.py",
         (
             (
                 "    if cancelled.seat_number != INFANT_SEAT:\n"
@@ -466,7 +466,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "checkin-fee-of-a-cancelled-check-in-is-kept",
-        "checkin_service/check_ins/checkins.py",
+        "checkin_service/check_ins/cancellation.py",
         (
             (
                 "    if cancelled.payment_intent_id is not None:\n"

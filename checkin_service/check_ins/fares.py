@@ -71,7 +71,7 @@ def load_fares(
 
     An argument replaces the value of the file: the allowance of STANDARD, or the price of all fares.
     """
-    data = json.loads(files("checkin_service.baggage").joinpath("fares.json").read_text(encoding="utf-8"))
+    data = json.loads(files("checkin_service.check_ins").joinpath("fares.json").read_text(encoding="utf-8"))
     allowances = {code: kilograms * _KILOGRAM for code, kilograms in data["allowances_kg"].items()}
     if standard_allowance_grams is not None:
         allowances[STANDARD] = standard_allowance_grams

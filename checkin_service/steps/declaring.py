@@ -18,9 +18,9 @@ from uuid import UUID, uuid4
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service import records, refusals
-from checkin_service.baggage.fares import Fare
-from checkin_service.check_ins import checkins
-from checkin_service.check_ins.checkins import Bags
+from checkin_service.check_ins import completion, declared_bags
+from checkin_service.check_ins.declared_bags import Bags
+from checkin_service.check_ins.fares import Fare
 from checkin_service.peers import Peers, Withdrawal
 from checkin_service.records import CheckIn
 from checkin_service.steps.seating import Seating
@@ -189,12 +189,12 @@ class Baggage:
         self, declaration: Declaration, standing: CheckIn, bags: Bags, intent_id: UUID | None, conn: Conn
     ) -> pb.CheckIn:
         if intent_id is not None:
-            done = await checkins.wait_for_payment(
+            done = await declared_bags.wait_for_payment(
                 conn, standing, bags, intent_id=intent_id, patience=self._patience, actor=declaration.actor
             )
         else:
-            done = await checkins.validate_baggage(conn, standing, bags, actor=declaration.actor)
-            if done and not await checkins.complete(conn, standing.checkin_id, actor=declaration.actor):
+            done = await declared_bags.validate_baggage(conn, standing, bags, actor=declaration.actor)
+            if done and not await completion.complete(conn, standing.checkin_id, actor=declaration.actor):
                 raise SeatInDoubt
         if not done:
             raise Overtaken

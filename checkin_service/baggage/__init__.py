@@ -1,1 +1,0 @@
-"""Baggage: its declaration, and what a fare includes and charges."""
