@@ -18,7 +18,7 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer
 from checkin_service import records, refusals
 from checkin_service.boarding import boarding_passes
 from checkin_service.check_ins import cancellation, eligibility
-from checkin_service.manifests import locators, manifest
+from checkin_service.manifests import locators, manifest, manifest_import
 from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.records import CheckIn, pnr_of
 from checkin_service.sessions.passenger_sessions import Sessions
@@ -68,7 +68,7 @@ class CheckInServicer(CheckInServiceServicer):
         imported = await self._transitions.run(
             running().request_key(request),
             pb.ImportManifestResponse,
-            lambda conn: manifest.import_passengers(conn, request),
+            lambda conn: manifest_import.import_passengers(conn, request),
         )
         # Sent now, so that a passenger on the manifest can hold a seat at once. A timer sends it if the seat service is
         # down.
