@@ -1,1 +1,1 @@
-"""The chassis that all services share: server, database, events, timers, authorization and clients."""
+"""The chassis that all services share: server, database, events and clients."""

@@ -1,1 +1,1 @@
-"""Boarding passes: their issue, the 60 characters of their barcode, and its images."""
+"""Boarding passes: their issue, the text of their barcode, and its images."""

@@ -1,1 +1,1 @@
-"""The state machine of check-ins: every guarded write on `check_ins`, and the rules that start and price one."""
+"""The state machine of check-ins: all writes on `check_ins`, and their rules."""

@@ -1,4 +1,4 @@
-"""Reasons of cancelled check-ins and returned fees, as the history and the events name them."""
+"""Reasons of cancelled check-ins and returned fees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition BAGGAGE_VALIDATED or WAITING_FOR_PAYMENT → COMPLETED, and its conditions."""
+"""The transition → COMPLETED, from BAGGAGE_VALIDATED or WAITING_FOR_PAYMENT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transitions of declared bags: INITIATED or WAITING_FOR_PAYMENT → BAGGAGE_VALIDATED or WAITING_FOR_PAYMENT."""
+"""Transitions of declared bags: → BAGGAGE_VALIDATED or WAITING_FOR_PAYMENT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fee of a check-in: its payment, its deadline and its refund. The state stays WAITING_FOR_PAYMENT."""
+"""The fee of a check-in: its payment, its deadline and its refund."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Flights and their passengers, as imported or booked, and the entitlements to seats that follow from them."""
+"""Flights and their passengers, imported or booked, and their entitlements."""

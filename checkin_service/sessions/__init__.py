@@ -1,1 +1,1 @@
-"""Passenger sessions: the login with a locator and a name, its limits, and the trip that it shows."""
+"""Passenger sessions: the login, its limits, and the trip that it shows."""

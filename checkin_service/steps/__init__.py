@@ -1,1 +1,1 @@
-"""The steps of a check-in that ask another service before their transition: start, bags, seat, fee, end."""
+"""Steps of a check-in that call another service before their transition."""

@@ -1,1 +1,1 @@
-"""What happens to a whole flight: its seats are created, its waitlist opens or closes, it is cancelled."""
+"""Changes of a whole flight: its seats, its waitlist, its cancellation."""

@@ -1,4 +1,4 @@
-"""The waitlist of a flight is open or closed; released seats are OFFERED while it is open."""
+"""Opens and closes the waitlists of flights."""
 
 from __future__ import annotations
 

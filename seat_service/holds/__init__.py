@@ -1,1 +1,1 @@
-"""The state machine: every guarded write on `holds` and `seats`, one module for each transition, and their ledger."""
+"""The state machine of holds and seats: all guarded writes, and their ledger."""

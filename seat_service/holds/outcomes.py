@@ -1,4 +1,4 @@
-"""Outcomes of the transitions of holds: the hold as callers see it, or a refusal.
+"""Outcomes of the transitions of holds: a hold as callers see it, or a refusal.
 
 A transition takes a connection inside a transaction and a list of requests. It returns a hold or a refusal for each
 request. It first takes locks, which only put concurrent transactions in order. Then a guarded write decides: its WHERE

@@ -1,1 +1,1 @@
-"""Cabin layouts: one JSON file for each aircraft, their parser, and the layouts that this process can use."""
+"""Cabin layouts: the JSON files, their parser, and those of flights in use."""

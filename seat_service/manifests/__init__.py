@@ -1,1 +1,1 @@
-"""What the check-in service sends about a flight: its passengers and its departure time, and the seats they revoke."""
+"""Passengers and departure times that the check-in service sends."""

@@ -1,4 +1,4 @@
-"""Departure times: written by their owner, the check-in service, and followed by the holds of the flight."""
+"""Departure times: their copy, and the holds that follow a change."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What readers of a flight's seats get: the map, its changes as a stream, counts and suggestions."""
+"""Reads of a flight's seats: maps, watches, counts and suggestions."""

@@ -1,4 +1,4 @@
-"""Reconciles cached maps with Postgres, and publishes seat counts whose event is missing."""
+"""Reconciles cached maps and published seat counts with Postgres."""
 
 from __future__ import annotations
 

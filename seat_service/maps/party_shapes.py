@@ -1,4 +1,4 @@
-"""The shapes in which a party sits together, such as three side by side and two behind them, and its adults' seats."""
+"""The shapes in which a party sits together, with its adults' seats."""
 
 from __future__ import annotations
 

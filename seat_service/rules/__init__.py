@@ -1,1 +1,1 @@
-"""The rules that a hold must meet: entitlement, eligibility, and the limits of held seats."""
+"""The rules that a hold must meet: entitlement, eligibility and limits."""
