@@ -16,7 +16,7 @@ from services.clients import PeerRefusal
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument, Refusal, Unavailable
 from services.idempotency import RequestKey
-from services.mutations import Mutations
+from services.transitions import Transitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class OnBooking:
 class Changing:
     """Changes bookings."""
 
-    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations) -> None:
+    def __init__(self, pool: Pool, peers: Peers, transitions: Transitions) -> None:
         self._pool = pool
         self._peers = peers
-        self._mutations = mutations
+        self._transitions = transitions
 
     async def seats(self, on: OnBooking, asked: Sequence[pb.BookedSeat]) -> pb.Booking:
         """Replaces all seats of the booking, all or none.
@@ -46,7 +46,7 @@ class Changing:
         The seat service decides, and the booking copies the result. If this process dies in between, the LOOK_AT_HOLD
         timer copies it.
         """
-        known = await self._mutations.known(on.request_key, pb.Booking)
+        known = await self._transitions.known(on.request_key, pb.Booking)
         if known is not None:
             return known
         async with db.transaction(self._pool) as conn:
@@ -74,7 +74,7 @@ class Changing:
                 raise _refusal(standing)
             return standing.message()
 
-        return await self._mutations.run(on.request_key, pb.Booking, follow)
+        return await self._transitions.run(on.request_key, pb.Booking, follow)
 
     async def pay(self, on: OnBooking, payment_code: str) -> pb.Booking:
         """SEATS_RESERVED → PAYMENT_PENDING; timers do the rest."""
@@ -89,7 +89,7 @@ class Changing:
                 raise _refusal(standing)
             return standing.message()
 
-        return await self._mutations.run(on.request_key, pb.Booking, begin)
+        return await self._transitions.run(on.request_key, pb.Booking, begin)
 
     async def cancel(self, on: OnBooking, reason: str) -> pb.Booking:
         """Cancels the flights that have not departed. A repeat succeeds.
@@ -111,7 +111,7 @@ class Changing:
                 raise _refusal(standing)
             return standing.message()
 
-        return await self._mutations.run(on.request_key, pb.Booking, give_up)
+        return await self._transitions.run(on.request_key, pb.Booking, give_up)
 
 
 def _checked(booking: Booking, asked: Sequence[pb.BookedSeat]) -> list[SeatOf]:

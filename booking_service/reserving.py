@@ -24,7 +24,7 @@ from services.clients import PeerRefusal
 from services.db import Conn, Pool
 from services.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Refusal, Unavailable
 from services.idempotency import RequestKey
-from services.mutations import Mutations
+from services.transitions import Transitions
 
 # After this many lost plans the flight is selling out, and the booking fails.
 PLANS: Final = 10
@@ -54,10 +54,10 @@ class Reserving:
     `tell` wakes the tasks that do the follow-up work of a transaction.
     """
 
-    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations, *, tell: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, peers: Peers, transitions: Transitions, *, tell: Callable[[], None]) -> None:
         self._pool = pool
         self._peers = peers
-        self._mutations = mutations
+        self._transitions = transitions
         self._tell = tell
 
     async def book(self, order: Order) -> pb.Booking:
@@ -68,7 +68,7 @@ class Reserving:
         booking's timer continues it: a request with a key fails as unavailable, and its retry returns the booking. A
         request without a key raises DeadlineExceeded, because its outcome stays unknown.
         """
-        opened = await self._mutations.known(order.request_key, pb.Booking)
+        opened = await self._transitions.known(order.request_key, pb.Booking)
         if opened is None:
             opened = await self._open(order)
         try:
@@ -100,7 +100,7 @@ class Reserving:
                 raise refusals.sale_closed(new.legs[0].flight_id, new.legs[0].sale_close_time)
             return pb.Booking(booking_id=str(booking_id))
 
-        return await self._mutations.run(order.request_key, pb.Booking, open_)
+        return await self._transitions.run(order.request_key, pb.Booking, open_)
 
     async def _journey(self, order: Order) -> Journey:
         if order.request.flight_id:

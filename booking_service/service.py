@@ -27,11 +27,11 @@ from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
 from services.mail import Postman
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.reconciler import Reconciler
 from services.timers import Timers
 from services.tokens import TokenSigner
+from services.transitions import Transitions
 from services.watch import Watches
 
 
@@ -45,8 +45,8 @@ async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
 
     peers = Peers(settings)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/booking")
-    mutations = Mutations(pool, tell=tell)
-    reserving = Reserving(pool, peers, mutations, tell=tell)
+    transitions = Transitions(pool, tell=tell)
+    reserving = Reserving(pool, peers, transitions, tell=tell)
     timers = Timers(pool, Steps(pool, peers, reserving, payment_look=settings.payment_look, tell=tell).handlers())
     watches = Watches(
         pool,
@@ -62,7 +62,7 @@ async def build(settings: BookingSettings, pool: Pool) -> AsyncIterator[Parts]:
         ),
         peers=peers,
         reserving=reserving,
-        changing=Changing(pool, peers, mutations),
+        changing=Changing(pool, peers, transitions),
         watches=watches,
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)

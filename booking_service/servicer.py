@@ -17,10 +17,10 @@ from booking_service.records import Booking
 from booking_service.reserving import Order, Reserving
 from booking_service.sessions import GuestSessions
 from services import db
-from services.call import running
 from services.clients import PeerFault, PeerRefusal
 from services.db import Pool
 from services.errors import Unavailable
+from services.running_call import running
 from services.watch import Watches
 
 Context = Any

@@ -19,7 +19,9 @@ from skyhigh.flight.v1 import events_pb2 as flight
 from skyhigh.payment.v1 import events_pb2 as payment
 from skyhigh.seat.v1 import events_pb2 as seat
 
-from checkin_service import bookings, checkins, flights, notices, records
+from checkin_service import notices, records
+from checkin_service.check_ins import fees, timer_names
+from checkin_service.manifests import bookings, flights
 from checkin_service.records import INFANT_SEAT
 from services import timers
 from services.db import Conn
@@ -43,10 +45,10 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
     if checkin_id is None:
         return
     intent_id, amount = UUID(event.intent_id), _amount(event.amount)
-    paid = amount is not None and await checkins.pay(
+    paid = amount is not None and await fees.pay(
         conn, checkin_id, intent_id=intent_id, cents=amount.minor_units, currency=amount.currency
     )
-    noted = not paid and await checkins.note_late_payment(conn, checkin_id, intent_id=intent_id)
+    noted = not paid and await fees.note_late_payment(conn, checkin_id, intent_id=intent_id)
     check_in = await records.find(conn, checkin_id)
     if paid:
         if check_in.fee_returned:
@@ -56,7 +58,7 @@ async def on_payment_succeeded(conn: Conn, event: payment.PaymentSucceeded) -> N
         # An earlier event or reconciliation applied this payment. If the check-in was cancelled since then, the
         # cancellation itself refunds the fee.
         return
-    await timers.set_timer(conn, checkins.REFUND, str(intent_id))
+    await timers.set_timer(conn, timer_names.REFUND, str(intent_id))
     await notices.payment_refunded(conn, check_in, amount)
 
 
@@ -64,13 +66,13 @@ async def on_payment_failed(conn: Conn, event: payment.PaymentFailed) -> None:
     """Records why the payment failed; the check-in keeps waiting for a payment."""
     checkin_id = _checkin_of(event.reference)
     if checkin_id is not None:
-        await checkins.fail_payment(conn, checkin_id, intent_id=UUID(event.intent_id), error=event.error)
+        await fees.fail_payment(conn, checkin_id, intent_id=UUID(event.intent_id), error=event.error)
 
 
 async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> None:
     """Records that the fee was refunded."""
     if _checkin_of(event.reference) is not None:
-        await checkins.note_refund(conn, intent_id=UUID(event.intent_id))
+        await fees.note_refund(conn, intent_id=UUID(event.intent_id))
 
 
 async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
@@ -113,7 +115,7 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
         # A seat that was blocked before its release has no hold and no passenger.
         [(each.passenger_id, UUID(each.hold_id)) for each in event.seats if each.hold_id],
         event.release_time.ToDatetime(tzinfo=UTC),
-        after=timers.NOW if moved else checkins.FIRST_LOOK,
+        after=timers.NOW if moved else timer_names.FIRST_LOOK,
     )
 
 
@@ -150,7 +152,7 @@ async def _look(
         *more,
     )
     for row in rows:
-        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(row["checkin_id"]), after=after)
+        await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, str(row["checkin_id"]), after=after)
 
 
 def _checkin_of(reference: str) -> UUID | None:

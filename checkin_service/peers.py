@@ -20,10 +20,10 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 
 from checkin_service import refusals
 from checkin_service.settings import CheckInSettings
-from services.call import running
 from services.clients import Meanings, PeerRefusal, ask, channel
 from services.errors import Refusal, Unavailable
 from services.money import Amount, money_of
+from services.running_call import running
 from services.time_limits import FACTOR
 from services.tokens import OwnToken
 

@@ -12,32 +12,32 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServic
 
 from checkin_service import records
 from checkin_service.authorization import POLICY
-from checkin_service.baggage import Baggage
-from checkin_service.entitlements import Entitlements
-from checkin_service.fares import load_fares
+from checkin_service.check_ins.fares import load_fares
 from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS, on_flight_cancelled
-from checkin_service.login_limits import LoginLimits
+from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.notices import SERVICE
 from checkin_service.peers import Peers
-from checkin_service.reconciling import Fees
-from checkin_service.seating import Seating
 from checkin_service.servicer import CheckInServicer
-from checkin_service.sessions import Sessions
+from checkin_service.sessions.login_limits import LoginLimits
+from checkin_service.sessions.passenger_sessions import Sessions
+from checkin_service.sessions.trips import Trips
 from checkin_service.settings import CheckInSettings
-from checkin_service.starting import Starting
-from checkin_service.steps import Steps
-from checkin_service.trips import Trips
+from checkin_service.steps.declaring import Baggage
+from checkin_service.steps.fee_reconciling import Fees
+from checkin_service.steps.seating import Seating
+from checkin_service.steps.starting import Starting
+from checkin_service.steps.timed_steps import Steps
 from services import cancelled_flights
 from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
 from services.mail import Postman
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
 from services.reconciler import Reconciler
 from services.timers import Timers
 from services.tokens import TokenSigner
+from services.transitions import Transitions
 from services.watch import Watches
 
 # The gateway accepts a manifest of at most this size as JSON. For all other calls its limit is 64 KiB.
@@ -61,7 +61,7 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     seating = Seating(pool, peers, entitlements, tell=tell)
     steps = Steps(pool, peers, tell=tell)
     timers = Timers(pool, {**steps.handlers(), **seating.handlers(), **entitlements.handlers()})
-    mutations = Mutations(pool, tell=tell)
+    transitions = Transitions(pool, tell=tell)
     fares = load_fares(
         standard_allowance_grams=settings.free_baggage_grams, fee_minor_units_per_kg=settings.excess_fee_cents
     )
@@ -80,7 +80,7 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     servicer = CheckInServicer(
         pool=pool,
-        mutations=mutations,
+        transitions=transitions,
         sessions=Sessions(
             pool,
             trips,
@@ -93,8 +93,8 @@ async def build(settings: CheckInSettings, pool: Pool) -> AsyncIterator[Parts]:
         trips=trips,
         entitlements=entitlements,
         seating=seating,
-        starting=Starting(pool, peers, entitlements, mutations, fares=fares),
-        baggage=Baggage(pool, peers, seating, mutations, fares=fares, patience=settings.payment_deadline),
+        starting=Starting(pool, peers, entitlements, transitions, fares=fares),
+        baggage=Baggage(pool, peers, seating, transitions, fares=fares, patience=settings.payment_deadline),
         watches=watches,
         page_tokens=PageTokens(settings.page_token_key),
     )

@@ -15,19 +15,22 @@ from google.api import httpbody_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceServicer
 
-from checkin_service import boarding_passes, checkins, eligibility, locators, manifest, records, refusals
-from checkin_service.baggage import Baggage, Declaration
-from checkin_service.entitlements import Entitlements
+from checkin_service import records, refusals
+from checkin_service.boarding import boarding_passes
+from checkin_service.check_ins import cancellation, eligibility
+from checkin_service.manifests import locators, manifest, manifest_import
+from checkin_service.manifests.entitlements import Entitlements
 from checkin_service.records import CheckIn, pnr_of
-from checkin_service.seating import Seating
-from checkin_service.sessions import Sessions
-from checkin_service.starting import Starting, StartRequest
-from checkin_service.trips import Trips
+from checkin_service.sessions.passenger_sessions import Sessions
+from checkin_service.sessions.trips import Trips
+from checkin_service.steps.declaring import Baggage, Declaration
+from checkin_service.steps.seating import Seating
+from checkin_service.steps.starting import Starting, StartRequest
 from services import db, paging
-from services.call import running
 from services.db import Conn, Pool
-from services.mutations import Mutations
 from services.paging import PageTokens
+from services.running_call import running
+from services.transitions import Transitions
 from services.watch import Watches
 
 Context = Any
@@ -40,7 +43,7 @@ class CheckInServicer(CheckInServiceServicer):
         self,
         *,
         pool: Pool,
-        mutations: Mutations,
+        transitions: Transitions,
         sessions: Sessions,
         trips: Trips,
         entitlements: Entitlements,
@@ -51,7 +54,7 @@ class CheckInServicer(CheckInServiceServicer):
         page_tokens: PageTokens,
     ) -> None:
         self._pool = pool
-        self._mutations = mutations
+        self._transitions = transitions
         self._sessions = sessions
         self._trips = trips
         self._entitlements = entitlements
@@ -62,10 +65,10 @@ class CheckInServicer(CheckInServiceServicer):
         self._page_tokens = page_tokens
 
     async def ImportManifest(self, request: pb.ImportManifestRequest, context: Context) -> pb.ImportManifestResponse:
-        imported = await self._mutations.run(
+        imported = await self._transitions.run(
             running().request_key(request),
             pb.ImportManifestResponse,
-            lambda conn: manifest.import_passengers(conn, request),
+            lambda conn: manifest_import.import_passengers(conn, request),
         )
         # Sent now, so that a passenger on the manifest can hold a seat at once. A timer sends it if the seat service is
         # down.
@@ -137,7 +140,7 @@ class CheckInServicer(CheckInServiceServicer):
         call = running()
 
         async def transition(conn: Conn) -> pb.CheckIn:
-            check_in = await checkins.cancel_for(
+            check_in = await cancellation.cancel_for(
                 conn,
                 UUID(request.checkin_id),
                 pnr=pnr_of(call.principal),
@@ -146,7 +149,7 @@ class CheckInServicer(CheckInServiceServicer):
             )
             return check_in.message()
 
-        return await self._mutations.run(call.request_key(request), pb.CheckIn, transition)
+        return await self._transitions.run(call.request_key(request), pb.CheckIn, transition)
 
     async def GetBoardingPass(self, request: pb.GetBoardingPassRequest, context: Context) -> pb.BoardingPass:
         return await self._boarding_pass(request.checkin_id)

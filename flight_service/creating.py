@@ -23,23 +23,23 @@ from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument
 from services.idempotency import RequestKey
 from services.money import amount_of
-from services.mutations import Mutations
+from services.transitions import Transitions
 
 
 class Creating:
     """Creates single flights for operations."""
 
-    def __init__(self, pool: Pool, peers: Peers, mutations: Mutations) -> None:
+    def __init__(self, pool: Pool, peers: Peers, transitions: Transitions) -> None:
         self._pool = pool
         self._peers = peers
-        self._mutations = mutations
+        self._transitions = transitions
 
     async def create(self, request: pb.CreateFlightRequest, key: RequestKey | None) -> pb.Flight:
         """(nothing) → SCHEDULED. A repeat with the same facts returns the flight.
 
         Raises INVALID_FIELD, FLIGHT_EXISTS.
         """
-        known = await self._mutations.known(key, pb.Flight)
+        known = await self._transitions.known(key, pb.Flight)
         if known is not None:
             return known
         new = new_flight(request)
@@ -53,7 +53,7 @@ class Creating:
             (shown,) = await counts.shown(conn, [standing])
             return shown
 
-        return await self._mutations.run(key, pb.Flight, insert)
+        return await self._transitions.run(key, pb.Flight, insert)
 
     async def _provide(self, new: NewFlight) -> None:
         """Provisions the seats, unless the flight exists and has them."""

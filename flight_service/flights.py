@@ -12,11 +12,11 @@ from skyhigh.flight.v1 import events_pb2
 
 from flight_service import refusals
 from flight_service.records import SELECT, Flight, flight_of
-from services.call import running
 from services.check_in_times import CheckInTimes
 from services.db import Conn
 from services.outbox import Event, enqueue
 from services.proto import timestamp
+from services.running_call import running
 from services.telemetry import traceparent_or_new
 
 _TIMES: Final = CheckInTimes()

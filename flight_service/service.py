@@ -24,9 +24,9 @@ from services.app import Parts, Service
 from services.cache import VersionedCache
 from services.db import Pool
 from services.inbox import Consumer
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.transitions import Transitions
 
 NAME: Final = "flight"
 
@@ -37,11 +37,11 @@ async def build(settings: FlightSettings, pool: Pool) -> AsyncIterator[Parts]:
     peers = Peers(settings)
     cache = VersionedCache(settings.redis_url, prefix=CACHE_PREFIX)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/flight")
-    mutations = Mutations(pool, tell=relay.wake)
+    transitions = Transitions(pool, tell=relay.wake)
     servicer = FlightServicer(
         pool=pool,
-        mutations=mutations,
-        creating=Creating(pool, peers, mutations),
+        transitions=transitions,
+        creating=Creating(pool, peers, transitions),
         search=Search(pool, Timetables(pool), RoutesCache(cache, settings.connections), settings.connections),
         page_tokens=PageTokens(settings.page_token_key),
     )

@@ -14,11 +14,11 @@ from flight_service.creating import Creating
 from flight_service.itineraries import MOST_FLIGHTS, Market
 from flight_service.search import Question, Search
 from services import airports, db, paging
-from services.call import running
 from services.db import Conn, Pool
 from services.errors import FieldViolation, InvalidArgument
-from services.mutations import Mutations
 from services.paging import PageTokens
+from services.running_call import running
+from services.transitions import Transitions
 
 Context = Any
 
@@ -27,10 +27,10 @@ class FlightServicer(FlightServiceServicer):
     """Implements FlightService, as its proto documents it."""
 
     def __init__(
-        self, *, pool: Pool, mutations: Mutations, creating: Creating, search: Search, page_tokens: PageTokens
+        self, *, pool: Pool, transitions: Transitions, creating: Creating, search: Search, page_tokens: PageTokens
     ) -> None:
         self._pool = pool
-        self._mutations = mutations
+        self._transitions = transitions
         self._creating = creating
         self._search = search
         self._page_tokens = page_tokens
@@ -44,7 +44,7 @@ class FlightServicer(FlightServiceServicer):
             (shown,) = await counts.shown(conn, [flight])
             return shown
 
-        return await self._mutations.run(running().request_key(request), pb.Flight, cancel)
+        return await self._transitions.run(running().request_key(request), pb.Flight, cancel)
 
     async def ListFlights(self, request: pb.ListFlightsRequest, context: Context) -> pb.ListFlightsResponse:
         for field, airport in (("origin", request.origin), ("destination", request.destination)):

@@ -36,8 +36,8 @@ from gateway.rate_limit.observing import OBSERVED
 from gateway.rate_limit.settings import RateLimits
 from services.auth import CLOCK_SKEW_SECONDS, TOKEN_PREFIXES
 from services.endpoints import Endpoint, endpoints
-from services.identity import Identity, whole
 from services.settings import load
+from services.tls_identity import Identity, identity_of_files
 
 TEMPLATE = Path(__file__).with_name("envoy.yaml")
 ERRORS_LUA = Path(__file__).with_name("errors.lua")
@@ -113,7 +113,7 @@ class GatewaySettings(BaseSettings):
     @property
     def identity(self) -> Identity | None:
         """The edge's certificate for the services; None if they do not use TLS."""
-        return whole(self.tls_certificate, self.tls_key, self.tls_authority)
+        return identity_of_files(self.tls_certificate, self.tls_key, self.tls_authority)
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -121,7 +121,7 @@ class GatewaySettings(BaseSettings):
             raise ValueError("SKYHIGH_GATEWAY_TLS_CERTIFICATE, SKYHIGH_GATEWAY_TLS_KEY: both are given, or none")
         if self.shown is not None:
             self.shown.check()
-        whole(self.tls_certificate, self.tls_key, self.tls_authority)
+        identity_of_files(self.tls_certificate, self.tls_key, self.tls_authority)
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from services.identity import Identity
+from services.tls_identity import Identity
 
 # Names of the secrets and of their files.
 SHOWN: Final = "shown_to_clients"

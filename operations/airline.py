@@ -19,7 +19,7 @@ from google.type import money_pb2
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
 
-from checkin_service.names import fold
+from checkin_service.manifests.names import fold
 from flight_service.aircraft import AIRCRAFT, AircraftType
 from services.check_in_times import CheckInTimes
 from services.proto import timestamp

@@ -26,7 +26,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
     from deploy.local.stack import CERTIFICATE_NAMES
     from services import tls
     from services.endpoints import grpc_target
-    from services.identity import Identity
+    from services.tls_identity import Identity
 
     # gRPC would otherwise use the machine's HTTP proxy, which cannot reach the services.
     direct = ("grpc.enable_http_proxy", 0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from rich.console import Console
 
-    from seat_service.seat_map import Snapshot
+    from seat_service.maps.seat_map import Snapshot
     from services.db import Conn
 
 SAMPLES: Final = 5
@@ -231,8 +231,8 @@ async def _offenders(connection: Conn, invariant: Invariant) -> Offenders:
 
 async def _faulty_layouts(connection: Conn) -> Offenders:
     """Compares the layout files with the digests that were stored at their first use."""
-    from seat_service.cabin_layouts import LayoutError, read_layouts
-    from seat_service.layout_register import faults
+    from seat_service.layouts.cabin_layouts import LayoutError, read_layouts
+    from seat_service.layouts.layout_register import faults
 
     rows = await connection.fetch(
         """
@@ -254,7 +254,7 @@ async def _stale_maps(connection: Conn, redis: Redis | None) -> Offenders:
     The second comparison follows after CACHE_GRACE_SECONDS, because the cache may get a change that late.
     Raises OSError without `redis`.
     """
-    from seat_service.seat_map import CACHE_PREFIX
+    from seat_service.maps.seat_map import CACHE_PREFIX
     from services.cache import prefix_in
 
     if redis is None:
@@ -302,7 +302,7 @@ async def _maps(
     connection: Conn, redis: Redis, keys: Sequence[bytes]
 ) -> tuple[list[bytes | None], list[Snapshot | None]]:
     """Reads the cached map of each key, then its map in the database."""
-    from seat_service.seat_map import load
+    from seat_service.maps.seat_map import load
 
     if not keys:
         return [], []

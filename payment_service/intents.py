@@ -20,12 +20,12 @@ from skyhigh.payment.v1 import events_pb2
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 from payment_service import refusals
-from services.call import RUNNING
 from services.db import Conn, GuardMissed
 from services.errors import FieldViolation, InvalidArgument, Refusal
 from services.money import Amount, money_of
 from services.outbox import Event, enqueue
 from services.proto import timestamp
+from services.running_call import RUNNING
 from services.telemetry import traceparent_or_new
 
 COLUMNS: Final = """intent_id, reference, owner, currency, minor_units, state::text, attempts, max_attempts, last_error,

@@ -21,9 +21,9 @@ from payment_service.verdicts import CHARGE, RECONCILE
 from payment_service.webhooks import Signatures
 from services.app import Parts, Service
 from services.db import Pool
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.timers import Handler, Timers
+from services.transitions import Transitions
 
 # Seconds of a step's lease for its own transactions; the rest is for the provider's calls.
 MARGIN_SECONDS: Final = 10
@@ -59,7 +59,7 @@ async def build(settings: PaymentSettings, pool: Pool) -> AsyncIterator[Parts]:
     )
     servicer = PaymentServicer(
         pool=pool,
-        mutations=Mutations(pool, tell=tell),
+        transitions=Transitions(pool, tell=tell),
         signatures=Signatures(settings.webhook_secrets),
         attempts=settings.attempts,
     )

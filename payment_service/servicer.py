@@ -20,10 +20,10 @@ from payment_service.verdicts import CHARGE
 from payment_service.webhooks import Delivery, Signatures
 from services import db, money
 from services.auth import Role
-from services.call import running
 from services.db import Conn, Pool
-from services.mutations import Mutations
+from services.running_call import running
 from services.timers import set_timer
+from services.transitions import Transitions
 
 Context = Any
 
@@ -31,9 +31,9 @@ Context = Any
 class PaymentServicer(PaymentServiceServicer):
     """The servicer of PaymentService; its proto documents each RPC and its errors."""
 
-    def __init__(self, *, pool: Pool, mutations: Mutations, signatures: Signatures, attempts: Attempts) -> None:
+    def __init__(self, *, pool: Pool, transitions: Transitions, signatures: Signatures, attempts: Attempts) -> None:
         self._pool = pool
-        self._mutations = mutations
+        self._transitions = transitions
         self._signatures = signatures
         self._attempts = attempts
 
@@ -52,7 +52,7 @@ class PaymentServicer(PaymentServiceServicer):
                 cause=cause,
             )
 
-        return await self._mutations.run(running().request_key(request), pb.PaymentIntent, create)
+        return await self._transitions.run(running().request_key(request), pb.PaymentIntent, create)
 
     async def CancelPaymentIntent(self, request: pb.CancelPaymentIntentRequest, context: Context) -> pb.PaymentIntent:
         card_numbers.refuse(request.reason)
@@ -61,7 +61,7 @@ class PaymentServicer(PaymentServiceServicer):
         async def cancel(conn: Conn) -> pb.PaymentIntent:
             return await intents.cancel(conn, on)
 
-        return await self._mutations.run(running().request_key(request), pb.PaymentIntent, cancel)
+        return await self._transitions.run(running().request_key(request), pb.PaymentIntent, cancel)
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Context) -> pb.PaymentIntent:
         card_numbers.refuse(request.reason)
@@ -79,7 +79,7 @@ class PaymentServicer(PaymentServiceServicer):
                 )
             return intent
 
-        return await self._mutations.run(running().request_key(request), pb.PaymentIntent, refund)
+        return await self._transitions.run(running().request_key(request), pb.PaymentIntent, refund)
 
     async def GetPaymentIntent(self, request: pb.GetPaymentIntentRequest, context: Context) -> pb.PaymentIntent:
         async with db.transaction(self._pool) as conn:
@@ -93,7 +93,7 @@ class PaymentServicer(PaymentServiceServicer):
             await set_timer(conn, CHARGE, request.intent_id)
             return intent
 
-        return await self._mutations.run(running().request_key(request), pb.PaymentIntent, submit)
+        return await self._transitions.run(running().request_key(request), pb.PaymentIntent, submit)
 
     async def ReceiveWebhook(self, request: httpbody_pb2.HttpBody, context: Context) -> pb.ReceiveWebhookResponse:
         call = running()
@@ -111,7 +111,7 @@ class PaymentServicer(PaymentServiceServicer):
             await webhooks.take(conn, event_id, event, attempts=self._attempts)
             return pb.ReceiveWebhookResponse()
 
-        return await self._mutations.run(None, pb.ReceiveWebhookResponse, take)
+        return await self._transitions.run(None, pb.ReceiveWebhookResponse, take)
 
 
 def _owner() -> str | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from skyhigh.flight.v1 import events_pb2 as flight
 
-from seat_service import cancellations
+from seat_service.flights import cancellations
 from services.db import Conn
 from services.inbox import Subscription
 

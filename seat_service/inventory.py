@@ -15,14 +15,24 @@ import asyncpg
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import blocks, claiming, flights, holding, manifests, seats
-from seat_service.availability import Availability
-from seat_service.cabin_layouts import Layout
-from seat_service.flights import ProvisionRequest, WaitlistRequest
-from seat_service.manifests import Departures, ManifestChange
+from seat_service.flights.provisioning import ProvisionRequest, provision
+from seat_service.flights.waitlist_switch import WaitlistRequest, set_waitlist_open
+from seat_service.holds import blocks
+from seat_service.holds.cancel import cancel
+from seat_service.holds.change import change
+from seat_service.holds.claim import claim
+from seat_service.holds.confirm import confirm
+from seat_service.holds.expire import expire
+from seat_service.holds.extend import extend
+from seat_service.holds.hold import hold
+from seat_service.holds.releases import release_passenger
+from seat_service.layouts.cabin_layouts import Layout
+from seat_service.manifests.departures import Departures, set_departures
+from seat_service.manifests.manifest_copy import ManifestChange, sync
+from seat_service.maps.availability import Availability
+from seat_service.maps.seat_map import SeatMaps
 from seat_service.refusals import LapsedInTheWay
 from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger, OnSeat
-from seat_service.seat_map import SeatMaps
 from services import db
 from services.batch import Batcher, one_alone
 from services.db import Conn, Pool
@@ -44,7 +54,7 @@ AnyAnswer = TypeVar("AnyAnswer", bound=Message)
 
 
 class Transition(Protocol[Request_contra, Answer_co]):
-    """A transition of the state machine, such as `seats.confirm`."""
+    """A transition of the state machine, such as `confirm`."""
 
     def __call__(
         self, conn: Conn, requests: Sequence[Request_contra], /, *, effects: Effects
@@ -68,19 +78,19 @@ class Inventory:
         self._maps = maps
         self._availability = availability
         self._relay = relay
-        hold = partial(self._past_lapsed_holds, transition=holding.hold)
-        self._hold: Batcher[HoldRequest, pb.Hold] = Batcher("hold", hold)
-        claim = partial(self._past_lapsed_holds, transition=claiming.claim)
-        self._claim: Batcher[HoldRequest, pb.Hold] = Batcher("claim", claim)
-        self._confirm: Batcher[OnHold, pb.Hold] = Batcher("confirm", self._batch(seats.confirm, pb.Hold))
-        self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(seats.cancel, pb.Hold))
-        self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(seats.extend, pb.Hold))
-        release = self._batch(seats.release_passenger, pb.Hold)
+        holding = partial(self._past_lapsed_holds, transition=hold)
+        self._hold: Batcher[HoldRequest, pb.Hold] = Batcher("hold", holding)
+        claiming = partial(self._past_lapsed_holds, transition=claim)
+        self._claim: Batcher[HoldRequest, pb.Hold] = Batcher("claim", claiming)
+        self._confirm: Batcher[OnHold, pb.Hold] = Batcher("confirm", self._batch(confirm, pb.Hold))
+        self._cancel: Batcher[OnHold, pb.Hold] = Batcher("cancel", self._batch(cancel, pb.Hold))
+        self._extend: Batcher[OnHold, pb.Hold] = Batcher("extend", self._batch(extend, pb.Hold))
+        release = self._batch(release_passenger, pb.Hold)
         self._release_passenger: Batcher[OnPassenger, pb.Hold] = Batcher("release_passenger", release)
         # A change locks its hold and then seats. Two changes in one transaction would lock a hold after seats, against
         # the order of locks: so each has its own transaction (`largest=1`).
-        change = partial(self._past_lapsed_holds, transition=seats.change)
-        self._change: Batcher[ChangeRequest, pb.Hold] = Batcher("change", change, largest=1)
+        changing = partial(self._past_lapsed_holds, transition=change)
+        self._change: Batcher[ChangeRequest, pb.Hold] = Batcher("change", changing, largest=1)
         self._block: Batcher[OnSeat, pb.Seat] = Batcher("block", self._batch(blocks.block, pb.Seat), largest=1)
         self._unblock: Batcher[OnSeat, pb.Seat] = Batcher("unblock", self._batch(blocks.unblock, pb.Seat), largest=1)
         self._return: Batcher[OnSeat, pb.Seat] = Batcher("return", self._batch(blocks.return_seat, pb.Seat), largest=1)
@@ -92,7 +102,7 @@ class Inventory:
         )
 
         self._departures: Batcher[Departures, pb.SyncPassengersResponse] = Batcher(
-            "departures", self._batch(manifests.set_departures, pb.SyncPassengersResponse), largest=1
+            "departures", self._batch(set_departures, pb.SyncPassengersResponse), largest=1
         )
         self._passengers: Batcher[ManifestChange, pb.SyncPassengersResponse] = Batcher(
             "passengers", self._batch(self._sync_transition, pb.SyncPassengersResponse), largest=1
@@ -175,12 +185,12 @@ class Inventory:
         self, conn: Conn, requests: Sequence[ProvisionRequest], /, *, effects: Effects
     ) -> list[pb.ProvisionSeatsResponse | Refusal]:
         effects.flights.update(request.flight_id for request in requests)
-        return await flights.provision(conn, requests, layouts=self._layouts)
+        return await provision(conn, requests, layouts=self._layouts)
 
     async def _sync_transition(
         self, conn: Conn, requests: Sequence[ManifestChange], /, *, effects: Effects
     ) -> list[pb.SyncPassengersResponse | Refusal]:
-        return await manifests.sync(conn, requests, layouts=self._layouts, effects=effects)
+        return await sync(conn, requests, layouts=self._layouts, effects=effects)
 
     def _batch(
         self, transition: Transition[AnyRequest, AnyAnswer], answer_type: type[AnyAnswer]
@@ -276,11 +286,11 @@ class Inventory:
     async def _expire(self, hold_ids: set[UUID]) -> None:
         effects = Effects()
         async with db.transaction(self._pool) as conn:
-            await seats.expire(conn, list(hold_ids), actor=TAKER, effects=effects)
+            await expire(conn, list(hold_ids), actor=TAKER, effects=effects)
         self.tell(effects)
 
 
 async def _waitlist_transition(
     conn: Conn, requests: Sequence[WaitlistRequest], /, *, effects: Effects
 ) -> list[pb.SetWaitlistOpenResponse | Refusal]:
-    return await flights.set_waitlist_open(conn, requests)
+    return await set_waitlist_open(conn, requests)

@@ -10,16 +10,38 @@ from uuid import UUID
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2 import PassengerProfile, Seat
 
-from seat_service import hoarding
-from seat_service.cabin_layouts import LayoutSeat
-from seat_service.eligibility import Person
+from seat_service.layouts.cabin_layouts import LayoutSeat
 from services.idempotency import RequestKey
 
 Place = tuple[str, str]
 """A seat's identity: flight id and seat number."""
 FlightPassenger = tuple[str, str]
 """A passenger's identity: flight id and passenger id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A passenger, as far as the rules need it; CABIN_UNSPECIFIED permits every cabin."""
+
+    type: PassengerProfile.Type.ValueType
+    special_services: frozenset[str]
+    cabin: Seat.Cabin.ValueType
+
+
 ANY_ADULT: Final = Person(PassengerProfile.ADULT, frozenset(), Seat.CABIN_UNSPECIFIED)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of SEAT-16.
+
+    Each further lapse doubles the `cool_down`, up to the window.
+    """
+
+    held_seats: int
+    lapses_allowed: int
+    lapses_window: timedelta
+    cool_down: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +85,9 @@ class HoldRequest:
     purpose: pb.Hold.Purpose.ValueType
     ttl: timedelta
     extensions: int
-    limits: hoarding.Limits | None
+    limits: Limits | None
     address: str = ""
-    address_limits: hoarding.Limits | None = None
+    address_limits: Limits | None = None
     takes_offers: bool = False
     confirm: bool = False
     managed: bool = False
@@ -106,8 +128,8 @@ class ChangeRequest:
 
     on: OnHold
     seats: tuple[AskedSeat, ...]
-    limits: hoarding.Limits
-    address_limits: hoarding.Limits
+    limits: Limits
+    address_limits: Limits
 
     @property
     def request_key(self) -> RequestKey | None:

@@ -12,21 +12,25 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2
 from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_server
 
-from seat_service import cancellations, manifests, sweeper
-from seat_service.admission import Admission
 from seat_service.authorization import POLICY
-from seat_service.availability import Availability
-from seat_service.cabin_layouts import load_layouts
-from seat_service.cancellations import Emptying
-from seat_service.flights import FlightLayouts
+from seat_service.flights import cancellations
+from seat_service.flights.cancellations import Emptying
 from seat_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
+from seat_service.holds import sweeper
+from seat_service.holds.request_builder import RequestBuilder
 from seat_service.inventory import Inventory
-from seat_service.layout_register import Layouts
-from seat_service.manifests import Departing
-from seat_service.seat_map import CACHE_PREFIX, MapRenderer, SeatMaps
+from seat_service.layouts.cabin_layouts import load_layouts
+from seat_service.layouts.flight_layouts import FlightLayouts
+from seat_service.layouts.layout_register import Layouts
+from seat_service.manifests import departures
+from seat_service.manifests.departures import Departing
+from seat_service.maps import map_reconciler
+from seat_service.maps.availability import Availability
+from seat_service.maps.map_rendering import MapRenderer
+from seat_service.maps.seat_map import CACHE_PREFIX, SeatMaps
+from seat_service.maps.watch import Watches
 from seat_service.servicer import SeatServicer
 from seat_service.settings import SeatSettings
-from seat_service.watch import Watches
 from services import cancelled_flights
 from services.app import Parts, Service
 from services.cache import VersionedCache
@@ -55,7 +59,7 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
         pool,
         {
             cancellations.CANCEL_HOLDS: Handler(Emptying(pool, inventory).cancel_holds),
-            manifests.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
+            departures.FOLLOW_DEPARTURE: Handler(Departing(pool, inventory, layouts).follow),
         },
     )
     # One event for each transaction (`together=False`): an event locks all seats of its flight. Two events in one
@@ -73,7 +77,7 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
     servicer = SeatServicer(
         pool=pool,
         layouts=flight_layouts,
-        admission=Admission(flight_layouts, settings),
+        requests=RequestBuilder(flight_layouts, settings),
         inventory=inventory,
         maps=maps,
         renderer=renderer,
@@ -108,7 +112,7 @@ async def build(settings: SeatSettings, pool: Pool) -> AsyncIterator[Parts]:
                     "timers": timers.run,
                     "invalidation": maps.invalidate_changed,
                     "availability": availability.run,
-                    "map-reconciler": partial(sweeper.reconcile, pool, cache, layouts),
+                    "map-reconciler": partial(map_reconciler.reconcile, pool, cache, layouts),
                     "layouts": partial(layouts.watch, pool),
                     "reconciler": reconciler.run,
                 },

@@ -13,22 +13,28 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceServicer
 
-from seat_service import entitlements, ledger, manifests, passenger_seats, seats
-from seat_service.admission import Admission, check_owner, manages
-from seat_service.entitlements import Passenger
-from seat_service.flights import FlightLayouts, ProvisionRequest, WaitlistRequest
+from seat_service.flights.provisioning import ProvisionRequest
+from seat_service.flights.waitlist_switch import WaitlistRequest
+from seat_service.holds import ledger, outcomes, passenger_seats
+from seat_service.holds.request_builder import RequestBuilder, check_owner, manages
 from seat_service.inventory import Inventory
-from seat_service.manifests import Departure, Departures, ManifestChange
+from seat_service.layouts.flight_layouts import FlightLayouts
+from seat_service.manifests import manifest_copy
+from seat_service.manifests.departures import Departure, Departures
+from seat_service.manifests.manifest_copy import ManifestChange
+from seat_service.maps.map_rendering import MapRenderer
+from seat_service.maps.seat_map import SeatMaps
+from seat_service.maps.suggestions import suggest_to_party
+from seat_service.maps.watch import Watches
 from seat_service.requests import ChangeRequest, OnHold, OnPassenger, OnSeat
-from seat_service.seat_map import MapRenderer, SeatMaps
-from seat_service.suggestions import suggest_to_party
-from seat_service.watch import Watches
+from seat_service.rules import entitlements
+from seat_service.rules.entitlements import Passenger
 from services import db, paging
 from services.auth import Role
-from services.call import running
 from services.db import Pool
 from services.errors import FieldViolation, InvalidArgument, PermissionDenied
 from services.paging import PageTokens
+from services.running_call import running
 
 Context = Any
 
@@ -41,7 +47,7 @@ class SeatServicer(SeatServiceServicer):
         *,
         pool: Pool,
         layouts: FlightLayouts,
-        admission: Admission,
+        requests: RequestBuilder,
         inventory: Inventory,
         maps: SeatMaps,
         renderer: MapRenderer,
@@ -51,7 +57,7 @@ class SeatServicer(SeatServiceServicer):
     ) -> None:
         self._pool = pool
         self._layouts = layouts
-        self._admission = admission
+        self._requests = requests
         self._inventory = inventory
         self._maps = maps
         self._renderer = renderer
@@ -91,7 +97,7 @@ class SeatServicer(SeatServiceServicer):
     async def HoldSeat(self, request: pb.HoldSeatRequest, context: Context) -> pb.Hold:
         call = running()
         return await self._inventory.hold(
-            await self._admission.hold(
+            await self._requests.hold(
                 call,
                 [_assignment(request)],
                 purpose=request.purpose,
@@ -103,7 +109,7 @@ class SeatServicer(SeatServiceServicer):
     async def HoldSeats(self, request: pb.HoldSeatsRequest, context: Context) -> pb.Hold:
         call = running()
         return await self._inventory.hold(
-            await self._admission.hold(
+            await self._requests.hold(
                 call,
                 request.seats,
                 purpose=request.purpose,
@@ -116,7 +122,7 @@ class SeatServicer(SeatServiceServicer):
     async def ClaimSeat(self, request: pb.ClaimSeatRequest, context: Context) -> pb.Hold:
         call = running()
         return await self._inventory.claim(
-            await self._admission.hold(
+            await self._requests.hold(
                 call,
                 [_assignment(request)],
                 purpose=request.purpose,
@@ -132,7 +138,7 @@ class SeatServicer(SeatServiceServicer):
         principal = running().principal
         sees_all = principal.acts_for_others or principal.role is Role.OPERATIONS
         async with db.transaction(self._pool) as conn:
-            return await seats.find(conn, UUID(request.hold_id), owner=None if sees_all else principal.name)
+            return await outcomes.find(conn, UUID(request.hold_id), owner=None if sees_all else principal.name)
 
     async def ExtendHold(self, request: pb.ExtendHoldRequest, context: Context) -> pb.Hold:
         return await self._inventory.extend(_on_hold(request, request.hold_id))
@@ -141,9 +147,9 @@ class SeatServicer(SeatServiceServicer):
         return await self._inventory.change(
             ChangeRequest(
                 on=_on_hold(request, request.hold_id),
-                seats=await self._admission.seats(request.seats),
-                limits=self._admission.limits,
-                address_limits=self._admission.address_limits,
+                seats=await self._requests.seats(request.seats),
+                limits=self._requests.limits,
+                address_limits=self._requests.address_limits,
             )
         )
 
@@ -197,7 +203,7 @@ class SeatServicer(SeatServiceServicer):
                 )
             )
         return await self._inventory.sync_passengers(
-            ManifestChange(tuple(map(manifests.entry, request.passengers)), running().principal.name)
+            ManifestChange(tuple(map(manifest_copy.entry, request.passengers)), running().principal.name)
         )
 
     async def BlockSeat(self, request: pb.BlockSeatRequest, context: Context) -> pb.Seat:
@@ -210,7 +216,7 @@ class SeatServicer(SeatServiceServicer):
         return await self._described(request, await self._inventory.return_seat(await self._on_seat(request)))
 
     async def ListSeatEvents(self, request: pb.ListSeatEventsRequest, context: Context) -> pb.ListSeatEventsResponse:
-        await self._admission.seat(request.flight_id, request.seat_number)
+        await self._requests.seat(request.flight_id, request.seat_number)
         query = f"seat events {request.flight_id}/{request.seat_number}"
         principal = running().principal.name
         after = self._page_tokens.read(request.page_token, query=query, principal=principal) or 0
@@ -230,7 +236,7 @@ class SeatServicer(SeatServiceServicer):
         )
 
     async def _on_seat(self, request: pb.BlockSeatRequest | pb.UnblockSeatRequest | pb.ReturnSeatRequest) -> OnSeat:
-        await self._admission.seat(request.flight_id, request.seat_number)
+        await self._requests.seat(request.flight_id, request.seat_number)
         call = running()
         reason = "RETURNED" if isinstance(request, pb.ReturnSeatRequest) else request.reason or "UNBLOCKED"
         return OnSeat(
@@ -244,7 +250,7 @@ class SeatServicer(SeatServiceServicer):
     async def _described(
         self, request: pb.BlockSeatRequest | pb.UnblockSeatRequest | pb.ReturnSeatRequest, seat: pb.Seat
     ) -> pb.Seat:
-        described = await self._admission.seat(request.flight_id, seat.seat_number)
+        described = await self._requests.seat(request.flight_id, seat.seat_number)
         return pb.Seat(
             seat_number=seat.seat_number,
             state=seat.state,

@@ -1,1 +1,1 @@
-"""The chassis: the code that all services share."""
+"""The chassis that all services share: server, database, events and clients."""

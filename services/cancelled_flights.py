@@ -16,9 +16,9 @@ from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 from services import db
 from services.clients import PeerRefusal, ask, channel
 from services.db import Conn, Pool
-from services.identity import Identity
 from services.reconciler import BATCH, Batch, Comparison
 from services.time_limits import FACTOR
+from services.tls_identity import Identity
 
 TIMEOUT_SECONDS: Final = 2 * FACTOR
 # For services that store cancelled flights in a table of their own.

@@ -18,12 +18,12 @@ from typing import Any, Final, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from services import call, telemetry, tls
+from services import running_call, telemetry, tls
 from services.endpoints import grpc_target
 from services.errors import Unavailable
-from services.identity import Identity
 from services.time_limits import FACTOR
 from services.tls import RenewedChannel
+from services.tls_identity import Identity
 from services.tokens import OwnToken
 
 # Three attempts within a second. The retry budget below (`retryThrottling`) keeps an overloaded callee from getting
@@ -180,13 +180,13 @@ class _Introduction(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: Any,
     ) -> Any:
-        running = call.RUNNING.get(None)
+        running = running_call.RUNNING.get(None)
         metadata = [("traceparent", telemetry.traceparent_or_new(running.traceparent if running else None))]
         if self._token is not None:
             metadata.append(("authorization", f"Bearer {self._token}"))
             # Limits by client address count all calls made for a client, whichever service makes them.
             if address := running.outside_address() if running else "":
-                metadata.append((call.CLIENT_HEADER, address))
+                metadata.append((running_call.CLIENT_HEADER, address))
         details = grpc.aio.ClientCallDetails(
             method=client_call_details.method,
             timeout=client_call_details.timeout or self._timeout_seconds,

@@ -17,10 +17,9 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from services import call, db, telemetry
+from services import db, running_call, telemetry
 from services.addresses import Network
 from services.auth import ANYBODY, Access, Principal, TokenVerifier
-from services.call import Call
 from services.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -32,6 +31,7 @@ from services.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.running_call import Call
 from services.validation import validate
 from services.watch import WatchPlaces
 
@@ -140,7 +140,7 @@ class _Guard:
     async def stream(self, body: bytes, context: _Context) -> None:
         try:
             request = await self._admit(body, context)
-            principal = call.running().principal
+            principal = running_call.running().principal
             with self._places.taken_by(principal.name):
                 await self._send_until_expired(principal, self._stream(request, context), context)
         except asyncio.CancelledError:
@@ -194,11 +194,11 @@ class _Guard:
             request = self._decode(body)
         except DecodeError as error:
             raise InvalidArgument.of(FieldViolation("request", "is no message of this method, or not UTF-8")) from error
-        validate(request, sent_as=call.running().take_key(request))
+        validate(request, sent_as=running_call.running().take_key(request))
         return request
 
     async def _authorize(self, context: _Context) -> None:
-        """Verifies the caller's token and role, and sets `call.RUNNING`.
+        """Verifies the caller's token and role, and sets `running_call.RUNNING`.
 
         Raises Unauthenticated or PermissionDenied. Two `authorization` headers count as no token. Two different
         idempotency keys are joined to one text that is no valid UUID. Otherwise the caller and the service could each
@@ -211,7 +211,7 @@ class _Guard:
                 authorization = value if authorization is None else ""
             elif key == "traceparent":
                 traceparent = value
-            elif key == call.IDEMPOTENCY_HEADER and value != idempotency_header:
+            elif key == running_call.IDEMPOTENCY_HEADER and value != idempotency_header:
                 idempotency_header = value if idempotency_header is None else f"{idempotency_header!s}, {value!s}"
         if access is not None and access.public:
             principal = ANYBODY
@@ -219,7 +219,7 @@ class _Guard:
             principal = await self._verifier.principal(cast("str | None", authorization))
         if access is None or principal.role not in access.roles:
             raise PermissionDenied
-        call.RUNNING.set(
+        running_call.RUNNING.set(
             Call(
                 self._method,
                 principal,
@@ -242,7 +242,7 @@ class _Guard:
         refusal = _as_refusal(error)
         telemetry.CALLS.labels(self._method, refusal.code.name).inc()
         if isinstance(refusal, Internal | Unavailable):
-            running = call.RUNNING.get(None)
+            running = running_call.RUNNING.get(None)
             with structlog.contextvars.bound_contextvars(
                 method=self._method, trace_id=telemetry.trace_id(running.traceparent) if running else None
             ):

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.addresses import Network
 from services.endpoints import grpc_target
-from services.identity import Identity, whole
+from services.tls_identity import Identity, identity_of_files
 
 
 class ServiceSettings(BaseSettings):
@@ -87,7 +87,7 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
-        whole(self.tls_certificate, self.tls_key, self.tls_authority)
+        identity_of_files(self.tls_certificate, self.tls_key, self.tls_authority)
         return self
 
     @property
@@ -103,7 +103,7 @@ class ServiceSettings(BaseSettings):
     @property
     def identity(self) -> Identity | None:
         """The TLS identity of the service, or None without TLS."""
-        return whole(self.tls_certificate, self.tls_key, self.tls_authority)
+        return identity_of_files(self.tls_certificate, self.tls_key, self.tls_authority)
 
 
 class CallerSettings(ServiceSettings):

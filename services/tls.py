@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import grpc
 
 from services import telemetry
-from services.identity import Identity, Pems
+from services.tls_identity import Identity, Pems
 
 _log = telemetry.log("tls")
 

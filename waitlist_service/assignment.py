@@ -23,10 +23,10 @@ from services.db import Conn, Pool
 from services.errors import Refusal
 from services.time_limits import FACTOR
 from services.timers import Handler
-from waitlist_service import entries, notices, peers, refusals, serving
+from waitlist_service import entries, notices, peers, refusals, released_seats
 from waitlist_service.entitlements import CHECK_IN_CLOSED, ENTITLEMENT_ENDED, Entitlements
 from waitlist_service.entries import Claimed, Entry
-from waitlist_service.openness import Openness
+from waitlist_service.open_waitlists import OpenWaitlists
 from waitlist_service.peers import PASSENGER_HOLDS_SEAT, Hold, NotForPassenger, Peers, SeatGone
 from waitlist_service.settings import WaitlistSettings
 
@@ -57,7 +57,7 @@ class Assignment:
         self,
         pool: Pool,
         others: Peers,
-        openness: Openness,
+        open_waitlists: OpenWaitlists,
         all_entitlements: Entitlements,
         settings: WaitlistSettings,
         *,
@@ -65,7 +65,7 @@ class Assignment:
     ) -> None:
         self._pool = pool
         self._peers = others
-        self._openness = openness
+        self._open_waitlists = open_waitlists
         self._entitlements = all_entitlements
         self._settings = settings
         self._tell = tell
@@ -85,7 +85,7 @@ class Assignment:
             entries.SWEEP: Handler(self.sweep, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.NOTIFY: Handler(self.notify),
             entries.CANCEL_HOLD: Handler(self.cancel_hold),
-            serving.HAND_BACK: Handler(self.hand_back),
+            released_seats.HAND_BACK: Handler(self.hand_back),
         }
 
     async def assign(self, subject: str) -> None:
@@ -198,25 +198,25 @@ class Assignment:
         async with db.transaction(self._pool) as conn:
             waiting = await entries.anybody_waits(conn, flight_id)
         if not waiting:
-            await self._openness.close_if_nobody_waits(flight_id)
+            await self._open_waitlists.close_if_empty(flight_id)
             return
         # Before the calls to the seat service, so that entries end also while it is down.
         await self._entitlements.try_to_compare(flight_id)
-        await self._openness.tell(flight_id)
+        await self._open_waitlists.notify_seat_service(flight_id)
         await self._look_at_offers(flight_id)
         seats = await self._peers.seat_map(flight_id)
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, flight_id)
-            free = await serving.settled(conn, flight_id, peers.free(seats))
+            await released_seats.lock(conn, flight_id)
+            free = await released_seats.settled(conn, flight_id, peers.free(seats))
             # A map does not say when an offer ends: another caller may take the seat before it is claimed.
-            unwanted = await serving.serve(conn, flight_id, dict.fromkeys(free))
-            await serving.hand_back(conn, flight_id, unwanted & peers.offered(seats))
+            unwanted = await released_seats.match_with_entries(conn, flight_id, dict.fromkeys(free))
+            await released_seats.hand_back(conn, flight_id, unwanted & peers.offered(seats))
             # Without live entries, for example because check-in has closed since, no further sweep is set.
             if waits := await entries.anybody_waits(conn, flight_id):
                 await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
         self._tell()
         if not waits:
-            await self._openness.close_if_nobody_waits(flight_id)
+            await self._open_waitlists.close_if_empty(flight_id)
 
     async def notify(self, subject: str) -> None:
         """Writes the mail to a passenger whose address was not known at the transition."""
@@ -264,11 +264,11 @@ class Assignment:
     async def _offer(self, entry: Entry, hold: Hold) -> None:
         assert entry.claim_id is not None
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, entry.flight_id)
+            await released_seats.lock(conn, entry.flight_id)
             await entries.offer(
                 conn, entry.entry_id, claim_id=entry.claim_id, hold_id=hold.hold_id, expire_time=hold.expire_time
             )
-            await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
+            await released_seats.touch(conn, [entry.seat] if entry.seat is not None else [])
             await _serve_kept(conn, [entry.flight_id])
 
     async def _settle(self, entry: Entry, refusal: PeerRefusal | PeerFault) -> None:
@@ -380,9 +380,9 @@ class Assignment:
         flights = {claimed.entry.flight_id for claimed in claims if claimed.entry.uncertain}
         async with db.transaction(self._pool) as conn:
             if flights:
-                await serving.lock_all(conn, flights)
+                await released_seats.lock_all(conn, flights)
             assigned = await entries.assign(conn, claims)
-            await serving.touch(conn, [seat for claimed in claims if (seat := claimed.entry.seat) is not None])
+            await released_seats.touch(conn, [seat for claimed in claims if (seat := claimed.entry.seat) is not None])
             if flights:
                 await _serve_kept(conn, flights)
         return assigned
@@ -393,9 +393,9 @@ class Assignment:
         A sweep then finds the seats that are free.
         """
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, entry.flight_id)
+            await released_seats.lock(conn, entry.flight_id)
             if await entries.give_up_claim(conn, entry):
-                await serving.touch(conn, [entry.seat] if entry.seat is not None else [])
+                await released_seats.touch(conn, [entry.seat] if entry.seat is not None else [])
                 await _serve_kept(conn, [entry.flight_id])
                 await timers.set_timer(conn, entries.SWEEP, entry.flight_id)
         self._tell()
@@ -409,7 +409,7 @@ class Assignment:
         """
         assert entry.seat_number is not None
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, entry.flight_id)
+            await released_seats.lock(conn, entry.flight_id)
             if not await entries.give_up_claim(conn, entry):
                 return
             await conn.execute(
@@ -430,8 +430,8 @@ class Assignment:
                 twice_as_long,
                 LONGEST_SKIP,
             )
-            unwanted = await serving.serve(conn, entry.flight_id, {entry.seat_number: None})
-            await serving.hand_back(conn, entry.flight_id, unwanted)
+            unwanted = await released_seats.match_with_entries(conn, entry.flight_id, {entry.seat_number: None})
+            await released_seats.hand_back(conn, entry.flight_id, unwanted)
         self._tell()
 
 
@@ -455,8 +455,8 @@ async def _serve_kept(conn: Conn, flight_ids: Collection[str]) -> None:
 
     The caller has locked the flights.
     """
-    for flight_id in await serving.keeping(conn, flight_ids):
-        await serving.hand_back(conn, flight_id, await serving.serve(conn, flight_id, {}))
+    for flight_id in await released_seats.keeping(conn, flight_ids):
+        await released_seats.hand_back(conn, flight_id, await released_seats.match_with_entries(conn, flight_id, {}))
 
 
 async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-# The same codes as in `seat_service.eligibility`: 14 CFR 121.585 (b) and (d).
+# The same codes as in `seat_service.rules.eligibility`: 14 CFR 121.585 (b) and (d).
 NO_EXIT_ROW_SERVICES: Final = frozenset(
     {"WCHR", "WCHS", "WCHC", "BLND", "DEAF", "STCR", "MEDA", "DPNA", "MAAS", "UMNR", "INFT", "CHLD", "PETC", "ESCT"}
 )

@@ -16,7 +16,7 @@ from services import db, telemetry, timers
 from services.db import Conn, Pool
 from services.errors import Unavailable
 from services.reconciler import Comparison, waiting
-from waitlist_service import cancellations, eligibility, entries, serving
+from waitlist_service import cancellations, eligibility, entries, released_seats
 from waitlist_service.entries import Entry, Facts
 from waitlist_service.peers import FlightTimes, Manifest, Peers
 
@@ -129,7 +129,7 @@ class Entitlements:
             return False
         changes = _Changes.of(page, manifest)
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, flight_id)
+            await released_seats.lock(conn, flight_id)
             times = manifest.flights.get(flight_id)
             if times is not None:
                 await follow_times(conn, flight_id, times)
@@ -150,7 +150,7 @@ class Entitlements:
             # The check-in service does not know the flight, so that no passenger of it is on a manifest.
             return await self.compare(flight_id)
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, flight_id)
+            await released_seats.lock(conn, flight_id)
             await follow_times(conn, flight_id, times, set_again=True)
         self._tell()
 
@@ -172,7 +172,7 @@ class Entitlements:
         if not times.closed:
             return False
         async with db.transaction(self._pool) as conn:
-            await serving.lock(conn, flight_id)
+            await released_seats.lock(conn, flight_id)
             await conn.execute(
                 """
                 UPDATE flights SET close_time = $2
@@ -192,10 +192,10 @@ class Entitlements:
         ended = PAGE
         while ended == PAGE:
             async with db.transaction(self._pool) as conn:
-                await serving.lock(conn, flight_id)
+                await released_seats.lock(conn, flight_id)
                 idle = await entries.endable(conn, flight_id, limit=PAGE)
                 freed = await entries.end(conn, idle, actor=ACTOR, reason=CHECK_IN_CLOSED)
-                await serving.hand_back(conn, flight_id, freed)
+                await released_seats.hand_back(conn, flight_id, freed)
                 ended = len(idle)
                 if ended < PAGE:
                     if await entries.anybody_waits(conn, flight_id):
@@ -245,8 +245,8 @@ async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
         elif not fits and await entries.give_up_claim(conn, now):
             freed.add(now.seat_number)
     if freed:
-        unwanted = await serving.serve(conn, flight_id, dict.fromkeys(freed))
-        await serving.hand_back(conn, flight_id, unwanted)
+        unwanted = await released_seats.match_with_entries(conn, flight_id, dict.fromkeys(freed))
+        await released_seats.hand_back(conn, flight_id, unwanted)
 
 
 async def _fits(conn: Conn, entry: Entry) -> bool:

@@ -14,7 +14,7 @@ from skyhigh.seat.v1.seat_service_pb2 import Seat
 
 from services.db import Conn
 from services.inbox import Subscription
-from waitlist_service import cancellations, serving
+from waitlist_service import cancellations, released_seats
 
 
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
@@ -26,10 +26,12 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
     offered = {each.seat_number for each in event.seats if each.state == Seat.OFFERED}
     offer_time = event.release_time.ToDatetime(tzinfo=UTC)
     if event.HasField("offer_expire_time"):
-        offer_time = serving.offer_time(offer_time, event.offer_expire_time.ToDatetime(tzinfo=UTC))
+        offer_time = released_seats.offer_time(offer_time, event.offer_expire_time.ToDatetime(tzinfo=UTC))
     freed = {each.seat_number: offer_time if each.seat_number in offered else None for each in event.seats}
-    unwanted = await serving.serve(conn, event.flight_id, freed)
-    await serving.hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, offer_time)})
+    unwanted = await released_seats.match_with_entries(conn, event.flight_id, freed)
+    await released_seats.hand_back(
+        conn, event.flight_id, {number for number in unwanted if freed.get(number, offer_time)}
+    )
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:

@@ -12,10 +12,10 @@ from services.auth import Principal, Role
 from services.db import Conn
 from services.errors import Unavailable
 from services.idempotency import RequestKey
-from services.mutations import Mutations
-from waitlist_service import entitlements, entries, refusals, serving
+from services.transitions import Transitions
+from waitlist_service import entitlements, entries, refusals, released_seats
 from waitlist_service.entries import Facts, NewEntry
-from waitlist_service.openness import Openness
+from waitlist_service.open_waitlists import OpenWaitlists
 from waitlist_service.peers import FlightTimes, Peers
 
 # The most tries to open the waitlist. A try is lost if the waitlist's last entry ends, and closes it, at the same time.
@@ -29,10 +29,10 @@ class _Closed(Exception):
 class Joining:
     """Adds passengers to waitlists."""
 
-    def __init__(self, peers: Peers, openness: Openness, mutations: Mutations) -> None:
+    def __init__(self, peers: Peers, open_waitlists: OpenWaitlists, transitions: Transitions) -> None:
         self._peers = peers
-        self._openness = openness
-        self._mutations = mutations
+        self._open_waitlists = open_waitlists
+        self._transitions = transitions
 
     async def join(
         self, principal: Principal, request: pb.JoinWaitlistRequest, request_key: RequestKey | None
@@ -42,7 +42,7 @@ class Joining:
         A repeat returns the first response. Raises the errors of JoinWaitlist, and Unavailable if a service that is
         asked is down: then there is no entry.
         """
-        known = await self._mutations.known(request_key, pb.WaitlistEntry)
+        known = await self._transitions.known(request_key, pb.WaitlistEntry)
         if known is not None:
             return known
         facts, times = await self._asked(principal, request)
@@ -62,9 +62,9 @@ class Joining:
             contact_name=facts.contact_name,
         )
         for _ in range(OPENINGS):
-            await self._openness.open(request.flight_id)
+            await self._open_waitlists.open(request.flight_id)
             try:
-                return await self._mutations.run(
+                return await self._transitions.run(
                     request_key, pb.WaitlistEntry, partial(_write, new, times, actor=principal.name)
                 )
             except _Closed:
@@ -92,13 +92,13 @@ class Joining:
 
 
 async def _write(new: NewEntry, times: FlightTimes, conn: Conn, *, actor: str) -> pb.WaitlistEntry:
-    await serving.lock(conn, new.flight_id)
+    await released_seats.lock(conn, new.flight_id)
     # Sets the timer that ends the entry when check-in closes.
     await entitlements.follow_times(conn, new.flight_id, times)
     if await conn.fetchval("SELECT $1::timestamptz <= statement_timestamp()", times.close_time):
         raise refusals.check_in_closed(new.flight_id, times.close_time)
     if not await conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", new.flight_id):
-        # `Joining.join` opens the waitlist again. If it is closed for ever, `Openness.open` raises the reason.
+        # `Joining.join` opens the waitlist again. If it is closed for ever, `OpenWaitlists.open` raises the reason.
         raise _Closed
     unknown = await conn.fetchval(
         """

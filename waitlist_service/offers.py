@@ -9,8 +9,8 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from services import db, timers
 from services.db import Conn, GuardMissed, Pool
 from services.idempotency import RequestKey
-from services.mutations import Mutations
-from waitlist_service import assignment, entries, refusals, serving
+from services.transitions import Transitions
+from waitlist_service import assignment, entries, refusals, released_seats
 from waitlist_service.assignment import Assignment
 from waitlist_service.entitlements import Entitlements
 from waitlist_service.entries import Entry
@@ -22,11 +22,13 @@ class Offers:
     Each calls the seat service first, if the entry has an offer: the state of its hold decides.
     """
 
-    def __init__(self, pool: Pool, assigning: Assignment, all_entitlements: Entitlements, mutations: Mutations) -> None:
+    def __init__(
+        self, pool: Pool, assigning: Assignment, all_entitlements: Entitlements, transitions: Transitions
+    ) -> None:
         self._pool = pool
         self._assigning = assigning
         self._entitlements = all_entitlements
-        self._mutations = mutations
+        self._transitions = transitions
 
     async def accept(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
@@ -38,7 +40,7 @@ class Offers:
         confirms it when the seat service is back. If the check-in service is down, Unavailable is raised and nothing
         has changed.
         """
-        known = await self._mutations.known(request_key, pb.WaitlistEntry)
+        known = await self._transitions.known(request_key, pb.WaitlistEntry)
         if known is not None:
             return known
         async with db.transaction(self._pool) as conn:
@@ -52,7 +54,7 @@ class Offers:
         async def answer(conn: Conn) -> pb.WaitlistEntry:
             return await entries.shown(conn, await assignment.accepted(conn, entry_id, owner=owner, actor=actor))
 
-        return await self._mutations.run(request_key, pb.WaitlistEntry, answer)
+        return await self._transitions.run(request_key, pb.WaitlistEntry, answer)
 
     async def decline(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
@@ -68,17 +70,17 @@ class Offers:
         async def answer(conn: Conn) -> pb.WaitlistEntry:
             entry = await entries.find(conn, entry_id, owner=owner)
             if entry.state == "OFFERED":
-                # The offer is accepted, and its confirmation is in progress: `Mutations` tries again.
+                # The offer is accepted, and its confirmation is in progress: `Transitions` tries again.
                 raise GuardMissed
             if entry.state != "DECLINED":
                 raise refusals.no_offer(entry.state)
             return await entries.shown(conn, entry)
 
-        known = await self._mutations.known(request_key, pb.WaitlistEntry)
+        known = await self._transitions.known(request_key, pb.WaitlistEntry)
         if known is not None:
             return known
         await self._withdraw(entry_id, to="DECLINED", owner=owner, actor=actor)
-        return await self._mutations.run(request_key, pb.WaitlistEntry, answer)
+        return await self._transitions.run(request_key, pb.WaitlistEntry, answer)
 
     async def leave(
         self, entry_id: UUID, request_key: RequestKey | None, *, owner: str | None, actor: str
@@ -95,17 +97,17 @@ class Offers:
             if entry.state == "WAITING":
                 entry = await _leave_line(conn, entry, actor=actor)
             if entry.state == "OFFERED":
-                # The offer is accepted, and its confirmation is in progress: `Mutations` tries again.
+                # The offer is accepted, and its confirmation is in progress: `Transitions` tries again.
                 raise GuardMissed
             if entry.state != "LEFT":
                 raise refusals.entry_ended(entry.state)
             return await entries.shown(conn, entry)
 
-        known = await self._mutations.known(request_key, pb.WaitlistEntry)
+        known = await self._transitions.known(request_key, pb.WaitlistEntry)
         if known is not None:
             return known
         await self._withdraw(entry_id, to="LEFT", owner=owner, actor=actor)
-        return await self._mutations.run(request_key, pb.WaitlistEntry, answer)
+        return await self._transitions.run(request_key, pb.WaitlistEntry, answer)
 
     async def _withdraw(self, entry_id: UUID, *, to: str, owner: str | None, actor: str) -> None:
         """Withdraws the offer of an entry, unless it is accepted, and cancels its hold."""
@@ -121,14 +123,14 @@ async def _leave_line(conn: Conn, entry: Entry, *, actor: str) -> Entry:
 
     Its matched seat goes to the next entry that wants it.
     """
-    await serving.lock(conn, entry.flight_id)
+    await released_seats.lock(conn, entry.flight_id)
     left = await entries.leave(conn, entry.entry_id, owner=None, actor=actor)
     if left is None:
-        # Its claim is in progress. `Mutations` tries again; the call fails with Unavailable if that takes too long.
+        # Its claim is in progress. `Transitions` tries again; the call fails with Unavailable if that takes too long.
         raise GuardMissed
     if left.seat_number is not None:
-        unwanted = await serving.serve(conn, left.flight_id, {left.seat_number: None})
-        await serving.hand_back(conn, left.flight_id, unwanted)
+        unwanted = await released_seats.match_with_entries(conn, left.flight_id, {left.seat_number: None})
+        await released_seats.hand_back(conn, left.flight_id, unwanted)
     # If this was the last live entry, the sweep closes the waitlist.
     await timers.set_timer(conn, entries.SWEEP, left.flight_id)
     return left

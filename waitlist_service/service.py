@@ -15,11 +15,11 @@ from services.app import Parts, Service
 from services.db import Pool
 from services.inbox import Consumer
 from services.mail import Postman
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
 from services.reconciler import Reconciler
 from services.timers import Timers
+from services.transitions import Transitions
 from waitlist_service import cancellations
 from waitlist_service.assignment import Assignment
 from waitlist_service.authorization import POLICY
@@ -28,7 +28,7 @@ from waitlist_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from waitlist_service.joining import Joining
 from waitlist_service.notices import SERVICE
 from waitlist_service.offers import Offers
-from waitlist_service.openness import Openness
+from waitlist_service.open_waitlists import OpenWaitlists
 from waitlist_service.peers import Peers
 from waitlist_service.servicer import WaitlistServicer
 from waitlist_service.settings import WaitlistSettings
@@ -43,17 +43,17 @@ async def build(settings: WaitlistSettings, pool: Pool) -> AsyncIterator[Parts]:
         timers.wake()
 
     peers = Peers(settings)
-    openness = Openness(pool, peers)
+    open_waitlists = OpenWaitlists(pool, peers)
     entitlements = Entitlements(pool, peers, tell=tell)
-    assignment = Assignment(pool, peers, openness, entitlements, settings, tell=tell)
+    assignment = Assignment(pool, peers, open_waitlists, entitlements, settings, tell=tell)
     relay = Relay(pool, settings.amqp_url, source="skyhigh/waitlist")
     timers = Timers(pool, assignment.handlers(), at_once=128)
-    mutations = Mutations(pool, tell=tell)
+    transitions = Transitions(pool, tell=tell)
     servicer = WaitlistServicer(
         pool=pool,
-        mutations=mutations,
-        joining=Joining(peers, openness, mutations),
-        offers=Offers(pool, assignment, entitlements, mutations),
+        transitions=transitions,
+        joining=Joining(peers, open_waitlists, transitions),
+        offers=Offers(pool, assignment, entitlements, transitions),
         page_tokens=PageTokens(settings.page_token_key),
     )
     consume = partial(Consumer, pool, settings.amqp_url, service=SERVICE, tell=tell)

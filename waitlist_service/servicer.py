@@ -12,10 +12,10 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceService
 
 from services import db, paging
 from services.auth import Role
-from services.call import running
 from services.db import Pool
-from services.mutations import Mutations
 from services.paging import PageTokens
+from services.running_call import running
+from services.transitions import Transitions
 from waitlist_service import entries, offers
 from waitlist_service.joining import Joining
 from waitlist_service.offers import Offers
@@ -27,10 +27,10 @@ class WaitlistServicer(WaitlistServiceServicer):
     """The servicer of WaitlistService. The proto describes each RPC and its errors."""
 
     def __init__(
-        self, *, pool: Pool, mutations: Mutations, joining: Joining, offers: Offers, page_tokens: PageTokens
+        self, *, pool: Pool, transitions: Transitions, joining: Joining, offers: Offers, page_tokens: PageTokens
     ) -> None:
         self._pool = pool
-        self._mutations = mutations
+        self._transitions = transitions
         self._joining = joining
         self._offers = offers
         self._page_tokens = page_tokens
@@ -72,7 +72,7 @@ class WaitlistServicer(WaitlistServiceServicer):
         return pb.ListWaitlistResponse(entries=shown, next_page_token=token)
 
     async def SetWaitlistMode(self, request: pb.SetWaitlistModeRequest, context: Context) -> pb.SetWaitlistModeResponse:
-        return await self._mutations.run(
+        return await self._transitions.run(
             running().request_key(request), pb.SetWaitlistModeResponse, partial(offers.set_mode, request)
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from deploy.local.secrets import write_private
-from services.identity import Identity
+from services.tls_identity import Identity
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from services.identity import Identity
+    from services.tls_identity import Identity
 
 Probe = Callable[[], Awaitable[bool]]
 """Returns True if the process is ready. Otherwise returns False, or raises an OSError that says why it is not."""

@@ -29,7 +29,7 @@ from deploy.local.secrets import Secrets, write_private
 if TYPE_CHECKING:
     import asyncpg
 
-    from services.identity import Identity
+    from services.tls_identity import Identity
 
 PLAIN_PATH: Final = re.compile(r"[\w ./@:,=+#-]+")
 ONE_WORD_PATH: Final = re.compile(r"/[\w./@:,=+#-]+")

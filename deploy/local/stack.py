@@ -20,7 +20,7 @@ from deploy.local.certificates import Authority
 from deploy.local.process import LOOPBACK, Process, answers_http, port_is_free, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
 from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
-from services.identity import VARIABLES, Identity
+from services.tls_identity import VARIABLES, Identity
 
 ISSUER: Final = "https://skyhigh.example/demo"
 AUDIENCE: Final = "skyhigh"

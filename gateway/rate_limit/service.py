@@ -22,9 +22,9 @@ from gateway.rate_limit.windows import Windows
 from services import cache, db
 from services.app import Parts, Service
 from services.db import Pool
-from services.mutations import Mutations
 from services.outbox import Relay
 from services.paging import PageTokens
+from services.transitions import Transitions
 
 NAME: Final = "gateway"
 # Envoy's first message of a stream describes itself, with the names of all its extensions: 60 KB.
@@ -45,7 +45,7 @@ async def build(settings: GatewayServiceSettings, pool: Pool) -> AsyncIterator[P
         policy.wake()
 
     servicer = GatewayServicer(
-        pool=pool, mutations=Mutations(pool, tell=tell), page_tokens=PageTokens(settings.page_token_key)
+        pool=pool, transitions=Transitions(pool, tell=tell), page_tokens=PageTokens(settings.page_token_key)
     )
     envoy = EnvoyApi(
         pool=pool,

@@ -15,10 +15,10 @@ from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminServicer
 from gateway.rate_limit import abuse, limits
 from services import db, paging
 from services.addresses import counted_source
-from services.call import running
 from services.db import Conn, Pool
-from services.mutations import Mutations
 from services.paging import PageTokens
+from services.running_call import running
+from services.transitions import Transitions
 
 Context = Any
 
@@ -26,9 +26,9 @@ Context = Any
 class GatewayServicer(GatewayAdminServicer):
     """The GatewayAdmin service. Its proto documents what each RPC does and refuses."""
 
-    def __init__(self, *, pool: Pool, mutations: Mutations, page_tokens: PageTokens) -> None:
+    def __init__(self, *, pool: Pool, transitions: Transitions, page_tokens: PageTokens) -> None:
         self._pool = pool
-        self._mutations = mutations
+        self._transitions = transitions
         self._page_tokens = page_tokens
 
     async def ListIncidents(self, request: pb.ListIncidentsRequest, context: Context) -> pb.ListIncidentsResponse:
@@ -59,7 +59,7 @@ class GatewayServicer(GatewayAdminServicer):
         async def lift(conn: Conn) -> pb.Block:
             return await abuse.lift(conn, UUID(request.block_id), actor=running().principal.name, reason=request.reason)
 
-        return await self._mutations.run(running().request_key(request), pb.Block, lift)
+        return await self._transitions.run(running().request_key(request), pb.Block, lift)
 
     async def ListLimits(self, request: pb.ListLimitsRequest, context: Context) -> pb.ListLimitsResponse:
         async with db.session(self._pool) as conn:
@@ -76,7 +76,7 @@ class GatewayServicer(GatewayAdminServicer):
                 actor=running().principal.name,
             )
 
-        return await self._mutations.run(running().request_key(request), pb.Limit, change)
+        return await self._transitions.run(running().request_key(request), pb.Limit, change)
 
     def _position(self, token: str, query: str) -> tuple[datetime, UUID] | None:
         position = self._page_tokens.read(token, query=query, principal=running().principal.name)

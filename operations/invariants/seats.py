@@ -7,7 +7,7 @@ from typing import Final
 from skyhigh.seat.v1.seat_service_pb2 import Seat
 
 from operations.invariants.invariant import Invariant
-from seat_service.cabin_layouts import load_layouts
+from seat_service.layouts.cabin_layouts import load_layouts
 
 # Special services whose passengers are ineligible for an exit row (14 CFR 121.585), as are all children and infants.
 # CHLD marks an adult who cares for a child.

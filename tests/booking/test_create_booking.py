@@ -14,8 +14,8 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from booking_service import bookings, seating
 from booking_service.records import SeatOf
-from services.call import CLIENT_HEADER
 from services.errors import Unavailable
+from services.running_call import CLIENT_HEADER
 from tests.aging import make_timer_due
 from tests.booking.agency import (
     EMAIL,

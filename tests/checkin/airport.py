@@ -20,7 +20,7 @@ from skyhigh.mail.v1 import mail_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
 from checkin_service import records
-from checkin_service.checkins import PAYMENT_DEADLINE
+from checkin_service.check_ins.timer_names import PAYMENT_DEADLINE
 from services import db
 from services.db import Pool
 from services.inbox import Handler

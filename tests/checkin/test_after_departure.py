@@ -15,7 +15,7 @@ from skyhigh.payment.v1 import payment_service_pb2
 from skyhigh.seat.v1 import events_pb2 as seat_events
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from checkin_service import checkins
+from checkin_service.check_ins import completion, timer_names
 from services import db
 from services.timers import set_timer
 from tests.callers import refused
@@ -49,7 +49,7 @@ async def leaves(
 async def look(airport: Airport, traveller: Traveller) -> None:
     """Makes check-in look up the passenger's seat; waits until it has."""
     async with db.transaction(airport.pool) as conn:
-        await set_timer(conn, checkins.LOOK_AT_SEAT, traveller.checkin_id)
+        await set_timer(conn, timer_names.LOOK_AT_SEAT, traveller.checkin_id)
     await airport.at_rest(traveller)
 
 
@@ -213,7 +213,7 @@ async def test_a_fee_paid_without_a_seat_is_refunded_at_departure(airport: Airpo
             "UPDATE check_ins SET seat_number = '30A', hold_id = checkin_id WHERE checkin_id = $1",
             UUID(traveller.checkin_id),
         )
-        assert not await checkins.complete(conn, UUID(traveller.checkin_id), actor="test")
+        assert not await completion.complete(conn, UUID(traveller.checkin_id), actor="test")
 
 
 async def test_a_payment_told_after_departure_is_refunded(airport: Airport, checkin_database: Database) -> None:

@@ -15,8 +15,8 @@ import pytest
 import zxingcpp
 from PIL import Image, ImageDraw
 
-from checkin_service import barcodes
-from checkin_service.barcodes import QUIET_MODULES, Symbology
+from checkin_service.boarding import barcodes
+from checkin_service.boarding.barcodes import QUIET_MODULES, Symbology
 
 BCBP = "M1DESMARAIS/LUC       EABC123 YULFRAAC 0834 326C001A0025 100"
 READ_AS = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkin_service.bcbp import COMPARTMENTS, BcbpError, Pass, decode, encode
+from checkin_service.boarding.bcbp import COMPARTMENTS, BcbpError, Pass, decode, encode
 
 # IATA's example, with a real carrier and real airports. Its compartment J is not one of ours.
 IATA_EXAMPLE = "M1DESMARAIS/LUC       EABC123 YULFRAAC 0834 326J001A0025 100"

@@ -12,7 +12,8 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.checkin.v1 import events_pb2 as checkin_events
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins, handlers
+from checkin_service import handlers
+from checkin_service.check_ins import start
 from checkin_service.peers import Seat
 from services import db
 from services.db import Conn
@@ -196,7 +197,7 @@ async def test_who_began_a_moment_before_is_found(airport: Airport, checkin_data
         """Writes what StartCheckIn writes."""
         entry = "SELECT FROM passengers WHERE flight_id = $1 AND passenger_id = $2 FOR SHARE"
         await conn.execute(entry, airport.flight_id, child.passenger_id)
-        begun = await checkins.start(
+        begun = await start.start(
             conn,
             flight_id=airport.flight_id,
             passenger_id=child.passenger_id,

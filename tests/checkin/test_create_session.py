@@ -20,12 +20,12 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import names
-from checkin_service.login_limits import LoginLimits, network_of
+from checkin_service.manifests import names
+from checkin_service.sessions.login_limits import LoginLimits, network_of
 from services import db
 from services.auth import Role
-from services.call import CLIENT_HEADER
 from services.errors import Refusal
+from services.running_call import CLIENT_HEADER
 from tests.callers import Caller, refused
 from tests.checkin.airport import HOUR, Airport, new_pnr, outcomes
 from tests.conftest import World

@@ -12,7 +12,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins
+from checkin_service.check_ins import declared_bags
 from tests.callers import refused
 from tests.checkin.airport import HOUR, Airport, outcomes, seconds
 
@@ -276,7 +276,7 @@ async def test_a_declaration_that_dies_before_its_commit_is_repeated(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, refused("INTERNAL", "INTERNAL"):
-        patch.setattr(checkins, "wait_for_payment", die)
+        patch.setattr(declared_bags, "wait_for_payment", die)
         await traveller.declare(31, request_id=request_id)
     assert (await traveller.get()).payment_intent_id == first.payment_intent_id
     second = await traveller.declare(31, request_id=request_id)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service.fares import load_fares
+from checkin_service.check_ins.fares import load_fares
 from services.errors import InvalidArgument
 from services.validation import validate
 

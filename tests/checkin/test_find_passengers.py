@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.flight.v1 import events_pb2 as flight
 
-from checkin_service import flights
+from checkin_service.manifests import flights
 from services import db
 from tests.checkin.airport import HOUR, Airport, seconds
 from tests.dates import new_flight_id

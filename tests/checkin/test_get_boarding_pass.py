@@ -15,7 +15,8 @@ import zxingcpp
 from PIL import Image
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import bcbp, boarding_passes, records
+from checkin_service import records
+from checkin_service.boarding import bcbp, boarding_passes
 from services import airports, db
 from services.errors import FailedPrecondition
 from tests.callers import refused

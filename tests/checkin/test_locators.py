@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
-from checkin_service import handlers, locators
+from checkin_service import handlers
+from checkin_service.manifests import locators
 from services import db
 from services.errors import Aborted
 from tests.callers import refused

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from skyhigh.booking.v1 import booking_service_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 
-from checkin_service.transliteration import transliterate
+from checkin_service.boarding.transliteration import transliterate
 from services.errors import InvalidArgument
 from services.validation import validate
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkin_service.names import fold, login_key
+from checkin_service.manifests.names import fold, login_key
 
 LATIN_LETTERS = [chr(code) for code in range(0x41, 0x250) if unicodedata.name(chr(code), "").startswith("LATIN ")]
 LATIN = st.text(st.sampled_from(LATIN_LETTERS), min_size=1)

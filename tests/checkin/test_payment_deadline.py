@@ -15,7 +15,8 @@ from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.payment.v1 import events_pb2 as payment_events
 from skyhigh.payment.v1 import payment_service_pb2
 
-from checkin_service import checkins, handlers
+from checkin_service import handlers
+from checkin_service.check_ins import cancellation, timer_names
 from services import db
 from services.timers import set_timer
 from tests.checkin.airport import ALREADY_OVER, HOUR, Airport, Traveller
@@ -51,7 +52,7 @@ async def test_paid_in_time_it_is_left_alone(airport: Airport) -> None:
         await conn.execute(
             "UPDATE check_ins SET payment_deadline = now() WHERE checkin_id = $1", UUID(traveller.checkin_id)
         )
-        await set_timer(conn, checkins.PAYMENT_DEADLINE, traveller.checkin_id)
+        await set_timer(conn, timer_names.PAYMENT_DEADLINE, traveller.checkin_id)
     await airport.at_rest(traveller)
     assert (await traveller.get()).state == pb.CheckIn.COMPLETED
 
@@ -65,7 +66,7 @@ async def test_declared_again_it_has_the_time_anew(airport: Airport) -> None:
     async with db.transaction(airport.pool) as conn:
         due_times = await conn.fetch(
             "SELECT due_time FROM timers WHERE name = $1 AND subject = $2 AND fire_time IS NULL",
-            checkins.PAYMENT_DEADLINE,
+            timer_names.PAYMENT_DEADLINE,
             traveller.checkin_id,
         )
     # There is one timer, and it is no longer due at the first deadline.
@@ -194,7 +195,7 @@ async def test_while_payments_are_down_the_deadline_waits(airport: Airport) -> N
             return bool(
                 await conn.fetchval(
                     "SELECT last_error FROM timers WHERE name = $1 AND subject = $2",
-                    checkins.PAYMENT_DEADLINE,
+                    timer_names.PAYMENT_DEADLINE,
                     traveller.checkin_id,
                 )
             )
@@ -209,7 +210,7 @@ async def test_a_deadline_that_dies_before_its_commit_ends_the_check_in_the_next
     airport: Airport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traveller = await airport.traveller()
-    real, deaths = checkins.time_out, 0
+    real, deaths = cancellation.time_out, 0
 
     async def die_once(*args: object, **more: object) -> bool:
         nonlocal deaths
@@ -218,7 +219,7 @@ async def test_a_deadline_that_dies_before_its_commit_ends_the_check_in_the_next
             raise RuntimeError("killed")
         return await real(*args, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(checkins, "time_out", die_once)
+    monkeypatch.setattr(cancellation, "time_out", die_once)
     await traveller.waiting()
     await traveller.has_deadline_in(ALREADY_OVER)
     await traveller.becomes(pb.CheckIn.CANCELLED)

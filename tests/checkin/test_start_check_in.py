@@ -13,7 +13,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
-from checkin_service import checkins
+from checkin_service.check_ins import start
 from checkin_service.peers import Peers
 from tests.callers import refused, seat
 from tests.checkin.airport import HOUR, Airport, outcomes
@@ -266,7 +266,7 @@ async def test_a_start_that_dies_after_the_confirmation_is_repeated(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch, refused("INTERNAL", "INTERNAL"):
-        patch.setattr(checkins, "start", die)
+        patch.setattr(start, "start", die)
         await traveller.start(hold_id=hold.hold_id)
     assert await traveller.seat() != ""
     assert (await traveller.start(hold_id=hold.hold_id)).state == pb.CheckIn.INITIATED

@@ -146,7 +146,7 @@ each_service: Final = pytest.mark.parametrize("service", SERVICES.values(), ids=
 
 def sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
     """Yields the path and the parsed tree of each module of a package."""
-    for path in sorted((ROOT / package).glob("*.py")):
+    for path in sorted((ROOT / package).rglob("*.py")):
         yield path, ast.parse(path.read_text())
 
 

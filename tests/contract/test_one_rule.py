@@ -21,11 +21,11 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as waitlist
 from skyhigh.weight.v1 import weight_service_pb2 as weight
 
-from checkin_service import bcbp
-from checkin_service.fares import load_fares
+from checkin_service.boarding import bcbp
+from checkin_service.check_ins.fares import load_fares
 from flight_service.aircraft import AIRCRAFT, fares
 from flight_service.itineraries import MOST_FLIGHTS
-from seat_service import cabin_layouts
+from seat_service.layouts import cabin_layouts
 from services.proto import pattern_of
 from services.validation import violations_of
 from tests.instances import connected

@@ -11,7 +11,7 @@ from skyhigh.flight.v1 import flight_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2 import Seat
 
 from flight_service.aircraft import AIRCRAFT, fares
-from seat_service.cabin_layouts import load_layouts
+from seat_service.layouts.cabin_layouts import load_layouts
 
 # The highest fare that CreateFlight accepts.
 HIGHEST_FARE_CENTS = 2_000_000

@@ -21,7 +21,7 @@ from google.protobuf.descriptor_pb2 import MethodDescriptorProto
 from gateway.exposure import SERVICES, Call, ServiceExposure
 from gateway.render import json_bindings, read_descriptors
 from services.auth import ANYBODY
-from services.call import Call as Running
+from services.running_call import Call as Running
 from tests.dates import flight_id
 from tests.gateway.conftest import Gateway, Others
 

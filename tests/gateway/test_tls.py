@@ -30,7 +30,7 @@ from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, complaints, write
 from seat_service.service import SEAT_SERVICE
 from services import app, tls
-from services.identity import VARIABLES, Identity
+from services.tls_identity import VARIABLES, Identity
 from tests.callers import ISSUER, Caller, Callers
 from tests.dates import flight_id, new_flight_id
 from tests.gateway.conftest import Echo, Others

@@ -19,7 +19,7 @@ from deploy.local.process import Process
 from deploy.local.stack import EDGE, OPERATIONS, SERVICES, Service, Stack
 from gateway.render import GatewaySettings
 from gateway.tls import Shown
-from services.identity import VARIABLES, whole
+from services.tls_identity import VARIABLES, identity_of_files
 
 
 def certificate_of(path: Path) -> x509.Certificate:
@@ -132,7 +132,7 @@ def secure(tmp_path: Path) -> Stack:
 def test_each_service_is_told_of_its_certificate(secure: Stack, service: Service) -> None:
     told = process(secure, service.label).environment
     certificate, key, authority = (Path(told[variable]) for variable in VARIABLES)
-    assert whole(certificate, key, authority) == secure.authority.identity(service.name)
+    assert identity_of_files(certificate, key, authority) == secure.authority.identity(service.name)
 
 
 async def test_the_gateway_shows_its_certificate_to_both_sides(secure: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import (
 from skyhigh.flight.v1 import flight_service_pb2 as flight_pb
 from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer, add_FlightServiceServicer_to_server
 
-from checkin_service.manifest_lines import Lines
+from checkin_service.manifests.manifest_lines import Lines
 from services.errors import FieldViolation, InvalidArgument, NotFound, Refusal
 from services.validation import validate
 from tests.waiting import eventually

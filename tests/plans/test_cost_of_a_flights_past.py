@@ -15,18 +15,19 @@ from uuid import uuid4
 
 import pytest
 
-from checkin_service import checkins, starting
-from checkin_service.login_limits import LoginLimits
+from checkin_service.check_ins import start
 from checkin_service.peers import Seat
+from checkin_service.sessions.login_limits import LoginLimits
+from checkin_service.steps import starting
 from services import db
 from services.db import Conn
 from tests.conftest import World
 from tests.dates import new_flight_id
 from tests.instances import database_with
 from tests.plans.costing import Costing, pool_of
-from waitlist_service import entries, serving
+from waitlist_service import entries, released_seats
 from waitlist_service.matching import FreedSeat
-from waitlist_service.openness import Openness
+from waitlist_service.open_waitlists import OpenWaitlists
 
 PAST = 10_000
 
@@ -84,9 +85,9 @@ async def test_waiting_costs_the_same_on_a_flight_that_many_have_left(waiting: C
     entry = await entries.join(conn, new, actor="passenger:WAITS")
     assert (await entries.shown(conn, entry)).position == 1
     assert await entries.anybody_waits(conn, flight)
-    numbers, _ = await serving._page(conn, flight, 0, 20)
+    numbers, _ = await released_seats._page(conn, flight, 0, 20)
     assert numbers == [PAST + 1]
-    await Openness(pool_of(waiting), cast("Any", None)).close_if_nobody_waits(flight)
+    await OpenWaitlists(pool_of(waiting), cast("Any", None)).close_if_empty(flight)
     assert await waiting.conn.fetchval("SELECT open FROM flights WHERE flight_id = $1", flight)
     assert await entries.live(conn, flight, after_number=0, limit=200) == [entry]
     assert await entries.offered(conn, flight, limit=200) == []
@@ -113,7 +114,7 @@ async def test_a_planner_without_statistics_looks_entries_up_by_their_ids(waitin
         entry = await entries.join(conn, new, actor="passenger:W")
         entry_id = entry.entry_id
         freed = FreedSeat(seat_number, ordinal, "ECONOMY", "WINDOW")
-        await serving._write_down(conn, flight, {entry_id: freed}, {seat_number})
+        await released_seats._write_down(conn, flight, {entry_id: freed}, {seat_number})
         ((found, _),) = (await entries.matched(conn, [entry_id], mode="OFFER")).values()
         assert found.claim_id is not None
         assert await entries.is_matched(conn, found)
@@ -166,8 +167,8 @@ async def test_checking_in_costs_the_same_after_many_cancellations(checking_in: 
     new = Seat("1B", uuid4(), None)
     assert not await starting._given_up(conn, request, new)
     asked = {"flight_id": flight, "passenger_id": "P1", "pnr": "PAST", "allowance_grams": 0, "actor": "passenger:PAST"}
-    assert await checkins.start(conn, **cast("Any", asked), seat=Seat("1A", former, None)) is None
-    assert await checkins.start(conn, **cast("Any", asked), seat=new) is not None
+    assert await start.start(conn, **cast("Any", asked), seat=Seat("1A", former, None)) is None
+    assert await start.start(conn, **cast("Any", asked), seat=new) is not None
     checking_in.expect_bounded()
 
 

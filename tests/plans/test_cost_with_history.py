@@ -16,9 +16,13 @@ from uuid import UUID
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import holding, seats
-from seat_service.hoarding import Limits
-from seat_service.requests import AskedSeat, ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger
+from seat_service.holds.cancel import cancel
+from seat_service.holds.change import change
+from seat_service.holds.confirm import confirm
+from seat_service.holds.extend import extend
+from seat_service.holds.hold import hold
+from seat_service.holds.releases import release_passenger
+from seat_service.requests import AskedSeat, ChangeRequest, Effects, HoldRequest, Limits, OnHold, OnPassenger
 from services.db import Conn
 from tests.callers import seat
 from tests.conftest import World
@@ -130,7 +134,7 @@ def wants(flight: str, seat_number: str, owner: str) -> HoldRequest:
 
 
 async def held(conn: Costing, request: HoldRequest) -> pb.Hold:
-    (answer,) = await holding.hold(cast("Conn", conn), [request], effects=Effects())
+    (answer,) = await hold(cast("Conn", conn), [request], effects=Effects())
     assert isinstance(answer, pb.Hold), answer
     return answer
 
@@ -157,13 +161,13 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
     conn = cast("Conn", costing)
     first = await held(costing, wants(history.flight, "2A", owner))
     on = OnHold(UUID(first.hold_id), owner, owner, reason="PLANS")
-    for transition in (seats.extend, seats.confirm, seats.cancel):
+    for transition in (extend, confirm, cancel):
         (answer,) = await transition(conn, [on], effects=Effects())
         assert isinstance(answer, pb.Hold), answer
     second = await held(costing, wants(history.flight, "2B", owner))
     on = OnHold(UUID(second.hold_id), owner if owner == OWNER else None, owner, reason="PLANS")
     asked = AskedSeat(history.flight, "2C", second.seats[0].passenger_id)
-    (changed,) = await seats.change(conn, [ChangeRequest(on, (asked,), LIMITS, LIMITS)], effects=Effects())
+    (changed,) = await change(conn, [ChangeRequest(on, (asked,), LIMITS, LIMITS)], effects=Effects())
     assert isinstance(changed, pb.Hold), changed
     passenger = OnPassenger(
         UUID(second.hold_id),
@@ -173,7 +177,7 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
         flight_id=history.flight,
         passenger_id=second.seats[0].passenger_id,
     )
-    (released,) = await seats.release_passenger(conn, [passenger], effects=Effects())
+    (released,) = await release_passenger(conn, [passenger], effects=Effects())
     assert isinstance(released, pb.Hold), released
     assert len(costing.plans) >= 20
     costing.expect_bounded()
@@ -182,7 +186,7 @@ async def test_all_that_is_done_with_a_hold_costs_the_same(history: History, cos
 async def test_the_limits_still_count_what_is_held_and_what_lapsed(history: History, costing: Costing) -> None:
     for n in range(LIMITS.held_seats):
         await held(costing, wants(history.flight, f"{10 + n}A", OWNER))
-    (full,) = await holding.hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
+    (full,) = await hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
     assert getattr(full, "reason", None) == "TOO_MANY_HELD_SEATS"
     await costing.conn.execute(
         """
@@ -193,7 +197,7 @@ async def test_the_limits_still_count_what_is_held_and_what_lapsed(history: Hist
         history.flight,
         OWNER,
     )
-    (cooling,) = await holding.hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
+    (cooling,) = await hold(cast("Conn", costing), [wants(history.flight, "20A", OWNER)], effects=Effects())
     assert getattr(cooling, "reason", None) == "COOLING_DOWN"
     costing.expect_bounded()
 
@@ -203,7 +207,7 @@ async def test_the_limit_of_an_address_costs_the_same_and_still_counts(history: 
         guest = replace(wants(history.flight, f"{4 + n // 6}{'ABCDEF'[n % 6]}", OWNER), owner=f"customer:guest-{n}")
         await held(costing, guest)
     full_address = replace(wants(history.flight, "20A", OWNER), owner="customer:guest-27")
-    (full,) = await holding.hold(cast("Conn", costing), [full_address], effects=Effects())
+    (full,) = await hold(cast("Conn", costing), [full_address], effects=Effects())
     assert getattr(full, "metadata", None) == {"limit": "27", "counted_by": "ADDRESS"}
     await costing.conn.execute(
         """
@@ -214,7 +218,7 @@ async def test_the_limit_of_an_address_costs_the_same_and_still_counts(history: 
         """,
         ADDRESS,
     )
-    (cooling,) = await holding.hold(cast("Conn", costing), [full_address], effects=Effects())
+    (cooling,) = await hold(cast("Conn", costing), [full_address], effects=Effects())
     assert getattr(cooling, "reason", None) == "COOLING_DOWN"
     costing.expect_bounded()
 

@@ -17,10 +17,17 @@ import asyncpg
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import entitlements, holding, manifests, passenger_seats, seat_map, seats
-from seat_service.cabin_layouts import load_layouts
-from seat_service.hoarding import Limits
-from seat_service.requests import AskedSeat, Effects, HoldRequest, OnHold, OnPassenger
+from seat_service.holds import passenger_seats
+from seat_service.holds.cancel import cancel
+from seat_service.holds.confirm import confirm
+from seat_service.holds.extend import extend
+from seat_service.holds.hold import hold
+from seat_service.holds.releases import release_passenger
+from seat_service.layouts.cabin_layouts import load_layouts
+from seat_service.manifests import departures, manifest_copy
+from seat_service.maps import seat_map
+from seat_service.requests import AskedSeat, Effects, HoldRequest, Limits, OnHold, OnPassenger
+from seat_service.rules import entitlements
 from services import db
 from services.db import Conn
 from tests.callers import Caller, listed_passenger
@@ -116,12 +123,12 @@ def wants(flight: str, seat_number: str) -> HoldRequest:
 async def test_hold_confirm_and_cancel_read_no_table_whole(explaining: Explaining, flight: str) -> None:
     conn = cast("Conn", explaining)
     requests = [wants(flight, f"{row}A") for row in range(1, 21)]
-    held = [answer for answer in await holding.hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
+    held = [answer for answer in await hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
     assert len(held) == len(requests)
 
     on = [OnHold(UUID(hold.hold_id), None, "agent:plans", reason="PLANS") for hold in held]
-    await seats.confirm(conn, on, effects=Effects())
-    await seats.cancel(conn, on, effects=Effects())
+    await confirm(conn, on, effects=Effects())
+    await cancel(conn, on, effects=Effects())
     assert len(explaining.plans) >= 10
     for plan in explaining.plans:
         assert "Seq Scan" not in plan, plan
@@ -134,9 +141,9 @@ async def test_a_planner_without_statistics_reads_nothing_whole(explaining_new: 
     explaining, flight = explaining_new
     conn = cast("Conn", explaining)
     requests = [wants(flight, f"{row}A") for row in range(1, 6)]
-    held = [answer for answer in await holding.hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
+    held = [answer for answer in await hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
     on = [OnHold(UUID(hold.hold_id), None, "agent:plans", reason="PLANS") for hold in held]
-    for transition in (seats.extend, seats.confirm, seats.cancel):
+    for transition in (extend, confirm, cancel):
         answers = await transition(conn, on, effects=Effects())
         assert all(isinstance(answer, pb.Hold) for answer in answers)
     assert len(explaining.plans) >= 12
@@ -147,9 +154,9 @@ async def test_a_planner_without_statistics_reads_nothing_whole(explaining_new: 
 async def test_one_passengers_release_reads_no_table_whole(explaining: Explaining, flight: str) -> None:
     conn = cast("Conn", explaining)
     requests = [wants(flight, f"{row}A") for row in range(1, 21)]
-    held = [answer for answer in await holding.hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
+    held = [answer for answer in await hold(conn, requests, effects=Effects()) if isinstance(answer, pb.Hold)]
     explaining.plans.clear()
-    released = await seats.release_passenger(
+    released = await release_passenger(
         conn,
         [
             OnPassenger(
@@ -190,19 +197,21 @@ async def test_the_manifest_is_read_and_written_by_its_keys(explaining_new: tupl
         replace(wants(flight, number), owner="passenger:XK4T7Q", actor="service:plans", limits=None)
         for number in numbers
     ]
-    await holding.hold(conn, requests, effects=Effects())
+    await hold(conn, requests, effects=Effects())
     entries = tuple(
-        manifests.entry(listed_passenger(flight, request.seats[0].passenger_id, "XK4T7Q", ended=n % 2 == 0, revision=1))
+        manifest_copy.entry(
+            listed_passenger(flight, request.seats[0].passenger_id, "XK4T7Q", ended=n % 2 == 0, revision=1)
+        )
         for n, request in enumerate(requests)
     )
-    times = (manifests.Departure(flight, datetime.now(UTC) + timedelta(hours=2), 1),)
+    times = (departures.Departure(flight, datetime.now(UTC) + timedelta(hours=2), 1),)
     layouts = load_layouts()
-    await manifests.set_departures(conn, [manifests.Departures(times)], effects=Effects())
-    change = manifests.ManifestChange(entries, "service:plans")
-    (response,) = await manifests.sync(conn, [change], layouts=layouts, effects=Effects())
+    await departures.set_departures(conn, [departures.Departures(times)], effects=Effects())
+    change = manifest_copy.ManifestChange(entries, "service:plans")
+    (response,) = await manifest_copy.sync(conn, [change], layouts=layouts, effects=Effects())
     assert isinstance(response, pb.SyncPassengersResponse)
     assert len(response.freed_seats) == len(numbers) / 2
-    assert await manifests.review(conn, flight, layouts=layouts, effects=Effects()) == manifests.Verdict([], {})
+    assert await manifest_copy.review(conn, flight, layouts=layouts, effects=Effects()) == manifest_copy.Verdict([], {})
     assert len(await entitlements.party(conn, flight, pnr="XK4T7Q", passenger_ids=[])) == len(numbers) / 2
     for plan in explaining.plans:
         assert whole(plan) == [], plan

@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import seats
+from seat_service.holds.expire import expire
 from seat_service.requests import Effects
 from services import db
 from services.db import Pool
@@ -414,7 +414,7 @@ async def a_decided_hold_does_not_expire(callers: Callers, pool: Pool, flight: s
     living = await agent.hold(flight, "20C", purpose=pb.Hold.BOOKING)
     holds = (confirmed, cancelled, living)
     async with db.transaction(pool) as conn:
-        expired = await seats.expire(conn, [UUID(hold.hold_id) for hold in holds], actor="test", effects=Effects())
+        expired = await expire(conn, [UUID(hold.hold_id) for hold in holds], actor="test", effects=Effects())
     assert expired == 0
     for hold in holds:
         assert await agent.get(hold) == hold

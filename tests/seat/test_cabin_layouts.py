@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skyhigh.seat.v1.seat_service_pb2 import Seat, SeatMap
 
-from seat_service import cabin_layouts
-from seat_service.cabin_layouts import Layout, LayoutError, LayoutSeat, load_layouts, parse_layout
+from seat_service.layouts import cabin_layouts
+from seat_service.layouts.cabin_layouts import Layout, LayoutError, LayoutSeat, load_layouts, parse_layout
 
 Facility = SeatMap.Cabin.Facility
 

@@ -19,7 +19,8 @@ import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import seats, sweeper
+from seat_service.holds import sweeper
+from seat_service.holds.expire import expire
 from seat_service.requests import Effects
 from services import db
 from tests.aging import lapse_holds
@@ -167,7 +168,7 @@ async def test_sweepers_side_by_side_end_each_hold_once(unswept: Instance, unswe
 
     async def sweep() -> int:
         async with db.transaction(unswept.pool) as conn:
-            return await seats.expire(conn, [UUID(hold.hold_id) for hold in holds], actor="test", effects=Effects())
+            return await expire(conn, [UUID(hold.hold_id) for hold in holds], actor="test", effects=Effects())
 
     assert sum(await asyncio.gather(*(sweep() for _ in range(4)))) == len(holds)
     assert await violations(unswept.database, unswept_flight) == []

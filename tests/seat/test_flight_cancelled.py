@@ -19,7 +19,8 @@ from skyhigh.flight.v1 import events_pb2 as flight_events
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import cancellations, handlers
+from seat_service import handlers
+from seat_service.flights import cancellations
 from services import db
 from services.db import Pool
 from tests.aging import lapse_holds

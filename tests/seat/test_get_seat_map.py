@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from deploy.local.process import LOOPBACK, free_ports
-from seat_service import seat_map, sweeper
-from seat_service.cabin_layouts import load_layouts
-from seat_service.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
+from seat_service.layouts.cabin_layouts import load_layouts
+from seat_service.maps import map_reconciler, seat_map
+from seat_service.maps.seat_map import CACHE_PREFIX, SeatMaps, Snapshot
 from services.cache import Versioned, VersionedCache
 from tests.callers import Caller, Callers, refused, seat
 from tests.dates import flight_id, new_flight_id
@@ -210,7 +210,7 @@ async def test_a_forgetful_cache_is_no_loss(agent: Caller, flight: str, world: W
 async def test_a_value_of_yesterday_is_found_and_dropped(
     agent: Caller, flight: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeper, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(map_reconciler, "SETTLE_SECONDS", 0.05)
     cache = VersionedCache(world.servers.redis_url, prefix=CACHE_PREFIX)
     async with pooled(world.servers.database_url("seat")) as pool:
         async with pool.acquire() as conn:
@@ -230,9 +230,9 @@ async def test_a_value_of_yesterday_is_found_and_dropped(
             (generation,) = await cache.generations([flight])
             if not await cache.set_if_newer(flight, forged, generation=generation):
                 return False
-            before = sweeper.DRIFT._value.get()
-            await sweeper.reconcile_slice(pool, cache, load_layouts(), after=flight[:-1])
-            return bool(sweeper.DRIFT._value.get() > before)
+            before = map_reconciler.DRIFT._value.get()
+            await map_reconciler.reconcile_slice(pool, cache, load_layouts(), after=flight[:-1])
+            return bool(map_reconciler.DRIFT._value.get() > before)
 
         await eventually(found_and_dropped)
         found = await agent.GetSeatMap(ask(flight))

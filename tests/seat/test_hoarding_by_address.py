@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from services.call import CLIENT_HEADER
+from services.running_call import CLIENT_HEADER
 from tests.aging import age_holds, lapse_holds
 from tests.callers import Caller, Callers, refused, seat
 from tests.dates import new_flight_id

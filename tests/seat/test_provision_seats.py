@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.cabin_layouts import load_layouts
+from seat_service.layouts.cabin_layouts import load_layouts
 from tests.callers import Caller, Callers, refused
 from tests.instances import Database
 from tests.seat.rules import at_once, new_flight_id, outcomes, rows, violations

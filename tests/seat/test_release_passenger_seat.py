@@ -15,7 +15,8 @@ import pytest
 from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service import seats
+from seat_service.holds.expire import expire
+from seat_service.holds.releases import release_passenger
 from seat_service.requests import Effects, OnPassenger
 from services import db
 from tests.aging import lapse_holds
@@ -260,7 +261,7 @@ async def test_a_late_repeat_in_the_same_batch_hides_nobodys_seat(
         for hold, passenger_id in ((former, "P1"), (standing, "P2"))
     ]
     async with pooled(world.servers.database_url("seat")) as pool, db.transaction(pool) as conn:
-        await seats.release_passenger(conn, requests if late_first else list(reversed(requests)), effects=Effects())
+        await release_passenger(conn, requests if late_first else list(reversed(requests)), effects=Effects())
     assert (await agent.get(standing)).state == pb.Hold.CANCELLED
 
 
@@ -339,7 +340,7 @@ async def test_release_and_expiry_at_once_free_each_seat_once(unswept: Instance,
 
     async def expired_or_released(hold: pb.Hold) -> bool:
         async with db.transaction(unswept.pool) as conn:
-            await seats.expire(conn, [UUID(hold.hold_id)], actor="test", effects=Effects())
+            await expire(conn, [UUID(hold.hold_id)], actor="test", effects=Effects())
             state = await conn.fetchval("SELECT state::text FROM holds WHERE hold_id = $1", hold.hold_id)
         return bool(state != "HELD")
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skyhigh.seat.v1.seat_service_pb2 import Seat, SuggestSeatsResponse
 
-from seat_service.cabin_layouts import Layout, LayoutSeat, load_layouts, parse_layout
-from seat_service.suggestions import suggest
+from seat_service.layouts.cabin_layouts import Layout, LayoutSeat, load_layouts, parse_layout
+from seat_service.maps.suggestions import suggest
 
 Suggestion = SuggestSeatsResponse.Suggestion
 

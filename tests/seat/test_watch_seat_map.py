@@ -16,8 +16,8 @@ import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
-from seat_service import watch as watch_module
-from seat_service.seat_map import SeatMaps, Snapshot
+from seat_service.maps import watch as watch_module
+from seat_service.maps.seat_map import SeatMaps, Snapshot
 from services import interceptors
 from services.errors import ResourceExhausted
 from tests.booking.agency import patiently

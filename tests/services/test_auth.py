@@ -16,9 +16,9 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat
 
 from services import auth
 from services.auth import ANYBODY, CLOCK_SKEW_SECONDS, SUBJECT, Keys, Principal, Role, TokenVerifier
-from services.call import Call
 from services.errors import Unauthenticated, Unavailable
 from services.proto import pattern_of
+from services.running_call import Call
 from services.tokens import TokenSigner
 from tests.callers import AUDIENCE, ISSUER
 from tests.dates import flight_id

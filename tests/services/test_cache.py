@@ -10,9 +10,7 @@ from services import cache
 from tests.conftest import World
 
 
-async def test_write_to_a_closed_connection_is_an_outage(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_write_to_a_closed_connection_is_an_outage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     redis = cache.connect(world.servers.redis_url)
     try:
         await redis.ping()

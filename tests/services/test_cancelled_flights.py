@@ -14,8 +14,8 @@ from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceServicer, add
 
 from booking_service import handlers as booking
 from checkin_service import handlers as checkin
-from seat_service import cancellations as seat_cancellations
 from seat_service import handlers as seat
+from seat_service.flights import cancellations as seat_cancellations
 from services import cancelled_flights, db
 from services.errors import InvalidArgument
 from services.proto import timestamp

@@ -23,7 +23,7 @@ from seat_service.service import SEAT_SERVICE
 from services import app, tls
 from services.clients import PeerRefusal, ask, channel
 from services.errors import Unavailable
-from services.identity import VARIABLES, Identity
+from services.tls_identity import VARIABLES, Identity
 from services.tokens import OwnToken
 from tests.instances import serves
 

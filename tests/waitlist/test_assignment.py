@@ -21,7 +21,7 @@ from tests.instances import Database
 from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight, Manifest
-from waitlist_service import handlers, serving
+from waitlist_service import handlers, released_seats
 from waitlist_service.entries import NOTIFY
 from waitlist_service.handlers import on_seat_released
 
@@ -128,8 +128,12 @@ async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(
             handlers,
-            "serving",
-            SimpleNamespace(serve=serve_nobody, hand_back=serving.hand_back, offer_time=serving.offer_time),
+            "released_seats",
+            SimpleNamespace(
+                match_with_entries=serve_nobody,
+                hand_back=released_seats.hand_back,
+                offer_time=released_seats.offer_time,
+            ),
         )
         await full.free("20A")
         await eventually(is_lost)

@@ -11,12 +11,12 @@ from skyhigh.seat.v1 import seat_service_pb2 as seats
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
 from operations.invariants.waitlists import WAITLIST_INVARIANTS
-from seat_service import cabin_layouts
-from seat_service import eligibility as seat_rules
+from seat_service.layouts import cabin_layouts
+from seat_service.rules import eligibility as seat_rules
 from tests.instances import Database
 from tests.waiting import eventually
 from tests.waitlist.conftest import Flight
-from waitlist_service import eligibility, entries, serving
+from waitlist_service import eligibility, entries, released_seats
 from waitlist_service.handlers import on_seat_released
 
 EXIT_SEAT, PLAIN_SEAT = "12A", "20A"
@@ -84,13 +84,13 @@ async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_data
     # Nothing is committed, so no timer claims these matches.
     transaction = waitlist_database.transaction()
     await transaction.start()
-    await serving.serve(waitlist_database, full.flight_id, {"20A": None})
+    await released_seats.match_with_entries(waitlist_database, full.flight_id, {"20A": None})
     assert list(map(tuple, await waitlist_database.fetch(line, ids))) == [("20A", True), (None, False), (None, False)]
     now = await waitlist_database.fetchval("SELECT clock_timestamp()")
-    await serving.serve(waitlist_database, full.flight_id, {"20B": now, "20C": now})
+    await released_seats.match_with_entries(waitlist_database, full.flight_id, {"20B": now, "20C": now})
     assert await waitlist_database.fetchval(kept, full.flight_id) == 2
     await entries.give_up_claim(waitlist_database, await entries.find(waitlist_database, ids[0], owner=None))
-    await serving.serve(waitlist_database, full.flight_id, {})
+    await released_seats.match_with_entries(waitlist_database, full.flight_id, {})
     assert list(map(tuple, await waitlist_database.fetch(line, ids))) == [("20B", False), ("20C", False), (None, False)]
     assert await waitlist_database.fetchval(kept, full.flight_id) == 0
     await transaction.rollback()

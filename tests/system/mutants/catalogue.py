@@ -38,7 +38,7 @@ MUTANTS: Final = (
     # Seats.
     Mutant(
         "seat-hold-takes-a-seat-that-is-held",
-        "seat_service/holding.py",
+        "seat_service/holds/hold.py",
         (
             (
                 "AND coalesce(seat.state = 'AVAILABLE' OR seat.state = 'OFFERED' AND asked.takes_offers, false))",
@@ -56,7 +56,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-hold-of-two-flights-takes-one",
-        "seat_service/holding.py",
+        "seat_service/holds/hold.py",
         (
             (
                 "               OVER (PARTITION BY asked.n) AS granted",
@@ -69,7 +69,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-hold-after-departure",
-        "seat_service/holding.py",
+        "seat_service/holds/hold.py",
         (
             (
                 "cancelled.flight_id IS NULL AND coalesce(departure.departure_time > $15, true)",
@@ -86,7 +86,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-hold-without-entitlement",
-        "seat_service/holding.py",
+        "seat_service/holds/hold.py",
         (
             (
                 "    answers: dict[int, pb.Hold | Refusal] = {**not_entitled}\n",
@@ -99,7 +99,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-map-not-invalidated",
-        "seat_service/seat_map.py",
+        "seat_service/maps/seat_map.py",
         (("                await self._cache.invalidate(list(flight_ids))\n", ""),),
         checks=(VERIFY,),
         life="a map that was read before a change is at rest as it was",
@@ -107,7 +107,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-map-ignores-the-known-version",
-        "seat_service/seat_map.py",
+        "seat_service/maps/seat_map.py",
         (
             (
                 "return snapshot if snapshot.version >= known_version else await self._truth.submit(flight_id)",
@@ -121,7 +121,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-watch-forgets-what-came-before-it-was-resumed",
-        "seat_service/watch.py",
+        "seat_service/maps/watch.py",
         (
             (
                 "            sent = feed.remembered(known_version)\n",
@@ -134,7 +134,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-confirmation-without-request-id",
-        "seat_service/seats.py",
+        "seat_service/holds/confirm.py",
         (
             (
                 "        [request_id(requests[seat.hold_id].request_key) for seat in seats],\n",
@@ -147,7 +147,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-cancel-of-anothers-hold",
-        "seat_service/seats.py",
+        "seat_service/holds/cancel.py",
         (
             (
                 "          AND (request.owner IS NULL OR holds.owner = request.owner)\n"
@@ -161,7 +161,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-release-without-event",
-        "seat_service/releases.py",
+        "seat_service/holds/releases.py",
         (
             (
                 '    await announce(conn, "seat.released.v1", events, messages, effects=effects)\n',
@@ -174,7 +174,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-sweeper-switched-off",
-        "seat_service/sweeper.py",
+        "seat_service/holds/sweeper.py",
         (("            holds = await sweep_holds(pool, inventory)\n", "            holds = False\n"),),
         checks=(VERIFY, UNREST),
         life="a hold that lapses",
@@ -184,7 +184,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-older-manifest-overwrites-newer",
-        "seat_service/manifests.py",
+        "seat_service/manifests/manifest_copy.py",
         (
             ("        WHERE passengers.revision < excluded.revision\n", ""),
             ("        WHERE coalesce(known.revision, 0) < asked.revision\n", ""),
@@ -196,7 +196,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "seat-of-an-ended-passenger-is-kept",
-        "seat_service/manifests.py",
+        "seat_service/manifests/manifest_copy.py",
         (("        if passenger.ended or foreign:\n", "        if foreign:\n"),),
         checks=(VERIFY, "acknowledged"),
         life="a cancelled booking whose passengers have seats",
@@ -205,11 +205,11 @@ MUTANTS: Final = (
     # Code that all services share.
     Mutant(
         "services-answers-are-not-remembered",
-        "services/mutations.py",
+        "services/transitions.py",
         (("            if key is not None:\n                await idempotency.remember(conn, key, answer)\n", ""),),
         checks=("idempotency", "refusals"),
         life="repeats with keys of check-ins, bookings and entries",
-        tests=("tests/services/test_mutations.py::test_fifty_repeats_at_once_have_one_effect_and_one_answer",),
+        tests=("tests/services/test_transitions.py::test_fifty_repeats_at_once_have_one_effect_and_one_answer",),
     ),
     Mutant(
         "services-key-with-other-parameters",
@@ -452,7 +452,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "checkin-cancellation-keeps-the-seat",
-        "checkin_service/checkins.py",
+        "checkin_service/check_ins/cancellation.py",
         (
             (
                 "    if cancelled.seat_number != INFANT_SEAT:\n"
@@ -466,7 +466,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "checkin-fee-of-a-cancelled-check-in-is-kept",
-        "checkin_service/checkins.py",
+        "checkin_service/check_ins/cancellation.py",
         (
             (
                 "    if cancelled.payment_intent_id is not None:\n"
@@ -481,7 +481,7 @@ MUTANTS: Final = (
     # Waitlist.
     Mutant(
         "waitlist-youngest-first",
-        "waitlist_service/serving.py",
+        "waitlist_service/released_seats.py",
         (("        ORDER BY number LIMIT $3\n", "        ORDER BY number DESC LIMIT $3\n"),),
         checks=("waitlist", VERIFY),
         life="several entries that want one seat",

@@ -1,0 +1,1 @@
+"""Boarding passes: their issue, the text of their barcode, and its images."""

@@ -1,0 +1,1 @@
+"""Flights and their passengers, imported or booked, and their entitlements."""

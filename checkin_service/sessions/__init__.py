@@ -1,0 +1,1 @@
+"""Passenger sessions: the login, its limits, and the trip that it shows."""

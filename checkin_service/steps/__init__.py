@@ -1,0 +1,1 @@
+"""Steps of a check-in that call another service before their transition."""

@@ -1,0 +1,1 @@
+"""Changes of a whole flight: its seats, its waitlist, its cancellation."""

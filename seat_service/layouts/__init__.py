@@ -1,0 +1,1 @@
+"""Cabin layouts: the JSON files, their parser, and those of flights in use."""

@@ -1,0 +1,1 @@
+"""Passengers and departure times that the check-in service sends."""

@@ -1,0 +1,1 @@
+"""Reads of a flight's seats: maps, watches, counts and suggestions."""

@@ -1,0 +1,1 @@
+"""The rules that a hold must meet: entitlement, eligibility and limits."""
