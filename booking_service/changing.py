@@ -122,11 +122,16 @@ def _checked(booking: Booking, asked: Sequence[pb.BookedSeat]) -> list[SeatOf]:
     needed = {(leg.flight_id, traveller.passenger_id) for leg in booking.legs for traveller in booking.seated}
     for index, seat in enumerate(asked):
         if (seat.flight_id, seat.passenger_id) not in needed:
-            raise InvalidArgument.of(FieldViolation(f"seats[{index}]", "is of no flight and traveller of this booking"))
+            description = (
+                "must be for a flight of this booking and a passenger of it who needs a seat, not for flight "
+                f"{seat.flight_id} and passenger {seat.passenger_id}"
+            )
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}]", description))
     if len(asked) != len(needed):
-        raise InvalidArgument.of(
-            FieldViolation("seats", f"must be {len(needed)}: one on each flight for each traveller who needs one")
+        description = (
+            f"must be {len(needed)} seats, not {len(asked)}: one on each flight for each passenger who needs a seat"
         )
+        raise InvalidArgument.of(FieldViolation("seats", description))
     return [SeatOf(seat.flight_id, seat.passenger_id, seat.seat_number, named=True) for seat in asked]
 
 
@@ -136,7 +141,7 @@ def _of_change(refusal: PeerRefusal, booking: Booking) -> Refusal:
     if booking.state != "SEATS_RESERVED" or refusal.reason == "HOLD_EXPIRED":
         return _refusal(booking)
     # Another process has ended the hold, and the booking will show the reason in a moment.
-    return Unavailable("the booking is being changed by others, try again")
+    return Unavailable("another request is changing the booking; retry")
 
 
 def _refusal(booking: Booking) -> Refusal:

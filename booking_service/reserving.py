@@ -209,9 +209,11 @@ def _named_seats(request: pb.CreateBookingRequest, journey: Journey, travellers:
     flights = {leg.flight_id for leg in journey.legs}
     for index, seat in enumerate(request.seats):
         if seat.flight_id not in flights:
-            raise InvalidArgument.of(FieldViolation(f"seats[{index}].flight_id", "is no flight of this journey"))
+            description = f"must be a flight of the booked journey ({', '.join(sorted(flights))}), not {seat.flight_id}"
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}].flight_id", description))
         if travellers[seat.passenger_index].type == INFANT:
-            raise InvalidArgument.of(FieldViolation(f"seats[{index}].passenger_index", "is an infant, on a lap"))
+            description = f"must not be an infant: passengers[{seat.passenger_index}] travels on an adult's lap"
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}].passenger_index", description))
     return [
         SeatOf(seat.flight_id, travellers[seat.passenger_index].passenger_id, seat.seat_number, named=True)
         for seat in request.seats

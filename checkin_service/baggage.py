@@ -100,7 +100,7 @@ class Baggage:
                     await self._seating.clear_the_way(declaration.checkin_id)
             except Overtaken:
                 continue
-        raise Unavailable("others change this check-in, try again")
+        raise Unavailable("another request is changing this check-in; retry")
 
     async def _attempt(self, declaration: Declaration) -> pb.CheckIn:
         try:

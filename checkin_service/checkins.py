@@ -564,7 +564,7 @@ async def cancel_for(conn: Conn, checkin_id: UUID, *, pnr: str | None, reason: s
         departure_time = await conn.fetchval(
             "SELECT departure_time FROM flights WHERE flight_id = $1", standing.flight_id
         )
-        raise refusals.flight_departed(departure_time)
+        raise refusals.flight_departed(standing.flight_id, departure_time)
     return standing
 
 

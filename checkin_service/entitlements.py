@@ -167,7 +167,7 @@ class Entitlements:
             await _acknowledge(conn, decided, times)
             await _follow(conn, decided, freed)
         if undecided:
-            raise Unavailable("the seat service can't use the cabin layout of the flight, try again")
+            raise Unavailable("the seat service can't use the cabin layout of the flight; retry")
         return len(passengers)
 
 

@@ -73,7 +73,7 @@ class Seating:
         for _ in range(ATTEMPTS):
             with contextlib.suppress(GuardMissed):
                 return await self._seat_for_pass(check_in)
-        raise Unavailable("the passenger's seat is being changed, try again")
+        raise Unavailable("another request is changing the passenger's seat; retry")
 
     async def _seat_for_pass(self, check_in: CheckIn) -> CheckIn:
         flight_id, seated = check_in.flight_id, check_in.passenger_id

@@ -23,7 +23,7 @@ from payment_service import refusals
 from services.call import RUNNING
 from services.db import Conn, GuardMissed
 from services.errors import FieldViolation, InvalidArgument, Refusal
-from services.money import Amount, money_of
+from services.money import Amount, money_of, text_of
 from services.outbox import Event, enqueue
 from services.proto import timestamp
 from services.telemetry import traceparent_or_new
@@ -328,10 +328,9 @@ def _refuse_refund(standing: asyncpg.Record, total: Amount | None, *, by_agent: 
     if standing["state"] not in ("SUCCEEDED", "REFUNDING", "REFUNDED"):
         raise refusals.intent_not_paid(standing["state"])
     if total is not None and (total.currency != standing["currency"] or total.minor_units > standing["minor_units"]):
+        limit = text_of(Amount(standing["currency"], standing["minor_units"]))
         raise InvalidArgument.of(
-            FieldViolation(
-                "total_refund", f"must be at most the intent's amount, in its currency {standing['currency']}"
-            )
+            FieldViolation("total_refund", f"must be at most {limit}, the amount of the payment intent")
         )
     if by_agent and standing["state"] == "SUCCEEDED" and purpose in CALLS_OF_PURPOSES:
         raise refusals.refund_by_its_service(standing["reference"], CALLS_OF_PURPOSES[purpose])

@@ -57,7 +57,7 @@ class Batcher(Generic[Request, Outcome]):
         Raises Unavailable if `longest_queue` requests wait already.
         """
         if len(self._waiting) >= self._longest_queue:
-            raise Unavailable("too many calls wait, try again")
+            raise Unavailable("too many calls are waiting; retry")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._worker is None or self._worker.done():

@@ -70,6 +70,7 @@ AWAY: Final = (*OUTAGE, OSError, TimeoutError)
 # thousand calls, and each of them asks for an expiration.
 EXPIRE_SECONDS: Final = 1.0
 _just_expired: Final[set[int]] = set()
+_UNAVAILABLE: Final = "the database does not respond; retry"
 _log = telemetry.log("db")
 
 
@@ -209,7 +210,7 @@ async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) 
             # committed.
             break
         if status == "aborted":
-            raise Unavailable("the database does not respond, try again") from lost
+            raise Unavailable(_UNAVAILABLE) from lost
         # The transaction is in progress: its session still runs, or the server has not noticed the end of the
         # connection.
         await asyncio.sleep(OUTCOME_PAUSE_SECONDS)
@@ -227,17 +228,17 @@ async def session(pool: Pool) -> AsyncIterator[Conn]:
     try:
         connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
     except AWAY as error:
-        raise Unavailable("the database does not respond, try again") from error
+        raise Unavailable(_UNAVAILABLE) from error
     try:
         yield connection
     except TimeoutError as error:
-        raise Unavailable("the database does not respond, try again") from error
+        raise Unavailable(_UNAVAILABLE) from error
     except asyncpg.ReadOnlySQLTransactionError:
         await _expire_connections(pool)
         raise
     except asyncpg.PostgresError as error:
         if not isinstance(error, OUTAGE) and (error.sqlstate or "")[:2] in OUTAGE_CLASSES:
-            raise Unavailable("the database does not respond, try again") from error
+            raise Unavailable(_UNAVAILABLE) from error
         raise
     finally:
         await pool.release(connection)

@@ -225,4 +225,7 @@ async def forget_old(conn: Conn, *, limit: int) -> int:
 
 
 def _reused() -> AlreadyExists:
-    return AlreadyExists("IDEMPOTENCY_KEY_REUSED", "this idempotency key was used with other parameters")
+    return AlreadyExists(
+        "IDEMPOTENCY_KEY_REUSED",
+        "this idempotency key was already used with other parameters; use a new key for a new request",
+    )

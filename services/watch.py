@@ -55,7 +55,7 @@ class WatchPlaces:
         if self._open[principal] >= self._per_principal:
             raise ResourceExhausted(
                 "TOO_MANY_WATCHES",
-                f"{self._per_principal} watches are open already",
+                f"you have {self._per_principal} open watches, which is the limit; close one first",
                 metadata={"limit": str(self._per_principal)},
                 retry_after_seconds=PLACE_FREE_SECONDS,
             )

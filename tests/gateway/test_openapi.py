@@ -122,7 +122,7 @@ def test_the_rules_of_the_protos_are_there(openapi: dict[str, Any], schemas: dic
     assert (known_version["type"], known_version["pattern"]) == ("string", "^[0-9]{1,18}$")
     hold = schemas["seat.HoldSeatsRequest"]["properties"]
     assert (hold["seats"]["minItems"], hold["seats"]["maxItems"]) == (1, 36)
-    assert '"a seat is named twice"' in hold["seats"]["description"]
+    assert '"must have each seat only once"' in hold["seats"]["description"]
     assert schemas["seat.HoldSeatsRequest"]["required"] == ["seats"]
     assert hold["requestId"]["format"] == "uuid"
     booking = schemas["booking.CreateBookingRequest"]
