@@ -43,7 +43,7 @@ class Changing:
     async def seats(self, on: OnBooking, asked: Sequence[pb.BookedSeat]) -> pb.Booking:
         """Replaces all seats of the booking, all or none.
 
-        The seat service decides, and the booking copies the result. If this process dies in between, the LOOK_AT_HOLD
+        The seat service decides, and the booking copies the result. If this process dies in between, the CHECK_HOLD
         timer copies it.
         """
         known = await self._mutations.known(on.request_key, pb.Booking)
@@ -55,7 +55,7 @@ class Changing:
             if booking.state != "SEATS_RESERVED":
                 raise _refusal(booking)
             seats = _checked(booking, asked)
-            await timers.set_timer(conn, bookings.LOOK_AT_HOLD, str(booking.booking_id), after=bookings.CALL_IS_OVER)
+            await timers.set_timer(conn, bookings.CHECK_HOLD, str(booking.booking_id), after=bookings.CALL_ENDED_AFTER)
         change = on.request_key.key if on.request_key is not None else uuid4()
         try:
             hold = await self._peers.change(booking, seats, request_id=uuid5(booking.booking_id, f"change/{change}"))
@@ -97,7 +97,7 @@ class Changing:
         Timers release the seats and refund the money.
         """
 
-        async def give_up(conn: Conn) -> pb.Booking:
+        async def cancel_live_flights(conn: Conn) -> pb.Booking:
             await records.lock(conn, on.booking_id, owner=on.owner)
             done = await bookings.cancel(conn, on.booking_id, owner=on.owner, actor=on.actor, reason=reason)
             standing = await records.find(conn, on.booking_id, owner=on.owner)
@@ -111,7 +111,7 @@ class Changing:
                 raise _refusal(standing)
             return standing.message()
 
-        return await self._mutations.run(on.request_key, pb.Booking, give_up)
+        return await self._mutations.run(on.request_key, pb.Booking, cancel_live_flights)
 
 
 def _checked(booking: Booking, asked: Sequence[pb.BookedSeat]) -> list[SeatOf]:

@@ -30,7 +30,7 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
         + ", ".join(seat.seat_number for seat in booking.seats if seat.flight_id == leg.flight_id)
         for leg in booking.legs
     )
-    await _tell(
+    await _send(
         conn,
         booking,
         f"Your booking {pnr} is confirmed",
@@ -42,7 +42,7 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
 async def refunded(conn: Conn, booking: Booking, *, reason: str) -> None:
     """Reports that the payment of an unconfirmed booking is refunded; `reason` is the booking's refund reason."""
     why = _NOT_CONFIRMED.get(reason, "the seats were no longer available")
-    await _tell(
+    await _send(
         conn,
         booking,
         "Your payment is given back",
@@ -63,7 +63,7 @@ async def cancelled(conn: Conn, cancellation: Cancellation) -> None:
     if not cancellation.whole:
         flights = ", ".join(f"{leg.flight_number} {leg.origin} to {leg.destination}" for leg in cancellation.legs)
         given_back = booking.fare_of(*cancellation.legs)
-        await _tell(
+        await _send(
             conn,
             booking,
             f"Flights of your booking {booking.pnr} were cancelled",
@@ -71,7 +71,7 @@ async def cancelled(conn: Conn, cancellation: Cancellation) -> None:
             f"{text_of(given_back)}, is given back by the way it came. The flights that have departed stay booked.",
         )
         return
-    await _tell(
+    await _send(
         conn,
         booking,
         f"Your booking {booking.pnr} was cancelled",
@@ -84,7 +84,7 @@ def _departure(leg: Leg) -> str:
     return airports.local_time(leg.departure_time, airports.zone(leg.origin))
 
 
-async def _tell(conn: Conn, booking: Booking, subject: str, text: str) -> None:
+async def _send(conn: Conn, booking: Booking, subject: str, text: str) -> None:
     if booking.contact_email:
         name = booking.travellers[0].given_name
         body = f"Dear {name},\n\n{text}\n\nSkyHigh\n"

@@ -30,7 +30,7 @@ PAYMENT_DEADLINE: Final = "payment-deadline"
 RELEASE_SEAT: Final = "release-seat"
 SETTLE_FEE: Final = "settle-fee"
 REFUND: Final = "refund"
-LOOK_AT_SEAT: Final = "look-at-seat"
+CHECK_SEAT: Final = "look-at-seat"
 CANCEL_CHECK_INS: Final = "cancel-check-ins"
 # A trigger of the table `flights` sets this timer.
 DEPARTURE: Final = "departure"
@@ -42,7 +42,7 @@ BOOKING_CANCELLED: Final = "BOOKING_CANCELLED"
 FLIGHT_CANCELLED: Final = "FLIGHT_CANCELLED"
 FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 # Delay of the first re-check of a seat: longer than the events of its confirmation and release normally take.
-FIRST_LOOK: Final = timedelta(seconds=1)
+FIRST_CHECK: Final = timedelta(seconds=1)
 # A running payment extends the deadline of its fee for at most this time. Its attempts end within half a minute; the
 # rest is for an outcome that the payment service has to ask the provider for.
 LONGEST_PAYMENT: Final = timedelta(minutes=2)
@@ -113,7 +113,7 @@ async def start(
         if seat is not None:
             # An event about the seat that arrived before this row existed found no check-in; the timer covers that
             # case.
-            await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id), after=FIRST_LOOK)
+            await timers.set_timer(conn, CHECK_SEAT, str(checkin_id), after=FIRST_CHECK)
     return checkin_id
 
 
@@ -209,7 +209,7 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
 
     Returns False, and changes nothing, if one of these is missing. It also returns False while another completed
     check-in has the seat, and while the seat service has not acknowledged the passenger's newest manifest entry: the
-    seat may then belong to another passenger. Seating.clear_the_way finds out.
+    seat may then belong to another passenger. Seating.correct_conflicts finds out.
     """
     row = await conn.fetchrow(
         f"""
@@ -423,7 +423,7 @@ async def note_refund(conn: Conn, *, intent_id: UUID) -> None:
     )
 
 
-def completing(standing: CheckIn) -> str:
+def completion_actor(standing: CheckIn) -> str:
     """Returns the actor to record for a completion that no caller requested.
 
     This is the payment if the fee is paid, else the seat.
@@ -431,7 +431,7 @@ def completing(standing: CheckIn) -> str:
     return "seat" if standing.fee_pay_time is None else "payment"
 
 
-async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
+async def record_seat(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     """Records the current seat of a live check-in's passenger.
 
     Then completes the check-in if nothing else is missing, at once or by a timer. If the check-in is COMPLETED, every
@@ -457,7 +457,9 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     )
     if moved is None:
         return False
-    if standing.state != "COMPLETED" and not await complete(conn, standing.checkin_id, actor=completing(standing)):
+    if standing.state != "COMPLETED" and not await complete(
+        conn, standing.checkin_id, actor=completion_actor(standing)
+    ):
         await _complete_later(conn, standing.checkin_id)
     return True
 
@@ -480,10 +482,10 @@ async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
         standing.checkin_id,
     )
     for row in rows:
-        await timers.set_timer(conn, LOOK_AT_SEAT, str(row["checkin_id"]))
+        await timers.set_timer(conn, CHECK_SEAT, str(row["checkin_id"]))
 
 
-async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
+async def can_complete(conn: Conn, checkin_id: UUID) -> bool:
     """Returns whether an uncompleted check-in meets the conditions to complete.
 
     It has a seat, accepted bags and a paid fee if one is due, and its flight has not left.
@@ -500,11 +502,11 @@ async def _complete_later(conn: Conn, checkin_id: UUID) -> None:
 
     Does nothing if the check-in lacks anything else.
     """
-    if await lacks_nothing(conn, checkin_id):
-        await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id))
+    if await can_complete(conn, checkin_id):
+        await timers.set_timer(conn, CHECK_SEAT, str(checkin_id))
 
 
-async def stand_up(conn: Conn, standing: CheckIn) -> bool:
+async def remove_seat(conn: Conn, standing: CheckIn) -> bool:
     """Records that the passenger of an uncompleted check-in has no seat any more.
 
     Returns False, and changes nothing, if the check-in no longer has the version of `standing`.
@@ -592,7 +594,7 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
     return True
 
 
-async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
+async def cancel_without_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
     """Cancels a check-in whose passenger has no seat any more: COMPLETED → CANCELLED.
 
     Returns False, and changes nothing, if the check-in no longer has the version of `standing` or the flight has left.

@@ -262,13 +262,13 @@ async def _follow(conn: Conn, passengers: Sequence[Entitlement], freed: Mapping[
     ended = {each.place for each in passengers if each.ended}
     for row in rows:
         checkin_id, place = row["checkin_id"], (row["flight_id"], row["passenger_id"])
-        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, str(checkin_id), after=checkins.FIRST_LOOK)
+        await timers.set_timer(conn, checkins.CHECK_SEAT, str(checkin_id), after=checkins.FIRST_CHECK)
         check_in = await records.find(conn, checkin_id)
         lost = freed.get(place)
         # The cause that ended the passenger's right also cancels the check-in, with its own reason.
         if place in ended or lost is None or lost.hold_id != check_in.hold_id:
             continue
         if check_in.state != "COMPLETED":
-            await checkins.stand_up(conn, check_in)
-        elif await checkins.lose_seat(conn, check_in, reason=checkins.SEAT_NO_LONGER_FITS):
+            await checkins.remove_seat(conn, check_in)
+        elif await checkins.cancel_without_seat(conn, check_in, reason=checkins.SEAT_NO_LONGER_FITS):
             await notices.seat_no_longer_fits(conn, check_in)

@@ -146,7 +146,7 @@ async def _reject_foreign_locators(
     confirmed booking. Reserves the free locators for the imported party.
     """
     accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
-    parties = await locators.take(conn, [each.pnr for each in accepted.values()], booking=None)
+    parties = await locators.reserve_free(conn, [each.pnr for each in accepted.values()], booking=None)
     booked = await _booked(conn, flight_id)
     for n, each in accepted.items():
         booking = parties[each.pnr]

@@ -16,7 +16,7 @@ SERVICE: Final = "checkin"
 
 async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) -> None:
     """Notifies the passenger that the unpaid fee cancelled the check-in."""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your check-in was cancelled",
@@ -28,7 +28,7 @@ async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) 
 
 async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -> None:
     """Notifies the passenger that a payment that was not due is refunded."""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your payment is refunded",
@@ -40,7 +40,7 @@ async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -
 async def seat_released(conn: Conn, check_in: CheckIn) -> None:
     """Notifies the passenger that the release of the seat cancelled the check-in."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your check-in was cancelled",
@@ -52,7 +52,7 @@ async def seat_released(conn: Conn, check_in: CheckIn) -> None:
 async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
     """Notifies the passenger that the seat no longer fits: the check-in is cancelled."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your check-in was cancelled",
@@ -65,7 +65,7 @@ async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
 async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
     """Notifies the passenger that the cancelled flight cancelled the check-in."""
     refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your flight is cancelled",
@@ -74,7 +74,7 @@ async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
     )
 
 
-async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
+async def _send(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     row = await conn.fetchrow(
         """
         SELECT contact_email, given_name, flight_number, origin, destination, departure_date, departure_time

@@ -38,23 +38,23 @@ class Seating:
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns each handler by the name of its timer."""
-        return {checkins.LOOK_AT_SEAT: Handler(self.look)}
+        return {checkins.CHECK_SEAT: Handler(self.check)}
 
-    async def look(self, subject: str) -> None:
+    async def check(self, subject: str) -> None:
         """Re-checks the seat of a check-in, and completes it if nothing else was missing.
 
         A completed check-in whose passenger has no seat any more is cancelled.
         """
-        check_in = await self.clear_the_way(UUID(subject))
+        check_in = await self.correct_conflicts(UUID(subject))
         if check_in.state in _ACCEPTED:
             async with db.transaction(self._pool) as conn:
-                done = await checkins.complete(conn, check_in.checkin_id, actor=checkins.completing(check_in))
-                if not done and await checkins.lacks_nothing(conn, check_in.checkin_id):
+                done = await checkins.complete(conn, check_in.checkin_id, actor=checkins.completion_actor(check_in))
+                if not done and await checkins.can_complete(conn, check_in.checkin_id):
                     # Another check-in or the manifest changed meanwhile; the timer retries.
                     raise GuardMissed
             self._tell()
 
-    async def clear_the_way(self, checkin_id: UUID) -> CheckIn:
+    async def correct_conflicts(self, checkin_id: UUID) -> CheckIn:
         """Corrects a check-in, and each completed one that has the same seat.
 
         Returns the check-in. Raises GuardMissed if one of them changes meanwhile, or Unavailable.
@@ -82,7 +82,7 @@ class Seating:
         await self._entitlements.send_of(flight_id, seated)
         seat = await self._peers.confirmed_seat(flight_id, seated)
         if seat is None:
-            await self._look_soon(check_in)
+            await self._schedule_check(check_in)
             raise refusals.seat_required()
         if check_in.seat_number != INFANT_SEAT and not _same(check_in, seat):
             await self.correct(check_in.checkin_id)
@@ -140,10 +140,10 @@ class Seating:
             raise refusals.passenger_not_found()
         return adult
 
-    async def _look_soon(self, check_in: CheckIn) -> None:
+    async def _schedule_check(self, check_in: CheckIn) -> None:
         """Sets a timer that corrects a check-in whose passenger has no seat.
 
-        It is due after FIRST_LOOK, so that the reason of a cancellation can arrive first. A timer that is already
+        It is due after FIRST_CHECK, so that the reason of a cancellation can arrive first. A timer that is already
         waiting is not set again: repeated requests for the pass would otherwise postpone it for ever.
         """
         subject = str(check_in.checkin_id)
@@ -153,11 +153,11 @@ class Seating:
                 SELECT true FROM timers
                 WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'
                 """,
-                checkins.LOOK_AT_SEAT,
+                checkins.CHECK_SEAT,
                 subject,
             )
             if not waits:
-                await timers.set_timer(conn, checkins.LOOK_AT_SEAT, subject, after=checkins.FIRST_LOOK)
+                await timers.set_timer(conn, checkins.CHECK_SEAT, subject, after=checkins.FIRST_CHECK)
 
     async def _find(self, checkin_id: UUID) -> CheckIn:
         async with db.transaction(self._pool) as conn:
@@ -166,12 +166,12 @@ class Seating:
 
 async def _write(conn: Conn, check_in: CheckIn, seat: Seat | None) -> bool:
     if seat is not None:
-        return await checkins.sit(conn, check_in, seat)
+        return await checkins.record_seat(conn, check_in, seat)
     if check_in.state != "COMPLETED":
-        return await checkins.stand_up(conn, check_in)
+        return await checkins.remove_seat(conn, check_in)
     if await checkins.departed(conn, check_in.flight_id):
         return True
-    lost = await checkins.lose_seat(conn, check_in, reason=checkins.SEAT_RELEASED)
+    lost = await checkins.cancel_without_seat(conn, check_in, reason=checkins.SEAT_RELEASED)
     if lost:
         await notices.seat_released(conn, check_in)
     return lost

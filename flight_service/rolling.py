@@ -71,7 +71,7 @@ class Rolling:
             try:
                 while lease := await self._take():
                     await self._fill(lease)
-            except (Unavailable, *db.AWAY) as error:
+            except (Unavailable, *db.UNREACHABLE) as error:
                 _log.warning("rolling waits", error=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
@@ -129,7 +129,7 @@ class Rolling:
                 _log.info("day rolled", day=str(lease.day))
         finally:
             if held:
-                await self._give_back(held)
+                await self._end_lease(held)
 
     async def _missing(self, planned: Sequence[NewFlight]) -> list[NewFlight]:
         """Returns the planned flights that do not exist and have not departed."""
@@ -182,9 +182,9 @@ class Rolling:
                 )
             )
 
-    async def _give_back(self, lease: _Lease) -> None:
+    async def _end_lease(self, lease: _Lease) -> None:
         """Ends the lease, so that another process can continue before it lapses."""
-        with contextlib.suppress(Unavailable, *db.AWAY):
+        with contextlib.suppress(Unavailable, *db.UNREACHABLE):
             async with db.session(self._pool) as conn:
                 await _move(conn, lease, by=timedelta())
 

@@ -106,7 +106,7 @@ class RoutesCache:
             return None
         try:
             (value,) = await self._cache.get([self._name(market)])
-        except cache.AWAY as error:
+        except cache.UNREACHABLE as error:
             _log.warning("cache is away", error=repr(error))
             self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS
             return None
@@ -117,7 +117,7 @@ class RoutesCache:
     async def _remember(self, market: Market, timetable: Timetable, found: Sequence[Route]) -> None:
         if time.monotonic() < self._cache_away_until:
             return
-        with contextlib.suppress(*cache.AWAY):
+        with contextlib.suppress(*cache.UNREACHABLE):
             name = self._name(market)
             # No writer invalidates; the version of the schedule decides what is stale.
             value = Versioned(timetable.version, _write(found))

@@ -241,7 +241,7 @@ def cooling_down(retry_after_seconds: float, *, of_address: bool = False) -> Res
     )
 
 
-class LapsedInTheWay(Aborted):
+class LapsedHoldConflict(Aborted):
     """Only lapsed holds prevent the request; `hold_ids` names them.
 
     A lapsed hold counts as free (SEAT-3): `Inventory` expires these holds and runs the request again. A client sees

@@ -136,11 +136,11 @@ class SeatMaps:
                 _log.warning("invalidation waits", error=repr(error))
                 self.changed(flight_ids)
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
-            except cache.AWAY as error:
-                self._note_cache_away(error)
+            except cache.UNREACHABLE as error:
+                self._log_cache_outage(error)
                 self.changed(flight_ids)
                 # Another process may still reach Redis, and would return the map from before the change.
-                with contextlib.suppress(*db.AWAY):
+                with contextlib.suppress(*db.UNREACHABLE):
                     await self._trust.suspend()
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
             await asyncio.sleep(INVALIDATION_INTERVAL_SECONDS)
@@ -162,8 +162,8 @@ class SeatMaps:
             return {}
         try:
             values = await self._cache.get(flight_ids)
-        except cache.AWAY as error:
-            self._note_cache_away(error)
+        except cache.UNREACHABLE as error:
+            self._log_cache_outage(error)
             return {}
         return {
             flight_id: Snapshot.parse(flight_id, value)
@@ -176,8 +176,8 @@ class SeatMaps:
         if time.monotonic() >= self._cache_away_until:
             try:
                 generations = await self._cache.generations(flight_ids)
-            except cache.AWAY as error:
-                self._note_cache_away(error)
+            except cache.UNREACHABLE as error:
+                self._log_cache_outage(error)
         async with db.transaction(self._pool) as conn:
             loaded = {snapshot.flight_id: snapshot for snapshot in await load(conn, flight_ids)}
         if not loaded or (generations is not None and await self._recorded(loaded, flight_ids, generations)):
@@ -202,12 +202,12 @@ class SeatMaps:
                     if flight_id in loaded
                 )
             )
-        except cache.AWAY as error:
-            self._note_cache_away(error)
+        except cache.UNREACHABLE as error:
+            self._log_cache_outage(error)
             return False
         return True
 
-    def _note_cache_away(self, error: Exception) -> None:
+    def _log_cache_outage(self, error: Exception) -> None:
         if time.monotonic() >= self._cache_away_until:
             _log.warning("cache is away", error=repr(error))
         self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS

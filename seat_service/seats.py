@@ -25,7 +25,7 @@ from skyhigh.seat.v1 import events_pb2
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service import entitlements, hoarding, refusals
-from seat_service.entitlements import REVOKED, included_in_bookings, judge, locator, revocations
+from seat_service.entitlements import REVOKED, included_in_bookings, locator, refusals_of, revocations
 from seat_service.holding import explain_taken
 from seat_service.locks import HeldSeat, StandingHold, lock_holds, lock_seats, seats_of
 from seat_service.releases import Release, announce, free, release_locked
@@ -297,7 +297,7 @@ async def release_passenger(
     """
     standing = await lock_holds(conn, [request.hold_id for request in requests])
     seats = await seats_of(conn, standing)
-    kept = await _kept_for_the_record(conn, requests, seats)
+    kept = await _refusals_of_flown_seats(conn, requests, seats)
     # Of two requests for one seat the ledger shows the first. All requests run at once and not in rounds, because the
     # rounds would lock the seats one after the other, against the order of locks.
     releases = {
@@ -322,7 +322,7 @@ async def release_passenger(
     ]
 
 
-async def _kept_for_the_record(
+async def _refusals_of_flown_seats(
     conn: Conn, requests: Sequence[OnPassenger], seats: Mapping[UUID, Sequence[HeldSeat]]
 ) -> dict[int, Refusal]:
     """Returns, by position, the refusals of requests to release flown seats.
@@ -350,11 +350,11 @@ async def release_seats(
         return set()
     await free(conn, releases, effects=effects)
     ended = await _end_empty_holds(conn, hold_ids)
-    await _forget_given_back(conn, hold_ids)
+    await _delete_released_seats(conn, hold_ids)
     return ended
 
 
-async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
+async def _delete_released_seats(conn: Conn, hold_ids: Iterable[UUID]) -> None:
     """Deletes the rows of released seats from holds that stay HELD, as `change` does.
 
     So all rows of a HELD hold are HELD.
@@ -441,8 +441,9 @@ async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effe
     """Replaces the seats of holds, with a full TTL again: HELD → HELD.
 
     Uses one extension, as `extend` does. Each request has its own savepoint, so that a refused change leaves the hold
-    as it was. Returns for each request the hold or a refusal: those of `extend` and `entitlements.judge`, SEAT_TAKEN,
-    SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `holding.hold` does.
+    as it was. Returns for each request the hold or a refusal: those of `extend` and
+    `entitlements.refusals_of`, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN;
+    LapsedHoldConflict as `holding.hold` does.
     """
     answers: list[pb.Hold | Refusal] = []
     for request in requests:
@@ -502,7 +503,7 @@ async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[
         owners=[(each, flight_id) for flight_id in flights for each in counted],
         with_manifests=True,
     )
-    for refusal in (await judge(conn, [(request.on.actor, request.seats)])).values():
+    for refusal in (await refusals_of(conn, [(request.on.actor, request.seats)])).values():
         raise refusal
     if owner is None:
         return now
@@ -586,7 +587,7 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
     """Replaces all seats and passengers of a hold's rows.
 
     Single updates would not do: if two passengers exchange seats, each order of updates breaks a unique index. Raises
-    PASSENGER_HOLDS_SEAT or LapsedInTheWay if a passenger has a held seat on the flight in another hold.
+    PASSENGER_HOLDS_SEAT or LapsedHoldConflict if a passenger has a held seat on the flight in another hold.
     """
     hold_id = request.on.hold_id
     await conn.execute("DELETE FROM hold_seats WHERE hold_id = $1 AND state IN ('HELD', 'RELEASED')", hold_id)
@@ -603,7 +604,7 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
         *_columns(request),
     )
     if elsewhere is not None and elsewhere["lapsed"]:
-        raise refusals.LapsedInTheWay(elsewhere["flight_id"], elsewhere["seat_number"], [elsewhere["hold_id"]])
+        raise refusals.LapsedHoldConflict(elsewhere["flight_id"], elsewhere["seat_number"], [elsewhere["hold_id"]])
     if elsewhere is not None:
         raise refusals.passenger_holds_seat(elsewhere["flight_id"], elsewhere["passenger_id"])
     await conn.execute(

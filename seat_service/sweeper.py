@@ -46,7 +46,7 @@ async def sweep(pool: Pool, inventory: Inventory, *, interval_seconds: float) ->
         try:
             holds = await sweep_holds(pool, inventory)
             offers = await sweep_offers(pool, inventory)
-        except db.OVERTAKEN:
+        except db.CONFLICTS:
             continue
         if not (holds or offers):
             await asyncio.sleep(interval_seconds)
@@ -119,7 +119,7 @@ async def reconcile_slice(
             await versioned_cache.invalidate(sorted(drifted))
             DRIFT.inc(len(drifted))
             _log.warning("cached maps had drifted", flights=sorted(drifted))
-    except cache.AWAY:
+    except cache.UNREACHABLE:
         pass
     async with db.transaction(pool) as conn:
         await availability.announce(conn, flight_ids, layouts=layouts)

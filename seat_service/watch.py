@@ -146,7 +146,7 @@ class _Feed:
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self.refresh()
-            except db.AWAY as error:
+            except db.UNREACHABLE as error:
                 # Watchers get heartbeats meanwhile. The next refresh brings all changes since their last version.
                 _log.warning("watch waits", flight_id=self.latest.flight_id, error=repr(error))
             except Exception as error:

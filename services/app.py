@@ -281,7 +281,7 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except db.AWAY as error:
+        except db.UNREACHABLE as error:
             _log.warning("background work waits", work=name, error=repr(error))
         except Exception as error:
             _log.error("background work failed", work=name, error=repr(error), exc_info=error)
@@ -292,7 +292,7 @@ async def _housekeeping(pool: Pool) -> None:
     """Deletes expired rows of the chassis' tables every HOUSEKEEPING_SECONDS."""
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        with contextlib.suppress(*db.AWAY):
+        with contextlib.suppress(*db.UNREACHABLE):
             await forget_old(pool)
 
 

@@ -22,7 +22,7 @@ VALUE_SECONDS: Final = 600
 # Longer than any read of Postgres takes.
 GENERATION_SECONDS: Final = 120
 
-AWAY: Final = (RedisError, OSError, TimeoutError)
+UNREACHABLE: Final = (RedisError, OSError, TimeoutError)
 
 # KEYS: value, generation, shown version. ARGV: generation that the writer read, version, body, seconds to keep the
 # value, seconds to keep the shown version. A value is stored as `<version> <body>`. An existing value was set after the
@@ -62,7 +62,7 @@ class Versioned:
 class VersionedCache:
     """Cached values under one key prefix.
 
-    Every method that calls Redis raises an error of AWAY if Redis is unavailable.
+    Every method that calls Redis raises an error of UNREACHABLE if Redis is unavailable.
     """
 
     def __init__(self, url: str, *, prefix: str) -> None:

@@ -36,10 +36,10 @@ IDLE_TRANSACTION_SECONDS: Final = 10 * FACTOR
 OUTCOME_SECONDS: Final = 2 * FACTOR
 OUTCOME_PAUSE_SECONDS: Final = 0.05
 # Rows of one cleanup transaction: a few milliseconds of work. Cleanup is never urgent, because rows are kept for days.
-FORGOTTEN_AT_ONCE: Final = 1000
+DELETED_PER_BATCH: Final = 1000
 
 # Postgres rolled back the whole transaction, so that the caller can safely run it again.
-UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+ROLLED_BACK: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 # SQLSTATE classes that mean an outage whatever the statement was: connection (08), read-only or idle for too long (25),
 # out of memory, disk or connections (53), operator, shutdown or timeout (57), system error (58).
@@ -64,7 +64,7 @@ OUTAGE: Final = (
 # Errors of an outage: the database, or another system that the caller of these functions uses, is down, starting, out
 # of connections or too slow. A retry of the request with its key, never a guess, finds out whether the transaction
 # committed.
-AWAY: Final = (*OUTAGE, OSError, TimeoutError)
+UNREACHABLE: Final = (*OUTAGE, OSError, TimeoutError)
 
 # Minimum time between two expirations of a pool's connections. A server that accepts no writes refuses each of a
 # thousand calls, and each of them asks for an expiration.
@@ -90,7 +90,7 @@ class GuardMissed(Exception):
 
 # The transaction was rolled back because a concurrent one was faster. Evaluated again, the request gets its response: a
 # refusal, or the response of its duplicate.
-OVERTAKEN: Final = (GuardMissed, asyncpg.UniqueViolationError, *UNDONE)
+CONFLICTS: Final = (GuardMissed, asyncpg.UniqueViolationError, *ROLLED_BACK)
 
 
 async def connect(url: str, *, schema: str, size: int) -> Pool:
@@ -167,13 +167,13 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
             yield connection
         except BaseException:
             # If the connection is lost, the server rolls the transaction back.
-            with contextlib.suppress(*AWAY):
+            with contextlib.suppress(*UNREACHABLE):
                 await transaction.rollback()
             raise
         try:
             await transaction.commit()
-        except AWAY as error:
-            await ask_what_became_of(pool, written, error)
+        except UNREACHABLE as error:
+            await verify_commit(pool, written, error)
 
 
 async def _written_by(connection: Conn) -> Written:
@@ -182,7 +182,7 @@ async def _written_by(connection: Conn) -> Written:
     return Written(*row)
 
 
-async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) -> None:
+async def verify_commit(pool: Pool, written: Written, lost: BaseException) -> None:
     """Returns if the transaction committed.
 
     Raises Unavailable if it was rolled back, DeadlineExceeded if the outcome stays unknown for OUTCOME_SECONDS.
@@ -197,7 +197,7 @@ async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) 
                 )
             assert row is not None
             status, same_server = row
-        except AWAY:
+        except UNREACHABLE:
             status, same_server = None, True
         except asyncpg.InvalidParameterValueError:
             # The id is in the future of this server, which has crashed since or is another one: the transaction was
@@ -227,7 +227,7 @@ async def session(pool: Pool) -> AsyncIterator[Conn]:
     """
     try:
         connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
-    except AWAY as error:
+    except UNREACHABLE as error:
         raise Unavailable(_UNAVAILABLE) from error
     try:
         yield connection
@@ -277,14 +277,14 @@ class Forget(Protocol):
 async def in_batches(pool: Pool, forget: Forget) -> int:
     """Deletes rows in small transactions until none are left; returns how many.
 
-    Each transaction deletes at most FORGOTTEN_AT_ONCE rows; a batch that is not full is the last one.
+    Each transaction deletes at most DELETED_PER_BATCH rows; a batch that is not full is the last one.
     """
     total = 0
     while True:
         async with transaction(pool) as conn:
-            forgotten = await forget(conn, limit=FORGOTTEN_AT_ONCE)
+            forgotten = await forget(conn, limit=DELETED_PER_BATCH)
         total += forgotten
-        if forgotten < FORGOTTEN_AT_ONCE:
+        if forgotten < DELETED_PER_BATCH:
             return total
 
 
@@ -297,7 +297,7 @@ async def wait_until_there(url: str, *, patience_seconds: float) -> None:
     while True:
         try:
             connection = await asyncpg.connect(url, timeout=5, target_session_attrs=writable_host(url))
-        except AWAY:
+        except UNREACHABLE:
             if asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(0.2)

@@ -92,7 +92,7 @@ async def once(
         else:
             answers.append(next(outcomes))
     told_before = {n for n, known in enumerate(first_answers) if known is not None} | set(twins)
-    told_before |= await _second_look(conn, requests, answers, answer_type)
+    told_before |= await _replace_repeats(conn, requests, answers, answer_type)
     await _remember(conn, requests, answers, told_before)
     return answers
 
@@ -103,7 +103,7 @@ def _twin_answer(request: AnyRequest, first: AnyRequest, answer: Answer | Refusa
     return answer if request.request_key.fingerprint == first.request_key.fingerprint else _reused()
 
 
-async def _second_look(
+async def _replace_repeats(
     conn: Conn, requests: Sequence[AnyRequest], answers: list[Answer | Refusal], answer_type: type[Answer]
 ) -> set[int]:
     """Replaces the refusals of retries by their stored responses.

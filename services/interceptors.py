@@ -268,7 +268,7 @@ def _as_refusal(error: Exception) -> Refusal:
             return error
         case TimeoutError():
             return DeadlineExceeded()
-        case _ if isinstance(error, (*db.AWAY, *db.OVERTAKEN)):
+        case _ if isinstance(error, (*db.UNREACHABLE, *db.CONFLICTS)):
             return Unavailable()
         case _:
             return Internal()

@@ -45,7 +45,7 @@ class Mutations:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await self._attempt(key, answer_type, transition)
-            except db.OVERTAKEN:
+            except db.CONFLICTS:
                 if attempt == ATTEMPTS:
                     raise
             except Refusal:

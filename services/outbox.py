@@ -39,7 +39,7 @@ RETURNED_RETRY_SECONDS: Final = 2.0
 # A consumer that is down for longer has a person who looks after it. Reconcilers find older lost events.
 REPUBLISHED_HOURS: Final = 1
 # Events that no service consumes today. Any other event counts as published only if a queue took it.
-UNHEARD: Final = frozenset(
+WITHOUT_CONSUMER: Final = frozenset(
     {"checkin.completed.v1", "checkin.cancelled.v1", "waitlist.assigned.v1", "abuse.detected.v1"}
 )
 CONFIRM_TIMEOUT_SECONDS: Final = 10
@@ -106,7 +106,7 @@ class Relay:
                     while await self.publish_batch() == RELAY_BATCH:
                         pass
                     await self._measure()
-                except (AMQPError, Unavailable, *db.AWAY) as error:
+                except (AMQPError, Unavailable, *db.UNREACHABLE) as error:
                     _log.warning("relay waits", error=repr(error))
                     await self._disconnect()
                     await asyncio.sleep(RETRY_SECONDS)
@@ -145,7 +145,7 @@ class Relay:
                             row["create_time"],
                         ),
                         routing_key=row["routing_key"],
-                        mandatory=row["routing_key"] not in UNHEARD,
+                        mandatory=row["routing_key"] not in WITHOUT_CONSUMER,
                         timeout=CONFIRM_TIMEOUT_SECONDS,
                     )
                     for row in rows

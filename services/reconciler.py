@@ -129,7 +129,7 @@ class Reconciler:
                 await self._go_on(comparison.name, after)
                 if not await self._repair(comparison, batch.subjects) or not after:
                     break
-        except db.AWAY as error:
+        except db.UNREACHABLE as error:
             _log.warning("reconciler waits", comparison=comparison.name, error=repr(error))
         except Exception as error:
             telemetry.RECONCILED.labels(comparison.name, "failed").inc()
@@ -154,7 +154,7 @@ class Reconciler:
                     outcome = "repaired"
                     _log.warning("repaired", comparison=comparison.name, subject=_short(subject))
                     self._tell()
-        except db.AWAY as error:
+        except db.UNREACHABLE as error:
             outcome, answered = "waits", False
             _log.warning("comparison waits", comparison=comparison.name, subject=_short(subject), error=repr(error))
         except Exception as error:

@@ -151,7 +151,7 @@ class Timers:
                 room = self._at_once - len(self._running)
                 try:
                     taken = await self._take(room) if room else []
-                except (Unavailable, *db.AWAY) as error:
+                except (Unavailable, *db.UNREACHABLE) as error:
                     _log.warning("timers wait", error=repr(error))
                     await asyncio.sleep(1)
                     continue

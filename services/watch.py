@@ -108,7 +108,7 @@ class Watches(Generic[Row]):
             await asyncio.sleep(self._interval_seconds)
             if not self._feeds:
                 continue
-            with contextlib.suppress(Unavailable, *db.AWAY):
+            with contextlib.suppress(Unavailable, *db.UNREACHABLE):
                 async with db.snapshot(self._pool) as conn:
                     changed = await self._newer(conn, {key: feed.latest.version for key, feed in self._feeds.items()})
                 for row in changed:

@@ -195,10 +195,10 @@ class Entitlements:
                 await serving.lock(conn, flight_id)
                 idle = await entries.endable(conn, flight_id, limit=PAGE)
                 freed = await entries.end(conn, idle, actor=ACTOR, reason=CHECK_IN_CLOSED)
-                await serving.hand_back(conn, flight_id, freed)
+                await serving.return_seats_later(conn, flight_id, freed)
                 ended = len(idle)
                 if ended < PAGE:
-                    if await entries.anybody_waits(conn, flight_id):
+                    if await entries.has_live_entries(conn, flight_id):
                         await timers.set_timer(conn, entries.CLOSE, flight_id, after=CLOSE_AGAIN)
                     else:
                         # The flight's last sweep closes the waitlist at the seat service.
@@ -242,11 +242,11 @@ async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
                 await entries.withdraw(
                     conn, [now.entry_id], to="DECLINED", actor=ACTOR, reason=SEAT_NO_LONGER_FITS, owner=None
                 )
-        elif not fits and await entries.give_up_claim(conn, now):
+        elif not fits and await entries.remove_match(conn, now):
             freed.add(now.seat_number)
     if freed:
         unwanted = await serving.serve(conn, flight_id, dict.fromkeys(freed))
-        await serving.hand_back(conn, flight_id, unwanted)
+        await serving.return_seats_later(conn, flight_id, unwanted)
 
 
 async def _fits(conn: Conn, entry: Entry) -> bool:

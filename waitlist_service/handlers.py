@@ -29,7 +29,9 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
         offer_time = serving.offer_time(offer_time, event.offer_expire_time.ToDatetime(tzinfo=UTC))
     freed = {each.seat_number: offer_time if each.seat_number in offered else None for each in event.seats}
     unwanted = await serving.serve(conn, event.flight_id, freed)
-    await serving.hand_back(conn, event.flight_id, {number for number in unwanted if freed.get(number, offer_time)})
+    await serving.return_seats_later(
+        conn, event.flight_id, {number for number in unwanted if freed.get(number, offer_time)}
+    )
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:

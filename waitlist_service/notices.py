@@ -12,7 +12,7 @@ from services.outbox import Event
 SERVICE: Final = "waitlist"
 
 
-class Told(Protocol):
+class MailFacts(Protocol):
     """The attributes of an entry that a mail depends on."""
 
     @property
@@ -31,7 +31,7 @@ class Told(Protocol):
     def contact_name(self) -> str: ...
 
 
-def mail_of(entry: Told, *, reason: str = "", origin: str = "") -> Event | None:
+def mail_of(entry: MailFacts, *, reason: str = "", origin: str = "") -> Event | None:
     """Returns the mail about the entry's present state; None if no mail is due.
 
     No mail is due without an address, and for most states and reasons (`reason` of the last transition). Times in the

@@ -57,7 +57,7 @@ class Openness:
             )
         await self.tell(flight_id)
 
-    async def close_if_nobody_waits(self, flight_id: str) -> None:
+    async def close_if_empty(self, flight_id: str) -> None:
         """Closes a flight's waitlist if it has no live entry.
 
         Also notifies the seat service.

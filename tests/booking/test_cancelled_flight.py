@@ -56,7 +56,7 @@ def look_again_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Also if the first run comes late.
     """
-    for name in ("LAST_LOOK", "NO_RETURN"):
+    for name in ("LAST_CHECK", "NO_RETURN"):
         monkeypatch.setattr(steps, name, timedelta(hours=1))
 
 
@@ -193,7 +193,7 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
 
     A later run finds bookings whose transaction did not see the cancellation.
     """
-    monkeypatch.setattr(steps, "LAST_LOOK", timedelta(seconds=2))
+    monkeypatch.setattr(steps, "LAST_CHECK", timedelta(seconds=2))
     came: dict[str, int] = {}
     for _ in range(times(1)):
         journey = await agency.journey(2)
@@ -293,7 +293,7 @@ async def test_one_that_gets_its_seats_after_the_news_loses_them(
     """The seat service had not received the event when it held the seats."""
     look_again_only_when_told(monkeypatch)
     # The timer must not continue the call while the test waits for the event.
-    monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
+    monkeypatch.setattr(bookings, "CALL_ENDED_AFTER", timedelta(hours=1))
     journey = await agency.flight()
     real = bookings.reserve
 

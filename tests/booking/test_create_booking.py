@@ -494,7 +494,7 @@ async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans
     failure: type[Exception],
 ) -> None:
     """The first planned seat was taken, and a service or the database failed before a new plan."""
-    monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
+    monkeypatch.setattr(bookings, "CALL_ENDED_AFTER", timedelta(hours=1))
     journey = await agency.flight()
     real, plans = seating.plan, 0
 

@@ -96,7 +96,7 @@ async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goe
     """The step that releases a FAILED booking's seats continues after the money came."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(BOOKINGS_AT_ONCE)]
-    real, paid = Peers.drop, asyncio.Event()
+    real, paid = Peers.cancel_hold, asyncio.Event()
 
     async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
         if reason == "PAYMENT_FAILED":
@@ -104,7 +104,7 @@ async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goe
             await pause(random.uniform(0, 0.3))
         await real(self, hold_id, reason=reason)
 
-    monkeypatch.setattr(Peers, "drop", drop)
+    monkeypatch.setattr(Peers, "cancel_hold", drop)
     bookings = await booked_by(customers, journey)
     await asyncio.gather(*(each.pay(booking, FAILS) for each, booking in zip(customers, bookings, strict=True)))
     for each, booking in zip(customers, bookings, strict=True):

@@ -237,13 +237,13 @@ async def test_seats_of_a_cancelled_booking_are_freed_even_if_that_takes_until_a
     """The booking is cancelled before departure, but the release runs after it."""
     journey = await agency.flight()
     booking = await customer.confirmed(journey)
-    real = Peers.drop
+    real = Peers.cancel_hold
 
     async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
         await agency.take_off(journey.flight_id)
         await real(self, hold_id, reason=reason)
 
-    monkeypatch.setattr(Peers, "drop", drop)
+    monkeypatch.setattr(Peers, "cancel_hold", drop)
     await customer.cancel(booking)
     await rest(agency, [booking])
     assert await agency.taken(journey.flight_id) == set()

@@ -99,7 +99,7 @@ async def test_a_booking_is_shown_with_its_known_seats_if_the_seat_service_fails
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     booking = await customer.confirmed(await agency.flight())
-    monkeypatch.setattr(Peers, "sitting", failing(error))
+    monkeypatch.setattr(Peers, "confirmed_seats", failing(error))
     shown = await customer.get(booking)
     assert shown.state == pb.Booking.CONFIRMED
     assert seats_of(shown) == seats_of(booking) != []

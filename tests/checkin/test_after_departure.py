@@ -48,7 +48,7 @@ async def leaves(
 async def look(airport: Airport, traveller: Traveller) -> None:
     """Makes check-in look up the passenger's seat; waits until it has."""
     async with db.transaction(airport.pool) as conn:
-        await set_timer(conn, checkins.LOOK_AT_SEAT, traveller.checkin_id)
+        await set_timer(conn, checkins.CHECK_SEAT, traveller.checkin_id)
     await airport.at_rest(traveller)
 
 

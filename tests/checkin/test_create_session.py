@@ -230,7 +230,7 @@ async def test_the_window_slides(airport: Airport) -> None:
 
     async def take() -> str:
         try:
-            await limits.take(pnr="ABCDEF", address="192.0.2.1")
+            await limits.record(pnr="ABCDEF", address="192.0.2.1")
         except Refusal as refusal:
             return refusal.reason
         return "OK"

@@ -107,4 +107,4 @@ async def test_a_refused_import_takes_no_locator(airport: Airport, checkin_datab
     answer = await airport.imported(imported("M-1", pnr, "7"), imported("M-3", new_pnr()))
     assert [each.passenger_id for each in answer.rejected] == ["M-1"]
     async with db.transaction(airport.pool) as conn:
-        assert (await locators.take(conn, [pnr], booking="0" * 16))[pnr] == "0" * 16
+        assert (await locators.reserve_free(conn, [pnr], booking="0" * 16))[pnr] == "0" * 16

@@ -175,7 +175,7 @@ async def test_a_check_in_whose_seat_was_given_up_unheard_does_not_complete(airp
 async def checkin_looks(airport: Airport, traveller: Traveller) -> None:
     """Makes check-in look up a traveller's seat, as an event would."""
     async with db.transaction(airport.pool) as conn:
-        await timers.set_timer(conn, checkins.LOOK_AT_SEAT, traveller.checkin_id)
+        await timers.set_timer(conn, checkins.CHECK_SEAT, traveller.checkin_id)
 
 
 async def test_an_infants_pass_ends_with_its_adults_seat(airport: Airport, unheard: None) -> None:

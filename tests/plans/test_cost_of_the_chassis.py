@@ -126,7 +126,7 @@ async def test_a_batch_of_forgetting_reads_what_it_deletes(costing: Costing, for
 
 
 async def test_all_that_is_old_is_forgotten_in_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db, "FORGOTTEN_AT_ONCE", 20)
+    monkeypatch.setattr(db, "DELETED_PER_BATCH", 20)
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     async with pooled(url) as pool:
         async with db.transaction(pool) as conn:

@@ -13,7 +13,7 @@ import asyncpg
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service.inventory import Inventory
-from seat_service.refusals import LapsedInTheWay
+from seat_service.refusals import LapsedHoldConflict
 from services.db import GuardMissed
 from services.errors import Refusal
 
@@ -21,7 +21,7 @@ from services.errors import Refusal
 class Halves(Inventory):
     """An inventory whose transactions after the first one end as a test decides.
 
-    The first one returns a hold for each request, but LapsedInTheWay for those named `late…`.
+    The first one returns a hold for each request, but LapsedHoldConflict for those named `late…`.
     """
 
     def __init__(self, second: Sequence[Exception | list[pb.Hold | Refusal]], unended: Exception | None = None) -> None:
@@ -33,7 +33,7 @@ class Halves(Inventory):
         self.runs.append([*requests])
         if len(self.runs) == 1:
             return [
-                LapsedInTheWay("F", "5A", [uuid4()]) if each.startswith("late") else held(each) for each in requests
+                LapsedHoldConflict("F", "5A", [uuid4()]) if each.startswith("late") else held(each) for each in requests
             ]
         outcome = self.second.pop(0)
         if isinstance(outcome, Exception):

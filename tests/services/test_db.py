@@ -72,7 +72,7 @@ async def test_a_session_that_the_server_ended_counts_as_unavailable(world: Worl
 async def _answers(pool: db.Pool) -> bool:
     try:
         return bool(await pool.fetchval("SELECT 1"))
-    except db.AWAY:
+    except db.UNREACHABLE:
         return False
 
 

@@ -81,15 +81,15 @@ async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(proxied_p
     last, started = await transaction_of(pool)
     # This id has not been assigned yet, like the id of a transaction whose log records were lost in a crash.
     with pytest.raises(Unavailable):
-        await db.ask_what_became_of(pool, db.Written(last + 1_000_000, started), ConnectionError())
+        await db.verify_commit(pool, db.Written(last + 1_000_000, started), ConnectionError())
 
 
 async def test_a_number_that_was_given_again_after_a_crash_tells_nothing(proxied_pool: tuple[Proxy, Pool]) -> None:
     _, pool = proxied_pool
     other, started = await transaction_of(pool)
     with pytest.raises(DeadlineExceeded):
-        await db.ask_what_became_of(pool, db.Written(other, started - timedelta(minutes=1)), ConnectionError())
-    await db.ask_what_became_of(pool, db.Written(other, started), ConnectionError())
+        await db.verify_commit(pool, db.Written(other, started - timedelta(minutes=1)), ConnectionError())
+    await db.verify_commit(pool, db.Written(other, started), ConnectionError())
 
 
 async def test_an_error_of_the_work_is_raised_as_it_is(proxied_pool: tuple[Proxy, Pool]) -> None:

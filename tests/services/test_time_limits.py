@@ -37,6 +37,6 @@ def test_a_step_outlasts_the_calls_that_it_makes() -> None:
         "booking": (booking_steps.LEASE_SECONDS, 2 * booking_peers.TIMEOUT_SECONDS),
         "waitlist": (assignment.CLAIM_LEASE_SECONDS, 3 * waitlist_peers.TIMEOUT_SECONDS),
         "a repair": (reconciler.REPAIR_SECONDS, 3 * booking_peers.TIMEOUT_SECONDS + db.STATEMENT_TIMEOUT_SECONDS),
-        "a booking": (bookings.CALL_IS_OVER.total_seconds(), Effect.WRITE.value),
+        "a booking": (bookings.CALL_ENDED_AFTER.total_seconds(), Effect.WRITE.value),
     }
     assert [name for name, (lasts, waits) in longest.items() if lasts <= waits] == []

@@ -129,7 +129,9 @@ async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pyt
         patch.setattr(
             handlers,
             "serving",
-            SimpleNamespace(serve=serve_nobody, hand_back=serving.hand_back, offer_time=serving.offer_time),
+            SimpleNamespace(
+                serve=serve_nobody, return_seats_later=serving.return_seats_later, offer_time=serving.offer_time
+            ),
         )
         await full.free("20A")
         await eventually(is_lost)

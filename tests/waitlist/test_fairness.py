@@ -89,7 +89,7 @@ async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_data
     now = await waitlist_database.fetchval("SELECT clock_timestamp()")
     await serving.serve(waitlist_database, full.flight_id, {"20B": now, "20C": now})
     assert await waitlist_database.fetchval(kept, full.flight_id) == 2
-    await entries.give_up_claim(waitlist_database, await entries.find(waitlist_database, ids[0], owner=None))
+    await entries.remove_match(waitlist_database, await entries.find(waitlist_database, ids[0], owner=None))
     await serving.serve(waitlist_database, full.flight_id, {})
     assert list(map(tuple, await waitlist_database.fetch(line, ids))) == [("20B", False), ("20C", False), (None, False)]
     assert await waitlist_database.fetchval(kept, full.flight_id) == 0

@@ -229,8 +229,9 @@ MUTANTS: Final = (
         "services/inbox.py",
         (
             (
-                "        try:\n            fresh = await self._apply_patiently(message)\n",
-                "        await message.ack()\n        try:\n            fresh = await self._apply_patiently(message)\n",
+                "        try:\n            fresh = await self._apply_with_retries(message)\n",
+                "        await message.ack()\n"
+                "        try:\n            fresh = await self._apply_with_retries(message)\n",
             ),
             (
                 '        await message.ack()\n        telemetry.EVENTS_CONSUMED.labels(self._queue, "applied"',
