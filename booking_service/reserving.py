@@ -146,7 +146,7 @@ class Reserving:
         """
         if not refusals.is_of_seats(refusal.reason):
             # It is unknown whether another plan would help, and a booking must not wait without end.
-            _log.error("the seat service refuses for an unknown reason", reason=refusal.reason)
+            _log.error("seat service refused for an unknown reason", reason=refusal.reason)
             return await self._fail(booking, refusals.of_seats("SEATS_UNAVAILABLE", refusal.metadata))
         place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))
         named = [seat for seat in booking.seats if seat.named]

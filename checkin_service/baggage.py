@@ -182,7 +182,11 @@ class Baggage:
         try:
             await self._peers.withdraw_intent(intent_id, reason=DECLARED_AGAIN)
         except (Unavailable, PeerRefusal, PeerFault) as error:
-            _log.info("an intent that nobody knows stays unpaid", intent_id=str(intent_id), error=repr(error))
+            _log.info(
+                "payment intent not cancelled; no check-in uses it, so it stays unpaid",
+                intent_id=str(intent_id),
+                error=repr(error),
+            )
 
     async def _write(
         self, declaration: Declaration, standing: CheckIn, bags: Bags, intent_id: UUID | None, conn: Conn

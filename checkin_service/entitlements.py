@@ -136,7 +136,7 @@ class Entitlements:
                             pass
         except Exception as error:
             # The change is committed, so a failure here must not fail the call; the timer sends the change.
-            _log.warning("the seat service learns changes of a manifest later", error=repr(error))
+            _log.warning("manifest changes not sent to the seat service yet; retrying later", error=repr(error))
 
     @asynccontextmanager
     async def _alone(self, flight_id: str) -> AsyncIterator[None]:

@@ -72,7 +72,7 @@ class Rolling:
                 while lease := await self._take():
                     await self._fill(lease)
             except (Unavailable, *db.UNREACHABLE) as error:
-                _log.warning("rolling waits", error=repr(error))
+                _log.warning("rolling of days failed; retrying", error=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -164,7 +164,7 @@ class Rolling:
             await self._peers.provision(flight.flight_id, flight.layout_id, flight.departure_time)
         except AlreadyExists as refusal:
             # The flight id already has seats of another layout, which may be sold already. An operator has to decide.
-            _log.error("flight left out", flight_id=flight.flight_id, error=str(refusal))
+            _log.error("flight not scheduled", flight_id=flight.flight_id, error=str(refusal))
             return False
         return True
 

@@ -107,7 +107,7 @@ class RoutesCache:
         try:
             (value,) = await self._cache.get([self._name(market)])
         except cache.UNREACHABLE as error:
-            _log.warning("cache is away", error=repr(error))
+            _log.warning("cache unavailable", error=repr(error))
             self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS
             return None
         if value is None or value.version != timetable.version:

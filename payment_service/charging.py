@@ -76,7 +76,7 @@ class Charging:
             elif attempt.over:
                 raise OutcomeUnknown(TIMEOUT, "the charge is not decided yet")
         except OutcomeUnknown as unanswered:
-            _log.warning("attempt failed", intent_id=subject, error=str(unanswered))
+            _log.warning("payment attempt failed", intent_id=subject, error=str(unanswered))
             await self._end(attempt, error=unanswered.error)
 
     async def reconcile(self, subject: str) -> None:

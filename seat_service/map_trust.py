@@ -55,7 +55,7 @@ class MapTrust:
                         await self._read()
                 except db.UNREACHABLE as error:
                     # Without Postgres no process can return a newer map, so that the cached maps remain valid.
-                    _log.warning("epoch not read", error=repr(error))
+                    _log.warning("epoch of the cached maps not read; cached maps stay in use", error=repr(error))
                     self._read_at = time.monotonic()
             return not self._suspended
 

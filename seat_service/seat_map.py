@@ -133,7 +133,7 @@ class SeatMaps:
                 await self._trust.follow()
                 await self._cache.invalidate(list(flight_ids))
             except db.OUTAGE as error:
-                _log.warning("invalidation waits", error=repr(error))
+                _log.warning("map invalidation failed, database unavailable; retrying", error=repr(error))
                 self.changed(flight_ids)
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
             except cache.UNREACHABLE as error:
@@ -209,7 +209,7 @@ class SeatMaps:
 
     def _log_cache_outage(self, error: Exception) -> None:
         if time.monotonic() >= self._cache_away_until:
-            _log.warning("cache is away", error=repr(error))
+            _log.warning("cache unavailable", error=repr(error))
         self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS
 
 

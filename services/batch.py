@@ -86,7 +86,7 @@ class Batcher(Generic[Request, Outcome]):
                 for _, future in batch:
                     _fail(future, error)
             except Exception as error:
-                _log.info("batch falls back to single requests", size=len(batch), error=repr(error))
+                _log.info("batch failed; running its requests one by one", size=len(batch), error=repr(error))
                 for pair in batch:
                     await self._alone(pair)
 

@@ -187,7 +187,7 @@ async def verify_commit(pool: Pool, written: Written, lost: BaseException) -> No
 
     Raises Unavailable if it was rolled back, DeadlineExceeded if the outcome stays unknown for OUTCOME_SECONDS.
     """
-    _log.warning("the answer to a commit was lost", error=repr(lost))
+    _log.warning("response to a commit was lost; reading its outcome", error=repr(lost))
     deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         try:
@@ -254,7 +254,7 @@ async def _expire_connections(pool: Pool) -> None:
         return
     _just_expired.add(id(pool))
     asyncio.get_running_loop().call_later(EXPIRE_SECONDS, _just_expired.discard, id(pool))
-    _log.warning("the database takes no writes: its connections are replaced")
+    _log.warning("database is read-only; replacing its connections")
     await pool.expire_connections()
 
 

@@ -107,7 +107,7 @@ class Consumer:
                 async with await amqp.connect(self._amqp_url, name=f"{self._queue} consumer") as connection:
                     await self._consume(connection)
             except (AMQPError, OSError, TimeoutError) as error:
-                _log.warning("consumer waits", queue=self._queue, error=repr(error))
+                _log.warning("consumer lost its connection; reconnecting", queue=self._queue, error=repr(error))
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _consume(self, connection: AbstractConnection) -> None:
@@ -167,7 +167,12 @@ class Consumer:
             try:
                 return await self._apply(message)
             except (Unavailable, *db.UNREACHABLE, *db.ROLLED_BACK) as error:
-                _log.warning("event waits", queue=self._queue, event_id=message.message_id, error=repr(error))
+                _log.warning(
+                    "event not applied yet, a dependency is unavailable; retrying",
+                    queue=self._queue,
+                    event_id=message.message_id,
+                    error=repr(error),
+                )
                 await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
 
     async def _apply(self, message: AbstractIncomingMessage) -> bool:
@@ -218,10 +223,15 @@ class Consumer:
         )
         if failures < len(RETRY_DELAYS_SECONDS):
             target = delay_queue(self._queue, RETRY_DELAYS_SECONDS[failures])
-            _log.warning("event failed", queue=self._queue, event_id=message.message_id, error=repr(error))
+            _log.warning("event failed; retrying", queue=self._queue, event_id=message.message_id, error=repr(error))
         else:
             target = dead_queue(self._service)
-            _log.error("event is dead", queue=self._queue, event_id=message.message_id, error=repr(error))
+            _log.error(
+                "event moved to the dead-letter queue",
+                queue=self._queue,
+                event_id=message.message_id,
+                error=repr(error),
+            )
         # The broker confirms the copy before the original is acknowledged, so that a crash in between cannot lose the
         # event.
         dead = await channel.get_exchange(amqp.DEAD, ensure=False)

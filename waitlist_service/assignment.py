@@ -280,7 +280,7 @@ class Assignment:
         whether the passenger has the seat. If not, the seat goes to the next entry, and this one tries it again later.
         """
         _log.error(
-            "a claim was refused for an unexpected reason",
+            "claim refused for an unexpected reason",
             entry_id=str(entry.entry_id),
             flight_id=entry.flight_id,
             seat_number=entry.seat_number,

@@ -100,7 +100,11 @@ class Entitlements:
         try:
             await self.compare(flight_id)
         except Unavailable as error:
-            _log.warning("the check-in service was not asked", flight_id=flight_id, error=repr(error))
+            _log.warning(
+                "entitlements not compared with the check-in service; retrying later",
+                flight_id=flight_id,
+                error=repr(error),
+            )
 
     async def compare(self, flight_id: str) -> None:
         """Compares all live entries of a flight, one page at a time. Raises Unavailable."""

@@ -130,7 +130,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
     }
     assert {name: each for name, each in subjects.items() if each} == {
         "CONFIRMED": [f"Your booking {confirmed.pnr} is confirmed", f"Your booking {confirmed.pnr} was cancelled"],
-        "PAYMENT_PROCESSING": ["Your payment is given back"],
+        "PAYMENT_PROCESSING": ["Your payment is refunded"],
     }
     (told,) = await agency.mails("payment_processing@fog.example")
     assert "a flight was cancelled" in told.text

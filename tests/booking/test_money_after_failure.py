@@ -48,7 +48,7 @@ async def test_a_success_after_failure_takes_the_same_seats_or_is_given_back(
     if lost:
         assert shown.last_error == "SEAT_TAKEN"
         assert shown.HasField("refund_time")
-        assert subjects == ["Your payment is given back"]
+        assert subjects == ["Your payment is refunded"]
         (told,) = await agency.mails(f"{lost}@late.example")
         assert "the seats were no longer available" in told.text
     else:
@@ -87,7 +87,7 @@ async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency
     assert (await end(agency, booking)).state == "FAILED"
     assert (await customer.get(booking)).last_error == "SALE_CLOSED"
     (told,) = await agency.mails("closed@late.example")
-    assert "the sale of its first flight had closed" in told.text
+    assert "the sale of seats on its first flight had closed" in told.text
 
 
 async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goes_back(
