@@ -51,8 +51,8 @@ def mail_of(entry: MailFacts, *, reason: str = "", origin: str = "") -> Event | 
         case "LEFT" if reason == "FLIGHT_CANCELLED":
             subject = f"Your flight is cancelled: {entry.flight_id}"
             text = (
-                "Your flight was cancelled, so you are no longer on its waitlist. The seller of your ticket refunds its "
-                "price, or books you on another flight."
+                "Your flight was cancelled, so you are no longer on its waitlist. The seller of your ticket refunds "
+                "its price, or books you on another flight."
             )
         case "ASSIGNED":
             subject = f"Seat {entry.seat_number} is yours: {entry.flight_id}"

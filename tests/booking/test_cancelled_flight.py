@@ -87,7 +87,7 @@ async def closed(agency: Agency, journey: Journey) -> None:
     assert await agency.violations(*journey.flight_ids) == []
 
 
-async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agency: Agency) -> None:
+async def test_bookings_in_every_state_end_without_seats_and_payment(agency: Agency) -> None:
     journey = await agency.journey(2)
     customers = {
         name: agency.customer() for name in ("SEATS_RESERVED", "PAYMENT_PROCESSING", "CONFIRMED", "FAILED", "CANCELLED")
@@ -138,7 +138,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
     await closed(agency, journey)
 
 
-async def test_one_that_has_no_seats_yet_gets_none(agency: Agency, customer: Customer, unreserved: pb.Booking) -> None:
+async def test_a_booking_without_seats_gets_none(agency: Agency, customer: Customer, unreserved: pb.Booking) -> None:
     (flight,) = unreserved.flights
     await agency.cancel_flight(flight.flight_id)
 
@@ -155,7 +155,7 @@ async def test_one_that_has_no_seats_yet_gets_none(agency: Agency, customer: Cus
     assert await agency.taken(flight.flight_id) == set()
 
 
-async def test_late_money_for_a_cancelled_flight_goes_back(agency: Agency, customer: Customer) -> None:
+async def test_late_payment_for_a_cancelled_flight_is_refunded(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
     await customer.pay(booking, FAILS)
@@ -173,9 +173,7 @@ async def test_late_money_for_a_cancelled_flight_goes_back(agency: Agency, custo
     assert (await customer.get(booking)).last_error == "FLIGHT_CANCELLED"
 
 
-async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancelled_is_not_charged(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_a_seat_service_cancellation_prevents_the_charge(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
     await agency.close(journey.flight_id)
@@ -186,7 +184,7 @@ async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancell
 
 
 @pytest.mark.timeout(1800)
-async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking(
+async def test_confirm_during_the_cancellation_leaves_no_confirmed_booking(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cancel-flight` runs again and again for 15 s (steps.NO_RETURN).
@@ -227,7 +225,7 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
     _log.info("confirming while the flight is cancelled: %s", came)
 
 
-async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it(
+async def test_a_booking_confirmed_after_the_event_is_cancelled(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey = await agency.flight()
@@ -251,7 +249,7 @@ async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it
     await closed(agency, journey)
 
 
-async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_look(
+async def test_the_last_check_finds_an_overlapping_confirmation(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction begins before the cancellation is stored.
@@ -287,7 +285,7 @@ async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_loo
     await closed(agency, journey)
 
 
-async def test_one_that_gets_its_seats_after_the_news_loses_them(
+async def test_seats_held_after_the_event_are_released(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The seat service had not received the event when it held the seats."""
@@ -310,7 +308,7 @@ async def test_one_that_gets_its_seats_after_the_news_loses_them(
     await closed(agency, journey)
 
 
-async def test_the_news_come_often_and_cancel_once(agency: Agency, customer: Customer) -> None:
+async def test_a_repeated_event_cancels_once(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booking = await customer.confirmed(journey)
     for flight_id in journey.flight_ids:

@@ -36,7 +36,7 @@ def day_at_origin(shown: pb.BoardingPass) -> int:
     return shown.departure_time.ToDatetime(UTC).astimezone(airports.zone(shown.origin)).timetuple().tm_yday
 
 
-async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
+async def test_the_pass_has_passenger_flight_seat_and_times(airport: Airport) -> None:
     airport.flight_id = new_flight_id()
     await airport.open(TWO_CABINS)
     await airport.set_flight()
@@ -66,7 +66,7 @@ async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
     )
 
 
-async def test_the_day_is_the_departures_where_none_was_told(airport: Airport) -> None:
+async def test_the_date_is_the_departures_local_date(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed()
     shown = await boarding_pass(traveller)
@@ -74,7 +74,7 @@ async def test_the_day_is_the_departures_where_none_was_told(airport: Airport) -
     assert (decoded.day_of_year, decoded.bags_checked) == (day_at_origin(shown), False)
 
 
-async def test_an_infant_boards_on_the_lap(airport: Airport) -> None:
+async def test_an_infants_pass_has_the_lap(airport: Airport) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await adult.completed()
@@ -83,7 +83,7 @@ async def test_an_infant_boards_on_the_lap(airport: Airport) -> None:
     assert bcbp.decode((await boarding_pass(infant)).bcbp).seat_number == "INF"
 
 
-async def test_sequence_numbers_are_unique_and_without_gap_however_many_complete_at_once(airport: Airport) -> None:
+async def test_concurrent_completions_get_consecutive_sequence_numbers(airport: Airport) -> None:
     travellers = await airport.travellers(*(f"P{n}" for n in range(12)))
     for traveller in travellers:
         await traveller.start()
@@ -91,7 +91,7 @@ async def test_sequence_numbers_are_unique_and_without_gap_however_many_complete
     assert sorted(each.sequence_number for each in declared) == list(range(1, 13))
 
 
-async def test_a_moved_passenger_has_the_new_seat_on_it(airport: Airport) -> None:
+async def test_a_moved_passengers_pass_has_the_new_seat(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start(seat_number="12A")
     await traveller.declare(10)
@@ -102,9 +102,7 @@ async def test_a_moved_passenger_has_the_new_seat_on_it(airport: Airport) -> Non
 
 
 @pytest.mark.parametrize("symbology", [0, Asked.AZTEC, Asked.PDF417, Asked.QR])
-async def test_a_scanner_reads_the_same_from_every_picture(
-    airport: Airport, symbology: Asked.Symbology.ValueType
-) -> None:
+async def test_every_picture_has_the_same_barcode_text(airport: Airport, symbology: Asked.Symbology.ValueType) -> None:
     traveller = await airport.traveller()
     await traveller.completed()
     expected = (await boarding_pass(traveller)).bcbp
@@ -120,7 +118,7 @@ async def test_a_scanner_reads_the_same_from_every_picture(
 
 
 @pytest.mark.parametrize("method", ["GetBoardingPass", "GetBoardingPassSvg", "GetBoardingPassPng"])
-async def test_before_completion_and_after_cancellation_there_is_none(airport: Airport, method: str) -> None:
+async def test_only_a_completed_check_in_has_a_pass(airport: Airport, method: str) -> None:
     request = pb.GetBoardingPassRequest if method == "GetBoardingPass" else Asked
     traveller, stranger = await airport.traveller("P1"), await airport.traveller("P2")
     await traveller.start()

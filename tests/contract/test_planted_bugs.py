@@ -210,20 +210,20 @@ async def test_a_planted_bug_is_caught(world: World, bug: str) -> None:
 
 
 @pytest.mark.parametrize("rule", dict.fromkeys(rule for _, rule in BUGS.values()), ids=lambda rule: rule.__name__)
-async def test_without_a_bug_nothing_is_caught(world: World, rule: Rule) -> None:
+async def test_the_checks_pass_without_a_planted_bug(world: World, rule: Rule) -> None:
     async with sabotaged(world, **VARIABLES.get(rule, NO_SWEEP)) as sound:
         flight = rules.new_flight_id()
         await sound.callers.operations().provision(flight)
         await rule(sound, flight)
 
 
-async def test_a_plant_that_meets_no_statement_is_no_proof(world: World) -> None:
+async def test_a_plant_that_matches_no_statement_is_an_error(world: World) -> None:
     with pytest.raises(AssertionError, match="no statement has"):
         async with sabotaged(world, ("a fragment of nothing", "")):
             pass
 
 
-async def test_a_cache_that_does_not_look_at_versions_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cache_that_ignores_versions_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         cache, "_SET_IF_NEWER", "redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. ARGV[3], 'EX', ARGV[4]) return 1"
     )
@@ -253,7 +253,7 @@ class HastyRelay(Relay):
 
 
 @pytest.mark.parametrize("hasty", [True, False], ids=["hasty", "sound"])
-async def test_a_relay_that_marks_before_the_broker_confirms_is_caught(world: World, hasty: bool) -> None:
+async def test_a_relay_that_marks_before_confirmation_is_caught(world: World, hasty: bool) -> None:
     amqp_url = world.servers.amqp_url()
     async with pooled(await own_database(world)) as pool:
         relay = (HastyRelay if hasty else Relay)(pool, amqp_url, source="skyhigh/test")

@@ -57,18 +57,18 @@ async def run(inventory: Halves, *requests: str) -> list[Any]:
 LOCKED: Final = asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
 
 
-async def test_a_lapsed_hold_that_cannot_be_ended_is_the_answer_of_its_caller_alone() -> None:
+async def test_an_unexpirable_lapsed_hold_refuses_only_its_request() -> None:
     inventory = Halves([[held("late 2")]], unended=LOCKED)
     assert await run(inventory, "late 1", "free", "late 2") == [LOCKED, held("free"), held("late 2")]
 
 
-async def test_what_was_committed_is_not_run_again_when_the_rest_of_a_batch_fails() -> None:
+async def test_committed_requests_are_not_repeated_after_the_rest_fails() -> None:
     inventory = Halves([LOCKED])
     assert await run(inventory, "late 1", "free", "late 2") == [LOCKED, held("free"), LOCKED]
     assert inventory.runs[1:] == [["late 1", "late 2"]]
 
 
-async def test_the_rest_of_a_batch_that_was_overtaken_is_run_again_one_by_one() -> None:
+async def test_conflicting_batched_requests_run_one_by_one() -> None:
     broken = ValueError("one bad request")
     inventory = Halves([GuardMissed(), GuardMissed(), [held("late 1")], broken])
     assert await run(inventory, "late 1", "free", "late 2") == [held("late 1"), held("free"), broken]
