@@ -200,7 +200,7 @@ async def refuse(
     await _record(conn, standing.booking_id, actor=ITSELF, reason=reason)
     await timers.cancel_timer(conn, RESERVE, str(standing.booking_id))
     if row["request_key"] is not None:
-        await idempotency.forget(conn, row["owner"], row["request_key"])
+        await idempotency.delete_response(conn, row["owner"], row["request_key"])
     return True
 
 

@@ -112,9 +112,9 @@ async def test_events_and_answers_cost_the_same_however_many_there_were(costing:
     assert len(await inbox.note(conn, consumer="past", event_ids=[uuid4() for _ in range(10)])) == 10
     await outbox.enqueue(conn, [outbox.Event(uuid4(), "seat.released.v1", events_pb2.SeatReleased())])
     key = idempotency.RequestKey("past", uuid4(), b"")
-    assert await idempotency.recall(conn, key, pb.Hold) is None
-    await idempotency.remember(conn, key, pb.Hold(hold_id="h"))
-    assert await idempotency.recall(conn, key, pb.Hold) == pb.Hold(hold_id="h")
+    assert await idempotency.find_response(conn, key, pb.Hold) is None
+    await idempotency.store_response(conn, key, pb.Hold(hold_id="h"))
+    assert await idempotency.find_response(conn, key, pb.Hold) == pb.Hold(hold_id="h")
     costing.expect_bounded()
 
 

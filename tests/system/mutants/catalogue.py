@@ -204,7 +204,13 @@ MUTANTS: Final = (
     Mutant(
         "services-answers-are-not-remembered",
         "services/mutations.py",
-        (("            if key is not None:\n                await idempotency.remember(conn, key, answer)\n", ""),),
+        (
+            (
+                "            if key is not None:\n"
+                "                await idempotency.store_response(conn, key, answer)\n",
+                "",
+            ),
+        ),
         checks=("idempotency", "refusals"),
         life="repeats with keys of check-ins, bookings and entries",
         tests=("tests/services/test_mutations.py::test_concurrent_repeats_have_one_effect_and_one_response",),
