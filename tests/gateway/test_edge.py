@@ -137,7 +137,7 @@ async def test_a_call_without_a_token_is_unauthenticated(edge: Edge) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"exp": 1_700_000_000}, {"nbf": 4_000_000_000}, {"aud": "another"}, {"iss": "https://another.example"}],
-    ids=["expired", "not yet", "another audience", "another issuer"],
+    ids=["expired", "not valid yet", "another audience", "another issuer"],
 )
 async def test_an_invalid_token_is_unauthenticated(edge: Edge, changes: dict[str, Any]) -> None:
     headers = {"authorization": f"Bearer {edge.token(**changes)}"}

@@ -228,7 +228,7 @@ async def test_grpc_works_with_tls_on_both_sides(edge: SecureEdge) -> None:
         f"/v1/flights/{flight_id('SH101')}",
         f"/v1/checkins/{AN_ID}",
     ],
-    ids=["another authority", "ended", "another name", "no TLS"],
+    ids=["another authority", "expired", "another name", "no TLS"],
 )
 async def test_a_server_with_another_certificate_gets_no_call(edge: SecureEdge, others: Others, path: str) -> None:
     heard = len(others.echo.heard)

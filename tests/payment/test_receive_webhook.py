@@ -45,12 +45,16 @@ FORGERIES: Final[dict[str, tuple[str, str, Callable[[bytes], Headers]]]] = {
     "another body": ("UNAUTHENTICATED", "WEBHOOK_FORGED", lambda body: signed(body + b" ")),
     "another id": ("UNAUTHENTICATED", "WEBHOOK_FORGED", altered("webhook-id", lambda value: value + "0")),
     "an id with dots": ("UNAUTHENTICATED", "WEBHOOK_FORGED", lambda body: signed(body, event_id="evt.1")),
-    "a fresher time": (
+    "a newer time": (
         "UNAUTHENTICATED",
         "WEBHOOK_FORGED",
         altered("webhook-timestamp", lambda value: str(int(value) + 1)),
     ),
-    "no number as time": ("UNAUTHENTICATED", "WEBHOOK_FORGED", altered("webhook-timestamp", lambda value: "now")),
+    "a time that is not a number": (
+        "UNAUTHENTICATED",
+        "WEBHOOK_FORGED",
+        altered("webhook-timestamp", lambda value: "now"),
+    ),
     "a time with a fraction": (
         "UNAUTHENTICATED",
         "WEBHOOK_FORGED",
@@ -69,8 +73,12 @@ FORGERIES: Final[dict[str, tuple[str, str, Callable[[bytes], Headers]]]] = {
     ),
     "no version": ("UNAUTHENTICATED", "WEBHOOK_FORGED", altered("webhook-signature", lambda value: value[3:])),
     "many commas": ("UNAUTHENTICATED", "WEBHOOK_FORGED", altered("webhook-signature", lambda value: "v1,,, ,v1 v1")),
-    "a stale one": ("INVALID_ARGUMENT", "WEBHOOK_STALE", lambda body: signed(body, age_seconds=302)),
-    "one of the future": ("INVALID_ARGUMENT", "WEBHOOK_STALE", lambda body: signed(body, age_seconds=-FUTURE_SECONDS)),
+    "a stale time": ("INVALID_ARGUMENT", "WEBHOOK_STALE", lambda body: signed(body, age_seconds=302)),
+    "a time in the future": (
+        "INVALID_ARGUMENT",
+        "WEBHOOK_STALE",
+        lambda body: signed(body, age_seconds=-FUTURE_SECONDS),
+    ),
     "a stale forgery": (
         "UNAUTHENTICATED",
         "WEBHOOK_FORGED",
