@@ -35,17 +35,17 @@ from services.outbox import Event
 from services.proto import timestamp
 from services.time_limits import FACTOR
 
-# Timers. Their subject is a booking id, except for DROP_HOLD (a hold id) and CANCEL_FLIGHT (a flight id).
+# Timers. Their subject is a booking id, except for CANCEL_FOREIGN_HOLD (a hold id) and CANCEL_FLIGHT (a flight id).
 RESERVE: Final = "reserve"
 EXPIRE: Final = "expire"
-LOOK_AT_HOLD: Final = "look-at-hold"
+CHECK_HOLD: Final = "look-at-hold"
 PAY: Final = "pay"
-LOOK_AT_PAYMENT: Final = "look-at-payment"
+CHECK_PAYMENT: Final = "look-at-payment"
 CONFIRM: Final = "confirm"
 RELEASE: Final = "release"
 RELEASE_AT_DEPARTURE: Final = "release-at-departure"
 REFUND: Final = "refund"
-DROP_HOLD: Final = "drop-hold"
+CANCEL_FOREIGN_HOLD: Final = "drop-hold"
 CANCEL_FLIGHT: Final = "cancel-flight"
 FOLLOW_SEATS: Final = "follow-seats"
 
@@ -57,7 +57,7 @@ PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
 SALE_CLOSED: Final = "SALE_CLOSED"
 # The longest time of a call that creates or changes a booking. If the booking still waits after it, the process has
 # died.
-CALL_IS_OVER: Final = timedelta(seconds=6 * FACTOR)
+CALL_ENDED_AFTER: Final = timedelta(seconds=6 * FACTOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,11 @@ async def create(conn: Conn, new: NewBooking) -> bool:
     await _write_travellers(conn, new.booking_id, new.travellers)
     await _write_seats(conn, new.booking_id, new.seats)
     await _record(conn, new.booking_id, actor=new.owner, reason="CREATED")
-    await timers.set_timer(conn, RESERVE, str(new.booking_id), after=CALL_IS_OVER)
+    await timers.set_timer(conn, RESERVE, str(new.booking_id), after=CALL_ENDED_AFTER)
     return True
 
 
-async def plan_anew(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> bool:
+async def replace_plan(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -> bool:
     """Stores another seat plan of a CREATED booking, under a new request id.
 
     Returns False if the booking has left CREATED or has another plan than `standing`.
@@ -203,7 +203,7 @@ async def refuse(
     await _record(conn, standing.booking_id, actor=ITSELF, reason=reason)
     await timers.cancel_timer(conn, RESERVE, str(standing.booking_id))
     if row["request_key"] is not None:
-        await idempotency.forget(conn, row["owner"], row["request_key"])
+        await idempotency.delete_response(conn, row["owner"], row["request_key"])
     return True
 
 
@@ -287,7 +287,7 @@ async def process_payment(
 ) -> bool:
     """PAYMENT_PENDING → PAYMENT_PROCESSING: the payment service has the code.
 
-    Deletes the stored payment code, and sets the LOOK_AT_PAYMENT timer.
+    Deletes the stored payment code, and sets the CHECK_PAYMENT timer.
     """
     processing = await conn.fetchval(
         """
@@ -303,7 +303,7 @@ async def process_payment(
     )
     if processing:
         await _record(conn, booking_id, actor=ITSELF, reason="PROCESSING")
-        await timers.set_timer(conn, LOOK_AT_PAYMENT, str(booking_id), after=look_after)
+        await timers.set_timer(conn, CHECK_PAYMENT, str(booking_id), after=look_after)
     return bool(processing)
 
 
@@ -422,7 +422,7 @@ async def confirm(conn: Conn, standing: Booking, hold: Hold, *, pnr: str) -> boo
     return True
 
 
-async def give_back(conn: Conn, standing: Booking, *, reason: str) -> bool:
+async def decide_refund(conn: Conn, standing: Booking, *, reason: str) -> bool:
     """Decides to refund the whole payment of an unconfirmed booking.
 
     PAYMENT_PROCESSING → CANCELLED if the reason is a cancelled flight, otherwise → EXPIRED. FAILED and EXPIRED stay as
@@ -589,7 +589,7 @@ async def note_refund(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: A
     )
 
 
-async def lost_its_money(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: Amount) -> bool:
+async def was_refunded_elsewhere(conn: Conn, booking_id: UUID, *, intent_id: UUID, total: Amount) -> bool:
     """Whether the whole payment was refunded without the booking's decision."""
     return bool(
         await conn.fetchval(
@@ -626,13 +626,13 @@ async def follow_seats(conn: Conn, standing: Booking, seats: Sequence[SeatOf]) -
     return bool(followed)
 
 
-async def drop_unless_ours(conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
-    """Sets the DROP_HOLD timer for a hold that is not the booking's own.
+async def cancel_foreign_hold_later(conn: Conn, booking_id: UUID, hold_id: UUID) -> None:
+    """Sets the CANCEL_FOREIGN_HOLD timer for a hold that is not the booking's own.
 
     Then another process has completed or ended the booking.
     """
     if await conn.fetchval("SELECT hold_id FROM bookings WHERE booking_id = $1", booking_id) != hold_id:
-        await timers.set_timer(conn, DROP_HOLD, str(hold_id))
+        await timers.set_timer(conn, CANCEL_FOREIGN_HOLD, str(hold_id))
 
 
 async def _write_legs(conn: Conn, booking_id: UUID, legs: Sequence[Leg]) -> None:

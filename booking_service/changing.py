@@ -43,7 +43,7 @@ class Changing:
     async def seats(self, on: OnBooking, asked: Sequence[pb.BookedSeat]) -> pb.Booking:
         """Replaces all seats of the booking, all or none.
 
-        The seat service decides, and the booking copies the result. If this process dies in between, the LOOK_AT_HOLD
+        The seat service decides, and the booking copies the result. If this process dies in between, the CHECK_HOLD
         timer copies it.
         """
         known = await self._transitions.known(on.request_key, pb.Booking)
@@ -55,7 +55,7 @@ class Changing:
             if booking.state != "SEATS_RESERVED":
                 raise _refusal(booking)
             seats = _checked(booking, asked)
-            await timers.set_timer(conn, bookings.LOOK_AT_HOLD, str(booking.booking_id), after=bookings.CALL_IS_OVER)
+            await timers.set_timer(conn, bookings.CHECK_HOLD, str(booking.booking_id), after=bookings.CALL_ENDED_AFTER)
         change = on.request_key.key if on.request_key is not None else uuid4()
         try:
             hold = await self._peers.change(booking, seats, request_id=uuid5(booking.booking_id, f"change/{change}"))
@@ -97,7 +97,7 @@ class Changing:
         Timers release the seats and refund the money.
         """
 
-        async def give_up(conn: Conn) -> pb.Booking:
+        async def cancel_live_flights(conn: Conn) -> pb.Booking:
             await records.lock(conn, on.booking_id, owner=on.owner)
             done = await bookings.cancel(conn, on.booking_id, owner=on.owner, actor=on.actor, reason=reason)
             standing = await records.find(conn, on.booking_id, owner=on.owner)
@@ -111,7 +111,7 @@ class Changing:
                 raise _refusal(standing)
             return standing.message()
 
-        return await self._transitions.run(on.request_key, pb.Booking, give_up)
+        return await self._transitions.run(on.request_key, pb.Booking, cancel_live_flights)
 
 
 def _checked(booking: Booking, asked: Sequence[pb.BookedSeat]) -> list[SeatOf]:
@@ -122,11 +122,16 @@ def _checked(booking: Booking, asked: Sequence[pb.BookedSeat]) -> list[SeatOf]:
     needed = {(leg.flight_id, traveller.passenger_id) for leg in booking.legs for traveller in booking.seated}
     for index, seat in enumerate(asked):
         if (seat.flight_id, seat.passenger_id) not in needed:
-            raise InvalidArgument.of(FieldViolation(f"seats[{index}]", "is of no flight and traveller of this booking"))
+            description = (
+                "must be for a flight of this booking and a passenger of it who needs a seat, not for flight "
+                f"{seat.flight_id} and passenger {seat.passenger_id}"
+            )
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}]", description))
     if len(asked) != len(needed):
-        raise InvalidArgument.of(
-            FieldViolation("seats", f"must be {len(needed)}: one on each flight for each traveller who needs one")
+        description = (
+            f"must be {len(needed)} seats, not {len(asked)}: one on each flight for each passenger who needs a seat"
         )
+        raise InvalidArgument.of(FieldViolation("seats", description))
     return [SeatOf(seat.flight_id, seat.passenger_id, seat.seat_number, named=True) for seat in asked]
 
 
@@ -136,7 +141,7 @@ def _of_change(refusal: PeerRefusal, booking: Booking) -> Refusal:
     if booking.state != "SEATS_RESERVED" or refusal.reason == "HOLD_EXPIRED":
         return _refusal(booking)
     # Another process has ended the hold, and the booking will show the reason in a moment.
-    return Unavailable("the booking is being changed by others, try again")
+    return Unavailable("another request is changing the booking; retry")
 
 
 def _refusal(booking: Booking) -> Refusal:

@@ -64,10 +64,10 @@ async def on_payment_refunded(conn: Conn, event: payment.PaymentRefunded) -> Non
     await records.lock(conn, booking_id)
     if await bookings.note_refund(conn, booking_id, intent_id=intent_id, total=total):
         return
-    if not await bookings.lost_its_money(conn, booking_id, intent_id=intent_id, total=total):
+    if not await bookings.was_refunded_elsewhere(conn, booking_id, intent_id=intent_id, total=total):
         return
     standing = await records.find(conn, booking_id)
-    if await bookings.give_back(conn, standing, reason=bookings.PAYMENT_REFUNDED):
+    if await bookings.decide_refund(conn, standing, reason=bookings.PAYMENT_REFUNDED):
         await notices.refunded(conn, standing, reason=bookings.PAYMENT_REFUNDED)
     else:
         done = await bookings.cancel(

@@ -14,12 +14,12 @@ from services.money import text_of
 SERVICE: Final = "booking"
 _REASONS: Final = {
     FLIGHT_CANCELLED: "because a flight was cancelled",
-    PAYMENT_REFUNDED: "because its payment was given back",
+    PAYMENT_REFUNDED: "because its payment was refunded",
 }
 _NOT_CONFIRMED: Final = {
     FLIGHT_CANCELLED: "a flight was cancelled",
-    PAYMENT_REFUNDED: "its payment was given back",
-    SALE_CLOSED: "the sale of its first flight had closed",
+    PAYMENT_REFUNDED: "its payment was refunded",
+    SALE_CLOSED: "the sale of seats on its first flight had closed",
 }
 
 
@@ -30,11 +30,11 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
         + ", ".join(seat.seat_number for seat in booking.seats if seat.flight_id == leg.flight_id)
         for leg in booking.legs
     )
-    await _tell(
+    await _send(
         conn,
         booking,
         f"Your booking {pnr} is confirmed",
-        f"Thank you. Your record locator is {pnr}; with your last name it opens the check-in.\n\n{seats}\n\n"
+        f"Thank you. Your record locator is {pnr}. Check in with it and your last name.\n\n{seats}\n\n"
         f"Paid: {text_of(booking.total)}",
     )
 
@@ -42,12 +42,12 @@ async def confirmed(conn: Conn, booking: Booking, pnr: str) -> None:
 async def refunded(conn: Conn, booking: Booking, *, reason: str) -> None:
     """Reports that the payment of an unconfirmed booking is refunded; `reason` is the booking's refund reason."""
     why = _NOT_CONFIRMED.get(reason, "the seats were no longer available")
-    await _tell(
+    await _send(
         conn,
         booking,
-        "Your payment is given back",
-        f"We could not confirm your booking: {why}. Your payment of {text_of(booking.total)} is given back by the way "
-        "it came; you need not do anything.",
+        "Your payment is refunded",
+        f"We could not confirm your booking: {why}. We refund your payment of {text_of(booking.total)} to the payment "
+        "method that you used; you do not need to do anything.",
     )
 
 
@@ -62,21 +62,21 @@ async def cancelled(conn: Conn, cancellation: Cancellation) -> None:
     why = _REASONS.get(booking.refund_reason or "", "as you asked")
     if not cancellation.whole:
         flights = ", ".join(f"{leg.flight_number} {leg.origin} to {leg.destination}" for leg in cancellation.legs)
-        given_back = booking.fare_of(*cancellation.legs)
-        await _tell(
+        refund = booking.fare_of(*cancellation.legs)
+        await _send(
             conn,
             booking,
             f"Flights of your booking {booking.pnr} were cancelled",
-            f"Of your booking {booking.pnr} we cancelled {flights}, {why}. Their share of what you paid, "
-            f"{text_of(given_back)}, is given back by the way it came. The flights that have departed stay booked.",
+            f"We cancelled these flights of your booking {booking.pnr}, {why}: {flights}. We refund their fare of "
+            f"{text_of(refund)} to the payment method that you used. The flights that have departed stay booked.",
         )
         return
-    await _tell(
+    await _send(
         conn,
         booking,
         f"Your booking {booking.pnr} was cancelled",
-        f"Your booking {booking.pnr} was cancelled, {why}. What you paid, {text_of(booking.total)}, is given back "
-        "by the way it came.",
+        f"Your booking {booking.pnr} was cancelled, {why}. We refund your payment of {text_of(booking.total)} to the "
+        "payment method that you used.",
     )
 
 
@@ -84,7 +84,7 @@ def _departure(leg: Leg) -> str:
     return airports.local_time(leg.departure_time, airports.zone(leg.origin))
 
 
-async def _tell(conn: Conn, booking: Booking, subject: str, text: str) -> None:
+async def _send(conn: Conn, booking: Booking, subject: str, text: str) -> None:
     if booking.contact_email:
         name = booking.travellers[0].given_name
         body = f"Dear {name},\n\n{text}\n\nSkyHigh\n"

@@ -157,11 +157,11 @@ class Peers:
         """Confirms a hold. A repeat succeeds."""
         return _hold(await ask(self._seats.ConfirmHold(seat.ConfirmHoldRequest(hold_id=str(hold_id)))), seats)
 
-    async def look(self, booking: Booking) -> Hold:
+    async def find_hold(self, booking: Booking) -> Hold:
         """Returns the booking's hold: HELD, CONFIRMED, CANCELLED or EXPIRED."""
         return _hold(await ask(self._seats.GetHold(seat.GetHoldRequest(hold_id=str(booking.hold_id)))), booking.seats)
 
-    async def drop(self, hold_id: UUID, *, reason: str) -> None:
+    async def cancel_hold(self, hold_id: UUID, *, reason: str) -> None:
         """Cancels a hold. A repeat succeeds, also after the hold has lapsed."""
         try:
             # The decision was made in time, even if this call comes after the departure.
@@ -171,7 +171,7 @@ class Peers:
             if refusal.reason not in ("HOLD_EXPIRED", "HOLD_NOT_FOUND"):
                 raise
 
-    async def sitting(self, booking: Booking) -> list[SeatOf]:
+    async def confirmed_seats(self, booking: Booking) -> list[SeatOf]:
         """Returns the passengers' confirmed seats on the flights that are not cancelled."""
         return [
             SeatOf(found.flight_id, found.passenger_id, found.seat_number)

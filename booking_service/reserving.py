@@ -73,7 +73,7 @@ class Reserving:
             opened = await self._open(order)
         try:
             return await self.reserve(UUID(opened.booking_id))
-        except db.AWAY as unavailable:
+        except db.UNREACHABLE as unavailable:
             if order.request_key is not None:
                 raise
             # The booking's timer holds its seats later, and without a key no retry returns that booking.
@@ -127,27 +127,27 @@ class Reserving:
                     booking, booking.seats, owner=booking.owner, request_id=uuid5(booking_id, f"hold/{booking.plan}")
                 )
             except PeerRefusal as refusal:
-                await self._plan_anew(booking, refusal, lost)
+                await self._replace_plan(booking, refusal, lost)
                 continue
             async with db.transaction(self._pool) as conn:
                 answer = await bookings.reserve(conn, booking, hold)
                 if answer is None:
                     # Another process has completed or failed the booking. A hold that is not the booking's is
                     # cancelled.
-                    await bookings.drop_unless_ours(conn, booking_id, hold.hold_id)
+                    await bookings.cancel_foreign_hold_later(conn, booking_id, hold.hold_id)
             self._tell()
             if answer is not None:
                 return answer
 
-    async def _plan_anew(self, booking: Booking, refusal: PeerRefusal, lost: set[Place]) -> None:
+    async def _replace_plan(self, booking: Booking, refusal: PeerRefusal, lost: set[Place]) -> None:
         """Stores another plan after a refused one, or fails the booking.
 
         It fails the booking if no other seats would help.
         """
         if not refusals.is_of_seats(refusal.reason):
             # It is unknown whether another plan would help, and a booking must not wait without end.
-            _log.error("the seat service refuses for an unknown reason", reason=refusal.reason)
-            return await self._give_up(booking, refusals.of_seats("SEATS_UNAVAILABLE", refusal.metadata))
+            _log.error("seat service refused for an unknown reason", reason=refusal.reason)
+            return await self._fail(booking, refusals.of_seats("SEATS_UNAVAILABLE", refusal.metadata))
         place = (refusal.metadata.get("flight_id", ""), refusal.metadata.get("seat_number", ""))
         named = [seat for seat in booking.seats if seat.named]
         # The seat service names the seat without its flight if a rule refuses it.
@@ -168,11 +168,11 @@ class Reserving:
                 told = no_room
             else:
                 async with db.transaction(self._pool) as conn:
-                    await bookings.plan_anew(conn, booking, seats)
+                    await bookings.replace_plan(conn, booking, seats)
                 return
-        await self._give_up(booking, told)
+        await self._fail(booking, told)
 
-    async def _give_up(self, booking: Booking, told: Refusal) -> None:
+    async def _fail(self, booking: Booking, told: Refusal) -> None:
         async with db.transaction(self._pool) as conn:
             await bookings.refuse(
                 conn, booking, reason=told.reason, metadata=told.metadata, retry_after_seconds=told.retry_after_seconds
@@ -209,9 +209,11 @@ def _named_seats(request: pb.CreateBookingRequest, journey: Journey, travellers:
     flights = {leg.flight_id for leg in journey.legs}
     for index, seat in enumerate(request.seats):
         if seat.flight_id not in flights:
-            raise InvalidArgument.of(FieldViolation(f"seats[{index}].flight_id", "is no flight of this journey"))
+            description = f"must be a flight of the booked journey ({', '.join(sorted(flights))}), not {seat.flight_id}"
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}].flight_id", description))
         if travellers[seat.passenger_index].type == INFANT:
-            raise InvalidArgument.of(FieldViolation(f"seats[{index}].passenger_index", "is an infant, on a lap"))
+            description = f"must not be an infant: passengers[{seat.passenger_index}] travels on an adult's lap"
+            raise InvalidArgument.of(FieldViolation(f"seats[{index}].passenger_index", description))
     return [
         SeatOf(seat.flight_id, travellers[seat.passenger_index].passenger_id, seat.seat_number, named=True)
         for seat in request.seats

@@ -70,10 +70,10 @@ class BookingServicer(BookingServiceServicer):
         if booking.state != "CONFIRMED" or not booking.live_legs:
             return booking
         try:
-            sitting = await self._peers.sitting(booking)
+            confirmed_seats = await self._peers.confirmed_seats(booking)
         except (Unavailable, PeerRefusal, PeerFault):
             return booking
-        return replace(booking, seats=bookings.in_order(booking, sitting))
+        return replace(booking, seats=bookings.in_order(booking, confirmed_seats))
 
     async def WatchBooking(self, request: pb.WatchBookingRequest, context: Context) -> AsyncIterator[pb.BookingUpdate]:
         async with db.snapshot(self._pool) as conn:

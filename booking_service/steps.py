@@ -37,7 +37,7 @@ LATE_HOLDS: Final = 3
 # cancelled and runs again, and finds what it has done.
 LEASE_SECONDS: Final = 4 * FACTOR
 # The pause before the next look. By then every transaction that did not see the cancellation of its flight has ended.
-LAST_LOOK: Final = timedelta(seconds=10)
+LAST_CHECK: Final = timedelta(seconds=10)
 CANCELLED_AT_ONCE: Final = 100
 # Among 658 million locators a second one is hardly ever taken too. A step that finds all of them taken fails, and its
 # timer retries it.
@@ -45,7 +45,7 @@ MINTED_AT_ONCE: Final = 3
 NO_RETURN: Final = timedelta(seconds=15)
 FLIGHT_DEPARTED: Final = "FLIGHT_DEPARTED"
 
-_HOLD_IS_OVER: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND"})
+_HOLD_ENDED: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND"})
 
 
 class Steps:
@@ -67,15 +67,15 @@ class Steps:
         """Returns the handlers by timer name."""
         steps = {
             bookings.RESERVE: self.reserve,
-            bookings.EXPIRE: self.look_at_hold,
-            bookings.LOOK_AT_HOLD: self.look_at_hold,
+            bookings.EXPIRE: self.check_hold,
+            bookings.CHECK_HOLD: self.check_hold,
             bookings.PAY: self.pay,
-            bookings.LOOK_AT_PAYMENT: self.look_at_payment,
+            bookings.CHECK_PAYMENT: self.check_payment,
             bookings.CONFIRM: self.confirm,
             bookings.RELEASE: self.release,
             bookings.RELEASE_AT_DEPARTURE: self.release,
             bookings.REFUND: self.refund,
-            bookings.DROP_HOLD: self.drop_hold,
+            bookings.CANCEL_FOREIGN_HOLD: self.cancel_foreign_hold,
             bookings.CANCEL_FLIGHT: self.cancel_flight,
             bookings.FOLLOW_SEATS: self.follow_seats,
         }
@@ -91,7 +91,7 @@ class Steps:
             # The booking is FAILED now, and keeps the reason.
             return
 
-    async def look_at_hold(self, subject: str) -> None:
+    async def check_hold(self, subject: str) -> None:
         """Copies the hold from the seat service, or expires the booking.
 
         An unpaid booking becomes EXPIRED if its hold has ended and its `expire_time` has passed.
@@ -101,7 +101,7 @@ class Steps:
             return
         if booking.state not in ("SEATS_RESERVED", "PAYMENT_PENDING", "PAYMENT_PROCESSING"):
             return
-        hold = await self._peers.look(booking)
+        hold = await self._peers.find_hold(booking)
         async with db.transaction(self._pool) as conn:
             if hold.state == "HELD":
                 await bookings.adopt(conn, booking.booking_id, hold)
@@ -118,7 +118,7 @@ class Steps:
         booking = await self._find(subject)
         if booking.state != "PAYMENT_PENDING" or booking.payment_code is None:
             return
-        if not await self._outlast_attempts(booking):
+        if not await self._extend_hold(booking):
             return
         await self._locator_of(booking)
         intent = await self._peers.intent(booking)
@@ -136,7 +136,7 @@ class Steps:
             )
         self._tell()
 
-    async def _outlast_attempts(self, booking: Booking) -> bool:
+    async def _extend_hold(self, booking: Booking) -> bool:
         """Extends the booking's hold to its full time.
 
         Returns False if the hold has ended or a flight was cancelled or has departed; then the booking is EXPIRED or
@@ -148,7 +148,7 @@ class Steps:
             if refusal.reason == "HOLD_LIMIT_REACHED":
                 # The hold has reached its longest life. Money that comes after its end is late money (BKG-5).
                 return True
-            if refusal.reason not in _HOLD_IS_OVER | {FLIGHT_CANCELLED, FLIGHT_DEPARTED}:
+            if refusal.reason not in _HOLD_ENDED | {FLIGHT_CANCELLED, FLIGHT_DEPARTED}:
                 raise
             async with db.transaction(self._pool) as conn:
                 if not await bookings.expire(conn, booking.booking_id):
@@ -161,7 +161,7 @@ class Steps:
             await bookings.adopt(conn, booking.booking_id, hold)
         return True
 
-    async def look_at_payment(self, subject: str) -> None:
+    async def check_payment(self, subject: str) -> None:
         """Copies the payment's attempts, and its outcome if the event is late."""
         booking = await self._find(subject)
         if booking.state != "PAYMENT_PROCESSING" or booking.pay_time is not None or booking.payment_intent_id is None:
@@ -192,7 +192,7 @@ class Steps:
                     attempts=intent.attempts,
                     last_error=intent.last_error,
                 )
-                await timers.set_timer(conn, bookings.LOOK_AT_PAYMENT, subject, after=self._payment_look)
+                await timers.set_timer(conn, bookings.CHECK_PAYMENT, subject, after=self._payment_look)
         self._tell()
 
     async def confirm(self, subject: str) -> None:
@@ -209,12 +209,12 @@ class Steps:
                 await timers.set_timer(conn, bookings.RELEASE, subject)
             return self._tell()
         if booking.state != "PAYMENT_PROCESSING" and await self._sale_is_closed(booking):
-            return await self._give_back(booking, SALE_CLOSED)
+            return await self._decide_refund(booking, SALE_CLOSED)
         try:
             hold = await self._seats_of(booking)
         except PeerRefusal as refusal:
             # Every refusal leads to the refund: the customer has paid, and must get either the seats or the money.
-            return await self._give_back(booking, refusal.reason)
+            return await self._decide_refund(booking, refusal.reason)
         # The seats are confirmed first: they no longer expire while the check-in service is down. Most bookings have
         # had their locator since `pay`.
         await self._write_confirmed(booking, hold, pnr=await self._locator_of(booking))
@@ -251,17 +251,17 @@ class Steps:
             try:
                 return await self._peers.confirm(_hold_id(booking), booking.seats)
             except PeerRefusal as refusal:
-                if refusal.reason not in _HOLD_IS_OVER:
+                if refusal.reason not in _HOLD_ENDED:
                     raise
-        return await self._take_again(booking)
+        return await self._hold_again(booking)
 
-    async def _take_again(self, booking: Booking) -> Hold:
+    async def _hold_again(self, booking: Booking) -> Hold:
         """Holds and confirms the same seats again, all or none. Raises PeerRefusal.
 
         The former hold is cancelled first and never confirmed, so that a concurrent step that still cancels it releases
         no other seats (decision 21).
         """
-        await self._peers.drop(_hold_id(booking), reason="PAID_LATE")
+        await self._peers.cancel_hold(_hold_id(booking), reason="PAID_LATE")
         last: PeerRefusal | None = None
         for number in range(1, LATE_HOLDS + 1):
             request_id = uuid5(booking.booking_id, f"late/{number}")
@@ -269,7 +269,7 @@ class Steps:
             try:
                 return await self._peers.confirm(hold.hold_id, hold.seats)
             except PeerRefusal as refusal:
-                if refusal.reason not in _HOLD_IS_OVER:
+                if refusal.reason not in _HOLD_ENDED:
                     raise
                 last = refusal
         assert last is not None
@@ -284,15 +284,15 @@ class Steps:
         async with db.transaction(self._pool) as conn:
             if await bookings.confirm(conn, booking, hold, pnr=pnr):
                 await notices.confirmed(conn, replace(booking, seats=hold.seats), pnr)
-            elif await bookings.give_back(conn, booking, reason=FLIGHT_CANCELLED):
+            elif await bookings.decide_refund(conn, booking, reason=FLIGHT_CANCELLED):
                 await notices.refunded(conn, booking, reason=FLIGHT_CANCELLED)
             # Also needed if another process was faster and the booking has ended since.
-            await bookings.drop_unless_ours(conn, booking.booking_id, hold.hold_id)
+            await bookings.cancel_foreign_hold_later(conn, booking.booking_id, hold.hold_id)
         self._tell()
 
-    async def _give_back(self, booking: Booking, reason: str) -> None:
+    async def _decide_refund(self, booking: Booking, reason: str) -> None:
         async with db.transaction(self._pool) as conn:
-            if await bookings.give_back(conn, booking, reason=reason):
+            if await bookings.decide_refund(conn, booking, reason=reason):
                 await notices.refunded(conn, booking, reason=reason)
         self._tell()
 
@@ -312,7 +312,7 @@ class Steps:
             # The hold also has the seats of the flown flights, so it must not be cancelled.
             cancelled = [leg for leg in booking.legs if leg.cancel_time is not None]
             return await self._peers.release_passengers(booking, cancelled, reason=reason)
-        await self._peers.drop(booking.hold_id, reason=reason)
+        await self._peers.cancel_hold(booking.hold_id, reason=reason)
         if booking.pay_time is not None:
             await self._peers.release_passengers(booking, booking.legs, reason=reason)
 
@@ -331,19 +331,19 @@ class Steps:
         if await self._of_a_cancelled_flight(booking):
             # The cancellation is going to end the booking, which keeps showing the seats that it had.
             return
-        sitting = await self._peers.sitting(booking)
+        confirmed_seats = await self._peers.confirmed_seats(booking)
         known = [seat for seat in booking.seats if seat.flight_id in {leg.flight_id for leg in booking.live_legs}]
-        if {_place(seat) for seat in sitting} == {_place(seat) for seat in known}:
+        if {_place(seat) for seat in confirmed_seats} == {_place(seat) for seat in known}:
             return
         async with db.transaction(self._pool) as conn:
-            if not await bookings.follow_seats(conn, booking, sitting):
+            if not await bookings.follow_seats(conn, booking, confirmed_seats):
                 # The booking has changed since it was read.
                 await timers.set_timer(conn, bookings.FOLLOW_SEATS, subject)
         self._tell()
 
-    async def drop_hold(self, subject: str) -> None:
+    async def cancel_foreign_hold(self, subject: str) -> None:
         """Cancels a hold that belongs to no booking."""
-        await self._peers.drop(UUID(subject), reason="NOT_NEEDED")
+        await self._peers.cancel_hold(UUID(subject), reason="NOT_NEEDED")
 
     async def _of_a_cancelled_flight(self, booking: Booking) -> bool:
         async with db.transaction(self._pool) as conn:
@@ -357,7 +357,7 @@ class Steps:
     async def cancel_flight(self, subject: str) -> None:
         """Cancels the bookings of a cancelled flight.
 
-        It runs again after LAST_LOOK until NO_RETURN has passed since the cancellation arrived, because a transaction
+        It runs again after LAST_CHECK until NO_RETURN has passed since the cancellation arrived, because a transaction
         that ran meanwhile may not have seen it.
         """
         last = UUID(int=0)
@@ -376,7 +376,7 @@ class Steps:
                 NO_RETURN,
             )
             if fresh:
-                await timers.set_timer(conn, bookings.CANCEL_FLIGHT, subject, after=LAST_LOOK)
+                await timers.set_timer(conn, bookings.CANCEL_FLIGHT, subject, after=LAST_CHECK)
 
     async def _live_bookings(self, flight_id: str, *, after: UUID) -> list[UUID]:
         """Returns the next bookings to cancel, by an index without ended bookings."""

@@ -80,7 +80,7 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 
     These are the passengers whose live check-in has another hold than the event names.
     """
-    await _look(
+    await _check_seat_later(
         conn,
         """
         SELECT checkin_id FROM check_ins
@@ -96,12 +96,12 @@ async def on_seat_confirmed(conn: Conn, event: seat.SeatConfirmed) -> None:
 async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
     """Records the release of a check-in's seat, and sets a timer to re-check the seat.
 
-    If every passenger of the event moved to another seat, the timer is due at once. Else it is due after FIRST_LOOK:
+    If every passenger of the event moved to another seat, the timer is due at once. Else it is due after FIRST_CHECK:
     the event with the cause of the release, such as a cancelled flight or booking, can then arrive first and cancel the
     check-in with its own reason.
     """
     moved = all(each.reason == MOVED for each in event.seats)
-    await _look(
+    await _check_seat_later(
         conn,
         """
         UPDATE check_ins SET seat_release_time = $5
@@ -115,18 +115,18 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
         # A seat that was blocked before its release has no hold and no passenger.
         [(each.passenger_id, UUID(each.hold_id)) for each in event.seats if each.hold_id],
         event.release_time.ToDatetime(tzinfo=UTC),
-        after=timers.NOW if moved else timer_names.FIRST_LOOK,
+        after=timers.NOW if moved else timer_names.FIRST_CHECK,
     )
 
 
 async def on_booking_confirmed(conn: Conn, event: booking.BookingConfirmed) -> None:
     """Adds the booking's passengers to the manifests; from then on they can log in."""
-    await bookings.put_on(conn, event)
+    await bookings.add_passengers(conn, event)
 
 
 async def on_booking_cancelled(conn: Conn, event: booking.BookingCancelled) -> None:
     """Cancels the passengers' check-ins and removes them from the manifests."""
-    await bookings.take_off(conn, event)
+    await bookings.remove_passengers(conn, event)
 
 
 async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None:
@@ -135,7 +135,7 @@ async def on_flight_cancelled(conn: Conn, event: flight.FlightCancelled) -> None
     await flights.cancel(conn, event.flight_id, reason=event.reason, cancel_time=cancel_time)
 
 
-async def _look(
+async def _check_seat_later(
     conn: Conn,
     affected: str,
     flight_id: str,
@@ -152,7 +152,7 @@ async def _look(
         *more,
     )
     for row in rows:
-        await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, str(row["checkin_id"]), after=after)
+        await timers.set_timer(conn, timer_names.CHECK_SEAT, str(row["checkin_id"]), after=after)
 
 
 def _checkin_of(reference: str) -> UUID | None:

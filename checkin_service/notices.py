@@ -16,65 +16,66 @@ SERVICE: Final = "checkin"
 
 async def payment_timed_out(conn: Conn, check_in: CheckIn, *, keeps_seat: bool) -> None:
     """Notifies the passenger that the unpaid fee cancelled the check-in."""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your check-in was cancelled",
         f"The baggage fee of {text_of(Amount(check_in.fee_currency, check_in.fee_cents))} was not paid in time, so "
-        f"your check-in was cancelled{'' if keeps_seat else ' and your seat was given back'}. You can check in again "
+        f"your check-in was cancelled{'' if keeps_seat else ' and your seat was released'}. You can check in again "
         f"while check-in is open.{' Your booking keeps its seat.' if keeps_seat else ''}",
     )
 
 
 async def payment_refunded(conn: Conn, check_in: CheckIn, paid: Amount | None) -> None:
     """Notifies the passenger that a payment that was not due is refunded."""
-    await _tell(
+    await _send(
         conn,
         check_in,
         "Your payment is refunded",
-        f"Your payment{f' of {text_of(paid)}' if paid else ''} came too late or was no longer due. We are giving it "
-        "back by the way it came; you need not do anything.",
+        f"Your payment{f' of {text_of(paid)}' if paid else ''} came too late or was no longer due. We refund it to the "
+        "payment method that you used; you do not need to do anything.",
     )
 
 
 async def seat_released(conn: Conn, check_in: CheckIn) -> None:
     """Notifies the passenger that the release of the seat cancelled the check-in."""
-    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
-    await _tell(
+    refund = " We refund the baggage fee that you paid." if check_in.fee_pay_time is not None else ""
+    await _send(
         conn,
         check_in,
         "Your check-in was cancelled",
-        f"Seat {check_in.seat_number} is no longer yours, so your check-in was cancelled and your boarding pass is not "
-        f"valid any more.{refund} Please choose another seat and check in again, or come to our desk at the airport.",
+        f"Seat {check_in.seat_number} is no longer reserved for you, so your check-in was cancelled and your boarding "
+        f"pass is no longer valid.{refund} Please choose another seat and check in again, or come to our desk at the "
+        "airport.",
     )
 
 
 async def seat_no_longer_fits(conn: Conn, check_in: CheckIn) -> None:
     """Notifies the passenger that the seat no longer fits: the check-in is cancelled."""
-    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
-    await _tell(
+    refund = " We refund the baggage fee that you paid." if check_in.fee_pay_time is not None else ""
+    await _send(
         conn,
         check_in,
         "Your check-in was cancelled",
-        f"Your booking changed, and seat {check_in.seat_number} does not fit it any more (its cabin, or who may sit in "
-        f"its row). So your check-in was cancelled and your boarding pass is not valid any more.{refund} Please choose "
-        "another seat and check in again, or come to our desk at the airport.",
+        f"Your booking changed, and seat {check_in.seat_number} no longer fits it: it is in another cabin, or its "
+        "row is not for every passenger. So your check-in was cancelled and your boarding pass is no longer valid."
+        f"{refund} Please choose another seat and check in again, or come to our desk at the airport.",
     )
 
 
 async def flight_cancelled(conn: Conn, check_in: CheckIn) -> None:
     """Notifies the passenger that the cancelled flight cancelled the check-in."""
-    refund = " The baggage fee that you paid is given back." if check_in.fee_pay_time is not None else ""
-    await _tell(
+    refund = " We refund the baggage fee that you paid." if check_in.fee_pay_time is not None else ""
+    await _send(
         conn,
         check_in,
         "Your flight is cancelled",
-        f"Your flight will not leave, so your check-in was cancelled and no boarding pass is valid any more.{refund} "
-        "Whoever sold you the ticket gives back its price, or finds you another flight.",
+        f"Your flight was cancelled, so your check-in was cancelled and your boarding pass is no longer valid.{refund} "
+        "The seller of your ticket refunds its price, or books you on another flight.",
     )
 
 
-async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
+async def _send(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
     row = await conn.fetchrow(
         """
         SELECT contact_email, given_name, flight_number, origin, destination, departure_date, departure_time
@@ -87,7 +88,7 @@ async def _tell(conn: Conn, check_in: CheckIn, subject: str, text: str) -> None:
         return
     departure_date: date = row["departure_date"]
     departure = airports.local_time(row["departure_time"], airports.zone(row["origin"]))
-    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']}, which leaves at {departure}"
+    journey = f"{row['flight_number']} from {row['origin']} to {row['destination']}, which departs at {departure}"
     await outbox.enqueue(
         conn,
         [

@@ -178,7 +178,7 @@ class Peers:
         )
         measured = list(answer.measured_grams)
         if len(measured) != len(declared_grams) or any(grams <= 0 for grams in measured):
-            raise Unavailable("the scales answer nonsense, try again")
+            raise Unavailable("the scales returned an invalid weight; retry")
         return measured
 
     async def create_intent(self, reference: str, *, pnr: str, cents: int, currency: str) -> UUID:
@@ -250,9 +250,9 @@ _OF_HOLDS: Final[Meanings] = {
     "HOLD_CANCELLED": lambda _: refusals.hold_cancelled(),
     # A booking manages this hold, so check-in confirms it for no caller.
     "HOLD_MANAGED": lambda _: refusals.hold_not_found(),
-    "FLIGHT_CANCELLED": lambda _: refusals.flight_cancelled(),
+    "FLIGHT_CANCELLED": lambda refusal: refusals.flight_cancelled(refusal.metadata["flight_id"]),
     "FLIGHT_DEPARTED": lambda refusal: refusals.flight_departed(
-        datetime.fromisoformat(refusal.metadata["departure_time"])
+        refusal.metadata["flight_id"], datetime.fromisoformat(refusal.metadata["departure_time"])
     ),
     # The passenger is not on the manifest, or not any more.
     "PASSENGER_NOT_FOUND": lambda _: refusals.passenger_not_found(),

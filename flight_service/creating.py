@@ -63,7 +63,7 @@ class Creating:
         if standing is not None:
             return
         if not to_come:
-            raise InvalidArgument.of(FieldViolation("departure_time", "is in the past"))
+            raise InvalidArgument.of(FieldViolation("departure_time", "must be in the future"))
         await self._peers.provision(new.flight_id, new.layout_id, new.departure_time)
 
 
@@ -96,11 +96,12 @@ def new_flight(request: pb.CreateFlightRequest) -> NewFlight:
 
 def _violations(request: pb.CreateFlightRequest) -> Iterator[FieldViolation]:
     if airports.zone(request.origin) is None:
-        yield FieldViolation("origin", "is no airport that is known")
+        yield FieldViolation("origin", f"must be the IATA code of a known airport, not {request.origin}")
     if airports.zone(request.destination) is None:
-        yield FieldViolation("destination", "is no airport that is known")
+        yield FieldViolation("destination", f"must be the IATA code of a known airport, not {request.destination}")
     if request.aircraft_type not in AIRCRAFT:
-        yield FieldViolation("aircraft_type", f"must be one of {', '.join(sorted(AIRCRAFT))}")
+        known = ", ".join(sorted(AIRCRAFT))
+        yield FieldViolation("aircraft_type", f"must be one of {known}, not {request.aircraft_type}")
     yield from CheckInTimes.of(request).violations()
 
 
@@ -110,7 +111,7 @@ def _moment(field: str, given: Timestamp) -> datetime:
         # The local date in any time zone must be one that Python's datetime can represent.
         moment - timedelta(days=1), moment + timedelta(days=1)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error
+        raise InvalidArgument.of(FieldViolation(field, "must be a time in the years 1 to 9999")) from error
     return moment
 
 

@@ -128,7 +128,7 @@ async def cancel(conn: Conn, flight_id: str, *, reason: str) -> Flight:
     flight = await find(conn, flight_id)
     if row is None:
         if flight.state != "CANCELLED":
-            raise refusals.flight_departed(flight.departure_time)
+            raise refusals.flight_departed(flight_id, flight.departure_time)
         return flight
     await _move_days(conn, {row["departure_time"].date()})
     cancelled = events_pb2.FlightCancelled(

@@ -71,8 +71,8 @@ class Rolling:
             try:
                 while lease := await self._take():
                     await self._fill(lease)
-            except (Unavailable, *db.AWAY) as error:
-                _log.warning("rolling waits", error=repr(error))
+            except (Unavailable, *db.UNREACHABLE) as error:
+                _log.warning("rolling of days failed; retrying", error=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -129,7 +129,7 @@ class Rolling:
                 _log.info("day rolled", day=str(lease.day))
         finally:
             if held:
-                await self._give_back(held)
+                await self._end_lease(held)
 
     async def _missing(self, planned: Sequence[NewFlight]) -> list[NewFlight]:
         """Returns the planned flights that do not exist and have not departed."""
@@ -164,7 +164,7 @@ class Rolling:
             await self._peers.provision(flight.flight_id, flight.layout_id, flight.departure_time)
         except AlreadyExists as refusal:
             # The flight id already has seats of another layout, which may be sold already. An operator has to decide.
-            _log.error("flight left out", flight_id=flight.flight_id, error=str(refusal))
+            _log.error("flight not scheduled", flight_id=flight.flight_id, error=str(refusal))
             return False
         return True
 
@@ -182,9 +182,9 @@ class Rolling:
                 )
             )
 
-    async def _give_back(self, lease: _Lease) -> None:
+    async def _end_lease(self, lease: _Lease) -> None:
         """Ends the lease, so that another process can continue before it lapses."""
-        with contextlib.suppress(Unavailable, *db.AWAY):
+        with contextlib.suppress(Unavailable, *db.UNREACHABLE):
             async with db.session(self._pool) as conn:
                 await _move(conn, lease, by=timedelta())
 

@@ -106,8 +106,8 @@ class RoutesCache:
             return None
         try:
             (value,) = await self._cache.get([self._name(market)])
-        except cache.AWAY as error:
-            _log.warning("cache is away", error=repr(error))
+        except cache.UNREACHABLE as error:
+            _log.warning("cache unavailable", error=repr(error))
             self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS
             return None
         if value is None or value.version != timetable.version:
@@ -117,7 +117,7 @@ class RoutesCache:
     async def _remember(self, market: Market, timetable: Timetable, found: Sequence[Route]) -> None:
         if time.monotonic() < self._cache_away_until:
             return
-        with contextlib.suppress(*cache.AWAY):
+        with contextlib.suppress(*cache.UNREACHABLE):
             name = self._name(market)
             # No writer invalidates; the version of the schedule decides what is stale.
             value = Versioned(timetable.version, _write(found))

@@ -60,8 +60,10 @@ class Search:
         Raises INVALID_FIELD for a past day.
         """
         timetable = await self._timetables.between(*self._connections.days_ahead(question.market.day))
-        if question.market.day < timetable.read_time.astimezone(question.zone).date():
-            raise InvalidArgument.of(FieldViolation("date", "is in the past at the source"))
+        today = timetable.read_time.astimezone(question.zone).date()
+        if question.market.day < today:
+            description = f"must not be in the past; the local date at {question.market.source} is {today}"
+            raise InvalidArgument.of(FieldViolation("date", description))
         routes = await self._routes.of(question.market, timetable)
         ranked = [
             each

@@ -116,7 +116,7 @@ def _cabin(asked: pb.Cabin.ValueType) -> str:
 def _zone(field: str, airport: str) -> ZoneInfo:
     zone = airports.zone(airport)
     if zone is None:
-        raise InvalidArgument.of(FieldViolation(field, "is no airport that is known"))
+        raise InvalidArgument.of(FieldViolation(field, f"must be the IATA code of a known airport, not {airport}"))
     return zone
 
 
@@ -126,5 +126,5 @@ def _day(text: str) -> date:
         # The search also reads neighbouring days, which do not exist at the ends of the calendar.
         day + timedelta(weeks=1), day - timedelta(weeks=1)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgument.of(FieldViolation("date", "is no day of the calendar")) from error
+        raise InvalidArgument.of(FieldViolation("date", f"must be a date of the calendar, not {text}")) from error
     return day

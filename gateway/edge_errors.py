@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from google.rpc import code_pb2
 
+from services.errors import DEADLINE_PASSED, NOT_AUTHENTICATED
+
 ENVOY_SAYS = "%LOCAL_REPLY_BODY%"
-# The message of the services: it does not say what is wrong with the token.
-NOT_AUTHENTICATED = "a valid bearer token is needed"
 # Envoy's reasons for a reset of a request that the service has not received.
 _NOT_SENT = "connection_failure|connection_timeout|refused_stream|overflow"
 
@@ -50,44 +50,44 @@ EDGE_ERRORS = (
         "response.code_details == 'lua_response' && response.code == 429",
         code_pb2.RESOURCE_EXHAUSTED,
         "BLOCKED",
-        "this caller did what nobody does who wants a seat; it is let in again after a while",
+        "your token or network address is blocked for abuse of the API; retry after the given delay",
     ),
     EdgeError(
         "response.code == 429",
         code_pb2.RESOURCE_EXHAUSTED,
         "RATE_LIMITED",
-        "too many calls; go on after a while",
+        "too many calls; retry after the given delay",
     ),
     EdgeError(
         "request.url_path == '/healthz'",
         code_pb2.UNAVAILABLE,
         "DEPENDENCY_UNAVAILABLE",
-        "a part behind the gateway is not well",
+        "a service behind the gateway is unhealthy; retry",
         retry_after_seconds=1,
     ),
     EdgeError(
         "response.code_details == 'path_normalization_failed'",
         code_pb2.INVALID_ARGUMENT,
         "INVALID_FIELD",
-        "path: no slash, backslash or NUL may hide behind a percent sign",
+        "path: must not contain a percent-encoded slash, backslash or NUL",
     ),
     EdgeError(
         "response.code_details.contains('unexpected_underscore')",
         code_pb2.INVALID_ARGUMENT,
         "INVALID_FIELD",
-        "header: no underscore may stand in the name of a header",
+        "header: must not have an underscore in its name",
     ),
     EdgeError(
         "response.code == 431",
         code_pb2.INVALID_ARGUMENT,
         "REQUEST_TOO_LARGE",
-        "the headers are too large or too many",
+        "the headers are too large or too many; send at most 64 headers and 12 KiB",
     ),
     EdgeError(
         "response.code_details.startsWith('http') || response.code_details == 'missing_host_header'",
         code_pb2.INVALID_ARGUMENT,
         "INVALID_FIELD",
-        "request: not well-formed HTTP",
+        "request: must be well-formed HTTP",
         # Envoy answers 501 to a transfer coding that it does not support.
         status=400,
     ),
@@ -96,20 +96,20 @@ EDGE_ERRORS = (
         "response.code == 404",
         code_pb2.NOT_FOUND,
         "UNKNOWN_PATH",
-        "there is nothing at this path",
+        "no such path; the OpenAPI document lists the paths",
         native_code=code_pb2.UNIMPLEMENTED,
     ),
     EdgeError(
         "response.code == 405",
         code_pb2.UNIMPLEMENTED,
         "METHOD_NOT_ALLOWED",
-        "this path does not take this method",
+        "this path does not support this HTTP method; the header Allow lists the supported ones",
     ),
     EdgeError(
         "response.code == 413",
         code_pb2.INVALID_ARGUMENT,
         "REQUEST_TOO_LARGE",
-        "the body is larger than 64 KiB, or 512 KiB for a manifest",
+        "the body is too large; send at most 64 KiB, or 512 KiB for a manifest",
     ),
     # The connection broke after the request was sent, so the call may have had its effect (rule 11.15).
     EdgeError(
@@ -117,7 +117,7 @@ EDGE_ERRORS = (
         f" && !response.code_details.matches('{_NOT_SENT}')",
         code_pb2.DEADLINE_EXCEEDED,
         "DEADLINE_EXCEEDED",
-        "the connection to the service broke; the outcome is unknown, a repeat with the same request_id finds it out",
+        "the connection to the service broke and the outcome is unknown; retry with the same idempotency key",
         status=504,
         retry_after_seconds=1,
     ),
@@ -125,7 +125,7 @@ EDGE_ERRORS = (
         "response.code == 503",
         code_pb2.UNAVAILABLE,
         "DEPENDENCY_UNAVAILABLE",
-        "the service is down; nothing was changed, try again",
+        "the service is down; nothing was changed; retry",
         retry_after_seconds=1,
     ),
     # 408: the caller took too long to send the request. 504: the service took too long to respond.
@@ -133,13 +133,13 @@ EDGE_ERRORS = (
         "response.code in [408, 504]",
         code_pb2.DEADLINE_EXCEEDED,
         "DEADLINE_EXCEEDED",
-        "the call ran out of time",
+        DEADLINE_PASSED,
     ),
     EdgeError("response.code >= 500", code_pb2.INTERNAL, "INTERNAL", "internal error"),
     EdgeError(
         "response.code >= 400",
         code_pb2.INVALID_ARGUMENT,
         "INVALID_FIELD",
-        "request: not acceptable",
+        "request: can't be processed; check its method, path, headers and body",
     ),
 )

@@ -12,7 +12,7 @@ local function refuse(path, text, otherwise)
 end
 
 local function malformed(at)
-  refuse("body", "not well-formed JSON at byte " .. at)
+  refuse("body", "must be well-formed JSON; the error is at byte " .. at)
 end
 
 local function skip(text, at)
@@ -79,9 +79,9 @@ local KINDS = { ["{"] = "object", ["["] = "list", n = "null" }
 
 local function check_kind(kind, field, is_element, path)
   if is_element and kind == "null" then
-    refuse(path, "null is not allowed in a list; leave the element out")
+    refuse(path, "must not be null in a list; leave the element out")
   elseif is_element and kind == "list" then
-    refuse(path, "a list is not allowed in a list")
+    refuse(path, "must not be a list in a list")
   elseif field == nil or kind == "null" then
     return
   elseif field.list and not is_element then
@@ -115,7 +115,7 @@ local function read_object(text, at, kind, path, depth, in_path)
     local name = field and field.name or key
     local inner = path == "" and name or path .. "." .. name
     if seen[name] then
-      refuse(inner, "comes twice")
+      refuse(inner, "must be given only once")
     end
     seen[name] = true
     at = skip(text, at)
@@ -124,7 +124,7 @@ local function read_object(text, at, kind, path, depth, in_path)
     end
     at = skip(text, at + 1)
     if in_path and in_path[name] and text:sub(at, at) == '"' and read_string(text, at) ~= in_path[name] then
-      refuse(inner, "differs from the value in the path")
+      refuse(inner, "must equal the value in the path; leave it out of the body")
     end
     at = skip(text, read_value(text, at, field, false, inner, depth))
     local sign = text:sub(at, at)
@@ -160,7 +160,7 @@ read_value = function(text, at, field, is_element, path, depth)
   local first = text:sub(at, at)
   check_kind(KINDS[first] or "scalar", field, is_element, path)
   if depth == MAX_DEPTH then
-    refuse("body", "nested more than " .. MAX_DEPTH .. " deep")
+    refuse("body", "must be nested at most " .. MAX_DEPTH .. " levels deep")
   elseif first == "{" then
     return read_object(text, at, field and field.type, path, depth + 1)
   elseif first == "[" then
@@ -218,13 +218,13 @@ local function read_query(query, route)
     local path, field = field_at(route.type, place)
     path = path or place
     if place == "" then
-      refuse("query", "a parameter has no name")
+      refuse("query", "must have a name for each parameter")
     elseif in_path[path] then
       refuse(place, "is in the path already; leave it out of the query", "query")
     elseif route.body ~= "none" then
-      refuse(place, "is not taken in the query; put it into the body", "query")
+      refuse(place, "is not accepted in the query; send it in the body", "query")
     elseif seen[path] and not (field and field.list) then
-      refuse(place, "comes twice", "query")
+      refuse(place, "must be given only once", "query")
     end
     seen[path] = true
   end
@@ -256,7 +256,7 @@ end
 local function check(handle, read, ...)
   local is_strict, problem = pcall(read, ...)
   if not is_strict then
-    local message = type(problem) == "table" and problem.message or "body: can't be read as JSON"
+    local message = type(problem) == "table" and problem.message or "body: must be well-formed JSON"
     handle:respond({ [":status"] = "400" }, message)
   end
   return is_strict

@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 import asyncpg
 
 from payment_service import intents, verdicts
-from payment_service.provider import Provider, ProviderCharge, Status, Unanswered
+from payment_service.provider import OutcomeUnknown, Provider, ProviderCharge, Status
 from payment_service.settings import Attempts
 from payment_service.verdicts import CHARGE, RECONCILE
 from services import db, telemetry
@@ -74,9 +74,9 @@ class Charging:
             if verdict.status is not Status.PENDING:
                 await self._apply(verdict)
             elif attempt.over:
-                raise Unanswered(TIMEOUT, "the charge is not decided yet")
-        except Unanswered as unanswered:
-            _log.warning("attempt failed", intent_id=subject, error=str(unanswered))
+                raise OutcomeUnknown(TIMEOUT, "the charge is not decided yet")
+        except OutcomeUnknown as unanswered:
+            _log.warning("payment attempt failed", intent_id=subject, error=str(unanswered))
             await self._end(attempt, error=unanswered.error)
 
     async def reconcile(self, subject: str) -> None:
@@ -84,7 +84,7 @@ class Charging:
 
         Voids a key that the provider does not know, and so decides it. Also voids a charge that stays undecided for too
         long, or whose intent does not wait for it any more. While there is no verdict, sets the timer again. Raises
-        Unanswered, so that the timer retries.
+        OutcomeUnknown, so that the timer retries.
         """
         key = UUID(subject)
         async with db.transaction(self._pool) as conn:
@@ -111,11 +111,11 @@ class Charging:
     async def _ask(self, attempt: Attempt) -> ProviderCharge:
         """Asks for the verdict of an attempt whose time has passed.
 
-        Raises Unanswered, with TIMEOUT if the provider does not know the key.
+        Raises OutcomeUnknown, with TIMEOUT if the provider does not know the key.
         """
         verdict = await self._provider.find(attempt.key)
         if verdict is None:
-            raise Unanswered(TIMEOUT, "the provider does not know the charge")
+            raise OutcomeUnknown(TIMEOUT, "the provider does not know the charge")
         return verdict
 
     async def _apply(self, verdict: ProviderCharge) -> None:
@@ -124,7 +124,9 @@ class Charging:
         if outcome.quarantine is not None:
             verdicts.report(outcome.quarantine, key=verdict.key)
             # The charge stays undecided, for a person to look at.
-            raise Unanswered(outcome.quarantine, f"the provider's answer for {verdict.key} is not what was asked for")
+            raise OutcomeUnknown(
+                outcome.quarantine, f"the provider's answer for {verdict.key} is not what was asked for"
+            )
         self._tell()
 
     async def _end(self, attempt: Attempt, *, error: str) -> None:

@@ -22,7 +22,7 @@ from skyhigh.payment.v1 import payment_service_pb2 as pb
 from payment_service import refusals
 from services.db import Conn, GuardMissed
 from services.errors import FieldViolation, InvalidArgument, Refusal
-from services.money import Amount, money_of
+from services.money import Amount, money_of, text_of
 from services.outbox import Event, enqueue
 from services.proto import timestamp
 from services.running_call import RUNNING
@@ -143,7 +143,7 @@ async def submit(conn: Conn, request: OnIntent, *, payment_code: str, max_attemp
     )
     if row is None:
         standing = await _standing(conn, request)
-        raise refusals.intent_cancelled() if standing["state"] == "CANCELLED" else _taken(standing["state"])
+        raise refusals.intent_cancelled() if standing["state"] == "CANCELLED" else _refusal_of(standing["state"])
     await _record(conn, row, request.cause)
     return intent_of(row)
 
@@ -167,7 +167,7 @@ async def cancel(conn: Conn, request: OnIntent) -> pb.PaymentIntent:
     if row is None:
         standing = await _standing(conn, request)
         if standing["state"] != "CANCELLED":
-            raise _taken(standing["state"])
+            raise _refusal_of(standing["state"])
         return intent_of(standing)
     await _record(conn, row, request.cause)
     return intent_of(row)
@@ -252,7 +252,7 @@ async def fail(conn: Conn, intent_id: UUID, *, error: str, cause: Cause) -> None
         attempts=row["attempts"],
         fail_time=timestamp(row["update_time"]),
     )
-    await _tell(conn, "payment.failed.v1", failed)
+    await _enqueue(conn, "payment.failed.v1", failed)
 
 
 async def succeed(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause) -> bool:
@@ -282,7 +282,7 @@ async def succeed(conn: Conn, intent_id: UUID, *, charge_key: UUID, cause: Cause
         succeed_time=timestamp(row["succeed_time"]),
         attempts=row["attempts"],
     )
-    await _tell(conn, "payment.succeeded.v1", succeeded)
+    await _enqueue(conn, "payment.succeeded.v1", succeeded)
     return True
 
 
@@ -328,10 +328,9 @@ def _refuse_refund(standing: asyncpg.Record, total: Amount | None, *, by_agent: 
     if standing["state"] not in ("SUCCEEDED", "REFUNDING", "REFUNDED"):
         raise refusals.intent_not_paid(standing["state"])
     if total is not None and (total.currency != standing["currency"] or total.minor_units > standing["minor_units"]):
+        limit = text_of(Amount(standing["currency"], standing["minor_units"]))
         raise InvalidArgument.of(
-            FieldViolation(
-                "total_refund", f"must be at most the intent's amount, in its currency {standing['currency']}"
-            )
+            FieldViolation("total_refund", f"must be at most {limit}, the amount of the payment intent")
         )
     if by_agent and standing["state"] == "SUCCEEDED" and purpose in CALLS_OF_PURPOSES:
         raise refusals.refund_by_its_service(standing["reference"], CALLS_OF_PURPOSES[purpose])
@@ -377,7 +376,7 @@ async def finish_refund(conn: Conn, intent_id: UUID, *, charge_key: UUID, minor_
         refund_time=timestamp(await conn.fetchval("SELECT statement_timestamp()")),
         total_refunded=money_of(Amount(currency, row["refunded_minor_units"] or minor_units)),
     )
-    await _tell(conn, "payment.refunded.v1", refunded)
+    await _enqueue(conn, "payment.refunded.v1", refunded)
 
 
 async def _standing(conn: Conn, request: OnIntent) -> asyncpg.Record:
@@ -392,7 +391,7 @@ async def _standing(conn: Conn, request: OnIntent) -> asyncpg.Record:
     return row
 
 
-def _taken(state: str) -> Refusal:
+def _refusal_of(state: str) -> Refusal:
     match state:
         case "PROCESSING":
             return refusals.payment_in_progress(state)
@@ -419,7 +418,7 @@ async def _record(conn: Conn, row: asyncpg.Record, cause: Cause) -> None:
     )
 
 
-async def _tell(conn: Conn, routing_key: str, message: Message) -> None:
+async def _enqueue(conn: Conn, routing_key: str, message: Message) -> None:
     call = RUNNING.get(None)
     await enqueue(conn, [Event(uuid4(), routing_key, message, traceparent_or_new(call.traceparent if call else None))])
 

@@ -83,7 +83,7 @@ class ProviderRefund(BaseModel):
     status: Status
 
 
-class Unanswered(Exception):
+class OutcomeUnknown(Exception):
     """Raised if the provider gave no valid response, so that the outcome is unknown.
 
     `error` is a code for the owner of the intent.
@@ -100,7 +100,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Provider:
     """Calls the provider, for at most `timeout_seconds` per call.
 
-    Every call raises Unanswered.
+    Every call raises OutcomeUnknown.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
@@ -165,18 +165,18 @@ class Provider:
                     return None
                 # An error response does not say what became of an earlier request with this key.
                 if not response.ok:
-                    raise Unanswered("PROVIDER_ERROR", f"{method} answered {response.status}")
+                    raise OutcomeUnknown("PROVIDER_ERROR", f"{method} answered {response.status}")
                 return answer_type.model_validate_json(await response.read())
         except TimeoutError as error:
-            raise Unanswered("TIMEOUT", f"{method} was not answered in time") from error
+            raise OutcomeUnknown("TIMEOUT", f"{method} was not answered in time") from error
         except aiohttp.ClientError as error:
-            raise Unanswered("PROVIDER_UNAVAILABLE", f"{method}: {type(error).__name__}") from error
+            raise OutcomeUnknown("PROVIDER_UNAVAILABLE", f"{method}: {type(error).__name__}") from error
         except ValidationError as error:
             # The text of the error would contain the response.
-            raise Unanswered("PROVIDER_ERROR", f"{method} answered {error.error_count()} wrong fields") from None
+            raise OutcomeUnknown("PROVIDER_ERROR", f"{method} answered {error.error_count()} wrong fields") from None
 
 
 def _known(answer: Answer | None) -> Answer:
     if answer is None:
-        raise Unanswered("PROVIDER_ERROR", "what must be there was not found")
+        raise OutcomeUnknown("PROVIDER_ERROR", "what must be there was not found")
     return answer

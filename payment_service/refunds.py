@@ -22,7 +22,7 @@ from services.timers import cancel_timer, set_timer
 REFUND: Final = "refund"
 """The timer of a refund. Its subject is the charge's key; from the second refund on, also the refund's number."""
 # Normally a webhook reports the refund; this repeat finds out if the webhook was lost.
-ASK_AGAIN: Final = timedelta(seconds=10)
+RETRY_PAUSE: Final = timedelta(seconds=10)
 
 
 def refund_key_of(charge_key: UUID, number: int = 1) -> UUID:
@@ -111,7 +111,7 @@ class Refunding:
     async def refund(self, subject: str) -> None:
         """Has the provider refund a charge, in full or in part.
 
-        Raises Unanswered, so that the timer retries.
+        Raises OutcomeUnknown, so that the timer retries.
         """
         key, _, later = subject.partition("/")
         charge_key, number = UUID(key), int(later or 1)
@@ -135,5 +135,5 @@ class Refunding:
             if refund.status is Status.SUCCEEDED:
                 await finish(conn, charge_key, number, provider_refund_id=refund.refund_id, actor="payment")
             else:
-                await set_timer(conn, REFUND, subject, after=ASK_AGAIN)
+                await set_timer(conn, REFUND, subject, after=RETRY_PAUSE)
         self._tell()

@@ -56,7 +56,7 @@ async def apply(conn: Conn, verdict: ProviderCharge, *, attempts: Attempts, acto
     A verdict that changes nothing any more is no error. A doubtful verdict is not applied: the outcome names the doubt.
     """
     charge = await locked_charge(conn, verdict.key)
-    doubt = doubt_of(verdict, charge)
+    doubt = mismatch_of(verdict, charge)
     if doubt is not None or charge is None:
         return Outcome(quarantine=doubt)
     match verdict.status:
@@ -85,7 +85,7 @@ async def locked_charge(conn: Conn, key: UUID) -> asyncpg.Record | None:
     )
 
 
-def doubt_of(verdict: ProviderCharge, charge: asyncpg.Record | None) -> Quarantine | None:
+def mismatch_of(verdict: ProviderCharge, charge: asyncpg.Record | None) -> Quarantine | None:
     """Returns what is wrong with a verdict, or None.
 
     Its charge is not known, or its intent, currency or amount differs.

@@ -206,10 +206,10 @@ async def _apply(conn: Conn, event: ProviderEvent, *, attempts: Attempts) -> Out
         return await verdicts.apply(conn, event.verdict, attempts=attempts, actor=ACTOR)
     assert event.data.refund_id is not None
     charge = await verdicts.locked_charge(conn, event.data.key)
-    doubt = verdicts.doubt_of(event.verdict, charge)
+    doubt = verdicts.mismatch_of(event.verdict, charge)
     if doubt is not None:
         return Outcome(quarantine=doubt)
-    assert charge is not None, "doubt_of doubts what is for no charge"
+    assert charge is not None, "mismatch_of doubts what is for no charge"
     refund_key, told = event.data.refund_key, event.data.refund_amount
     # An event that names no refund key is the refund of the whole charge.
     refund = await conn.fetchrow(
@@ -237,7 +237,7 @@ async def _apply(conn: Conn, event: ProviderEvent, *, attempts: Attempts) -> Out
 async def forget_old(pool: Pool) -> None:
     """Deletes old events every FORGET_SECONDS, until cancelled."""
     while True:
-        with contextlib.suppress(*db.AWAY):
+        with contextlib.suppress(*db.UNREACHABLE):
             await forget_once(pool)
         await asyncio.sleep(FORGET_SECONDS)
 

@@ -31,10 +31,10 @@ from seat_service.manifests.departures import Departures, set_departures
 from seat_service.manifests.manifest_copy import ManifestChange, sync
 from seat_service.maps.availability import Availability
 from seat_service.maps.seat_map import SeatMaps
-from seat_service.refusals import LapsedInTheWay
+from seat_service.refusals import LapsedHoldConflict
 from seat_service.requests import ChangeRequest, Effects, HoldRequest, OnHold, OnPassenger, OnSeat
 from services import db
-from services.batch import Batcher, one_alone
+from services.batch import Batcher, run_alone
 from services.db import Conn, Pool
 from services.errors import DeadlineExceeded, Refusal
 from services.idempotency import Repeatable, once
@@ -243,7 +243,7 @@ class Inventory:
             *await self._transact(requests, transition=transition, answer_type=pb.Hold)
         ]
         for _ in range(LAPSED_ATTEMPTS):
-            late = [n for n, answer in enumerate(answers) if isinstance(answer, LapsedInTheWay)]
+            late = [n for n, answer in enumerate(answers) if isinstance(answer, LapsedHoldConflict)]
             late = [n for n in late if await self._ended(answers, n)]
             if not late:
                 break
@@ -266,10 +266,10 @@ class Inventory:
 
         try:
             return await run(requests)
-        except (DeadlineExceeded, *db.AWAY) as error:
+        except (DeadlineExceeded, *db.UNREACHABLE) as error:
             return [error] * len(requests)
         except Exception:
-            return [await one_alone(run, request) for request in requests]
+            return [await run_alone(run, request) for request in requests]
 
     async def _ended(self, answers: list[pb.Hold | Exception], n: int) -> bool:
         """Expires the lapsed holds that prevent request `n`; returns False if that failed.
@@ -277,7 +277,7 @@ class Inventory:
         The error then becomes the outcome of this request only.
         """
         try:
-            await self._expire(set(cast(LapsedInTheWay, answers[n]).hold_ids))
+            await self._expire(set(cast(LapsedHoldConflict, answers[n]).hold_ids))
         except Exception as error:
             answers[n] = error
             return False

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from skyhigh.seat.v1.error_reason_pb2 import ErrorReason
 
-from services.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Refusal, ResourceExhausted
+from services.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Refusal, ResourceExhausted, missing
 from services.proto import rfc3339
 
 
@@ -19,13 +19,17 @@ def _name(reason: ErrorReason.ValueType) -> str:
 
 def flight_not_found(flight_id: str) -> NotFound:
     """The flight does not exist."""
-    return NotFound(_name(ErrorReason.FLIGHT_NOT_FOUND), "flight not found", metadata={"flight_id": flight_id})
+    return NotFound(
+        _name(ErrorReason.FLIGHT_NOT_FOUND),
+        f"flight {flight_id} not found; check the flight id",
+        metadata={"flight_id": flight_id},
+    )
 
 
 def flight_cancelled(flight_id: str) -> FailedPrecondition:
     """The flight is cancelled."""
     return FailedPrecondition(
-        _name(ErrorReason.FLIGHT_CANCELLED), "the flight was cancelled", metadata={"flight_id": flight_id}
+        _name(ErrorReason.FLIGHT_CANCELLED), f"flight {flight_id} is cancelled", metadata={"flight_id": flight_id}
     )
 
 
@@ -33,21 +37,25 @@ def flight_departed(flight_id: str, departure_time: datetime) -> FailedPrecondit
     """The flight has departed."""
     return FailedPrecondition(
         _name(ErrorReason.FLIGHT_DEPARTED),
-        "the flight has left",
+        f"flight {flight_id} departed at {rfc3339(departure_time)}",
         metadata={"flight_id": flight_id, "departure_time": rfc3339(departure_time)},
     )
 
 
 def layout_not_found(layout_id: str) -> NotFound:
     """The cabin layout does not exist."""
-    return NotFound(_name(ErrorReason.LAYOUT_NOT_FOUND), "cabin layout not found", metadata={"layout_id": layout_id})
+    return NotFound(
+        _name(ErrorReason.LAYOUT_NOT_FOUND),
+        f"cabin layout {layout_id} not found; check the layout id",
+        metadata={"layout_id": layout_id},
+    )
 
 
 def flight_exists(layout_id: str) -> AlreadyExists:
     """The flight was provisioned with another layout."""
     return AlreadyExists(
         _name(ErrorReason.FLIGHT_EXISTS),
-        f"the flight was provisioned with layout {layout_id}",
+        f"the flight already has seats of layout {layout_id}; use that layout or another flight id",
         metadata={"layout_id": layout_id},
     )
 
@@ -56,7 +64,7 @@ def seat_not_found(flight_id: str, seat_number: str) -> NotFound:
     """The flight has no such seat."""
     return NotFound(
         _name(ErrorReason.SEAT_NOT_FOUND),
-        f"there is no seat {seat_number} on this flight",
+        f"flight {flight_id} has no seat {seat_number}; choose a seat of its seat map",
         metadata={"flight_id": flight_id, "seat_number": seat_number},
     )
 
@@ -65,7 +73,7 @@ def seat_taken(flight_id: str, seat_number: str, state: str) -> Aborted:
     """The seat is HELD, CONFIRMED, BLOCKED or OFFERED."""
     return Aborted(
         _name(ErrorReason.SEAT_TAKEN),
-        f"seat {seat_number} is taken",
+        f"seat {seat_number} on flight {flight_id} is taken; choose another seat",
         metadata={"flight_id": flight_id, "seat_number": seat_number, "state": state},
     )
 
@@ -74,21 +82,26 @@ def seat_occupied(flight_id: str, seat_number: str, state: str) -> Aborted:
     """The state of the seat does not permit to block, unblock or return it."""
     return Aborted(
         _name(ErrorReason.SEAT_OCCUPIED),
-        f"seat {seat_number} is {state}",
+        f"seat {seat_number} on flight {flight_id} is {state}, which does not permit this change",
         metadata={"flight_id": flight_id, "seat_number": seat_number, "state": state},
     )
 
 
 def passenger_not_found() -> NotFound:
     """The manifest lists no such passenger for whom the caller may act."""
-    return NotFound(_name(ErrorReason.PASSENGER_NOT_FOUND), "passenger not found on this flight")
+    return NotFound(
+        _name(ErrorReason.PASSENGER_NOT_FOUND),
+        "passenger not found on this flight: the manifest does not list the passenger, or your token gives no access; "
+        "check the flight and passenger ids",
+    )
 
 
 def passenger_not_entitled(flight_id: str, passenger_id: str) -> FailedPrecondition:
     """The passenger's entitlement to a seat has ended."""
     return FailedPrecondition(
         _name(ErrorReason.PASSENGER_NOT_ENTITLED),
-        "the passenger may not have a seat on this flight any more",
+        f"passenger {passenger_id} is no longer entitled to a seat on flight {flight_id}: the booking was cancelled, "
+        "or the manifest no longer lists the passenger",
         metadata={"flight_id": flight_id, "passenger_id": passenger_id},
     )
 
@@ -97,7 +110,7 @@ def lap_infant_has_no_seat(passenger_id: str) -> FailedPrecondition:
     """The passenger is a lap infant."""
     return FailedPrecondition(
         _name(ErrorReason.LAP_INFANT_HAS_NO_SEAT),
-        "a lap infant has no seat of its own",
+        f"passenger {passenger_id} is a lap infant and has no seat; use the passenger id of the adult",
         metadata={"passenger_id": passenger_id},
     )
 
@@ -106,7 +119,7 @@ def passenger_holds_seat(flight_id: str, passenger_id: str) -> FailedPreconditio
     """The passenger holds another seat on the flight."""
     return FailedPrecondition(
         _name(ErrorReason.PASSENGER_HOLDS_SEAT),
-        "the passenger holds another seat on this flight; change that hold instead",
+        f"passenger {passenger_id} holds another seat on flight {flight_id}; change that hold instead",
         metadata={"flight_id": flight_id, "passenger_id": passenger_id},
     )
 
@@ -115,7 +128,7 @@ def cabin_not_allowed(seat_number: str, cabin: str) -> FailedPrecondition:
     """The seat is not in the passenger's cabin."""
     return FailedPrecondition(
         _name(ErrorReason.CABIN_NOT_ALLOWED),
-        f"seat {seat_number} is in another cabin than the passenger's",
+        f"seat {seat_number} is in cabin {cabin}; choose a seat in the passenger's cabin",
         metadata={"seat_number": seat_number, "cabin": cabin},
     )
 
@@ -124,7 +137,8 @@ def exit_row_not_allowed(seat_number: str) -> FailedPrecondition:
     """The passenger is not eligible for an exit row."""
     return FailedPrecondition(
         _name(ErrorReason.EXIT_ROW_NOT_ALLOWED),
-        "an exit row takes only adults without infant, assistance need or duty of care",
+        f"seat {seat_number} is in an exit row, which is only for adults without infant, assistance need or duty of "
+        "care; choose a seat in another row",
         metadata={"seat_number": seat_number},
     )
 
@@ -133,7 +147,7 @@ def infant_not_allowed(seat_number: str) -> FailedPrecondition:
     """The seat is in a row without infants, and the passenger has one on the lap."""
     return FailedPrecondition(
         _name(ErrorReason.INFANT_NOT_ALLOWED),
-        f"no infant is allowed at seat {seat_number}",
+        f"seat {seat_number} is in a row without an oxygen mask for an infant; choose a seat in another row",
         metadata={"seat_number": seat_number},
     )
 
@@ -143,36 +157,43 @@ def hold_not_found() -> NotFound:
 
     The response is the same for both.
     """
-    return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), "hold not found")
+    return NotFound(_name(ErrorReason.HOLD_NOT_FOUND), missing("hold"))
 
 
 def hold_expired(expire_time: datetime) -> Aborted:
     """The hold has lapsed."""
     return Aborted(
-        _name(ErrorReason.HOLD_EXPIRED), "the hold has ended", metadata={"expire_time": rfc3339(expire_time)}
+        _name(ErrorReason.HOLD_EXPIRED),
+        f"the hold expired at {rfc3339(expire_time)}; hold the seat again",
+        metadata={"expire_time": rfc3339(expire_time)},
     )
 
 
 def hold_cancelled() -> FailedPrecondition:
     """The hold was cancelled."""
-    return FailedPrecondition(_name(ErrorReason.HOLD_CANCELLED), "the hold was cancelled")
+    return FailedPrecondition(_name(ErrorReason.HOLD_CANCELLED), "the hold is cancelled; hold the seat again")
 
 
 def hold_confirmed() -> FailedPrecondition:
     """The hold is confirmed: it can be neither extended nor changed, and has no end."""
-    return FailedPrecondition(_name(ErrorReason.HOLD_CONFIRMED), "the hold is confirmed already")
+    return FailedPrecondition(
+        _name(ErrorReason.HOLD_CONFIRMED), "the hold is already confirmed, so it can't be extended or changed"
+    )
 
 
 def hold_managed() -> FailedPrecondition:
     """A service manages the hold for an order; only services may move it."""
-    return FailedPrecondition(_name(ErrorReason.HOLD_MANAGED), "the hold belongs to an order, which alone changes it")
+    return FailedPrecondition(
+        _name(ErrorReason.HOLD_MANAGED), "the hold belongs to an order; change or cancel the order instead"
+    )
 
 
 def seat_included_in_booking(flight_id: str, passenger_id: str) -> FailedPrecondition:
     """The passenger's confirmed booking includes the seat."""
     return FailedPrecondition(
         _name(ErrorReason.SEAT_INCLUDED_IN_BOOKING),
-        "the passenger's booking includes a seat; hold and confirm another one instead, or cancel the booking",
+        f"the booking of passenger {passenger_id} includes this seat on flight {flight_id}; hold and confirm another "
+        "seat instead, or cancel the booking",
         metadata={"flight_id": flight_id, "passenger_id": passenger_id},
     )
 
@@ -181,7 +202,7 @@ def hold_limit_reached(expire_time: datetime) -> FailedPrecondition:
     """The hold has no extension left."""
     return FailedPrecondition(
         _name(ErrorReason.HOLD_LIMIT_REACHED),
-        "the hold can't be extended or changed any more",
+        f"the hold can't be extended or changed any more; confirm it before it expires at {rfc3339(expire_time)}",
         metadata={"expire_time": rfc3339(expire_time)},
     )
 
@@ -196,9 +217,10 @@ def too_many_held_seats(limit: int, retry_after_seconds: float, *, of_address: b
     The limit is that of the principal, or that of all guests of its address.
     """
     message = (
-        f"guests of one network address can hold at most {limit} seats of a flight at a time, try again later"
+        f"guests at one network address can hold at most {limit} seats of a flight at a time; retry after the given "
+        "delay"
         if of_address
-        else f"at most {limit} seats of a flight can be held at a time"
+        else f"you can hold at most {limit} seats of a flight at a time; confirm or cancel a hold first"
     )
     return ResourceExhausted(
         _name(ErrorReason.TOO_MANY_HELD_SEATS),
@@ -210,16 +232,16 @@ def too_many_held_seats(limit: int, retry_after_seconds: float, *, of_address: b
 
 def cooling_down(retry_after_seconds: float, *, of_address: bool = False) -> ResourceExhausted:
     """Too many holds of the principal, or of all guests of its address, have lapsed."""
-    whose = "of guests of your network address " if of_address else ""
+    whose = "holds of guests at your network address" if of_address else "of your holds"
     return ResourceExhausted(
         _name(ErrorReason.COOLING_DOWN),
-        f"too many holds {whose}lapsed, wait before the next",
+        f"too many {whose} expired; retry after the given delay",
         metadata=_OF_ADDRESS if of_address else {},
         retry_after_seconds=retry_after_seconds,
     )
 
 
-class LapsedInTheWay(Aborted):
+class LapsedHoldConflict(Aborted):
     """Only lapsed holds prevent the request; `hold_ids` names them.
 
     A lapsed hold counts as free (SEAT-3): `Inventory` expires these holds and runs the request again. A client sees

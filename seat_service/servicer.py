@@ -265,7 +265,7 @@ def _moment(field: str, given: Timestamp) -> datetime:
     try:
         return given.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgument.of(FieldViolation(field, "is no time of the calendar")) from error
+        raise InvalidArgument.of(FieldViolation(field, "must be a time in the years 1 to 9999")) from error
 
 
 def _assignment(request: pb.HoldSeatRequest | pb.ClaimSeatRequest) -> pb.SeatAssignment:

@@ -144,7 +144,7 @@ async def _keep_worker(service: Service[Config], index: int, stopping: asyncio.E
         failed_starts += worker.returncode is not None and worker.returncode > 0
         was_well = was_well or time.monotonic() - began > WELL_AFTER_SECONDS
         if failed_starts >= FAILED_STARTS and not was_well:
-            _log.error("worker cannot start", index=index, exit_code=worker.returncode)
+            _log.error("worker failed to start", index=index, exit_code=worker.returncode)
             stopping.set()
             return False
         # The pause keeps a worker that cannot start from being restarted in a busy loop.
@@ -281,10 +281,12 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except db.AWAY as error:
-            _log.warning("background work waits", work=name, error=repr(error))
+        except db.UNREACHABLE as error:
+            _log.warning(
+                "background task failed, a dependency is unavailable; restarting", work=name, error=repr(error)
+            )
         except Exception as error:
-            _log.error("background work failed", work=name, error=repr(error), exc_info=error)
+            _log.error("background task failed; restarting", work=name, error=repr(error), exc_info=error)
         await asyncio.sleep(1)
 
 
@@ -292,7 +294,7 @@ async def _housekeeping(pool: Pool) -> None:
     """Deletes expired rows of the chassis' tables every HOUSEKEEPING_SECONDS."""
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        with contextlib.suppress(*db.AWAY):
+        with contextlib.suppress(*db.UNREACHABLE):
             await forget_old(pool)
 
 

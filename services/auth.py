@@ -49,7 +49,7 @@ JWKS_REFRESH_SECONDS: Final = 30
 # Calls that wait for the first keys share a failed read: each read of its own could take five seconds, one after the
 # other.
 SHARED_FAILURE_SECONDS: Final = 1
-_UNREADABLE: Final = "the issuer's keys can't be read, try again"
+_UNREADABLE: Final = "the keys of the token issuer can't be read; retry"
 
 
 class Role(StrEnum):

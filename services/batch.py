@@ -57,7 +57,7 @@ class Batcher(Generic[Request, Outcome]):
         Raises Unavailable if `longest_queue` requests wait already.
         """
         if len(self._waiting) >= self._longest_queue:
-            raise Unavailable("too many calls wait, try again")
+            raise Unavailable("too many calls are waiting; retry")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
         if self._worker is None or self._worker.done():
@@ -81,12 +81,12 @@ class Batcher(Generic[Request, Outcome]):
             self._size.observe(len(batch))
             try:
                 await self._attempt(batch)
-            except (Unavailable, DeadlineExceeded, *db.AWAY) as error:
+            except (Unavailable, DeadlineExceeded, *db.UNREACHABLE) as error:
                 # No single request caused the outage, and each would fail alone too.
                 for _, future in batch:
                     _fail(future, error)
             except Exception as error:
-                _log.info("batch falls back to single requests", size=len(batch), error=repr(error))
+                _log.info("batch failed; running its requests one by one", size=len(batch), error=repr(error))
                 for pair in batch:
                     await self._alone(pair)
 
@@ -102,24 +102,24 @@ class Batcher(Generic[Request, Outcome]):
 
     async def _alone(self, pair: tuple[Request, asyncio.Future[Outcome]]) -> None:
         request, future = pair
-        outcome = await one_alone(self._run, request)
+        outcome = await run_alone(self._run, request)
         if isinstance(outcome, Exception):
             _fail(future, outcome)
         elif not future.done():
             future.set_result(outcome)
 
 
-async def one_alone(
+async def run_alone(
     run: Callable[[Sequence[Request]], Awaitable[Sequence[Outcome | Exception]]], request: Request
 ) -> Outcome | Exception:
     """Runs one request of a batch alone; returns its outcome or its error.
 
-    Retries up to ATTEMPTS times if the transaction lost a race (`db.OVERTAKEN`).
+    Retries up to ATTEMPTS times if the transaction lost a race (`db.CONFLICTS`).
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return (await run([request]))[0]
-        except db.OVERTAKEN as error:
+        except db.CONFLICTS as error:
             if attempt == ATTEMPTS:
                 return error
         except Exception as error:

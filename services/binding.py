@@ -33,7 +33,7 @@ async def bound(bind: Callable[[], Awaitable[Bound]], address: str) -> Bound:
         except (OSError, RuntimeError):
             if time.monotonic() > deadline or not await asyncio.to_thread(_may_become_free, address):
                 raise
-            _log.warning("address in use, trying again", address=address)
+            _log.warning("address in use; retrying", address=address)
         await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -23,7 +23,7 @@ VALUE_SECONDS: Final = 600
 # Longer than any read of Postgres takes.
 GENERATION_SECONDS: Final = 120
 
-AWAY: Final = (RedisError, OSError, TimeoutError)
+UNREACHABLE: Final = (RedisError, OSError, TimeoutError)
 
 # KEYS: value, generation, shown version. ARGV: generation that the writer read, version, body, seconds to keep the
 # value, seconds to keep the shown version. A value is stored as `<version> <body>`. An existing value was set after the
@@ -82,7 +82,7 @@ class _TlsConnection(_ClosedIsLost, SSLConnection):
 
 
 def connect(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Redis:
-    """Returns a client of Redis, whose calls raise an error of AWAY if Redis does not respond in time."""
+    """Returns a client of Redis, whose calls raise an error of UNREACHABLE if Redis does not respond in time."""
     redis: Redis = Redis.from_url(
         url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, protocol=3
     )
@@ -94,7 +94,7 @@ def connect(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Redis:
 class VersionedCache:
     """Cached values under one key prefix.
 
-    Every method that calls Redis raises an error of AWAY if Redis is unavailable.
+    Every method that calls Redis raises an error of UNREACHABLE if Redis is unavailable.
     """
 
     def __init__(self, url: str, *, prefix: str) -> None:

@@ -36,13 +36,13 @@ _RETRY: Final = {
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 # The callee was unreachable or did not respond in time. A retry with the same request id finds out what happened.
-_AWAY: Final = (
+_UNAVAILABLE: Final = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.CANCELLED,
 )
-_AWAY_REASONS: Final = ("", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
+_UNAVAILABLE_REASONS: Final = ("", "DEPENDENCY_UNAVAILABLE", "DEADLINE_EXCEEDED")
 # Reasons, and the missing reason, that our calls get only if one of the two services has a defect.
 _FAULTS: Final = frozenset(
     {"", "INTERNAL", "UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_FIELD", "IDEMPOTENCY_KEY_REUSED"}
@@ -98,7 +98,7 @@ async def ask(answer: Awaitable[Answer], meanings: Meanings = MappingProxyType({
         refusal = _refusal(error)
         # A RESOURCE_EXHAUSTED of a contract has a reason. One without a reason is gRPC's own and means an overloaded
         # callee.
-        if error.code() in _AWAY and refusal.reason in _AWAY_REASONS:
+        if error.code() in _UNAVAILABLE and refusal.reason in _UNAVAILABLE_REASONS:
             raise Unavailable from error
         if refusal.reason in meanings:
             raise meanings[refusal.reason](refusal) from error

@@ -36,10 +36,10 @@ IDLE_TRANSACTION_SECONDS: Final = 10 * FACTOR
 OUTCOME_SECONDS: Final = 2 * FACTOR
 OUTCOME_PAUSE_SECONDS: Final = 0.05
 # Rows of one cleanup transaction: a few milliseconds of work. Cleanup is never urgent, because rows are kept for days.
-FORGOTTEN_AT_ONCE: Final = 1000
+DELETED_PER_BATCH: Final = 1000
 
 # Postgres rolled back the whole transaction, so that the caller can safely run it again.
-UNDONE: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+ROLLED_BACK: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 # SQLSTATE classes that mean an outage whatever the statement was: connection (08), read-only or idle for too long (25),
 # out of memory, disk or connections (53), operator, shutdown or timeout (57), system error (58).
@@ -64,12 +64,13 @@ OUTAGE: Final = (
 # Errors of an outage: the database, or another system that the caller of these functions uses, is down, starting, out
 # of connections or too slow. A retry of the request with its key, never a guess, finds out whether the transaction
 # committed.
-AWAY: Final = (*OUTAGE, OSError, TimeoutError)
+UNREACHABLE: Final = (*OUTAGE, OSError, TimeoutError)
 
 # Minimum time between two expirations of a pool's connections. A server that accepts no writes refuses each of a
 # thousand calls, and each of them asks for an expiration.
 EXPIRE_SECONDS: Final = 1.0
 _just_expired: Final[set[int]] = set()
+_UNAVAILABLE: Final = "the database does not respond; retry"
 _log = telemetry.log("db")
 
 
@@ -89,7 +90,7 @@ class GuardMissed(Exception):
 
 # The transaction was rolled back because a concurrent one was faster. Evaluated again, the request gets its response: a
 # refusal, or the response of its duplicate.
-OVERTAKEN: Final = (GuardMissed, asyncpg.UniqueViolationError, *UNDONE)
+CONFLICTS: Final = (GuardMissed, asyncpg.UniqueViolationError, *ROLLED_BACK)
 
 
 async def connect(url: str, *, schema: str, size: int) -> Pool:
@@ -166,13 +167,13 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
             yield connection
         except BaseException:
             # If the connection is lost, the server rolls the transaction back.
-            with contextlib.suppress(*AWAY):
+            with contextlib.suppress(*UNREACHABLE):
                 await transaction.rollback()
             raise
         try:
             await transaction.commit()
-        except AWAY as error:
-            await ask_what_became_of(pool, written, error)
+        except UNREACHABLE as error:
+            await verify_commit(pool, written, error)
 
 
 async def _written_by(connection: Conn) -> Written:
@@ -181,12 +182,12 @@ async def _written_by(connection: Conn) -> Written:
     return Written(*row)
 
 
-async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) -> None:
+async def verify_commit(pool: Pool, written: Written, lost: BaseException) -> None:
     """Returns if the transaction committed.
 
     Raises Unavailable if it was rolled back, DeadlineExceeded if the outcome stays unknown for OUTCOME_SECONDS.
     """
-    _log.warning("the answer to a commit was lost", error=repr(lost))
+    _log.warning("response to a commit was lost; reading its outcome", error=repr(lost))
     deadline = asyncio.get_running_loop().time() + OUTCOME_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         try:
@@ -196,7 +197,7 @@ async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) 
                 )
             assert row is not None
             status, same_server = row
-        except AWAY:
+        except UNREACHABLE:
             status, same_server = None, True
         except asyncpg.InvalidParameterValueError:
             # The id is in the future of this server, which has crashed since or is another one: the transaction was
@@ -209,7 +210,7 @@ async def ask_what_became_of(pool: Pool, written: Written, lost: BaseException) 
             # committed.
             break
         if status == "aborted":
-            raise Unavailable("the database does not respond, try again") from lost
+            raise Unavailable(_UNAVAILABLE) from lost
         # The transaction is in progress: its session still runs, or the server has not noticed the end of the
         # connection.
         await asyncio.sleep(OUTCOME_PAUSE_SECONDS)
@@ -226,18 +227,18 @@ async def session(pool: Pool) -> AsyncIterator[Conn]:
     """
     try:
         connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
-    except AWAY as error:
-        raise Unavailable("the database does not respond, try again") from error
+    except UNREACHABLE as error:
+        raise Unavailable(_UNAVAILABLE) from error
     try:
         yield connection
     except TimeoutError as error:
-        raise Unavailable("the database does not respond, try again") from error
+        raise Unavailable(_UNAVAILABLE) from error
     except asyncpg.ReadOnlySQLTransactionError:
         await _expire_connections(pool)
         raise
     except asyncpg.PostgresError as error:
         if not isinstance(error, OUTAGE) and (error.sqlstate or "")[:2] in OUTAGE_CLASSES:
-            raise Unavailable("the database does not respond, try again") from error
+            raise Unavailable(_UNAVAILABLE) from error
         raise
     finally:
         await pool.release(connection)
@@ -253,7 +254,7 @@ async def _expire_connections(pool: Pool) -> None:
         return
     _just_expired.add(id(pool))
     asyncio.get_running_loop().call_later(EXPIRE_SECONDS, _just_expired.discard, id(pool))
-    _log.warning("the database takes no writes: its connections are replaced")
+    _log.warning("database is read-only; replacing its connections")
     await pool.expire_connections()
 
 
@@ -276,14 +277,14 @@ class Forget(Protocol):
 async def in_batches(pool: Pool, forget: Forget) -> int:
     """Deletes rows in small transactions until none are left; returns how many.
 
-    Each transaction deletes at most FORGOTTEN_AT_ONCE rows; a batch that is not full is the last one.
+    Each transaction deletes at most DELETED_PER_BATCH rows; a batch that is not full is the last one.
     """
     total = 0
     while True:
         async with transaction(pool) as conn:
-            forgotten = await forget(conn, limit=FORGOTTEN_AT_ONCE)
+            forgotten = await forget(conn, limit=DELETED_PER_BATCH)
         total += forgotten
-        if forgotten < FORGOTTEN_AT_ONCE:
+        if forgotten < DELETED_PER_BATCH:
             return total
 
 
@@ -296,7 +297,7 @@ async def wait_until_there(url: str, *, patience_seconds: float) -> None:
     while True:
         try:
             connection = await asyncpg.connect(url, timeout=5, target_session_attrs=writable_host(url))
-        except AWAY:
+        except UNREACHABLE:
             if asyncio.get_running_loop().time() > deadline:
                 raise
             await asyncio.sleep(0.2)

@@ -33,6 +33,12 @@ DOMAIN: Final = "skyhigh"
 # Error details are sent as one base64 header. gRPC peers may refuse metadata of 8 KiB or more; a longer list of wrong
 # fields would then reach the caller as a server error.
 LARGEST_FIELD_LIST_BYTES: Final = 5000
+# The edge refuses with the same two texts. The first does not say what is wrong with the token.
+NOT_AUTHENTICATED: Final = "the bearer token is missing or not valid; send a valid token"
+DEADLINE_PASSED: Final = (
+    "the deadline passed before the call completed; retry with the same idempotency key, so that a change happens "
+    "only once"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,11 @@ class InvalidArgument(Refusal):
         return cls("INVALID_FIELD", f"{first.field}: {first.description}", fields=fields)
 
 
+def missing(resource: str) -> str:
+    """Returns the message for a resource that does not exist or has another owner; it does not say which."""
+    return f"{resource} not found: it does not exist or belongs to another owner; check its id and your token"
+
+
 class FailedPrecondition(Refusal):
     """The resource's state does not permit the call."""
 
@@ -135,7 +146,7 @@ class Unauthenticated(Refusal):
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
-    def __init__(self, reason: str = "UNAUTHENTICATED", message: str = "a valid bearer token is needed") -> None:
+    def __init__(self, reason: str = "UNAUTHENTICATED", message: str = NOT_AUTHENTICATED) -> None:
         super().__init__(reason, message)
 
 
@@ -145,7 +156,9 @@ class PermissionDenied(Refusal):
     code = grpc.StatusCode.PERMISSION_DENIED
 
     def __init__(self) -> None:
-        super().__init__("PERMISSION_DENIED", "this role may not call this method")
+        super().__init__(
+            "PERMISSION_DENIED", "the role of your token may not call this method; use a token of another role"
+        )
 
 
 class NotFound(Refusal):
@@ -172,7 +185,7 @@ class DeadlineExceeded(Refusal):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
     def __init__(self) -> None:
-        super().__init__("DEADLINE_EXCEEDED", "the call ran out of time")
+        super().__init__("DEADLINE_EXCEEDED", DEADLINE_PASSED)
 
 
 class Unavailable(Refusal):
@@ -180,7 +193,7 @@ class Unavailable(Refusal):
 
     code = grpc.StatusCode.UNAVAILABLE
 
-    def __init__(self, message: str = "a part is down, try again") -> None:
+    def __init__(self, message: str = "a server that the call needs is unavailable; retry") -> None:
         super().__init__("DEPENDENCY_UNAVAILABLE", message, retry_after_seconds=1)
 
 

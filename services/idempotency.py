@@ -67,7 +67,7 @@ async def once(
     `expect_repeats` True. A retry that is refused is looked up afterwards.
     """
     first_answers: Sequence[Answer | Refusal | None] = (
-        await _recall(conn, requests, answer_type) if expect_repeats else [None] * len(requests)
+        await _find_responses(conn, requests, answer_type) if expect_repeats else [None] * len(requests)
     )
     fresh: list[AnyRequest] = []
     twins: dict[int, int] = {}
@@ -88,22 +88,22 @@ async def once(
         if known is not None:
             answers.append(known)
         elif position in twins:
-            answers.append(_twin_answer(requests[position], requests[twins[position]], answers[twins[position]]))
+            answers.append(_response_of_repeat(requests[position], requests[twins[position]], answers[twins[position]]))
         else:
             answers.append(next(outcomes))
-    told_before = {n for n, known in enumerate(first_answers) if known is not None} | set(twins)
-    told_before |= await _second_look(conn, requests, answers, answer_type)
-    await _remember(conn, requests, answers, told_before)
+    replayed = {n for n, known in enumerate(first_answers) if known is not None} | set(twins)
+    replayed |= await _replace_repeats(conn, requests, answers, answer_type)
+    await _store_responses(conn, requests, answers, replayed)
     return answers
 
 
-def _twin_answer(request: AnyRequest, first: AnyRequest, answer: Answer | Refusal) -> Answer | Refusal:
+def _response_of_repeat(request: AnyRequest, first: AnyRequest, answer: Answer | Refusal) -> Answer | Refusal:
     assert request.request_key is not None
     assert first.request_key is not None
     return answer if request.request_key.fingerprint == first.request_key.fingerprint else _reused()
 
 
-async def _second_look(
+async def _replace_repeats(
     conn: Conn, requests: Sequence[AnyRequest], answers: list[Answer | Refusal], answer_type: type[Answer]
 ) -> set[int]:
     """Replaces the refusals of retries by their stored responses.
@@ -113,14 +113,14 @@ async def _second_look(
     refused = [
         n for n, answer in enumerate(answers) if isinstance(answer, Refusal) and requests[n].request_key is not None
     ]
-    known = await _recall(conn, [requests[n] for n in refused], answer_type)
+    known = await _find_responses(conn, [requests[n] for n in refused], answer_type)
     found = {n: answer for n, answer in zip(refused, known, strict=True) if answer is not None}
     for n, answer in found.items():
         answers[n] = answer
     return set(found)
 
 
-async def recall(conn: Conn, key: RequestKey, answer_type: type[Answer]) -> Answer | None:
+async def find_response(conn: Conn, key: RequestKey, answer_type: type[Answer]) -> Answer | None:
     """Returns the stored response to the first request with this key, or None.
 
     Raises IDEMPOTENCY_KEY_REUSED if that request had other parameters.
@@ -135,7 +135,7 @@ async def recall(conn: Conn, key: RequestKey, answer_type: type[Answer]) -> Answ
     return answer_type.FromString(row["response"])
 
 
-async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
+async def store_response(conn: Conn, key: RequestKey, answer: Message) -> None:
     """Stores a response in the transaction of its effect.
 
     Raises UniqueViolationError if a duplicate request has stored its response first.
@@ -149,7 +149,7 @@ async def remember(conn: Conn, key: RequestKey, answer: Message) -> None:
     )
 
 
-async def forget(conn: Conn, principal: str, key: UUID) -> None:
+async def delete_response(conn: Conn, principal: str, key: UUID) -> None:
     """Deletes the stored response of a failed request.
 
     So a retry is processed as new.
@@ -157,7 +157,7 @@ async def forget(conn: Conn, principal: str, key: UUID) -> None:
     await conn.execute("DELETE FROM idempotency WHERE principal = $1 AND key = $2", principal, key)
 
 
-async def _recall(
+async def _find_responses(
     conn: Conn, requests: Sequence[AnyRequest], answer_type: type[Answer]
 ) -> list[Answer | Refusal | None]:
     keys = [(n, request.request_key) for n, request in enumerate(requests) if request.request_key is not None]
@@ -182,13 +182,13 @@ async def _recall(
     return known
 
 
-async def _remember(
-    conn: Conn, requests: Sequence[AnyRequest], answers: Sequence[Answer | Refusal], told_before: set[int]
+async def _store_responses(
+    conn: Conn, requests: Sequence[AnyRequest], answers: Sequence[Answer | Refusal], replayed: set[int]
 ) -> None:
     new = [
         (key, answer.SerializeToString())
         for n, (request, answer) in enumerate(zip(requests, answers, strict=True))
-        if n not in told_before and not isinstance(answer, Refusal) and (key := request.request_key) is not None
+        if n not in replayed and not isinstance(answer, Refusal) and (key := request.request_key) is not None
     ]
     if new:
         await conn.execute(
@@ -225,4 +225,7 @@ async def forget_old(conn: Conn, *, limit: int) -> int:
 
 
 def _reused() -> AlreadyExists:
-    return AlreadyExists("IDEMPOTENCY_KEY_REUSED", "this idempotency key was used with other parameters")
+    return AlreadyExists(
+        "IDEMPOTENCY_KEY_REUSED",
+        "this idempotency key was already used with other parameters; use a new key for a new request",
+    )

@@ -30,7 +30,7 @@ RETRY_DELAYS_SECONDS: Final = (1, 5, 30)
 # Deliveries without an acknowledgement, for example because the handler kills its process. They are counted apart from
 # the retries above.
 DELIVERY_LIMIT: Final = 10
-AWAY_PAUSE_SECONDS: Final = 0.5
+OUTAGE_PAUSE_SECONDS: Final = 0.5
 RECONNECT_SECONDS: Final = 1.0
 # How often a consumer checks that its queue still exists.
 LOOK_SECONDS: Final = 10.0
@@ -107,7 +107,7 @@ class Consumer:
                 async with await amqp.connect(self._amqp_url, name=f"{self._queue} consumer") as connection:
                     await self._consume(connection)
             except (AMQPError, OSError, TimeoutError) as error:
-                _log.warning("consumer waits", queue=self._queue, error=repr(error))
+                _log.warning("consumer lost its connection; reconnecting", queue=self._queue, error=repr(error))
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _consume(self, connection: AbstractConnection) -> None:
@@ -134,9 +134,9 @@ class Consumer:
                 await looking.declare_queue(self._queue, passive=True)
                 await looking.close()
         finally:
-            await self._let_go()
+            await self._cancel_handlers()
 
-    async def _let_go(self) -> None:
+    async def _cancel_handlers(self) -> None:
         """Cancels the handlers of unacknowledged messages.
 
         The broker delivers these messages again. A handler that waits for the database would otherwise block the
@@ -150,14 +150,14 @@ class Consumer:
         self._in_hand.add(task)
         task.add_done_callback(self._in_hand.discard)
         try:
-            fresh = await self._apply_patiently(message)
+            fresh = await self._apply_with_retries(message)
         except Exception as error:
-            await self._retry_or_bury(channel, message, error)
+            await self._retry_or_dead_letter(channel, message, error)
             return
         await message.ack()
         telemetry.EVENTS_CONSUMED.labels(self._queue, "applied" if fresh else "repeated").inc()
 
-    async def _apply_patiently(self, message: AbstractIncomingMessage) -> bool:
+    async def _apply_with_retries(self, message: AbstractIncomingMessage) -> bool:
         """Applies a message; retries while the database is unavailable.
 
         The message stays unacknowledged meanwhile: each return to its queue would count against its delivery limit.
@@ -166,9 +166,14 @@ class Consumer:
         while True:
             try:
                 return await self._apply(message)
-            except (Unavailable, *db.AWAY, *db.UNDONE) as error:
-                _log.warning("event waits", queue=self._queue, event_id=message.message_id, error=repr(error))
-                await asyncio.sleep(AWAY_PAUSE_SECONDS)
+            except (Unavailable, *db.UNREACHABLE, *db.ROLLED_BACK) as error:
+                _log.warning(
+                    "event not applied yet, a dependency is unavailable; retrying",
+                    queue=self._queue,
+                    event_id=message.message_id,
+                    error=repr(error),
+                )
+                await asyncio.sleep(OUTAGE_PAUSE_SECONDS)
 
     async def _apply(self, message: AbstractIncomingMessage) -> bool:
         if len(message.body) > LARGEST_BODY_BYTES:
@@ -198,7 +203,7 @@ class Consumer:
             self._tell()
         return [each.event_id in fresh for each in received]
 
-    async def _retry_or_bury(
+    async def _retry_or_dead_letter(
         self, channel: AbstractChannel, message: AbstractIncomingMessage, error: Exception
     ) -> None:
         failures = int(str(message.headers.get("x-failures", 0)))
@@ -218,10 +223,15 @@ class Consumer:
         )
         if failures < len(RETRY_DELAYS_SECONDS):
             target = delay_queue(self._queue, RETRY_DELAYS_SECONDS[failures])
-            _log.warning("event failed", queue=self._queue, event_id=message.message_id, error=repr(error))
+            _log.warning("event failed; retrying", queue=self._queue, event_id=message.message_id, error=repr(error))
         else:
             target = dead_queue(self._service)
-            _log.error("event is dead", queue=self._queue, event_id=message.message_id, error=repr(error))
+            _log.error(
+                "event moved to the dead-letter queue",
+                queue=self._queue,
+                event_id=message.message_id,
+                error=repr(error),
+            )
         # The broker confirms the copy before the original is acknowledged, so that a crash in between cannot lose the
         # event.
         dead = await channel.get_exchange(amqp.DEAD, ensure=False)

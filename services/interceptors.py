@@ -185,7 +185,9 @@ class _Guard:
                     await context.write(message)
             except TimeoutError as error:
                 raise ResourceExhausted(
-                    "SLOW_READER", "the stream was not read in time", retry_after_seconds=1
+                    "SLOW_READER",
+                    f"the client did not read a message within {SLOW_READER_SECONDS} s; open the watch again",
+                    retry_after_seconds=1,
                 ) from error
 
     async def _admit(self, body: bytes, context: _Context) -> Message:
@@ -193,7 +195,9 @@ class _Guard:
         try:
             request = self._decode(body)
         except DecodeError as error:
-            raise InvalidArgument.of(FieldViolation("request", "is no message of this method, or not UTF-8")) from error
+            raise InvalidArgument.of(
+                FieldViolation("request", "must be a message of this method's request type, with text in UTF-8")
+            ) from error
         validate(request, sent_as=running_call.running().take_key(request))
         return request
 
@@ -264,7 +268,7 @@ def _as_refusal(error: Exception) -> Refusal:
             return error
         case TimeoutError():
             return DeadlineExceeded()
-        case _ if isinstance(error, (*db.AWAY, *db.OVERTAKEN)):
+        case _ if isinstance(error, (*db.UNREACHABLE, *db.CONFLICTS)):
             return Unavailable()
         case _:
             return Internal()

@@ -43,11 +43,17 @@ def amount_of(money: money_pb2.Money, *, field: str = "amount") -> Amount:
     """
     digits = MINOR_DIGITS.get(money.currency_code)
     if digits is None:
-        raise InvalidArgument.of(FieldViolation(f"{field}.currency_code", "is no currency that is taken"))
+        raise InvalidArgument.of(
+            FieldViolation(
+                f"{field}.currency_code", f"must be an accepted ISO 4217 currency, not {money.currency_code!r}"
+            )
+        )
     per_unit: int = 10**digits
     minor_of_nanos, left = divmod(money.nanos, NANOS // per_unit)
     if left:
-        raise InvalidArgument.of(FieldViolation(f"{field}.nanos", f"{money.currency_code} has {digits} decimal digits"))
+        raise InvalidArgument.of(
+            FieldViolation(f"{field}.nanos", f"must have at most {digits} decimal digits in {money.currency_code}")
+        )
     return Amount(money.currency_code, money.units * per_unit + minor_of_nanos)
 
 

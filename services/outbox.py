@@ -39,7 +39,7 @@ RETURNED_RETRY_SECONDS: Final = 2.0
 # A consumer that is down for longer has a person who looks after it. Reconcilers find older lost events.
 REPUBLISHED_HOURS: Final = 1
 # Events that no service consumes today. Any other event counts as published only if a queue took it.
-UNHEARD: Final = frozenset(
+WITHOUT_CONSUMER: Final = frozenset(
     {"checkin.completed.v1", "checkin.cancelled.v1", "waitlist.assigned.v1", "abuse.detected.v1"}
 )
 CONFIRM_TIMEOUT_SECONDS: Final = 10
@@ -106,8 +106,8 @@ class Relay:
                     while await self.publish_batch() == RELAY_BATCH:
                         pass
                     await self._measure()
-                except (AMQPError, Unavailable, *db.AWAY) as error:
-                    _log.warning("relay waits", error=repr(error))
+                except (AMQPError, Unavailable, *db.UNREACHABLE) as error:
+                    _log.warning("relay failed to publish; retrying", error=repr(error))
                     await self._disconnect()
                     await asyncio.sleep(RETRY_SECONDS)
                 # asyncio.wait_for may lose a cancellation that arrives together with the wake-up.
@@ -145,7 +145,7 @@ class Relay:
                             row["create_time"],
                         ),
                         routing_key=row["routing_key"],
-                        mandatory=row["routing_key"] not in UNHEARD,
+                        mandatory=row["routing_key"] not in WITHOUT_CONSUMER,
                         timeout=CONFIRM_TIMEOUT_SECONDS,
                     )
                     for row in rows
@@ -166,7 +166,11 @@ class Relay:
                 )
         if returned:
             telemetry.OUTBOX_RETURNED.inc(len(returned))
-            _log.warning("no queue takes events", count=len(returned), routing_keys=sorted(set(returned.values())))
+            _log.warning(
+                "events returned, no queue is bound to their routing keys",
+                count=len(returned),
+                routing_keys=sorted(set(returned.values())),
+            )
         telemetry.OUTBOX_PUBLISHED.inc(len(rows) - len(returned))
         return len(rows)
 
@@ -221,7 +225,7 @@ class Relay:
             await channel.declare_exchange(mark, passive=True)
         except ChannelNotFoundEntity:
             again = await self._unmark()
-            _log.warning("the broker is new or has lost its data", mark=mark, published_again=again)
+            _log.warning("broker is new or lost its data; events published again", mark=mark, published_again=again)
             channel = await connection.channel()
             await channel.declare_exchange(mark, type=aio_pika.ExchangeType.FANOUT, durable=True)
         await channel.close()

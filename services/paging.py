@@ -59,4 +59,6 @@ class PageTokens:
         return hashlib.blake2b(message, key=self._key[:64], digest_size=_SIGNATURE_BYTES).digest()
 
 
-_FOREIGN: Final = FieldViolation("page_token", "is not a token of this query")
+_FOREIGN: Final = FieldViolation(
+    "page_token", "must be the next_page_token of the same query; leave it out to read the first page"
+)

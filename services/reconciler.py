@@ -129,11 +129,15 @@ class Reconciler:
                 await self._go_on(comparison.name, after)
                 if not await self._repair(comparison, batch.subjects) or not after:
                     break
-        except db.AWAY as error:
-            _log.warning("reconciler waits", comparison=comparison.name, error=repr(error))
+        except db.UNREACHABLE as error:
+            _log.warning(
+                "reconciler failed, a dependency is unavailable; retrying",
+                comparison=comparison.name,
+                error=repr(error),
+            )
         except Exception as error:
             telemetry.RECONCILED.labels(comparison.name, "failed").inc()
-            _log.error("reconciler failed", comparison=comparison.name, error=repr(error), exc_info=error)
+            _log.error("reconciler failed; retrying", comparison=comparison.name, error=repr(error), exc_info=error)
 
     async def _repair(self, comparison: Comparison, subjects: Sequence[Any]) -> bool:
         """Compares the rows of a batch. Returns False if the owner does not respond."""
@@ -154,13 +158,18 @@ class Reconciler:
                     outcome = "repaired"
                     _log.warning("repaired", comparison=comparison.name, subject=_short(subject))
                     self._tell()
-        except db.AWAY as error:
+        except db.UNREACHABLE as error:
             outcome, answered = "waits", False
-            _log.warning("comparison waits", comparison=comparison.name, subject=_short(subject), error=repr(error))
+            _log.warning(
+                "repair failed, a dependency is unavailable; retrying",
+                comparison=comparison.name,
+                subject=_short(subject),
+                error=repr(error),
+            )
         except Exception as error:
             outcome = "failed"
             _log.error(
-                "comparison failed",
+                "repair failed; retrying",
                 comparison=comparison.name,
                 subject=_short(subject),
                 error=repr(error),

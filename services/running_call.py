@@ -83,7 +83,9 @@ class Call:
             setattr(request, "request_id", self.idempotency_header)  # noqa: B010
             return {"request_id": IDEMPOTENCY_HEADER}
         if request_id.lower() != self.idempotency_header.lower():
-            raise InvalidArgument.of(FieldViolation("request_id", f"differs from the header {IDEMPOTENCY_HEADER}"))
+            raise InvalidArgument.of(
+                FieldViolation("request_id", f"must equal the header {IDEMPOTENCY_HEADER}; send the key only once")
+            )
         return {}
 
     def request_key(self, request: Message) -> RequestKey | None:

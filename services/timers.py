@@ -151,8 +151,8 @@ class Timers:
                 room = self._at_once - len(self._running)
                 try:
                     taken = await self._take(room) if room else []
-                except (Unavailable, *db.AWAY) as error:
-                    _log.warning("timers wait", error=repr(error))
+                except (Unavailable, *db.UNREACHABLE) as error:
+                    _log.warning("timers not read; retrying", error=repr(error))
                     await asyncio.sleep(1)
                     continue
                 for timer in taken:
@@ -200,10 +200,17 @@ class Timers:
             async with asyncio.timeout(handler.lease_seconds):
                 await handler.fire(timer.subject)
         except db.OUTAGE as error:
-            _log.warning("timer waits", name=timer.name, subject=timer.subject, error=repr(error))
+            _log.warning(
+                "timer failed, a dependency is unavailable; retrying",
+                name=timer.name,
+                subject=timer.subject,
+                error=repr(error),
+            )
             await self._settle(timer, error, pause_seconds=OUTAGE_RETRY_SECONDS, tries=timer.tries - 1)
         except Exception as error:
-            _log.warning("timer failed", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error))
+            _log.warning(
+                "timer failed; retrying", name=timer.name, subject=timer.subject, tries=timer.tries, error=repr(error)
+            )
             telemetry.TIMERS_FAILED.labels(timer.name).inc()
             await self._settle(timer, error, pause_seconds=pause_after(timer.tries), tries=timer.tries)
         else:
@@ -219,7 +226,12 @@ class Timers:
             await self._settled.submit(_Settled(timer, text, timedelta(seconds=pause_seconds), tries))
         except Exception as unsettled:
             # The lease lapses, the handler runs again, and its guard finds nothing left to do.
-            _log.warning("timer not settled", name=timer.name, subject=timer.subject, error=repr(unsettled))
+            _log.warning(
+                "result of a timer not written; the timer runs again",
+                name=timer.name,
+                subject=timer.subject,
+                error=repr(unsettled),
+            )
 
     async def _settle_batch(self, settled: Sequence[_Settled]) -> list[None]:
         async with db.session(self._pool) as conn:

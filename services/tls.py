@@ -46,7 +46,7 @@ class Reader:
                 return None
             self.pems = self._identity.read()
         except (OSError, ValueError) as error:
-            _log.warning("certificate not taken", error=str(error))
+            _log.warning("new certificate is unusable; keeping the former one", error=str(error))
             return None
         self._version = version
         _log.info("certificate replaced", file=str(self._identity.certificate))

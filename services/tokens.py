@@ -62,5 +62,5 @@ class OwnToken:
                 self._read_at = time.monotonic()
             except OSError as error:
                 if not self._token:
-                    raise Unavailable("this service has no token of its own, try again") from error
+                    raise Unavailable("this service could not read its own token; retry") from error
         return self._token

@@ -45,7 +45,7 @@ class Transitions:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await self._attempt(key, answer_type, transition)
-            except db.OVERTAKEN:
+            except db.CONFLICTS:
                 if attempt == ATTEMPTS:
                     raise
             except Refusal:
@@ -65,7 +65,7 @@ class Transitions:
         if key is None:
             return None
         async with db.transaction(self._pool) as conn:
-            return await idempotency.recall(conn, key, answer_type)
+            return await idempotency.find_response(conn, key, answer_type)
 
     async def _attempt(
         self,
@@ -74,11 +74,11 @@ class Transitions:
         transition: Callable[[Conn], Awaitable[Answer]],
     ) -> Answer:
         async with db.decided(self._pool) as conn:
-            known = await idempotency.recall(conn, key, answer_type) if key is not None else None
+            known = await idempotency.find_response(conn, key, answer_type) if key is not None else None
             if known is not None:
                 return known
             answer = await transition(conn)
             if key is not None:
-                await idempotency.remember(conn, key, answer)
+                await idempotency.store_response(conn, key, answer)
         self._tell()
         return answer

@@ -39,7 +39,7 @@ def violations_of(message: Message) -> list[FieldViolation]:
         violations = _VALIDATOR.collect_violations(message)
     except protovalidate.EvaluationError:
         # The rule could not be evaluated, for example for times a million years apart. No caller needs such a value.
-        return [FieldViolation("request", "has values that are far out of range")]
+        return [FieldViolation("request", "has a time or a number that is far out of range; correct it")]
     return [_field_violation(message, violation) for violation in violations]
 
 

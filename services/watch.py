@@ -55,7 +55,7 @@ class WatchPlaces:
         if self._open[principal] >= self._per_principal:
             raise ResourceExhausted(
                 "TOO_MANY_WATCHES",
-                f"{self._per_principal} watches are open already",
+                f"you have {self._per_principal} open watches, which is the limit; close one first",
                 metadata={"limit": str(self._per_principal)},
                 retry_after_seconds=PLACE_FREE_SECONDS,
             )
@@ -108,7 +108,7 @@ class Watches(Generic[Row]):
             await asyncio.sleep(self._interval_seconds)
             if not self._feeds:
                 continue
-            with contextlib.suppress(Unavailable, *db.AWAY):
+            with contextlib.suppress(Unavailable, *db.UNREACHABLE):
                 async with db.snapshot(self._pool) as conn:
                     changed = await self._newer(conn, {key: feed.latest.version for key, feed in self._feeds.items()})
                 for row in changed:

@@ -47,7 +47,7 @@ async def watch(
                     if await connection.fetchval("SHOW transaction_read_only") == "on":
                         raise asyncpg.ReadOnlySQLTransactionError("the database takes no writes")
                 answered_at = time.monotonic()
-            except db.AWAY as failure:
+            except db.UNREACHABLE as failure:
                 error = failure
                 if connection is not None:
                     connection.terminate()
@@ -60,5 +60,5 @@ async def watch(
             await asyncio.sleep(PROBE_SECONDS)
     finally:
         if connection is not None:
-            with contextlib.suppress(*db.AWAY):
+            with contextlib.suppress(*db.UNREACHABLE):
                 connection.terminate()

@@ -27,7 +27,7 @@ from waitlist_service import entries, notices, peers, refusals, released_seats
 from waitlist_service.entitlements import CHECK_IN_CLOSED, ENTITLEMENT_ENDED, Entitlements
 from waitlist_service.entries import Claimed, Entry
 from waitlist_service.open_waitlists import OpenWaitlists
-from waitlist_service.peers import PASSENGER_HOLDS_SEAT, Hold, NotForPassenger, Peers, SeatGone
+from waitlist_service.peers import PASSENGER_HOLDS_SEAT, Hold, NotForPassenger, Peers, SeatUnavailable
 from waitlist_service.settings import WaitlistSettings
 
 # If a process dies during a claim, another process takes the timer over after this time.
@@ -85,7 +85,7 @@ class Assignment:
             entries.SWEEP: Handler(self.sweep, lease_seconds=CLAIM_LEASE_SECONDS),
             entries.NOTIFY: Handler(self.notify),
             entries.CANCEL_HOLD: Handler(self.cancel_hold),
-            released_seats.HAND_BACK: Handler(self.hand_back),
+            released_seats.RETURN_SEAT: Handler(self.return_seat),
         }
 
     async def assign(self, subject: str) -> None:
@@ -104,10 +104,12 @@ class Assignment:
         request = seat.ClaimSeatRequest.FromString(entry.claim_request)
         try:
             hold = await self._peers.claim(request)
-        except SeatGone:
-            return await self._back_in_line(entry)
+        except SeatUnavailable:
+            return await self._remove_match_of_taken_seat(entry)
         except NotForPassenger as refusal:
-            await self._next_in_line(entry, refusal.reason, twice_as_long=refusal.reason != PASSENGER_HOLDS_SEAT)
+            await self._remove_refused_match(
+                entry, refusal.reason, twice_as_long=refusal.reason != PASSENGER_HOLDS_SEAT
+            )
             if refusal.is_for_manifest:
                 await self._entitlements.try_to_compare(entry.flight_id)
             return
@@ -128,8 +130,8 @@ class Assignment:
         try:
             hold = await self._peers.confirm(entry.hold_id)
             if (seat_number := hold.seat_of(entry)) is None:
-                raise SeatGone
-        except SeatGone:
+                raise SeatUnavailable
+        except SeatUnavailable:
             async with db.transaction(self._pool) as conn:
                 await entries.lapse(conn, entry.entry_id, hold_id=entry.hold_id)
         except NotForPassenger as refusal:
@@ -196,7 +198,7 @@ class Assignment:
         has live entries; without live entries it closes the waitlist.
         """
         async with db.transaction(self._pool) as conn:
-            waiting = await entries.anybody_waits(conn, flight_id)
+            waiting = await entries.has_live_entries(conn, flight_id)
         if not waiting:
             await self._open_waitlists.close_if_empty(flight_id)
             return
@@ -210,9 +212,9 @@ class Assignment:
             free = await released_seats.settled(conn, flight_id, peers.free(seats))
             # A map does not say when an offer ends: another caller may take the seat before it is claimed.
             unwanted = await released_seats.match_with_entries(conn, flight_id, dict.fromkeys(free))
-            await released_seats.hand_back(conn, flight_id, unwanted & peers.offered(seats))
+            await released_seats.return_seats_later(conn, flight_id, unwanted & peers.offered(seats))
             # Without live entries, for example because check-in has closed since, no further sweep is set.
-            if waits := await entries.anybody_waits(conn, flight_id):
+            if waits := await entries.has_live_entries(conn, flight_id):
                 await timers.set_timer(conn, entries.SWEEP, flight_id, after=self._settings.sweep_interval)
         self._tell()
         if not waits:
@@ -246,10 +248,10 @@ class Assignment:
         """
         await self._peers.cancel_unconfirmed(UUID(subject), reason="OFFER_DECLINED")
 
-    async def hand_back(self, subject: str) -> None:
+    async def return_seat(self, subject: str) -> None:
         """Returns an OFFERED seat that no waiting entry wants to general sale."""
         flight_id, _, seat_number = subject.rpartition("/")
-        await self._peers.hand_back(flight_id, seat_number)
+        await self._peers.return_seat(flight_id, seat_number)
 
     async def _take(self, entry: Entry, hold: Hold) -> None:
         """Writes the result of a claim: assigns a confirmed hold, offers any other."""
@@ -278,7 +280,7 @@ class Assignment:
         whether the passenger has the seat. If not, the seat goes to the next entry, and this one tries it again later.
         """
         _log.error(
-            "a claim was refused for an unexpected reason",
+            "claim refused for an unexpected reason",
             entry_id=str(entry.entry_id),
             flight_id=entry.flight_id,
             seat_number=entry.seat_number,
@@ -289,7 +291,7 @@ class Assignment:
         for each in (await self._peers.seats_of([entry]))[entry.entry_id]:
             if each.seat_number == entry.seat_number:
                 return await self._take(entry, await self._peers.hold(each.hold_id))
-        await self._next_in_line(entry, refusal.reason or refusal.code.name, twice_as_long=True)
+        await self._remove_refused_match(entry, refusal.reason or refusal.code.name, twice_as_long=True)
 
     async def _keep_confirmed(self, entry: Entry, hold_id: UUID) -> bool:
         """Assigns an offer whose hold the passenger has confirmed at the seat service: OFFERED → ASSIGNED.
@@ -387,20 +389,20 @@ class Assignment:
                 await _serve_kept(conn, flights)
         return assigned
 
-    async def _back_in_line(self, entry: Entry) -> None:
+    async def _remove_match_of_taken_seat(self, entry: Entry) -> None:
         """Removes the match of an entry whose seat is taken; the entry keeps its place.
 
         A sweep then finds the seats that are free.
         """
         async with db.transaction(self._pool) as conn:
             await released_seats.lock(conn, entry.flight_id)
-            if await entries.give_up_claim(conn, entry):
+            if await entries.remove_match(conn, entry):
                 await released_seats.touch(conn, [entry.seat] if entry.seat is not None else [])
                 await _serve_kept(conn, [entry.flight_id])
                 await timers.set_timer(conn, entries.SWEEP, entry.flight_id)
         self._tell()
 
-    async def _next_in_line(self, entry: Entry, reason: str, *, twice_as_long: bool) -> None:
+    async def _remove_refused_match(self, entry: Entry, reason: str, *, twice_as_long: bool) -> None:
         """Removes a match that the seat service refuses for this passenger.
 
         The seat is matched with the next entry. The entry keeps its place, and a row of `skips` has the reason. The
@@ -410,7 +412,7 @@ class Assignment:
         assert entry.seat_number is not None
         async with db.transaction(self._pool) as conn:
             await released_seats.lock(conn, entry.flight_id)
-            if not await entries.give_up_claim(conn, entry):
+            if not await entries.remove_match(conn, entry):
                 return
             await conn.execute(
                 """
@@ -431,7 +433,7 @@ class Assignment:
                 LONGEST_SKIP,
             )
             unwanted = await released_seats.match_with_entries(conn, entry.flight_id, {entry.seat_number: None})
-            await released_seats.hand_back(conn, entry.flight_id, unwanted)
+            await released_seats.return_seats_later(conn, entry.flight_id, unwanted)
         self._tell()
 
 
@@ -456,7 +458,9 @@ async def _serve_kept(conn: Conn, flight_ids: Collection[str]) -> None:
     The caller has locked the flights.
     """
     for flight_id in await released_seats.keeping(conn, flight_ids):
-        await released_seats.hand_back(conn, flight_id, await released_seats.match_with_entries(conn, flight_id, {}))
+        await released_seats.return_seats_later(
+            conn, flight_id, await released_seats.match_with_entries(conn, flight_id, {})
+        )
 
 
 async def accepted(conn: Conn, entry_id: UUID, *, owner: str | None, actor: str) -> Entry:

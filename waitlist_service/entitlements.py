@@ -100,7 +100,11 @@ class Entitlements:
         try:
             await self.compare(flight_id)
         except Unavailable as error:
-            _log.warning("the check-in service was not asked", flight_id=flight_id, error=repr(error))
+            _log.warning(
+                "entitlements not compared with the check-in service; retrying later",
+                flight_id=flight_id,
+                error=repr(error),
+            )
 
     async def compare(self, flight_id: str) -> None:
         """Compares all live entries of a flight, one page at a time. Raises Unavailable."""
@@ -195,10 +199,10 @@ class Entitlements:
                 await released_seats.lock(conn, flight_id)
                 idle = await entries.endable(conn, flight_id, limit=PAGE)
                 freed = await entries.end(conn, idle, actor=ACTOR, reason=CHECK_IN_CLOSED)
-                await released_seats.hand_back(conn, flight_id, freed)
+                await released_seats.return_seats_later(conn, flight_id, freed)
                 ended = len(idle)
                 if ended < PAGE:
-                    if await entries.anybody_waits(conn, flight_id):
+                    if await entries.has_live_entries(conn, flight_id):
                         await timers.set_timer(conn, entries.CLOSE, flight_id, after=CLOSE_AGAIN)
                     else:
                         # The flight's last sweep closes the waitlist at the seat service.
@@ -242,11 +246,11 @@ async def _apply(conn: Conn, flight_id: str, changes: _Changes) -> None:
                 await entries.withdraw(
                     conn, [now.entry_id], to="DECLINED", actor=ACTOR, reason=SEAT_NO_LONGER_FITS, owner=None
                 )
-        elif not fits and await entries.give_up_claim(conn, now):
+        elif not fits and await entries.remove_match(conn, now):
             freed.add(now.seat_number)
     if freed:
         unwanted = await released_seats.match_with_entries(conn, flight_id, dict.fromkeys(freed))
-        await released_seats.hand_back(conn, flight_id, unwanted)
+        await released_seats.return_seats_later(conn, flight_id, unwanted)
 
 
 async def _fits(conn: Conn, entry: Entry) -> bool:

@@ -292,7 +292,7 @@ async def list_of(conn: Conn, flight_id: str, *, after_number: int, limit: int) 
     return [Entry(**row) for row in rows]
 
 
-async def anybody_waits(conn: Conn, flight_id: str) -> bool:
+async def has_live_entries(conn: Conn, flight_id: str) -> bool:
     """Returns True if a flight has a live entry."""
     waiting: bool = await conn.fetchval(
         """
@@ -405,7 +405,7 @@ async def assign(conn: Conn, claims: Sequence[Claimed]) -> list[Entry | None]:
             await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
             await timers.cancel_timer(conn, WITHDRAW, str(entry.entry_id))
     await outbox.enqueue(conn, [_assigned(entry) for entry, _ in moved.values()])
-    await _tell_passengers(conn, [entry for entry, _ in moved.values()])
+    await _enqueue_mails(conn, [entry for entry, _ in moved.values()])
     return [moved[claimed.entry.entry_id][0] if claimed.entry.entry_id in moved else None for claimed in claims]
 
 
@@ -448,7 +448,7 @@ async def offer(conn: Conn, entry_id: UUID, *, claim_id: UUID, hold_id: UUID, ex
     entry = Entry(**columns)
     await _record(conn, entry, "WAITING", actor="waitlist", reason="OFFERED")
     await timers.set_timer(conn, LAPSE, str(entry_id), after=patience)
-    await _tell_passengers(conn, [entry], origin=origin)
+    await _enqueue_mails(conn, [entry], origin=origin)
     return entry
 
 
@@ -541,7 +541,7 @@ async def finish_withdrawal(conn: Conn, entry: Entry) -> Entry | None:
     await _record(conn, ended, "OFFERED", actor=ended.withdraw_actor or "", reason=ended.withdraw_reason or "")
     await timers.cancel_timer(conn, LAPSE, str(ended.entry_id))
     await timers.cancel_timer(conn, WITHDRAW, str(ended.entry_id))
-    await _tell_passengers(conn, [ended], reason=ended.withdraw_reason or "")
+    await _enqueue_mails(conn, [ended], reason=ended.withdraw_reason or "")
     return ended
 
 
@@ -613,7 +613,7 @@ async def end(conn: Conn, ending: Sequence[Entry], *, actor: str, reason: str) -
     )
     ended = [Entry(**row) for row in rows]
     await _record_all(conn, [(entry, "WAITING", actor, reason) for entry in ended])
-    await _tell_passengers(conn, ended, reason=reason)
+    await _enqueue_mails(conn, ended, reason=reason)
     withdrawn = await withdraw(conn, entry_ids, to="LEFT", owner=None, actor=actor, reason=reason)
     # Without WITHDRAW_LEASE: no request is running that will cancel these holds itself.
     await timers.set_timers(conn, WITHDRAW, [str(entry_id) for entry_id in withdrawn])
@@ -682,11 +682,11 @@ async def end_all(conn: Conn, flight_id: str, *, actor: str, reason: str) -> Non
         if from_state == "OFFERED":
             await timers.cancel_timer(conn, ACCEPT, str(entry.entry_id))
             await timers.cancel_timer(conn, WITHDRAW, str(entry.entry_id))
-            await _give_back(conn, entry)
-    await _tell_passengers(conn, [entry for entry, _ in moved], reason=reason)
+            await _cancel_hold_later(conn, entry)
+    await _enqueue_mails(conn, [entry for entry, _ in moved], reason=reason)
 
 
-async def give_up_claim(conn: Conn, entry: Entry) -> bool:
+async def remove_match(conn: Conn, entry: Entry) -> bool:
     """Removes the match of an entry that cannot get its seat, within WAITING.
 
     The entry keeps its place. Returns False if the entry was moved, or lost this match, meanwhile.
@@ -703,7 +703,7 @@ async def give_up_claim(conn: Conn, entry: Entry) -> bool:
     return status == "UPDATE 1"
 
 
-async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "", origin: str = "") -> None:
+async def _enqueue_mails(conn: Conn, told: Sequence[Entry], *, reason: str = "", origin: str = "") -> None:
     """Writes mails to passengers about the new states of their entries.
 
     If the manifest was not asked for a passenger's address yet (`contact_email` is None), the timer NOTIFY asks it.
@@ -715,7 +715,7 @@ async def _tell_passengers(conn: Conn, told: Sequence[Entry], *, reason: str = "
         await timers.set_timers(conn, NOTIFY, unknown)
 
 
-async def _give_back(conn: Conn, entry: Entry) -> None:
+async def _cancel_hold_later(conn: Conn, entry: Entry) -> None:
     await timers.cancel_timer(conn, LAPSE, str(entry.entry_id))
     await timers.set_timer(conn, CANCEL_HOLD, str(entry.hold_id))
 

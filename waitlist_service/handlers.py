@@ -29,7 +29,7 @@ async def on_seat_released(conn: Conn, event: seat.SeatReleased) -> None:
         offer_time = released_seats.offer_time(offer_time, event.offer_expire_time.ToDatetime(tzinfo=UTC))
     freed = {each.seat_number: offer_time if each.seat_number in offered else None for each in event.seats}
     unwanted = await released_seats.match_with_entries(conn, event.flight_id, freed)
-    await released_seats.hand_back(
+    await released_seats.return_seats_later(
         conn, event.flight_id, {number for number in unwanted if freed.get(number, offer_time)}
     )
 

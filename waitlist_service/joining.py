@@ -109,7 +109,7 @@ async def _write(new: NewEntry, times: FlightTimes, conn: Conn, *, actor: str) -
         list(new.seat_numbers),
     )
     if unknown is not None:
-        raise refusals.seat_not_found(unknown)
+        raise refusals.seat_not_found(new.flight_id, unknown)
     entry = await entries.join(conn, new, actor=actor)
     # A sweep at once: it matches seats that are free already.
     await timers.set_timer(conn, entries.SWEEP, new.flight_id)

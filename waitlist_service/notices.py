@@ -12,7 +12,7 @@ from services.outbox import Event
 SERVICE: Final = "waitlist"
 
 
-class Told(Protocol):
+class MailFacts(Protocol):
     """The attributes of an entry that a mail depends on."""
 
     @property
@@ -31,7 +31,7 @@ class Told(Protocol):
     def contact_name(self) -> str: ...
 
 
-def mail_of(entry: Told, *, reason: str = "", origin: str = "") -> Event | None:
+def mail_of(entry: MailFacts, *, reason: str = "", origin: str = "") -> Event | None:
     """Returns the mail about the entry's present state; None if no mail is due.
 
     No mail is due without an address, and for most states and reasons (`reason` of the last transition). Times in the
@@ -42,28 +42,25 @@ def mail_of(entry: Told, *, reason: str = "", origin: str = "") -> Event | None:
     match entry.state:
         case "LEFT" if reason == "CHECK_IN_CLOSED":
             subject = f"The waitlist has closed: {entry.flight_id}"
-            text = "Check-in has closed, so you are no longer on this flight's waitlist. A seat that you have is yours."
+            text = "Check-in has closed, so you are no longer on this flight's waitlist. You keep your present seat."
         case "LEFT" if reason == "ENTITLEMENT_ENDED":
             subject = f"You are no longer on the waitlist: {entry.flight_id}"
             text = (
-                "You are not among the passengers of this flight who need a seat any more, so you are no longer on its "
-                "waitlist."
+                "You are no longer a passenger of this flight who needs a seat, so you are no longer on its waitlist."
             )
         case "LEFT" if reason == "FLIGHT_CANCELLED":
             subject = f"Your flight is cancelled: {entry.flight_id}"
             text = (
-                "Your flight will not leave, so you are no longer on its waitlist. Whoever sold you the ticket gives "
-                "back its price, or finds you another flight."
+                "Your flight was cancelled, so you are no longer on its waitlist. The seller of your ticket refunds "
+                "its price, or books you on another flight."
             )
         case "ASSIGNED":
             subject = f"Seat {entry.seat_number} is yours: {entry.flight_id}"
-            text = (
-                f"Seat {entry.seat_number}, which you were waiting for, is yours now. Your former seat was given back."
-            )
+            text = f"Seat {entry.seat_number}, which you were waiting for, is now yours. Your former seat was released."
         case "OFFERED" if entry.offer_expire_time is not None:
             subject = f"Seat {entry.seat_number} is offered to you: {entry.flight_id}"
             text = (
-                f"Seat {entry.seat_number}, which you were waiting for, is free. It is kept for you until "
+                f"Seat {entry.seat_number}, which you were waiting for, is free. We hold it for you until "
                 f"{airports.local_time(entry.offer_expire_time, airports.zone(origin))}; accept or decline it before."
             )
         case _:

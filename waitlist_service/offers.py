@@ -95,7 +95,7 @@ class Offers:
         async def answer(conn: Conn) -> pb.WaitlistEntry:
             entry = await entries.find(conn, entry_id, owner=owner)
             if entry.state == "WAITING":
-                entry = await _leave_line(conn, entry, actor=actor)
+                entry = await _leave_waiting(conn, entry, actor=actor)
             if entry.state == "OFFERED":
                 # The offer is accepted, and its confirmation is in progress: `Transitions` tries again.
                 raise GuardMissed
@@ -118,7 +118,7 @@ class Offers:
             await self._assigning.withdraw(str(entry_id))
 
 
-async def _leave_line(conn: Conn, entry: Entry, *, actor: str) -> Entry:
+async def _leave_waiting(conn: Conn, entry: Entry, *, actor: str) -> Entry:
     """Ends a WAITING entry: → LEFT.
 
     Its matched seat goes to the next entry that wants it.
@@ -130,7 +130,7 @@ async def _leave_line(conn: Conn, entry: Entry, *, actor: str) -> Entry:
         raise GuardMissed
     if left.seat_number is not None:
         unwanted = await released_seats.match_with_entries(conn, left.flight_id, {left.seat_number: None})
-        await released_seats.hand_back(conn, left.flight_id, unwanted)
+        await released_seats.return_seats_later(conn, left.flight_id, unwanted)
     # If this was the last live entry, the sweep closes the waitlist.
     await timers.set_timer(conn, entries.SWEEP, left.flight_id)
     return left

@@ -32,7 +32,7 @@ GONE: Final = frozenset({"SEAT_TAKEN", "SEAT_OCCUPIED", "SEAT_NOT_FOUND", "FLIGH
 # Reasons that mean: the passenger is not eligible for the seat.
 FORBIDDEN: Final = frozenset({"EXIT_ROW_NOT_ALLOWED", "INFANT_NOT_ALLOWED", "CABIN_NOT_ALLOWED"})
 # Reasons that mean: the seat service does not find the passenger entitled to any seat of the flight.
-NO_RIGHT: Final = frozenset(
+NOT_ENTITLED: Final = frozenset(
     {
         "PASSENGER_NOT_ENTITLED",
         "PASSENGER_NOT_FOUND",
@@ -45,7 +45,7 @@ PASSENGER_HOLDS_SEAT: Final = "PASSENGER_HOLDS_SEAT"
 ENDED: Final = frozenset({"HOLD_EXPIRED", "HOLD_CANCELLED", "HOLD_NOT_FOUND", "FLIGHT_CANCELLED"})
 
 
-class SeatGone(Exception):
+class SeatUnavailable(Exception):
     """The seat can no longer be claimed, or its hold has ended."""
 
 
@@ -62,7 +62,7 @@ class NotForPassenger(Exception):
     @property
     def is_for_manifest(self) -> bool:
         """True if the entry must be compared with the manifest."""
-        return self.reason in FORBIDDEN | NO_RIGHT
+        return self.reason in FORBIDDEN | NOT_ENTITLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +157,22 @@ class Peers:
     async def claim(self, request: seat.ClaimSeatRequest) -> Hold:
         """Sends a claim. A repeat of the same request returns the same hold.
 
-        Raises SeatGone or NotForPassenger; PeerRefusal or PeerFault if the claim is refused for an unexpected reason.
+        Raises SeatUnavailable or NotForPassenger; PeerRefusal or PeerFault if the claim is refused for an unexpected
+        reason.
         """
         try:
             return _hold(await ask(self._seats.ClaimSeat(request)))
         except PeerRefusal as refusal:
-            if refusal.reason in FORBIDDEN | NO_RIGHT or refusal.reason == PASSENGER_HOLDS_SEAT:
+            if refusal.reason in FORBIDDEN | NOT_ENTITLED or refusal.reason == PASSENGER_HOLDS_SEAT:
                 raise NotForPassenger(refusal.reason) from refusal
             if refusal.reason in GONE:
-                raise SeatGone from refusal
+                raise SeatUnavailable from refusal
             raise
 
     async def confirm(self, hold_id: UUID) -> Hold:
         """Confirms a hold.
 
-        The seat service also releases the passenger's former seat. A repeat succeeds. Raises SeatGone or
+        The seat service also releases the passenger's former seat. A repeat succeeds. Raises SeatUnavailable or
         NotForPassenger.
         """
         request = seat.ConfirmHoldRequest(hold_id=str(hold_id), request_id=str(_request_id(hold_id, "confirm")))
@@ -179,8 +180,8 @@ class Peers:
             return _hold(await ask(self._seats.ConfirmHold(request)))
         except PeerRefusal as refusal:
             if refusal.reason in ENDED:
-                raise SeatGone from refusal
-            if refusal.reason in FORBIDDEN | NO_RIGHT:
+                raise SeatUnavailable from refusal
+            if refusal.reason in FORBIDDEN | NOT_ENTITLED:
                 raise NotForPassenger(refusal.reason) from refusal
             raise
 
@@ -250,7 +251,7 @@ class Peers:
                 raise refusals.flight_not_found(flight_id) from refusal
             raise
 
-    async def hand_back(self, flight_id: str, seat_number: str) -> None:
+    async def return_seat(self, flight_id: str, seat_number: str) -> None:
         """Returns an OFFERED seat to general sale (ReturnSeat).
 
         Succeeds also if the seat is no longer OFFERED.

@@ -32,7 +32,7 @@ FRESH: Final = timedelta(seconds=5)
 MAP_AGE: Final = timedelta(seconds=2)
 # The largest assumed difference between the clocks of the seat service's database and of this one.
 CLOCK_SKEW: Final = timedelta(seconds=1)
-HAND_BACK: Final = "hand-back"
+RETURN_SEAT: Final = "hand-back"
 
 
 async def match_with_entries(conn: Conn, flight_id: str, freed: Mapping[str, datetime | None]) -> set[str]:
@@ -64,8 +64,8 @@ async def match_with_entries(conn: Conn, flight_id: str, freed: Mapping[str, dat
         after = numbers[-1]
     if kept or kept_before:
         await _keep(conn, flight_id, kept, freed)
-    await _pass_over(conn, forbidden)
-    await _write_down(conn, flight_id, matched, certain)
+    await _record_skips(conn, forbidden)
+    await _write_matches(conn, flight_id, matched, certain)
     return unwanted
 
 
@@ -77,13 +77,13 @@ def offer_time(release_time: datetime, expire_time: datetime) -> datetime:
     return min(release_time, expire_time - FRESH - CLAIM_TIME)
 
 
-async def hand_back(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:
+async def return_seats_later(conn: Conn, flight_id: str, seat_numbers: set[str]) -> None:
     """Sets the timers that return unwanted OFFERED seats to general sale.
 
     The caller has found that no entry wants them, in the same transaction.
     """
     if seat_numbers:
-        await timers.set_timers(conn, HAND_BACK, [f"{flight_id}/{number}" for number in sorted(seat_numbers)])
+        await timers.set_timers(conn, RETURN_SEAT, [f"{flight_id}/{number}" for number in sorted(seat_numbers)])
 
 
 async def lock(conn: Conn, flight_id: str) -> bool:
@@ -220,7 +220,7 @@ def _forbidden(page: Sequence[Wishes], seats: Sequence[FreedSeat]) -> list[tuple
     ]
 
 
-async def _pass_over(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> None:
+async def _record_skips(conn: Conn, forbidden: Sequence[tuple[UUID, str, str]]) -> None:
     """Writes a row of `skips` for each seat that is not eligible for an entry."""
     if forbidden:
         await conn.execute(
@@ -256,7 +256,9 @@ async def _keep(conn: Conn, flight_id: str, kept: Collection[str], freed: Mappin
     )
 
 
-async def _write_down(conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSeat], certain: Collection[str]) -> None:
+async def _write_matches(
+    conn: Conn, flight_id: str, matched: Mapping[UUID, FreedSeat], certain: Collection[str]
+) -> None:
     """Writes matches, within WAITING.
 
     Each entry gets a seat, a claim id, and a timer that claims the seat. Raises GuardMissed if an entry was moved or

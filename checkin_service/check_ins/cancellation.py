@@ -61,7 +61,7 @@ async def cancel_for(conn: Conn, checkin_id: UUID, *, pnr: str | None, reason: s
         departure_time = await conn.fetchval(
             "SELECT departure_time FROM flights WHERE flight_id = $1", standing.flight_id
         )
-        raise refusals.flight_departed(departure_time)
+        raise refusals.flight_departed(standing.flight_id, departure_time)
     return standing
 
 
@@ -89,7 +89,7 @@ async def time_out(conn: Conn, checkin_id: UUID, *, intent_id: UUID) -> bool:
     return True
 
 
-async def lose_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
+async def cancel_without_seat(conn: Conn, standing: CheckIn, *, reason: str) -> bool:
     """Cancels a check-in whose passenger has no seat any more: COMPLETED → CANCELLED.
 
     Returns False, and changes nothing, if the check-in no longer has the version of `standing`, or if the flight had

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from skyhigh.checkin.v1 import events_pb2
 
 from checkin_service.check_ins.history import record
-from checkin_service.check_ins.timer_names import LOOK_AT_SEAT
+from checkin_service.check_ins.timer_names import CHECK_SEAT
 from checkin_service.records import CheckIn
 from services import outbox, timers
 from services.db import Conn
@@ -33,7 +33,7 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
 
     Returns False, and changes nothing, if one of these is missing. It also returns False while another completed
     check-in has the seat, and while the seat service has not acknowledged the passenger's newest manifest entry: the
-    seat may then belong to another passenger. Seating.clear_the_way finds out.
+    seat may then belong to another passenger. Seating.correct_conflicts finds out.
     """
     row = await conn.fetchrow(
         f"""
@@ -80,7 +80,7 @@ async def complete(conn: Conn, checkin_id: UUID, *, actor: str) -> bool:
     return True
 
 
-def completing(standing: CheckIn) -> str:
+def completion_actor(standing: CheckIn) -> str:
     """Returns the actor to record for a completion that no caller requested.
 
     This is the payment if the fee is paid, else the seat.
@@ -88,7 +88,7 @@ def completing(standing: CheckIn) -> str:
     return "seat" if standing.fee_pay_time is None else "payment"
 
 
-async def lacks_nothing(conn: Conn, checkin_id: UUID) -> bool:
+async def can_complete(conn: Conn, checkin_id: UUID) -> bool:
     """Returns whether an uncompleted check-in meets the conditions to complete.
 
     It has a seat, accepted bags and a paid fee if one is due, and its flight has not left.
@@ -105,5 +105,5 @@ async def complete_later(conn: Conn, checkin_id: UUID) -> None:
 
     Does nothing if the check-in lacks anything else.
     """
-    if await lacks_nothing(conn, checkin_id):
-        await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id))
+    if await can_complete(conn, checkin_id):
+        await timers.set_timer(conn, CHECK_SEAT, str(checkin_id))

@@ -31,6 +31,7 @@ class Situation:
     """
 
     role: Role
+    flight_id: str
     pnr: str
     fare: str
     special_services: Sequence[str]
@@ -49,7 +50,7 @@ Rule = Callable[[Situation], Refusal | None]
 
 
 def _flight_flies(it: Situation) -> Refusal | None:
-    return refusals.flight_cancelled() if it.flight_cancelled else None
+    return refusals.flight_cancelled(it.flight_id) if it.flight_cancelled else None
 
 
 def _has_opened(it: Situation) -> Refusal | None:
@@ -106,7 +107,7 @@ async def situation(conn: Conn, flight_id: str, passenger_id: str, *, pnr: str |
     """
     row = await conn.fetchrow(
         """
-        SELECT passengers.pnr, fare, special_services, accompanying_passenger_id AS adult,
+        SELECT flight_id, passengers.pnr, fare, special_services, accompanying_passenger_id AS adult,
                EXISTS (
                    SELECT FROM check_ins AS adult
                    WHERE adult.flight_id = $1 AND adult.passenger_id = accompanying_passenger_id

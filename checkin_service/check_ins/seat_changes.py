@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from checkin_service.check_ins.completion import complete, complete_later, completing
-from checkin_service.check_ins.timer_names import LOOK_AT_SEAT
+from checkin_service.check_ins.completion import complete, complete_later, completion_actor
+from checkin_service.check_ins.timer_names import CHECK_SEAT
 from checkin_service.peers import Seat
 from checkin_service.records import CheckIn
 from services import timers
 from services.db import Conn
 
 
-async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
+async def record_seat(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     """Records the current seat of a live check-in's passenger.
 
     Then completes the check-in if nothing else is missing, at once or by a timer. If the check-in is COMPLETED, every
@@ -36,7 +36,9 @@ async def sit(conn: Conn, standing: CheckIn, seat: Seat) -> bool:
     )
     if moved is None:
         return False
-    if standing.state != "COMPLETED" and not await complete(conn, standing.checkin_id, actor=completing(standing)):
+    if standing.state != "COMPLETED" and not await complete(
+        conn, standing.checkin_id, actor=completion_actor(standing)
+    ):
         await complete_later(conn, standing.checkin_id)
     return True
 
@@ -59,10 +61,10 @@ async def _dispute_others(conn: Conn, standing: CheckIn, seat: Seat) -> None:
         standing.checkin_id,
     )
     for row in rows:
-        await timers.set_timer(conn, LOOK_AT_SEAT, str(row["checkin_id"]))
+        await timers.set_timer(conn, CHECK_SEAT, str(row["checkin_id"]))
 
 
-async def stand_up(conn: Conn, standing: CheckIn) -> bool:
+async def remove_seat(conn: Conn, standing: CheckIn) -> bool:
     """Records that the passenger of an uncompleted check-in has no seat any more.
 
     Returns False, and changes nothing, if the check-in no longer has the version of `standing`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from checkin_service.check_ins.history import record
-from checkin_service.check_ins.timer_names import FIRST_LOOK, LOOK_AT_SEAT
+from checkin_service.check_ins.timer_names import CHECK_SEAT, FIRST_CHECK
 from checkin_service.peers import Seat
 from checkin_service.records import INFANT_SEAT
 from services import timers
@@ -56,5 +56,5 @@ async def start(
         if seat is not None:
             # An event about the seat that arrived before this row existed found no check-in; the timer covers that
             # case.
-            await timers.set_timer(conn, LOOK_AT_SEAT, str(checkin_id), after=FIRST_LOOK)
+            await timers.set_timer(conn, CHECK_SEAT, str(checkin_id), after=FIRST_CHECK)
     return checkin_id

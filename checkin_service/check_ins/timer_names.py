@@ -10,9 +10,9 @@ PAYMENT_DEADLINE: Final = "payment-deadline"
 RELEASE_SEAT: Final = "release-seat"
 SETTLE_FEE: Final = "settle-fee"
 REFUND: Final = "refund"
-LOOK_AT_SEAT: Final = "look-at-seat"
+CHECK_SEAT: Final = "look-at-seat"
 CANCEL_CHECK_INS: Final = "cancel-check-ins"
 # A trigger of the table `flights` sets this timer.
 DEPARTURE: Final = "departure"
 # Delay of the first re-check of a seat: longer than the events of its confirmation and release normally take.
-FIRST_LOOK: Final = timedelta(seconds=1)
+FIRST_CHECK: Final = timedelta(seconds=1)

@@ -26,7 +26,7 @@ BUSINESS_FARE: Final = "BUSINESS"
 ACTOR: Final = "booking"
 
 
-async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
+async def add_passengers(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
     """Adds the passengers of a confirmed booking to the manifests of its flights.
 
     A flight or a passenger that is known already stays as it is, because an import is the better source. Its manifest
@@ -46,7 +46,7 @@ async def put_on(conn: Conn, event: events_pb2.BookingConfirmed) -> None:
         await manifest.mark_booked(conn, each.flight_id, passengers, booking=locators.key_of(booking_id))
 
 
-async def take_off(conn: Conn, event: events_pb2.BookingCancelled) -> None:
+async def remove_passengers(conn: Conn, event: events_pb2.BookingCancelled) -> None:
     """Cancels the check-ins of a cancelled booking, and removes its passengers.
 
     A flight that had departed before the cancellation keeps its manifest and its check-ins. The event may arrive later.

@@ -138,7 +138,7 @@ class Entitlements:
                             pass
         except Exception as error:
             # The change is committed, so a failure here must not fail the call; the timer sends the change.
-            _log.warning("the seat service learns changes of a manifest later", error=repr(error))
+            _log.warning("manifest changes not sent to the seat service yet; retrying later", error=repr(error))
 
     @asynccontextmanager
     async def _alone(self, flight_id: str) -> AsyncIterator[None]:
@@ -169,7 +169,7 @@ class Entitlements:
             await _acknowledge(conn, decided, times)
             await _follow(conn, decided, freed)
         if undecided:
-            raise Unavailable("the seat service can't use the cabin layout of the flight, try again")
+            raise Unavailable("the seat service can't use the cabin layout of the flight; retry")
         return len(passengers)
 
 
@@ -264,13 +264,13 @@ async def _follow(conn: Conn, passengers: Sequence[Entitlement], freed: Mapping[
     ended = {each.place for each in passengers if each.ended}
     for row in rows:
         checkin_id, place = row["checkin_id"], (row["flight_id"], row["passenger_id"])
-        await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, str(checkin_id), after=timer_names.FIRST_LOOK)
+        await timers.set_timer(conn, timer_names.CHECK_SEAT, str(checkin_id), after=timer_names.FIRST_CHECK)
         check_in = await records.find(conn, checkin_id)
         lost = freed.get(place)
         # The cause that ended the passenger's right also cancels the check-in, with its own reason.
         if place in ended or lost is None or lost.hold_id != check_in.hold_id:
             continue
         if check_in.state != "COMPLETED":
-            await seat_changes.stand_up(conn, check_in)
-        elif await cancellation.lose_seat(conn, check_in, reason=cancel_reasons.SEAT_NO_LONGER_FITS):
+            await seat_changes.remove_seat(conn, check_in)
+        elif await cancellation.cancel_without_seat(conn, check_in, reason=cancel_reasons.SEAT_NO_LONGER_FITS):
             await notices.seat_no_longer_fits(conn, check_in)

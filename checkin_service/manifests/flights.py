@@ -72,7 +72,8 @@ class Flight:
             raise InvalidArgument.of(
                 FieldViolation(
                     "flight.departure_date",
-                    f"is not the date of departure_time at {self.origin}, {earliest}; correct it or leave it out",
+                    f"must be the local date of departure_time at {self.origin}, {earliest}, not "
+                    f"{self.departure_date}; correct it or leave it out",
                 )
             )
 
@@ -89,7 +90,9 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError as error:
-        raise InvalidArgument.of(FieldViolation("flight.departure_date", "is no day of the calendar")) from error
+        raise InvalidArgument.of(
+            FieldViolation("flight.departure_date", f"must be a date of the calendar, not {text}")
+        ) from error
 
 
 async def lock(conn: Conn, flight_ids: Iterable[str]) -> None:

@@ -51,7 +51,7 @@ async def cancelled(conn: Conn, bookings: Collection[str]) -> set[str]:
     return {row["key"] for row in rows}
 
 
-async def take(conn: Conn, pnrs: Iterable[str], *, booking: str | None) -> Mapping[str, str | None]:
+async def reserve_free(conn: Conn, pnrs: Iterable[str], *, booking: str | None) -> Mapping[str, str | None]:
     """Reserves the free locators; returns the booking key of each locator's owner.
 
     `booking` is the key of a booking, or None for an imported party; the same is returned for each locator.
@@ -72,5 +72,5 @@ async def take(conn: Conn, pnrs: Iterable[str], *, booking: str | None) -> Mappi
 async def reserve(conn: Conn, pnr: str, *, booking_id: UUID) -> None:
     """Reserves a locator for a booking. A repeat succeeds. Raises LOCATOR_TAKEN."""
     booking = key_of(booking_id)
-    if (await take(conn, [pnr], booking=booking))[pnr] != booking:
+    if (await reserve_free(conn, [pnr], booking=booking))[pnr] != booking:
         raise refusals.locator_taken()

@@ -36,7 +36,7 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
         flight.refuse_other_day()
         await flights.write(conn, flight, replace=True)
     if await conn.fetchval("SELECT flight_id FROM flights WHERE flight_id = $1", flight_id) is None:
-        raise InvalidArgument.of(FieldViolation("flight", "must be given, because the flight is not known"))
+        raise InvalidArgument.of(FieldViolation("flight", f"must be given, because flight {flight_id} is not known"))
     lines = Lines(request.passengers)
     known = await passengers_of(conn, flight_id)
     asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
@@ -69,19 +69,19 @@ async def _reject_foreign_locators(
     confirmed booking. Reserves the free locators for the imported party.
     """
     accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
-    parties = await locators.take(conn, [each.pnr for each in accepted.values()], booking=None)
+    parties = await locators.reserve_free(conn, [each.pnr for each in accepted.values()], booking=None)
     booked = await _booked(conn, flight_id)
     for n, each in accepted.items():
         booking = parties[each.pnr]
         if booking is not None and not locators.belongs_to(each.passenger_id, booking):
             wrong = (
-                f"is the record locator of a booking that passenger {each.passenger_id} does not belong to; import the "
+                f"must not be the record locator of a booking without passenger {each.passenger_id}; import the "
                 "passenger with the party's own locator"
             )
         elif each.passenger_id in booked and known[each.passenger_id].pnr != each.pnr:
             wrong = (
-                f"is another record locator than that of the booking that passenger {each.passenger_id} belongs to; "
-                "import the passenger with the booking's locator"
+                f"must be the record locator of the booking of passenger {each.passenger_id}, "
+                f"{known[each.passenger_id].pnr}"
             )
         else:
             continue
@@ -102,7 +102,7 @@ async def _reject_cancelled_bookings(
     for n, booking in bookings.items():
         if booking in cancelled:
             wrong = (
-                "is of a passenger whose booking was cancelled; import the passenger of a new booking with its own id"
+                "must not be of a cancelled booking; import the passenger of a new booking with the id of that booking"
             )
             lines.reject(n, FieldViolation("passenger_id", wrong))
 
@@ -143,15 +143,29 @@ def _misfits(after: Mapping[str, Passenger], accepted: Mapping[str, int]) -> Ite
         if each.accompanying_passenger_id is None:
             wrong = each, FieldViolation(field, "must be given: an infant travels on an adult's lap")
         elif adult is None:
-            wrong = each, FieldViolation(field, "must name a passenger of this flight whose line is not rejected")
+            wrong = (
+                each,
+                FieldViolation(field, "must be the id of a passenger of this flight whose line is not rejected"),
+            )
         elif adult.type != "ADULT":
             at_adult = each.passenger_id not in accepted
-            wrong = each, FieldViolation("type" if at_adult else field, "an infant travels with an adult")
+            wrong = (
+                each,
+                (
+                    FieldViolation("type", f"must be ADULT, because infant {each.passenger_id} travels on this lap")
+                    if at_adult
+                    else FieldViolation(
+                        field, f"must be the id of an adult; {adult.passenger_id} is a passenger {adult.type}"
+                    )
+                ),
+            )
         elif adult.pnr != each.pnr:
-            wrong = each, FieldViolation("pnr", "an infant and its adult have the same record locator")
+            party = f"infant {each.passenger_id} and its adult {adult.passenger_id}"
+            wrong = each, FieldViolation("pnr", f"must be the same record locator for {party}")
         elif infants.setdefault(adult.passenger_id, each.passenger_id) != each.passenger_id:
             other = after[infants[adult.passenger_id]]
-            wrong = each, FieldViolation(field, "must name another adult: this one has an infant on the lap")
+            taken = f"passenger {adult.passenger_id} already has an infant on the lap"
+            wrong = each, FieldViolation(field, f"must be the id of another adult: {taken}")
         for blamed in (each, other):
             if wrong is not None and blamed is not None and blamed.passenger_id in accepted:
                 yield accepted[blamed.passenger_id], wrong[1]

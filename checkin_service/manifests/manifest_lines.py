@@ -38,7 +38,9 @@ class Lines:
                 self.reject(n, *violations)
             elif first.setdefault(each.passenger_id, n) != n:
                 above = first[each.passenger_id]
-                self.reject(n, FieldViolation("passenger_id", f"is the passenger of passengers[{above}] again"))
+                self.reject(
+                    n, FieldViolation("passenger_id", f"must be sent only once; passengers[{above}] has it too")
+                )
 
     def reject(self, index: int, *violations: FieldViolation, reason: str = INVALID_FIELD) -> None:
         """Rejects a line, or adds violations to a rejected line; its first reason stays."""

@@ -22,7 +22,7 @@ FORGET_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class Attempt:
     """A recorded attempt, with its time by key; it counts until it is deleted."""
 
     times: Mapping[str, datetime]
@@ -37,7 +37,7 @@ class LoginLimits:
         self._per_address = per_address
         self._window = window
 
-    async def take(self, *, pnr: str, address: str) -> Try:
+    async def record(self, *, pnr: str, address: str) -> Attempt:
         """Records an attempt for both keys, or for neither.
 
         Raises TOO_MANY_TRIES with the time to wait.
@@ -69,9 +69,9 @@ class LoginLimits:
                 await self._refuse_if_full(conn, most)
                 # The attempt that reached the limit has just been deleted: the caller gets UNAVAILABLE and retries.
                 raise db.GuardMissed
-        return Try({row["key"]: row["try_time"] for row in rows})
+        return Attempt({row["key"]: row["try_time"] for row in rows})
 
-    async def give_back(self, noted: Try) -> None:
+    async def delete(self, noted: Attempt) -> None:
         """Deletes a recorded attempt, because the login was right."""
         async with db.transaction(self._pool) as conn:
             for key, try_time in sorted(noted.times.items()):
@@ -82,7 +82,7 @@ class LoginLimits:
     async def forget(self) -> None:
         """Deletes old rows every FORGET_SECONDS, until cancelled."""
         while True:
-            with contextlib.suppress(*db.AWAY):
+            with contextlib.suppress(*db.UNREACHABLE):
                 await db.in_batches(self._pool, self.forget_old)
             await asyncio.sleep(FORGET_SECONDS)
 

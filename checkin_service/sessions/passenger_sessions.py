@@ -65,11 +65,11 @@ class Sessions:
                 await asyncio.sleep(arrival + beats * self._answer_seconds - clock())
 
     async def _open(self, pnr: str, last_name: str, address: str) -> pb.Session:
-        noted = await self._limits.take(pnr=pnr, address=address)
+        noted = await self._limits.record(pnr=pnr, address=address)
         found, unknown = await self._matching(pnr, last_name)
         if not found:
             raise refusals.trip_not_found()
-        await self._limits.give_back(noted)
+        await self._limits.delete(noted)
         # Sent now, so that the new session can hold a seat at once.
         await self._entitlements.try_to_send(unknown, pnr=pnr)
         token, end = self._signer.sign(Role.PASSENGER, pnr, ttl=self._ttl)

@@ -133,7 +133,9 @@ class Trips:
         try:
             found = await self._peers.seats_of([each.place for each in seated], timeout_seconds=SEATS_TIMEOUT_SECONDS)
         except Unavailable as error:
-            _log.warning("a trip is shown with the seats of its check-ins alone", error=repr(error.__cause__))
+            _log.warning(
+                "seat service unavailable; trip shows only the seats of its check-ins", error=repr(error.__cause__)
+            )
             return {each.place: each.checkin_seat for each in seated}
         return {
             place: next((seat.seat_number for seat in seats if seat.confirm_time is not None), "")

@@ -52,14 +52,14 @@ class Declaration:
     request_key: RequestKey | None
 
 
-class Overtaken(Exception):
+class Superseded(Exception):
     """Raised if the check-in changed while the other services were asked.
 
     The declaration is then evaluated again.
     """
 
 
-class SeatInDoubt(Overtaken):
+class SeatDisputed(Superseded):
     """Raised if the seat may belong to another passenger.
 
     The seat service is then asked whose seat it is, before the check-in can complete.
@@ -95,18 +95,18 @@ class Baggage:
         for _ in range(ATTEMPTS):
             try:
                 return await self._attempt(declaration)
-            except SeatInDoubt:
-                # A check-in that changed meanwhile is evaluated again, as after Overtaken.
+            except SeatDisputed:
+                # A check-in that changed meanwhile is evaluated again, as after Superseded.
                 with contextlib.suppress(GuardMissed):
-                    await self._seating.clear_the_way(declaration.checkin_id)
-            except Overtaken:
+                    await self._seating.correct_conflicts(declaration.checkin_id)
+            except Superseded:
                 continue
-        raise Unavailable("others change this check-in, try again")
+        raise Unavailable("another request is changing this check-in; retry")
 
     async def _attempt(self, declaration: Declaration) -> pb.CheckIn:
         try:
             async with db.transaction(self._pool) as conn:
-                standing, fare = await _judge(conn, declaration)
+                standing, fare = await _check_declarable(conn, declaration)
         except Refusal:
             # The first attempt of this same request may have caused the refusal; its response is then returned.
             known = await self._transitions.known(declaration.request_key, pb.CheckIn)
@@ -120,7 +120,7 @@ class Baggage:
             return known
         bags = await self._weigh(declaration, self._fares[fare])
         if not bags.fee_cents:
-            await self._look_at_seat(standing)
+            await self._correct_seat(standing)
         intent_id = await self._create_intent(standing, bags) if bags.fee_cents else None
         try:
             if standing.payment_intent_id is not None:
@@ -128,7 +128,7 @@ class Baggage:
             answer = await self._transitions.run(
                 declaration.request_key, pb.CheckIn, partial(self._write, declaration, standing, bags, intent_id)
             )
-        except (Overtaken, Refusal) as error:
+        except (Superseded, Refusal) as error:
             # Unavailable may be raised after the commit; then the check-in names the intent, which must stay payable.
             if intent_id is not None and not isinstance(error, Unavailable):
                 await self._abandon(intent_id)
@@ -138,15 +138,15 @@ class Baggage:
             await self._abandon(intent_id)
         return answer
 
-    async def _look_at_seat(self, standing: CheckIn) -> None:
+    async def _correct_seat(self, standing: CheckIn) -> None:
         """Asks the seat service whose seat it is, and corrects the check-in.
 
-        Needed because this declaration completes the check-in. Raises Overtaken if the check-in changes meanwhile.
+        Needed because this declaration completes the check-in. Raises Superseded if the check-in changes meanwhile.
         """
         try:
             await self._seating.correct(standing.checkin_id)
         except GuardMissed as error:
-            raise Overtaken from error
+            raise Superseded from error
 
     async def _weigh(self, declaration: Declaration, fare: Fare) -> Bags:
         weights = await self._peers.weigh(declaration.checkin_id, declaration.declared_grams)
@@ -183,7 +183,11 @@ class Baggage:
         try:
             await self._peers.withdraw_intent(intent_id, reason=DECLARED_AGAIN)
         except (Unavailable, PeerRefusal, PeerFault) as error:
-            _log.info("an intent that nobody knows stays unpaid", intent_id=str(intent_id), error=repr(error))
+            _log.info(
+                "payment intent not cancelled; no check-in uses it, so it stays unpaid",
+                intent_id=str(intent_id),
+                error=repr(error),
+            )
 
     async def _write(
         self, declaration: Declaration, standing: CheckIn, bags: Bags, intent_id: UUID | None, conn: Conn
@@ -195,13 +199,13 @@ class Baggage:
         else:
             done = await declared_bags.validate_baggage(conn, standing, bags, actor=declaration.actor)
             if done and not await completion.complete(conn, standing.checkin_id, actor=declaration.actor):
-                raise SeatInDoubt
+                raise SeatDisputed
         if not done:
-            raise Overtaken
+            raise Superseded
         return (await records.find(conn, standing.checkin_id)).message()
 
 
-async def _judge(conn: Conn, declaration: Declaration) -> tuple[CheckIn, str]:
+async def _check_declarable(conn: Conn, declaration: Declaration) -> tuple[CheckIn, str]:
     """Returns the check-in and the passenger's fare code if bags can be declared.
 
     Raises the first of these that applies: CHECK_IN_NOT_FOUND, CHECK_IN_CANCELLED, CHECK_IN_COMPLETED, FEE_PAID,

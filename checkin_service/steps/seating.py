@@ -39,23 +39,23 @@ class Seating:
 
     def handlers(self) -> Mapping[str, Handler]:
         """Returns each handler by the name of its timer."""
-        return {timer_names.LOOK_AT_SEAT: Handler(self.look)}
+        return {timer_names.CHECK_SEAT: Handler(self.check)}
 
-    async def look(self, subject: str) -> None:
+    async def check(self, subject: str) -> None:
         """Re-checks the seat of a check-in, and completes it if nothing else was missing.
 
         A completed check-in whose passenger has no seat any more is cancelled.
         """
-        check_in = await self.clear_the_way(UUID(subject))
+        check_in = await self.correct_conflicts(UUID(subject))
         if check_in.state in _ACCEPTED:
             async with db.transaction(self._pool) as conn:
-                done = await completion.complete(conn, check_in.checkin_id, actor=completion.completing(check_in))
-                if not done and await completion.lacks_nothing(conn, check_in.checkin_id):
+                done = await completion.complete(conn, check_in.checkin_id, actor=completion.completion_actor(check_in))
+                if not done and await completion.can_complete(conn, check_in.checkin_id):
                     # Another check-in or the manifest changed meanwhile; the timer retries.
                     raise GuardMissed
             self._tell()
 
-    async def clear_the_way(self, checkin_id: UUID) -> CheckIn:
+    async def correct_conflicts(self, checkin_id: UUID) -> CheckIn:
         """Corrects a check-in, and each completed one that has the same seat.
 
         Returns the check-in. Raises GuardMissed if one of them changes meanwhile, or Unavailable.
@@ -74,7 +74,7 @@ class Seating:
         for _ in range(ATTEMPTS):
             with contextlib.suppress(GuardMissed):
                 return await self._seat_for_pass(check_in)
-        raise Unavailable("the passenger's seat is being changed, try again")
+        raise Unavailable("another request is changing the passenger's seat; retry")
 
     async def _seat_for_pass(self, check_in: CheckIn) -> CheckIn:
         flight_id, seated = check_in.flight_id, check_in.passenger_id
@@ -83,7 +83,7 @@ class Seating:
         await self._entitlements.send_of(flight_id, seated)
         seat = await self._peers.confirmed_seat(flight_id, seated)
         if seat is None:
-            await self._look_soon(check_in)
+            await self._schedule_check(check_in)
             raise refusals.seat_required()
         if check_in.seat_number != INFANT_SEAT and not _same(check_in, seat):
             await self.correct(check_in.checkin_id)
@@ -141,10 +141,10 @@ class Seating:
             raise refusals.passenger_not_found()
         return adult
 
-    async def _look_soon(self, check_in: CheckIn) -> None:
+    async def _schedule_check(self, check_in: CheckIn) -> None:
         """Sets a timer that corrects a check-in whose passenger has no seat.
 
-        It is due after FIRST_LOOK, so that the reason of a cancellation can arrive first. A timer that is already
+        It is due after FIRST_CHECK, so that the reason of a cancellation can arrive first. A timer that is already
         waiting is not set again: repeated requests for the pass would otherwise postpone it for ever.
         """
         subject = str(check_in.checkin_id)
@@ -154,11 +154,11 @@ class Seating:
                 SELECT true FROM timers
                 WHERE name = $1 AND subject = $2 AND coalesce(fire_time, 'infinity') = 'infinity'
                 """,
-                timer_names.LOOK_AT_SEAT,
+                timer_names.CHECK_SEAT,
                 subject,
             )
             if not waits:
-                await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, subject, after=timer_names.FIRST_LOOK)
+                await timers.set_timer(conn, timer_names.CHECK_SEAT, subject, after=timer_names.FIRST_CHECK)
 
     async def _find(self, checkin_id: UUID) -> CheckIn:
         async with db.transaction(self._pool) as conn:
@@ -167,12 +167,12 @@ class Seating:
 
 async def _write(conn: Conn, check_in: CheckIn, seat: Seat | None) -> bool:
     if seat is not None:
-        return await seat_changes.sit(conn, check_in, seat)
+        return await seat_changes.record_seat(conn, check_in, seat)
     if check_in.state != "COMPLETED":
-        return await seat_changes.stand_up(conn, check_in)
+        return await seat_changes.remove_seat(conn, check_in)
     if await cancellation.flew_on_seat(conn, check_in.checkin_id):
         return True
-    lost = await cancellation.lose_seat(conn, check_in, reason=cancel_reasons.SEAT_RELEASED)
+    lost = await cancellation.cancel_without_seat(conn, check_in, reason=cancel_reasons.SEAT_RELEASED)
     if lost:
         await notices.seat_released(conn, check_in)
     return lost

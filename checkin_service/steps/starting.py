@@ -74,7 +74,7 @@ class Starting:
             return known
         try:
             async with db.transaction(self._pool) as conn:
-                infant = (await self._judge(conn, request)).adult is not None
+                infant = (await self._check_rules(conn, request)).adult is not None
         except Refusal:
             # The first attempt of this same request may have caused the refusal; its response is then returned.
             known = await self._transitions.known(request.request_key, pb.CheckIn)
@@ -85,7 +85,7 @@ class Starting:
         write = partial(self._write, request, seat, was_confirmed)
         return await self._transitions.run(request.request_key, pb.CheckIn, write)
 
-    async def _judge(self, conn: Conn, request: StartRequest) -> eligibility.Situation:
+    async def _check_rules(self, conn: Conn, request: StartRequest) -> eligibility.Situation:
         situation = await eligibility.situation(
             conn, request.flight_id, request.passenger_id, pnr=request.pnr, role=request.role
         )
@@ -103,14 +103,14 @@ class Starting:
         if seat is None:
             # The cause of the release may also have ended the passenger's eligibility after the first check.
             async with db.transaction(self._pool) as conn:
-                await self._judge(conn, request)
+                await self._check_rules(conn, request)
             raise refusals.seat_required()
         return seat, False
 
     async def _write(self, request: StartRequest, seat: Seat | None, was_confirmed: bool, conn: Conn) -> pb.CheckIn:
         await _lock(conn, request)
         try:
-            situation = await self._judge(conn, request)
+            situation = await self._check_rules(conn, request)
         except Refusal as refusal:
             if not was_confirmed:
                 raise
@@ -128,7 +128,7 @@ class Starting:
             actor=request.actor,
         )
         if checkin_id is None:
-            if seat is not None and await _given_up(conn, request, seat):
+            if seat is not None and await _had_seat_before(conn, request, seat):
                 raise refusals.seat_required()
             # Since the last check, another caller began the check-in or check-in closed; the request is evaluated
             # again.
@@ -142,7 +142,7 @@ async def _follow(conn: Conn, checkin_id: UUID) -> pb.CheckIn:
     A refusal would say that nothing has changed (rule 11.15), but the passenger has the hold's seat. A timer asks the
     seat service for the seat and records it.
     """
-    await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, str(checkin_id))
+    await timers.set_timer(conn, timer_names.CHECK_SEAT, str(checkin_id))
     return (await records.find(conn, checkin_id)).message()
 
 
@@ -168,7 +168,7 @@ async def _lock(conn: Conn, request: StartRequest) -> None:
     )
 
 
-async def _given_up(conn: Conn, request: StartRequest, seat: Seat) -> bool:
+async def _had_seat_before(conn: Conn, request: StartRequest, seat: Seat) -> bool:
     """Returns whether an earlier check-in of the passenger had this seat.
 
     Its cancellation releases the seat, so no other check-in can begin with it. A seat of a confirmed booking is not

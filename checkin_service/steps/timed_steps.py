@@ -21,7 +21,7 @@ from services.money import Amount
 from services.timers import Handler
 
 # Pause before the next question about a running payment. Its attempts end within half a minute.
-ASK_AGAIN: Final = timedelta(seconds=2)
+RETRY_PAUSE: Final = timedelta(seconds=2)
 # Check-ins per transaction; each one takes about a dozen statements.
 CHECK_INS_AT_ONCE: Final = 25
 
@@ -60,7 +60,7 @@ class Steps:
         outcome = await self._peers.withdraw_intent(intent_id, reason=cancel_reasons.PAYMENT_TIMEOUT)
         async with db.transaction(self._pool) as conn:
             if outcome is not Withdrawal.WITHDRAWN and await fees.extend_deadline(
-                conn, checkin_id, intent_id=intent_id, by=ASK_AGAIN, paid=outcome is Withdrawal.PAID
+                conn, checkin_id, intent_id=intent_id, by=RETRY_PAUSE, paid=outcome is Withdrawal.PAID
             ):
                 return
             if outcome is not Withdrawal.PAID and await cancellation.time_out(conn, checkin_id, intent_id=intent_id):
@@ -80,7 +80,7 @@ class Steps:
             if await cancellation.keeps_seat(conn, check_in):
                 return
         seat = await self._peers.confirmed_seat(check_in.flight_id, check_in.passenger_id)
-        if seat is not None and await self._was_given_up(check_in, seat):
+        if seat is not None and await self._was_cancelled_seat(check_in, seat):
             await self._peers.release_seat(
                 check_in.flight_id, check_in.passenger_id, seat.hold_id, reason=check_in.cancel_reason or ""
             )
@@ -153,7 +153,7 @@ class Steps:
 
     async def _again(self, name: str, subject: str) -> None:
         async with db.transaction(self._pool) as conn:
-            await timers.set_timer(conn, name, subject, after=ASK_AGAIN)
+            await timers.set_timer(conn, name, subject, after=RETRY_PAUSE)
 
     async def _overdue_intent(self, checkin_id: UUID) -> UUID | None:
         async with db.transaction(self._pool) as conn:
@@ -167,7 +167,7 @@ class Steps:
             )
             return intent_id
 
-    async def _was_given_up(self, check_in: CheckIn, seat: Seat) -> bool:
+    async def _was_cancelled_seat(self, check_in: CheckIn, seat: Seat) -> bool:
         """Returns whether a confirmed seat is the one that a cancelled check-in had.
 
         The check-in recorded its hold, or the passenger moved to the seat just before the cancellation. A seat that a

@@ -24,7 +24,7 @@ from gateway.rate_limit.policy import Policy, Resource
 from gateway.rate_limit.settings import GatewayServiceSettings
 from gateway.rate_limit.windows import Exceeded, Windows
 from services import db
-from services.cache import AWAY
+from services.cache import UNREACHABLE
 from services.db import Pool
 from services.errors import Unavailable
 from services.outbox import Relay
@@ -107,7 +107,7 @@ class EnvoyApi:
         ]
         try:
             verdict = await self._shared.take(rates, calls=max(1, request.hits_addend))
-        except AWAY as error:
+        except UNREACHABLE as error:
             raise Unavailable from error
         if verdict.refused_by is None:
             return envoy_pb2.ShouldRateLimitResponse(overall_code=OK)
@@ -149,10 +149,10 @@ class EnvoyApi:
                 exceeded = await self._windows.observe(seen)
                 for each in exceeded:
                     await self._act(each)
-            except (*AWAY, *db.AWAY, Unavailable) as error:
+            except (*UNREACHABLE, *db.UNREACHABLE, Unavailable) as error:
                 # These entries are lost. Envoy's shield still limits calls, and abuse that continues is detected once
                 # Redis and Postgres are available again.
-                _log.warning("abuse is not looked for", error=repr(error))
+                _log.warning("abuse detection skipped log entries, a dependency is unavailable", error=repr(error))
         yield envoy_pb2.StreamAccessLogsResponse()
 
     async def _act(self, exceeded: Exceeded) -> None:
@@ -209,7 +209,7 @@ async def _hear(requests: AsyncIterator[envoy_pb2.DiscoveryRequest], name: str) 
     """
     async for request in requests:
         if request.HasField("error_detail"):
-            _log.error("Envoy refuses a filter", filter=name, error=request.error_detail.message)
+            _log.error("Envoy rejected a filter", filter=name, error=request.error_detail.message)
 
 
 def _answer(name: str, resource: Resource) -> envoy_pb2.DiscoveryResponse:

@@ -63,7 +63,7 @@ class Policy:
         """Reads on every wake-up, and at least once per poll interval, until cancelled."""
         while True:
             self._woken.clear()
-            with contextlib.suppress(*db.AWAY):
+            with contextlib.suppress(*db.UNREACHABLE):
                 await self.read()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):

@@ -63,7 +63,7 @@ class Exceeded:
 class Windows:
     """Windows of observations in Redis.
 
-    Raises one of `services.cache.AWAY` if Redis is unavailable.
+    Raises one of `services.cache.UNREACHABLE` if Redis is unavailable.
     """
 
     def __init__(self, redis: Redis) -> None:

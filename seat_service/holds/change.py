@@ -17,7 +17,7 @@ from seat_service.holds.locks import lock_seats, seats_of
 from seat_service.holds.releases import Release, release_locked
 from seat_service.requests import ChangeRequest, Effects, OnHold, Place, request_id
 from seat_service.rules import hoarding
-from seat_service.rules.entitlements import judge
+from seat_service.rules.entitlements import refusals_of
 from services.db import Conn
 from services.errors import Refusal
 
@@ -28,8 +28,9 @@ async def change(conn: Conn, requests: Sequence[ChangeRequest], *, effects: Effe
     """Replaces the seats of holds, with a full TTL again: HELD → HELD.
 
     Uses one extension, as `extend` does. Each request has its own savepoint, so that a refused change leaves the hold
-    as it was. Returns for each request the hold or a refusal: those of `extend` and `entitlements.judge`, SEAT_TAKEN,
-    SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedInTheWay as `hold` does.
+    as it was. Returns for each request the hold or a refusal: those of `extend` and `entitlements.refusals_of`,
+    SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN; LapsedHoldConflict as `hold`
+    does.
     """
     answers: list[pb.Hold | Refusal] = []
     for request in requests:
@@ -89,7 +90,7 @@ async def _lock_for_change(conn: Conn, request: ChangeRequest, places: Iterable[
         owners=[(each, flight_id) for flight_id in flights for each in counted],
         with_manifests=True,
     )
-    for refusal in (await judge(conn, [(request.on.actor, request.seats)])).values():
+    for refusal in (await refusals_of(conn, [(request.on.actor, request.seats)])).values():
         raise refusal
     if owner is None:
         return now
@@ -173,7 +174,7 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
     """Replaces all seats and passengers of a hold's rows.
 
     Single updates would not do: if two passengers exchange seats, each order of updates breaks a unique index. Raises
-    PASSENGER_HOLDS_SEAT or LapsedInTheWay if a passenger has a held seat on the flight in another hold.
+    PASSENGER_HOLDS_SEAT or LapsedHoldConflict if a passenger has a held seat on the flight in another hold.
     """
     hold_id = request.on.hold_id
     await conn.execute("DELETE FROM hold_seats WHERE hold_id = $1 AND state IN ('HELD', 'RELEASED')", hold_id)
@@ -190,7 +191,7 @@ async def _seat_passengers(conn: Conn, request: ChangeRequest) -> None:
         *_columns(request),
     )
     if elsewhere is not None and elsewhere["lapsed"]:
-        raise refusals.LapsedInTheWay(elsewhere["flight_id"], elsewhere["seat_number"], [elsewhere["hold_id"]])
+        raise refusals.LapsedHoldConflict(elsewhere["flight_id"], elsewhere["seat_number"], [elsewhere["hold_id"]])
     if elsewhere is not None:
         raise refusals.passenger_holds_seat(elsewhere["flight_id"], elsewhere["passenger_id"])
     await conn.execute(

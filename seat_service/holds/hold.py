@@ -120,8 +120,8 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
     first departure of its flights at the latest.
 
     Returns for each request the new hold or a refusal: FLIGHT_CANCELLED, FLIGHT_DEPARTED, a refusal of
-    `entitlements.judge`, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN. The
-    refusal LapsedInTheWay means that only lapsed holds prevent the new one: the caller expires them and tries again.
+    `entitlements.refusals_of`, SEAT_TAKEN, SEAT_NOT_FOUND, PASSENGER_HOLDS_SEAT, TOO_MANY_HELD_SEATS or COOLING_DOWN.
+    LapsedHoldConflict means that only lapsed holds prevent the new one: the caller expires them and retries.
     Raises GuardMissed if the statement took fewer seats than it granted.
     """
     now = await lock_seats(
@@ -130,7 +130,7 @@ async def hold(conn: Conn, requests: Sequence[HoldRequest], *, effects: Effects)
         owners={bound for request in requests for bound in _bound_owner(request)},
         with_manifests=True,
     )
-    not_entitled = await entitlements.judge(conn, [(request.actor, request.seats) for request in requests])
+    not_entitled = await entitlements.refusals_of(conn, [(request.actor, request.seats) for request in requests])
     answers: dict[int, pb.Hold | Refusal] = {**not_entitled}
     pending = [n for n in range(len(requests)) if n not in answers]
     while pending:
@@ -232,7 +232,7 @@ async def _hold_contenders(
             lost.update((seat.place, "HELD") for seat in request.seats)
         else:
             answers[n] = refusal = _explain(by_request[n], limits)
-            if isinstance(refusal, Aborted) and not isinstance(refusal, refusals.LapsedInTheWay):
+            if isinstance(refusal, Aborted) and not isinstance(refusal, refusals.LapsedHoldConflict):
                 lost[(refusal.metadata["flight_id"], refusal.metadata["seat_number"])] = refusal.metadata["state"]
     return answers, lost
 
@@ -249,7 +249,7 @@ def _explain(rows: Sequence[asyncpg.Record], limits: Limits) -> Refusal:
 def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
     """Returns the refusal that says why these locked seats were not taken.
 
-    Returns LapsedInTheWay only if there is no other reason. Raises GuardMissed if there is no reason at all.
+    Returns LapsedHoldConflict only if there is no other reason. Raises GuardMissed if there is no reason at all.
     """
     cancelled = next((row["flight_id"] for row in rows if row["flight_cancelled"]), None)
     if cancelled is not None:
@@ -271,7 +271,7 @@ def explain_taken(rows: Sequence[asyncpg.Record]) -> Refusal:
     if not lapsed:
         # The seats are locked and free, yet the statement did not take them: the transaction must not commit.
         raise GuardMissed
-    return refusals.LapsedInTheWay(rows[0]["flight_id"], rows[0]["seat_number"], lapsed)
+    return refusals.LapsedHoldConflict(rows[0]["flight_id"], rows[0]["seat_number"], lapsed)
 
 
 def _new_hold(hold_id: UUID, request: HoldRequest, now: datetime, departure: datetime | None) -> pb.Hold:

@@ -171,7 +171,7 @@ async def release_passenger(
     """
     standing = await lock_holds(conn, [request.hold_id for request in requests])
     seats = await seats_of(conn, standing)
-    kept = await _kept_for_the_record(conn, requests, seats)
+    kept = await _refusals_of_flown_seats(conn, requests, seats)
     # Of two requests for one seat the ledger shows the first. All requests run at once and not in rounds, because the
     # rounds would lock the seats one after the other, against the order of locks.
     releases = {
@@ -196,7 +196,7 @@ async def release_passenger(
     ]
 
 
-async def _kept_for_the_record(
+async def _refusals_of_flown_seats(
     conn: Conn, requests: Sequence[OnPassenger], seats: Mapping[UUID, Sequence[HeldSeat]]
 ) -> dict[int, Refusal]:
     """Returns, by position, the refusals of requests to release flown seats.
@@ -224,11 +224,11 @@ async def release_seats(
         return set()
     await free(conn, releases, effects=effects)
     ended = await end_empty_holds(conn, hold_ids)
-    await _forget_given_back(conn, hold_ids)
+    await _delete_released_seats(conn, hold_ids)
     return ended
 
 
-async def _forget_given_back(conn: Conn, hold_ids: Iterable[UUID]) -> None:
+async def _delete_released_seats(conn: Conn, hold_ids: Iterable[UUID]) -> None:
     """Deletes the rows of released seats from holds that stay HELD, as `change` does.
 
     So all rows of a HELD hold are HELD.

@@ -100,8 +100,9 @@ class RequestBuilder:
 
         Raises FLIGHT_NOT_FOUND, SEAT_NOT_FOUND, or INVALID_FIELD for too many flights.
         """
-        if len({assignment.flight_id for assignment in assignments}) > FLIGHTS_PER_HOLD:
-            raise InvalidArgument.of(FieldViolation("seats", f"at most {FLIGHTS_PER_HOLD} flights", "seats.flights"))
+        if (flights := len({assignment.flight_id for assignment in assignments})) > FLIGHTS_PER_HOLD:
+            description = f"must be on at most {FLIGHTS_PER_HOLD} flights, not {flights}; use more than one hold"
+            raise InvalidArgument.of(FieldViolation("seats", description, "seats.flights"))
         described = [await self.seat(each.flight_id, each.seat_number) for each in assignments]
         return tuple(
             AskedSeat(each.flight_id, each.seat_number, each.passenger_id, _person(each.profile), seat)

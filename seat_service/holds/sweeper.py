@@ -35,7 +35,7 @@ async def sweep(pool: Pool, inventory: Inventory, *, interval_seconds: float) ->
         try:
             holds = await sweep_holds(pool, inventory)
             offers = await sweep_offers(pool, inventory)
-        except db.OVERTAKEN:
+        except db.CONFLICTS:
             continue
         if not (holds or offers):
             await asyncio.sleep(interval_seconds)

@@ -70,9 +70,9 @@ class Layouts(Mapping[str, Layout]):
         used = {row["layout_id"]: row["digest"] for row in rows}
         found = faults(used, self._loaded)
         for layout_id in found.keys() - self.faults.keys():
-            _log.error("a used cabin layout can't be used", layout_id=layout_id, fault=found[layout_id])
+            _log.error("cabin layout of existing flights is unusable", layout_id=layout_id, fault=found[layout_id])
         for layout_id in self.faults.keys() - found.keys():
-            _log.info("the cabin layout can be used again", layout_id=layout_id)
+            _log.info("cabin layout of existing flights is usable again", layout_id=layout_id)
         self.faults = found
 
     async def watch(self, pool: Pool) -> None:

@@ -103,7 +103,7 @@ async def _sync(
     if not changed:
         return pb.SyncPassengersResponse()
     live, standing = await _lock(conn, changed)
-    verdict = await _judge(conn, live, {key: newest[key].passenger for key in changed}, standing, layouts)
+    verdict = await _find_unfit(conn, live, {key: newest[key].passenger for key in changed}, standing, layouts)
     written = await _write(conn, [newest[key] for key in sorted(changed - verdict.undecided.keys())])
     lost = [(seat, reason) for seat, reason in verdict.lost if seat.passenger in written]
     await _release(conn, lost, standing, actor=request.actor, effects=effects)
@@ -214,7 +214,7 @@ class Verdict:
     undecided: Mapping[FlightPassenger, LayoutUnusable]
 
 
-async def _judge(
+async def _find_unfit(
     conn: Conn,
     live: Sequence[HeldSeat],
     passengers: Mapping[FlightPassenger, Passenger],
@@ -273,6 +273,6 @@ async def review(conn: Conn, flight_id: str, *, layouts: Mapping[str, Layout], e
     )
     live, standing = await _lock(conn, [(row["flight_id"], row["passenger_id"]) for row in rows])
     known = await entitlements.passengers(conn, {seat.passenger for seat in live})
-    verdict = await _judge(conn, live, known, standing, layouts)
+    verdict = await _find_unfit(conn, live, known, standing, layouts)
     await _release(conn, verdict.lost, standing, actor=DEPARTURE_ACTOR, effects=effects)
     return verdict

@@ -59,8 +59,8 @@ async def reconcile_slice(
         if drifted:
             await versioned_cache.invalidate(sorted(drifted))
             DRIFT.inc(len(drifted))
-            _log.warning("cached maps had drifted", flights=sorted(drifted))
-    except cache.AWAY:
+            _log.warning("cached maps differed from the database", flights=sorted(drifted))
+    except cache.UNREACHABLE:
         pass
     async with db.transaction(pool) as conn:
         await availability.announce(conn, flight_ids, layouts=layouts)

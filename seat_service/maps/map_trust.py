@@ -53,9 +53,9 @@ class MapTrust:
                 try:
                     async with asyncio.timeout(READ_TIMEOUT_SECONDS):
                         await self._read()
-                except db.AWAY as error:
+                except db.UNREACHABLE as error:
                     # Without Postgres no process can return a newer map, so that the cached maps remain valid.
-                    _log.warning("epoch not read", error=repr(error))
+                    _log.warning("epoch of the cached maps not read; cached maps stay in use", error=repr(error))
                     self._read_at = time.monotonic()
             return not self._suspended
 

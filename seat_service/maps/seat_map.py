@@ -125,14 +125,14 @@ class SeatMaps:
                 await self._trust.follow()
                 await self._cache.invalidate(list(flight_ids))
             except db.OUTAGE as error:
-                _log.warning("invalidation waits", error=repr(error))
+                _log.warning("map invalidation failed, database unavailable; retrying", error=repr(error))
                 self.changed(flight_ids)
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
-            except cache.AWAY as error:
-                self._note_cache_away(error)
+            except cache.UNREACHABLE as error:
+                self._log_cache_outage(error)
                 self.changed(flight_ids)
                 # Another process may still reach Redis, and would return the map from before the change.
-                with contextlib.suppress(*db.AWAY):
+                with contextlib.suppress(*db.UNREACHABLE):
                     await self._trust.suspend()
                 await asyncio.sleep(CACHE_RETRY_SECONDS)
             await asyncio.sleep(INVALIDATION_INTERVAL_SECONDS)
@@ -154,8 +154,8 @@ class SeatMaps:
             return {}
         try:
             values = await self._cache.get(flight_ids)
-        except cache.AWAY as error:
-            self._note_cache_away(error)
+        except cache.UNREACHABLE as error:
+            self._log_cache_outage(error)
             return {}
         return {
             flight_id: Snapshot.parse(flight_id, value)
@@ -168,8 +168,8 @@ class SeatMaps:
         if time.monotonic() >= self._cache_away_until:
             try:
                 generations = await self._cache.generations(flight_ids)
-            except cache.AWAY as error:
-                self._note_cache_away(error)
+            except cache.UNREACHABLE as error:
+                self._log_cache_outage(error)
         async with db.transaction(self._pool) as conn:
             loaded = {snapshot.flight_id: snapshot for snapshot in await load(conn, flight_ids)}
         if not loaded or (generations is not None and await self._recorded(loaded, flight_ids, generations)):
@@ -194,12 +194,12 @@ class SeatMaps:
                     if flight_id in loaded
                 )
             )
-        except cache.AWAY as error:
-            self._note_cache_away(error)
+        except cache.UNREACHABLE as error:
+            self._log_cache_outage(error)
             return False
         return True
 
-    def _note_cache_away(self, error: Exception) -> None:
+    def _log_cache_outage(self, error: Exception) -> None:
         if time.monotonic() >= self._cache_away_until:
-            _log.warning("cache is away", error=repr(error))
+            _log.warning("cache unavailable", error=repr(error))
         self._cache_away_until = time.monotonic() + CACHE_RETRY_SECONDS

@@ -147,9 +147,9 @@ class _Feed:
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self.refresh()
-            except db.AWAY as error:
+            except db.UNREACHABLE as error:
                 # Watchers get heartbeats meanwhile. The next refresh brings all changes since their last version.
-                _log.warning("watch waits", flight_id=self.latest.flight_id, error=repr(error))
+                _log.warning("watch failed to read; retrying", flight_id=self.latest.flight_id, error=repr(error))
             except Exception as error:
                 # If this task ended, its watchers would get heartbeats for ever and never a change.
                 _log.error("watch failed", flight_id=self.latest.flight_id, error=repr(error), exc_info=error)

@@ -107,7 +107,7 @@ def _passenger(row: asyncpg.Record) -> Passenger:
     return Passenger(row["flight_id"], row["passenger_id"], row["pnr"], person, row["ended"])
 
 
-async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]]) -> dict[int, Refusal]:
+async def refusals_of(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]]) -> dict[int, Refusal]:
     """Returns, by position, the refusals of requests without entitlement.
 
     Such a request has a seat to which its passenger is not entitled. A request is a pair of its actor and its seats.
@@ -117,7 +117,7 @@ async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]])
     refused: dict[int, Refusal] = {}
     for n, (actor, seats) in enumerate(requests):
         for seat in seats:
-            refusal = _judge(actor, seat, known.get(seat.passenger))
+            refusal = _refusal_of(actor, seat, known.get(seat.passenger))
             if refusal is not None:
                 refused[n] = refusal
                 break
@@ -129,7 +129,7 @@ async def judge(conn: Conn, requests: Sequence[tuple[str, Sequence[AskedSeat]]])
     return refused
 
 
-def _judge(actor: str, seat: AskedSeat, passenger: Passenger | None) -> Refusal | None:
+def _refusal_of(actor: str, seat: AskedSeat, passenger: Passenger | None) -> Refusal | None:
     own = locator(actor)
     if passenger is None:
         if own is not None:

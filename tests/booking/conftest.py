@@ -114,7 +114,7 @@ async def unreserved(world: World, agency: Agency, customer: Customer, monkeypat
 
     Its timer `reserve` continues it; make_timer_due makes that timer due.
     """
-    monkeypatch.setattr(booking_steps, "CALL_IS_OVER", timedelta(hours=1))
+    monkeypatch.setattr(booking_steps, "CALL_ENDED_AFTER", timedelta(hours=1))
     journey = await agency.flight()
     (unused_port,) = free_ports(1)
     away = {**agency.variables, "SKYHIGH_SEAT_ADDRESS": f"{LOOPBACK}:{unused_port}"}

@@ -46,7 +46,7 @@ async def refunded(customer: Customer, booking: pb.Booking) -> pb.Booking:
     return await customer.get(booking)
 
 
-async def test_seats_that_were_not_paid_are_given_back(agency: Agency, customer: Customer) -> None:
+async def test_unpaid_seats_are_released(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booked = await customer.book(journey, "ADULT", "ADULT", contact_email=f"{uuid4().hex}@example.org")
     cancelled = await customer.cancel(booked, reason="CHANGED_MIND")
@@ -78,7 +78,7 @@ async def test_seat_taken_after_a_cancellation_is_released_at_departure(agency: 
     await eventually(released)
 
 
-async def test_a_confirmed_booking_gives_back_its_seats_and_its_money(agency: Agency, customer: Customer) -> None:
+async def test_a_cancelled_confirmed_booking_is_released_and_refunded(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     email = f"{uuid4().hex}@example.org"
     confirmed = await customer.confirmed(journey, "ADULT", "INFANT", contact_email=email)
@@ -101,7 +101,7 @@ async def test_a_confirmed_booking_gives_back_its_seats_and_its_money(agency: Ag
     assert subjects == [f"Your booking {confirmed.pnr} is confirmed", f"Your booking {confirmed.pnr} was cancelled"]
 
 
-async def test_seats_that_were_chosen_at_check_in_are_freed_too(agency: Agency, customer: Customer) -> None:
+async def test_seats_chosen_at_check_in_are_released_too(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     confirmed = await customer.confirmed(journey, "ADULT", "ADULT")
     desk = agency.seats.service("checkin")
@@ -117,7 +117,7 @@ async def test_seats_that_were_chosen_at_check_in_are_freed_too(agency: Agency, 
     await agency.comes_to_rest([journey])
 
 
-async def test_an_agent_gives_up_a_booking_for_its_owner(agency: Agency, customer: Customer) -> None:
+async def test_an_agent_cancels_for_the_owner(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     assert state_of(await agency.agent("desk").cancel(booked)) == "CANCELLED"
     assert (await customer.get(booked)).history[-1].actor == "agent:desk"
@@ -139,15 +139,13 @@ async def test_a_repeat_succeeds_and_changes_nothing(agency: Agency, customer: C
 @pytest.mark.parametrize(
     ("state", "reason"), [("PAYMENT_PROCESSING", "PAYMENT_IN_PROGRESS"), ("FAILED", "BOOKING_FAILED")]
 )
-async def test_what_is_not_held_or_still_being_paid_is_not_given_up(
-    customer: Customer, state: str, reason: str
-) -> None:
+async def test_only_held_or_confirmed_bookings_are_cancelled(customer: Customer, state: str, reason: str) -> None:
     booked = await customer.brought_to(state)
     with refused("FAILED_PRECONDITION", reason):
         await customer.cancel(booked)
 
 
-async def test_a_booking_without_seats_is_not_given_up_yet(
+async def test_a_booking_without_seats_is_not_cancelled(
     agency: Agency, customer: Customer, unreserved: pb.Booking
 ) -> None:
     with refused("FAILED_PRECONDITION", "SEATS_REQUIRED"):
@@ -158,7 +156,7 @@ async def test_a_booking_without_seats_is_not_given_up_yet(
 
 
 @pytest.mark.parametrize("state", ["SEATS_RESERVED", "CONFIRMED"])
-async def test_after_departure_nothing_is_given_up(agency: Agency, customer: Customer, state: str) -> None:
+async def test_a_departed_booking_is_not_cancelled(agency: Agency, customer: Customer, state: str) -> None:
     booked = await customer.brought_to(state)
     four_days = timedelta(days=4)
     await agency.set_back(booked, departure_time=four_days, sale_close_time=four_days)
@@ -181,7 +179,7 @@ async def test_a_reason_is_a_short_plain_text(agency: Agency, customer: Customer
     assert await agency.rows(booked) == before
 
 
-async def test_of_many_who_cancel_at_once_one_does(agency: Agency, customer: Customer) -> None:
+async def test_of_concurrent_cancellations_one_applies(agency: Agency, customer: Customer) -> None:
     booked = await customer.confirmed(await agency.flight())
     results = await at_once(*(customer.cancel(booked, reason=f"R{n}") for n in range(20)))
     assert outcomes(results) == {"OK": 20}
@@ -191,7 +189,7 @@ async def test_of_many_who_cancel_at_once_one_does(agency: Agency, customer: Cus
     await refunded(customer, booked)
 
 
-async def test_the_seats_are_somebody_elses_at_once(agency: Agency, customer: Customer) -> None:
+async def test_released_seats_can_be_booked_at_once(agency: Agency, customer: Customer) -> None:
     """Another customer gets the seats; a repeated cancellation does not release them."""
     journey = await agency.two_left()
     cabin = {"cabin": pb.BUSINESS}
@@ -213,13 +211,13 @@ async def test_the_seats_are_somebody_elses_at_once(agency: Agency, customer: Cu
     await agency.comes_to_rest([journey])
 
 
-async def test_a_stranger_cancels_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+async def test_a_foreign_booking_is_not_cancelled(agency: Agency, customer: Customer, stranger: Customer) -> None:
     booked = await customer.book(await agency.flight())
     await a_foreign_booking_is_as_a_missing_one(agency, booked, stranger.cancel)
     assert without_history(await customer.get(booked)) == booked
 
 
-async def test_who_asks_while_the_payment_ends_is_told_of_the_payment_or_gets_its_money_back(agency: Agency) -> None:
+async def test_cancel_and_payment_end_at_once_leave_one_result(agency: Agency) -> None:
     """A cancellation either succeeds or is refused with PAYMENT_IN_PROGRESS."""
     reasons: Counter[str] = Counter()
     for _ in range(int(os.environ.get("SKYHIGH_TEST_ROUNDS", "3"))):

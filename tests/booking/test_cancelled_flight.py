@@ -56,7 +56,7 @@ def look_again_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Also if the first run comes late.
     """
-    for name in ("LAST_LOOK", "NO_RETURN"):
+    for name in ("LAST_CHECK", "NO_RETURN"):
         monkeypatch.setattr(steps, name, timedelta(hours=1))
 
 
@@ -87,7 +87,7 @@ async def closed(agency: Agency, journey: Journey) -> None:
     assert await agency.violations(*journey.flight_ids) == []
 
 
-async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agency: Agency) -> None:
+async def test_bookings_in_every_state_end_without_seats_and_payment(agency: Agency) -> None:
     journey = await agency.journey(2)
     customers = {
         name: agency.customer() for name in ("SEATS_RESERVED", "PAYMENT_PROCESSING", "CONFIRMED", "FAILED", "CANCELLED")
@@ -130,7 +130,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
     }
     assert {name: each for name, each in subjects.items() if each} == {
         "CONFIRMED": [f"Your booking {confirmed.pnr} is confirmed", f"Your booking {confirmed.pnr} was cancelled"],
-        "PAYMENT_PROCESSING": ["Your payment is given back"],
+        "PAYMENT_PROCESSING": ["Your payment is refunded"],
     }
     (told,) = await agency.mails("payment_processing@fog.example")
     assert "a flight was cancelled" in told.text
@@ -138,7 +138,7 @@ async def test_bookings_in_every_state_come_to_rest_without_seats_and_money(agen
     await closed(agency, journey)
 
 
-async def test_one_that_has_no_seats_yet_gets_none(agency: Agency, customer: Customer, unreserved: pb.Booking) -> None:
+async def test_a_booking_without_seats_gets_none(agency: Agency, customer: Customer, unreserved: pb.Booking) -> None:
     (flight,) = unreserved.flights
     await agency.cancel_flight(flight.flight_id)
 
@@ -155,7 +155,7 @@ async def test_one_that_has_no_seats_yet_gets_none(agency: Agency, customer: Cus
     assert await agency.taken(flight.flight_id) == set()
 
 
-async def test_late_money_for_a_cancelled_flight_goes_back(agency: Agency, customer: Customer) -> None:
+async def test_late_payment_for_a_cancelled_flight_is_refunded(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
     await customer.pay(booking, FAILS)
@@ -173,9 +173,7 @@ async def test_late_money_for_a_cancelled_flight_goes_back(agency: Agency, custo
     assert (await customer.get(booking)).last_error == "FLIGHT_CANCELLED"
 
 
-async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancelled_is_not_charged(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_a_seat_service_cancellation_prevents_the_charge(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
     await agency.close(journey.flight_id)
@@ -186,14 +184,14 @@ async def test_who_pays_for_a_flight_that_only_the_seat_service_knows_as_cancell
 
 
 @pytest.mark.timeout(1800)
-async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking(
+async def test_confirm_during_the_cancellation_leaves_no_confirmed_booking(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cancel-flight` runs again and again for 15 s (steps.NO_RETURN).
 
     A later run finds bookings whose transaction did not see the cancellation.
     """
-    monkeypatch.setattr(steps, "LAST_LOOK", timedelta(seconds=2))
+    monkeypatch.setattr(steps, "LAST_CHECK", timedelta(seconds=2))
     came: dict[str, int] = {}
     for _ in range(times(1)):
         journey = await agency.journey(2)
@@ -227,7 +225,7 @@ async def test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_book
     _log.info("confirming while the flight is cancelled: %s", came)
 
 
-async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it(
+async def test_a_booking_confirmed_after_the_event_is_cancelled(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey = await agency.flight()
@@ -251,7 +249,7 @@ async def test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it
     await closed(agency, journey)
 
 
-async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_look(
+async def test_the_last_check_finds_an_overlapping_confirmation(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction begins before the cancellation is stored.
@@ -287,13 +285,13 @@ async def test_a_confirmation_that_did_not_see_the_news_is_found_by_the_last_loo
     await closed(agency, journey)
 
 
-async def test_one_that_gets_its_seats_after_the_news_loses_them(
+async def test_seats_held_after_the_event_are_released(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The seat service had not received the event when it held the seats."""
     look_again_only_when_told(monkeypatch)
     # The timer must not continue the call while the test waits for the event.
-    monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
+    monkeypatch.setattr(bookings, "CALL_ENDED_AFTER", timedelta(hours=1))
     journey = await agency.flight()
     real = bookings.reserve
 
@@ -310,7 +308,7 @@ async def test_one_that_gets_its_seats_after_the_news_loses_them(
     await closed(agency, journey)
 
 
-async def test_the_news_come_often_and_cancel_once(agency: Agency, customer: Customer) -> None:
+async def test_a_repeated_event_cancels_once(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booking = await customer.confirmed(journey)
     for flight_id in journey.flight_ids:

@@ -61,7 +61,7 @@ async def unchanged(agency: Agency, customer: Customer, booking: pb.Booking) -> 
     assert {(seat.flight_id, seat.seat_number) for seat in booking.seats} <= taken
 
 
-async def test_all_seats_are_exchanged_on_all_flights(agency: Agency, customer: Customer) -> None:
+async def test_all_seats_on_all_flights_are_changed(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A", "10B", legs=2)
     changed = await customer.move(booked, "11A", "11B", "12C", "12D")
     there, back = (flight.flight_id for flight in booked.flights)
@@ -73,7 +73,7 @@ async def test_all_seats_are_exchanged_on_all_flights(agency: Agency, customer: 
     assert await agency.disagreements(there, back) == set()
 
 
-async def test_the_full_time_begins_anew(agency: Agency, customer: Customer) -> None:
+async def test_the_time_to_pay_is_restarted(agency: Agency, customer: Customer) -> None:
     (booked,) = await agency.lapse(await booked_on(agency, customer, "10A"), left=timedelta(minutes=5))
     before = datetime.now(UTC)
     changed = await customer.move(booked, "11A")
@@ -82,20 +82,20 @@ async def test_the_full_time_begins_anew(agency: Agency, customer: Customer) -> 
     assert changed.expire_time.ToMicroseconds() == round(end.timestamp() * 1e6)
 
 
-async def test_some_may_keep_their_seats(agency: Agency, customer: Customer) -> None:
+async def test_some_passengers_can_keep_their_seats(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A", "10B", "10C")
     changed = await customer.move(booked, "10A", "15D", "10C")
     assert seats_of(changed) == ["10A", "15D", "10C"]
     assert await agency.disagreements(booked.flights[0].flight_id) == set()
 
 
-async def test_two_of_a_party_change_places(agency: Agency, customer: Customer) -> None:
+async def test_two_passengers_can_swap_seats(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A", "10B")
     assert seats_of(await customer.move(booked, "10B", "10A")) == ["10B", "10A"]
     assert await agency.disagreements(booked.flights[0].flight_id) == set()
 
 
-async def test_the_time_is_renewed_up_to_a_cap(agency: Agency, customer: Customer) -> None:
+async def test_the_time_to_pay_has_a_restart_limit(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A")
     await customer.move(booked, "11A")
     last = await customer.move(booked, "12A")
@@ -104,7 +104,7 @@ async def test_the_time_is_renewed_up_to_a_cap(agency: Agency, customer: Custome
     await unchanged(agency, customer, last)
 
 
-async def test_who_has_no_time_left_to_renew_can_still_pay(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_at_the_limit_can_be_paid(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A")
     await customer.move(booked, "11A")
     last = await customer.move(booked, "12A")
@@ -114,7 +114,7 @@ async def test_who_has_no_time_left_to_renew_can_still_pay(agency: Agency, custo
 
 
 @pytest.mark.parametrize("taken_on", [0, 1])
-async def test_one_taken_seat_is_enough_to_keep_all(agency: Agency, customer: Customer, taken_on: int) -> None:
+async def test_one_taken_seat_refuses_the_change(agency: Agency, customer: Customer, taken_on: int) -> None:
     booked = await booked_on(agency, customer, "10A", "10B", legs=2)
     flight_id = booked.flights[taken_on].flight_id
     await agency.take(flight_id, "11B")
@@ -135,7 +135,7 @@ async def test_one_taken_seat_is_enough_to_keep_all(agency: Agency, customer: Cu
         ("AT72", ("2A", "ADULT", "INFANT"), ("FAILED_PRECONDITION", "INFANT_NOT_ALLOWED")),
     ],
 )
-async def test_a_seat_that_is_not_for_its_passenger_is_refused(
+async def test_a_seat_not_allowed_for_its_passenger_is_refused(
     agency: Agency, customer: Customer, aircraft_type: str, wish: tuple[str, ...], refusal: tuple[str, str]
 ) -> None:
     seat_number, *types = wish
@@ -146,7 +146,7 @@ async def test_a_seat_that_is_not_for_its_passenger_is_refused(
     await unchanged(agency, customer, booked)
 
 
-async def test_a_flight_that_will_not_leave_has_no_other_seats(agency: Agency, customer: Customer) -> None:
+async def test_a_cancelled_flight_has_no_other_seats(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A")
     await agency.close(booked.flights[0].flight_id)
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
@@ -163,7 +163,7 @@ async def test_a_flight_that_will_not_leave_has_no_other_seats(agency: Agency, c
         ("CANCELLED", "BOOKING_CANCELLED"),
     ],
 )
-async def test_seats_are_changed_only_while_they_are_reserved(
+async def test_only_reserved_bookings_can_change_seats(
     agency: Agency, customer: Customer, state: str, reason: str
 ) -> None:
     booked = await customer.brought_to(state)
@@ -176,7 +176,7 @@ async def test_seats_are_changed_only_while_they_are_reserved(
         assert await agency.taken(flight.flight_id) == before
 
 
-async def test_a_booking_without_seats_has_none_to_change(customer: Customer, unreserved: pb.Booking) -> None:
+async def test_a_booking_without_seats_cannot_change_them(customer: Customer, unreserved: pb.Booking) -> None:
     seat = pb.BookedSeat(
         flight_id=unreserved.flights[0].flight_id,
         seat_number="11A",
@@ -186,9 +186,7 @@ async def test_a_booking_without_seats_has_none_to_change(customer: Customer, un
         await customer.change(unreserved, seat)
 
 
-async def test_everybody_needs_a_seat_on_every_flight_and_nobody_else_gets_one(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_exactly_one_seat_per_passenger_and_flight_is_required(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booked = await customer.book(journey, "ADULT", "ADULT", "INFANT")
     one, other, infant = (passenger.passenger_id for passenger in booked.passengers)
@@ -215,7 +213,7 @@ async def test_everybody_needs_a_seat_on_every_flight_and_nobody_else_gets_one(
     await customer.change(booked, *good)
 
 
-async def test_a_repeat_renews_the_time_once(agency: Agency, customer: Customer, request_id: str) -> None:
+async def test_a_repeat_restarts_the_time_once(agency: Agency, customer: Customer, request_id: str) -> None:
     booked = await booked_on(agency, customer, "10A")
     first = await customer.move(booked, "11A", request_id=request_id)
     before = await agency.rows(booked)
@@ -227,7 +225,7 @@ async def test_a_repeat_renews_the_time_once(agency: Agency, customer: Customer,
     assert seats_of(await customer.get(booked)) == ["12A"]
 
 
-async def test_repeats_at_once_change_once(agency: Agency, customer: Customer, request_id: str) -> None:
+async def test_concurrent_repeats_change_once(agency: Agency, customer: Customer, request_id: str) -> None:
     """If a repeat changed the seats again, the limit would refuse the later change."""
     booked = await booked_on(agency, customer, "10A")
     answers = await at_once(*(customer.move(booked, "11A", request_id=request_id) for _ in range(20)))
@@ -236,7 +234,7 @@ async def test_repeats_at_once_change_once(agency: Agency, customer: Customer, r
     await customer.move(booked, "12A")
 
 
-async def test_a_stranger_changes_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+async def test_a_foreign_booking_is_not_changed(agency: Agency, customer: Customer, stranger: Customer) -> None:
     booked = await booked_on(agency, customer, "10A")
     wish = pb.BookedSeat(
         flight_id=booked.flights[0].flight_id, passenger_id=booked.passengers[0].passenger_id, seat_number="11A"
@@ -250,7 +248,7 @@ async def test_a_stranger_changes_nothing(agency: Agency, customer: Customer, st
     await unchanged(agency, customer, booked)
 
 
-async def test_of_many_who_want_the_same_seat_one_gets_it(agency: Agency) -> None:
+async def test_of_many_changes_to_one_seat_one_succeeds(agency: Agency) -> None:
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(10)]
     booked = [await customer.book(journey) for customer in customers]
@@ -264,7 +262,7 @@ async def test_of_many_who_want_the_same_seat_one_gets_it(agency: Agency) -> Non
     await agency.comes_to_rest([journey])
 
 
-async def test_changes_at_once_leave_the_seats_of_the_last(agency: Agency, customer: Customer) -> None:
+async def test_concurrent_changes_leave_the_last_seats(agency: Agency, customer: Customer) -> None:
     """Two changes at the same time, as many as the limit allows.
 
     The booking must have the seats of the change that the seat service processed last.
@@ -280,7 +278,7 @@ async def test_changes_at_once_leave_the_seats_of_the_last(agency: Agency, custo
         assert len(await agency.taken(*flight_ids)) == 4
 
 
-async def test_an_answer_of_the_seat_service_that_comes_late_undoes_nothing(agency: Agency, customer: Customer) -> None:
+async def test_a_late_response_does_not_revert_newer_seats(agency: Agency, customer: Customer) -> None:
     booked = await booked_on(agency, customer, "10A")
     late = hold_of(await customer.move(booked, "11A"))
     last = await customer.move(booked, "12A")
@@ -289,7 +287,7 @@ async def test_an_answer_of_the_seat_service_that_comes_late_undoes_nothing(agen
     await unchanged(agency, customer, last)
 
 
-async def test_a_change_whose_caller_died_is_followed(agency: Agency, customer: Customer) -> None:
+async def test_a_change_of_a_killed_caller_is_adopted(agency: Agency, customer: Customer) -> None:
     """The seat service changes the seats, and the booking service does not store it."""
     booked = await booked_on(agency, customer, "10A")
     await customer.move(booked, "11A")
@@ -308,7 +306,7 @@ async def test_a_change_whose_caller_died_is_followed(agency: Agency, customer: 
     await eventually(followed)
 
 
-async def test_who_changes_and_gives_up_at_once_has_nothing_left(agency: Agency) -> None:
+async def test_change_and_cancel_at_once_leave_no_seats(agency: Agency) -> None:
     for _ in range(5):
         customer, journey = agency.customer(), await agency.flight()
         booked = await customer.book(journey)
@@ -319,7 +317,7 @@ async def test_who_changes_and_gives_up_at_once_has_nothing_left(agency: Agency)
         assert await agency.taken(journey.flight_id) == set()
 
 
-async def test_who_changes_and_pays_at_once_gets_what_was_decided_first(agency: Agency) -> None:
+async def test_change_and_pay_at_once_confirm_the_decided_seats(agency: Agency) -> None:
     for _ in range(5):
         customer, journey = agency.customer(), await agency.flight()
         booked = await customer.book(journey, seats=[named_seat(journey.flight_id, "10A")])

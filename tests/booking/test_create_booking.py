@@ -46,7 +46,7 @@ async def hold_of(agency: Agency, booking: pb.Booking) -> seat_pb.Hold:
     return hold
 
 
-async def test_a_flight_is_booked(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_of_one_flight_holds_its_seats(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     (flight,) = journey.flights
     booked = await customer.book(journey)
@@ -92,7 +92,7 @@ async def test_a_flight_is_booked(agency: Agency, customer: Customer) -> None:
     await agency.comes_to_rest([journey])
 
 
-async def test_its_seats_are_held_in_the_customers_name_until_it_ends(agency: Agency, customer: Customer) -> None:
+async def test_the_seats_are_held_for_the_customer_until_expiry(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     before = datetime.now(UTC)
     booked = await customer.book(journey, "ADULT", "ADULT")
@@ -106,7 +106,7 @@ async def test_its_seats_are_held_in_the_customers_name_until_it_ends(agency: Ag
 
 
 @pytest.mark.parametrize(("legs", "party"), [(2, 2), (4, 2), (2, 9), (4, 9)])
-async def test_an_itinerary_is_booked_on_all_its_flights(
+async def test_an_itinerary_holds_seats_on_all_flights(
     agency: Agency, customer: Customer, legs: int, party: int
 ) -> None:
     journey = await agency.journey(legs)
@@ -121,7 +121,7 @@ async def test_an_itinerary_is_booked_on_all_its_flights(
 
 
 @pytest.mark.parametrize("full_leg", [0, 1, 3])
-async def test_one_full_flight_is_enough_to_get_none(agency: Agency, customer: Customer, full_leg: int) -> None:
+async def test_one_full_flight_refuses_the_itinerary(agency: Agency, customer: Customer, full_leg: int) -> None:
     journey = await agency.journey(4, aircraft_type="A321")
     full = journey.flight_ids[full_leg]
     await agency.leave(full, "4F", cabin="BUSINESS")
@@ -134,7 +134,7 @@ async def test_one_full_flight_is_enough_to_get_none(agency: Agency, customer: C
     assert seats_of(alone, full) == ["4F"]
 
 
-async def test_one_named_seat_that_is_taken_is_enough_to_get_none(agency: Agency, customer: Customer) -> None:
+async def test_one_taken_named_seat_refuses_the_booking(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     there, back = journey.flight_ids
     await agency.take(back, "10A")
@@ -154,7 +154,7 @@ async def test_one_named_seat_that_is_taken_is_enough_to_get_none(agency: Agency
         (["ADULT", "CHILD", "INFANT", "ADULT", "INFANT"], 3 * FARE_CENTS + 2 * INFANT_CENTS),
     ],
 )
-async def test_the_party_pays_for_everybody_on_every_flight(
+async def test_the_total_covers_all_passengers_and_flights(
     agency: Agency, customer: Customer, types: list[str], cents: int
 ) -> None:
     booked = await customer.book(await agency.journey(2), *types)
@@ -166,7 +166,7 @@ async def test_the_party_pays_for_everybody_on_every_flight(
     ("cabin", "booked_cabin", "percent"),
     [(pb.CABIN_UNSPECIFIED, pb.ECONOMY, 100), (pb.BUSINESS, pb.BUSINESS, 300)],
 )
-async def test_each_cabin_has_its_seats_and_its_fare(
+async def test_each_cabin_has_its_own_seats_and_fare(
     agency: Agency, customer: Customer, cabin: Any, booked_cabin: Any, percent: int
 ) -> None:
     journey = await agency.flight(aircraft_type="A321")
@@ -176,13 +176,13 @@ async def test_each_cabin_has_its_seats_and_its_fare(
     assert [pb.Cabin.Value(seat_pb.Seat.Cabin.Name(cabins[number])) for number in seats_of(booked)] == [booked_cabin]
 
 
-async def test_a_party_sits_together(agency: Agency, customer: Customer) -> None:
+async def test_a_party_gets_adjacent_seats(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight(), "ADULT", "ADULT", "CHILD", "CHILD")
     rows = {int(number[:-1]) for number in seats_of(booked)}
     assert len(rows) == 1
 
 
-async def test_an_infant_travels_on_the_lap_of_an_adult_of_its_own(agency: Agency, customer: Customer) -> None:
+async def test_each_infant_gets_an_adult_of_its_own(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.journey(2), "INFANT", "ADULT", "CHILD", "INFANT", "ADULT")
     first, one, child, second, other = booked.passengers
     assert (first.accompanying_passenger_id, second.accompanying_passenger_id) == (one.passenger_id, other.passenger_id)
@@ -194,7 +194,7 @@ async def test_an_infant_travels_on_the_lap_of_an_adult_of_its_own(agency: Agenc
 
 @pytest.mark.parametrize("left", [["1A", "1B", "1C"], ["1A", "10C"]])
 @pytest.mark.parametrize("types", [["ADULT", "CHILD"], ["ADULT", "INFANT", "ADULT"]])
-async def test_a_party_with_children_finds_no_room_in_an_exit_row(
+async def test_a_party_with_children_gets_no_exit_row(
     agency: Agency, customer: Customer, types: list[str], left: list[str]
 ) -> None:
     """Row 1 is an exit row, closed to children and to adults who travel with them."""
@@ -205,7 +205,7 @@ async def test_a_party_with_children_finds_no_room_in_an_exit_row(
     assert len((await customer.book(journey, "ADULT", "ADULT")).seats) == 2
 
 
-async def test_everybody_sits_on_the_seat_that_was_named(agency: Agency, customer: Customer) -> None:
+async def test_each_passenger_gets_the_named_seat(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     there, back = journey.flight_ids
     booked = await customer.book(
@@ -222,7 +222,7 @@ async def test_everybody_sits_on_the_seat_that_was_named(agency: Agency, custome
     assert (seats_of(booked, there), seats_of(booked, back)) == (["19D", "7A"], ["12C", "12D"])
 
 
-async def test_those_without_a_named_seat_get_the_best_that_are_free(agency: Agency, customer: Customer) -> None:
+async def test_unnamed_seats_are_the_best_available(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     there, back = journey.flight_ids
     booked = await customer.book(journey, "ADULT", "CHILD", "ADULT", seats=[named_seat(there, "10B", 2)])
@@ -233,7 +233,7 @@ async def test_those_without_a_named_seat_get_the_best_that_are_free(agency: Age
     assert [row["seat_number"] for row in rows["booking_seats"] if row["named"]] == ["10B"]
 
 
-async def test_a_named_seat_is_not_given_to_another_of_the_party(agency: Agency, customer: Customer) -> None:
+async def test_a_named_seat_goes_to_its_passenger(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     await agency.leave(journey.flight_id, "10A", "10B")
     booked = await customer.book(journey, "ADULT", "ADULT", seats=[named_seat(journey.flight_id, "10A", 1)])
@@ -243,27 +243,27 @@ async def test_a_named_seat_is_not_given_to_another_of_the_party(agency: Agency,
 @pytest.mark.parametrize(
     "types", [["ADULT", "CHILD", "INFANT"], ["ADULT", "ADULT", "INFANT", "INFANT"], ["ADULT", "CHILD", "CHILD"]]
 )
-async def test_some_of_a_family_name_their_seats(agency: Agency, customer: Customer, types: list[str]) -> None:
+async def test_part_of_a_family_can_name_seats(agency: Agency, customer: Customer, types: list[str]) -> None:
     journey = await agency.flight()
     booked = await customer.book(journey, *types, seats=[named_seat(journey.flight_id, "10A", 0)])
     assert seats_of(booked)[0] == "10A"
     assert len(booked.seats) == len(types) - types.count("INFANT")
 
 
-async def test_an_agent_books_for_others(agency: Agency) -> None:
+async def test_an_agent_books_for_a_customer(agency: Agency) -> None:
     booked = await agency.agent("desk").book(await agency.flight(), "ADULT")
     assert (await agency.row(booked))["owner"] == "agent:desk"
 
 
 @pytest.mark.parametrize("name", ["Łucja", "O\u2019Brien", "Anne-Marie", "J.", "李", "محمد", "Zoe\u0308", "A" * 60])
-async def test_a_name_is_kept_as_it_was_given(agency: Agency, customer: Customer, name: str) -> None:
+async def test_a_name_is_stored_unchanged(agency: Agency, customer: Customer, name: str) -> None:
     booked = await customer.book(
         await agency.flight(), passengers=[pb.CreateBookingRequest.NewPassenger(given_name=name, last_name=name)]
     )
     assert [(each.given_name, each.last_name) for each in booked.passengers] == [(name, name)]
 
 
-async def test_who_is_told_no_type_is_an_adult_and_nobody_needs_an_address(agency: Agency, customer: Customer) -> None:
+async def test_the_type_defaults_to_adult_and_email_is_optional(agency: Agency, customer: Customer) -> None:
     untyped = [pb.CreateBookingRequest.NewPassenger(given_name="Ada", last_name="Lovelace")]
     booked = await customer.book(await agency.flight(), passengers=untyped, contact_email="")
     assert [passenger.type for passenger in booked.passengers] == [pb.ADULT]
@@ -288,7 +288,7 @@ async def test_an_unknown_flight_or_itinerary_is_not_found(agency: Agency, custo
             )
 
 
-async def test_a_cancelled_flight_is_not_booked(agency: Agency, customer: Customer) -> None:
+async def test_a_cancelled_flight_cannot_be_booked(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     await agency.cancel_flight(journey.flight_id)
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
@@ -296,7 +296,7 @@ async def test_a_cancelled_flight_is_not_booked(agency: Agency, customer: Custom
     assert refusal.info.metadata == {"flight_id": journey.flight_id}
 
 
-async def test_an_itinerary_with_a_cancelled_flight_is_not_booked(agency: Agency, customer: Customer) -> None:
+async def test_an_itinerary_with_a_cancelled_flight_cannot_be_booked(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     cancelled = journey.flight_ids[1]
     await agency.cancel_flight(cancelled)
@@ -306,9 +306,7 @@ async def test_an_itinerary_with_a_cancelled_flight_is_not_booked(agency: Agency
     assert await agency.taken(*journey.flight_ids) == set()
 
 
-async def test_a_flight_that_only_the_seat_service_knows_as_cancelled_is_not_booked(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_the_seat_services_cancellation_prevents_the_booking(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     await agency.close(journey.flight_id)
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED") as refusal:
@@ -316,7 +314,7 @@ async def test_a_flight_that_only_the_seat_service_knows_as_cancelled_is_not_boo
     assert refusal.info.metadata["flight_id"] == journey.flight_id
 
 
-async def test_seats_are_sold_until_check_in_closes(agency: Agency, customer: Customer) -> None:
+async def test_the_sale_ends_when_check_in_closes(agency: Agency, customer: Customer) -> None:
     late = await agency.flight(departs_in=timedelta(minutes=59))
     with refused("FAILED_PRECONDITION", "SALE_CLOSED") as refusal:
         await customer.book(late)
@@ -327,7 +325,7 @@ async def test_seats_are_sold_until_check_in_closes(agency: Agency, customer: Cu
     await customer.book(await agency.flight(departs_in=timedelta(minutes=61)))
 
 
-async def test_a_seat_that_the_flight_does_not_have_is_not_found(agency: Agency, customer: Customer) -> None:
+async def test_an_unknown_seat_is_not_found(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     with refused("NOT_FOUND", "SEAT_NOT_FOUND") as refusal:
         await customer.book(journey, seats=[named_seat(journey.flight_id, "13A")])
@@ -335,9 +333,7 @@ async def test_a_seat_that_the_flight_does_not_have_is_not_found(agency: Agency,
 
 
 @pytest.mark.parametrize("types", [["ADULT"], ["ADULT", "ADULT"]])
-async def test_a_named_seat_that_is_taken_is_refused_and_no_other_is_given(
-    agency: Agency, customer: Customer, types: list[str]
-) -> None:
+async def test_a_taken_named_seat_is_not_replaced(agency: Agency, customer: Customer, types: list[str]) -> None:
     journey = await agency.flight()
     await agency.take(journey.flight_id, "10A")
     with refused("ABORTED", "SEAT_TAKEN") as refusal:
@@ -357,7 +353,7 @@ async def test_a_named_seat_that_is_taken_is_refused_and_no_other_is_given(
         ("AT72", ("2A", "ADULT", "INFANT"), "INFANT_NOT_ALLOWED"),
     ],
 )
-async def test_a_named_seat_must_be_one_where_its_passenger_may_sit(
+async def test_a_named_seat_not_allowed_is_refused(
     agency: Agency, customer: Customer, aircraft_type: str, wish: tuple[str, ...], reason: str
 ) -> None:
     seat_number, *types = wish
@@ -369,7 +365,7 @@ async def test_a_named_seat_must_be_one_where_its_passenger_may_sit(
     assert plans["plan"] == 1, "no other plan could have been better"
 
 
-async def test_a_flight_without_room_has_no_seats(agency: Agency, customer: Customer) -> None:
+async def test_a_full_flight_cannot_be_booked(agency: Agency, customer: Customer) -> None:
     full = await agency.two_left()
     for more in ({"cabin": pb.FIRST}, {"cabin": pb.BUSINESS}):
         with refused("ABORTED", "SEATS_UNAVAILABLE") as refusal:
@@ -382,9 +378,7 @@ async def test_a_flight_without_room_has_no_seats(agency: Agency, customer: Cust
     "types",
     [["CHILD"], ["CHILD", "CHILD"], ["INFANT"], ["CHILD", "INFANT"], ["ADULT", "INFANT", "INFANT"], ["INFANT"] * 9],
 )
-async def test_children_need_an_adult_and_each_infant_one_of_its_own(
-    agency: Agency, customer: Customer, types: list[str]
-) -> None:
+async def test_children_and_infants_need_adults(agency: Agency, customer: Customer, types: list[str]) -> None:
     journey, before = await agency.flight(), await agency.written()
     with refused("FAILED_PRECONDITION", "ADULT_REQUIRED"):
         await customer.book(journey, *types)
@@ -392,7 +386,7 @@ async def test_children_need_an_adult_and_each_infant_one_of_its_own(
     assert await agency.taken(journey.flight_id) == set()
 
 
-async def test_a_customers_open_bookings_hold_nine_seats_of_a_flight(agency: Agency, customer: Customer) -> None:
+async def test_open_bookings_hold_at_most_nine_seats_per_flight(agency: Agency, customer: Customer) -> None:
     journey, other = await agency.flight(), await agency.flight()
     await customer.book(journey, *["ADULT"] * 5)
     with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS") as refusal:
@@ -407,7 +401,7 @@ async def test_a_customers_open_bookings_hold_nine_seats_of_a_flight(agency: Age
     await agency.agent().book(journey)
 
 
-async def test_a_refused_request_leaves_an_order_that_failed(agency: Agency, customer: Customer) -> None:
+async def test_a_refused_request_leaves_a_failed_booking(agency: Agency, customer: Customer) -> None:
     """The owner can read the failed booking by its id."""
     journey = await agency.flight()
     await agency.take(journey.flight_id, "10A")
@@ -442,7 +436,7 @@ def misnamed(journey: Journey, *wrong: pb.CreateBookingRequest.NamedSeat) -> pb.
         ("", 9, "seats[0].passenger_index"),
     ],
 )
-async def test_a_seat_is_named_on_a_flight_of_the_journey_for_one_of_the_party(
+async def test_a_named_seat_outside_the_booking_is_malformed(
     agency: Agency, customer: Customer, flight_id: str, passenger_index: int, field: str
 ) -> None:
     journey, before = await agency.journey(2), await agency.written()
@@ -453,7 +447,7 @@ async def test_a_seat_is_named_on_a_flight_of_the_journey_for_one_of_the_party(
     assert await agency.written() == before
 
 
-async def test_nobody_is_named_twice_and_no_seat_either(agency: Agency, customer: Customer) -> None:
+async def test_duplicate_seats_or_passengers_are_malformed(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     flight_id = journey.flight_id
     for twice in (
@@ -468,7 +462,7 @@ async def test_nobody_is_named_twice_and_no_seat_either(agency: Agency, customer
 # Other services are down.
 
 
-async def test_an_order_is_seen_through_once_the_seat_service_is_back(
+async def test_an_unreserved_booking_completes_after_the_outage(
     agency: Agency, customer: Customer, unreserved: pb.Booking
 ) -> None:
     await make_timer_due(agency.database, "booking", "reserve", unreserved.booking_id)
@@ -485,7 +479,7 @@ async def test_an_order_is_seen_through_once_the_seat_service_is_back(
 @pytest.mark.parametrize(
     "failure", [Unavailable, asyncpg.ConnectionDoesNotExistError], ids=["seat service", "database"]
 )
-async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans(  # noqa: PLR0917
+async def test_a_booking_stays_open_when_replanning_fails(  # noqa: PLR0917
     agency: Agency,
     customer: Customer,
     monkeypatch: pytest.MonkeyPatch,
@@ -494,7 +488,7 @@ async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans
     failure: type[Exception],
 ) -> None:
     """The first planned seat was taken, and a service or the database failed before a new plan."""
-    monkeypatch.setattr(bookings, "CALL_IS_OVER", timedelta(hours=1))
+    monkeypatch.setattr(bookings, "CALL_ENDED_AFTER", timedelta(hours=1))
     journey = await agency.flight()
     real, plans = seating.plan, 0
 
@@ -519,7 +513,7 @@ async def test_an_order_stays_open_when_the_seat_service_fails_between_two_plans
     await customer.becomes(booking, "SEATS_RESERVED")
 
 
-async def test_bookings_count_for_the_address_of_their_guests(agency: Agency) -> None:
+async def test_bookings_count_for_their_guests_address(agency: Agency) -> None:
     journey, address = await agency.flight(), ((CLIENT_HEADER, f"203.0.113.{secrets.randbelow(256)}"),)
 
     async def book() -> pb.Booking:

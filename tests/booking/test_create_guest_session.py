@@ -30,7 +30,7 @@ def claims(token: str) -> dict[str, Any]:
     return dict(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
 
 
-async def test_a_guest_books_and_comes_back_to_the_booking(agency: Agency) -> None:
+async def test_a_guest_can_book_and_read_the_booking(agency: Agency) -> None:
     opened = await session(agency)
     booked = await Customer(agency, agency.bookings.anybody(opened.token)).book(await agency.flight())
     later = Customer(agency, agency.bookings.anybody(opened.token))
@@ -38,7 +38,7 @@ async def test_a_guest_books_and_comes_back_to_the_booking(agency: Agency) -> No
     assert (await agency.row(booked))["owner"] == f"customer:{opened.customer_id}"
 
 
-async def test_a_session_lasts_a_day_and_says_so(agency: Agency) -> None:
+async def test_a_session_lasts_a_day(agency: Agency) -> None:
     before = int(time.time())
     opened = await session(agency)
     end = opened.expire_time.ToNanoseconds() / 1e9
@@ -46,7 +46,7 @@ async def test_a_session_lasts_a_day_and_says_so(agency: Agency) -> None:
     assert int(end) == claims(opened.token)["exp"]
 
 
-async def test_a_guest_is_a_customer_and_nothing_more(agency: Agency) -> None:
+async def test_a_guest_has_only_the_customer_role(agency: Agency) -> None:
     opened = await session(agency)
     told = claims(opened.token)
     assert (told["role"], told["sub"]) == ("customer", opened.customer_id)
@@ -55,7 +55,7 @@ async def test_a_guest_is_a_customer_and_nothing_more(agency: Agency) -> None:
         await agency.flights.anybody(opened.token).CancelFlight(flight_pb.CancelFlightRequest(flight_id="SH101"))
 
 
-async def test_every_session_is_another_customers(agency: Agency) -> None:
+async def test_each_session_is_another_customer(agency: Agency) -> None:
     opened = await asyncio.gather(*(session(agency) for _ in range(50)))
     assert len({each.customer_id for each in opened}) == 50
     one, other = (Customer(agency, agency.bookings.anybody(each.token)) for each in opened[:2])
@@ -64,14 +64,14 @@ async def test_every_session_is_another_customers(agency: Agency) -> None:
         await other.get(booked)
 
 
-async def test_whoever_shows_a_token_gets_another_session_all_the_same(agency: Agency, customer: Customer) -> None:
+async def test_any_token_is_ignored_for_a_new_session(agency: Agency, customer: Customer) -> None:
     for caller in (customer.desk, agency.bookings.agent(), agency.bookings.anybody("nonsense")):
         opened = await caller.CreateGuestSession(pb.CreateGuestSessionRequest())
         assert claims(opened.token)["role"] == "customer"
         assert f"customer:{opened.customer_id}" != customer.name
 
 
-async def test_a_guest_does_not_keep_seats_without_paying(agency: Agency) -> None:
+async def test_only_the_booking_service_changes_a_guests_hold(agency: Agency) -> None:
     """The guest can read the hold, but only the booking service changes it."""
     token = (await session(agency)).token
     booked = await Customer(agency, agency.bookings.anybody(token)).book(await agency.flight())

@@ -18,7 +18,7 @@ from tests.waiting import eventually
 VARIABLES: Final = {"SKYHIGH_BOOKING_PAYMENT_LOOK_SECONDS": "0.1"}
 
 
-async def test_no_seat_of_a_flight_that_left_is_sold(agency: Agency, customer: Customer) -> None:
+async def test_seats_of_a_departed_flight_are_not_sold(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     await agency.take_off(journey.flight_id)
     with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:
@@ -27,7 +27,7 @@ async def test_no_seat_of_a_flight_that_left_is_sold(agency: Agency, customer: C
     assert await agency.taken(journey.flight_id) == set()
 
 
-async def test_a_booking_of_a_flight_that_left_is_not_charged(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_of_a_departed_flight_is_not_charged(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
     await agency.take_off(journey.flight_id)
@@ -36,7 +36,7 @@ async def test_a_booking_of_a_flight_that_left_is_not_charged(agency: Agency, cu
     assert (found.state in ("FAILED", "EXPIRED"), found.paid, found.seats) == (True, False, frozenset())
 
 
-async def test_money_that_comes_after_the_departure_goes_back(agency: Agency, customer: Customer) -> None:
+async def test_a_payment_after_departure_is_refunded(agency: Agency, customer: Customer) -> None:
     agency.provider.behaviour.now = UNDECIDED
     journey = await agency.flight()
     booking = await customer.book(journey)
@@ -48,7 +48,7 @@ async def test_money_that_comes_after_the_departure_goes_back(agency: Agency, cu
     assert (found.state == "CONFIRMED", found.seats) == (False, frozenset())
 
 
-async def test_late_money_takes_no_seats_of_a_flight_that_left(agency: Agency, customer: Customer) -> None:
+async def test_a_late_payment_holds_no_departed_seats(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.book(journey)
     await customer.pay(booking, FAILS)

@@ -27,7 +27,7 @@ async def refused_to_all(customer: Customer, booking: pb.Booking) -> None:
         assert refusal.info.metadata == {"expire_time": end}
 
 
-async def test_an_unpaid_booking_expires_and_its_seats_are_free(agency: Agency, customer: Customer) -> None:
+async def test_an_unpaid_booking_expires_and_releases_its_seats(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     (booked,) = await agency.lapse(await customer.book(journey))
     await refused_to_all(customer, booked)
@@ -42,7 +42,7 @@ async def test_an_unpaid_booking_expires_and_its_seats_are_free(agency: Agency, 
     assert await agency.taken(journey.flight_id) == set()
 
 
-async def test_its_seats_are_the_next_ones_at_once(agency: Agency, customer: Customer, stranger: Customer) -> None:
+async def test_released_seats_can_be_booked_at_once(agency: Agency, customer: Customer, stranger: Customer) -> None:
     journey = await agency.flight()
     (booked,) = await agency.lapse(await customer.book(journey))
     (seat_number,) = seats_of(booked)
@@ -51,7 +51,7 @@ async def test_its_seats_are_the_next_ones_at_once(agency: Agency, customer: Cus
     await refused_to_all(customer, booked)
 
 
-async def test_a_change_of_seats_in_time_keeps_the_booking(agency: Agency, customer: Customer) -> None:
+async def test_a_seat_change_in_time_keeps_the_booking(agency: Agency, customer: Customer) -> None:
     (booked,) = await agency.lapse(await customer.book(await agency.flight()), left=timedelta(minutes=5))
     await customer.move(booked, "19D")
     # 10 minutes later, which is 5 minutes after the first end of the booking.
@@ -60,7 +60,7 @@ async def test_a_change_of_seats_in_time_keeps_the_booking(agency: Agency, custo
     assert seats_of(await customer.becomes(booked, "CONFIRMED")) == ["19D"]
 
 
-async def test_a_customer_with_too_many_lapsed_bookings_is_told_how_long_to_wait(
+async def test_the_cool_down_after_lapsed_bookings_has_a_delay(
     agency: Agency, customer: Customer, stranger: Customer
 ) -> None:
     journey = await agency.flight()

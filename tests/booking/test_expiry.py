@@ -47,7 +47,7 @@ async def expiries(agency: Agency, bookings: list[pb.Booking]) -> list[asyncpg.R
 
 
 @pytest.mark.timeout(900)
-async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agency) -> None:
+async def test_bookings_expire_on_time_and_never_early(agency: Agency) -> None:
     """The ends are moved to 1 s from now; then the real clock decides."""
     late: list[float] = []
     for _ in range(times(1)):
@@ -78,7 +78,7 @@ async def test_many_expire_at_their_end_never_early_and_hardly_late(agency: Agen
     assert late[-1] <= LATEST_SECONDS
 
 
-async def test_changing_seats_renews_the_time_up_to_the_cap(agency: Agency, customer: Customer) -> None:
+async def test_a_seat_change_restarts_the_time_within_limits(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     free_before = await agency.free(journey.flight_id)
     last = await customer.book(journey, "ADULT", "ADULT")
@@ -106,7 +106,7 @@ async def test_changing_seats_renews_the_time_up_to_the_cap(agency: Agency, cust
     await eventually(free_again)
 
 
-async def test_a_payment_that_begins_at_the_last_moment_has_the_full_time(agency: Agency, customer: Customer) -> None:
+async def test_a_payment_in_the_last_minute_has_full_time(agency: Agency, customer: Customer) -> None:
     agency.provider.behaviour.now = UNDECIDED
     booked = await customer.book(await agency.journey(2), "ADULT", "CHILD")
     (booking,) = await agency.lapse(booked, left=timedelta(minutes=1))
@@ -122,7 +122,7 @@ async def test_a_payment_that_begins_at_the_last_moment_has_the_full_time(agency
     assert "EXPIRED" not in [pb.Booking.State.Name(line.to_state) for line in confirmed.history]
 
 
-async def test_a_payment_after_the_end_is_refused_and_not_charged(agency: Agency) -> None:
+async def test_a_payment_after_expiry_is_refused_without_charge(agency: Agency) -> None:
     """Immediately after the end, also before the service has stored EXPIRED."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
@@ -139,7 +139,7 @@ async def test_a_payment_after_the_end_is_refused_and_not_charged(agency: Agency
 
 
 @pytest.mark.timeout(900)
-async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) -> None:
+async def test_pay_and_expiry_at_once_leave_one_result(agency: Agency) -> None:
     """A payment that begins in time succeeds; a later one is refused without a charge.
 
     A payment may also begin so late that its booking expires; then there is no charge either.
@@ -169,7 +169,7 @@ async def test_paying_and_the_end_at_once_come_to_one_of_both(agency: Agency) ->
     assert came.keys() <= {("OK", "CONFIRMED"), ("OK", "EXPIRED"), ("BOOKING_EXPIRED", "EXPIRED")}
 
 
-async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) -> None:
+async def test_change_and_expiry_at_once_leave_one_result(agency: Agency) -> None:
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]
     booked = await booked_by(customers, journey)
@@ -204,7 +204,7 @@ async def test_changing_and_the_end_at_once_come_to_one_of_both(agency: Agency) 
     assert {timer["name"] for timer in await fired(agency, bookings)} <= {"expire", "look-at-hold"}
 
 
-async def test_a_booking_adopts_the_end_that_the_seat_service_tells(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_adopts_the_expire_time_of_its_hold(agency: Agency, customer: Customer) -> None:
     """The hold was extended, and the process died before it stored the new end."""
     booking = await customer.book(await agency.flight())
     hold: seat_pb.Hold = await agency.seats.service().ExtendHold(seat_pb.ExtendHoldRequest(hold_id=booking.hold_id))
@@ -220,7 +220,7 @@ async def test_a_booking_adopts_the_end_that_the_seat_service_tells(agency: Agen
     await customer.becomes(booking, "CONFIRMED")
 
 
-async def test_a_payment_without_a_verdict_ends_with_the_time_to_pay(agency: Agency, customer: Customer) -> None:
+async def test_an_undecided_payment_ends_with_the_time_to_pay(agency: Agency, customer: Customer) -> None:
     """An undecided payment does not keep the seats; its late success still counts."""
     agency.provider.behaviour.now = UNDECIDED
     booking = await customer.book(await agency.flight())

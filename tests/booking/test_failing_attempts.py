@@ -51,9 +51,7 @@ async def poll(customer: Customer, booking: pb.Booking, shown: list[pb.Booking],
     await eventually(there)
 
 
-async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seats(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_code_99999_fails_three_attempts_and_releases_seats(agency: Agency, customer: Customer) -> None:
     agency.provider.behaviour.now = UNDECIDED
     journey = await agency.flight()
     free_before = await agency.free(journey.flight_id)
@@ -94,9 +92,7 @@ async def test_99999_shows_three_attempts_one_after_the_other_and_frees_the_seat
     await fired_well(agency, [booking])
 
 
-async def test_an_attempt_without_a_verdict_counts_and_its_late_success_pays_once(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_a_late_success_of_an_attempt_pays_once(agency: Agency, customer: Customer) -> None:
     agency.provider.behaviour.now = UNDECIDED
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)

@@ -28,7 +28,7 @@ def transitions(booking: pb.Booking) -> list[Transition]:
     return [(name(each.from_state), name(each.to_state), each.actor, each.reason) for each in booking.history]
 
 
-async def test_a_confirmed_booking_tells_how_it_came_about(agency: Agency, customer: Customer) -> None:
+async def test_a_confirmed_booking_shows_its_history(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     found = await customer.confirmed(journey)
     assert transitions(found) == [
@@ -44,7 +44,7 @@ async def test_a_confirmed_booking_tells_how_it_came_about(agency: Agency, custo
     assert (found.payment_attempts, found.max_payment_attempts, found.last_error) == (1, 3, "")
 
 
-async def test_a_cancelled_booking_tells_who_gave_it_up_and_why(agency: Agency, customer: Customer) -> None:
+async def test_a_cancelled_booking_shows_actor_and_reason(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     await agency.agent("desk").cancel(booked, reason="CUSTOMER CALLED")
     found = await customer.get(booked)
@@ -52,7 +52,7 @@ async def test_a_cancelled_booking_tells_who_gave_it_up_and_why(agency: Agency, 
     assert (found.cancel_reason, seats_of(found)) == ("CUSTOMER CALLED", seats_of(booked))
 
 
-async def test_every_read_shows_the_same_end_of_the_time_to_pay(agency: Agency, customer: Customer) -> None:
+async def test_every_read_shows_the_same_expire_time(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     before = datetime.now(UTC)
     booked = await customer.book(journey)
@@ -61,43 +61,41 @@ async def test_every_read_shows_the_same_end_of_the_time_to_pay(agency: Agency, 
         assert (await customer.get(booked)).expire_time == booked.expire_time
 
 
-async def test_an_order_without_seats_shows_none_as_long_as_it_has_none(
-    customer: Customer, unreserved: pb.Booking
-) -> None:
+async def test_a_booking_without_seats_shows_none(customer: Customer, unreserved: pb.Booking) -> None:
     """The seats of the request are only planned, not held."""
     found = await customer.get(unreserved)
     assert (state_of(found), list(found.seats), found.hold_id) == ("CREATED", [], "")
     assert not found.HasField("expire_time")
 
 
-async def test_an_agent_sees_every_booking(agency: Agency, customer: Customer) -> None:
+async def test_an_agent_can_read_every_booking(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     assert await agency.agent().get(booked) == await customer.get(booked)
 
 
-async def test_a_stranger_sees_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+async def test_a_foreign_booking_is_not_found(agency: Agency, customer: Customer, stranger: Customer) -> None:
     booked = await customer.book(await agency.flight())
     await a_foreign_booking_is_as_a_missing_one(agency, booked, stranger.get)
 
 
-async def test_a_customer_does_not_see_what_an_agent_booked(agency: Agency, customer: Customer) -> None:
+async def test_a_customer_cannot_read_an_agents_booking(agency: Agency, customer: Customer) -> None:
     booked = await agency.agent().book(await agency.flight())
     await a_foreign_booking_is_as_a_missing_one(agency, booked, customer.get)
 
 
-async def test_the_case_of_an_id_does_not_matter(agency: Agency, customer: Customer) -> None:
+async def test_the_case_of_an_id_is_ignored(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     assert (await customer.get(pb.Booking(booking_id=booked.booking_id.upper()))).booking_id == booked.booking_id
 
 
-async def test_passengers_and_services_have_no_bookings(agency: Agency, customer: Customer) -> None:
+async def test_passengers_and_services_cannot_read_bookings(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     for caller in (agency.bookings.passenger(), agency.bookings.service("checkin"), agency.bookings.operations()):
         with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
             await Customer(agency, caller).get(booked)
 
 
-async def test_an_answer_is_of_one_moment(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_is_read_at_one_moment(agency: Agency, customer: Customer) -> None:
     """A reader gets state, history, seats and locator of one version of the booking."""
     booked = await customer.book(await agency.flight())
     seen = [booked]

@@ -96,13 +96,13 @@ def told(booking: pb.Booking) -> bytes:
     return booking.SerializeToString(deterministic=True)
 
 
-def test_every_mutation_is_tested() -> None:
+def test_every_mutation_has_an_idempotency_test() -> None:
     writing = {method for method, access in POLICY.items() if access.effect is Effect.WRITE}
     assert writing == MUTATIONS.keys() | WITHOUT_KEY
 
 
 @every_mutation
-async def test_a_repeat_gets_the_first_answer_and_changes_nothing(
+async def test_a_repeat_returns_the_first_response(
     agency: Agency, customer: Customer, method: str, request_id: str
 ) -> None:
     mutation = await MUTATIONS[method](agency, customer)
@@ -114,7 +114,7 @@ async def test_a_repeat_gets_the_first_answer_and_changes_nothing(
 
 
 @every_mutation
-async def test_other_parameters_under_the_same_key_are_refused(
+async def test_a_key_with_other_parameters_is_refused(
     agency: Agency, customer: Customer, method: str, request_id: str
 ) -> None:
     mutation = await MUTATIONS[method](agency, customer)
@@ -126,7 +126,7 @@ async def test_other_parameters_under_the_same_key_are_refused(
 
 
 @every_mutation
-async def test_the_header_is_as_good_as_the_field(
+async def test_the_header_works_like_the_field(
     agency: Agency, customer: Customer, method: str, request_id: str
 ) -> None:
     mutation = await MUTATIONS[method](agency, customer)
@@ -139,7 +139,7 @@ async def test_the_header_is_as_good_as_the_field(
 
 
 @every_mutation
-async def test_a_key_that_is_no_uuid_is_malformed(agency: Agency, customer: Customer, method: str) -> None:
+async def test_a_key_that_is_not_a_uuid_is_malformed(agency: Agency, customer: Customer, method: str) -> None:
     mutation = await MUTATIONS[method](agency, customer)
     call = getattr(customer.desk, method)
     for key in ("1", "not-a-uuid", "0" * 5_000):
@@ -161,7 +161,7 @@ async def connections(world: World, agency: Agency, customer: Customer) -> Async
     await asyncio.gather(*(each.close() for each in opened))
 
 
-async def test_one_key_from_many_connections_makes_one_booking(
+async def test_concurrent_repeats_create_one_booking(
     agency: Agency, customer: Customer, connections: list[Caller], request_id: str
 ) -> None:
     """All calls get one response, also those that arrive before the seats are held."""
@@ -178,9 +178,7 @@ async def test_one_key_from_many_connections_makes_one_booking(
     await agency.comes_to_rest([journey])
 
 
-async def test_of_two_bodies_under_one_key_at_once_one_is_booked(
-    agency: Agency, customer: Customer, request_id: str
-) -> None:
+async def test_of_two_requests_with_one_key_one_is_booked(agency: Agency, customer: Customer, request_id: str) -> None:
     journey = await agency.flight()
     bodies = [keyed(asked(journey, *["ADULT"] * size), request_id) for size in (1, 2)]
     results = await at_once(*(customer.desk.CreateBooking(bodies[n % 2]) for n in range(MANY)))
@@ -189,7 +187,7 @@ async def test_of_two_bodies_under_one_key_at_once_one_is_booked(
     assert (await effects(agency, customer))["CREATED"] == 1
 
 
-async def test_many_repeats_of_what_can_not_be_had_are_all_refused(
+async def test_concurrent_repeats_of_a_refused_request_are_refused(
     agency: Agency, customer: Customer, request_id: str
 ) -> None:
     journey = await agency.flight()
@@ -200,7 +198,9 @@ async def test_many_repeats_of_what_can_not_be_had_are_all_refused(
     assert await agency.taken(journey.flight_id) == {(journey.flight_id, "10A")}
 
 
-async def test_a_refused_booking_is_judged_anew(agency: Agency, customer: Customer, request_id: str) -> None:
+async def test_a_refused_booking_is_processed_again_on_retry(
+    agency: Agency, customer: Customer, request_id: str
+) -> None:
     journey = await agency.flight()
     hold = await agency.take(journey.flight_id, "10A")
     request = keyed(asked(journey, seats=[named_seat(journey.flight_id, "10A")]), request_id)
@@ -212,7 +212,7 @@ async def test_a_refused_booking_is_judged_anew(agency: Agency, customer: Custom
     assert told(await customer.desk.CreateBooking(request)) == told(booked)
 
 
-async def test_the_first_answer_is_told_though_the_booking_has_gone_on(
+async def test_a_repeat_returns_the_first_response_after_later_changes(
     agency: Agency, customer: Customer, request_id: str
 ) -> None:
     request = keyed(asked(await agency.flight(), "ADULT", "ADULT"), request_id)
@@ -226,7 +226,7 @@ async def test_the_first_answer_is_told_though_the_booking_has_gone_on(
     assert (await effects(agency, customer))["CREATED"] == 1
 
 
-async def test_a_repeat_of_an_order_that_waits_for_its_seats_sees_it_through(
+async def test_a_repeat_completes_a_booking_without_seats(
     agency: Agency, customer: Customer, unreserved: pb.Booking
 ) -> None:
     """The first call did not reach the seat service; the retry continues its booking."""
@@ -238,7 +238,7 @@ async def test_a_repeat_of_an_order_that_waits_for_its_seats_sees_it_through(
     assert await effects(agency, customer) == {"CREATED": 1, "SEATS_RESERVED": 1}
 
 
-async def test_keys_of_different_principals_never_meet(agency: Agency, request_id: str) -> None:
+async def test_keys_of_different_principals_are_independent(agency: Agency, request_id: str) -> None:
     request = keyed(asked(await agency.flight()), request_id)
     booked = [
         await who.desk.CreateBooking(request)
@@ -247,7 +247,7 @@ async def test_keys_of_different_principals_never_meet(agency: Agency, request_i
     assert len({booking.booking_id for booking in booked}) == 4
 
 
-async def test_one_key_for_two_methods_is_reused(agency: Agency, customer: Customer, request_id: str) -> None:
+async def test_a_key_used_by_another_method_is_refused(agency: Agency, customer: Customer, request_id: str) -> None:
     booked = await customer.book(await agency.flight(), request_id=request_id)
     for call in (customer.cancel, customer.pay):
         with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
@@ -255,7 +255,7 @@ async def test_one_key_for_two_methods_is_reused(agency: Agency, customer: Custo
     assert state_of(await customer.get(booked)) == "SEATS_RESERVED"
 
 
-async def test_a_strangers_key_opens_nothing(
+async def test_a_foreign_key_returns_no_response(
     agency: Agency, customer: Customer, stranger: Customer, request_id: str
 ) -> None:
     booked = await customer.book(await agency.flight())
@@ -264,19 +264,19 @@ async def test_a_strangers_key_opens_nothing(
         await stranger.cancel(booked, request_id=request_id)
 
 
-async def test_without_a_key_each_call_is_another(agency: Agency, customer: Customer) -> None:
+async def test_calls_without_a_key_are_separate(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     request = asked(journey)
     assert len({(await customer.desk.CreateBooking(request)).booking_id for _ in range(3)}) == 3
 
 
-async def test_the_case_of_a_key_does_not_matter(agency: Agency, customer: Customer, request_id: str) -> None:
+async def test_the_case_of_a_key_is_ignored(agency: Agency, customer: Customer, request_id: str) -> None:
     request = asked(await agency.flight())
     booked = await customer.desk.CreateBooking(keyed(request, request_id))
     assert told(await customer.desk.CreateBooking(keyed(request, request_id.upper()))) == told(booked)
 
 
-async def test_a_key_in_the_header_that_differs_from_the_field_is_malformed(
+async def test_a_header_that_differs_from_the_field_is_malformed(
     agency: Agency, customer: Customer, request_id: str
 ) -> None:
     request = keyed(asked(await agency.flight()), request_id)

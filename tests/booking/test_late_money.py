@@ -72,7 +72,7 @@ async def paid_too_late(agency: Agency, booking: pb.Booking, *, rival: bool) -> 
 
 
 @pytest.mark.timeout(3600)
-async def test_a_success_after_the_end_takes_the_same_seats_or_is_given_back(agency: Agency) -> None:
+async def test_late_payments_get_the_same_seats_or_a_refund(agency: Agency) -> None:
     came: Counter[str] = Counter()
     for _ in range(times(1)):
         agency.provider.behaviour.now = UNDECIDED

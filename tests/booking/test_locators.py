@@ -116,7 +116,7 @@ def key_of(booking: pb.Booking) -> str:
 
 # With the second value the first try of the step finds all its locators taken, and its timer retries the step.
 @pytest.mark.parametrize("tries", [1, steps.MINTED_AT_ONCE])
-async def test_booking_mints_another_locator_when_an_import_holds_it(
+async def test_a_locator_taken_by_an_import_is_replaced(
     agency: Agency, customer: Customer, desk: Desk, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
     imported = [new_pnr() for _ in range(tries)]
@@ -131,7 +131,7 @@ async def test_booking_mints_another_locator_when_an_import_holds_it(
     assert [await desk.owner(pnr) for pnr in (confirmed.pnr, *imported)] == [key_of(booking), *([None] * tries)]
 
 
-async def test_import_and_two_bookings_at_once_give_a_locator_to_one_party(
+async def test_import_and_bookings_leave_one_owner_per_locator(
     agency: Agency, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey: Journey = await agency.flight()
@@ -152,9 +152,7 @@ async def test_import_and_two_bookings_at_once_give_a_locator_to_one_party(
         assert (await desk.owner(pnr) is None) != isinstance(imported, BaseException)
 
 
-async def test_payment_waits_for_the_check_in_service_without_taking_money(
-    agency: Agency, customer: Customer, desk: Desk
-) -> None:
+async def test_no_charge_before_check_in_reserves_the_locator(agency: Agency, customer: Customer, desk: Desk) -> None:
     desk.gate.away = True
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
@@ -169,9 +167,7 @@ async def test_payment_waits_for_the_check_in_service_without_taking_money(
     assert await desk.owner(confirmed.pnr) == key_of(booking)
 
 
-async def test_booking_expires_unpaid_when_the_check_in_service_stays_down(
-    agency: Agency, customer: Customer, desk: Desk
-) -> None:
+async def test_an_unpaid_booking_expires_during_the_outage(agency: Agency, customer: Customer, desk: Desk) -> None:
     desk.gate.away = True
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
@@ -183,9 +179,7 @@ async def test_booking_expires_unpaid_when_the_check_in_service_stays_down(
     assert (found.state, found.paid, expired.payment_intent_id) == ("EXPIRED", False, "")
 
 
-async def test_paid_booking_is_confirmed_while_the_check_in_service_is_down(
-    agency: Agency, customer: Customer, desk: Desk
-) -> None:
+async def test_a_paid_booking_is_confirmed_during_the_outage(agency: Agency, customer: Customer, desk: Desk) -> None:
     agency.provider.behaviour.now = UNDECIDED
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
@@ -200,9 +194,7 @@ async def test_paid_booking_is_confirmed_while_the_check_in_service_is_down(
     assert await desk.owner(reserved) == key_of(booking)
 
 
-async def test_payment_from_before_the_upgrade_keeps_its_seats_until_it_has_a_locator(
-    agency: Agency, customer: Customer, desk: Desk
-) -> None:
+async def test_a_payment_before_the_upgrade_waits_for_a_locator(agency: Agency, customer: Customer, desk: Desk) -> None:
     agency.provider.behaviour.now = UNDECIDED
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
@@ -224,9 +216,7 @@ async def test_payment_from_before_the_upgrade_keeps_its_seats_until_it_has_a_lo
     assert (await end(agency, booking)).state == "CONFIRMED"
 
 
-async def test_lost_answer_of_a_reservation_does_not_stop_the_booking(
-    agency: Agency, customer: Customer, desk: Desk
-) -> None:
+async def test_a_lost_response_does_not_stop_the_booking(agency: Agency, customer: Customer, desk: Desk) -> None:
     booking = await customer.book(await agency.flight())
     stop = desk.gate.stop("ReserveLocator", booking.booking_id, answered=True)
     await customer.pay(booking)

@@ -29,9 +29,7 @@ BOOKINGS_AT_ONCE: Final = 10
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_a_success_after_failure_takes_the_same_seats_or_is_given_back(
-    agency: Agency, customer: Customer, lost: bool
-) -> None:
+async def test_late_success_gets_the_same_seats_or_a_refund(agency: Agency, customer: Customer, lost: bool) -> None:
     journey = await agency.journey(2)
     booking = await customer.book(journey, "ADULT", "ADULT", contact_email=f"{lost}@late.example")
     await customer.pay(booking, FAILS)
@@ -48,7 +46,7 @@ async def test_a_success_after_failure_takes_the_same_seats_or_is_given_back(
     if lost:
         assert shown.last_error == "SEAT_TAKEN"
         assert shown.HasField("refund_time")
-        assert subjects == ["Your payment is given back"]
+        assert subjects == ["Your payment is refunded"]
         (told,) = await agency.mails(f"{lost}@late.example")
         assert "the seats were no longer available" in told.text
     else:
@@ -63,7 +61,7 @@ async def _paid(agency: Agency, booking: pb.Booking) -> bool:
     return (await agency.row(booking))["pay_time"] is not None
 
 
-async def test_a_charge_that_the_provider_took_after_all_counts(agency: Agency, customer: Customer) -> None:
+async def test_a_charge_recorded_late_by_the_provider_counts(agency: Agency, customer: Customer) -> None:
     booking = await customer.book(await agency.flight())
     await customer.pay(booking, FAILS)
     failed = await customer.becomes(booking, "FAILED")
@@ -77,7 +75,7 @@ async def test_a_charge_that_the_provider_took_after_all_counts(agency: Agency, 
     await end(agency, booking)
 
 
-async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency, customer: Customer) -> None:
+async def test_a_late_payment_after_sale_closed_is_refunded(agency: Agency, customer: Customer) -> None:
     booking = await customer.book(await agency.flight(), contact_email="closed@late.example")
     await customer.pay(booking, FAILS)
     await customer.becomes(booking, "FAILED")
@@ -87,16 +85,16 @@ async def test_after_the_sale_has_closed_late_money_is_given_back(agency: Agency
     assert (await end(agency, booking)).state == "FAILED"
     assert (await customer.get(booking)).last_error == "SALE_CLOSED"
     (told,) = await agency.mails("closed@late.example")
-    assert "the sale of its first flight had closed" in told.text
+    assert "the sale of seats on its first flight had closed" in told.text
 
 
-async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goes_back(
+async def test_payment_during_the_release_gets_seats_or_a_refund(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step that releases a FAILED booking's seats continues after the money came."""
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(BOOKINGS_AT_ONCE)]
-    real, paid = Peers.drop, asyncio.Event()
+    real, paid = Peers.cancel_hold, asyncio.Event()
 
     async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
         if reason == "PAYMENT_FAILED":
@@ -104,7 +102,7 @@ async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goe
             await pause(random.uniform(0, 0.3))
         await real(self, hold_id, reason=reason)
 
-    monkeypatch.setattr(Peers, "drop", drop)
+    monkeypatch.setattr(Peers, "cancel_hold", drop)
     bookings = await booked_by(customers, journey)
     await asyncio.gather(*(each.pay(booking, FAILS) for each, booking in zip(customers, bookings, strict=True)))
     for each, booking in zip(customers, bookings, strict=True):
@@ -117,7 +115,7 @@ async def test_money_that_comes_while_the_seats_are_being_freed_gets_them_or_goe
     await ends(agency, bookings)
 
 
-async def test_a_hold_for_late_money_that_is_over_before_its_confirmation_is_taken_again(
+async def test_an_expired_hold_for_late_payment_is_replaced(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey = await agency.flight()
@@ -141,7 +139,7 @@ async def test_a_hold_for_late_money_that_is_over_before_its_confirmation_is_tak
     await end(agency, booking)
 
 
-async def test_a_step_that_was_overtaken_leaves_no_seat_behind(
+async def test_a_superseded_step_leaves_no_held_seat(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes run one step; one holds seats after the booking was cancelled."""

@@ -58,9 +58,7 @@ async def kept(agency: Agency, booking: pb.Booking) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("by_airline", [False, True])
-async def test_the_flown_flight_keeps_its_seat_and_its_fare(
-    agency: Agency, customer: Customer, by_airline: bool
-) -> None:
+async def test_a_departed_flight_keeps_seat_and_fare(agency: Agency, customer: Customer, by_airline: bool) -> None:
     email = f"{uuid4().hex}@example.org"
     journey, booking = await flown(agency, customer, contact_email=email)
     if by_airline:
@@ -89,7 +87,7 @@ async def test_the_flown_flight_keeps_its_seat_and_its_fare(
     assert [pb.Booking.State.Name(line.to_state) for line in found.history][-2:] == ["CONFIRMED", "CONFIRMED"]
 
 
-async def test_fares_of_the_flights_add_up_to_the_total(agency: Agency, customer: Customer) -> None:
+async def test_the_fares_of_flights_add_up_to_the_total(agency: Agency, customer: Customer) -> None:
     booking = await customer.book(await agency.journey(3), "ADULT", "CHILD", "INFANT")
     assert sum(amount_of(flight.fare).minor_units for flight in booking.flights) == amount_of(booking.total).minor_units
 
@@ -104,7 +102,7 @@ async def test_a_repeat_changes_nothing(agency: Agency, customer: Customer) -> N
     assert await kept(agency, booking) == ("SUCCEEDED", LEG_CENTS)
 
 
-async def test_customer_and_airline_at_once_give_the_fare_back_once(agency: Agency, customer: Customer) -> None:
+async def test_customer_and_airline_at_once_refund_the_fare_once(agency: Agency, customer: Customer) -> None:
     journey, booking = await flown(agency, customer, 3)
     results = await at_once(
         *(customer.cancel(booking) for _ in range(5)),
@@ -119,9 +117,7 @@ async def test_customer_and_airline_at_once_give_the_fare_back_once(agency: Agen
     assert sorted(flight_id for each in told for flight_id in each.flight_ids) == sorted(journey.flight_ids[1:])
 
 
-async def test_a_flight_that_never_left_is_cancelled_although_its_time_has_passed(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_a_late_airline_cancellation_refunds_both_flights(agency: Agency, customer: Customer) -> None:
     """The airline cancels late: the customer has cancelled the other flight already.
 
     Both fares are refunded.
@@ -139,9 +135,7 @@ async def test_a_flight_that_never_left_is_cancelled_although_its_time_has_passe
     assert [list(each.flight_ids) for each in told] == [[journey.flight_ids[1]], [journey.flight_id]]
 
 
-async def test_a_flown_flight_is_not_cancelled_by_the_news_of_an_earlier_one(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_a_late_event_does_not_cancel_a_departed_flight(agency: Agency, customer: Customer) -> None:
     """The airline cancels the first flight after the departure of the second.
 
     Only the first fare is refunded.
@@ -158,7 +152,7 @@ async def test_a_flown_flight_is_not_cancelled_by_the_news_of_an_earlier_one(
     assert await kept(agency, booking) == ("SUCCEEDED", LEG_CENTS)
 
 
-async def test_an_unpaid_booking_is_given_up_whole(agency: Agency, customer: Customer) -> None:
+async def test_an_unpaid_booking_is_cancelled_whole(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booking = await customer.book(journey)
     await agency.fly(booking, journey.flight_id)
@@ -167,7 +161,7 @@ async def test_an_unpaid_booking_is_given_up_whole(agency: Agency, customer: Cus
     assert await agency.taken(*journey.flight_ids) == set()
 
 
-async def test_a_booking_whose_money_went_another_way_ends(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_refunded_elsewhere_ends(agency: Agency, customer: Customer) -> None:
     """A service refunds the payment directly, so the booking and its seats end."""
     journey = await agency.flight()
     booking = await customer.confirmed(journey)
@@ -182,7 +176,7 @@ async def test_a_booking_whose_money_went_another_way_ends(agency: Agency, custo
     assert await agency.taken(journey.flight_id) == set()
 
 
-async def test_a_booking_shows_the_seat_that_its_passenger_has(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_shows_the_passengers_current_seat(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booking = await customer.confirmed(journey)
     await agency.sit(booking, journey.flight_id, "19D")
@@ -195,9 +189,7 @@ async def test_a_booking_shows_the_seat_that_its_passenger_has(agency: Agency, c
     await eventually(written)
 
 
-async def test_the_shown_seats_are_followed_by_the_booking_as_it_was_seen_only(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_seats_are_copied_only_to_the_read_version(agency: Agency, customer: Customer) -> None:
     booking = await customer.confirmed(await agency.flight())
     async with db.transaction(agency.pool) as conn:
         standing = await records.find(conn, UUID(booking.booking_id))
@@ -231,19 +223,19 @@ async def test_bookings_of_a_flight_are_cancelled_in_batches(
     assert max(map(len, read)) == 2
 
 
-async def test_seats_of_a_cancelled_booking_are_freed_even_if_that_takes_until_after_departure(
+async def test_seats_are_released_after_departure_if_necessary(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The booking is cancelled before departure, but the release runs after it."""
     journey = await agency.flight()
     booking = await customer.confirmed(journey)
-    real = Peers.drop
+    real = Peers.cancel_hold
 
     async def drop(self: Peers, hold_id: UUID, *, reason: str) -> None:
         await agency.take_off(journey.flight_id)
         await real(self, hold_id, reason=reason)
 
-    monkeypatch.setattr(Peers, "drop", drop)
+    monkeypatch.setattr(Peers, "cancel_hold", drop)
     await customer.cancel(booking)
     await rest(agency, [booking])
     assert await agency.taken(journey.flight_id) == set()

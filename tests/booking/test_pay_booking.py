@@ -71,7 +71,7 @@ async def test_a_paid_booking_is_confirmed_with_a_record_locator(agency: Agency,
     await agency.comes_to_rest([journey])
 
 
-async def test_it_costs_its_owner_its_total(agency: Agency, customer: Customer) -> None:
+async def test_the_charge_equals_the_total(agency: Agency, customer: Customer) -> None:
     confirmed = await customer.confirmed(await agency.flight(), "ADULT", "INFANT")
     payer = agency.payments.callers.customer(customer.name.removeprefix("customer:"))
     intent = await payer.GetPaymentIntent(payment_pb.GetPaymentIntentRequest(intent_id=confirmed.payment_intent_id))
@@ -80,7 +80,7 @@ async def test_it_costs_its_owner_its_total(agency: Agency, customer: Customer) 
     assert intent.reference == f"booking/{confirmed.booking_id}"
 
 
-async def test_the_time_begins_anew_with_the_payment(agency: Agency, customer: Customer) -> None:
+async def test_the_time_to_pay_restarts_with_the_payment(agency: Agency, customer: Customer) -> None:
     """The time to pay is renewed, so that it outlasts all attempts."""
     agency.provider.behaviour.now = UNDECIDED
     (booked,) = await agency.lapse(await customer.book(await agency.flight()), left=timedelta(minutes=5))
@@ -93,7 +93,7 @@ async def test_the_time_begins_anew_with_the_payment(agency: Agency, customer: C
     assert processing.expire_time.ToMicroseconds() == round(end.timestamp() * 1e6)
 
 
-async def test_others_are_told_all_that_a_manifest_needs(agency: Agency, customer: Customer) -> None:
+async def test_the_event_has_everything_a_manifest_needs(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2, gate="B12")
     confirmed = await customer.confirmed(journey, "ADULT", "INFANT")
     told = await confirmation_of(agency, confirmed)
@@ -116,7 +116,7 @@ async def test_others_are_told_all_that_a_manifest_needs(agency: Agency, custome
             assert getattr(fact, name) == getattr(flight, name), name
 
 
-async def test_the_party_is_mailed_its_locator_and_seats(agency: Agency, customer: Customer) -> None:
+async def test_the_party_gets_locator_and_seats_by_mail(agency: Agency, customer: Customer) -> None:
     email = f"{uuid4().hex}@example.org"
     journey = await agency.flight()
     confirmed = await customer.confirmed(journey, seats=[named_seat(journey.flight_id, "10A")], contact_email=email)
@@ -128,7 +128,7 @@ async def test_the_party_is_mailed_its_locator_and_seats(agency: Agency, custome
     assert not [mail for mail in await agency.told("booking.mail.v1") if silent.pnr in mail.subject]
 
 
-async def test_the_code_is_passed_on_and_forgotten(agency: Agency, customer: Customer) -> None:
+async def test_the_payment_code_is_not_stored(agency: Agency, customer: Customer) -> None:
     """Neither stored responses nor events contain the payment code."""
     booked = await customer.book(await agency.flight())
     await customer.pay(booked, "71830", request_id=str(uuid4()))
@@ -146,7 +146,7 @@ async def test_the_code_is_passed_on_and_forgotten(agency: Agency, customer: Cus
     assert "71830" not in str(await kept())
 
 
-async def test_a_payment_that_fails_frees_the_seats(agency: Agency, customer: Customer) -> None:
+async def test_a_failed_payment_releases_the_seats(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     booked = await customer.book(journey)
     await customer.pay(booked, FAILS)
@@ -160,7 +160,7 @@ async def test_a_payment_that_fails_frees_the_seats(agency: Agency, customer: Cu
 
 
 @pytest.mark.parametrize("code", BAD_CODES)
-async def test_a_code_has_five_digits(agency: Agency, customer: Customer, code: str) -> None:
+async def test_a_payment_code_has_five_digits(agency: Agency, customer: Customer, code: str) -> None:
     booked = await customer.book(await agency.flight())
     before = await agency.rows(booked)
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
@@ -178,18 +178,18 @@ async def test_a_code_has_five_digits(agency: Agency, customer: Customer, code: 
         ("CANCELLED", "BOOKING_CANCELLED"),
     ],
 )
-async def test_a_payment_begins_only_where_seats_are_reserved(customer: Customer, state: str, reason: str) -> None:
+async def test_only_reserved_bookings_can_be_paid(customer: Customer, state: str, reason: str) -> None:
     booked = await customer.brought_to(state)
     with refused("FAILED_PRECONDITION", reason):
         await customer.pay(booked)
 
 
-async def test_nobody_pays_for_seats_that_are_not_held_yet(customer: Customer, unreserved: pb.Booking) -> None:
+async def test_a_booking_without_seats_cannot_be_paid(customer: Customer, unreserved: pb.Booking) -> None:
     with refused("FAILED_PRECONDITION", "SEATS_REQUIRED"):
         await customer.pay(unreserved)
 
 
-async def test_a_repeat_gets_the_first_answer_and_pays_nothing_more(
+async def test_a_repeat_returns_the_first_response_without_charge(
     agency: Agency, customer: Customer, request_id: str
 ) -> None:
     booked = await customer.book(await agency.flight())
@@ -212,7 +212,7 @@ async def charges(agency: Agency, booking: pb.Booking) -> list[str]:
     ]
 
 
-async def test_of_many_payments_at_once_one_begins(agency: Agency, customer: Customer) -> None:
+async def test_of_concurrent_payments_one_begins(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     results = await at_once(*(customer.pay(booked, code) for code in [SUCCEEDS] * 20))
     counted = outcomes(results)
@@ -222,7 +222,7 @@ async def test_of_many_payments_at_once_one_begins(agency: Agency, customer: Cus
     assert await charges(agency, booked) == ["succeeded"]
 
 
-async def test_who_pays_and_gives_up_at_once_has_either_a_booking_or_its_money(agency: Agency) -> None:
+async def test_pay_and_cancel_at_once_confirm_or_refund(agency: Agency) -> None:
     journeys: list[Journey] = []
     for _ in range(10):
         customer, journey = agency.customer(), await agency.flight()
@@ -239,12 +239,12 @@ async def test_who_pays_and_gives_up_at_once_has_either_a_booking_or_its_money(a
     await agency.comes_to_rest(journeys)
 
 
-async def test_a_stranger_pays_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+async def test_a_foreign_booking_cannot_be_paid(agency: Agency, customer: Customer, stranger: Customer) -> None:
     booked = await customer.book(await agency.flight())
     for who in (stranger, agency.agent()):
         await a_foreign_booking_is_as_a_missing_one(agency, booked, who.pay)
     assert without_history(await customer.get(booked)) == booked
 
 
-async def test_an_agent_pays_what_it_booked(agency: Agency) -> None:
+async def test_an_agent_can_pay_its_booking(agency: Agency) -> None:
     assert (await agency.agent("desk").confirmed(await agency.flight())).pnr

@@ -121,7 +121,7 @@ async def processing(agency: Agency, customer: Customer, **more: Any) -> pb.Book
     return await customer.becomes(booking, "PAYMENT_PROCESSING")
 
 
-async def test_00000_confirms_all_seats_mints_a_locator_tells_and_mails(agency: Agency, customer: Customer) -> None:
+async def test_code_00000_confirms_seats_and_locator_and_mails(agency: Agency, customer: Customer) -> None:
     journey = await agency.journey(2)
     booking = await customer.book(journey, "ADULT", "CHILD", "INFANT", contact_email="paid@example.org")
     paying = await customer.pay(booking)
@@ -151,7 +151,7 @@ async def test_00000_confirms_all_seats_mints_a_locator_tells_and_mails(agency: 
 
 
 @pytest.mark.timeout(900)
-async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(agency: Agency) -> None:
+async def test_every_booking_ends_consistently_at_the_failure_rate(agency: Agency) -> None:
     switch(agency.provider, failure_rate=FAILURE_RATE)
     journeys = [await agency.flight() for _ in range(math.ceil(CHARGES / 60))]
 
@@ -187,7 +187,7 @@ async def test_the_set_share_of_first_attempts_fails_and_every_order_ends_whole(
     assert await agency.violations(*(journey.flight_id for journey in journeys)) == []
 
 
-async def test_an_answer_after_all_attempts_is_still_the_answer(agency: Agency, customer: Customer) -> None:
+async def test_a_verdict_after_all_attempts_counts(agency: Agency, customer: Customer) -> None:
     """The attempts and their pauses end by the real clock."""
     switch(agency.provider, decision_delay_seconds=600)
     booking = await customer.book(await agency.flight())
@@ -200,7 +200,7 @@ async def test_an_answer_after_all_attempts_is_still_the_answer(agency: Agency, 
 
 
 @pytest.mark.skipif("SKYHIGH_TEST_SLOW" not in os.environ, reason="takes half a minute: SKYHIGH_TEST_SLOW=1")
-async def test_with_the_real_times_an_answer_after_11_s_counts_as_an_attempt(world: World) -> None:
+async def test_a_verdict_after_11_seconds_counts_as_attempt(world: World) -> None:
     async with opened(world, **REAL_TIMES) as agency:
         switch(agency.provider, decision_delay_seconds=11)
         customer = agency.customer()
@@ -212,7 +212,7 @@ async def test_with_the_real_times_an_answer_after_11_s_counts_as_an_attempt(wor
         assert len(await agency.payments.charges(intent_of(confirmed))) == 1
 
 
-async def test_of_many_that_pay_one_begins_and_the_party_pays_once(agency: Agency, customer: Customer) -> None:
+async def test_of_concurrent_payments_one_charges_once(agency: Agency, customer: Customer) -> None:
     booking = await customer.book(await agency.flight())
     outcomes = await asyncio.gather(
         *(customer.pay(booking, request_id=str(uuid4())) for _ in range(10)), return_exceptions=True
@@ -221,7 +221,7 @@ async def test_of_many_that_pay_one_begins_and_the_party_pays_once(agency: Agenc
     assert (await end(agency, booking)).state == "CONFIRMED"
 
 
-async def test_of_the_owner_at_both_services_one_payment_wins(agency: Agency, customer: Customer) -> None:
+async def test_payments_at_both_services_charge_once(agency: Agency, customer: Customer) -> None:
     switch(agency.provider, decision_delay_seconds=0.3)
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
@@ -231,9 +231,7 @@ async def test_of_the_owner_at_both_services_one_payment_wins(agency: Agency, cu
     assert (await end(agency, booking)).state == "CONFIRMED"
 
 
-async def test_told_ten_times_and_of_failure_after_success_nothing_changes(
-    agency: Agency, customer: Customer, broker: Broker
-) -> None:
+async def test_repeated_and_late_events_change_nothing(agency: Agency, customer: Customer, broker: Broker) -> None:
     booking = await customer.confirmed(await agency.flight())
     await end(agency, booking)
     before = await agency.rows(booking)
@@ -246,7 +244,7 @@ async def test_told_ten_times_and_of_failure_after_success_nothing_changes(
 
 
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations("FFSS"))), ids="".join)
-async def test_success_and_failure_in_any_order_are_a_success(
+async def test_success_and_failure_in_any_order_are_success(
     agency: Agency, customer: Customer, broker: Broker, order: tuple[str, ...]
 ) -> None:
     booking = await processing(agency, customer)
@@ -259,7 +257,7 @@ async def test_success_and_failure_in_any_order_are_a_success(
     assert told.pnr == confirmed.pnr
 
 
-async def test_news_that_overtake_the_submission_are_applied(
+async def test_an_event_before_the_submission_response_applies(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey = await agency.flight()
@@ -283,9 +281,7 @@ async def test_news_that_overtake_the_submission_are_applied(
     assert await customer.get(paid) == confirmed
 
 
-async def test_another_amount_buys_nothing_and_the_right_one_still_does(
-    agency: Agency, customer: Customer, broker: Broker
-) -> None:
+async def test_a_payment_of_another_amount_confirms_nothing(agency: Agency, customer: Customer, broker: Broker) -> None:
     booking = await processing(agency, customer)
     cents = amount_of(booking.total).minor_units
     for amount in (usd(1), usd(cents + 1), usd(cents - 1), money_of(Amount("EUR", cents))):
@@ -296,7 +292,7 @@ async def test_another_amount_buys_nothing_and_the_right_one_still_does(
     await customer.becomes(booking, "CONFIRMED")
 
 
-async def test_a_provider_that_tells_another_amount_is_asked_again(agency: Agency, customer: Customer) -> None:
+async def test_a_verdict_with_another_amount_is_asked_again(agency: Agency, customer: Customer) -> None:
     switch(agency.provider, wrong_amount=True)
     booking = await customer.book(await agency.flight())
     await customer.pay(booking)
@@ -306,7 +302,7 @@ async def test_a_provider_that_tells_another_amount_is_asked_again(agency: Agenc
     assert ("QUARANTINED", "AMOUNT_DIFFERS") in (await agency.payments.webhook_events()).values()
 
 
-async def test_webhooks_in_any_order_and_number_pay_once(agency: Agency) -> None:
+async def test_webhooks_in_any_order_charge_once(agency: Agency) -> None:
     switch(agency.provider, duplicate=9, reorder=5, failure_rate=0.5)
     journey = await agency.flight()
     customers = [agency.customer() for _ in range(20)]

@@ -34,7 +34,7 @@ async def one_wins_whole(agency: Agency, journey: Journey, *requests: pb.CreateB
 
 
 @pytest.mark.timeout(120 + 10 * ROUNDS)
-async def test_of_two_who_want_the_last_two_seats_one_gets_both(agency: Agency) -> None:
+async def test_of_two_parties_one_gets_the_last_seats(agency: Agency) -> None:
     """The last two seats are adjacent or far apart, named or chosen by the service."""
     chosen = random.Random(1)
     for number in range(ROUNDS):
@@ -57,7 +57,7 @@ async def test_of_two_who_want_the_last_two_seats_one_gets_both(agency: Agency) 
         assert await agency.violations(journey.flight_id) == []
 
 
-async def test_of_many_who_want_the_last_two_seats_one_gets_both(agency: Agency) -> None:
+async def test_of_many_parties_one_gets_the_last_seats(agency: Agency) -> None:
     journey = await agency.two_left("1A", "4F")
     request = asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
     await one_wins_whole(agency, journey, *[request] * 20)
@@ -65,7 +65,7 @@ async def test_of_many_who_want_the_last_two_seats_one_gets_both(agency: Agency)
 
 
 @pytest.mark.parametrize("short_leg", [0, 1])
-async def test_itineraries_that_meet_on_the_last_two_seats_are_whole_or_nothing(agency: Agency, short_leg: int) -> None:
+async def test_itineraries_that_compete_are_booked_whole_or_not(agency: Agency, short_leg: int) -> None:
     """The loser's seats on the other flight stay free."""
     journey = await agency.journey(2, aircraft_type="A321")
     short, roomy = journey.flight_ids[short_leg], journey.flight_ids[1 - short_leg]
@@ -76,7 +76,7 @@ async def test_itineraries_that_meet_on_the_last_two_seats_are_whole_or_nothing(
     assert len(await agency.taken(roomy)) == 2
 
 
-async def test_parties_that_cross_each_other_on_four_flights_are_whole_or_nothing(agency: Agency) -> None:
+async def test_crossing_parties_are_booked_whole_or_not(agency: Agency) -> None:
     """Each party names a seat that the next party names on another flight."""
     journey = await agency.journey(4)
     rows = range(5, 13)
@@ -95,7 +95,7 @@ async def test_parties_that_cross_each_other_on_four_flights_are_whole_or_nothin
     await agency.comes_to_rest([journey])
 
 
-async def test_many_parties_share_what_there_is(agency: Agency) -> None:
+async def test_couples_are_refused_only_without_two_free_seats(agency: Agency) -> None:
     """Twelve couples and 16 seats: no couple is refused while two seats are free."""
     journey = await agency.flight(aircraft_type="A321")
     request = asked(journey, "ADULT", "ADULT", cabin=pb.BUSINESS)
@@ -108,9 +108,7 @@ async def test_many_parties_share_what_there_is(agency: Agency) -> None:
     await agency.comes_to_rest([journey])
 
 
-async def test_bookings_of_one_customer_at_once_hold_no_more_than_nine_seats(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_concurrent_bookings_of_a_customer_hold_nine_seats(agency: Agency, customer: Customer) -> None:
     journey = await agency.flight()
     request = asked(journey, "ADULT", "ADULT", "ADULT")
     results = await at_once(*(customer.desk.CreateBooking(request) for _ in range(8)))
@@ -120,7 +118,7 @@ async def test_bookings_of_one_customer_at_once_hold_no_more_than_nine_seats(
     await agency.comes_to_rest([journey])
 
 
-async def test_who_books_while_the_flight_is_cancelled_is_not_left_with_seats(agency: Agency) -> None:
+async def test_booking_during_the_cancellation_leaves_no_seats(agency: Agency) -> None:
     journey = await agency.journey(2)
     customers = [agency.customer() for _ in range(10)]
     *results, _ = await at_once(

@@ -43,9 +43,7 @@ async def seen_by(comparison: Comparison, booking: pb.Booking) -> bool:
             return False
 
 
-async def test_late_money_whose_event_was_lost_confirms_a_booking_that_failed(
-    agency: Agency, customer: Customer
-) -> None:
+async def test_a_late_payment_with_lost_event_confirms(agency: Agency, customer: Customer) -> None:
     booking = await customer.brought_to("FAILED")
     intent = payment.PaymentIntent(
         intent_id=booking.payment_intent_id,
@@ -63,7 +61,7 @@ async def test_late_money_whose_event_was_lost_confirms_a_booking_that_failed(
     assert not await seen_by(waits, booking)
 
 
-async def test_a_refund_whose_event_was_lost_is_noted(world: World, agency: Agency, customer: Customer) -> None:
+async def test_a_refund_with_lost_event_is_recorded(world: World, agency: Agency, customer: Customer) -> None:
     booking = await customer.brought_to("CONFIRMED")
     await customer.cancel(booking, reason="CHANGED_MIND")
 
@@ -84,7 +82,7 @@ async def test_a_refund_whose_event_was_lost_is_noted(world: World, agency: Agen
     assert not await seen_by(refunds, booking)
 
 
-async def test_a_booking_that_ended_long_ago_is_not_asked_about(agency: Agency, customer: Customer) -> None:
+async def test_a_booking_that_ended_long_ago_is_skipped(agency: Agency, customer: Customer) -> None:
     booking = await customer.brought_to("FAILED")
     waits, _ = Payments(agency.pool, Answering(payment.PaymentIntent())).comparisons()  # type: ignore[arg-type]
     assert await seen_by(waits, booking)

@@ -85,9 +85,7 @@ REFUND = "refund_reason = 'LATE', refund_minor_units = total_minor_units"
         ("payment_attempts = -1", "bookings_payment_attempts_check"),
     ],
 )
-async def test_a_row_cannot_contradict_itself(
-    agency: Agency, reserved: pb.Booking, change: str, constraint: str
-) -> None:
+async def test_a_row_cannot_be_inconsistent(agency: Agency, reserved: pb.Booking, change: str, constraint: str) -> None:
     assert await refused_by(agency, reserved, change) == constraint
 
 
@@ -101,13 +99,13 @@ async def test_a_row_cannot_contradict_itself(
         ("refusal = '{}'", "refusal_only_without_seats"),
     ],
 )
-async def test_an_order_without_seats_is_nothing_but_that(
+async def test_a_booking_without_seats_has_only_its_plan(
     agency: Agency, unreserved: pb.Booking, change: str, constraint: str
 ) -> None:
     assert await refused_by(agency, unreserved, change) == constraint
 
 
-async def test_a_record_locator_is_given_once(agency: Agency, customer: Customer) -> None:
+async def test_a_record_locator_is_unique(agency: Agency, customer: Customer) -> None:
     one, other = [await customer.confirmed(await agency.flight()) for _ in range(2)]
     with pytest.raises(asyncpg.UniqueViolationError) as refusal:
         await agency.database.execute(
@@ -129,7 +127,7 @@ async def test_a_record_locator_is_given_once(agency: Agency, customer: Customer
         ("booking_passengers SET type = 'INFANT'", asyncpg.CheckViolationError),
     ],
 )
-async def test_a_party_travels_each_flight_once_on_seats_of_its_own(
+async def test_a_passenger_has_one_seat_per_flight(
     agency: Agency, party: pb.Booking, change: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error):

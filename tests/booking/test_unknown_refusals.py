@@ -32,7 +32,7 @@ def failing(error: Exception) -> Any:
 
 
 @pytest.mark.parametrize("reason", ["A_REASON_OF_NEXT_YEAR", "PASSENGER_HOLDS_SEAT"])
-async def test_seats_that_are_refused_for_an_unknown_reason_give_the_money_back(
+async def test_an_unknown_refusal_at_confirmation_is_refunded(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     booking = await customer.book(await agency.flight())
@@ -46,7 +46,7 @@ async def test_seats_that_are_refused_for_an_unknown_reason_give_the_money_back(
     await eventually(given_back)
 
 
-async def test_a_hold_that_is_refused_for_an_unknown_reason_ends_the_booking(
+async def test_an_unknown_refusal_at_hold_fails_the_booking(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey = await agency.flight()
@@ -62,7 +62,7 @@ async def test_a_hold_that_is_refused_for_an_unknown_reason_ends_the_booking(
     )
 
 
-async def test_a_fault_is_tried_again_and_shown_and_never_taken_for_a_no(
+async def test_a_fault_is_retried_and_is_no_refusal(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     booking = await customer.book(await agency.flight())
@@ -83,7 +83,7 @@ async def test_a_fault_is_tried_again_and_shown_and_never_taken_for_a_no(
     await customer.becomes(booking, "CONFIRMED")
 
 
-async def test_a_broken_schedule_is_not_a_missing_flight(
+async def test_a_faulty_flight_service_is_not_flight_not_found(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journey = await agency.flight()
@@ -95,11 +95,11 @@ async def test_a_broken_schedule_is_not_a_missing_flight(
 @pytest.mark.parametrize(
     "error", [PeerFault(PeerRefusal(grpc.StatusCode.INTERNAL, "INTERNAL", {})), unknown(), Unavailable()]
 )
-async def test_a_booking_is_shown_with_its_known_seats_if_the_seat_service_fails(
+async def test_known_seats_are_shown_while_the_seat_service_fails(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     booking = await customer.confirmed(await agency.flight())
-    monkeypatch.setattr(Peers, "sitting", failing(error))
+    monkeypatch.setattr(Peers, "confirmed_seats", failing(error))
     shown = await customer.get(booking)
     assert shown.state == pb.Booking.CONFIRMED
     assert seats_of(shown) == seats_of(booking) != []

@@ -52,13 +52,13 @@ async def states(watcher: Customer, booking: pb.Booking, *, until: str, seen: li
     return seen
 
 
-async def test_it_begins_with_the_booking_as_it_is(agency: Agency, customer: Customer) -> None:
+async def test_a_watch_begins_with_the_current_booking(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.journey(2), "ADULT", "CHILD")
     async with watching(customer, booked) as stream:
         assert await next_change(stream) == booked == without_history(await customer.get(booked))
 
 
-async def test_all_who_watch_see_the_way_to_the_confirmation(agency: Agency, customer: Customer) -> None:
+async def test_every_watcher_sees_each_step_to_confirmation(agency: Agency, customer: Customer) -> None:
     """A slow watcher may miss a state; no watcher sees the states in another order."""
     booked = await customer.book(await agency.flight())
     watchers = [customer, customer, agency.agent()]
@@ -78,7 +78,7 @@ async def test_all_who_watch_see_the_way_to_the_confirmation(agency: Agency, cus
         assert seen[0] == "SEATS_RESERVED"
 
 
-async def test_other_seats_and_the_new_end_are_shown(agency: Agency, customer: Customer) -> None:
+async def test_changed_seats_and_expire_time_are_shown(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     async with watching(customer, booked) as stream:
         assert await next_change(stream) == booked
@@ -88,12 +88,12 @@ async def test_other_seats_and_the_new_end_are_shown(agency: Agency, customer: C
         assert shown.expire_time == changed.expire_time
 
 
-async def test_the_end_is_shown_to_who_comes_late(agency: Agency, customer: Customer) -> None:
+async def test_a_late_watcher_gets_the_end_state(agency: Agency, customer: Customer) -> None:
     booked = await customer.brought_to("CANCELLED")
     assert await states(customer, booked, until="CANCELLED") == ["CANCELLED"]
 
 
-async def test_a_quiet_one_shows_that_the_stream_lives(agency: Agency, customer: Customer) -> None:
+async def test_a_quiet_watch_sends_heartbeats(agency: Agency, customer: Customer) -> None:
     booked = await customer.book(await agency.flight())
     async with watching(customer, booked) as stream:
         assert (await stream.read()).HasField("booking")
@@ -101,7 +101,7 @@ async def test_a_quiet_one_shows_that_the_stream_lives(agency: Agency, customer:
             assert (await stream.read()).HasField("heartbeat")
 
 
-async def test_a_stranger_sees_nothing(agency: Agency, customer: Customer, stranger: Customer) -> None:
+async def test_a_foreign_booking_is_not_shown(agency: Agency, customer: Customer, stranger: Customer) -> None:
     booked = await customer.book(await agency.flight())
     statuses = []
     for booking_id in (booked.booking_id, str(uuid4())):

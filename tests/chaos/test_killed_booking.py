@@ -381,7 +381,7 @@ async def timers_were_in_time(killed: Killed, *, more_seconds: float) -> Counter
 
 
 @pytest.mark.timeout(3600)
-async def test_killed_at_every_step_each_order_goes_on_to_its_end(world: World) -> None:
+async def test_orders_killed_at_every_step_complete(world: World) -> None:
     """The workers die before the call arrives, or after its effect but before its response."""
     in_step: Counter[str] = Counter()
     rounds = times(1)
@@ -427,7 +427,7 @@ async def _go_on(scene: Scene, *, after_seconds: float) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_killed_with_the_end_of_their_time_in_hand_bookings_still_expire_in_time(world: World) -> None:
+async def test_bookings_expire_in_time_after_a_kill(world: World) -> None:
     async with selling(world) as killed:
         journey = await killed.agency.journey(2)
         orders = [Order(killed, journey) for _ in range(10)]
@@ -516,7 +516,7 @@ class Mayhem:
 
 
 @pytest.mark.timeout(3600)
-async def test_killed_all_the_time_every_order_comes_to_a_whole_end(world: World) -> None:
+async def test_orders_complete_while_workers_are_killed(world: World) -> None:
     async with selling(world) as killed:
         agency = killed.agency
         switch(agency.provider, failure_rate=0.15, decision_delay_seconds=0.3)

@@ -187,7 +187,7 @@ async def join(waitlist: Callers, flight_id: str, pnr: str) -> str:
 
 
 @pytest.mark.timeout(900)
-async def test_first_come_first_served_while_processes_die(
+async def test_the_waitlist_order_holds_while_processes_are_killed(
     world: World, callers: Callers, checkin: Callers, pair: Pair
 ) -> None:
     flights = dict([await full_flight(callers) for _ in range(FLIGHTS)])

@@ -44,7 +44,7 @@ class History:
 
 
 @pytest.mark.timeout(900)
-async def test_killed_under_load_it_keeps_every_acknowledged_hold_and_answers_repeats_the_same(
+async def test_a_killed_worker_keeps_acknowledged_holds_and_responses(
     world: World, fleet: Fleet, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     flights = [new_flight_id("KL") for _ in range(4)]

@@ -23,9 +23,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually
 ROWS = range(1, 31)
 
 
-async def test_with_redis_away_maps_are_right_and_after_it_nothing_is_stale(
-    world: World, fleet: Fleet, chaotic_flight: str
-) -> None:
+async def test_maps_are_current_during_a_redis_outage(world: World, fleet: Fleet, chaotic_flight: str) -> None:
     agent = fleet.callers.agent()
     await agent.states(chaotic_flight)
     await world.supervisor.stop("redis")
@@ -48,7 +46,7 @@ async def test_with_redis_away_maps_are_right_and_after_it_nothing_is_stale(
     assert sum(state == "HELD" for state in states.values()) == len(ROWS) + 1
 
 
-async def test_with_rabbitmq_away_holds_go_on_and_every_event_arrives_after_it(
+async def test_events_are_delivered_after_a_rabbitmq_outage(
     world: World, fleet: Fleet, chaotic_flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     agent = fleet.callers.agent()
@@ -95,9 +93,7 @@ async def _drain(url: str, queue_name: str, flight_id: str, *, expected: int) ->
     return released
 
 
-async def test_a_broken_database_connection_costs_one_answer_and_no_truth(
-    world: World, fleet: Fleet, chaotic_flight: str
-) -> None:
+async def test_a_broken_database_connection_loses_one_response(world: World, fleet: Fleet, chaotic_flight: str) -> None:
     agent = fleet.callers.agent()
     owner = await asyncpg.connect(world.servers.database_url("seat"))
     try:

@@ -49,7 +49,7 @@ async def leaves(
 async def look(airport: Airport, traveller: Traveller) -> None:
     """Makes check-in look up the passenger's seat; waits until it has."""
     async with db.transaction(airport.pool) as conn:
-        await set_timer(conn, timer_names.LOOK_AT_SEAT, traveller.checkin_id)
+        await set_timer(conn, timer_names.CHECK_SEAT, traveller.checkin_id)
     await airport.at_rest(traveller)
 
 
@@ -60,7 +60,7 @@ async def stays_completed(airport: Airport, traveller: Traveller) -> None:
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.SUCCEEDED]
 
 
-async def test_a_released_seat_cancels_no_check_in_that_has_left(airport: Airport, checkin_database: Database) -> None:
+async def test_a_released_seat_cancels_no_departed_check_in(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
     await leaves(airport, checkin_database, told=False)
@@ -72,7 +72,7 @@ async def test_a_released_seat_cancels_no_check_in_that_has_left(airport: Airpor
         await traveller.cancel()
 
 
-async def test_a_hold_cancelled_before_departure_still_cancels(airport: Airport) -> None:
+async def test_a_hold_cancelled_before_departure_cancels_the_check_in(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
     await traveller.lose_seat()
@@ -80,9 +80,7 @@ async def test_a_hold_cancelled_before_departure_still_cancels(airport: Airport)
     assert (await traveller.becomes(pb.CheckIn.CANCELLED)).cancel_reason == "SEAT_RELEASED"
 
 
-async def test_a_cancelled_booking_keeps_flown_passengers_and_manifest(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_a_cancelled_booking_keeps_departed_passengers(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     adult = its.traveller(airport, 0)
@@ -155,9 +153,7 @@ async def test_a_flight_cancelled_after_departure_cancels_nothing(airport: Airpo
     await stays_completed(airport, traveller)
 
 
-async def test_a_cancellation_before_departure_that_is_heard_later_cancels(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_a_late_event_of_an_earlier_cancellation_applies(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
     event = events_pb2.FlightCancelled(flight_id=airport.flight_id, reason="STRIKE")
@@ -190,7 +186,7 @@ async def test_a_manifest_imported_after_departure_cancels_nothing(
     await stays_completed(airport, traveller)
 
 
-async def test_a_fee_paid_without_a_seat_is_refunded_at_departure(airport: Airport, checkin_database: Database) -> None:
+async def test_a_fee_without_a_seat_is_refunded_at_departure(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.lose_seat()
@@ -216,7 +212,7 @@ async def test_a_fee_paid_without_a_seat_is_refunded_at_departure(airport: Airpo
         assert not await completion.complete(conn, UUID(traveller.checkin_id), actor="test")
 
 
-async def test_a_payment_told_after_departure_is_refunded(airport: Airport, checkin_database: Database) -> None:
+async def test_a_payment_event_after_departure_is_refunded(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -231,9 +227,7 @@ async def test_a_payment_told_after_departure_is_refunded(airport: Airport, chec
     assert (await traveller.get()).state != pb.CheckIn.COMPLETED
 
 
-async def test_an_unpaid_fee_ends_at_a_departure_that_came_earlier(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_an_unpaid_fee_ends_at_an_earlier_departure(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     await leaves(airport, checkin_database)
@@ -244,9 +238,7 @@ async def test_an_unpaid_fee_ends_at_a_departure_that_came_earlier(
     assert await traveller.seat() != ""
 
 
-async def test_completions_and_a_departure_at_once_keep_money_only_for_the_completed(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_only_completed_check_ins_keep_fees_at_departure(airport: Airport, checkin_database: Database) -> None:
     travellers = await airport.travellers(*(f"P{n}" for n in range(6)))
     for each in travellers:
         await each.waiting()
@@ -262,9 +254,7 @@ async def test_completions_and_a_departure_at_once_keep_money_only_for_the_compl
     await eventually(settled)
 
 
-async def test_cancel_hold_after_departure_is_refused_or_changes_no_check_in(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_cancel_hold_after_departure_changes_no_check_in(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     hold = await traveller.hold()
     await traveller.start(hold_id=hold.hold_id)

@@ -90,14 +90,14 @@ def test_a_scanner_reads_what_the_terminal_shows(symbology: Symbology) -> None:
 
 
 @each_symbology
-def test_a_phone_held_askew_is_read(symbology: Symbology) -> None:
+def test_a_rotated_barcode_is_readable(symbology: Symbology) -> None:
     picture = picture_of(barcodes.png(BCBP, symbology)).convert("L")
     askew = picture.rotate(5, expand=True, fillcolor=255, resample=Image.Resampling.BILINEAR)
     assert scan(askew)[0] == BCBP
 
 
 @each_symbology
-def test_the_picture_is_dark_on_light_large_and_quiet_at_its_edges(symbology: Symbology) -> None:
+def test_the_picture_has_contrast_and_size_and_quiet_zone(symbology: Symbology) -> None:
     picture = picture_of(barcodes.png(BCBP, symbology))
     assert picture.mode == "1"
     assert picture.format == "PNG"
@@ -110,14 +110,14 @@ def test_the_picture_is_dark_on_light_large_and_quiet_at_its_edges(symbology: Sy
 
 
 @each_symbology
-def test_the_same_pass_is_the_same_picture(symbology: Symbology) -> None:
+def test_the_same_pass_gives_the_same_picture(symbology: Symbology) -> None:
     assert barcodes.png(BCBP, symbology) == barcodes.png(BCBP, symbology)
     assert barcodes.svg(BCBP, symbology) != barcodes.svg(BCBP.replace("0025", "0026"), symbology)
 
 
 @each_symbology
 @pytest.mark.parametrize("render", [barcodes.png, barcodes.svg])
-def test_an_event_loop_hardly_waits(render: object, symbology: Symbology) -> None:
+def test_drawing_a_barcode_does_not_block_the_event_loop(render: object, symbology: Symbology) -> None:
     assert callable(render)
     took = []
     for _ in range(5):

@@ -63,11 +63,11 @@ PASSES = st.builds(
 )
 
 
-def test_iatas_example_comes_out() -> None:
+def test_the_iata_example_is_reproduced() -> None:
     assert encode(DESMARAIS) == IATA_EXAMPLE.replace("326J", "326C")
 
 
-def test_each_item_stands_at_its_place() -> None:
+def test_each_item_has_its_position() -> None:
     bcbp = encode(
         Pass(
             last_name="Sørensen",
@@ -145,7 +145,7 @@ def test_a_pass_reads_back(boarding_pass: Pass) -> None:
 
 
 @given(LETTERS, LETTERS)
-def test_names_read_back_as_far_as_they_go(last_name: str, given_name: str) -> None:
+def test_decoded_names_equal_the_transliterated_ones(last_name: str, given_name: str) -> None:
     read = decode(encode(replace(DESMARAIS, last_name=last_name, given_name=given_name)))
     assert read.last_name == last_name[:20]
     assert read.given_name == given_name[: max(0, 19 - len(last_name))]
@@ -169,7 +169,7 @@ def test_names_read_back_as_far_as_they_go(last_name: str, given_name: str) -> N
         ({"sequence_number": 10_000}, "61 characters"),
     ],
 )
-def test_a_fact_that_does_not_fit_is_named(change: dict[str, object], told: str) -> None:
+def test_an_invalid_fact_is_named(change: dict[str, object], told: str) -> None:
     with pytest.raises(BcbpError, match=told):
         encode(replace(DESMARAIS, **change))  # type: ignore[arg-type]
 
@@ -188,6 +188,6 @@ def test_a_fact_that_does_not_fit_is_named(change: dict[str, object], told: str)
         (IATA_EXAMPLE.replace("326J", "326C")[:-2] + "06", "size of the conditional items"),
     ],
 )
-def test_what_is_no_pass_of_ours_is_named(bcbp: str, told: str) -> None:
+def test_an_invalid_barcode_text_is_named(bcbp: str, told: str) -> None:
     with pytest.raises(BcbpError, match=told):
         decode(bcbp)

@@ -23,7 +23,7 @@ async def booked_child(airport: Airport, seat_number: str = "20A") -> tuple[Part
     return its, child
 
 
-async def test_a_booked_seat_stays_and_is_checked_in_with_again(airport: Airport) -> None:
+async def test_a_booked_seat_is_kept_for_another_check_in(airport: Airport) -> None:
     _, child = await booked_child(airport)
     await child.start(hold_id="")
     await child.declare(10)
@@ -46,7 +46,7 @@ async def test_a_booked_passenger_who_moved_keeps_the_new_seat(airport: Airport)
     assert await child.seat() == "21A"
 
 
-async def test_a_booked_passenger_who_moved_cannot_give_the_new_seat_back(airport: Airport) -> None:
+async def test_a_moved_booked_passenger_cannot_release_the_new_seat(airport: Airport) -> None:
     its, child = await booked_child(airport)
     hold = await child.hold("21A")
     await child.start(hold_id=hold.hold_id)
@@ -62,7 +62,7 @@ async def test_a_booked_passenger_who_moved_cannot_give_the_new_seat_back(airpor
     assert await child.seat() == ""
 
 
-async def test_an_unpaid_fee_leaves_the_booked_seat(airport: Airport) -> None:
+async def test_an_unpaid_fee_keeps_the_booked_seat(airport: Airport) -> None:
     _, child = await booked_child(airport)
     await child.start(hold_id="")
     await child.declare(30)
@@ -94,7 +94,7 @@ async def test_a_cancelled_booking_releases_its_checked_in_seat(airport: Airport
     assert await child.seat() == ""
 
 
-async def test_a_booking_cancelled_after_its_check_in_releases_the_kept_seat(
+async def test_cancelling_the_booking_later_releases_the_kept_seat(
     airport: Airport, checkin_database: Database
 ) -> None:
     its, child = await booked_child(airport)

@@ -36,7 +36,7 @@ async def manifest(database: Database, *flight_ids: str) -> dict[str, list[str]]
     return {flight: [row["passenger_id"] for row in rows if row["flight_id"] == flight] for flight in flight_ids}
 
 
-async def test_who_has_booked_logs_in_at_once_and_checks_in(airport: Airport, checkin_database: Database) -> None:
+async def test_a_booked_passenger_can_log_in_and_check_in(airport: Airport, checkin_database: Database) -> None:
     onward = new_flight_id(on=NEXT_DAY)
     its = party(booked(airport.flight_id), booked(onward, departs_in_seconds=30 * HOUR, number="SH202"))
     await airport.tell("booking.confirmed.v1", its.confirmed)
@@ -67,7 +67,7 @@ async def test_who_has_booked_logs_in_at_once_and_checks_in(airport: Airport, ch
     ("cabin", "fare"),
     [("ECONOMY", "STANDARD"), ("PREMIUM_ECONOMY", "STANDARD"), ("BUSINESS", "BUSINESS"), ("FIRST", "BUSINESS")],
 )
-async def test_the_fare_is_the_cabins(airport: Airport, cabin: str, fare: str) -> None:
+async def test_the_fare_is_that_of_the_cabin(airport: Airport, cabin: str, fare: str) -> None:
     its = party(booked(airport.flight_id), cabin=cabin)
     await airport.tell("booking.confirmed.v1", its.confirmed)
     adult = its.confirmed.passengers[0]
@@ -78,7 +78,7 @@ async def test_the_fare_is_the_cabins(airport: Airport, cabin: str, fare: str) -
     assert (found.contact_email, list(found.special_services)) == (its.confirmed.contact_email, ["INFT", "CHLD"])
 
 
-async def test_what_is_known_of_a_flight_and_a_passenger_stays(airport: Airport, checkin_database: Database) -> None:
+async def test_known_facts_of_flight_and_passenger_are_kept(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     adult = its.confirmed.passengers[0]
     await airport.tell("booking.confirmed.v1", its.confirmed)
@@ -101,7 +101,9 @@ async def test_what_is_known_of_a_flight_and_a_passenger_stays(airport: Airport,
     assert await checkin_database.fetchval(gate, airport.flight_id) == "A12"
 
 
-async def test_who_cancels_is_taken_off_and_its_check_ins_with_it(airport: Airport, checkin_database: Database) -> None:
+async def test_a_cancelled_booking_removes_passengers_and_check_ins(
+    airport: Airport, checkin_database: Database
+) -> None:
     onward = new_flight_id(on=NEXT_DAY)
     its = party(booked(airport.flight_id), booked(onward, departs_in_seconds=30 * HOUR))
     other = await airport.traveller("OTHER")
@@ -129,9 +131,7 @@ async def test_who_cancels_is_taken_off_and_its_check_ins_with_it(airport: Airpo
         await child.start(hold_id="")
 
 
-async def test_news_of_the_confirmation_that_comes_later_changes_nothing(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_a_late_confirmation_event_changes_nothing(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.cancelled.v1", its.cancelled)
     await airport.tell("booking.confirmed.v1", its.confirmed)
@@ -139,7 +139,7 @@ async def test_news_of_the_confirmation_that_comes_later_changes_nothing(
 
 
 @pytest.mark.parametrize("own_locator", [True, False])
-async def test_an_import_does_not_bring_back_who_cancelled(
+async def test_an_import_does_not_restore_a_cancelled_passenger(
     airport: Airport, checkin_database: Database, own_locator: bool
 ) -> None:
     its = party(booked(airport.flight_id))
@@ -159,7 +159,7 @@ async def test_an_import_does_not_bring_back_who_cancelled(
     assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: ["OTHER"]}
 
 
-async def test_both_at_once_and_often_end_in_the_same(airport: Airport, checkin_database: Database) -> None:
+async def test_confirmation_and_cancellation_in_any_order_agree(airport: Airport, checkin_database: Database) -> None:
     async def apply(handle: Handler, event: Message) -> None:
         async with db.transaction(airport.pool) as conn:
             await handle(conn, event)
@@ -175,7 +175,7 @@ async def test_both_at_once_and_often_end_in_the_same(airport: Airport, checkin_
         assert await manifest(checkin_database, airport.flight_id, onward) == {airport.flight_id: [], onward: []}
 
 
-async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, checkin_database: Database) -> None:
+async def test_a_concurrent_start_waits_for_the_cancellation(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     child = its.traveller(airport, 2)
@@ -187,7 +187,7 @@ async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, check
     assert await checkin_database.fetchval("SELECT count(*) FROM check_ins WHERE pnr = $1", child.pnr) == 0
 
 
-async def test_who_began_a_moment_before_is_found(airport: Airport, checkin_database: Database) -> None:
+async def test_a_check_in_started_just_before_is_cancelled(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     child = its.traveller(airport, 2)
@@ -216,7 +216,7 @@ async def test_who_began_a_moment_before_is_found(airport: Airport, checkin_data
     assert await manifest(checkin_database, airport.flight_id) == {airport.flight_id: []}
 
 
-async def test_who_begins_a_check_in_at_this_moment_is_cancelled_or_too_late(
+async def test_a_start_during_the_cancellation_is_cancelled_or_refused(
     airport: Airport, checkin_database: Database
 ) -> None:
     for n in range(10):
@@ -229,7 +229,7 @@ async def test_who_begins_a_check_in_at_this_moment_is_cancelled_or_too_late(
         assert await checkin_database.fetchval(left, child.passenger_id) == 0
 
 
-async def test_who_is_on_board_stays_on_the_manifest(airport: Airport, checkin_database: Database) -> None:
+async def test_a_flown_passenger_stays_on_the_manifest(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     child = its.traveller(airport, 2)

@@ -21,7 +21,7 @@ from tests.waiting import eventually
 Intent = payment_service_pb2.PaymentIntent
 
 
-async def test_a_started_one_is_cancelled_and_its_seat_freed(airport: Airport) -> None:
+async def test_a_cancelled_check_in_releases_its_seat(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start(seat_number="12A")
     cancelled = await traveller.cancel(reason="CHANGED_MIND")
@@ -35,7 +35,7 @@ async def test_a_started_one_is_cancelled_and_its_seat_freed(airport: Airport) -
     assert (await traveller.seats.states(airport.flight_id))["12A"] == "AVAILABLE"
 
 
-async def test_without_a_reason_it_is_cancelled(airport: Airport) -> None:
+async def test_the_reason_is_cancelled_by_default(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     assert (await traveller.cancel()).cancel_reason == "CANCELLED"
@@ -58,7 +58,7 @@ async def test_a_companion_of_the_same_hold_keeps_the_seat(airport: Airport) -> 
     assert (await second.declare(10)).state == pb.CheckIn.COMPLETED
 
 
-async def test_a_waiting_ones_intent_is_ended(airport: Airport) -> None:
+async def test_the_unpaid_intent_is_cancelled(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     await traveller.cancel()
@@ -67,7 +67,7 @@ async def test_a_waiting_ones_intent_is_ended(airport: Airport) -> None:
     assert not airport.payments.begin(waiting.payment_intent_id)
 
 
-async def test_a_paid_fee_is_given_back(airport: Airport) -> None:
+async def test_a_paid_fee_is_refunded(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
     await traveller.cancel()
@@ -76,7 +76,7 @@ async def test_a_paid_fee_is_given_back(airport: Airport) -> None:
     assert await traveller.seat() == ""
 
 
-async def test_a_payment_that_runs_is_given_back_once_it_succeeds(airport: Airport) -> None:
+async def test_a_payment_in_progress_is_refunded_after_success(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -87,7 +87,7 @@ async def test_a_payment_that_runs_is_given_back_once_it_succeeds(airport: Airpo
     assert (await airport.row(traveller)).fee_pay_time is not None
 
 
-async def test_a_payment_that_runs_and_fails_can_be_paid_no_more(airport: Airport) -> None:
+async def test_a_payment_in_progress_cannot_be_retried_after_failure(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -97,7 +97,7 @@ async def test_a_payment_that_runs_and_fails_can_be_paid_no_more(airport: Airpor
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]
 
 
-async def test_the_steps_wait_for_who_is_away(airport: Airport) -> None:
+async def test_the_steps_are_retried_while_a_service_is_down(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     airport.payments.away = True
@@ -112,7 +112,7 @@ async def test_the_steps_wait_for_who_is_away(airport: Airport) -> None:
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]
 
 
-async def test_others_are_told_once(airport: Airport) -> None:
+async def test_the_event_is_published_once(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(10)
     await traveller.cancel(reason="ILL")
@@ -123,7 +123,7 @@ async def test_others_are_told_once(airport: Airport) -> None:
     assert cancelled.cancel_time.ToDatetime() > completed.complete_time.ToDatetime()
 
 
-async def test_the_infant_on_the_lap_is_cancelled_too(airport: Airport) -> None:
+async def test_the_infants_check_in_is_cancelled_too(airport: Airport) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await adult.completed(10)
@@ -136,7 +136,7 @@ async def test_the_infant_on_the_lap_is_cancelled_too(airport: Airport) -> None:
     assert [each.state for each in airport.payments.of(infant.checkin_id)] == [Intent.CANCELLED]
 
 
-async def test_an_adult_and_its_infant_at_once_never_leave_the_infant_alone(airport: Airport) -> None:
+async def test_adult_cancelled_and_infant_started_leave_no_lone_infant(airport: Airport) -> None:
     for n in range(4):
         adult = await airport.traveller(f"A{n}")
         infant = await airport.traveller(f"I{n}", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id=f"A{n}")
@@ -156,7 +156,7 @@ async def test_a_repeat_changes_nothing(airport: Airport, request_id: str) -> No
     assert await airport.row(traveller) == before
 
 
-async def test_many_at_once_cancel_it_once(airport: Airport) -> None:
+async def test_concurrent_cancellations_cancel_once(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(10)
     results = await asyncio.gather(*(traveller.cancel() for _ in range(10)), return_exceptions=True)
@@ -164,7 +164,7 @@ async def test_many_at_once_cancel_it_once(airport: Airport) -> None:
     assert len((await traveller.get()).history) == 4
 
 
-async def test_after_the_window_it_can_be_cancelled_and_after_departure_not(airport: Airport) -> None:
+async def test_it_can_be_cancelled_until_departure(airport: Airport) -> None:
     first, second = await airport.travellers("P1", "P2")
     await first.start()
     await second.start()
@@ -177,7 +177,7 @@ async def test_after_the_window_it_can_be_cancelled_and_after_departure_not(airp
     assert (await first.cancel()).state == pb.CheckIn.CANCELLED
 
 
-async def test_a_passenger_who_moved_a_moment_ago_keeps_no_seat(airport: Airport) -> None:
+async def test_a_just_moved_passengers_seat_is_released(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start(seat_number="12A")
     await traveller.seats.confirm(await traveller.hold("14C"))
@@ -186,7 +186,7 @@ async def test_a_passenger_who_moved_a_moment_ago_keeps_no_seat(airport: Airport
     assert await traveller.seat() == ""
 
 
-async def test_a_stranger_cancels_nothing(airport: Airport) -> None:
+async def test_a_foreign_check_in_is_not_cancelled(airport: Airport) -> None:
     traveller, stranger = await airport.traveller("P1"), await airport.traveller("P2")
     await traveller.start()
     stranger.checkin_id = traveller.checkin_id

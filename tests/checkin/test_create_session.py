@@ -58,7 +58,7 @@ def claims(world: World, session: pb.Session) -> dict[str, object]:
     return dict(jwt.decode(session.token, keys, algorithms=["ES256"]).claims)
 
 
-async def test_the_token_names_the_locator_alone(airport: Airport, world: World) -> None:
+async def test_the_token_has_only_the_locator(airport: Airport, world: World) -> None:
     adult = await airport.traveller("P1", special_services=["VGML"])
     await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await airport.traveller("P3", pnr=adult.pnr, type=pb.CHILD, cabin=pb.BUSINESS, last_name="Nuñez")
@@ -70,7 +70,7 @@ async def test_the_token_names_the_locator_alone(airport: Airport, world: World)
     assert [each.passenger_id for each in session.trip.passengers] == ["P1", "P3", "P2"]
 
 
-async def test_the_token_opens_the_journey_and_no_other(airport: Airport) -> None:
+async def test_the_token_gives_access_to_its_trip_only(airport: Airport) -> None:
     traveller, other = await airport.traveller("P1"), await airport.traveller("P2")
     token = (await login(airport, traveller.pnr)).token
     traveller.desk, traveller.seats = airport.checkin.anybody(token), airport.seats.anybody(token)
@@ -85,14 +85,14 @@ async def test_case_spaces_and_accents_do_not_matter(airport: Airport, last_name
     assert (await login(airport, f" {traveller.pnr.lower()} ", last_name)).trip.pnr == traveller.pnr
 
 
-async def test_a_trip_that_is_over_opens_no_session(airport: Airport) -> None:
+async def test_a_past_trip_gets_no_session(airport: Airport) -> None:
     traveller = await airport.traveller()
     await airport.set_flight(departs_in_seconds=-25 * HOUR)
     with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
         await login(airport, traveller.pnr)
 
 
-async def test_both_wrong_halves_get_one_answer(airport: Airport) -> None:
+async def test_wrong_name_and_wrong_locator_get_one_response(airport: Airport) -> None:
     traveller = await airport.traveller()
     with refused("NOT_FOUND", "TRIP_NOT_FOUND") as wrong_name:
         await login(airport, traveller.pnr, "Meier")
@@ -101,7 +101,7 @@ async def test_both_wrong_halves_get_one_answer(airport: Airport) -> None:
     assert wrong_name.status == wrong_pnr.status
 
 
-async def test_right_and_wrong_answers_take_the_same_time(airport: Airport) -> None:
+async def test_right_and_wrong_logins_take_the_same_time(airport: Airport) -> None:
     fastest = dict.fromkeys(("right", "wrong name", "wrong locator"), math.inf)
     rounds = itertools.count(1)
 
@@ -125,7 +125,9 @@ async def test_right_and_wrong_answers_take_the_same_time(airport: Airport) -> N
     assert min(fastest.values()) >= 0.1
 
 
-async def test_the_sixth_wrong_name_is_not_even_looked_up(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_sixth_failed_login_is_refused_without_a_lookup(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     traveller = await airport.traveller()
     looked_up = []
     began = time.monotonic()
@@ -148,7 +150,7 @@ async def test_the_sixth_wrong_name_is_not_even_looked_up(airport: Airport, monk
     assert 600 - (time.monotonic() - began) <= refusal.retry_after_seconds <= 600
 
 
-async def test_an_address_has_twenty_tries(airport: Airport) -> None:
+async def test_an_address_has_twenty_attempts(airport: Airport) -> None:
     address = "203.0.113.7"
     results = await asyncio.gather(
         *(login(airport, new_pnr(), address=address) for _ in range(25)), return_exceptions=True
@@ -160,7 +162,7 @@ async def test_an_address_has_twenty_tries(airport: Airport) -> None:
     assert await login(airport, traveller.pnr, address="203.0.113.8")
 
 
-async def test_an_ipv6_network_is_one_address(airport: Airport) -> None:
+async def test_an_ipv6_network_counts_as_one_address(airport: Airport) -> None:
     results = await asyncio.gather(
         *(login(airport, new_pnr(), address=f"2001:db8:7:7::{n:x}") for n in range(1, 26)), return_exceptions=True
     )
@@ -179,11 +181,11 @@ async def test_an_ipv6_network_is_one_address(airport: Airport) -> None:
         ("", ""),
     ],
 )
-def test_what_counts_as_one_address(address: str, network: str) -> None:
+def test_addresses_are_grouped_for_the_limit(address: str, network: str) -> None:
     assert network_of(address) == network
 
 
-async def test_of_a_thousand_wrong_tries_at_once_five_are_looked_up(airport: Airport) -> None:
+async def test_of_a_thousand_concurrent_wrong_logins_five_are_processed(airport: Airport) -> None:
     traveller = await airport.traveller()
     results = await asyncio.gather(
         *(login(airport, traveller.pnr, "Meier") for _ in range(1000)), return_exceptions=True
@@ -191,7 +193,7 @@ async def test_of_a_thousand_wrong_tries_at_once_five_are_looked_up(airport: Air
     assert outcomes(results) == {"TRIP_NOT_FOUND": 5, "TOO_MANY_TRIES": 995}
 
 
-async def test_a_right_login_gives_its_try_back(airport: Airport) -> None:
+async def test_a_successful_login_is_not_counted(airport: Airport) -> None:
     traveller = await airport.traveller()
     for _ in range(12):
         await login(airport, traveller.pnr, address="203.0.113.9")
@@ -203,7 +205,7 @@ async def test_a_right_login_gives_its_try_back(airport: Airport) -> None:
     assert await tries(airport) == {"address:203.0.113.9": 4, f"pnr:{traveller.pnr}": 4}
 
 
-async def test_a_refused_try_counts_for_neither_key(airport: Airport) -> None:
+async def test_a_refused_attempt_counts_for_neither_key(airport: Airport) -> None:
     traveller = await airport.traveller()
     for _ in range(5):
         with refused("NOT_FOUND", "TRIP_NOT_FOUND"):
@@ -214,7 +216,7 @@ async def test_a_refused_try_counts_for_neither_key(airport: Airport) -> None:
     assert "address:203.0.113.11" not in await tries(airport)
 
 
-async def test_the_window_slides(airport: Airport) -> None:
+async def test_attempts_are_counted_in_a_sliding_window(airport: Airport) -> None:
     limits = LoginLimits(airport.pool, per_pnr=2, per_address=9, window=timedelta(hours=1))
 
     async def pass_by(minutes: int) -> None:
@@ -230,7 +232,7 @@ async def test_the_window_slides(airport: Airport) -> None:
 
     async def take() -> str:
         try:
-            await limits.take(pnr="ABCDEF", address="192.0.2.1")
+            await limits.record(pnr="ABCDEF", address="192.0.2.1")
         except Refusal as refusal:
             return refusal.reason
         return "OK"
@@ -251,7 +253,7 @@ async def test_the_window_slides(airport: Airport) -> None:
 
 
 @pytest.mark.parametrize("request_", [{"pnr": "12345", "last_name": "Müller"}, {"pnr": "XK4T7Q", "last_name": "<b>"}])
-async def test_what_can_be_no_pair_is_refused_and_counts_nothing(airport: Airport, request_: dict[str, str]) -> None:
+async def test_a_malformed_login_is_refused_and_not_counted(airport: Airport, request_: dict[str, str]) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
         await login(airport, request_["pnr"], request_["last_name"])
     assert await tries(airport) == {}

@@ -30,14 +30,14 @@ async def test_bags_within_the_allowance_complete_the_check_in(airport: Airport)
     assert airport.payments.of(traveller.checkin_id) == []
 
 
-async def test_no_bags_need_no_scales(airport: Airport) -> None:
+async def test_no_bags_are_declared_without_the_scales(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     airport.scales.away = True
     assert (await traveller.declare()).state == pb.CheckIn.COMPLETED
 
 
-async def test_bags_beyond_it_cost_each_started_kilogram_and_wait(airport: Airport) -> None:
+async def test_excess_kilograms_cost_a_fee_and_wait_for_payment(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     declared = await traveller.declare(30.001)
@@ -59,7 +59,7 @@ async def test_the_payment_deadline_is_never_after_the_departure(airport: Airpor
     assert (await traveller.declare(30)).payment_deadline == trip.passengers[0].segments[0].departure_time
 
 
-async def test_the_scales_decide_and_not_the_passenger(airport: Airport) -> None:
+async def test_the_scales_override_the_declared_weight(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     airport.scales.measured = {10_000: 27_000}
@@ -69,7 +69,7 @@ async def test_the_scales_decide_and_not_the_passenger(airport: Airport) -> None
 
 
 @pytest.mark.parametrize(("fare", "free_kilograms"), [("BASIC", 15), ("STANDARD", 25), ("FLEX", 32), ("BUSINESS", 40)])
-async def test_the_fare_decides_what_is_free(airport: Airport, fare: str, free_kilograms: int) -> None:
+async def test_the_fare_sets_the_free_allowance(airport: Airport, fare: str, free_kilograms: int) -> None:
     light, heavy = await airport.travellers("P1", "P2", fare=fare)
     await light.start()
     assert (await light.declare(free_kilograms - 10, 10)).state == pb.CheckIn.COMPLETED
@@ -79,7 +79,7 @@ async def test_the_fare_decides_what_is_free(airport: Airport, fare: str, free_k
     assert declared.allowance_grams == free_kilograms * 1000
 
 
-async def test_a_piece_that_nobody_may_lift_is_refused(airport: Airport) -> None:
+async def test_a_bag_over_the_limit_is_refused(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     with refused("FAILED_PRECONDITION", "BAG_TOO_HEAVY") as refusal:
@@ -97,7 +97,7 @@ async def test_seven_pieces_are_refused(airport: Airport) -> None:
     assert refusal.fields == ["bags"]
 
 
-async def test_heavier_again_replaces_the_unpaid_intent(airport: Airport) -> None:
+async def test_a_heavier_declaration_replaces_the_unpaid_intent(airport: Airport) -> None:
     traveller = await airport.traveller()
     first = await traveller.waiting(30)
     second = await traveller.declare(31)
@@ -111,7 +111,7 @@ async def test_heavier_again_replaces_the_unpaid_intent(airport: Airport) -> Non
     ]
 
 
-async def test_lighter_again_completes_and_withdraws_the_fee(airport: Airport) -> None:
+async def test_a_lighter_declaration_completes_and_cancels_the_intent(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting(30)
     declared = await traveller.declare(10)
@@ -124,7 +124,7 @@ async def test_lighter_again_completes_and_withdraws_the_fee(airport: Airport) -
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]
 
 
-async def test_while_a_payment_runs_nothing_can_be_declared(airport: Airport) -> None:
+async def test_no_bags_can_be_declared_during_a_payment(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting(30)
     airport.payments.begin(waiting.payment_intent_id)
@@ -137,7 +137,7 @@ async def test_while_a_payment_runs_nothing_can_be_declared(airport: Airport) ->
     assert [each.state for each in abandoned] == [Intent.CANCELLED]
 
 
-async def test_a_fee_that_was_paid_a_moment_ago_stands(airport: Airport) -> None:
+async def test_a_just_paid_fee_prevents_another_declaration(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting(30)
     airport.payments.begin(waiting.payment_intent_id)
@@ -148,14 +148,14 @@ async def test_a_fee_that_was_paid_a_moment_ago_stands(airport: Airport) -> None
     assert (await traveller.becomes(pb.CheckIn.COMPLETED)).fee.units == 75
 
 
-async def test_a_completed_check_in_takes_no_bags(airport: Airport) -> None:
+async def test_a_completed_check_in_accepts_no_bags(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(10)
     with refused("FAILED_PRECONDITION", "CHECK_IN_COMPLETED"):
         await traveller.declare(12)
 
 
-async def test_a_cancelled_check_in_takes_no_bags(airport: Airport) -> None:
+async def test_a_cancelled_check_in_accepts_no_bags(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     await traveller.cancel(reason="CHANGED_MIND")
@@ -164,7 +164,7 @@ async def test_a_cancelled_check_in_takes_no_bags(airport: Airport) -> None:
     assert dict(refusal.info.metadata) == {"reason": "CHANGED_MIND"}
 
 
-async def test_after_the_window_nothing_can_be_declared(airport: Airport) -> None:
+async def test_no_bags_can_be_declared_after_check_in_closed(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     await airport.set_flight(departs_in_seconds=HOUR - 10)
@@ -173,7 +173,7 @@ async def test_after_the_window_nothing_can_be_declared(airport: Airport) -> Non
     assert "close_time" in refusal.info.metadata
 
 
-async def test_without_a_seat_nothing_can_be_declared(airport: Airport) -> None:
+async def test_no_bags_can_be_declared_without_a_seat(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     await traveller.lose_seat()
@@ -182,7 +182,7 @@ async def test_without_a_seat_nothing_can_be_declared(airport: Airport) -> None:
         await traveller.declare(10)
 
 
-async def test_while_the_scales_are_down_nothing_changes(airport: Airport) -> None:
+async def test_a_declaration_changes_nothing_while_the_scales_are_down(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting(30)
     before = await airport.row(traveller)
@@ -196,7 +196,7 @@ async def test_while_the_scales_are_down_nothing_changes(airport: Airport) -> No
     assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
 
 
-async def test_while_payments_are_down_nothing_changes(airport: Airport) -> None:
+async def test_a_declaration_changes_nothing_while_payments_are_down(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     airport.payments.away = True
@@ -215,7 +215,7 @@ async def test_while_payments_are_down_nothing_changes(airport: Airport) -> None
     assert airport.payments.begin(waiting.payment_intent_id)
 
 
-async def test_scales_that_forget_a_bag_are_not_believed(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_weight_list_of_wrong_length_is_unavailable(airport: Airport, monkeypatch: pytest.MonkeyPatch) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     airport.scales.measured = {10_000: 0}
@@ -223,7 +223,7 @@ async def test_scales_that_forget_a_bag_are_not_believed(airport: Airport, monke
         await traveller.declare(10)
 
 
-async def test_a_repeat_gets_the_first_answer_and_asks_nobody(airport: Airport, request_id: str) -> None:
+async def test_a_repeat_returns_the_first_response_without_other_calls(airport: Airport, request_id: str) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     first = await traveller.declare(30, request_id=request_id)
@@ -235,7 +235,7 @@ async def test_a_repeat_gets_the_first_answer_and_asks_nobody(airport: Airport, 
         await traveller.declare(31, request_id=request_id)
 
 
-async def test_twins_of_one_request_make_one_intent_that_can_be_paid(airport: Airport, request_id: str) -> None:
+async def test_concurrent_repeats_create_one_payable_intent(airport: Airport, request_id: str) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     answers = await asyncio.gather(*(traveller.declare(30, request_id=request_id) for _ in range(8)))
@@ -245,7 +245,7 @@ async def test_twins_of_one_request_make_one_intent_that_can_be_paid(airport: Ai
     assert set(states) <= {Intent.REQUIRES_PAYMENT, Intent.CANCELLED}
 
 
-async def test_of_many_declarations_at_once_one_stands(airport: Airport) -> None:
+async def test_of_concurrent_declarations_one_applies(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     results = await asyncio.gather(*(traveller.declare(30 + n) for n in range(3)), return_exceptions=True)
@@ -256,7 +256,7 @@ async def test_of_many_declarations_at_once_one_stands(airport: Airport) -> None
     assert row.fee_cents == payable[0].amount.units * 100
 
 
-async def test_declaring_and_cancelling_at_once_ends_in_one_of_both(airport: Airport) -> None:
+async def test_declare_and_cancel_at_once_leave_one_result(airport: Airport) -> None:
     for traveller in await airport.travellers("P1", "P2", "P3", "P4"):
         await traveller.start()
         await asyncio.gather(traveller.declare(30), traveller.cancel(), return_exceptions=True)
@@ -266,7 +266,7 @@ async def test_declaring_and_cancelling_at_once_ends_in_one_of_both(airport: Air
         assert await traveller.seat() == ""
 
 
-async def test_a_declaration_that_dies_before_its_commit_is_repeated(
+async def test_a_declaration_killed_before_its_commit_is_repeatable(
     airport: Airport, monkeypatch: pytest.MonkeyPatch, request_id: str
 ) -> None:
     traveller = await airport.traveller()
@@ -293,7 +293,7 @@ async def test_an_agent_declares_for_the_passenger(airport: Airport) -> None:
     assert airport.payments.of(traveller.checkin_id)[0].owner == f"passenger:{traveller.pnr}"
 
 
-async def test_a_stranger_declares_nothing(airport: Airport) -> None:
+async def test_a_foreign_check_in_accepts_no_declaration(airport: Airport) -> None:
     traveller = await airport.traveller()
     stranger = await airport.traveller("P2")
     await traveller.start()

@@ -81,7 +81,7 @@ async def is_known(airport: Airport) -> None:
     await eventually(known)
 
 
-async def test_an_import_is_sent_before_it_is_answered(airport: Airport, wire: Wire) -> None:
+async def test_an_import_is_sent_before_its_response(airport: Airport, wire: Wire) -> None:
     await airport.imported(
         pb.ManifestPassenger(
             passenger_id="P1", pnr="XK4T7Q", given_name="A", last_name="B", special_services=["WCHR"], cabin=pb.BUSINESS
@@ -102,7 +102,7 @@ async def test_an_import_is_sent_before_it_is_answered(airport: Airport, wire: W
     await is_known(airport)
 
 
-async def test_only_what_a_seat_depends_on_is_sent(airport: Airport, wire: Wire) -> None:
+async def test_only_facts_that_affect_seats_are_sent(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await is_known(airport)
     wire.sent.clear()
@@ -112,7 +112,7 @@ async def test_only_what_a_seat_depends_on_is_sent(airport: Airport, wire: Wire)
     assert [each.revision for each in wire.rows(airport.flight_id)] == [2]
 
 
-async def test_the_seat_service_knows_whose_booking_includes_a_seat(airport: Airport, wire: Wire) -> None:
+async def test_the_seat_service_learns_which_booking_includes_a_seat(airport: Airport, wire: Wire) -> None:
     its = party(booked(airport.flight_id))
     adult, infant, child = (each.passenger_id for each in its.confirmed.passengers)
     # If the passengers are imported first, with the booking's locator, the booking only marks that a seat is included.
@@ -131,7 +131,7 @@ async def test_the_seat_service_knows_whose_booking_includes_a_seat(airport: Air
     assert [(each.ended, each.seat_included) for each in left] == [(True, False)] * 3
 
 
-async def test_an_adult_whose_infant_comes_or_leaves_is_sent_again(airport: Airport, wire: Wire) -> None:
+async def test_an_adult_is_sent_again_when_its_infant_changes(airport: Airport, wire: Wire) -> None:
     pnr = new_pnr()
     await airport.travellers("P1", "P2", pnr=pnr)
     await airport.traveller("P3", pnr=pnr, type=pb.INFANT, accompanying_passenger_id="P1")
@@ -141,7 +141,7 @@ async def test_an_adult_whose_infant_comes_or_leaves_is_sent_again(airport: Airp
     assert list(wire.last(airport.flight_id, "P2").profile.special_services) == ["INFT"]
 
 
-async def test_adults_whose_partys_children_come_or_leave_are_sent_again(airport: Airport, wire: Wire) -> None:
+async def test_adults_are_sent_again_when_the_partys_children_change(airport: Airport, wire: Wire) -> None:
     def needs(passenger_id: str) -> list[str]:
         return list(wire.last(airport.flight_id, passenger_id).profile.special_services)
 
@@ -159,7 +159,7 @@ async def test_adults_whose_partys_children_come_or_leave_are_sent_again(airport
     assert [needs(each) for each in ("P1", "P2", "P4")] == [[], [], []]
 
 
-async def test_a_seat_service_that_is_down_learns_it_later(airport: Airport, wire: Wire) -> None:
+async def test_unsent_changes_are_sent_after_an_outage(airport: Airport, wire: Wire) -> None:
     wire.down = True
     traveller = await airport.traveller("P1")
     assert wire.rows(airport.flight_id) == []
@@ -168,7 +168,7 @@ async def test_a_seat_service_that_is_down_learns_it_later(airport: Airport, wir
     assert wire.last(airport.flight_id, "P1").pnr == traveller.pnr
 
 
-async def test_a_lost_answer_is_asked_for_again(airport: Airport, wire: Wire) -> None:
+async def test_a_lost_response_is_requested_again(airport: Airport, wire: Wire) -> None:
     wire.answers_to_lose = 2
     await airport.traveller("P1")
     await is_known(airport)
@@ -241,7 +241,7 @@ async def test_a_large_manifest_is_sent_in_batches(airport: Airport, wire: Wire)
     assert max(len(each.passengers) for each in wire.sent) <= 200
 
 
-async def test_nine_needs_are_sent_as_eight_with_the_infant_among_them(airport: Airport, wire: Wire) -> None:
+async def test_of_nine_needs_eight_with_the_infant_are_sent(airport: Airport, wire: Wire) -> None:
     codes = ["AVML", "BLND", "CHML", "DEAF", "GFML", "KSML", "VGML", "WCHR"]
     adult = await airport.traveller("P1", special_services=codes)
     await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
@@ -250,9 +250,7 @@ async def test_nine_needs_are_sent_as_eight_with_the_infant_among_them(airport: 
     assert "INFT" in needs
 
 
-async def test_a_check_in_does_not_complete_before_the_seat_service_knows_the_change(
-    airport: Airport, wire: Wire
-) -> None:
+async def test_a_check_in_does_not_complete_with_unsent_changes(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.start(seat_number="14C")
     wire.down = True
@@ -264,7 +262,7 @@ async def test_a_check_in_does_not_complete_before_the_seat_service_knows_the_ch
     assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
 
 
-async def test_a_paid_check_in_completes_once_the_seat_service_knows_the_change(airport: Airport, wire: Wire) -> None:
+async def test_a_paid_check_in_completes_once_changes_are_sent(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.waiting()
     wire.down = True
@@ -275,7 +273,7 @@ async def test_a_paid_check_in_completes_once_the_seat_service_knows_the_change(
     await traveller.becomes(pb.CheckIn.COMPLETED)
 
 
-async def test_no_pass_is_issued_before_the_seat_service_knows_the_change(airport: Airport, wire: Wire) -> None:
+async def test_no_pass_is_issued_with_unsent_changes(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.completed()
     wire.down = True
@@ -298,9 +296,7 @@ UNFIT = {"special_services": ["WCHC"]}
 
 
 @pytest.mark.parametrize("change", [UNFIT, {"cabin": pb.BUSINESS}, {"type": pb.CHILD}])
-async def test_a_seat_that_no_longer_fits_cannot_be_checked_in_with(
-    airport: Airport, wire: Wire, change: dict[str, Any]
-) -> None:
+async def test_an_unfit_seat_is_refused_at_start(airport: Airport, wire: Wire, change: dict[str, Any]) -> None:
     traveller = await airport.traveller("P1")
     await traveller.seats.confirm(await traveller.hold(EXIT_ROW_SEAT))
     await fit(airport, traveller, **change)
@@ -309,7 +305,7 @@ async def test_a_seat_that_no_longer_fits_cannot_be_checked_in_with(
     assert await traveller.seat() == ""
 
 
-async def test_a_change_that_the_seat_service_missed_is_sent_by_the_check_in(airport: Airport, wire: Wire) -> None:
+async def test_the_check_in_sends_a_missed_change(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.seats.confirm(await traveller.hold(EXIT_ROW_SEAT))
     wire.down = True
@@ -321,7 +317,7 @@ async def test_a_change_that_the_seat_service_missed_is_sent_by_the_check_in(air
         await traveller.start(hold_id="")
 
 
-async def test_a_hold_that_no_longer_fits_cannot_be_checked_in_with(airport: Airport, wire: Wire) -> None:
+async def test_an_unfit_hold_is_refused_at_start(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     hold = await traveller.hold(EXIT_ROW_SEAT)
     await fit(airport, traveller, **UNFIT)
@@ -329,7 +325,7 @@ async def test_a_hold_that_no_longer_fits_cannot_be_checked_in_with(airport: Air
         await traveller.start(hold_id=hold.hold_id)
 
 
-async def test_a_started_check_in_needs_another_seat_when_its_seat_no_longer_fits(airport: Airport, wire: Wire) -> None:
+async def test_a_started_check_in_with_unfit_seat_needs_another(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.start(seat_number=EXIT_ROW_SEAT)
     await fit(airport, traveller, **UNFIT)
@@ -341,7 +337,7 @@ async def test_a_started_check_in_needs_another_seat_when_its_seat_no_longer_fit
     assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
 
 
-async def test_a_completed_check_in_is_cancelled_when_its_seat_no_longer_fits(airport: Airport, wire: Wire) -> None:
+async def test_a_completed_check_in_with_unfit_seat_is_cancelled(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.start(seat_number=EXIT_ROW_SEAT)
     await traveller.declare(10)
@@ -353,7 +349,7 @@ async def test_a_completed_check_in_is_cancelled_when_its_seat_no_longer_fits(ai
     assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101"]
 
 
-async def test_a_lost_answer_about_a_freed_seat_still_ends_the_check_in(airport: Airport, wire: Wire) -> None:
+async def test_a_lost_response_about_a_released_seat_cancels_too(airport: Airport, wire: Wire) -> None:
     traveller = await airport.traveller("P1")
     await traveller.start(seat_number=EXIT_ROW_SEAT)
     await traveller.declare(10)
@@ -362,7 +358,7 @@ async def test_a_lost_answer_about_a_freed_seat_still_ends_the_check_in(airport:
     await traveller.becomes(pb.CheckIn.CANCELLED)
 
 
-async def test_no_change_is_overtaken_by_a_check_in(airport: Airport, wire: Wire) -> None:
+async def test_unfit_seats_never_complete_during_concurrent_changes(airport: Airport, wire: Wire) -> None:
     travellers = await airport.strangers(12)
     for n, each in enumerate(travellers):
         await each.seats.confirm(await each.hold(f"{12 + n // 6}{'ABCDEF'[n % 6]}"))
@@ -381,7 +377,7 @@ async def test_no_change_is_overtaken_by_a_check_in(airport: Airport, wire: Wire
         assert row.state != "COMPLETED" or not (row.seat_number or "").startswith("12")
 
 
-async def test_a_cancelled_bookings_session_holds_no_seat_and_opens_no_more(airport: Airport, wire: Wire) -> None:
+async def test_a_cancelled_bookings_session_gets_no_seats(airport: Airport, wire: Wire) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     await is_known(airport)
@@ -402,7 +398,7 @@ async def test_a_cancelled_bookings_session_holds_no_seat_and_opens_no_more(airp
         await child.desk.GetTrip(pb.GetTripRequest(pnr=its.confirmed.pnr))
 
 
-async def test_a_group_of_99_logs_in_and_holds_a_seat(airport: Airport, wire: Wire) -> None:
+async def test_a_party_of_99_can_log_in_and_hold(airport: Airport, wire: Wire) -> None:
     await airport.imported(
         *(
             pb.ManifestPassenger(passenger_id=f"G-{n}", pnr="GRP333", given_name="Sam", last_name="Band")

@@ -23,7 +23,7 @@ def test_each_fare_of_the_contract_has_its_allowance() -> None:
     }
 
 
-def test_the_contract_takes_just_these_fares() -> None:
+def test_the_contract_has_exactly_these_fares() -> None:
     passenger = pb.ManifestPassenger(passenger_id="P1", pnr="XK4T7Q", given_name="Ada", last_name="Lovelace")
     for passenger.fare in ("", *FARES):
         validate(passenger)
@@ -57,19 +57,19 @@ def test_each_started_kilogram_over_the_allowance_costs(
 @pytest.mark.parametrize(
     ("weights_grams", "index"), [([32_000], None), ([32_001], 0), ([1, 32_000, 40_000, 50_000], 2)]
 )
-def test_the_first_piece_that_nobody_may_lift_is_named(weights_grams: list[int], index: int | None) -> None:
+def test_the_first_bag_over_the_limit_is_named(weights_grams: list[int], index: int | None) -> None:
     for fare in FARES.values():
         assert fare.assess(weights_grams).too_heavy_index == index
 
 
 @pytest.mark.parametrize("weights_grams", [[1] * 7, [0], [10_000, -1]])
-def test_what_are_no_bags_is_refused(weights_grams: list[int]) -> None:
+def test_invalid_bags_are_refused(weights_grams: list[int]) -> None:
     with pytest.raises(ValueError, match="piece"):
         FARES["FLEX"].assess(weights_grams)
 
 
 @given(st.lists(st.integers(1, 200_000), max_size=6), st.sampled_from(sorted(FARES)))
-def test_the_fee_covers_the_excess_by_less_than_a_kilogram(weights_grams: list[int], code: str) -> None:
+def test_the_fee_covers_each_started_kilogram(weights_grams: list[int], code: str) -> None:
     fare = FARES[code]
     assessed = fare.assess(weights_grams)
     paid_kilograms, rest = divmod(assessed.fee_minor_units, 1500)

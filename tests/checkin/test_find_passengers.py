@@ -28,7 +28,7 @@ async def found(airport: Airport, request: pb.FindPassengersRequest) -> pb.FindP
     return answer
 
 
-async def test_passengers_are_found_as_the_manifest_has_them_and_others_are_missing(airport: Airport) -> None:
+async def test_found_passengers_equal_the_manifest(airport: Airport) -> None:
     adult = await airport.traveller("P1", special_services=["VGML"])
     await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     answer = await found(airport, asked(airport, "P1", "P2", "P1", "P9"))
@@ -38,7 +38,7 @@ async def test_passengers_are_found_as_the_manifest_has_them_and_others_are_miss
     assert [each.flight_id for each in answer.flights] == [airport.flight_id]
 
 
-async def test_a_flight_says_when_its_check_in_closes_and_whether_it_has(airport: Airport) -> None:
+async def test_a_flight_has_close_time_and_closed_flag(airport: Airport) -> None:
     await airport.set_flight(departs_in_seconds=HOUR, check_in_closes_before=seconds(600))
     (open_flight,) = (await found(airport, asked(airport, flight_ids=(airport.flight_id, new_flight_id())))).flights
     closes_in = open_flight.check_in_close_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
@@ -51,7 +51,7 @@ async def test_a_flight_says_when_its_check_in_closes_and_whether_it_has(airport
     assert not closed.HasField("cancel_time")
 
 
-async def test_a_cancelled_flight_says_when_and_why(airport: Airport) -> None:
+async def test_a_cancelled_flight_has_cancel_time_and_reason(airport: Airport) -> None:
     await airport.traveller("P1")
     event = flight.FlightCancelled(flight_id=airport.flight_id, reason="STRIKE")
     event.cancel_time.GetCurrentTime()

@@ -38,7 +38,7 @@ async def nobody_left(database: Database, flight_id: str) -> None:
     await eventually(gone)
 
 
-async def test_every_check_in_is_cancelled_settled_and_told(airport: Airport, checkin_database: Database) -> None:
+async def test_every_check_in_is_cancelled_settled_and_notified(airport: Airport, checkin_database: Database) -> None:
     paid, owing, begun = await airport.strangers(3)
     await paid.completed(30)
     waiting = await owing.waiting()
@@ -58,7 +58,7 @@ async def test_every_check_in_is_cancelled_settled_and_told(airport: Airport, ch
     assert not airport.payments.begin(waiting.payment_intent_id)
 
 
-async def test_nobody_checks_in_any_more(airport: Airport) -> None:
+async def test_no_check_in_can_start(airport: Airport) -> None:
     traveller = await airport.traveller()
     await airport.tell("flight.cancelled.v1", cancelled(airport.flight_id))
     with refused("FAILED_PRECONDITION", "FLIGHT_CANCELLED"):
@@ -69,7 +69,7 @@ async def test_nobody_checks_in_any_more(airport: Airport) -> None:
     assert [each.reason for each in verdict.reasons] == ["FLIGHT_CANCELLED"]
 
 
-async def test_an_infant_goes_with_its_adult_who_is_told_once(airport: Airport, checkin_database: Database) -> None:
+async def test_adult_and_infant_are_cancelled_with_one_mail(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     adult, infant = its.traveller(airport, 0), its.traveller(airport, 1)
@@ -82,7 +82,7 @@ async def test_an_infant_goes_with_its_adult_who_is_told_once(airport: Airport, 
     assert await checkin_database.fetchval(mails, its.confirmed.contact_email.encode()) == 1
 
 
-async def test_a_flight_is_cancelled_before_anybody_knows_it(airport: Airport) -> None:
+async def test_an_unknown_flight_is_cancelled_too(airport: Airport) -> None:
     ahead, imported = (new_flight_id(on=NEXT_DAY) for _ in range(2))
     for flight_id in (ahead, imported):
         await airport.tell("flight.cancelled.v1", cancelled(flight_id))
@@ -103,7 +103,7 @@ async def test_a_flight_is_cancelled_before_anybody_knows_it(airport: Airport) -
     await its.traveller(airport, 0).start()
 
 
-async def test_a_second_time_changes_nothing(airport: Airport, checkin_database: Database) -> None:
+async def test_a_repeated_event_changes_nothing(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.completed(10)
     await airport.tell("flight.cancelled.v1", cancelled(airport.flight_id))
@@ -117,7 +117,7 @@ async def test_a_second_time_changes_nothing(airport: Airport, checkin_database:
     assert len(await airport.mails(traveller)) == 1
 
 
-async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, checkin_database: Database) -> None:
+async def test_a_concurrent_start_waits_for_the_cancellation(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     await traveller.seats.confirm(await traveller.hold("14C"))
     async with airport.in_the_middle_of(handlers.on_flight_cancelled, cancelled(airport.flight_id)):
@@ -127,7 +127,7 @@ async def test_who_is_in_the_middle_of_it_does_not_begin(airport: Airport, check
     assert await checkin_database.fetchval("SELECT count(*) FROM check_ins WHERE pnr = $1", traveller.pnr) == 0
 
 
-async def test_facts_and_passengers_wait_for_it(airport: Airport) -> None:
+async def test_an_import_waits_for_the_cancellation(airport: Airport) -> None:
     flight_id = new_flight_id(on=NEXT_DAY)
     async with airport.in_the_middle_of(handlers.on_flight_cancelled, cancelled(flight_id)):
         imported = asyncio.ensure_future(
@@ -138,7 +138,7 @@ async def test_facts_and_passengers_wait_for_it(airport: Airport) -> None:
         assert await conn.fetchval("SELECT cancel_time IS NOT NULL FROM flights WHERE flight_id = $1", flight_id)
 
 
-async def test_whoever_begins_at_this_moment_is_cancelled_or_too_late(
+async def test_a_start_during_the_cancellation_is_cancelled_or_refused(
     airport: Airport, checkin_database: Database
 ) -> None:
     travellers = await airport.strangers(20)

@@ -39,7 +39,7 @@ def day_at_origin(shown: pb.BoardingPass) -> int:
     return shown.departure_time.ToDatetime(UTC).astimezone(airports.zone(shown.origin)).timetuple().tm_yday
 
 
-async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
+async def test_the_pass_has_passenger_flight_seat_and_times(airport: Airport) -> None:
     airport.flight_id = new_flight_id()
     await airport.open(TWO_CABINS)
     await airport.set_flight()
@@ -69,7 +69,7 @@ async def test_it_says_who_boards_what_where_and_when(airport: Airport) -> None:
     )
 
 
-async def test_the_day_is_the_departures_where_none_was_told(airport: Airport) -> None:
+async def test_the_date_is_the_departures_local_date(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed()
     shown = await boarding_pass(traveller)
@@ -77,7 +77,7 @@ async def test_the_day_is_the_departures_where_none_was_told(airport: Airport) -
     assert (decoded.day_of_year, decoded.bags_checked) == (day_at_origin(shown), False)
 
 
-async def test_an_infant_boards_on_the_lap(airport: Airport) -> None:
+async def test_an_infants_pass_has_the_lap(airport: Airport) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await adult.completed()
@@ -86,7 +86,7 @@ async def test_an_infant_boards_on_the_lap(airport: Airport) -> None:
     assert bcbp.decode((await boarding_pass(infant)).bcbp).seat_number == "INF"
 
 
-async def test_sequence_numbers_are_unique_and_without_gap_however_many_complete_at_once(airport: Airport) -> None:
+async def test_concurrent_completions_get_consecutive_sequence_numbers(airport: Airport) -> None:
     travellers = await airport.travellers(*(f"P{n}" for n in range(12)))
     for traveller in travellers:
         await traveller.start()
@@ -100,11 +100,11 @@ async def test_pass_is_refused_when_the_passenger_has_just_left_the_manifest(air
     async with db.transaction(airport.pool) as conn:
         check_in = await records.find(conn, UUID(traveller.checkin_id))
         removed = replace(check_in, passenger_id="P-REMOVED")
-        with pytest.raises(FailedPrecondition, match="not completed"):
+        with pytest.raises(FailedPrecondition, match="only a completed check-in"):
             await boarding_passes.issue(conn, removed)
 
 
-async def test_a_moved_passenger_has_the_new_seat_on_it(airport: Airport) -> None:
+async def test_a_moved_passengers_pass_has_the_new_seat(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start(seat_number="12A")
     await traveller.declare(10)
@@ -115,9 +115,7 @@ async def test_a_moved_passenger_has_the_new_seat_on_it(airport: Airport) -> Non
 
 
 @pytest.mark.parametrize("symbology", [0, Asked.AZTEC, Asked.PDF417, Asked.QR])
-async def test_a_scanner_reads_the_same_from_every_picture(
-    airport: Airport, symbology: Asked.Symbology.ValueType
-) -> None:
+async def test_every_picture_has_the_same_barcode_text(airport: Airport, symbology: Asked.Symbology.ValueType) -> None:
     traveller = await airport.traveller()
     await traveller.completed()
     expected = (await boarding_pass(traveller)).bcbp
@@ -133,7 +131,7 @@ async def test_a_scanner_reads_the_same_from_every_picture(
 
 
 @pytest.mark.parametrize("method", ["GetBoardingPass", "GetBoardingPassSvg", "GetBoardingPassPng"])
-async def test_before_completion_and_after_cancellation_there_is_none(airport: Airport, method: str) -> None:
+async def test_only_a_completed_check_in_has_a_pass(airport: Airport, method: str) -> None:
     request = pb.GetBoardingPassRequest if method == "GetBoardingPass" else Asked
     traveller, stranger = await airport.traveller("P1"), await airport.traveller("P2")
     await traveller.start()

@@ -30,7 +30,7 @@ async def test_a_check_in_without_a_fee(airport: Airport) -> None:
     ]
 
 
-async def test_a_check_in_with_a_fee_that_was_paid_and_taken_back(airport: Airport) -> None:
+async def test_a_paid_and_refunded_fee_is_shown(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting(30)
     await traveller.declare(31)
@@ -55,7 +55,7 @@ async def test_a_lighter_declaration_after_a_fee(airport: Airport) -> None:
     assert states[2:] == [("WAITING_FOR_PAYMENT", "BAGGAGE_VALIDATED"), ("BAGGAGE_VALIDATED", "COMPLETED")]
 
 
-async def test_a_stranger_finds_nothing(airport: Airport) -> None:
+async def test_a_foreign_check_in_is_not_found(airport: Airport) -> None:
     traveller = await airport.traveller("P1")
     stranger = await airport.traveller("P2")
     await traveller.start()

@@ -21,11 +21,11 @@ def reasons(answer: pb.Eligibility) -> list[str]:
     return [each.reason for each in answer.reasons]
 
 
-async def test_whoever_may_check_in_is_eligible_without_a_seat(airport: Airport) -> None:
+async def test_a_passenger_without_a_seat_can_be_eligible(airport: Airport) -> None:
     assert reasons(await verdict(await airport.traveller())) == []
 
 
-async def test_all_that_stands_in_the_way_is_named_as_the_refusal_would(airport: Airport) -> None:
+async def test_every_reason_equals_its_refusal(airport: Airport) -> None:
     traveller = await airport.traveller(special_services=["UMNR"])
     await airport.set_flight(departs_in_seconds=HOUR - 5)
     async with db.transaction(airport.pool) as conn:
@@ -38,7 +38,7 @@ async def test_all_that_stands_in_the_way_is_named_as_the_refusal_would(airport:
     assert answer.reasons[0].message == refusal.message
 
 
-async def test_a_live_check_in_is_a_reason_and_a_cancelled_one_is_none(airport: Airport) -> None:
+async def test_a_live_check_in_is_a_reason(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     answer = await verdict(traveller)
@@ -48,14 +48,14 @@ async def test_a_live_check_in_is_a_reason_and_a_cancelled_one_is_none(airport: 
     assert reasons(await verdict(traveller)) == []
 
 
-async def test_an_agent_is_no_reason_to_an_agent(airport: Airport) -> None:
+async def test_agent_required_is_no_reason_for_an_agent(airport: Airport) -> None:
     traveller = await airport.traveller(special_services=["MEDA"])
     assert reasons(await verdict(traveller)) == ["AGENT_REQUIRED"]
     assert reasons(await verdict(traveller, airport.checkin.service("waitlist"))) == ["AGENT_REQUIRED"]
     assert reasons(await verdict(traveller, airport.agent)) == []
 
 
-async def test_an_infant_waits_for_its_adult(airport: Airport) -> None:
+async def test_an_infant_is_eligible_after_its_adult(airport: Airport) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     assert reasons(await verdict(infant)) == ["ADULT_REQUIRED"]
@@ -63,7 +63,7 @@ async def test_an_infant_waits_for_its_adult(airport: Airport) -> None:
     assert reasons(await verdict(infant)) == []
 
 
-async def test_a_stranger_and_nobody_are_the_same(airport: Airport) -> None:
+async def test_a_foreign_and_a_missing_passenger_look_the_same(airport: Airport) -> None:
     traveller = await airport.traveller()
     stranger = await airport.traveller("P2")
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND") as foreign:

@@ -13,7 +13,7 @@ def asked(airport: Airport, passenger_id: str) -> pb.GetPassengerRequest:
     return pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id=passenger_id)
 
 
-async def test_it_answers_what_was_imported(airport: Airport) -> None:
+async def test_the_response_equals_the_import(airport: Airport) -> None:
     imported = pb.ManifestPassenger(
         passenger_id="P1",
         pnr="XK4T7Q",
@@ -29,7 +29,7 @@ async def test_it_answers_what_was_imported(airport: Airport) -> None:
     assert await airport.checkin.service().GetPassenger(asked(airport, "P1")) == imported
 
 
-async def test_an_adult_with_an_infant_needs_what_such_adults_need(airport: Airport) -> None:
+async def test_an_adult_with_an_infant_needs_inft(airport: Airport) -> None:
     adult = await airport.traveller("P1", special_services=["VGML"])
     await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     found = await airport.checkin.service().GetPassenger(asked(airport, "P1"))
@@ -40,7 +40,7 @@ async def test_an_adult_with_an_infant_needs_what_such_adults_need(airport: Airp
 
 
 @pytest.mark.parametrize("passenger_id", ["P9", "p1"])
-async def test_who_is_not_on_the_flight_is_not_found(airport: Airport, passenger_id: str) -> None:
+async def test_a_passenger_of_another_flight_is_not_found(airport: Airport, passenger_id: str) -> None:
     await airport.traveller("P1")
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await airport.checkin.service().GetPassenger(asked(airport, passenger_id))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.conftest import World
 
 
-async def test_adults_come_first_and_each_has_its_seat_and_check_in(airport: Airport) -> None:
+async def test_adults_come_first_with_seat_and_check_in(airport: Airport) -> None:
     pnr = new_pnr()
     child = await airport.traveller("P1", pnr=pnr, type=pb.CHILD)
     adult = await airport.traveller("P2", pnr=pnr)
@@ -37,7 +37,7 @@ async def test_adults_come_first_and_each_has_its_seat_and_check_in(airport: Air
     assert (segments[0].flight_number, window) == ("SH101", 23 * HOUR)
 
 
-async def test_a_held_seat_is_no_seat_yet_and_a_cancelled_check_in_is_gone(airport: Airport) -> None:
+async def test_held_seats_and_cancelled_check_ins_are_not_shown(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     await traveller.cancel()
@@ -48,7 +48,7 @@ async def test_a_held_seat_is_no_seat_yet_and_a_cancelled_check_in_is_gone(airpo
     assert (segment.seat_number, segment.checkin_id, segment.checkin_state) == ("", "", 0)
 
 
-async def test_a_trip_that_is_over_is_not_found(airport: Airport) -> None:
+async def test_a_past_trip_is_not_found(airport: Airport) -> None:
     traveller = await airport.traveller()
     asked = pb.GetTripRequest(pnr=traveller.pnr)
     await airport.set_flight(departs_in_seconds=-23 * HOUR)
@@ -58,7 +58,7 @@ async def test_a_trip_that_is_over_is_not_found(airport: Airport) -> None:
         await traveller.desk.GetTrip(asked)
 
 
-async def test_a_foreign_trip_and_none_are_the_same(airport: Airport) -> None:
+async def test_a_foreign_and_a_missing_trip_look_the_same(airport: Airport) -> None:
     traveller, stranger = await airport.traveller("P1"), await airport.traveller("P2")
     with refused("NOT_FOUND", "TRIP_NOT_FOUND") as foreign:
         await stranger.desk.GetTrip(pb.GetTripRequest(pnr=traveller.pnr))
@@ -68,7 +68,7 @@ async def test_a_foreign_trip_and_none_are_the_same(airport: Airport) -> None:
     assert (await airport.agent.GetTrip(pb.GetTripRequest(pnr=traveller.pnr))).pnr == traveller.pnr
 
 
-async def test_without_the_seat_service_the_check_ins_seats_are_shown(
+async def test_check_in_seats_are_shown_without_the_seat_service(
     airport: Airport, world: World, variables: dict[str, str]
 ) -> None:
     seated, unseated = await airport.travellers("P1", "P2")

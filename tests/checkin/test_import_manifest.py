@@ -45,7 +45,7 @@ def wrong_fields(answer: pb.ImportManifestResponse) -> list[tuple[int, str, str,
     ]
 
 
-async def test_it_says_what_is_new_what_changed_and_what_was_so(airport: Airport) -> None:
+async def test_the_response_counts_added_changed_and_unchanged_passengers(airport: Airport) -> None:
     pnr = new_pnr()
     first = [passenger(f"P{n}", pnr) for n in range(5)]
     assert counts(await airport.imported(*first)) == (5, 0, 0)
@@ -56,7 +56,7 @@ async def test_it_says_what_is_new_what_changed_and_what_was_so(airport: Airport
     assert [each.passenger_id for each in trip.passengers] == ["P0", "P1", "P2", "P3", "P4", "P9"]
 
 
-async def test_what_is_left_out_has_its_default(airport: Airport) -> None:
+async def test_omitted_fields_have_defaults(airport: Airport) -> None:
     await airport.imported(passenger("P1", new_pnr()))
     found = await airport.checkin.service().GetPassenger(
         pb.GetPassengerRequest(flight_id=airport.flight_id, passenger_id="P1")
@@ -64,12 +64,12 @@ async def test_what_is_left_out_has_its_default(airport: Airport) -> None:
     assert (found.type, found.cabin, found.fare) == (pb.ADULT, pb.ECONOMY, "STANDARD")
 
 
-async def test_five_hundred_passengers_in_one_call(airport: Airport) -> None:
+async def test_five_hundred_passengers_fit_into_one_call(airport: Airport) -> None:
     everybody = [passenger(f"P{n}", new_pnr(), contact_email=f"p{n}@example.org") for n in range(500)]
     assert counts(await airport.imported(*everybody)) == (500, 0, 0)
 
 
-async def test_a_repeat_gets_the_first_answer(airport: Airport, request_id: str) -> None:
+async def test_a_repeat_returns_the_first_response(airport: Airport, request_id: str) -> None:
     asked = pb.ImportManifestRequest(
         flight_id=airport.flight_id, passengers=[passenger("P1", new_pnr())], request_id=request_id
     )
@@ -78,13 +78,13 @@ async def test_a_repeat_gets_the_first_answer(airport: Airport, request_id: str)
     assert counts(first) == (1, 0, 0)
 
 
-async def test_many_imports_at_once_add_each_passenger_once(airport: Airport) -> None:
+async def test_concurrent_imports_add_each_passenger_once(airport: Airport) -> None:
     everybody = [passenger(f"P{n}", new_pnr()) for n in range(20)]
     answers = await asyncio.gather(*(airport.imported(*everybody) for _ in range(6)))
     assert sorted(counts(answer) for answer in answers) == [(0, 0, 20)] * 5 + [(20, 0, 0)]
 
 
-async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
+async def test_an_unknown_flight_requires_its_facts(airport: Airport) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.operations.ImportManifest(
             pb.ImportManifestRequest(flight_id="SH-NONE-1", passengers=[passenger("P1", new_pnr())])
@@ -107,14 +107,14 @@ async def test_an_unknown_flight_needs_its_facts(airport: Airport) -> None:
         ({"boarding_before": Duration(nanos=500)}, "flight.boarding_before"),
     ],
 )
-async def test_facts_that_fit_no_flight_are_refused(airport: Airport, more: dict[str, Any], field: str) -> None:
+async def test_inconsistent_flight_facts_are_refused(airport: Airport, more: dict[str, Any], field: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.set_flight(**more)
     assert refusal.fields == [field]
 
 
 @pytest.mark.parametrize("nanos", [0, 500, 999_999_999])
-async def test_a_flight_that_lands_as_it_leaves_is_refused(airport: Airport, nanos: int) -> None:
+async def test_an_arrival_at_the_departure_time_is_refused(airport: Airport, nanos: int) -> None:
     flight = facts()
     flight.arrival_time.CopyFrom(flight.departure_time)
     flight.arrival_time.nanos += nanos
@@ -124,7 +124,7 @@ async def test_a_flight_that_lands_as_it_leaves_is_refused(airport: Airport, nan
 
 
 @pytest.mark.parametrize("year", [1, 1970, 9999])
-async def test_a_flight_of_another_age_is_refused(airport: Airport, year: int) -> None:
+async def test_a_departure_more_than_two_years_away_is_refused(airport: Airport, year: int) -> None:
     flight = facts()
     flight.departure_time.FromJsonString(f"{year:04}-01-01T10:00:00Z")
     flight.arrival_time.FromSeconds(flight.departure_time.seconds + 2 * HOUR)
@@ -133,14 +133,14 @@ async def test_a_flight_of_another_age_is_refused(airport: Airport, year: int) -
     assert "flight.departure_time" in refusal.fields
 
 
-async def test_a_flight_of_more_than_a_day_is_refused(airport: Airport) -> None:
+async def test_a_flight_longer_than_a_day_is_refused(airport: Airport) -> None:
     flight = facts()
     flight.arrival_time.seconds = flight.departure_time.seconds + 24 * HOUR + 1
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
         await airport.operations.ImportManifest(pb.ImportManifestRequest(flight_id=airport.flight_id, flight=flight))
 
 
-async def test_a_flight_without_a_date_leaves_on_the_origins_date(airport: Airport) -> None:
+async def test_the_default_date_is_local_at_the_origin(airport: Airport) -> None:
     """At any time, the date at UTC+14 or at UTC-11 differs from the UTC date.
 
     Kiritimati is at UTC+14, Pago Pago at UTC-11.
@@ -155,7 +155,7 @@ async def test_a_flight_without_a_date_leaves_on_the_origins_date(airport: Airpo
         assert row["departure_date"] == row["departure_time"].astimezone(zone).date()
 
 
-async def test_new_facts_move_the_window(airport: Airport) -> None:
+async def test_new_facts_move_the_check_in_window(airport: Airport) -> None:
     traveller = await airport.traveller()
     await airport.set_flight(departs_in_seconds=30 * HOUR)
     asked = pb.GetEligibilityRequest(flight_id=airport.flight_id, passenger_id="P1")
@@ -165,7 +165,7 @@ async def test_new_facts_move_the_window(airport: Airport) -> None:
     assert (await traveller.desk.GetEligibility(asked)).eligible
 
 
-async def test_a_line_that_does_not_fit_the_flight_is_rejected_alone(airport: Airport) -> None:
+async def test_an_inconsistent_line_is_rejected_alone(airport: Airport) -> None:
     pnr, other = new_pnr(), new_pnr()
     answer = await airport.imported(
         passenger("A1", pnr),
@@ -194,7 +194,7 @@ async def test_a_line_that_does_not_fit_the_flight_is_rejected_alone(airport: Ai
     assert [each.passenger_id for each in trip.passengers] == ["A1", "A2", "C1", "I1"]
 
 
-async def test_a_line_that_breaks_the_contract_is_rejected_alone(airport: Airport, request_id: str) -> None:
+async def test_a_malformed_line_is_rejected_alone(airport: Airport, request_id: str) -> None:
     pnr = new_pnr()
     asked = pb.ImportManifestRequest(
         flight_id=airport.flight_id,
@@ -237,7 +237,7 @@ async def test_an_infant_whose_adult_is_rejected_is_rejected_too(airport: Airpor
     assert counts(answer) == (2, 0, 0)
 
 
-async def test_a_call_without_a_good_line_is_refused_and_changes_nothing(airport: Airport) -> None:
+async def test_a_call_with_only_wrong_lines_changes_nothing(airport: Airport) -> None:
     before = await flight_row(airport)
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.operations.ImportManifest(
@@ -251,7 +251,7 @@ async def test_a_call_without_a_good_line_is_refused_and_changes_nothing(airport
     assert await flight_row(airport) == before
 
 
-async def test_a_known_passenger_keeps_what_a_line_leaves_out(airport: Airport) -> None:
+async def test_omitted_fields_of_a_known_passenger_are_kept(airport: Airport) -> None:
     pnr = new_pnr()
     known = passenger(
         "P1",
@@ -274,13 +274,13 @@ async def test_a_known_passenger_keeps_what_a_line_leaves_out(airport: Airport) 
     assert found == known
 
 
-async def test_an_infant_that_becomes_a_child_needs_no_adult(airport: Airport) -> None:
+async def test_an_infant_changed_to_a_child_needs_no_adult(airport: Airport) -> None:
     pnr = new_pnr()
     await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
     assert counts(await airport.imported(passenger("I1", pnr, type=pb.CHILD))) == (0, 1, 0)
 
 
-async def test_a_flight_that_is_wrong_already_takes_other_passengers(airport: Airport) -> None:
+async def test_an_inconsistent_manifest_accepts_other_passengers(airport: Airport) -> None:
     """An infant stays on the manifest if the booking of its adult was cancelled."""
     pnr = new_pnr()
     await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
@@ -289,7 +289,7 @@ async def test_a_flight_that_is_wrong_already_takes_other_passengers(airport: Ai
     assert counts(await airport.imported(passenger("P2", new_pnr()))) == (1, 0, 0)
 
 
-async def test_a_thousand_wrong_fields_are_counted_and_the_first_listed(airport: Airport) -> None:
+async def test_many_wrong_fields_are_counted_after_the_listed_ones(airport: Airport) -> None:
     wrong = [passenger(f"P{n}", new_pnr(), given_name="", last_name="") for n in range(500)]
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airport.imported(*wrong)
@@ -299,7 +299,7 @@ async def test_a_thousand_wrong_fields_are_counted_and_the_first_listed(airport:
     assert refusal.status.ByteSize() < 6000
 
 
-async def test_an_adult_of_a_known_infant_stays_its_adult(airport: Airport) -> None:
+async def test_the_adult_of_a_known_infant_must_stay_adult(airport: Airport) -> None:
     pnr = new_pnr()
     await airport.imported(passenger("A1", pnr), infant("I1", pnr, "A1"))
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
@@ -310,7 +310,7 @@ async def test_an_adult_of_a_known_infant_stays_its_adult(airport: Airport) -> N
     assert refusal.fields == ["passengers[0].pnr"]
 
 
-async def test_two_infants_change_laps_in_one_import(airport: Airport) -> None:
+async def test_two_infants_can_swap_adults_in_one_import(airport: Airport) -> None:
     pnr = new_pnr()
     await airport.imported(passenger("A1", pnr), passenger("A2", pnr), infant("I1", pnr, "A1"), infant("I2", pnr, "A2"))
     assert counts(await airport.imported(infant("I1", pnr, "A2"), infant("I2", pnr, "A1"))) == (0, 2, 0)
@@ -325,9 +325,7 @@ async def test_two_infants_change_laps_in_one_import(airport: Airport) -> None:
         ({"fare": "FLEX"}, "fare"),
     ],
 )
-async def test_who_is_checked_in_stays_what_the_check_in_was_judged_by(
-    airport: Airport, change: dict[str, Any], field: str
-) -> None:
+async def test_facts_used_by_a_check_in_cannot_change(airport: Airport, change: dict[str, Any], field: str) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     changed = passenger("P1", traveller.pnr)
@@ -344,7 +342,7 @@ async def test_who_is_checked_in_stays_what_the_check_in_was_judged_by(
     assert counts(await airport.imported(passenger("P2", traveller.pnr), changed)) == (0, 1, 1)
 
 
-async def test_names_and_addresses_of_who_is_checked_in_may_change(airport: Airport) -> None:
+async def test_a_checked_in_passengers_name_and_address_can_change(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(10)
     assert counts(await airport.imported(passenger("P1", traveller.pnr, last_name="Ibáñez"))) == (0, 1, 0)
@@ -352,7 +350,7 @@ async def test_names_and_addresses_of_who_is_checked_in_may_change(airport: Airp
     assert (await traveller.desk.GetBoardingPass(asked)).last_name == "Ibáñez"
 
 
-async def test_an_import_and_a_start_at_once_agree(airport: Airport) -> None:
+async def test_import_and_start_at_once_stay_consistent(airport: Airport) -> None:
     for n in range(4):
         traveller = await airport.traveller(f"P{n}")
         hold = await traveller.hold()

@@ -8,7 +8,7 @@ from tests.callers import refused
 from tests.checkin.airport import Airport
 
 
-async def test_pages_show_each_check_in_once_in_order(airport: Airport) -> None:
+async def test_pages_list_each_check_in_once_in_order(airport: Airport) -> None:
     travellers = await airport.travellers(*(f"P{n}" for n in range(5)))
     begun = [(await each.start()).checkin_id for each in travellers]
     await travellers[1].cancel()
@@ -28,7 +28,7 @@ async def test_pages_show_each_check_in_once_in_order(airport: Airport) -> None:
     assert not any(each.history for each in shown)
 
 
-async def test_a_token_of_another_list_is_refused(airport: Airport) -> None:
+async def test_a_page_token_of_another_list_is_refused(airport: Airport) -> None:
     for traveller in await airport.travellers("P1", "P2"):
         await traveller.start()
     page = await airport.agent.ListCheckIns(pb.ListCheckInsRequest(flight_id=airport.flight_id, page_size=1))
@@ -43,6 +43,6 @@ async def test_a_token_of_another_list_is_refused(airport: Airport) -> None:
         )
 
 
-async def test_an_unknown_flight_has_none(airport: Airport) -> None:
+async def test_an_unknown_flight_has_an_empty_list(airport: Airport) -> None:
     answer = await airport.operations.ListCheckIns(pb.ListCheckInsRequest(flight_id="SH-NONE-1"))
     assert answer == pb.ListCheckInsResponse()

@@ -26,7 +26,7 @@ def imported(passenger_id: str, pnr: str, last_name: str = "Omega") -> pb.Manife
     return pb.ManifestPassenger(passenger_id=passenger_id, pnr=pnr, given_name="Mal", last_name=last_name)
 
 
-async def test_an_import_with_a_bookings_locator_is_refused_by_line(airport: Airport) -> None:
+async def test_a_line_with_a_bookings_locator_is_rejected(airport: Airport) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     answer = await airport.imported(imported("M-1", new_pnr()), imported("M-2", its.confirmed.pnr))
@@ -37,7 +37,7 @@ async def test_an_import_with_a_bookings_locator_is_refused_by_line(airport: Air
         await log_in(airport, its.confirmed.pnr, "Omega")
 
 
-async def test_a_bookings_passenger_gets_no_other_locator_by_import(airport: Airport) -> None:
+async def test_an_import_cannot_change_a_booked_passengers_locator(airport: Airport) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     child = its.confirmed.passengers[2]
@@ -55,7 +55,7 @@ async def test_an_imported_party_uses_its_locator_on_each_flight(airport: Airpor
     assert (answer.added, answer.unchanged) == (1, 1)
 
 
-async def test_a_reserved_locator_is_no_other_partys(airport: Airport) -> None:
+async def test_a_reserved_locator_cannot_be_reserved_by_another(airport: Airport) -> None:
     services, pnr, booking_id = airport.checkin.service(), new_pnr(), str(uuid4())
     for _ in range(2):
         await services.ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=booking_id))
@@ -65,14 +65,14 @@ async def test_a_reserved_locator_is_no_other_partys(airport: Airport) -> None:
         await airport.imported(imported("M-1", pnr))
 
 
-async def test_an_imported_partys_locator_is_refused_to_a_booking(airport: Airport) -> None:
+async def test_a_booking_cannot_reserve_an_imported_locator(airport: Airport) -> None:
     pnr = new_pnr()
     await airport.imported(imported("M-1", pnr))
     with refused("ABORTED", "LOCATOR_TAKEN"):
         await airport.checkin.service().ReserveLocator(pb.ReserveLocatorRequest(pnr=pnr, booking_id=str(uuid4())))
 
 
-async def test_a_confirmation_with_a_foreign_locator_puts_nobody_on(
+async def test_a_confirmation_with_a_foreign_locator_adds_no_passenger(
     airport: Airport, checkin_database: Database
 ) -> None:
     its = party(booked(airport.flight_id))
@@ -84,7 +84,7 @@ async def test_a_confirmation_with_a_foreign_locator_puts_nobody_on(
     assert await checkin_database.fetchval(listed, airport.flight_id) == ["M-1"]
 
 
-async def test_an_import_and_a_booking_at_once_leave_one_party(airport: Airport, checkin_database: Database) -> None:
+async def test_import_and_booking_at_once_leave_one_locator_owner(airport: Airport, checkin_database: Database) -> None:
     services = airport.checkin.service()
     for n in range(10):
         pnr = new_pnr()
@@ -99,7 +99,7 @@ async def test_an_import_and_a_booking_at_once_leave_one_party(airport: Airport,
         assert (booking is None) == (not isinstance(results[2], BaseException))
 
 
-async def test_a_refused_import_takes_no_locator(airport: Airport, checkin_database: Database) -> None:
+async def test_a_refused_import_reserves_no_locator(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     pnr = new_pnr()
@@ -108,4 +108,4 @@ async def test_a_refused_import_takes_no_locator(airport: Airport, checkin_datab
     answer = await airport.imported(imported("M-1", pnr, "7"), imported("M-3", new_pnr()))
     assert [each.passenger_id for each in answer.rejected] == ["M-1"]
     async with db.transaction(airport.pool) as conn:
-        assert (await locators.take(conn, [pnr], booking="0" * 16))[pnr] == "0" * 16
+        assert (await locators.reserve_free(conn, [pnr], booking="0" * 16))[pnr] == "0" * 16

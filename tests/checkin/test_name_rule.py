@@ -71,12 +71,12 @@ def rules(message: Message, field: str) -> validate_pb2.FieldRules:
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_every_name_field_has_one_rule(kind: type[Message], field: str) -> None:
+def test_every_name_field_has_the_same_rule(kind: type[Message], field: str) -> None:
     assert rules(kind(), field) == rules(FIELDS[0][0](), FIELDS[0][1])
 
 
 @pytest.mark.parametrize("name", PASSPORT_NAMES)
-def test_a_name_of_a_passport_is_taken_and_transliterated(name: str) -> None:
+def test_a_passport_name_is_accepted_and_transliterated(name: str) -> None:
     assert "last_name" not in violations(checkin.CreateSessionRequest, "last_name", name)
     assert re.fullmatch("[A-Z]{2,}", transliterate(name))
 

@@ -49,7 +49,7 @@ def test_a_name_is_folded_to_its_letters(name: str, folded: str) -> None:
 
 
 @given(LATIN)
-def test_a_latin_name_is_a_to_z(name: str) -> None:
+def test_a_latin_name_folds_to_a_to_z(name: str) -> None:
     assert set(fold(name)) <= set(string.ascii_uppercase)
 
 
@@ -59,17 +59,17 @@ def test_folding_again_changes_nothing(name: str) -> None:
 
 
 @given(ANY_NAME)
-def test_composition_does_not_matter(name: str) -> None:
+def test_composed_and_decomposed_names_fold_alike(name: str) -> None:
     assert fold(unicodedata.normalize("NFD", name)) == fold(name) == fold(unicodedata.normalize("NFC", name))
 
 
 @given(LATIN)
-def test_case_does_not_matter(name: str) -> None:
+def test_upper_and_lower_case_names_fold_alike(name: str) -> None:
     assert fold(name.upper()) == fold(name) == fold(name.casefold())
 
 
 @given(LATIN, st.lists(st.tuples(st.integers(0, 60), st.sampled_from(" -'\u2019.")), max_size=5))
-def test_signs_between_the_letters_do_not_matter(name: str, signs: list[tuple[int, str]]) -> None:
+def test_punctuation_in_names_is_ignored(name: str, signs: list[tuple[int, str]]) -> None:
     typed = name
     for place, sign in signs:
         typed = typed[:place] + sign + typed[place:]
@@ -77,7 +77,7 @@ def test_signs_between_the_letters_do_not_matter(name: str, signs: list[tuple[in
 
 
 @given(st.text(string.ascii_uppercase))
-def test_plain_names_stay_apart(name: str) -> None:
+def test_different_plain_names_fold_differently(name: str) -> None:
     assert fold(name) == name
 
 
@@ -93,12 +93,12 @@ def test_plain_names_stay_apart(name: str) -> None:
         ("Äaltonen", "Aeaaltonen"),
     ],
 )
-def test_a_login_finds_umlauts_spelt_out(name: str, typed: str) -> None:
+def test_a_login_matches_umlauts_in_both_spellings(name: str, typed: str) -> None:
     assert login_key("XK4T7Q", name) == login_key("xk4t7q", typed)
 
 
 @pytest.mark.parametrize(("pnr", "name"), [("XK4T7R", "Miller"), ("XK4T7Q", "Millar"), ("XK4T7", "QMiller")])
-def test_another_locator_or_name_is_another_key(pnr: str, name: str) -> None:
+def test_another_locator_or_name_has_another_key(pnr: str, name: str) -> None:
     assert login_key(pnr, name) != login_key("XK4T7Q", "Miller")
 
 

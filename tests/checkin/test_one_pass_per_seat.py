@@ -34,7 +34,7 @@ def unheard(monkeypatch: pytest.MonkeyPatch) -> None:
     async def lose(*args: Any, **more: Any) -> None:
         pass
 
-    monkeypatch.setattr(handlers, "_look", lose)
+    monkeypatch.setattr(handlers, "_check_seat_later", lose)
 
 
 def asked(traveller: Traveller) -> pb.GetBoardingPassRequest:
@@ -60,7 +60,7 @@ async def moves(traveller: Traveller, seat_number: str) -> None:
     await traveller.seats.confirm(await traveller.hold(seat_number))
 
 
-async def test_the_next_passenger_on_a_seat_ends_an_unheard_check_in(airport: Airport, unheard: None) -> None:
+async def test_a_reassigned_seat_cancels_the_former_passengers_check_in(airport: Airport, unheard: None) -> None:
     alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
     await checked_in(alpha, "5A")
     await alpha.lose_seat()
@@ -71,7 +71,7 @@ async def test_the_next_passenger_on_a_seat_ends_an_unheard_check_in(airport: Ai
         await alpha.desk.GetBoardingPass(asked(alpha))
 
 
-async def test_the_next_passenger_on_a_seat_moves_an_unheard_check_in(airport: Airport, unheard: None) -> None:
+async def test_a_reassigned_seat_moves_the_former_passengers_check_in(airport: Airport, unheard: None) -> None:
     alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
     await checked_in(alpha, "5A")
     await moves(alpha, "6A")
@@ -79,7 +79,7 @@ async def test_the_next_passenger_on_a_seat_moves_an_unheard_check_in(airport: A
     assert ((await alpha.get()).seat_number, await shown(alpha), await shown(beta)) == ("6A", "6A", "5A")
 
 
-async def test_no_pass_is_issued_for_a_seat_that_was_given_up(airport: Airport, unheard: None) -> None:
+async def test_no_pass_is_issued_for_a_released_seat(airport: Airport, unheard: None) -> None:
     alpha = await airport.traveller("P1")
     await checked_in(alpha, "5A")
     await alpha.lose_seat()
@@ -95,9 +95,7 @@ async def test_no_pass_is_issued_for_a_seat_that_was_given_up(airport: Airport, 
     await alpha.becomes(pb.CheckIn.CANCELLED)
 
 
-async def test_who_asks_for_a_pass_all_the_time_does_not_put_the_correction_off(
-    airport: Airport, unheard: None
-) -> None:
+async def test_repeated_pass_requests_do_not_postpone_the_correction(airport: Airport, unheard: None) -> None:
     alpha = await airport.traveller("P1")
     await checked_in(alpha, "5A")
     await alpha.lose_seat()
@@ -116,7 +114,7 @@ async def test_who_asks_for_a_pass_all_the_time_does_not_put_the_correction_off(
     await eventually(asks_until_cancelled)
 
 
-async def test_a_pass_shows_the_seat_that_the_passenger_has_at_that_moment(airport: Airport, unheard: None) -> None:
+async def test_a_pass_shows_the_passengers_current_seat(airport: Airport, unheard: None) -> None:
     alpha = await airport.traveller("P1")
     await checked_in(alpha, "5A")
     await moves(alpha, "6A")
@@ -124,7 +122,7 @@ async def test_a_pass_shows_the_seat_that_the_passenger_has_at_that_moment(airpo
     assert (await alpha.get()).seat_number == "6A"
 
 
-async def test_two_passengers_who_change_seats_unheard_have_each_others(airport: Airport, unheard: None) -> None:
+async def test_two_passengers_who_swap_seats_get_each_others(airport: Airport, unheard: None) -> None:
     alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
     await checked_in(alpha, "5A")
     await checked_in(beta, "5B")
@@ -140,9 +138,7 @@ async def test_two_passengers_who_change_seats_unheard_have_each_others(airport:
     assert not (await airport.row(beta)).seat_disputed
 
 
-async def test_a_paid_fee_completes_on_a_seat_whose_former_passenger_is_unheard(
-    airport: Airport, unheard: None
-) -> None:
+async def test_a_paid_check_in_completes_on_a_reassigned_seat(airport: Airport, unheard: None) -> None:
     alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
     await checked_in(alpha, "5A")
     await alpha.lose_seat()
@@ -153,7 +149,7 @@ async def test_a_paid_fee_completes_on_a_seat_whose_former_passenger_is_unheard(
     assert (await alpha.get()).state == pb.CheckIn.CANCELLED
 
 
-async def test_a_check_in_whose_seat_was_given_up_unheard_does_not_complete(airport: Airport, unheard: None) -> None:
+async def test_a_released_seat_prevents_the_completion(airport: Airport, unheard: None) -> None:
     alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
     await alpha.start(seat_number="5A")
     await beta.start(seat_number="5B")
@@ -176,10 +172,10 @@ async def test_a_check_in_whose_seat_was_given_up_unheard_does_not_complete(airp
 async def checkin_looks(airport: Airport, traveller: Traveller) -> None:
     """Makes check-in look up a traveller's seat, as an event would."""
     async with db.transaction(airport.pool) as conn:
-        await timers.set_timer(conn, timer_names.LOOK_AT_SEAT, traveller.checkin_id)
+        await timers.set_timer(conn, timer_names.CHECK_SEAT, traveller.checkin_id)
 
 
-async def test_an_infants_pass_ends_with_its_adults_seat(airport: Airport, unheard: None) -> None:
+async def test_an_infants_pass_requires_the_adults_seat(airport: Airport, unheard: None) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await checked_in(adult, "5A")
@@ -191,7 +187,7 @@ async def test_an_infants_pass_ends_with_its_adults_seat(airport: Airport, unhea
         await infant.desk.GetBoardingPass(asked(infant))
 
 
-async def test_without_the_seat_service_there_is_no_pass(
+async def test_no_pass_is_issued_without_the_seat_service(
     airport: Airport, world: World, variables: dict[str, str]
 ) -> None:
     alpha = await airport.traveller("P1")
@@ -202,7 +198,7 @@ async def test_without_the_seat_service_there_is_no_pass(
             await alone.agent().GetBoardingPass(asked(alpha))
 
 
-async def test_many_passengers_in_turn_on_one_seat_leave_one_completed(airport: Airport, unheard: None) -> None:
+async def test_many_passengers_on_one_seat_leave_one_completed(airport: Airport, unheard: None) -> None:
     """Each passenger takes the seat of the one before.
 
     Each check-in completes while the earlier passengers request their passes.
@@ -224,7 +220,9 @@ async def test_many_passengers_in_turn_on_one_seat_leave_one_completed(airport: 
     assert states == [pb.CheckIn.CANCELLED] * 5 + [pb.CheckIn.COMPLETED]
 
 
-async def test_the_schema_refuses_a_second_completed_check_in(airport: Airport, checkin_database: Database) -> None:
+async def test_the_schema_refuses_two_completed_check_ins_per_seat(
+    airport: Airport, checkin_database: Database
+) -> None:
     alpha, beta = await airport.traveller("P1"), await airport.traveller("P2")
     await checked_in(alpha, "5A")
     await checked_in(beta, "5B")

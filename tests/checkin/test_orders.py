@@ -124,7 +124,7 @@ async def play(traveller: Traveller, order: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("first", ACTIONS)
-async def test_every_order_ends_right(airport: Airport, first: str) -> None:
+async def test_every_order_of_events_ends_consistently(airport: Airport, first: str) -> None:
     others = [action for action in ACTIONS if action != first]
     orders = [(first, *rest) for rest in permutations(others, LONGEST - 1)]
     travellers = await airport.strangers(len(orders))
@@ -139,7 +139,7 @@ async def test_every_order_ends_right(airport: Airport, first: str) -> None:
 
 
 @pytest.mark.parametrize("first", ACTIONS)
-async def test_any_two_at_once_end_right(airport: Airport, first: str) -> None:
+async def test_any_two_concurrent_events_end_consistently(airport: Airport, first: str) -> None:
     pairs = [(before, second) for before in ("30 kg", "seat released") for second in ACTIONS]
     travellers = await airport.strangers(len(pairs))
 

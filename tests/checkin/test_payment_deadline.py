@@ -27,7 +27,7 @@ VARIABLES: Final = {"SKYHIGH_PAYMENT_DEADLINE_SECONDS": str(HOUR)}
 Intent = payment_service_pb2.PaymentIntent
 
 
-async def test_unpaid_it_is_cancelled_in_time_and_the_passenger_told(airport: Airport) -> None:
+async def test_an_unpaid_check_in_is_cancelled_at_the_deadline(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     # By the real clock: the timer exists before it is due.
@@ -43,7 +43,7 @@ async def test_unpaid_it_is_cancelled_in_time_and_the_passenger_told(airport: Ai
     assert cancelled.history[-1].actor == "deadline"
 
 
-async def test_paid_in_time_it_is_left_alone(airport: Airport) -> None:
+async def test_a_paid_check_in_is_not_cancelled(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.pay()
@@ -57,7 +57,7 @@ async def test_paid_in_time_it_is_left_alone(airport: Airport) -> None:
     assert (await traveller.get()).state == pb.CheckIn.COMPLETED
 
 
-async def test_declared_again_it_has_the_time_anew(airport: Airport) -> None:
+async def test_a_new_declaration_restarts_the_deadline(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     first = await traveller.has_deadline_in(HOUR / 2)
@@ -76,7 +76,7 @@ async def test_declared_again_it_has_the_time_anew(airport: Airport) -> None:
     assert cancelled.update_time.ToDatetime() >= moved.payment_deadline.ToDatetime()
 
 
-async def test_paid_but_not_yet_told_it_waits_for_the_event(airport: Airport) -> None:
+async def test_a_paid_check_in_waits_for_its_event(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -128,7 +128,7 @@ async def _paid_after_the_longest_wait(airport: Airport) -> tuple[Traveller, pay
     return traveller, succeeded
 
 
-async def test_the_deadline_waits_for_a_payment_that_runs(airport: Airport) -> None:
+async def test_the_deadline_waits_for_a_payment_in_progress(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -146,7 +146,7 @@ async def test_the_deadline_waits_for_a_payment_that_runs(airport: Airport) -> N
     assert await traveller.seat() != ""
 
 
-async def test_a_payment_that_runs_and_fails_ends_it(airport: Airport) -> None:
+async def test_a_failed_payment_after_the_deadline_cancels(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -159,7 +159,7 @@ async def test_a_payment_that_runs_and_fails_ends_it(airport: Airport) -> None:
     assert [each.state for each in airport.payments.of(traveller.checkin_id)] == [Intent.CANCELLED]
 
 
-async def test_success_after_the_longest_wait_is_refunded_told_and_mailed(airport: Airport) -> None:
+async def test_a_payment_after_the_longest_wait_is_refunded(airport: Airport) -> None:
     traveller, succeeded = await _paid_after_the_longest_wait(airport)
     await airport.tell("payment.succeeded.v1", succeeded)
     await airport.at_rest(traveller)
@@ -168,7 +168,7 @@ async def test_success_after_the_longest_wait_is_refunded_told_and_mailed(airpor
     assert await traveller.seat() == ""
 
 
-async def test_late_payment_applied_twice_at_once_is_mailed_once(airport: Airport) -> None:
+async def test_concurrent_events_of_a_late_payment_mail_once(airport: Airport) -> None:
     traveller, succeeded = await _paid_after_the_longest_wait(airport)
 
     async def compare() -> None:
@@ -184,7 +184,7 @@ async def test_late_payment_applied_twice_at_once_is_mailed_once(airport: Airpor
     assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101", "Your payment is refunded: SH101"]
 
 
-async def test_while_payments_are_down_the_deadline_waits(airport: Airport) -> None:
+async def test_the_deadline_is_retried_while_payments_are_down(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     airport.payments.away = True
@@ -206,7 +206,7 @@ async def test_while_payments_are_down_the_deadline_waits(airport: Airport) -> N
     await traveller.becomes(pb.CheckIn.CANCELLED)
 
 
-async def test_a_deadline_that_dies_before_its_commit_ends_the_check_in_the_next_time(
+async def test_a_deadline_killed_before_its_commit_fires_again(
     airport: Airport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traveller = await airport.traveller()
@@ -228,7 +228,7 @@ async def test_a_deadline_that_dies_before_its_commit_ends_the_check_in_the_next
     assert await traveller.seat() == ""
 
 
-async def test_a_deadline_and_a_payment_at_once_end_in_one_of_both(airport: Airport) -> None:
+async def test_deadline_and_payment_at_once_leave_one_result(airport: Airport) -> None:
     travellers = await airport.travellers(*(f"P{n}" for n in range(8)))
 
     async def race(n: int) -> None:
@@ -248,7 +248,7 @@ async def test_a_deadline_and_a_payment_at_once_end_in_one_of_both(airport: Airp
     await asyncio.gather(*(race(n) for n in range(8)))
 
 
-async def test_a_timer_fires_once_never_early_and_hardly_late(airport: Airport) -> None:
+async def test_a_timer_fires_once_and_on_time(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.has_deadline_in(0.5)

@@ -22,7 +22,7 @@ from tests.waiting import eventually
 Intent = payment_service_pb2.PaymentIntent
 
 
-async def test_a_success_completes(airport: Airport) -> None:
+async def test_a_success_completes_the_check_in(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.pay()
@@ -33,7 +33,7 @@ async def test_a_success_completes(airport: Airport) -> None:
     assert await airport.mails(traveller) == []
 
 
-async def test_a_failure_leaves_it_waiting_with_the_reason(airport: Airport) -> None:
+async def test_a_failure_is_shown_while_waiting_for_payment(airport: Airport) -> None:
     traveller = await airport.traveller()
     before = await traveller.waiting()
     await traveller.fail_to_pay()
@@ -44,7 +44,7 @@ async def test_a_failure_leaves_it_waiting_with_the_reason(airport: Airport) -> 
     assert (await traveller.becomes(pb.CheckIn.COMPLETED)).last_payment_error == ""
 
 
-async def test_a_failure_told_late_changes_nothing(airport: Airport) -> None:
+async def test_a_late_failure_changes_nothing(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -57,7 +57,7 @@ async def test_a_failure_told_late_changes_nothing(airport: Airport) -> None:
     assert await airport.row(traveller) == before
 
 
-async def test_a_success_told_often_completes_once(airport: Airport) -> None:
+async def test_a_repeated_success_completes_once(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -74,7 +74,7 @@ async def test_a_success_told_often_completes_once(airport: Airport) -> None:
     assert await airport.mails(traveller) == []
 
 
-async def test_a_success_after_the_cancellation_is_given_back_and_told(airport: Airport) -> None:
+async def test_a_success_after_cancellation_is_refunded_and_mailed(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     airport.payments.begin(waiting.payment_intent_id)
@@ -85,7 +85,7 @@ async def test_a_success_after_the_cancellation_is_given_back_and_told(airport: 
     assert await airport.mails(traveller) == ["Your payment is refunded: SH101"]
 
 
-async def test_money_for_an_intent_that_no_check_in_names_is_given_back(airport: Airport) -> None:
+async def test_a_payment_of_a_replaced_intent_is_refunded(airport: Airport) -> None:
     traveller = await airport.traveller()
     first = await traveller.waiting(30)
     await traveller.declare(30)
@@ -108,9 +108,7 @@ async def test_money_for_an_intent_that_no_check_in_names_is_given_back(airport:
         money_pb2.Money(currency_code="USD", units=75, nanos=1),
     ],
 )
-async def test_another_amount_than_the_fee_completes_nothing_and_is_given_back(
-    airport: Airport, amount: money_pb2.Money
-) -> None:
+async def test_a_payment_of_another_amount_is_refunded(airport: Airport, amount: money_pb2.Money) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     # The intent has this amount too, because on a busy machine the reconciler may read the intent before the event
@@ -123,7 +121,7 @@ async def test_another_amount_than_the_fee_completes_nothing_and_is_given_back(
     assert airport.payments.money_kept(traveller.checkin_id) == 0
 
 
-async def test_a_refund_is_noted_and_one_that_overtook_its_payment_completes_nothing(airport: Airport) -> None:
+async def test_a_refund_before_its_payment_prevents_completion(airport: Airport) -> None:
     traveller = await airport.traveller()
     waiting = await traveller.waiting()
     intent_id = waiting.payment_intent_id
@@ -140,7 +138,7 @@ async def test_a_refund_is_noted_and_one_that_overtook_its_payment_completes_not
     assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
 
 
-async def test_payments_for_other_things_are_not_looked_at(airport: Airport) -> None:
+async def test_payments_of_other_services_are_ignored(airport: Airport) -> None:
     booking = f"booking/{uuid4()}/1"
     async with db.transaction(airport.pool) as conn:
         await handlers.on_payment_succeeded(
@@ -150,7 +148,7 @@ async def test_payments_for_other_things_are_not_looked_at(airport: Airport) -> 
         await handlers.on_payment_refunded(conn, payment_events.PaymentRefunded(intent_id="", reference=booking))
 
 
-async def test_paid_while_the_seat_is_gone_it_completes_with_the_next_seat(airport: Airport) -> None:
+async def test_a_fee_paid_without_a_seat_completes_later(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.waiting()
     await traveller.lose_seat()
@@ -164,7 +162,7 @@ async def test_paid_while_the_seat_is_gone_it_completes_with_the_next_seat(airpo
     assert (completed.seat_number, completed.sequence_number) == ("20C", 1)
 
 
-async def test_payment_service_down_while_a_refund_is_due_delays_it_only(airport: Airport) -> None:
+async def test_a_refund_is_retried_while_payments_are_down(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
     airport.payments.away = True

@@ -19,7 +19,7 @@ def asked(airport: Airport) -> int:
     return airport.payments.calls.count("GetPaymentIntent")
 
 
-async def test_a_fee_whose_event_was_lost_completes_its_check_in(airport: Airport) -> None:
+async def test_a_paid_fee_with_lost_event_completes(airport: Airport) -> None:
     traveller = await airport.traveller()
     check_in = await traveller.waiting()
     assert airport.payments.begin(check_in.payment_intent_id)
@@ -28,7 +28,7 @@ async def test_a_fee_whose_event_was_lost_completes_its_check_in(airport: Airpor
     assert airport.payments.money_kept(check_in.checkin_id) == 1
 
 
-async def test_a_failed_payment_whose_event_was_lost_is_shown_once(airport: Airport) -> None:
+async def test_a_failure_with_a_lost_event_is_recorded_once(airport: Airport) -> None:
     traveller = await airport.traveller()
     check_in = await traveller.waiting()
     assert airport.payments.begin(check_in.payment_intent_id)
@@ -48,7 +48,7 @@ async def test_a_failed_payment_whose_event_was_lost_is_shown_once(airport: Airp
     assert (await airport.row(traveller)).version == version
 
 
-async def test_a_fee_that_was_paid_for_a_cancelled_check_in_is_given_back_without_an_event(airport: Airport) -> None:
+async def test_a_cancelled_check_ins_fee_is_refunded_without_event(airport: Airport) -> None:
     traveller = await airport.traveller()
     check_in = await traveller.waiting()
     assert airport.payments.begin(check_in.payment_intent_id)
@@ -63,9 +63,7 @@ async def test_a_fee_that_was_paid_for_a_cancelled_check_in_is_given_back_withou
     assert airport.payments.money_kept(check_in.checkin_id) == 0
 
 
-async def test_the_refund_of_a_fee_whose_flight_left_without_the_check_in_is_noted_without_an_event(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_a_refund_after_departure_is_recorded_without_event(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     check_in = await traveller.waiting()
     # Once paid, the check-in waits for a seat until its flight departs.

@@ -22,7 +22,7 @@ from tests.instances import Database
         ("cabin", pb.Cabin.DESCRIPTOR),
     ],
 )
-async def test_an_enum_is_the_same_in_sql_and_in_the_contract(
+async def test_sql_and_contract_have_the_same_enum_values(
     checkin_database: Database, sql: str, proto: EnumDescriptor
 ) -> None:
     labels = await checkin_database.fetch(
@@ -52,7 +52,7 @@ async def test_an_enum_is_the_same_in_sql_and_in_the_contract(
         ("complete_time = now()", "sequence_number_comes_with_completion"),
     ],
 )  # fmt: skip
-async def test_a_row_cannot_contradict_itself(
+async def test_a_row_cannot_be_inconsistent(
     airport: Airport, checkin_database: Database, change: str, constraint: str
 ) -> None:
     traveller = await airport.traveller()
@@ -62,7 +62,7 @@ async def test_a_row_cannot_contradict_itself(
     assert refusal.value.constraint_name == constraint
 
 
-async def test_a_sequence_number_is_given_once_on_a_flight(airport: Airport, checkin_database: Database) -> None:
+async def test_a_sequence_number_is_unique_per_flight(airport: Airport, checkin_database: Database) -> None:
     first, second = await airport.travellers("P1", "P2")
     await first.completed()
     await second.completed()

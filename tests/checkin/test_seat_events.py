@@ -17,7 +17,7 @@ from tests.checkin.airport import Airport
 Intent = payment_service_pb2.PaymentIntent
 
 
-async def test_a_moved_passengers_check_in_follows(airport: Airport) -> None:
+async def test_a_check_in_follows_the_passengers_new_seat(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start(seat_number="12A")
     await traveller.seats.confirm(await traveller.hold("14C"))
@@ -25,7 +25,7 @@ async def test_a_moved_passengers_check_in_follows(airport: Airport) -> None:
     assert (await traveller.declare(10)).seat_number == "14C"
 
 
-async def test_without_its_seat_a_started_one_waits_for_another(airport: Airport) -> None:
+async def test_a_started_check_in_without_a_seat_waits(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.start()
     await traveller.lose_seat()
@@ -38,7 +38,7 @@ async def test_without_its_seat_a_started_one_waits_for_another(airport: Airport
     assert (await traveller.declare(10)).state == pb.CheckIn.COMPLETED
 
 
-async def test_without_its_seat_a_completed_one_is_cancelled_refunded_and_told(airport: Airport) -> None:
+async def test_a_completed_check_in_without_a_seat_is_cancelled(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(30)
     await traveller.lose_seat()
@@ -49,7 +49,7 @@ async def test_without_its_seat_a_completed_one_is_cancelled_refunded_and_told(a
     assert await airport.mails(traveller) == ["Your check-in was cancelled: SH101"]
 
 
-async def test_a_seat_that_was_freed_before_anybody_could_be_told_is_noticed(airport: Airport) -> None:
+async def test_a_seat_released_during_the_start_is_detected(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.seats.confirm(await traveller.hold())
     started, _ = await asyncio.gather(traveller.start(hold_id=""), traveller.lose_seat(), return_exceptions=True)
@@ -57,7 +57,7 @@ async def test_a_seat_that_was_freed_before_anybody_could_be_told_is_noticed(air
         await traveller.has_seat("")
 
 
-async def test_old_news_changes_nothing(airport: Airport) -> None:
+async def test_an_old_event_changes_nothing(airport: Airport) -> None:
     traveller = await airport.traveller()
     first = await traveller.hold("12A")
     await traveller.start(hold_id=first.hold_id)
@@ -81,7 +81,7 @@ async def test_old_news_changes_nothing(airport: Airport) -> None:
     assert await airport.row(traveller) == before
 
 
-async def test_an_infant_keeps_the_lap_whatever_seats_do(airport: Airport) -> None:
+async def test_an_infants_seat_ignores_seat_events(airport: Airport) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     await adult.completed()

@@ -19,7 +19,7 @@ from tests.callers import refused, seat
 from tests.checkin.airport import HOUR, Airport, outcomes
 
 
-async def test_a_hold_is_confirmed_and_the_check_in_begins(airport: Airport) -> None:
+async def test_the_hold_is_confirmed_and_the_check_in_starts(airport: Airport) -> None:
     traveller = await airport.traveller()
     started = await traveller.start(seat_number="12A")
     assert started.state == pb.CheckIn.INITIATED
@@ -27,20 +27,20 @@ async def test_a_hold_is_confirmed_and_the_check_in_begins(airport: Airport) -> 
     assert await traveller.seat() == "12A"
 
 
-async def test_without_a_hold_the_confirmed_seat_is_used(airport: Airport) -> None:
+async def test_the_confirmed_seat_is_used_without_a_hold(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.seats.confirm(await traveller.hold("14C"))
     assert (await traveller.start(hold_id="")).seat_number == "14C"
 
 
-async def test_a_confirmed_hold_may_be_named(airport: Airport) -> None:
+async def test_a_confirmed_hold_is_accepted(airport: Airport) -> None:
     traveller = await airport.traveller()
     hold = await traveller.seats.confirm(await traveller.hold("14C"))
     assert (await traveller.start(hold_id=hold.hold_id)).seat_number == "14C"
 
 
 @pytest.mark.parametrize("left_out", [False, True])
-async def test_a_hold_that_is_changed_meanwhile_gives_the_seat_that_was_confirmed(
+async def test_a_changed_hold_gives_the_confirmed_seat(
     airport: Airport, monkeypatch: pytest.MonkeyPatch, left_out: bool
 ) -> None:
     traveller, companion = await airport.travellers("P1", "P2")
@@ -68,7 +68,7 @@ async def test_a_new_hold_moves_the_passenger(airport: Airport) -> None:
     assert await traveller.seat() == "15D"
 
 
-async def test_a_familys_hold_serves_each_of_them(airport: Airport) -> None:
+async def test_a_family_hold_serves_each_passenger(airport: Airport) -> None:
     first, second = await airport.travellers("P1", "P2")
     family = airport.seats.passenger(f"P1:{airport.flight_id}", f"P2:{airport.flight_id}", pnr=first.pnr)
     hold = await family.hold_seats(seat(airport.flight_id, "10A", "P1"), seat(airport.flight_id, "10B", "P2"))
@@ -76,7 +76,7 @@ async def test_a_familys_hold_serves_each_of_them(airport: Airport) -> None:
     assert (await second.start(hold_id=hold.hold_id)).seat_number == "10B"
 
 
-async def test_without_any_seat_it_is_refused(airport: Airport) -> None:
+async def test_a_start_without_a_seat_is_refused(airport: Airport) -> None:
     traveller = await airport.traveller()
     with refused("FAILED_PRECONDITION", "SEAT_REQUIRED"):
         await traveller.start(hold_id="")
@@ -92,7 +92,7 @@ async def test_an_unknown_passenger_is_refused(airport: Airport) -> None:
         await traveller.start(hold_id="")
 
 
-async def test_a_stranger_starts_nothing(airport: Airport) -> None:
+async def test_a_foreign_passenger_cannot_be_checked_in(airport: Airport) -> None:
     traveller = await airport.traveller()
     stranger = await airport.traveller("P2")
     stranger.passenger_id = traveller.passenger_id
@@ -115,7 +115,7 @@ async def test_an_agent_starts_for_the_passenger(airport: Airport) -> None:
     ("departs_in_seconds", "reason", "told"),
     [(25 * HOUR, "CHECK_IN_NOT_OPEN", "open_time"), (HOUR - 5, "CHECK_IN_CLOSED", "close_time")],
 )
-async def test_outside_the_window_it_is_refused(
+async def test_a_start_outside_the_window_is_refused(
     airport: Airport, departs_in_seconds: float, reason: str, told: str
 ) -> None:
     traveller = await airport.traveller()
@@ -126,7 +126,7 @@ async def test_outside_the_window_it_is_refused(
     assert await traveller.seat() == ""
 
 
-async def test_a_second_one_is_refused_and_names_the_first(airport: Airport) -> None:
+async def test_a_second_check_in_is_refused_naming_the_first(airport: Airport) -> None:
     traveller = await airport.traveller()
     first = await traveller.start()
     with refused("FAILED_PRECONDITION", "ALREADY_CHECKED_IN") as refusal:
@@ -134,7 +134,7 @@ async def test_a_second_one_is_refused_and_names_the_first(airport: Airport) -> 
     assert dict(refusal.info.metadata) == {"checkin_id": first.checkin_id, "state": "INITIATED"}
 
 
-async def test_of_many_at_once_one_begins(airport: Airport) -> None:
+async def test_of_concurrent_starts_one_succeeds(airport: Airport) -> None:
     traveller = await airport.traveller()
     hold = await traveller.hold()
     results = await asyncio.gather(*(traveller.start(hold_id=hold.hold_id) for _ in range(12)), return_exceptions=True)
@@ -143,7 +143,7 @@ async def test_of_many_at_once_one_begins(airport: Airport) -> None:
     assert len({each.checkin_id for each in results if isinstance(each, pb.CheckIn)}) == 1
 
 
-async def test_a_request_whose_hold_is_confirmed_gets_the_check_in_of_a_faster_one(
+async def test_a_slower_request_returns_the_faster_ones_check_in(
     airport: Airport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traveller = await airport.traveller()
@@ -159,7 +159,7 @@ async def test_a_request_whose_hold_is_confirmed_gets_the_check_in_of_a_faster_o
     assert (await traveller.start(hold_id=hold.hold_id)).checkin_id == begun[0].checkin_id
 
 
-async def test_a_request_whose_hold_is_confirmed_is_not_refused_as_if_nothing_had_changed(
+async def test_a_close_after_confirmation_leaves_the_outcome_unknown(
     airport: Airport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traveller = await airport.traveller()
@@ -179,7 +179,7 @@ async def test_a_request_whose_hold_is_confirmed_is_not_refused_as_if_nothing_ha
     assert await traveller.seat() == hold.seats[0].seat_number
 
 
-async def test_a_repeat_gets_the_first_answer(airport: Airport, request_id: str) -> None:
+async def test_a_repeat_returns_the_first_response(airport: Airport, request_id: str) -> None:
     traveller = await airport.traveller()
     hold = await traveller.hold()
     first = await traveller.start(hold_id=hold.hold_id, request_id=request_id)
@@ -189,14 +189,14 @@ async def test_a_repeat_gets_the_first_answer(airport: Airport, request_id: str)
         await traveller.start(hold_id="", request_id=request_id)
 
 
-async def test_twins_of_one_request_get_one_answer(airport: Airport, request_id: str) -> None:
+async def test_concurrent_repeats_return_one_response(airport: Airport, request_id: str) -> None:
     traveller = await airport.traveller()
     hold = await traveller.hold()
     answers = await asyncio.gather(*(traveller.start(hold_id=hold.hold_id, request_id=request_id) for _ in range(8)))
     assert len({answer.checkin_id for answer in answers}) == 1
 
 
-async def test_an_unknown_hold_and_a_foreign_one_are_the_same(airport: Airport) -> None:
+async def test_an_unknown_and_a_foreign_hold_look_the_same(airport: Airport) -> None:
     traveller = await airport.traveller()
     foreign = await (await airport.traveller("P2")).hold()
     with refused("NOT_FOUND", "HOLD_NOT_FOUND") as missing:
@@ -206,7 +206,7 @@ async def test_an_unknown_hold_and_a_foreign_one_are_the_same(airport: Airport) 
     assert missing.status == somebody_elses.status
 
 
-async def test_a_foreign_hold_for_the_own_passenger_is_not_confirmed(airport: Airport) -> None:
+async def test_a_foreign_hold_for_the_own_passenger_is_refused(airport: Airport) -> None:
     traveller = await airport.traveller()
     agents = await airport.seats.agent().hold(airport.flight_id, "20C", traveller.passenger_id)
     with refused("NOT_FOUND", "HOLD_NOT_FOUND"):
@@ -221,7 +221,7 @@ async def test_a_cancelled_hold_is_refused(airport: Airport) -> None:
         await traveller.start(hold_id=hold.hold_id)
 
 
-async def test_a_hold_for_somebody_else_is_a_mismatch_and_stays_held(airport: Airport) -> None:
+async def test_a_hold_for_another_passenger_is_a_mismatch(airport: Airport) -> None:
     traveller, companion = await airport.travellers("P1", "P2")
     both = airport.seats.passenger(f"P2:{airport.flight_id}", pnr=traveller.pnr)
     hold = await both.hold(airport.flight_id, "20C", "P2")
@@ -231,7 +231,7 @@ async def test_a_hold_for_somebody_else_is_a_mismatch_and_stays_held(airport: Ai
 
 
 @pytest.mark.parametrize("service", ["UMNR", "MEDA", "STCR"])
-async def test_who_needs_care_is_checked_in_by_an_agent(airport: Airport, service: str) -> None:
+async def test_a_passenger_who_needs_care_requires_an_agent(airport: Airport, service: str) -> None:
     traveller = await airport.traveller(special_services=["VGML", service])
     hold = await traveller.hold()
     with refused("FAILED_PRECONDITION", "AGENT_REQUIRED") as refusal:
@@ -241,7 +241,7 @@ async def test_who_needs_care_is_checked_in_by_an_agent(airport: Airport, servic
     assert (await traveller.start(hold_id=hold.hold_id)).state == pb.CheckIn.INITIATED
 
 
-async def test_an_infant_follows_its_adult_on_the_lap(airport: Airport) -> None:
+async def test_an_infant_gets_the_adults_lap(airport: Airport) -> None:
     adult = await airport.traveller("P1")
     infant = await airport.traveller("P2", pnr=adult.pnr, type=pb.INFANT, accompanying_passenger_id="P1")
     with refused("FAILED_PRECONDITION", "ADULT_REQUIRED") as refusal:
@@ -256,7 +256,7 @@ async def test_an_infant_follows_its_adult_on_the_lap(airport: Airport) -> None:
     assert (completed.state, completed.sequence_number) == (pb.CheckIn.COMPLETED, 2)
 
 
-async def test_a_start_that_dies_after_the_confirmation_is_repeated(
+async def test_a_start_killed_after_confirmation_is_repeatable(
     airport: Airport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traveller = await airport.traveller()
@@ -272,7 +272,7 @@ async def test_a_start_that_dies_after_the_confirmation_is_repeated(
     assert (await traveller.start(hold_id=hold.hold_id)).state == pb.CheckIn.INITIATED
 
 
-async def test_after_a_cancelled_one_another_may_begin_with_another_seat(airport: Airport) -> None:
+async def test_another_check_in_can_start_after_a_cancelled_one(airport: Airport) -> None:
     traveller = await airport.traveller()
     first = await traveller.start(seat_number="12A")
     await traveller.cancel()

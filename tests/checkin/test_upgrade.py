@@ -81,7 +81,7 @@ async def apply(connection: Database, migration: str) -> None:
     await connection.execute((resources.files("checkin_service") / "migrations" / migration).read_text())
 
 
-async def test_a_running_system_sends_all_and_looks_at_doubled_seats(world: World) -> None:
+async def test_a_migration_sends_entitlements_and_checks_doubled_seats(world: World) -> None:
     async with before(world, ENTITLEMENTS, PASSENGERS, DOUBLED) as connection:
         await apply(connection, ENTITLEMENTS)
         rows = await connection.fetch("SELECT passenger_id, revision, known_revision FROM entitlements ORDER BY 1")
@@ -96,7 +96,7 @@ async def test_a_running_system_sends_all_and_looks_at_doubled_seats(world: Worl
         assert [tuple(row) for row in timers] == [("look-at-seat", checkin_id), ("send-entitlements", "SH1")]
 
 
-async def test_a_running_system_sends_whose_booking_includes_a_seat(world: World) -> None:
+async def test_a_migration_sends_which_bookings_include_seats(world: World) -> None:
     async with before(world, SEATS_OF_BOOKINGS, PASSENGERS, KNOWN) as connection:
         await apply(connection, SEATS_OF_BOOKINGS)
         to_send = await connection.fetch("SELECT passenger_id FROM entitlements WHERE known_revision < revision")

@@ -68,7 +68,7 @@ async def test_a_failed_payment_is_shown(airport: Airport) -> None:
     stream.cancel()
 
 
-async def test_a_quiet_one_shows_that_the_stream_lives(airport: Airport) -> None:
+async def test_a_quiet_watch_sends_heartbeats(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed()
     stream = traveller.desk.WatchCheckIn(pb.WatchCheckInRequest(checkin_id=traveller.checkin_id))
@@ -78,7 +78,7 @@ async def test_a_quiet_one_shows_that_the_stream_lives(airport: Airport) -> None
     stream.cancel()
 
 
-async def test_a_stranger_sees_nothing(airport: Airport) -> None:
+async def test_a_foreign_check_in_is_not_shown(airport: Airport) -> None:
     traveller, stranger = await airport.traveller("P1"), await airport.traveller("P2")
     await traveller.start()
     for checkin_id in (traveller.checkin_id, str(uuid4())):

@@ -196,14 +196,14 @@ def caller_of(callers: Callers, role: Role) -> Caller:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_method_has_a_row_and_every_row_a_method(service: str) -> None:
+def test_every_method_has_exactly_one_row(service: str) -> None:
     described, module, _ = SERVICES[service]
     methods = set(module.DESCRIPTOR.services_by_name[service].methods_by_name)
     assert set(described.policy) == methods == set(MAY_CALL[service])
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_table_is_the_contracts(service: str) -> None:
+def test_the_table_equals_the_contracts(service: str) -> None:
     assert {method: access.roles for method, access in SERVICES[service][0].policy.items()} == {
         method: frozenset(LETTERS[letter] for letter in letters) for method, letters in MAY_CALL[service].items()
     }
@@ -211,7 +211,7 @@ def test_the_table_is_the_contracts(service: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(("service", "method"), METHODS)
-async def test_a_role_reaches_what_it_may_and_nothing_else(
+async def test_a_role_can_call_only_its_methods(
     guards: dict[str, Callers], service: str, method: str, role: Role
 ) -> None:
     ended = await call(caller_of(guards[service], role), service, method)
@@ -223,7 +223,7 @@ async def test_a_role_reaches_what_it_may_and_nothing_else(
 
 
 @pytest.mark.parametrize(("service", "method"), METHODS)
-async def test_nobody_comes_in_without_a_token_where_one_is_needed(
+async def test_calls_without_a_required_token_are_refused(
     guards: dict[str, Callers], service: str, method: str
 ) -> None:
     ended = await call(guards[service].anybody("nonsense"), service, method)
@@ -233,7 +233,7 @@ async def test_nobody_comes_in_without_a_token_where_one_is_needed(
         assert read(ended).reason == "UNAUTHENTICATED"
 
 
-async def test_a_method_without_a_row_is_refused_to_everybody(world: World) -> None:
+async def test_a_method_without_a_row_is_refused(world: World) -> None:
     forgotten = {method: access for method, access in SEAT_SERVICE.policy.items() if method != "GetSeatMap"}
     async with guarding(world, "SeatService", forgotten) as callers:
         for role in ROLES:

@@ -188,7 +188,7 @@ def raised_reasons(package: str) -> set[str]:
 @pytest.mark.parametrize(
     ("service", "sql"), [pytest.param(s, sql, id=f"{s.name}.{sql}") for s in SERVICES.values() for sql in s.enums]
 )
-async def test_an_enum_is_the_same_in_sql_and_in_the_contract(world: World, service: Convention, sql: str) -> None:
+async def test_sql_and_contract_have_the_same_enum_values(world: World, service: Convention, sql: str) -> None:
     async with connected(world.servers.database_url(service.name)) as database:
         labels = await database.fetch(
             "SELECT enumlabel FROM pg_enum WHERE enumtypid = $1::regtype ORDER BY enumsortorder",
@@ -199,7 +199,7 @@ async def test_an_enum_is_the_same_in_sql_and_in_the_contract(world: World, serv
 
 
 @each_service
-async def test_every_enum_of_sql_is_compared(world: World, service: Convention) -> None:
+async def test_every_sql_enum_is_compared(world: World, service: Convention) -> None:
     async with connected(world.servers.database_url(service.name)) as database:
         rows = await database.fetch(
             "SELECT typname FROM pg_type WHERE typtype = 'e' AND typnamespace = $1::regnamespace", service.name
@@ -208,7 +208,7 @@ async def test_every_enum_of_sql_is_compared(world: World, service: Convention) 
 
 
 @each_service
-def test_every_reason_that_is_raised_is_declared(service: Convention) -> None:
+def test_every_raised_reason_is_declared(service: Convention) -> None:
     streams = any(method.server_streaming for method in service.contract.methods)
     chassis = raised_reasons("services") - (set() if streams else STREAM_REASONS)
     assert raised_reasons("services") >= STREAM_REASONS
@@ -216,13 +216,13 @@ def test_every_reason_that_is_raised_is_declared(service: Convention) -> None:
 
 
 @each_service
-def test_every_reason_of_its_own_is_raised(service: Convention) -> None:
+def test_every_service_reason_is_raised(service: Convention) -> None:
     own = {value.name for value in service.reasons.values if value.number >= FIRST_OWN_REASON}
     assert own - STREAM_REASONS <= raised_reasons(service.package)
 
 
 @each_service
-def test_a_service_raises_its_own_contracts_reasons(service: Convention) -> None:
+def test_a_service_raises_only_its_contracts_reasons(service: Convention) -> None:
     imported = {
         node.module
         for _, module in sources(service.package)
@@ -244,7 +244,7 @@ def test_a_common_reason_has_the_same_number_everywhere() -> None:
 
 
 @each_service
-def test_every_update_of_a_state_carries_its_guard(service: Convention) -> None:
+def test_every_update_of_a_state_has_a_guard(service: Convention) -> None:
     tables = "|".join(service.stateful)
     statement = re.compile(rf"\bUPDATE ({tables})\b(.*?)(?=\bRETURNING\b|\bUPDATE (?:{tables})\b|\Z)", re.DOTALL)
     guarded = set()
@@ -265,7 +265,7 @@ def test_every_method_of_the_contract_is_served(service: Convention) -> None:
 
 
 @each_service
-async def test_a_second_migration_does_nothing_and_an_edited_file_is_refused(
+async def test_migrations_run_once_and_edited_files_are_refused(
     world: World, service: Convention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = world.servers.database_url(service.name)

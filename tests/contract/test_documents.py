@@ -65,7 +65,7 @@ def cited(path: Path) -> Iterator[str]:
         yield from re.findall(r"\b(P1?\d)\b", text)
 
 
-def test_each_cited_id_leads_to_a_rule_that_is_built() -> None:
+def test_each_cited_rule_exists_and_is_built() -> None:
     known = states()
     for path in texts():
         # The rules may refer to a rule that is planned.
@@ -73,7 +73,7 @@ def test_each_cited_id_leads_to_a_rule_that_is_built() -> None:
         assert [name for name in cited(path) if allowed.isdisjoint(known.get(name, ()))] == [], path
 
 
-def test_a_cited_id_is_seen(tmp_path: Path) -> None:
+def test_a_cited_id_is_recognised(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("SEAT-3, WL-2 to WL-4, PAY-1 to 2, rule 11.6, rules 11.1 to 11.7")
     assert [*cited(page)] == ["SEAT-3", "WL-2", "WL-3", "WL-4", "PAY-1", "PAY-2", "11.6", "11.7"]
@@ -85,7 +85,7 @@ def test_each_cited_section_of_the_rules_exists() -> None:
         assert set(re.findall(r"rules\.md section (\d+)", path.read_text())) <= sections, path
 
 
-def test_no_file_cites_a_document_that_is_not_here() -> None:
+def test_no_file_cites_a_missing_document() -> None:
     elsewhere = re.compile(r"\b(?:SPEC|DESIGN)(?:\.md)?(?:'s)? (?:section|[A-Z]+-)")
     assert [path for path in texts() if path != Path(__file__) and elsewhere.search(path.read_text())] == []
 
@@ -106,7 +106,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_each_link_of_a_page_leads_somewhere() -> None:
+def test_each_link_of_a_page_has_a_target() -> None:
     for page in pages():
         without_code = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
         links = re.findall(r"\]\(([^)\s]+)\)", without_code) + re.findall(r"^\[[^\]]+\]: (\S+)$", without_code, re.M)
@@ -146,17 +146,17 @@ def unknown_commands(named: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [words for words in named if not exists(words)]
 
 
-def test_each_command_that_a_page_names_exists() -> None:
+def test_each_command_on_a_page_exists() -> None:
     named = named_commands()
     assert {("dlq", "replay"), ("verify",)} <= named
     assert unknown_commands(named) == []
 
 
-def test_a_command_that_does_not_exist_is_seen() -> None:
+def test_a_missing_command_is_detected() -> None:
     assert unknown_commands([("dlq", "forget"), ("fly",), ("seats", "anything")]) == [("dlq", "forget"), ("fly",)]
 
 
-def test_the_page_of_a_package_names_each_of_its_modules() -> None:
+def test_a_packages_readme_lists_each_of_its_modules() -> None:
     for page in ROOT.glob("*/README.md"):
         # The rooms of a service belong to its page.
         inside = "**/*.py" if page.parent.name.endswith("_service") else "*.py"

@@ -40,7 +40,7 @@ FOLDERS: Final = sorted({path.relative_to(TESTS).parts[0] for path in TESTS.rglo
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_no_module_sleeps_or_names_a_date_near_today(folder: str) -> None:
+def test_no_test_sleeps_or_has_a_near_date(folder: str) -> None:
     paths = [TESTS / folder] if folder.endswith(".py") else (TESTS / folder).rglob("*.py")
     assert [f"{path.relative_to(TESTS)}:{fault}" for path in paths for fault in faults(path.read_text())] == []
 
@@ -58,7 +58,7 @@ PLANTED: Final = {
 
 
 @pytest.mark.parametrize("source", PLANTED.values(), ids=PLANTED)
-def test_planted_fault_is_found(source: str) -> None:
+def test_a_planted_sleep_or_date_is_found(source: str) -> None:
     assert len(list(faults(source))) == 1
 
 

@@ -94,7 +94,7 @@ def rule_of(field: FieldDescriptor) -> bytes:
     return rule.SerializeToString(deterministic=True)
 
 
-def test_texts_of_one_name_have_one_rule() -> None:
+def test_texts_of_one_name_have_the_same_rule() -> None:
     rules: dict[str, dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
     for field in fields():
         rule = rule_of(field)
@@ -104,7 +104,7 @@ def test_texts_of_one_name_have_one_rule() -> None:
     assert len(rules["flight_id"]) == len(rules["seat_number"]) == 1
 
 
-def test_what_is_no_longer_an_exception_is_not_listed_as_one() -> None:
+def test_every_listed_exception_still_exists() -> None:
     known = {field.full_name: field for field in fields()}
     assert known.keys() >= OTHER_THINGS
     names = {field.name for field in fields()}
@@ -124,19 +124,19 @@ SEAT_NUMBER: Final = pattern(seat.SeatAssignment.DESCRIPTOR, "seat_number")
 AIRPORT: Final = pattern(flight.SearchFlightsRequest.DESCRIPTOR, "source")
 
 
-def test_an_itinerary_id_is_made_of_airports_and_flight_ids() -> None:
+def test_an_itinerary_id_consists_of_airports_and_flight_ids() -> None:
     expected = f"CF_{AIRPORT}_{AIRPORT}(_{FLIGHT_ID}){{1,{MOST_FLIGHTS}}}"
     assert pattern(flight.GetItineraryRequest.DESCRIPTOR, "itinerary_id") == expected
     assert pattern(booking.CreateBookingRequest.DESCRIPTOR, "itinerary_id") == expected
 
 
-def test_a_boarding_pass_has_the_seats_and_flight_numbers_of_the_contract() -> None:
+def test_boarding_pass_patterns_equal_the_contracts() -> None:
     flight_number = pattern(flight.CreateFlightRequest.DESCRIPTOR, "flight_number")
     assert re.sub("[()]", "", bcbp._SEAT.pattern) == SEAT_NUMBER
     assert re.sub("[()]", "", bcbp._FLIGHT_NUMBER.pattern) == flight_number
 
 
-def test_a_layout_has_the_ids_and_seats_of_the_contract() -> None:
+def test_layout_ids_and_seats_match_the_contract() -> None:
     assert cabin_layouts._LAYOUT_ID.pattern == pattern(seat.ProvisionSeatsRequest.DESCRIPTOR, "layout_id")
     for layout in cabin_layouts.load_layouts().values():
         assert all(re.fullmatch(SEAT_NUMBER, number) for number in layout.by_number)
@@ -158,7 +158,7 @@ OUR_OWN: Final = {"booking", "digest", "edition", "currency"}
 
 
 @pytest.mark.parametrize("service", ["seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway"])
-async def test_a_check_of_sql_has_the_rule_of_the_contract(world: World, service: str) -> None:
+async def test_a_sql_check_equals_the_contracts_rule(world: World, service: str) -> None:
     async with connected(world.servers.database_url(service)) as database:
         rows = await database.fetch(
             """
@@ -175,7 +175,7 @@ async def test_a_check_of_sql_has_the_rule_of_the_contract(world: World, service
         assert rule == COLUMNS.get(column, rule), f"{service}.{column}"
 
 
-def test_no_booking_costs_more_than_a_payment_may() -> None:
+def test_the_largest_booking_fits_into_a_payment() -> None:
     """A payment accepts the total of the most expensive booking.
 
     It has nine passengers on the longest itinerary, in the dearest cabin, at the highest fare of CreateFlight.
@@ -195,7 +195,7 @@ def test_no_booking_costs_more_than_a_payment_may() -> None:
     assert violations_of(request) == []
 
 
-def test_as_many_bags_are_weighed_as_may_be_declared() -> None:
+def test_the_weight_service_accepts_all_declarable_bags() -> None:
     declared = checkin.DeclareBaggageRequest.DESCRIPTOR.fields_by_name["bags"]
     weighed = weight.WeighBagsRequest.DESCRIPTOR.fields_by_name["declared_grams"]
     limits = [field.GetOptions().Extensions[validate_pb2.field].repeated for field in (declared, weighed)]

@@ -165,10 +165,10 @@ async def nothing_is_confirmed_after_departure(broken: Instance, flight: str) ->
 
 BUGS: Final[dict[str, tuple[list[Plant], Rule]]] = {
     "a hold without a guard": (HOLD_WITHOUT_A_GUARD, one_of_many),
-    "a hold of the seats that are left": (HOLD_OF_WHAT_IS_LEFT, one_taken_seat_is_enough_to_get_none),
-    "a confirmation after the end": (CONFIRM_AFTER_THE_END, a_lapsed_hold_is_not_confirmed),
-    "a cancellation by anybody": (CANCEL_BY_ANYBODY, a_stranger_cancels_nothing),
-    "a cancellation by seat, whoever has it": (CANCEL_BY_SEAT, a_cancelled_hold_touches_nobody),
+    "a hold of the available seats only": (HOLD_OF_WHAT_IS_LEFT, one_taken_seat_is_enough_to_get_none),
+    "a confirmation after the expiry": (CONFIRM_AFTER_THE_END, a_lapsed_hold_is_not_confirmed),
+    "a cancellation by any caller": (CANCEL_BY_ANYBODY, a_stranger_cancels_nothing),
+    "a cancellation by seat id, of any owner": (CANCEL_BY_SEAT, a_cancelled_hold_touches_nobody),
     "a cancellation of a seat that a booking includes": (CANCEL_WHAT_A_BOOKING_INCLUDES, a_seat_of_a_booking_stays),
     "a hold for a passenger who ended": (HOLD_FOR_AN_ENDED_PASSENGER, an_ended_passenger_gets_no_seat),
     "a confirmation for another locator's passenger": (
@@ -176,10 +176,10 @@ BUGS: Final[dict[str, tuple[list[Plant], Rule]]] = {
         a_session_confirms_for_its_locator_only,
     ),
     "a confirmation after the departure": (CONFIRM_AFTER_DEPARTURE, nothing_is_confirmed_after_departure),
-    "a sweeper that does not look at the end": (SWEEP_BEFORE_THE_END, living_holds_are_kept),
-    "a sweeper that frees by id what it read before": (SWEEP_BY_ID, a_decided_hold_does_not_expire),
-    "a release that nobody hears of": (RELEASE_WITHOUT_AN_EVENT, a_cancelled_hold_touches_nobody),
-    "an answer that is not remembered": (REPEAT_FORGOTTEN, a_repeat_has_one_effect),
+    "a sweeper that ignores the expire time": (SWEEP_BEFORE_THE_END, living_holds_are_kept),
+    "a sweeper that releases by id without a guard": (SWEEP_BY_ID, a_decided_hold_does_not_expire),
+    "a release without an event": (RELEASE_WITHOUT_AN_EVENT, a_cancelled_hold_touches_nobody),
+    "a response that is not stored": (REPEAT_FORGOTTEN, a_repeat_has_one_effect),
 }
 # The sweeper sleeps, so that it does not end a lapsed hold before a rule looks at it. The sweeper's own rule is
 # excepted.
@@ -210,20 +210,20 @@ async def test_a_planted_bug_is_caught(world: World, bug: str) -> None:
 
 
 @pytest.mark.parametrize("rule", dict.fromkeys(rule for _, rule in BUGS.values()), ids=lambda rule: rule.__name__)
-async def test_without_a_bug_nothing_is_caught(world: World, rule: Rule) -> None:
+async def test_the_checks_pass_without_a_planted_bug(world: World, rule: Rule) -> None:
     async with sabotaged(world, **VARIABLES.get(rule, NO_SWEEP)) as sound:
         flight = rules.new_flight_id()
         await sound.callers.operations().provision(flight)
         await rule(sound, flight)
 
 
-async def test_a_plant_that_meets_no_statement_is_no_proof(world: World) -> None:
+async def test_a_plant_that_matches_no_statement_is_an_error(world: World) -> None:
     with pytest.raises(AssertionError, match="no statement has"):
         async with sabotaged(world, ("a fragment of nothing", "")):
             pass
 
 
-async def test_a_cache_that_does_not_look_at_versions_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cache_that_ignores_versions_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         cache, "_SET_IF_NEWER", "redis.call('SET', KEYS[1], ARGV[2] .. ' ' .. ARGV[3], 'EX', ARGV[4]) return 1"
     )
@@ -253,7 +253,7 @@ class HastyRelay(Relay):
 
 
 @pytest.mark.parametrize("hasty", [True, False], ids=["hasty", "sound"])
-async def test_a_relay_that_marks_before_the_broker_confirms_is_caught(world: World, hasty: bool) -> None:
+async def test_a_relay_that_marks_before_confirmation_is_caught(world: World, hasty: bool) -> None:
     amqp_url = world.servers.amqp_url()
     async with pooled(await own_database(world)) as pool:
         relay = (HastyRelay if hasty else Relay)(pool, amqp_url, source="skyhigh/test")

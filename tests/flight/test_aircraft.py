@@ -17,7 +17,7 @@ from seat_service.layouts.cabin_layouts import load_layouts
 HIGHEST_FARE_CENTS = 2_000_000
 
 
-def test_each_type_has_the_seats_that_the_seat_service_provisions() -> None:
+def test_each_aircraft_has_the_seats_of_its_layout() -> None:
     layouts = load_layouts()
     assert {aircraft.layout_id for aircraft in AIRCRAFT.values()} == set(layouts)
     for name, aircraft in AIRCRAFT.items():
@@ -27,7 +27,7 @@ def test_each_type_has_the_seats_that_the_seat_service_provisions() -> None:
         assert list(aircraft.cabins.items()) == list(seats.items())
 
 
-def test_the_contract_names_the_types() -> None:
+def test_the_contract_lists_the_aircraft_types() -> None:
     assert set(AIRCRAFT) == {"A320", "A321", "AT72", "B738", "B789", "E190"}
     for aircraft in AIRCRAFT.values():
         # The contract lists the cabins in the order of the aircraft, and each type has an economy cabin.
@@ -60,6 +60,6 @@ def test_the_lowest_fare_is_that_of_the_last_cabin(aircraft_type: str, economy_c
     assert [*found.values()][-1] == economy_cents
 
 
-def test_there_is_no_fare_for_an_aircraft_that_nobody_has() -> None:
+def test_an_unknown_aircraft_has_no_fare() -> None:
     with pytest.raises(KeyError):
         fares("A388", 8900)

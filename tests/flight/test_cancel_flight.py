@@ -34,7 +34,7 @@ async def events_of(database: Database, flight_id: str) -> list[events_pb2.Fligh
     return [event for event in events if event.flight_id == flight_id]
 
 
-async def test_a_cancelled_flight_is_told_of_and_not_found_any_more(
+async def test_a_cancelled_flight_is_published_and_not_found(
     world: World, airline: Airline, new: NewFlight, day: date, flight_database: Database
 ) -> None:
     assert len(await airline.found("LHR", "CDG", day)) == 1
@@ -56,7 +56,7 @@ async def _told(database: Database) -> bool:
     return not await database.fetchval("SELECT count(*) FROM outbox WHERE publish_time IS NULL")
 
 
-async def test_cancelled_flights_are_listed_until_three_days_after_their_departure(
+async def test_cancelled_flights_are_listed_for_three_days(
     airline: Airline, new: NewFlight, flight_database: Database
 ) -> None:
     """Other services compare this list with the events that they received."""
@@ -97,13 +97,15 @@ async def test_a_repeat_changes_nothing(airline: Airline, new: NewFlight, flight
     assert len(await events_of(flight_database, new.flight_id)) == 1
 
 
-async def test_many_at_once_cancel_once(airline: Airline, new: NewFlight, flight_database: Database) -> None:
+async def test_concurrent_cancellations_cancel_once(
+    airline: Airline, new: NewFlight, flight_database: Database
+) -> None:
     answers = await asyncio.gather(*(airline.cancel(new.flight_id, reason=f"R{n}") for n in range(20)))
     assert all(each == answers[0] for each in answers)
     assert len(await events_of(flight_database, new.flight_id)) == 1
 
 
-async def test_a_key_is_for_one_cancellation(airline: Airline, new: NewFlight) -> None:
+async def test_a_key_cancels_one_flight_only(airline: Airline, new: NewFlight) -> None:
     key = str(uuid4())
     first = await airline.cancel(new.flight_id, request_id=key)
     assert first.cancel_reason == "CANCELLED"
@@ -112,7 +114,7 @@ async def test_a_key_is_for_one_cancellation(airline: Airline, new: NewFlight) -
         await airline.cancel(new.flight_id, request_id=key, reason="FOG")
 
 
-async def test_what_has_left_is_not_cancelled(airline: Airline, flight_database: Database) -> None:
+async def test_a_departed_flight_is_not_cancelled(airline: Airline, flight_database: Database) -> None:
     departed = flight("LHR", "CDG", datetime.now(UTC) - timedelta(minutes=1))
     await airline.add(departed)
     with refused("FAILED_PRECONDITION", "FLIGHT_DEPARTED") as refusal:
@@ -123,9 +125,7 @@ async def test_what_has_left_is_not_cancelled(airline: Airline, flight_database:
     assert await events_of(flight_database, departed.flight_id) == []
 
 
-async def test_what_was_cancelled_and_should_have_left_since_stays_cancelled(
-    airline: Airline, flight_database: Database
-) -> None:
+async def test_a_flight_cancelled_before_departure_stays_cancelled(airline: Airline, flight_database: Database) -> None:
     departed = flight("LHR", "CDG", datetime.now(UTC) - timedelta(minutes=1))
     await airline.add(departed)
     await flight_database.execute(
@@ -135,7 +135,7 @@ async def test_what_was_cancelled_and_should_have_left_since_stays_cancelled(
     assert (await airline.cancel(departed.flight_id)).cancel_reason == "FOG"
 
 
-async def test_what_is_not_there_is_not_found(airline: Airline) -> None:
+async def test_an_unknown_flight_is_not_found(airline: Airline) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
         await airline.cancel(missing := new_flight_id())
     assert refusal.info.metadata == {"flight_id": missing}
@@ -145,7 +145,7 @@ async def test_what_is_not_there_is_not_found(airline: Airline) -> None:
     ("more", "field"),
     [({"flight_id": "SH_1"}, "flight_id"), ({"reason": "a\nb"}, "reason"), ({"reason": "x" * 121}, "reason")],
 )
-async def test_bad_input_is_named(airline: Airline, new: NewFlight, more: dict[str, str], field: str) -> None:
+async def test_a_malformed_field_is_named(airline: Airline, new: NewFlight, more: dict[str, str], field: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airline.operations.CancelFlight(pb.CancelFlightRequest(**{"flight_id": new.flight_id} | more))
     assert refusal.fields == [field]

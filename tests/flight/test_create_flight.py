@@ -39,7 +39,7 @@ async def create(airline: Airline, request: pb.CreateFlightRequest) -> pb.Flight
     return created
 
 
-async def test_a_flight_is_there_with_its_seats(airline: Airline, day: date) -> None:
+async def test_a_created_flight_has_its_seats(airline: Airline, day: date) -> None:
     new = flight("LHR", "JFK", datetime.combine(day, time(9)), 480, cents=30_000, aircraft_type="B789")
     created = await create(airline, asked(new, flight_id="", gate="B3"))
     assert created.flight_id == f"{new.flight_number}-{day}"
@@ -59,7 +59,7 @@ async def test_a_flight_is_there_with_its_seats(airline: Airline, day: date) -> 
     assert created.flight_id in str(await airline.found("LHR", "JFK", day))
 
 
-async def test_the_id_has_the_day_at_the_origin(airline: Airline, day: date) -> None:
+async def test_the_id_has_the_local_date_of_the_origin(airline: Airline, day: date) -> None:
     """In Kiritimati a day begins 14 hours before it begins in London."""
     new = flight("CXI", "HNL", datetime.combine(day, time(1)))
     created = await create(airline, asked(new, flight_id=""))
@@ -67,14 +67,14 @@ async def test_the_id_has_the_day_at_the_origin(airline: Airline, day: date) -> 
     assert created.departure_time.ToDatetime(UTC).date() == day - timedelta(days=1)
 
 
-async def test_a_window_of_its_own_is_kept(airline: Airline, new: NewFlight) -> None:
+async def test_its_own_check_in_window_is_kept(airline: Airline, new: NewFlight) -> None:
     request = asked(new, check_in_opens_before=Duration(seconds=172_800), check_in_closes_before=Duration())
     created = await create(airline, request)
     assert (created.check_in_opens_before.seconds, created.check_in_closes_before.seconds) == (172_800, 0)
     assert created.HasField("check_in_closes_before")
 
 
-async def test_a_repeat_answers_the_flight_that_is_there(airline: Airline, new: NewFlight) -> None:
+async def test_a_repeat_returns_the_existing_flight(airline: Airline, new: NewFlight) -> None:
     created = await create(airline, asked(new))
     assert await create(airline, asked(new)) == created
     await airline.count(new, ECONOMY=3)
@@ -83,7 +83,7 @@ async def test_a_repeat_answers_the_flight_that_is_there(airline: Airline, new: 
 
 
 @pytest.mark.parametrize("change", ["time", "price", "aircraft", "gate", "route", "window"])
-async def test_the_same_id_with_other_facts_is_refused(airline: Airline, new: NewFlight, change: str) -> None:
+async def test_an_existing_id_with_other_facts_is_refused(airline: Airline, new: NewFlight, change: str) -> None:
     await create(airline, asked(new))
     request = {
         "time": asked(delayed(new, timedelta(minutes=1))),
@@ -98,21 +98,23 @@ async def test_the_same_id_with_other_facts_is_refused(airline: Airline, new: Ne
     assert refusal.info.metadata == {"flight_id": new.flight_id}
 
 
-async def test_twins_make_one_flight(airline: Airline, new: NewFlight, flight_database: Database) -> None:
+async def test_concurrent_repeats_create_one_flight(
+    airline: Airline, new: NewFlight, flight_database: Database
+) -> None:
     created = await asyncio.gather(*(create(airline, asked(new)) for _ in range(20)))
     assert all(each == created[0] for each in created)
     rows = await flight_database.fetch("SELECT cabin FROM flight_cabins WHERE flight_id = $1", new.flight_id)
     assert len(rows) == 1
 
 
-async def test_twins_of_different_facts_make_one_flight(airline: Airline, new: NewFlight) -> None:
+async def test_concurrent_requests_with_other_facts_create_one_flight(airline: Airline, new: NewFlight) -> None:
     requests = [asked(new, price=Money(units=n)) for n in range(20)]
     answers = await asyncio.gather(*(create(airline, each) for each in requests), return_exceptions=True)
     (created,) = [each for each in answers if isinstance(each, pb.Flight)]
     assert await airline.get(new.flight_id) == created
 
 
-async def test_the_same_key_from_many_is_one_flight_and_one_answer(airline: Airline, new: NewFlight) -> None:
+async def test_many_repeats_of_a_key_return_one_response(airline: Airline, new: NewFlight) -> None:
     key = str(uuid4())
     operations = airline.operations
     first = await operations.CreateFlight(asked(new), metadata=[("idempotency-key", key)])
@@ -123,13 +125,13 @@ async def test_the_same_key_from_many_is_one_flight_and_one_answer(airline: Airl
         await operations.CreateFlight(asked(new, request_id=key, gate="A1"))
 
 
-async def test_the_same_key_at_once_is_one_flight_and_equal_answers(airline: Airline, new: NewFlight) -> None:
+async def test_concurrent_requests_with_one_key_return_equal_responses(airline: Airline, new: NewFlight) -> None:
     request = asked(new, request_id=str(uuid4()))
     answers = await asyncio.gather(*(create(airline, request) for _ in range(50)))
     assert len({each.SerializeToString(deterministic=True) for each in answers}) == 1
 
 
-async def test_a_crash_between_the_seats_and_the_flight_is_gone_on_from(
+async def test_a_retry_completes_a_flight_after_a_crash(
     airline: Airline, new: NewFlight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def dies(conn: Conn, new: Sequence[NewFlight]) -> set[str]:
@@ -147,13 +149,13 @@ async def test_a_crash_between_the_seats_and_the_flight_is_gone_on_from(
     assert itinerary_id(new) in await airline.found("LHR", "CDG", new.departure_date)
 
 
-async def test_seats_of_another_layout_are_another_flight(airline: Airline, new: NewFlight) -> None:
+async def test_seats_of_another_layout_are_refused(airline: Airline, new: NewFlight) -> None:
     await airline.seats.operations().provision(new.flight_id, "E190-100Y")
     with refused("ALREADY_EXISTS", "FLIGHT_EXISTS"):
         await create(airline, asked(new))
 
 
-async def test_without_the_seat_service_nothing_happens(
+async def test_a_flight_is_not_created_without_the_seat_service(
     world: World, airline: Airline, variables: dict[str, str], new: NewFlight
 ) -> None:
     with socket.socket() as nobody:
@@ -201,7 +203,9 @@ async def test_without_the_seat_service_nothing_happens(
         ({"request_id": "x"}, ["request_id"]),
     ],
 )  # fmt: skip
-async def test_bad_input_is_named(airline: Airline, new: NewFlight, more: dict[str, object], fields: list[str]) -> None:
+async def test_a_malformed_field_is_named(
+    airline: Airline, new: NewFlight, more: dict[str, object], fields: list[str]
+) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await create(airline, asked(new, **more))
     assert refusal.fields == fields
@@ -227,7 +231,7 @@ async def test_impossible_times_are_refused(airline: Airline, new: NewFlight, de
 
 
 @pytest.mark.parametrize("nanos", [0, 500, 999_999_999])
-async def test_a_flight_that_lands_as_it_leaves_is_refused(airline: Airline, new: NewFlight, nanos: int) -> None:
+async def test_an_arrival_at_the_departure_time_is_refused(airline: Airline, new: NewFlight, nanos: int) -> None:
     """The database stores microseconds, so 500 ns later is the same moment."""
     request = asked(new)
     request.arrival_time.CopyFrom(request.departure_time)

@@ -26,7 +26,9 @@ async def way(airline: Airline, day: date) -> tuple[NewFlight, NewFlight]:
     return first, second
 
 
-async def test_it_is_what_the_search_found(airline: Airline, way: tuple[NewFlight, NewFlight], day: date) -> None:
+async def test_the_itinerary_equals_the_search_result(
+    airline: Airline, way: tuple[NewFlight, NewFlight], day: date
+) -> None:
     (found,) = (await airline.search("LHR", "BOM", day)).itineraries
     assert await get(airline, found.itinerary_id) == found
     await airline.count(way[1], ECONOMY=2)
@@ -35,28 +37,28 @@ async def test_it_is_what_the_search_found(airline: Airline, way: tuple[NewFligh
     assert (await airline.search("LHR", "BOM", day)).itineraries == [now]
 
 
-async def test_a_cabin_that_a_flight_lacks_has_no_seat_and_no_price(
-    airline: Airline, way: tuple[NewFlight, NewFlight]
-) -> None:
+async def test_a_missing_cabin_has_no_seat_and_no_price(airline: Airline, way: tuple[NewFlight, NewFlight]) -> None:
     found = await get(airline, itinerary_id(*way), pb.BUSINESS)
     assert (found.available_seats, found.HasField("total_price")) == (0, False)
     alone = await get(airline, itinerary_id(way[0]), pb.BUSINESS)
     assert (alone.available_seats, alone.total_price.units, alone.type) == (16, 300, pb.Itinerary.DIRECT)
 
 
-async def test_a_cancelled_flight_leaves_no_seat(airline: Airline, way: tuple[NewFlight, NewFlight]) -> None:
+async def test_an_itinerary_with_a_cancelled_flight_has_no_seats(
+    airline: Airline, way: tuple[NewFlight, NewFlight]
+) -> None:
     await airline.cancel(way[1].flight_id)
     found = await get(airline, itinerary_id(*way))
     assert (found.available_seats, found.flights[1].status) == (0, pb.Flight.CANCELLED)
 
 
-async def test_what_has_left_is_still_told(airline: Airline) -> None:
+async def test_a_departed_itinerary_is_still_found(airline: Airline) -> None:
     departed = flight("LHR", "CDG", datetime.now(UTC) - timedelta(hours=5))
     await airline.add(departed)
     assert (await get(airline, itinerary_id(departed))).flights[0].flight_id == departed.flight_id
 
 
-async def test_flights_that_are_no_journey_are_not_found(airline: Airline, way: tuple[NewFlight, NewFlight]) -> None:
+async def test_flights_that_do_not_connect_are_not_found(airline: Airline, way: tuple[NewFlight, NewFlight]) -> None:
     first, second = way
     missed = after(first, "BOM", SHORTEST - timedelta(minutes=1))
     stranded = after(first, "BOM", LONGEST + timedelta(minutes=1))
@@ -81,7 +83,7 @@ async def test_flights_that_are_no_journey_are_not_found(airline: Airline, way: 
     "name", ["", "CF", "CF_LHR_CDG", "CF_LHR_CDG_", "XX_LHR_CDG_SH1-X", "CF_LHR_CDG_A_B_C", "CF_lhr_CDG_SH101",
              "CF_LHR_CDG" + "_SH101" * 5, "CF_LHR_CDG_SH101\n", "CF_LHR_CDG_" + "x" * 5000],
 )  # fmt: skip
-async def test_bad_input_is_named(airline: Airline, name: str) -> None:
+async def test_a_malformed_field_is_named(airline: Airline, name: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await get(airline, name)
     assert refusal.fields == ["itinerary_id"]

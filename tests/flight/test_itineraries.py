@@ -66,7 +66,7 @@ def schedules(draw: st.DrawFn) -> list[NewFlight]:
 
 @settings(max_examples=300, deadline=None)
 @given(schedules(), st.data())
-def test_every_way_is_found_and_no_other(flights: list[NewFlight], data: st.DataObject) -> None:
+def test_exactly_the_valid_connections_are_found(flights: list[NewFlight], data: st.DataObject) -> None:
     some = sorted({each.origin for each in flights} | {each.destination for each in flights})
     source = data.draw(st.sampled_from(some))
     destination = data.draw(st.sampled_from([airport for airport in some if airport != source]))
@@ -82,14 +82,14 @@ def test_every_way_is_found_and_no_other(flights: list[NewFlight], data: st.Data
         (LONGEST + timedelta(microseconds=1), False),
     ],
 )
-def test_the_bounds_of_a_connection_are_part_of_it(wait: timedelta, connects: bool) -> None:
+def test_the_limits_of_the_connection_time_are_inclusive(wait: timedelta, connects: bool) -> None:
     first = flight("LHR", "CDG", NEW_YEAR)
     second = after(first, "BOM", wait)
     assert bool(found([first, second], "LHR", "BOM")) == connects
     assert itineraries.is_journey((standing(first), standing(second)), CONNECTIONS) == connects
 
 
-def test_no_airport_is_touched_twice() -> None:
+def test_no_airport_occurs_twice() -> None:
     out = flight("LHR", "CDG", NEW_YEAR)
     back = after(out, "LHR", SHORTEST)
     again = after(back, "BOM", SHORTEST)
@@ -99,7 +99,7 @@ def test_no_airport_is_touched_twice() -> None:
     assert found([out, beyond, home], "LHR", "CDG") == ids([(out,)])
 
 
-def test_a_way_has_four_flights_at_most() -> None:
+def test_an_itinerary_has_at_most_four_flights() -> None:
     way = [flight("LHR", "CDG", NEW_YEAR)]
     for airport in ("BOM", "HNL", "LAX", "AKL"):
         way.append(after(way[-1], airport, SHORTEST))
@@ -107,7 +107,7 @@ def test_a_way_has_four_flights_at_most() -> None:
     assert found(way, "LHR", "AKL") == set()
 
 
-def test_the_day_is_the_day_where_the_way_begins() -> None:
+def test_the_date_is_local_at_the_first_airport() -> None:
     """In Kiritimati it is the 31st while it is the 30th in London."""
     eve = flight("CXI", "HNL", datetime(2082, 12, 31, 0, 0))  # noqa: DTZ001
     assert eve.departure_time == datetime(2082, 12, 30, 10, tzinfo=UTC)
@@ -117,7 +117,7 @@ def test_the_day_is_the_day_where_the_way_begins() -> None:
     assert found([eve, late, before, next_year], "CXI", "HNL") == ids([(eve,), (late,)])
 
 
-def test_who_crosses_the_date_line_may_arrive_the_day_before() -> None:
+def test_an_arrival_across_the_date_line_may_be_earlier() -> None:
     out = flight("APW", "PPG", datetime(2082, 12, 31, 9, 0), 35)  # noqa: DTZ001
     assert out.departure_date == DAY
     onward = after(out, "HNL", SHORTEST, 320)
@@ -126,7 +126,7 @@ def test_who_crosses_the_date_line_may_arrive_the_day_before() -> None:
     assert found([out, onward], "APW", "HNL") == ids([(out, onward)])
 
 
-def test_the_longest_way_of_all_is_found() -> None:
+def test_the_longest_possible_itinerary_is_found() -> None:
     """Four flights of a day each, with connections of 8 hours.
 
     The first flight departs in the last minute of the search's day, in one of the last zones.
@@ -137,7 +137,7 @@ def test_the_longest_way_of_all_is_found() -> None:
     assert found(way, "PPG", "BOM") == ids([tuple(way)])
 
 
-def test_order_and_ties() -> None:
+def test_itineraries_are_sorted_with_defined_ties() -> None:
     def one(departure: int, length: int, cents: int, flight_id: str) -> NewFlight:
         moment = NEW_YEAR + timedelta(minutes=departure)
         return flight("LHR", "CDG", moment, length, cents=cents, flight_id=flight_id)

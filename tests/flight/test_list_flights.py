@@ -25,7 +25,7 @@ async def listed(airline: Airline, **more: Any) -> list[pb.Flight]:
             return found
 
 
-async def test_the_flights_of_a_day_are_those_of_the_day_where_they_depart(airline: Airline, day: date) -> None:
+async def test_a_dates_flights_are_those_of_local_departure(airline: Airline, day: date) -> None:
     morning = flight("CXI", "HNL", datetime.combine(day, time(0)))
     night = flight("PPG", "HNL", datetime.combine(day, time(23, 59)))
     before = flight("CXI", "HNL", datetime.combine(day - timedelta(days=1), time(23, 59)))
@@ -43,7 +43,7 @@ async def test_the_flights_of_a_day_are_those_of_the_day_where_they_depart(airli
     assert [each.flight_id for each in await listed(airline, date=str(day), destination="CXI")] == [cancelled.flight_id]
 
 
-async def test_without_a_day_those_to_come_come_by_their_departure(airline: Airline) -> None:
+async def test_flights_without_a_date_are_future_ones_in_order(airline: Airline) -> None:
     now = datetime.now(UTC)
     departed = flight("TRD", "BGO", now - timedelta(minutes=1))
     to_come = [flight("TRD", "BGO", now + timedelta(hours=1 + n // 3)) for n in range(20)]
@@ -57,7 +57,7 @@ async def test_without_a_day_those_to_come_come_by_their_departure(airline: Airl
     assert departed.flight_id in ids, "a day is told whole"
 
 
-async def test_a_page_token_is_good_for_its_own_list_only(airline: Airline, day: date) -> None:
+async def test_a_page_token_is_bound_to_its_list(airline: Airline, day: date) -> None:
     await airline.add(*(flight("LHR", "CDG", datetime.combine(day, time(9))) for _ in range(2)))
     request = pb.ListFlightsRequest(date=str(day), page_size=1)
     token = (await airline.anybody.ListFlights(request)).next_page_token
@@ -84,13 +84,13 @@ async def listed_from(airline: Airline, token: str, **more: Any) -> None:
         ({"page_token": "x"}, "page_token"),
     ],
 )
-async def test_bad_input_is_named(airline: Airline, more: dict[str, Any], field: str) -> None:
+async def test_a_malformed_field_is_named(airline: Airline, more: dict[str, Any], field: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airline.anybody.ListFlights(pb.ListFlightsRequest(**more))
     assert refusal.fields == [field]
 
 
-async def test_what_is_not_there_is_not_found(airline: Airline) -> None:
+async def test_an_unknown_flight_is_not_found(airline: Airline) -> None:
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND") as refusal:
         await airline.get(missing := new_flight_id())
     assert refusal.info.metadata == {"flight_id": missing}

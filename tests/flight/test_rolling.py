@@ -191,7 +191,7 @@ async def test_the_nearest_days_come_first(rolled: Rolled, legs: list[Leg]) -> N
     assert len(set(days)) >= 3
 
 
-async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_every_origin_has_flights_for_the_whole_horizon(rolled: Rolled, legs: list[Leg]) -> None:
     """The local day differs: Honolulu may be a day behind UTC, Auckland a day ahead."""
     far_off = [replace(leg, origin=origin) for leg, origin in zip(legs, ("HNL", "AKL", "APW"), strict=False)]
     legs[:] = [replace(leg, departs=time(23, 59), block_time=timedelta(hours=20)) for leg in far_off]
@@ -204,7 +204,7 @@ async def test_wherever_it_is_today_there_are_flights_for_so_many_days(rolled: R
         assert tonight.flight_id in there or tonight.departure_time <= now
 
 
-async def test_nothing_is_done_twice(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_rolling_again_changes_nothing(rolled: Rolled, legs: list[Leg]) -> None:
     await rolled.roll(horizon_days=1)
     before = await rolled.pool.fetch("SELECT * FROM schedule_rolls ORDER BY day")
 
@@ -216,7 +216,7 @@ async def test_nothing_is_done_twice(rolled: Rolled, legs: list[Leg]) -> None:
     assert max(Counter(rolled.peers.asked).values()) == 1
 
 
-async def test_a_day_later_a_day_is_added(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_the_next_day_adds_one_day(rolled: Rolled, legs: list[Leg]) -> None:
     await rolled.roll(horizon_days=1)
     first = await rolled.flights()
     # The rolled days look a day older, as they will tomorrow.
@@ -231,7 +231,7 @@ async def test_a_day_later_a_day_is_added(rolled: Rolled, legs: list[Leg]) -> No
     assert set(first) < set(second)
 
 
-async def test_a_running_process_adds_the_next_day_by_itself(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_a_running_process_adds_the_next_day(rolled: Rolled, legs: list[Leg]) -> None:
     async with rolled.rolling(horizon_days=1):
         await eventually(lambda: rolled.is_complete(horizon_days=1))
         last_day = await rolled.today() + timedelta(days=1)
@@ -258,7 +258,7 @@ async def test_two_processes_share_the_days(
     assert others.asked
 
 
-async def test_no_two_processes_take_the_same_day(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_no_two_processes_lease_the_same_day(rolled: Rolled, legs: list[Leg]) -> None:
     rolled.peers.answers = 0
     legs[rolling.AT_ONCE :] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -272,7 +272,7 @@ async def test_no_two_processes_take_the_same_day(rolled: Rolled, legs: list[Leg
         assert max(Counter(rolled.peers.asked).values()) == 1
 
 
-async def test_who_is_stopped_in_the_middle_is_followed_at_once(
+async def test_a_stopped_process_is_replaced_at_once(
     rolled: Rolled, legs: list[Leg], settings: Callable[..., FlightSettings]
 ) -> None:
     rolled.peers.answers = 12
@@ -295,7 +295,7 @@ async def test_who_is_stopped_in_the_middle_is_followed_at_once(
     assert set(seen) | set(successor.asked) == set(planned)
 
 
-async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_a_dead_processs_day_is_rolled_after_the_lease(rolled: Rolled, legs: list[Leg]) -> None:
     today = await rolled.today()
     tomorrow = today + timedelta(days=1)
     await rolled.pool.execute(
@@ -322,7 +322,7 @@ async def test_the_day_of_who_died_is_taken_over_when_the_lease_has_lapsed(rolle
     assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
 
 
-async def test_who_is_overtaken_leaves_the_day_to_the_other(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_a_process_without_its_lease_stops(rolled: Rolled, legs: list[Leg]) -> None:
     """A process whose lease has ended neither extends nor ends the other's lease."""
     rolled.peers.answers = 4
     async with rolled.rolling(horizon_days=1):
@@ -336,7 +336,7 @@ async def test_who_is_overtaken_leaves_the_day_to_the_other(rolled: Rolled, legs
     assert {row["lease_end"] for row in rows} == {datetime(2100, 1, 1, tzinfo=UTC)}
 
 
-async def test_a_seat_service_that_is_away_is_waited_for(
+async def test_rolling_continues_after_a_seat_service_outage(
     world: World, rolled: Rolled, legs: list[Leg], settings: Callable[..., FlightSettings]
 ) -> None:
     (port,) = free_ports(1)
@@ -357,7 +357,7 @@ async def test_a_seat_service_that_is_away_is_waited_for(
     assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=1)}
 
 
-async def test_a_database_that_cuts_its_sessions_is_waited_for(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_rolling_continues_after_a_database_outage(rolled: Rolled, legs: list[Leg]) -> None:
     async with rolled.rolling(horizon_days=4) as task:
         for _ in range(5):
             await rolled.pool.fetch(
@@ -372,7 +372,7 @@ async def test_a_database_that_cuts_its_sessions_is_waited_for(rolled: Rolled, l
     assert set(await rolled.flights()) == {flight.flight_id for flight in await rolled.planned(horizon_days=4)}
 
 
-async def test_a_cancelled_flight_is_not_brought_back(rolled: Rolled, legs: list[Leg]) -> None:
+async def test_a_cancelled_flight_is_not_added_again(rolled: Rolled, legs: list[Leg]) -> None:
     await rolled.roll(horizon_days=1)
     planned = await rolled.planned(horizon_days=1)
     await rolled.pool.execute(
@@ -389,7 +389,7 @@ async def test_a_cancelled_flight_is_not_brought_back(rolled: Rolled, legs: list
     assert set(states.values()) == {"SCHEDULED"}
 
 
-async def test_a_new_edition_adds_to_days_that_are_rolled(
+async def test_a_new_edition_adds_flights_to_rolled_days(
     rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = legs.pop()
@@ -404,14 +404,14 @@ async def test_a_new_edition_adds_to_days_that_are_rolled(
     assert {flight_id.partition("-")[0] for flight_id in rolled.peers.asked} == {late.flight_number}
 
 
-async def test_a_flight_with_other_seats_is_left_out(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
+async def test_a_flight_with_other_seats_is_skipped(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
     planned = [flight.flight_id for flight in await rolled.planned(horizon_days=1)]
     await callers.operations().provision(planned[-2], "E190-100Y")
     await rolled.roll(horizon_days=1)
     assert set(await rolled.flights()) == set(planned) - {planned[-2]}
 
 
-async def test_what_operations_added_by_hand_stays_as_it_is(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
+async def test_manually_added_flights_are_not_changed(rolled: Rolled, callers: Callers, legs: list[Leg]) -> None:
     by_hand = replace((await rolled.planned(horizon_days=1))[-1], gate="Z99")
     await Airline(callers, rolled.pool, callers).add(by_hand)
     await rolled.roll(horizon_days=1)
@@ -420,7 +420,9 @@ async def test_what_operations_added_by_hand_stays_as_it_is(rolled: Rolled, call
         assert (await flights.find(conn, by_hand.flight_id)).gate == "Z99"
 
 
-async def test_later_days_are_rolled_gently(rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_later_days_are_rolled_with_pauses(
+    rolled: Rolled, legs: list[Leg], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Later days are rolled with pauses, so that requests of passengers come first.
 
     Today and tomorrow are rolled without pauses.

@@ -84,7 +84,7 @@ async def remembered(redis: Redis, day: date) -> tuple[str, int, str]:
     return key.decode(), int(version), body
 
 
-async def test_others_and_those_without_redis_have_the_same_answer(
+async def test_processes_with_and_without_redis_respond_alike(
     airline: Airline, second: Airline, alone: Airline, day: date, looks: list[itineraries.Market]
 ) -> None:
     flights = [flight("LHR", hub, datetime.combine(day, time(7))) for hub in ("CDG", "FRA", "VIE")]
@@ -103,7 +103,7 @@ async def test_others_and_those_without_redis_have_the_same_answer(
     assert len(looks) == 2, "it has a memory of its own"
 
 
-async def test_what_is_remembered_is_routes_and_no_seats(
+async def test_only_routes_are_cached_and_no_seats(
     world: World, airline: Airline, way: tuple[NewFlight, NewFlight], day: date
 ) -> None:
     await airline.found("LHR", "BOM", day)
@@ -113,7 +113,7 @@ async def test_what_is_remembered_is_routes_and_no_seats(
     assert json.loads(body) == [[each.flight_id for each in way], [[0, 1]]]
 
 
-async def test_a_new_flight_is_seen_at_once_by_all(
+async def test_a_new_flight_is_found_at_once_everywhere(
     airline: Airline, second: Airline, alone: Airline, way: tuple[NewFlight, NewFlight], day: date
 ) -> None:
     everybody = (airline, second, alone)
@@ -128,7 +128,7 @@ async def test_a_new_flight_is_seen_at_once_by_all(
         assert await each.found("LHR", "BOM", day) == ids([way, (way[0], late, onward)])
 
 
-async def test_a_cancelled_flight_is_gone_at_once_for_all(
+async def test_a_cancelled_flight_disappears_at_once_everywhere(
     airline: Airline, second: Airline, alone: Airline, way: tuple[NewFlight, NewFlight], day: date
 ) -> None:
     everybody = (airline, second, alone)
@@ -140,7 +140,7 @@ async def test_a_cancelled_flight_is_gone_at_once_for_all(
 
 
 @pytest.mark.parametrize("left", ["older", "newer", "of flights that are gone"])
-async def test_what_another_time_left_in_redis_is_not_used(  # noqa: PLR0917
+async def test_an_outdated_redis_entry_is_not_used(  # noqa: PLR0917
     world: World, airline: Airline, second: Airline, way: tuple[NewFlight, NewFlight], day: date, left: str
 ) -> None:
     await airline.found("LHR", "BOM", day)
@@ -157,7 +157,7 @@ async def test_what_another_time_left_in_redis_is_not_used(  # noqa: PLR0917
     assert await second.found("LHR", "BOM", day) == ids([way])
 
 
-async def test_equal_questions_at_once_share_one_look(
+async def test_concurrent_equal_searches_share_one_computation(
     airline: Airline, way: tuple[NewFlight, NewFlight], day: date, looks: list[itineraries.Market]
 ) -> None:
     answers = await asyncio.gather(*(airline.search("LHR", "BOM", day, seats=1 + n % 3) for n in range(60)))
@@ -165,7 +165,7 @@ async def test_equal_questions_at_once_share_one_look(
     assert len(looks) == 1
 
 
-async def test_memory_has_a_bound(
+async def test_the_cache_has_a_size_limit(
     airline: Airline, day: date, looks: list[itineraries.Market], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routes_cache, "ROUTES_KEPT", 10)
@@ -178,7 +178,7 @@ async def test_memory_has_a_bound(
     assert len(looks) == 9, "what one process forgot, Redis had"
 
 
-async def test_news_are_seen_at_once_also_while_everybody_asks(
+async def test_changes_are_found_at_once_during_concurrent_searches(
     airline: Airline, second: Airline, alone: Airline, way: tuple[NewFlight, NewFlight], day: date
 ) -> None:
     """A search that began before a change may end after it.

@@ -32,7 +32,7 @@ from tests.plans.test_hot_statements import Explaining
         ("check_in_opens_before = check_in_closes_before", "check_in_opens_before_it_closes"),
     ],
 )
-async def test_a_flight_cannot_contradict_itself(
+async def test_a_flight_row_cannot_be_inconsistent(
     airline: Airline, day: date, flight_database: Database, change: str, constraint: str
 ) -> None:
     new = flight("LHR", "CDG", datetime.combine(day, time(9)))
@@ -42,7 +42,7 @@ async def test_a_flight_cannot_contradict_itself(
     assert refusal.value.constraint_name == constraint
 
 
-async def test_a_day_moves_with_each_change_and_never_back(
+async def test_a_days_revision_increases_with_each_change(
     airline: Airline, day: date, flight_database: Database
 ) -> None:
     async def revision() -> int:
@@ -85,7 +85,9 @@ async def _find(conn: Conn) -> None:
 
 
 @pytest.mark.parametrize("read", [_list_days, _read_days, _free_seats, _find])
-async def test_no_table_is_read_whole(airline: Airline, read: Callable[[Conn], Coroutine[Any, Any, None]]) -> None:
+async def test_no_query_scans_a_whole_table(
+    airline: Airline, read: Callable[[Conn], Coroutine[Any, Any, None]]
+) -> None:
     moment = datetime(2081, 1, 1, tzinfo=UTC)
     await airline.add(*(flight("LHR", "CDG", moment + timedelta(hours=n), flight_id=f"PLANS{n}") for n in range(1000)))
     async with db.transaction(airline.pool) as conn:

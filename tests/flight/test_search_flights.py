@@ -24,7 +24,7 @@ def at(day: date, hour: int, minute: int = 0) -> datetime:
     return datetime.combine(day, time(hour, minute))
 
 
-async def test_a_direct_flight_and_a_connection_are_told_in_full(airline: Airline, day: date) -> None:
+async def test_direct_flights_and_connections_are_complete(airline: Airline, day: date) -> None:
     direct = flight("LHR", "BOM", at(day, 9), 540, cents=45_050, gate="A12")
     first = flight("LHR", "CDG", at(day, 7), 75, cents=8_001)
     second = after(first, "BOM", SHORTEST, 525, cents=30_000, aircraft_type="A321")
@@ -54,7 +54,7 @@ async def test_a_direct_flight_and_a_connection_are_told_in_full(airline: Airlin
     assert cheap.flights[1].price == economy.price
 
 
-async def test_every_leg_needs_room_for_the_party_in_the_cabin(airline: Airline, day: date) -> None:
+async def test_every_flight_needs_seats_for_the_whole_party(airline: Airline, day: date) -> None:
     first = flight("LHR", "CDG", at(day, 7), aircraft_type="A321")
     second = after(first, "BOM", SHORTEST, aircraft_type="A321")
     no_business = after(first, "BOM", SHORTEST, aircraft_type="A320")
@@ -74,7 +74,7 @@ async def test_every_leg_needs_room_for_the_party_in_the_cabin(airline: Airline,
     assert await airline.found("LHR", "BOM", day, cabin=pb.FIRST) == set()
 
 
-async def test_how_often_one_may_change(airline: Airline, day: date) -> None:
+async def test_the_number_of_connections_is_limited(airline: Airline, day: date) -> None:
     way = [flight("LHR", "CDG", at(day, 1))]
     for airport in ("FRA", "VIE", "ATH"):
         way.append(after(way[-1], airport, SHORTEST))
@@ -90,7 +90,7 @@ async def test_how_often_one_may_change(airline: Airline, day: date) -> None:
     assert await airline.found("LHR", "ATH", day, direct_only=True) == ids(everything[:1])
 
 
-async def test_what_is_not_sold_any_more_is_no_answer(airline: Airline) -> None:
+async def test_flights_whose_sale_ended_are_not_found(airline: Airline) -> None:
     """A flight is sold until its check-in closes, by default 60 min before departure."""
     now = datetime.now(UTC)
     soon = flight("KEF", "OSL", now + timedelta(minutes=59))
@@ -105,7 +105,7 @@ async def test_what_is_not_sold_any_more_is_no_answer(airline: Airline) -> None:
     assert not any([await airline.found("KEF", "CPH", day) for day in days])
 
 
-async def test_the_first_comes_first(airline: Airline, day: date) -> None:
+async def test_results_are_sorted_as_requested(airline: Airline, day: date) -> None:
     slow = flight("LHR", "CDG", at(day, 8), 120, cents=5_000)
     dear = flight("LHR", "CDG", at(day, 9), 60, cents=9_000)
     early = flight("LHR", "CDG", at(day, 6), 90, cents=9_000)
@@ -120,7 +120,7 @@ async def test_the_first_comes_first(airline: Airline, day: date) -> None:
         assert [each.itinerary_id for each in answer.itineraries] == [itinerary_id(each) for each in order]
 
 
-async def test_pages_are_complete_and_repeat_nothing_while_flights_come_and_go(airline: Airline, day: date) -> None:
+async def test_pages_have_no_gap_or_repeat_during_changes(airline: Airline, day: date) -> None:
     many = [flight("LHR", "CDG", at(day, 6) + timedelta(minutes=n // 2), cents=10_000 + n // 3) for n in range(40)]
     await airline.add(*many)
     whole = [each.itinerary_id for each in await airline.search_all("LHR", "CDG", day)]
@@ -145,7 +145,7 @@ async def test_pages_are_complete_and_repeat_nothing_while_flights_come_and_go(a
     assert rest == [each for each in whole[10:] if each not in gone]
 
 
-async def test_a_page_has_a_size(airline: Airline, day: date) -> None:
+async def test_a_page_size_has_a_default_and_a_limit(airline: Airline, day: date) -> None:
     await airline.add(*(flight("LHR", "CDG", at(day, 6), 60 + n) for n in range(101)))
     assert len((await airline.search("LHR", "CDG", day)).itineraries) == 50
     answer = await airline.search("LHR", "CDG", day, page_size=1000)
@@ -155,7 +155,7 @@ async def test_a_page_has_a_size(airline: Airline, day: date) -> None:
     assert refusal.fields == ["page_size"]
 
 
-async def test_a_page_token_is_good_for_its_own_question_only(airline: Airline, day: date) -> None:
+async def test_a_page_token_is_bound_to_its_search(airline: Airline, day: date) -> None:
     await airline.add(flight("LHR", "CDG", at(day, 6)), flight("LHR", "CDG", at(day, 7)))
     token = (await airline.search("LHR", "CDG", day, page_size=1)).next_page_token
     good = await airline.search("LHR", "CDG", day, page_size=5, page_token=token, sort=Search.PRICE, seats=1)
@@ -203,14 +203,14 @@ async def test_a_page_token_is_good_for_its_own_question_only(airline: Airline, 
         ({"cabin": 9}, "cabin"),
     ],
 )
-async def test_bad_input_is_named(airline: Airline, day: date, more: dict[str, Any], field: str) -> None:
+async def test_a_malformed_field_is_named(airline: Airline, day: date, more: dict[str, Any], field: str) -> None:
     request: dict[str, Any] = {"source": "LHR", "destination": "CDG", "date": str(day)} | more
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await airline.anybody.SearchFlights(pb.SearchFlightsRequest(**request))
     assert refusal.fields == [field]
 
 
-async def test_today_is_today_at_the_source(airline: Airline) -> None:
+async def test_today_is_the_local_date_at_the_source(airline: Airline) -> None:
     """In Kiritimati a day ends 25 hours before it ends in Pago Pago."""
     now = datetime.now(UTC)
     east, west = (now + timedelta(hours=14)).date(), (now - timedelta(hours=11)).date()
@@ -222,7 +222,7 @@ async def test_today_is_today_at_the_source(airline: Airline) -> None:
         assert refusal.fields == ["date"]
 
 
-async def test_far_days_and_unserved_airports_have_no_answer(airline: Airline, day: date) -> None:
+async def test_unknown_dates_and_airports_have_no_results(airline: Airline, day: date) -> None:
     await airline.add(flight("LHR", "CDG", at(day, 6)))
     assert await airline.found("LHR", "CDG", date(9998, 1, 1)) == set()
     assert await airline.found("LHR", "XKH", day) == set()
@@ -281,7 +281,7 @@ def _first(way: tuple[NewFlight, ...], cabin: str, sort: int) -> float:
     return (price, _minutes(way), way[0].departure_time.timestamp())[sort - 1]
 
 
-async def test_a_connection_of_more_than_the_longest_wait_is_none(airline: Airline, day: date) -> None:
+async def test_a_connection_outside_the_time_limits_is_not_found(airline: Airline, day: date) -> None:
     first = flight("LHR", "CDG", at(day, 7))
     good = [after(first, "BOM", wait) for wait in (SHORTEST, LONGEST)]
     bad = [after(first, "BOM", wait) for wait in (SHORTEST - timedelta(minutes=1), LONGEST + timedelta(minutes=1))]

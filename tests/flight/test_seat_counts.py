@@ -70,7 +70,7 @@ async def publish(exchange: aio_pika.abc.AbstractExchange, event: Event, event_i
     await exchange.publish(message, routing_key="seat.availability.v1")
 
 
-async def test_whatever_the_order_the_newest_counts(airline: Airline, day: date) -> None:
+async def test_the_newest_count_applies_in_any_order(airline: Airline, day: date) -> None:
     for order in permutations([(1, 100), (2, 50), (3, 70)]):
         new = flight("LHR", "CDG", datetime.combine(day, time(9)), aircraft_type="A321")
         await airline.add(new)
@@ -82,7 +82,7 @@ async def test_whatever_the_order_the_newest_counts(airline: Airline, day: date)
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(versions=st.lists(st.integers(1, 20), min_size=1, max_size=8))
-async def test_older_news_never_overwrites_newer(airline: Airline, versions: list[int]) -> None:
+async def test_an_older_count_never_overwrites_a_newer(airline: Airline, versions: list[int]) -> None:
     new = flight("LHR", "CDG", datetime(2081, 5, 1, 9))  # noqa: DTZ001
     await airline.add(new)
     known = 0
@@ -93,7 +93,7 @@ async def test_older_news_never_overwrites_newer(airline: Airline, versions: lis
         assert await free(airline, new) == (100 + known,)
 
 
-async def test_a_message_may_name_a_flight_twice(airline: Airline, new: NewFlight) -> None:
+async def test_a_message_may_contain_a_flight_twice(airline: Airline, new: NewFlight) -> None:
     await airline.add(new)
     event = counted(new, 7, economy=70)
     event.MergeFrom(counted(new, 5, economy=50))
@@ -101,13 +101,13 @@ async def test_a_message_may_name_a_flight_twice(airline: Airline, new: NewFligh
     assert await free(airline, new) == (16, 70)
 
 
-async def test_seats_are_counted_before_their_flight_is_there(airline: Airline, new: NewFlight) -> None:
+async def test_counts_can_precede_their_flight(airline: Airline, new: NewFlight) -> None:
     await apply(airline, counted(new, 3, economy=1, business=0))
     created = await airline.operations.CreateFlight(asked(new))
     assert (created.available_seats, created.total_seats) == (1, 186)
 
 
-async def test_a_cabin_of_tomorrow_is_passed_over(airline: Airline, new: NewFlight) -> None:
+async def test_an_unknown_cabin_is_ignored(airline: Airline, new: NewFlight) -> None:
     await airline.add(new)
     event = counted(new, 3, economy=9)
     event.flights[0].cabins.add(cabin=99, available=4)
@@ -116,7 +116,7 @@ async def test_a_cabin_of_tomorrow_is_passed_over(airline: Airline, new: NewFlig
     assert await free(airline, new) == (16, 9)
 
 
-async def test_a_search_has_the_new_count_at_once(airline: Airline, new: NewFlight, day: date) -> None:
+async def test_a_search_uses_the_new_count_at_once(airline: Airline, new: NewFlight, day: date) -> None:
     await airline.add(new)
     assert len(await airline.found("LHR", "CDG", day, seats=2)) == 1
     await apply(airline, counted(new, 2, economy=1))
@@ -127,7 +127,7 @@ async def test_a_search_has_the_new_count_at_once(airline: Airline, new: NewFlig
     assert len(await airline.found("LHR", "CDG", day, seats=2)) == 1
 
 
-async def test_published_events_are_applied_once_each(world: World, airline: Airline, new: NewFlight) -> None:
+async def test_events_are_applied_once_each(world: World, airline: Airline, new: NewFlight) -> None:
     await airline.add(new)
     async with seat_service(world) as exchange:
         event_id = uuid4()
@@ -143,7 +143,7 @@ async def test_published_events_are_applied_once_each(world: World, airline: Air
     assert await free(airline, new) == (0, 12)
 
 
-async def test_a_search_leaves_out_held_seats_until_they_are_released(airline: Airline, day: date) -> None:
+async def test_a_search_excludes_held_seats(airline: Airline, day: date) -> None:
     """The seat service publishes its counts without a call of the test."""
     new = flight("OSL", "TRD", datetime.combine(day, time(9)))
     await airline.operations.CreateFlight(asked(new))
@@ -160,6 +160,6 @@ async def test_a_search_leaves_out_held_seats_until_they_are_released(airline: A
     await eventually(lambda: shows(180))
 
 
-def test_the_cabins_are_those_of_the_seat_service() -> None:
+def test_the_cabins_equal_the_seat_services() -> None:
     assert {name for name, number in Seat.Cabin.items() if number} == handlers.CABINS
     assert {name for name, number in pb.Cabin.items() if number} == handlers.CABINS

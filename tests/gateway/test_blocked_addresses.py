@@ -93,9 +93,7 @@ async def edge_that_blocks(source: str, folder: Path) -> AsyncIterator[httpx.Asy
 
 
 @pytest.mark.parametrize(("blocked", "same", "other"), ADDRESSES, ids=[each[0] for each in ADDRESSES])
-async def test_the_edge_blocks_what_is_counted_as_one_address(
-    blocked: str, same: str, other: str, tmp_path: Path
-) -> None:
+async def test_the_edge_blocks_an_address_as_counted(blocked: str, same: str, other: str, tmp_path: Path) -> None:
     source = counted_source(f"address:{blocked}")
     assert counted_source(f"address:{same}") == source
     # An operator can pass on a source as an incident shows it.
@@ -108,5 +106,5 @@ async def test_the_edge_blocks_what_is_counted_as_one_address(
 
 
 @pytest.mark.parametrize("source", ["customer:4711", "address:", "address:nowhere", "agent:2001:db8::1", ""])
-def test_another_source_stays_as_it_is(source: str) -> None:
+def test_other_sources_are_not_blocked(source: str) -> None:
     assert counted_source(source) == source

@@ -73,7 +73,7 @@ async def post(gateway: Gateway, path: str, body: str) -> tuple[int, str]:
         ('{"flightId":"A"', "body"),
     ],
 )
-async def test_a_body_with_two_readings_is_refused_with_its_field(
+async def test_an_ambiguous_body_is_refused_with_its_field(
     gateway: Gateway, others: Others, body: str, field: str
 ) -> None:
     heard = len(others.echo.heard)
@@ -81,7 +81,7 @@ async def test_a_body_with_two_readings_is_refused_with_its_field(
     assert len(others.echo.heard) == heard
 
 
-async def test_a_strict_body_arrives_as_it_was_sent(gateway: Gateway, others: Others) -> None:
+async def test_a_strict_body_is_forwarded_unchanged(gateway: Gateway, others: Others) -> None:
     body = {
         "flightId": 'A\\"{[\n\u00e9\U0001f600',
         "passengers": [{"givenName": "Jan", "lastName": "Doe"}, {"given_name": "Kim", "last_name": "Roe", "type": 1}],
@@ -101,7 +101,7 @@ async def test_a_body_that_contradicts_its_path_is_refused(gateway: Gateway) -> 
     assert await post(gateway, "/v1/bookings/A/cancel", '{"bookingId":"A"}') == (200, "")
 
 
-async def test_a_manifest_of_500_passengers_is_taken(gateway: Gateway, others: Others) -> None:
+async def test_a_manifest_of_500_passengers_is_accepted(gateway: Gateway, others: Others) -> None:
     passengers = [
         {
             "passengerId": f"XK4T7Q-{n:04}",
@@ -121,13 +121,13 @@ async def test_a_manifest_of_500_passengers_is_taken(gateway: Gateway, others: O
     assert (arrived.flight_id, len(arrived.passengers)) == ("SH101-1", 500)
 
 
-async def test_a_larger_manifest_is_not_taken(gateway: Gateway) -> None:
+async def test_a_larger_manifest_is_refused(gateway: Gateway) -> None:
     body = json.dumps({"requestId": "x" * LARGE_BODY_BYTES})
     assert await post(gateway, "/v1/flights/SH101-1/manifest", body) == (413, "")
 
 
 @pytest.mark.parametrize("path", ["/v1/bookings", "/v1/holds", "/v1/flights", "/v1/checkins"])
-async def test_other_bodies_stay_at_64_kib(gateway: Gateway, path: str) -> None:
+async def test_other_bodies_are_limited_to_64_kib(gateway: Gateway, path: str) -> None:
     assert await post(gateway, path, json.dumps({"requestId": "x" * 65_536})) == (413, "")
 
 
@@ -157,11 +157,11 @@ async def test_no_content_type_avoids_the_check(gateway: Gateway, others: Others
     token = gateway.callers.agent("desk").token
     headers = {"authorization": f"Bearer {token}", "content-type": content_type}
     answer = await gateway.http.post("/v1/bookings", content=f'{{"passengers":[{P},null]}}'.encode(), headers=headers)
-    assert (answer.status_code, "passengers[1]: null" in answer.text) == (400, True)
+    assert (answer.status_code, "passengers[1]: must not be null" in answer.text) == (400, True)
     assert len(others.echo.heard) == heard
 
 
-async def test_a_slash_at_the_end_hides_no_contradiction_of_the_path(gateway: Gateway) -> None:
+async def test_a_trailing_slash_does_not_avoid_the_check(gateway: Gateway) -> None:
     assert await post(gateway, "/v1/bookings/A/cancel/", '{"bookingId":"B"}') == (400, "bookingId")
     assert await post(gateway, "/v1/bookings/A/cancel/", '{"bookingId":"A"}') == (200, "")
 
@@ -188,7 +188,7 @@ async def test_a_slash_at_the_end_hides_no_contradiction_of_the_path(gateway: Ga
         ("POST", "/v1/payments/webhook?data=QQ", "data"),
     ],
 )
-async def test_a_query_with_two_readings_is_refused_with_its_field(
+async def test_an_ambiguous_query_is_refused_with_its_field(
     gateway: Gateway, others: Others, verb: str, path: str, field: str
 ) -> None:
     heard = len(others.echo.heard)
@@ -196,7 +196,7 @@ async def test_a_query_with_two_readings_is_refused_with_its_field(
     assert len(others.echo.heard) == heard
 
 
-async def test_a_query_of_distinct_parameters_and_of_a_list_is_taken(gateway: Gateway, flight: str) -> None:
+async def test_distinct_and_list_parameters_are_accepted(gateway: Gateway, flight: str) -> None:
     assert await send(gateway, "GET", "/v1/flights?origin=OPO&pageSize=2&&") == (200, "")
     wishes = "partySize=2&positions=WINDOW&positions=AISLE&excludedSeats=1A&excluded_seats=1B"
     assert await send(gateway, "GET", f"/v1/flights/{flight}/seats/suggest?{wishes}") == (200, "")

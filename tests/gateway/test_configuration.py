@@ -88,20 +88,20 @@ def test_envoy_takes_the_configuration_without_a_warning() -> None:
     assert check() == []
 
 
-def test_an_rpc_that_the_table_does_not_list_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+def test_an_rpc_missing_in_the_table_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
     (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
     file.service[0].method.add(name="GiveAllSeatsAway")
     with pytest.raises(ExposureError, match="GiveAllSeatsAway"):
         rendered(api, jwks)
 
 
-def test_a_service_that_the_table_does_not_list_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+def test_a_service_missing_in_the_table_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
     api.file.add(name="skyhigh/new.proto", package="skyhigh.new.v1").service.add(name="NewService")
     with pytest.raises(ExposureError, match=r"skyhigh\.new\.v1\.NewService"):
         rendered(api, jwks)
 
 
-def test_an_rpc_that_the_protos_lost_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+def test_an_rpc_missing_in_the_protos_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
     (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
     lost = file.service[0].method.pop()
     with pytest.raises(ExposureError, match=lost.name):
@@ -113,7 +113,7 @@ def test_exactly_the_public_rpcs_have_a_route(api: FileDescriptorSet, config: di
     assert rpc_routes(config).keys() == public
 
 
-def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet) -> None:
+def test_internal_rpcs_are_those_for_services_only(api: FileDescriptorSet) -> None:
     internal = {method.name for _, method, call in methods(api) if call is Call.INTERNAL}
     assert internal == {
         *("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"),
@@ -123,7 +123,7 @@ def test_internal_rpcs_are_those_that_only_services_call(api: FileDescriptorSet)
     }
 
 
-def test_every_route_takes_grpc_only_and_few_need_no_token(config: dict[str, Any]) -> None:
+def test_routes_accept_only_grpc_and_mostly_require_tokens(config: dict[str, Any]) -> None:
     open_to_all = set()
     for path, route in rpc_routes(config).items():
         (content_type,) = route["match"]["headers"]
@@ -139,7 +139,7 @@ def test_every_route_takes_grpc_only_and_few_need_no_token(config: dict[str, Any
     }
 
 
-def test_nothing_but_public_rpcs_and_preflights_reaches_a_cluster(config: dict[str, Any]) -> None:
+def test_only_public_rpcs_and_preflights_reach_a_cluster(config: dict[str, Any]) -> None:
     others = [route for route in routes(config) if "path" not in route["match"]]
     assert {route["name"] for route in others if "route" in route} == {"preflight"}
     (preflight,) = [route for route in others if "route" in route]
@@ -167,13 +167,13 @@ def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet
         assert deadlines == {Call.READ: ["1900m"], Call.WRITE: ["4900m"], Call.WATCH: []}[call]
 
 
-def test_a_quiet_watch_outlives_three_heartbeats(config: dict[str, Any]) -> None:
+def test_a_quiet_watch_lasts_three_heartbeats(config: dict[str, Any]) -> None:
     idle = [route["route"]["idle_timeout"] for route in rpc_routes(config).values() if "idle_timeout" in route["route"]]
     assert idle == ["60s", "60s", "60s"]
     assert connection_manager(config)["stream_idle_timeout"] == "10s"
 
 
-def test_the_table_agrees_with_the_protos_verbs(api: FileDescriptorSet) -> None:
+def test_the_table_agrees_with_the_http_verbs(api: FileDescriptorSet) -> None:
     for path, method, call in methods(api):
         verbs = {verb for verb, _ in json_bindings(method)}
         if call is Call.INTERNAL:
@@ -216,7 +216,7 @@ def test_a_path_variable_is_one_segment(path: str, fits: bool) -> None:
     assert bool(re.fullmatch(path_regex("/v1/holds/{hold_id}/seats"), path)) is fits
 
 
-def test_a_path_template_that_we_cannot_read_is_refused() -> None:
+def test_an_unreadable_path_template_is_refused() -> None:
     with pytest.raises(ExposureError, match="whole segments"):
         path_regex("/v1/{name=holds/*}")
 
@@ -230,7 +230,7 @@ def test_only_errors_are_rewritten(config: dict[str, Any]) -> None:
     assert replies.keys() == {"mappers"}
 
 
-def test_the_filters_stand_in_the_order_that_works(config: dict[str, Any]) -> None:
+def test_the_filters_are_in_the_required_order(config: dict[str, Any]) -> None:
     names = [
         http_filter["name"].removeprefix(HTTP_FILTERS) for http_filter in connection_manager(config)["http_filters"]
     ]
@@ -240,14 +240,14 @@ def test_the_filters_stand_in_the_order_that_works(config: dict[str, Any]) -> No
     ]
 
 
-def test_the_admin_interface_is_on_loopback_wherever_the_edge_listens(api: FileDescriptorSet, jwks: Path) -> None:
+def test_the_admin_interface_is_always_on_loopback(api: FileDescriptorSet, jwks: Path) -> None:
     config = rendered(api, jwks, gateway_host="0.0.0.0")
     assert config["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 9901}
     (listener,) = config["static_resources"]["listeners"]
     assert listener["address"]["socket_address"] == {"address": "0.0.0.0", "port_value": 8080}
 
 
-def test_several_addresses_share_the_calls(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_addresses_share_the_load(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYHIGH_SEAT_ADDRESS", "127.0.0.1:50151, [::1]:50152")
     clusters = {cluster["name"]: cluster for cluster in rendered(api, jwks)["static_resources"]["clusters"]}
     services = {service.cluster for service in SERVICES}
@@ -260,7 +260,7 @@ def test_several_addresses_share_the_calls(api: FileDescriptorSet, jwks: Path, m
         ]
 
 
-def test_origins_are_an_allow_list(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_listed_origins_are_allowed(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def allowed() -> object:
         (host,) = connection_manager(rendered(api, jwks))["route_config"]["virtual_hosts"]
         return host["typed_per_filter_config"][HTTP_FILTERS + "cors"]["allow_origin_string_match"]
@@ -279,7 +279,7 @@ def test_origins_are_an_allow_list(api: FileDescriptorSet, jwks: Path, monkeypat
         ("SKYHIGH_SEAT_ADDRESS", ""),
     ],
 )
-def test_a_wrong_setting_is_named(variable: str, value: str, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_is_named(variable: str, value: str, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYHIGH_JWKS", str(jwks))
     monkeypatch.setenv("SKYHIGH_RATE_LIMITS", "off")
     monkeypatch.setenv(variable, value)

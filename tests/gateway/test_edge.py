@@ -152,7 +152,7 @@ def fields(body: dict[str, Any]) -> list[str]:
     ]
 
 
-async def test_without_a_token_nothing_is_told(edge: Edge) -> None:
+async def test_a_call_without_a_token_is_unauthenticated(edge: Edge) -> None:
     response = await edge.ask("GET", MAP, authorized=False)
     refused(response, 401, 16, "UNAUTHENTICATED")
     assert response.headers["www-authenticate"].startswith("Bearer")
@@ -161,14 +161,14 @@ async def test_without_a_token_nothing_is_told(edge: Edge) -> None:
 @pytest.mark.parametrize(
     "changes",
     [{"exp": 1_700_000_000}, {"nbf": 4_000_000_000}, {"aud": "another"}, {"iss": "https://another.example"}],
-    ids=["expired", "not yet", "another audience", "another issuer"],
+    ids=["expired", "not valid yet", "another audience", "another issuer"],
 )
-async def test_a_bad_token_is_none(edge: Edge, changes: dict[str, Any]) -> None:
+async def test_an_invalid_token_is_unauthenticated(edge: Edge, changes: dict[str, Any]) -> None:
     headers = {"authorization": f"Bearer {edge.token(**changes)}"}
     refused(await edge.ask("GET", MAP, headers=headers), 401, 16, "UNAUTHENTICATED")
 
 
-async def test_a_forged_token_is_none(edge: Edge) -> None:
+async def test_a_forged_token_is_unauthenticated(edge: Edge) -> None:
     header, claims, _ = edge.token().split(".")
     symmetric = f"{base64url(SYMMETRIC)}.{claims}"
     forged = [
@@ -200,7 +200,7 @@ async def test_a_forged_token_is_none(edge: Edge) -> None:
         ("POST", "/grpc.health.v1.Health/Check"),
     ],
 )
-async def test_what_is_not_public_does_not_exist(edge: Edge, method: str, path: str) -> None:
+async def test_an_internal_path_does_not_exist(edge: Edge, method: str, path: str) -> None:
     refused(await edge.ask(method, path), 404, 5, "UNKNOWN_PATH")
 
 
@@ -216,11 +216,11 @@ async def test_what_is_not_public_does_not_exist(edge: Edge, method: str, path: 
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     ],
 )
-async def test_what_is_not_public_is_unimplemented_to_native_grpc(edge: Edge, path: str) -> None:
+async def test_an_internal_method_is_unimplemented_for_native_grpc(edge: Edge, path: str) -> None:
     assert await native(edge, path, token=edge.token()) is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_native_grpc_gets_codes_of_its_own(edge: Edge) -> None:
+async def test_native_grpc_gets_its_own_codes(edge: Edge) -> None:
     hold = "/skyhigh.seat.v1.SeatService/HoldSeat"
     assert await native(edge, hold) is grpc.StatusCode.UNAUTHENTICATED
     assert await native(edge, hold, token=edge.token(aud="another")) is grpc.StatusCode.UNAUTHENTICATED
@@ -247,7 +247,7 @@ async def native(edge: Edge, path: str, *, token: str = "", body: bytes = b"") -
         ("DELETE", f"/v1/flights/{FLIGHT}/waitlist", "GET, POST"),
     ],
 )
-async def test_a_wrong_method_names_the_right_one(edge: Edge, method: str, path: str, allowed: str) -> None:
+async def test_a_wrong_method_gets_the_allowed_ones(edge: Edge, method: str, path: str, allowed: str) -> None:
     response = await edge.ask(method, path)
     refused(response, 405, 12, "METHOD_NOT_ALLOWED")
     assert response.headers["allow"] == allowed
@@ -294,7 +294,7 @@ async def test_a_bad_header_is_named(edge: Edge, header: str) -> None:
     assert fields(refused(response, 400, 3, "INVALID_FIELD")) == [header if "-" in header else "header"]
 
 
-async def test_a_large_body_is_refused_however_it_comes(edge: Edge) -> None:
+async def test_a_large_body_is_refused_in_any_encoding(edge: Edge) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(70):
             yield b" " * 1024
@@ -320,7 +320,7 @@ async def test_large_headers_are_refused(edge: Edge) -> None:
         ("POST", "/v1/bookings"),
     ],
 )
-async def test_with_nothing_behind_it_the_edge_says_when_to_come_again(edge: Edge, method: str, path: str) -> None:
+async def test_an_unavailable_service_has_a_retry_delay(edge: Edge, method: str, path: str) -> None:
     response = await edge.ask(method, path)
     body = refused(response, 503, 14, "DEPENDENCY_UNAVAILABLE")
     assert {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"} in body["details"]
@@ -354,7 +354,7 @@ async def test_outcome_is_unknown_when_the_connection_breaks_after_the_request(t
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", HOLD), ("GET", SEARCH), ("POST", "/v1/bookings"), ("PUT", "/v1/bookings/7d/seats")]
 )
-async def test_only_listed_pages_may_call(edge: Edge, method: str, path: str) -> None:
+async def test_only_pages_of_listed_origins_may_call(edge: Edge, method: str, path: str) -> None:
     async def preflight(origin: str) -> httpx.Response:
         headers = {"origin": origin, "access-control-request-method": method}
         return await edge.ask("OPTIONS", path, authorized=False, headers=headers)

@@ -59,7 +59,7 @@ def reason(answer: httpx.Response) -> str:
         ("&seats=0", {"seats": 0}),
     ],
 )
-async def test_a_search_arrives_as_it_was_asked_and_needs_no_token(
+async def test_a_search_is_forwarded_unchanged_without_a_token(
     gateway: Gateway, others: Others, query: str, fields: dict[str, Any]
 ) -> None:
     answer = await gateway.http.get(SEARCH + query)
@@ -82,7 +82,7 @@ async def test_a_search_arrives_as_it_was_asked_and_needs_no_token(
         f"/v1/itineraries/{ITINERARY}?seats=2",
     ],
 )
-async def test_a_query_that_no_request_has_is_refused(gateway: Gateway, others: Others, path: str) -> None:
+async def test_an_unknown_query_parameter_is_refused(gateway: Gateway, others: Others, path: str) -> None:
     heard = len(others.echo.heard)
     answer = await gateway.http.get(path)
     assert (answer.status_code, reason(answer)) == (400, "INVALID_FIELD"), answer.text
@@ -105,7 +105,7 @@ async def test_a_query_that_no_request_has_is_refused(gateway: Gateway, others: 
         ("POST", "/v1/bookings/00000000-0000-4000-8000-000000000001/watch", "GET"),
     ],
 )
-async def test_a_wrong_verb_is_told_the_right_ones(gateway: Gateway, method: str, path: str, allowed: str) -> None:
+async def test_a_wrong_verb_gets_the_allowed_ones(gateway: Gateway, method: str, path: str, allowed: str) -> None:
     answer = await gateway.agent()(method, path, {} if method != "GET" else None)
     assert (answer.status_code, reason(answer), answer.headers["allow"]) == (405, "METHOD_NOT_ALLOWED", allowed)
 
@@ -122,7 +122,7 @@ async def test_a_wrong_verb_is_told_the_right_ones(gateway: Gateway, method: str
         ("POST", f"/v1/flights/{FLIGHT}/waitlist", "skyhigh.waitlist.v1.WaitlistService/JoinWaitlist"),
     ],
 )
-async def test_paths_that_begin_alike_lead_apart(
+async def test_similar_paths_reach_different_methods(
     gateway: Gateway, others: Others, method: str, path: str, rpc: str
 ) -> None:
     answer = await gateway.agent()(method, path, {} if method != "GET" else None)
@@ -130,7 +130,7 @@ async def test_paths_that_begin_alike_lead_apart(
     assert others.echo.heard[-1][0] == f"/{rpc}"
 
 
-async def test_a_found_itinerary_has_the_fields_that_callers_rely_on(gateway: Gateway, others: Others) -> None:
+async def test_a_found_itinerary_has_its_documented_fields(gateway: Gateway, others: Others) -> None:
     flight = flight_pb.Flight(
         flight_id=FLIGHT,
         flight_number="SH101",
@@ -170,7 +170,7 @@ async def test_a_found_itinerary_has_the_fields_that_callers_rely_on(gateway: Ga
     assert (seen["checkInOpensBefore"], seen["cabins"][0]["cabin"]) == ("86400s", "ECONOMY")
 
 
-async def test_a_booking_is_made_of_json_and_answered_as_such(gateway: Gateway, others: Others) -> None:
+async def test_a_booking_is_created_with_json(gateway: Gateway, others: Others) -> None:
     key = str(uuid4())
     asked = {
         "itineraryId": ITINERARY,

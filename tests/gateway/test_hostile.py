@@ -41,7 +41,7 @@ FORGED: Final = {
 }
 
 
-async def test_no_forged_identity_arrives(gateway: Gateway, others: Others) -> None:
+async def test_forged_identity_headers_are_removed(gateway: Gateway, others: Others) -> None:
     agent = gateway.agent()
     path = f"/v1/checkins/{uuid4()}"
     await agent("GET", path, **{name.replace("-", "_"): value for name, value in FORGED.items()})
@@ -50,7 +50,7 @@ async def test_no_forged_identity_arrives(gateway: Gateway, others: Others) -> N
     assert heard["authorization"] == f"Bearer {agent.caller.token}"
 
 
-async def test_a_line_end_in_a_header_begins_no_other(gateway: Gateway, others: Others) -> None:
+async def test_a_line_break_in_a_header_adds_no_header(gateway: Gateway, others: Others) -> None:
     """A bare CR ends a line for some parsers and not for others (RFC 9112, 2.2)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     heard = len(others.echo.heard)
@@ -132,7 +132,7 @@ async def burst(gateway: Gateway, method: str, calls: int = CALLS) -> set[str]:
         return set(await asyncio.gather(*(one(number) for number in range(calls))))
 
 
-async def test_a_failing_service_is_asked_little_more_than_before(gateway: Gateway, half_fails: Counter[str]) -> None:
+async def test_a_failing_service_gets_few_retries(gateway: Gateway, half_fails: Counter[str]) -> None:
     """Retries make an outage worse.
 
     Only one layer retries, and at most a fifth of the calls in flight.
@@ -143,7 +143,7 @@ async def test_a_failing_service_is_asked_little_more_than_before(gateway: Gatew
     assert CALLS < arrived <= CALLS * MOST_AMPLIFICATION
 
 
-async def test_a_failing_service_is_told_a_change_once(gateway: Gateway, half_fails: Counter[str]) -> None:
+async def test_a_change_is_sent_to_a_failing_service_once(gateway: Gateway, half_fails: Counter[str]) -> None:
     outcomes = await burst(gateway, "CancelCheckIn")
     assert {"OK", "UNAVAILABLE"} <= outcomes <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
     assert sum(half_fails.values()) == CALLS

@@ -50,7 +50,7 @@ async def state(mobile: Mobile, flight: str, seat_number: str) -> str:
     return str(found)
 
 
-async def test_a_seat_goes_its_whole_way(gateway: Gateway, flight: str) -> None:
+async def test_a_seat_passes_through_all_its_states(gateway: Gateway, flight: str) -> None:
     passenger = gateway.passenger(f"P1:{flight}")
     held = await passenger("POST", f"/v1/flights/{flight}/seats/12A/hold", {"passengerId": "P1"})
     assert held.status_code == 200
@@ -84,7 +84,7 @@ async def test_a_seat_goes_its_whole_way(gateway: Gateway, flight: str) -> None:
     assert [event["version"] for event in events] == ["1", "2", "3"]
 
 
-async def test_of_two_hundred_callers_at_once_one_gets_the_seat(
+async def test_of_200_concurrent_callers_one_gets_the_seat(
     gateway: Gateway, flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
 
@@ -114,7 +114,7 @@ async def test_of_two_hundred_callers_at_once_one_gets_the_seat(
     assert await database.fetchval("SELECT count(*) FROM hold_seats WHERE flight_id = $1", flight) == 1
 
 
-async def test_a_strangers_hold_is_a_missing_hold(
+async def test_a_foreign_and_a_missing_hold_look_the_same(
     gateway: Gateway, flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     owner, stranger = gateway.passenger(f"P1:{flight}"), gateway.passenger(f"P2:{flight}")
@@ -136,7 +136,7 @@ async def test_a_strangers_hold_is_a_missing_hold(
     assert before == after
 
 
-async def test_the_key_may_come_as_a_header(gateway: Gateway, flight: str) -> None:
+async def test_the_idempotency_key_may_be_a_header(gateway: Gateway, flight: str) -> None:
     agent, key = gateway.agent(), str(uuid4())
     path = f"/v1/flights/{flight}/seats/3A/hold"
     first = await agent("POST", path, {"passengerId": "P1"}, idempotency_key=key)
@@ -147,7 +147,7 @@ async def test_the_key_may_come_as_a_header(gateway: Gateway, flight: str) -> No
     assert (other.status_code, reason(other)) == (409, "IDEMPOTENCY_KEY_REUSED")
 
 
-async def test_the_json_map_is_the_grpc_map(gateway: Gateway, flight: str) -> None:
+async def test_the_json_map_equals_the_grpc_map(gateway: Gateway, flight: str) -> None:
     agent = gateway.agent()
     answer = await agent("GET", f"/v1/flights/{flight}/seatmap")
     assert answer.headers["content-type"] == "application/json"
@@ -158,7 +158,7 @@ async def test_the_json_map_is_the_grpc_map(gateway: Gateway, flight: str) -> No
     assert not known.json()["seats"]
 
 
-async def test_native_grpc_comes_in_by_the_same_port_and_internal_methods_do_not(gateway: Gateway, flight: str) -> None:
+async def test_native_grpc_reaches_public_methods_only(gateway: Gateway, flight: str) -> None:
     token = (("authorization", f"Bearer {gateway.callers.service().token}"),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         stub: Any = SeatServiceStub(channel)
@@ -176,7 +176,7 @@ async def test_native_grpc_comes_in_by_the_same_port_and_internal_methods_do_not
             assert refusal.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_hoarder_is_told_how_long_to_wait(gateway: Gateway, flight: str) -> None:
+async def test_a_hoarder_gets_a_retry_delay(gateway: Gateway, flight: str) -> None:
     phone = gateway.passenger(*(f"P{n}:{flight}" for n in range(10)))
     for n in range(9):
         assert (await phone("POST", f"/v1/flights/{flight}/seats/{n + 1}A/hold", {"passengerId": f"P{n}"})).is_success
@@ -199,7 +199,7 @@ class Watch:
         raise AssertionError("the stream ended")
 
 
-async def test_a_watch_brings_a_snapshot_then_changes_and_goes_on_after_a_cut(gateway: Gateway, flight: str) -> None:
+async def test_a_watch_sends_snapshot_and_changes_and_resumes(gateway: Gateway, flight: str) -> None:
     agent = gateway.agent()
     path = f"/v1/flights/{flight}/seatmap/watch"
     headers = {"authorization": f"Bearer {agent.caller.token}"}
@@ -243,7 +243,7 @@ BAD_HOLDS: list[tuple[str, Any]] = [
 ]
 
 
-async def test_bad_input_is_a_400_that_names_the_field_and_changes_nothing(
+async def test_a_malformed_field_is_a_400_and_changes_nothing(
     gateway: Gateway, flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     agent = gateway.agent()
@@ -267,8 +267,8 @@ BY_THE_SERVICE: list[tuple[str, str, Any, str, str]] = [
         "seats[0].seatNumber",
         "regex",
     ),
-    ("GET", "/v1/flights/{flight}/seats/suggest?partySize=1&children=2", None, "children", "than partySize"),
-    ("GET", "/v1/flights/{flight}/seats/suggest?party_size=1&children=2", None, "children", "than party_size"),
+    ("GET", "/v1/flights/{flight}/seats/suggest?partySize=1&children=2", None, "children", "at most partySize"),
+    ("GET", "/v1/flights/{flight}/seats/suggest?party_size=1&children=2", None, "children", "at most party_size"),
     ("GET", "/v1/flights/{flight}/seatmap?known_version=-1", None, "known_version", "greater than or equal"),
     ("GET", "/v1/flights/{flight}/seatmap?knownVersion=-1", None, "knownVersion", "greater than or equal"),
     ("POST", "/v1/flights/{flight}/seats/12A/hold", {"passengerId": "P1", "requestId": "1"}, "requestId", "UUID"),
@@ -283,7 +283,7 @@ BY_THE_EDGE: list[tuple[str, str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize("wrong", BY_THE_SERVICE + BY_THE_EDGE)
-async def test_a_wrong_field_has_the_name_that_the_caller_of_json_wrote(
+async def test_a_wrong_field_has_its_json_name(
     gateway: Gateway, flight: str, wrong: tuple[str, str, Any, str, str]
 ) -> None:
     method, path, body, field, said = wrong
@@ -295,7 +295,7 @@ async def test_a_wrong_field_has_the_name_that_the_caller_of_json_wrote(
     assert field in answer.json()["message"]
 
 
-async def test_a_wrong_field_has_its_name_of_the_proto_for_callers_of_grpc(gateway: Gateway, flight: str) -> None:
+async def test_a_wrong_field_has_its_proto_name_for_grpc(gateway: Gateway, flight: str) -> None:
     token = (("authorization", f"Bearer {gateway.callers.agent().token}"),)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         stub: Any = SeatServiceStub(channel)
@@ -304,7 +304,7 @@ async def test_a_wrong_field_has_its_name_of_the_proto_for_callers_of_grpc(gatew
     assert "passenger_id: does not match regex pattern" in str(refusal.value.details())
 
 
-async def test_a_value_in_an_error_is_no_field(gateway: Gateway, flight: str) -> None:
+async def test_a_value_in_an_error_is_not_renamed(gateway: Gateway, flight: str) -> None:
     """Metadata keys and values are not field names and stay unchanged."""
     missing = await gateway.agent()("GET", f"/v1/flights/{flight_id('SH404')}/seatmap")
     (info,) = [each for each in missing.json()["details"] if each["@type"].endswith("ErrorInfo")]
@@ -313,7 +313,7 @@ async def test_a_value_in_an_error_is_no_field(gateway: Gateway, flight: str) ->
     assert [each["field"] for each in violations(unknown)] == ["party_size"]
 
 
-async def test_raw_garbage_is_refused_and_changes_nothing(
+async def test_random_bytes_are_refused_and_change_nothing(
     gateway: Gateway, flight: str, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     agent = gateway.agent()

@@ -63,7 +63,7 @@ def test_the_document_is_valid(openapi: dict[str, Any]) -> None:
     assert json.loads(json.dumps(openapi)) == openapi
 
 
-def test_each_exposed_rpc_has_its_path_and_verb_and_no_internal_one_has(openapi: dict[str, Any]) -> None:
+def test_exactly_the_exposed_rpcs_have_a_path(openapi: dict[str, Any]) -> None:
     expected: dict[tuple[str, str], str] = {}
     for file in read_descriptors().file:
         for service in file.service:
@@ -88,7 +88,7 @@ def test_only_public_operations_need_no_token(openapi: dict[str, Any]) -> None:
                 assert ("401" in found["responses"]) == (rpc not in service.public or rpc == "ReceiveWebhook"), rpc
 
 
-def test_every_reference_leads_somewhere_and_every_component_is_used(openapi: dict[str, Any]) -> None:
+def test_every_reference_resolves_and_every_component_is_used(openapi: dict[str, Any]) -> None:
     references = set(re.findall(r'"\$ref": "#/components/([^"]+)"', json.dumps(openapi)))
     components = {
         f"{kind}/{name}" for kind, named in openapi["components"].items() if kind != "securitySchemes" for name in named
@@ -108,7 +108,7 @@ def test_every_operation_and_field_is_described(openapi: dict[str, Any], schemas
             assert not bare, (name, bare)
 
 
-def test_the_rules_of_the_protos_are_there(openapi: dict[str, Any], schemas: dict[str, Any]) -> None:
+def test_the_document_has_the_rules_of_the_protos(openapi: dict[str, Any], schemas: dict[str, Any]) -> None:
     suggest = parameters(openapi, "SuggestSeats")
     assert suggest["flight_id"]["schema"]["pattern"] == "^[A-Za-z0-9-]{3,40}$"
     assert suggest["flight_id"]["required"] is True
@@ -122,7 +122,7 @@ def test_the_rules_of_the_protos_are_there(openapi: dict[str, Any], schemas: dic
     assert (known_version["type"], known_version["pattern"]) == ("string", "^[0-9]{1,18}$")
     hold = schemas["seat.HoldSeatsRequest"]["properties"]
     assert (hold["seats"]["minItems"], hold["seats"]["maxItems"]) == (1, 36)
-    assert '"a seat is named twice"' in hold["seats"]["description"]
+    assert '"must have each seat only once"' in hold["seats"]["description"]
     assert schemas["seat.HoldSeatsRequest"]["required"] == ["seats"]
     assert hold["requestId"]["format"] == "uuid"
     booking = schemas["booking.CreateBookingRequest"]
@@ -139,7 +139,7 @@ def test_the_rules_of_the_protos_are_there(openapi: dict[str, Any], schemas: dic
     assert "WAITLIST_MODE_UNSPECIFIED" not in schemas["waitlist.SetWaitlistModeRequest"]["properties"]["mode"]["enum"]
 
 
-def test_what_stands_in_a_path_or_a_query_is_ascii(openapi: dict[str, Any]) -> None:
+def test_path_and_query_values_are_ascii(openapi: dict[str, Any]) -> None:
     for verbs in openapi["paths"].values():
         for each in verbs.values():
             for name, parameter in parameters(openapi, each["operationId"]).items():
@@ -150,7 +150,7 @@ def test_what_stands_in_a_path_or_a_query_is_ascii(openapi: dict[str, Any]) -> N
                     assert not fits or schema.get("format") == "uuid", (each["operationId"], name)
 
 
-def test_answers_say_what_is_always_there(schemas: dict[str, Any]) -> None:
+def test_required_response_fields_are_marked(schemas: dict[str, Any]) -> None:
     hold = schemas["seat.Hold"]
     assert {"holdId", "state", "seats", "managed"} == set(hold["required"]) & {"holdId", "state", "seats", "managed"}
     assert "expireTime" not in hold["required"], "a message may be missing"
@@ -171,7 +171,7 @@ def test_answers_say_what_is_always_there(schemas: dict[str, Any]) -> None:
         ("GetTrip", "application/json"),
     ],
 )
-def test_answers_have_their_content_types(openapi: dict[str, Any], rpc: str, content_type: str) -> None:
+def test_responses_have_their_content_types(openapi: dict[str, Any], rpc: str, content_type: str) -> None:
     content = operation(openapi, rpc)["responses"]["200"]["content"]
     assert list(content) == [content_type]
     if rpc == "GetSeatMapJson":
@@ -181,7 +181,7 @@ def test_answers_have_their_content_types(openapi: dict[str, Any], rpc: str, con
         assert data["contentSchema"] == {"$ref": "#/components/schemas/seat.SeatMapUpdate"}
 
 
-def test_a_refusal_says_its_reasons(openapi: dict[str, Any]) -> None:
+def test_a_refusal_lists_its_reasons(openapi: dict[str, Any]) -> None:
     refusals = operation(openapi, "HoldSeat")["responses"]
     assert set(refusals) == {"200", "400", "401", "403", "404", "409", "413", "429", "500", "503", "504"}
     assert "`SEAT_TAKEN`" in refusals["409"]["description"]
@@ -205,7 +205,7 @@ def test_a_refusal_says_its_reasons(openapi: dict[str, Any]) -> None:
     assert "403" not in operation(openapi, "GetHold")["responses"], "every role may call it"
 
 
-def test_examples_of_requests_are_good_requests(api: FileDescriptorSet, openapi: dict[str, Any]) -> None:
+def test_request_examples_are_valid(api: FileDescriptorSet, openapi: dict[str, Any]) -> None:
     protos = Api(api)
     methods = {name: one for each in SERVICES for name, one in protos.service(each.name).methods_by_name.items()}
     seen = 0
@@ -220,7 +220,7 @@ def test_examples_of_requests_are_good_requests(api: FileDescriptorSet, openapi:
     assert seen == len(re.findall(r'"requestBody"', json.dumps(openapi))) - 1, "all but the webhook's"
 
 
-def test_a_rule_that_the_document_does_not_know_stops_it() -> None:
+def test_an_unknown_rule_stops_the_document() -> None:
     api = FileDescriptorSet.FromString(DESCRIPTORS.read_bytes())
     (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
     (message,) = [message for message in file.message_type if message.name == "HoldSeatRequest"]
@@ -230,7 +230,9 @@ def test_a_rule_that_the_document_does_not_know_stops_it() -> None:
         document.build(api)
 
 
-def test_the_command_writes_it(openapi: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_the_document(
+    openapi: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "openapi.json"
     monkeypatch.setattr(sys, "argv", ["gateway.openapi", "--output", str(output)])
     runpy.run_module("gateway.openapi", run_name="__main__", alter_sys=True)
@@ -264,7 +266,7 @@ async def test_the_page_loads_all_its_files_from_the_edge(gateway: Gateway) -> N
     ).read_bytes()
 
 
-async def test_a_file_of_the_edge_is_only_read(gateway: Gateway) -> None:
+async def test_the_edges_files_are_read_only(gateway: Gateway) -> None:
     head = await gateway.http.head("/docs")
     assert (head.status_code, head.content) == (200, b"")
     written = await gateway.http.post("/openapi.json", json={})
@@ -273,12 +275,12 @@ async def test_a_file_of_the_edge_is_only_read(gateway: Gateway) -> None:
     assert missing.json()["details"][0]["reason"] == "UNKNOWN_PATH"
 
 
-def test_without_swagger_ui_there_is_the_document_and_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_document_is_served_without_swagger_ui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "SWAGGER_UI", tmp_path)
     assert [served.path for served in page.served_files(tmp_path / "openapi.json")] == ["/openapi.json"]
 
 
-def test_what_npm_installs_names_no_registry_and_is_pinned() -> None:
+def test_npm_packages_are_pinned_without_a_registry() -> None:
     lock = json.loads((page.OWN_FILES / "package-lock.json").read_text())
     wanted = json.loads((page.OWN_FILES / "package.json").read_text())["dependencies"]
     for name, package in lock["packages"].items():

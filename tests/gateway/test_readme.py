@@ -91,7 +91,7 @@ async def shell(world: World, callers: Callers, others: Others) -> AsyncIterator
         yield Shell(http, known, REMEMBERED)
 
 
-async def test_each_call_is_answered_as_shown(shell: Shell) -> None:
+async def test_each_documented_call_gets_the_documented_response(shell: Shell) -> None:
     for example in EXAMPLES:
         differences = list[str]()
         for _ in range(TRIES):
@@ -105,7 +105,7 @@ async def test_each_call_is_answered_as_shown(shell: Shell) -> None:
             pytest.fail("\n".join(dict.fromkeys(differences)))
 
 
-def test_no_call_stands_outside_of_the_examples() -> None:
+def test_every_call_on_the_page_is_an_example() -> None:
     assert README.count("curl ") == sum(example.command.startswith("curl ") for example in EXAMPLES) > 15
 
 
@@ -123,7 +123,7 @@ def test_no_call_stands_outside_of_the_examples() -> None:
         ("200\n…\n429\n", 200, "200\n200\n200\n"),
     ],
 )
-def test_what_differs_is_seen(printed: str, status: int, answer: str) -> None:
+def test_a_differing_response_is_detected(printed: str, status: int, answer: str) -> None:
     assert difference(printed, status, answer)
 
 
@@ -140,7 +140,7 @@ def shown_limit(call_class: str, key: Key, role: str) -> str:
     return f"{limit.requests_per_minute:,}, {limit.burst:,}"
 
 
-def test_the_limits_are_those_of_the_code() -> None:
+def test_the_documented_limits_equal_the_code() -> None:
     expected = []
     keys = [
         (call_class, key)
@@ -164,14 +164,14 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert sorted([row[0], *row[2:]] for row in rows("class")) == sorted(expected)
 
 
-def test_the_classes_have_the_rpcs_that_are_named() -> None:
+def test_the_documented_classes_list_their_rpcs() -> None:
     named = {row[0]: row[1].split(", ") for row in rows("class") if row[1] != "the same"}
     own = {rpc: call_class for service in SERVICES for rpc, call_class in service.classes.items()}
     assert {rpc for rpcs in named.values() for rpc in rpcs if " " not in rpc and rpc != "streams"} == own.keys()
     assert [rpc for rpc, call_class in own.items() if rpc not in named[call_class]] == []
 
 
-def test_the_rules_of_abuse_are_those_of_the_code() -> None:
+def test_the_documented_abuse_rules_equal_the_code() -> None:
     settings = GatewayServiceSettings.model_fields
     names = ("map_burst", "map_scan", "hold_spins", "failed_logins", "hoarding_guests")
     thresholds = (settings[name].default for name in names)
@@ -184,7 +184,7 @@ def test_the_rules_of_abuse_are_those_of_the_code() -> None:
     assert f"a **block** of {settings['block_seconds'].default // 60} minutes" in README
 
 
-def test_each_setting_is_there_with_its_default() -> None:
+def test_each_setting_is_documented_with_its_default() -> None:
     services, edges = GatewayServiceSettings.model_fields, GatewaySettings.model_fields
     every_services = ServiceSettings.model_fields.keys() - {"listen"}
     fields = [(f"SKYHIGH_{name.upper()}", field) for name, field in edges.items()]

@@ -282,7 +282,7 @@ async def edge(world: World, fleet: Fleet, others: Others) -> AsyncIterator[Edge
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
-async def test_a_killed_edge_loses_nothing_that_is_repeated(
+async def test_a_killed_edge_loses_no_retried_call(
     fleet: Fleet, edge: Edge, database: asyncpg.Connection[asyncpg.Record], number: int
 ) -> None:
     load = await fleet.load(edge.configured.url, rounds=1)
@@ -291,7 +291,7 @@ async def test_a_killed_edge_loses_nothing_that_is_repeated(
     await load.judge(database, "edge killed")
 
 
-async def test_a_hot_restart_breaks_nothing(
+async def test_a_hot_restart_loses_no_call(
     world: World, fleet: Fleet, others: Others, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     configured = configure(world, fleet, others)
@@ -346,7 +346,7 @@ async def _serves(configured: Configured, epoch: int) -> bool:
     return False
 
 
-async def test_a_worker_that_drains_is_not_noticed(
+async def test_a_draining_worker_loses_no_call(
     fleet: Fleet, edge: Edge, database: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     load = await fleet.load(edge.configured.url, rounds=ROUNDS)

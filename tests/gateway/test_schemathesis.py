@@ -123,7 +123,9 @@ async def _fuzz(fuzzing: Fuzzing) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1200 + SECONDS_PER_EXAMPLE * EXAMPLES_EACH)
-async def test_the_edge_keeps_to_its_document(airline: Airline, tokens: dict[str, str], known: dict[str, str]) -> None:
+async def test_the_edge_conforms_to_its_document(
+    airline: Airline, tokens: dict[str, str], known: dict[str, str]
+) -> None:
     assert tokens.keys() == set(ROLES)
     openapi = airline.folder / "dated-openapi.json"
     openapi.write_text((airline.folder / "openapi.json").read_text().replace(EXAMPLES["date"], DAY))
@@ -139,7 +141,7 @@ async def test_the_edge_keeps_to_its_document(airline: Airline, tokens: dict[str
     assert len(answered) >= len(operations) / 2, set(operations) - set(answered)
 
 
-async def test_a_header_whose_name_grpc_does_not_know_is_no_defect(airline: Airline) -> None:
+async def test_a_header_name_unknown_to_grpc_is_no_defect(airline: Airline) -> None:
     async with httpx.AsyncClient(base_url=airline.url) as http:
         answer = await http.get("/v1/flights", headers={"it's": "allowed by HTTP", "so~is": "this"})
     assert answer.status_code == 200, answer.text

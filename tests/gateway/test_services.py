@@ -61,7 +61,7 @@ async def test_a_route_reaches_its_method(  # noqa: PLR0917
 
 
 @pytest.mark.parametrize(("service", "method", "verb", "path"), ROUTES, ids=IDS)
-async def test_a_token_is_needed_where_the_table_says_so(
+async def test_a_token_is_required_as_the_table_says(
     gateway: Gateway, service: ServiceExposure, method: MethodDescriptorProto, verb: str, path: str
 ) -> None:
     bare = await gateway.http.request(verb, path, json={} if verb != "GET" else None)
@@ -77,7 +77,7 @@ async def test_a_token_is_needed_where_the_table_says_so(
     [(service, name) for service in SERVICES for name, call in service.calls.items() if call is Call.INTERNAL],
     ids=lambda value: getattr(value, "cluster", value),
 )
-async def test_an_internal_method_does_not_exist_outside(
+async def test_an_internal_method_does_not_exist_at_the_edge(
     gateway: Gateway, service: ServiceExposure, method: str
 ) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
@@ -99,7 +99,7 @@ async def test_an_internal_method_does_not_exist_outside(
     ],
     ids=["json", "bytes", "form", "gzip", "large", "empty"],
 )
-async def test_a_webhook_arrives_byte_for_byte(
+async def test_a_webhook_body_is_forwarded_unchanged(
     gateway: Gateway, others: Others, body: bytes, more: dict[str, str]
 ) -> None:
     headers = {
@@ -120,7 +120,7 @@ async def test_a_webhook_arrives_byte_for_byte(
 
 
 @pytest.mark.parametrize(("content_type", "ending"), [("image/svg+xml", "svg"), ("image/png", "png")])
-async def test_a_barcode_arrives_as_the_picture_that_it_is(
+async def test_a_barcode_is_returned_as_a_picture(
     gateway: Gateway, others: Others, content_type: str, ending: str
 ) -> None:
     picture = b"\x89PNG\r\n\x1a\n\x00\xff" * 200
@@ -140,7 +140,7 @@ async def test_a_check_in_is_watched_as_server_sent_events(gateway: Gateway) -> 
     assert [line.partition(":")[0] for line in answer.text.splitlines() if line] == ["data"]
 
 
-async def test_a_service_learns_the_callers_address_and_no_other(gateway: Gateway, others: Others) -> None:
+async def test_a_service_gets_only_the_callers_address(gateway: Gateway, others: Others) -> None:
     names = ("x-forwarded-for", "x-real-ip", "x-skyhigh-client", "x-envoy-external-address")
     forged = {name: "203.0.113.66" for name in names} | {"forwarded": "for=203.0.113.66"}
     # The client has another address than the gateway, so that the two cannot be confused.

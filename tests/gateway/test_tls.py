@@ -199,11 +199,11 @@ async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFa
         await callers.close()
 
 
-def test_envoy_takes_it_without_a_warning(edge: SecureEdge) -> None:
+def test_envoy_accepts_the_tls_configuration_without_a_warning(edge: SecureEdge) -> None:
     assert complaints(edge.config) == []
 
 
-async def test_json_through_tls_on_both_sides(edge: SecureEdge) -> None:
+async def test_json_works_with_tls_on_both_sides(edge: SecureEdge) -> None:
     seat_map = await edge.get(f"/v1/flights/{edge.flight}/seatmap")
     assert seat_map.status_code == 200
     assert len(seat_map.json()["seats"]) == 180
@@ -212,7 +212,7 @@ async def test_json_through_tls_on_both_sides(edge: SecureEdge) -> None:
     assert await edge.count("cluster.seat.health_check.success") > 0
 
 
-async def test_grpc_through_tls_on_both_sides(edge: SecureEdge) -> None:
+async def test_grpc_works_with_tls_on_both_sides(edge: SecureEdge) -> None:
     credentials = grpc.ssl_channel_credentials(edge.authority.certificate.read_bytes())
     async with grpc.aio.secure_channel(f"localhost:{edge.port}", credentials) as channel:
         caller = Caller(SeatServiceStub(channel), edge.agent.name, edge.agent.token)
@@ -228,9 +228,9 @@ async def test_grpc_through_tls_on_both_sides(edge: SecureEdge) -> None:
         f"/v1/flights/{flight_id('SH101')}",
         f"/v1/checkins/{AN_ID}",
     ],
-    ids=["another authority", "ended", "another name", "no TLS"],
+    ids=["another authority", "expired", "another name", "no TLS"],
 )
-async def test_what_is_not_the_service_is_told_nothing(edge: SecureEdge, others: Others, path: str) -> None:
+async def test_a_server_with_another_certificate_gets_no_call(edge: SecureEdge, others: Others, path: str) -> None:
     heard = len(others.echo.heard)
     answer = await edge.get(path)
     assert (answer.status_code, answer.json()["details"][0]["reason"]) == (503, "DEPENDENCY_UNAVAILABLE")
@@ -238,12 +238,12 @@ async def test_what_is_not_the_service_is_told_nothing(edge: SecureEdge, others:
 
 
 @pytest.mark.parametrize("offered", ["h2", "http/1.1"])
-def test_both_protocols_are_spoken(edge: SecureEdge, offered: str) -> None:
+def test_http_1_and_http_2_are_supported(edge: SecureEdge, offered: str) -> None:
     assert edge.shown(offer=(offered,)).protocol == offered
     assert edge.shown(offer=("http/1.1", "h2")).protocol == "h2"
 
 
-def test_versions(edge: SecureEdge) -> None:
+def test_only_current_tls_versions_are_accepted(edge: SecureEdge) -> None:
     for version, name in ((ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")):
         assert edge.shown(version=version).version == name
     for old in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
@@ -252,12 +252,12 @@ def test_versions(edge: SecureEdge) -> None:
 
 
 @pytest.mark.parametrize("cipher", ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"])
-def test_ciphers_that_are_taken(edge: SecureEdge, cipher: str) -> None:
+def test_strong_ciphers_are_accepted(edge: SecureEdge, cipher: str) -> None:
     assert edge.shown(ciphers=cipher).version == "TLSv1.2"
 
 
 @pytest.mark.parametrize("cipher", ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "AES128-GCM-SHA256"])
-def test_ciphers_that_are_refused(edge: SecureEdge, cipher: str) -> None:
+def test_weak_ciphers_are_refused(edge: SecureEdge, cipher: str) -> None:
     with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
         edge.shown(ciphers=cipher)
 
@@ -268,7 +268,7 @@ async def test_plain_http_is_refused(edge: SecureEdge) -> None:
             await http.get(f"http://127.0.0.1:{edge.port}/healthz")
 
 
-async def test_replaced_certificates_are_taken_without_a_restart(edge: SecureEdge) -> None:
+async def test_replaced_certificates_are_used_without_a_restart(edge: SecureEdge) -> None:
     before = edge.shown().serial_number
     updates = "cluster.seat.client_ssl_socket_factory.ssl_context_update_by_sds"
     updated = await edge.count(updates)
@@ -295,7 +295,9 @@ async def test_replaced_certificates_are_taken_without_a_restart(edge: SecureEdg
         ),
     ],
 )
-def test_settings_that_are_not_whole(edge: SecureEdge, world: World, given: dict[str, str], complaint: str) -> None:
+def test_incomplete_tls_settings_are_refused(
+    edge: SecureEdge, world: World, given: dict[str, str], complaint: str
+) -> None:
     folder = edge.authority.certificate.parent
     files: dict[str, Any] = {name: folder / file for name, file in given.items()}
     with pytest.raises(ValueError, match=complaint):

@@ -57,7 +57,7 @@ async def is_taken_by_service(gateway: Gateway, authorization: str) -> bool:
         ("{}", False),
     ],
 )
-async def test_a_header_is_read_by_the_edge_as_by_a_service(
+async def test_edge_and_services_read_the_header_alike(
     gateway: Gateway, others: Others, form: str, taken: bool
 ) -> None:
     authorization = form.format(gateway.callers.agent().token)
@@ -74,7 +74,7 @@ async def test_a_header_is_read_by_the_edge_as_by_a_service(
         ({"nbf": 60}, False),
     ],
 )
-async def test_the_times_of_a_token_are_read_by_the_edge_as_by_a_service(
+async def test_edge_and_services_read_token_times_alike(
     world: World, gateway: Gateway, others: Others, seconds: Mapping[str, int], taken: bool
 ) -> None:
     now = int(time.time())
@@ -84,7 +84,7 @@ async def test_the_times_of_a_token_are_read_by_the_edge_as_by_a_service(
     assert await is_taken_by_edge(gateway, others, f"Bearer {token}") is taken
 
 
-def test_the_edge_has_the_skew_and_the_prefixes_of_the_services(world: World) -> None:
+def test_edge_and_services_have_the_same_skew_and_prefixes(world: World) -> None:
     text = render(edge_settings(world, "127.0.0.1:1"), read_descriptors(), Path("api.binpb"))
     filters = connection_manager(yaml.load(text, yaml.CSafeLoader))["http_filters"]
     (config,) = [each["typed_config"] for each in filters if each["name"] == "envoy.filters.http.jwt_authn"]

@@ -177,6 +177,6 @@ def test_without_tls_nobody_is_told_of_certificates(tmp_path: Path) -> None:
     ("variable", "value"),
     [("SKYHIGH_TLS", "yes"), ("SKYHIGH_TLS_CERTIFICATE", "/x.pem"), ("SKYHIGH_GATEWAY_TLS_KEY", "/x.pem")],
 )
-def test_a_wrong_setting_is_named(tmp_path: Path, variable: str, value: str) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path, variable: str, value: str) -> None:
     with pytest.raises(ValueError, match=variable):
         Stack.from_environment({"SKYHIGH_HOME": str(tmp_path), variable: value})

@@ -46,7 +46,7 @@ def attempts(world: World) -> Attempts:
     return world.settings_of(PaymentSettings, SKYHIGH_PAYMENT_WEBHOOK_SECRETS=SECRET).attempts
 
 
-async def test_00000_succeeds(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+async def test_code_00000_succeeds(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent)
     paid = await prompt.becomes(intent, "SUCCEEDED")
@@ -55,9 +55,7 @@ async def test_00000_succeeds(prompt: Payments, provider: PaymentProvider, payer
     assert provider.charges[str(charge_key_of(UUID(intent.intent_id), 1))].amount["minor_units"] == PRICE
 
 
-async def test_99999_fails_after_three_visible_attempts_and_may_be_tried_again(
-    world: World, provider: PaymentProvider
-) -> None:
+async def test_code_99999_fails_after_three_attempts_and_is_repeatable(world: World, provider: PaymentProvider) -> None:
     async with paying(world, provider, **STEPWISE) as service:
         payer = service.callers.passenger()
         intent = await service.intent(payer)
@@ -100,7 +98,7 @@ async def test_other_codes_succeed_within_three_attempts_or_fail(
     assert await prompt.violations() == []
 
 
-async def test_a_lost_answer_never_charges_twice(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+async def test_a_lost_response_never_charges_twice(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
     switch(provider, lose_answers=1, drop_webhooks=True)
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent)
@@ -111,9 +109,7 @@ async def test_a_lost_answer_never_charges_twice(prompt: Payments, provider: Pay
     assert (state, tries) == ("SUCCEEDED", 2)
 
 
-async def test_a_provider_that_is_slower_than_an_attempt_charges_once(
-    prompt: Payments, provider: PaymentProvider, payer: Caller
-) -> None:
+async def test_a_slow_provider_charges_once(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
     # The charge stays pending. An attempt that ends before its call times out asks for the verdict, and would find a
     # decided one.
     switch(provider, answer_delay_seconds=3600, decision_delay_seconds=3600, drop_webhooks=True)
@@ -128,7 +124,7 @@ async def test_a_provider_that_is_slower_than_an_attempt_charges_once(
     assert charged(provider, intent.intent_id) == {"succeeded": 1}
 
 
-async def test_while_the_provider_is_down_the_payment_goes_on_and_ends_uncharged(
+async def test_a_payment_ends_uncharged_while_the_provider_is_down(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     switch(provider, down=True)
@@ -149,7 +145,7 @@ async def test_while_the_provider_is_down_the_payment_goes_on_and_ends_uncharged
     await prompt.becomes(intent, "SUCCEEDED")
 
 
-async def test_a_provider_that_comes_back_within_the_attempts_is_paid(world: World, provider: PaymentProvider) -> None:
+async def test_a_provider_back_within_the_attempts_charges(world: World, provider: PaymentProvider) -> None:
     switch(provider, down=True)
     async with paying(world, provider, **STEPWISE) as service:
         payer = service.callers.passenger()
@@ -162,7 +158,7 @@ async def test_a_provider_that_comes_back_within_the_attempts_is_paid(world: Wor
         assert charged(provider, intent.intent_id) == {"succeeded": 1}
 
 
-async def test_lost_webhooks_are_asked_for_at_the_attempts_end(
+async def test_the_verdict_of_a_lost_webhook_is_requested(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     switch(provider, drop_webhooks=True)
@@ -175,7 +171,7 @@ async def test_lost_webhooks_are_asked_for_at_the_attempts_end(
     assert charged(provider, declined.intent_id) == {"failed": 3}
 
 
-async def test_an_unknown_outcome_is_asked_for_until_it_is_known(world: World, provider: PaymentProvider) -> None:
+async def test_an_unknown_outcome_is_requested_until_known(world: World, provider: PaymentProvider) -> None:
     switch(provider, drop_webhooks=True, decision_delay_seconds=600)
     due_time = "SELECT due_time FROM timers WHERE name = 'reconcile' AND subject = $1"
     async with paying(world, provider) as service:
@@ -202,9 +198,7 @@ async def test_an_unknown_outcome_is_asked_for_until_it_is_known(world: World, p
         assert charged(provider, intent.intent_id) == {"succeeded": 1}
 
 
-async def test_what_the_provider_never_decides_is_voided(
-    prompt: Payments, provider: PaymentProvider, payer: Caller
-) -> None:
+async def test_an_undecided_charge_is_voided(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
     switch(provider, decision_delay_seconds=600)
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent)
@@ -217,7 +211,7 @@ async def test_what_the_provider_never_decides_is_voided(
     assert charged(provider, intent.intent_id) == {"voided": 1}
 
 
-async def test_duplicated_reordered_and_forged_webhooks_are_harmless(
+async def test_duplicate_reordered_and_forged_webhooks_change_nothing(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     for forge in ("unsigned", "wrong_key", "altered_body", "stale"):
@@ -232,7 +226,7 @@ async def test_duplicated_reordered_and_forged_webhooks_are_harmless(
     assert await prompt.violations() == []
 
 
-async def test_a_webhook_of_another_amount_is_quarantined_and_the_provider_is_asked(
+async def test_a_webhook_of_another_amount_is_quarantined(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     switch(provider, wrong_amount=True)
@@ -248,7 +242,7 @@ async def test_a_webhook_of_another_amount_is_quarantined_and_the_provider_is_as
     await eventually(reported)
 
 
-async def test_an_answer_of_another_amount_pays_nothing(world: World, provider: PaymentProvider) -> None:
+async def test_a_response_with_another_amount_pays_nothing(world: World, provider: PaymentProvider) -> None:
     switch(provider, drop_webhooks=True, decision_delay_seconds=600)
     async with paying(world, provider, **STEPWISE) as service:
         intent = await service.begun(service.callers.passenger())
@@ -278,7 +272,7 @@ async def test_an_answer_of_another_amount_pays_nothing(world: World, provider: 
         await eventually(paid)
 
 
-async def test_killed_between_the_answer_and_the_commit_it_recovers_to_one_charge(
+async def test_an_attempt_killed_before_commit_charges_once(
     prompt: Payments, provider: PaymentProvider, payer: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The provider decides the charge before it responds, so the response contains the verdict.
@@ -302,9 +296,7 @@ async def test_killed_between_the_answer_and_the_commit_it_recovers_to_one_charg
     assert await prompt.history(intent) == ["REQUIRES_PAYMENT", "PROCESSING", "SUCCEEDED"]
 
 
-async def test_stopped_in_the_middle_of_the_call_another_process_goes_on(
-    world: World, provider: PaymentProvider
-) -> None:
+async def test_another_process_continues_a_stopped_attempt(world: World, provider: PaymentProvider) -> None:
     url = (await database_with(world, "payment"))["SKYHIGH_PAYMENT_DATABASE_URL"]
     switch(provider, answer_delay_seconds=60, drop_webhooks=True)
     async with paying(world, provider, database_url=url) as first:
@@ -336,7 +328,7 @@ async def test_two_processes_charge_each_intent_once(world: World, provider: Pay
         assert await service.violations() == []
 
 
-def test_the_pauses_are_the_contracts(attempts: Attempts) -> None:
+def test_the_pauses_equal_the_contracts(attempts: Attempts) -> None:
     assert [attempts.pause_after(n).total_seconds() for n in range(1, 7)] == [1, 1.5, 2.25, 3.375, 5, 5]
     assert (attempts.most, attempts.length.total_seconds()) == (3, 10)
 

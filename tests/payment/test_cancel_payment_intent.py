@@ -12,7 +12,7 @@ from tests.payment.rules import Payments, event, state_of
 from tests.seat.rules import at_once, outcomes
 
 
-async def test_an_unpaid_intent_ends(silent: Payments, passenger: Caller) -> None:
+async def test_an_unpaid_intent_is_cancelled(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     cancelled = await silent.cancel(intent, reason="DECLARED_AGAIN")
     assert state_of(cancelled) == "CANCELLED"
@@ -24,7 +24,7 @@ async def test_an_unpaid_intent_ends(silent: Payments, passenger: Caller) -> Non
     assert tuple(line) == ("service:checkin", "DECLARED_AGAIN")
 
 
-async def test_a_repeat_answers_the_same_and_changes_nothing(
+async def test_a_repeat_returns_the_same_and_changes_nothing(
     silent: Payments, passenger: Caller, request_id: str
 ) -> None:
     intent = await silent.intent(passenger)
@@ -35,7 +35,7 @@ async def test_a_repeat_answers_the_same_and_changes_nothing(
     assert await silent.rows(intent) == before
 
 
-async def test_while_an_attempt_runs_its_outcome_decides(silent: Payments, passenger: Caller) -> None:
+async def test_an_intent_with_a_running_attempt_is_not_cancelled(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     before = await silent.rows(intent)
     with refused("FAILED_PRECONDITION", "PAYMENT_IN_PROGRESS") as refusal:
@@ -44,7 +44,7 @@ async def test_while_an_attempt_runs_its_outcome_decides(silent: Payments, passe
     assert await silent.rows(intent) == before
 
 
-async def test_a_paid_intent_stays(silent: Payments, passenger: Caller) -> None:
+async def test_a_paid_intent_is_not_cancelled(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     await silent.deliver(event(intent))
     with refused("FAILED_PRECONDITION", "INTENT_PAID") as refusal:
@@ -56,12 +56,12 @@ async def test_a_paid_intent_stays(silent: Payments, passenger: Caller) -> None:
     assert dict(refusal.info.metadata) == {"state": "REFUNDING"}
 
 
-async def test_an_intent_that_nobody_has_is_not_found(silent: Payments) -> None:
+async def test_an_unknown_intent_is_not_found(silent: Payments) -> None:
     with refused("NOT_FOUND", "INTENT_NOT_FOUND"):
         await silent.cancel(pb.PaymentIntent(intent_id=str(uuid4())))
 
 
-async def test_cancelled_or_paid_but_never_both(silent: Payments, passenger: Caller) -> None:
+async def test_cancel_and_pay_at_once_leave_one_result(silent: Payments, passenger: Caller) -> None:
     for _ in range(10):
         intent = await silent.intent(passenger)
         results = await at_once(*(silent.cancel(intent) if n % 2 else silent.pay(passenger, intent) for n in range(10)))

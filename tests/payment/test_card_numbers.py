@@ -46,7 +46,7 @@ def test_a_card_number_is_found(number: str, text: str) -> None:
         "1 4111 1111 1111 1111 2",
     ],
 )
-def test_however_it_is_written(text: str) -> None:
+def test_a_card_number_is_found_in_any_notation(text: str) -> None:
     assert card_numbers.found(text)
 
 
@@ -64,11 +64,11 @@ def test_however_it_is_written(text: str) -> None:
         "0000000000000000",
     ],
 )
-def test_other_digits_are_no_card(text: str) -> None:
+def test_other_digits_are_not_found(text: str) -> None:
     assert not card_numbers.found(text)
 
 
-def test_no_uuid_is_a_card() -> None:
+def test_a_uuid_is_not_taken_for_a_card() -> None:
     chance = random.Random(6)
     # For example 41111111-1111-4111-…, which has digits and dashes only.
     digits = ["".join(chance.choice("0123456789") for _ in range(32)) for _ in range(20_000)]

@@ -40,7 +40,7 @@ MAY_CALL: Final = {
 SOURCES: Final = sorted(Path(payment_service.__file__).parent.glob("*.py"))
 
 
-def test_the_table_is_the_contracts() -> None:
+def test_the_authorization_table_equals_the_contracts() -> None:
     assert set(POLICY) == set(SERVICE.methods_by_name) == set(MAY_CALL)
     assert {method: access.roles for method, access in POLICY.items()} == {
         method: frozenset(ROLES[letter] for letter in letters) for method, letters in MAY_CALL.items()
@@ -51,7 +51,7 @@ def test_the_table_is_the_contracts() -> None:
 
 @pytest.mark.parametrize("letter", "PCAOS")
 @pytest.mark.parametrize("method", MAY_CALL)
-async def test_a_role_reaches_what_it_may_and_nothing_else(silent: Payments, method: str, letter: str) -> None:
+async def test_a_role_can_call_only_its_methods(silent: Payments, method: str, letter: str) -> None:
     callers = silent.callers
     opened: dict[str, Any] = {
         "P": callers.passenger,
@@ -70,13 +70,13 @@ async def test_a_role_reaches_what_it_may_and_nothing_else(silent: Payments, met
 
 
 @pytest.mark.parametrize("method", [method for method, letters in MAY_CALL.items() if letters != "-"])
-async def test_without_a_token_nobody_gets_in(silent: Payments, method: str) -> None:
+async def test_calls_without_a_token_are_refused(silent: Payments, method: str) -> None:
     request = message_factory.GetMessageClass(SERVICE.methods_by_name[method].input_type)()
     with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
         await getattr(silent.callers.anybody("none"), method)(request)
 
 
-async def test_states_are_the_same_in_sql_and_in_the_contract(silent: Payments) -> None:
+async def test_sql_and_contract_have_the_same_states(silent: Payments) -> None:
     labels = await silent.database.fetch(
         "SELECT enumlabel FROM pg_enum WHERE enumtypid = 'intent_state'::regtype ORDER BY enumsortorder"
     )
@@ -85,7 +85,7 @@ async def test_states_are_the_same_in_sql_and_in_the_contract(silent: Payments) 
     ], "extend both, by a migration and in the proto"
 
 
-def test_every_update_of_a_state_carries_its_guard() -> None:
+def test_every_update_of_a_state_has_a_guard() -> None:
     updates = 0
     for source in SOURCES:
         for table, statement in re.findall(
@@ -104,7 +104,7 @@ async def test_the_history_is_append_only(silent: Payments, passenger: Caller) -
             await silent.database.execute(statement)
 
 
-def test_the_answer_has_every_column_that_it_needs() -> None:
+def test_the_query_reads_every_shown_column() -> None:
     needed = re.findall(r"row\[\"(\w+)\"\]", Path(intents.__file__).read_text())
     columns = set(re.findall(r"\w+", intents.COLUMNS))
     assert set(needed) <= columns

@@ -18,7 +18,7 @@ def request(passenger: Caller, /, **different: Any) -> pb.CreatePaymentIntentReq
     return pb.CreatePaymentIntentRequest(**fields)
 
 
-async def test_an_intent_waits_for_its_payment(silent: Payments, passenger: Caller) -> None:
+async def test_a_new_intent_requires_payment(silent: Payments, passenger: Caller) -> None:
     reference = new_reference()
     intent = await silent.intent(passenger, reference=reference)
     assert state_of(intent) == "REQUIRES_PAYMENT"
@@ -38,7 +38,7 @@ async def test_a_reference_has_one_intent(silent: Payments, passenger: Caller) -
     assert (again.intent_id, again.state) == (intent.intent_id, begun.state)
 
 
-async def test_another_amount_or_owner_is_refused(silent: Payments, passenger: Caller) -> None:
+async def test_a_reference_with_another_amount_or_owner_is_refused(silent: Payments, passenger: Caller) -> None:
     reference = new_reference()
     intent = await silent.intent(passenger, reference=reference)
     before = await silent.rows(intent)
@@ -53,7 +53,7 @@ async def test_another_amount_or_owner_is_refused(silent: Payments, passenger: C
     assert await silent.rows(intent) == before
 
 
-async def test_a_cancelled_intent_gives_its_reference_back(silent: Payments, passenger: Caller) -> None:
+async def test_a_cancelled_intents_reference_can_be_used_again(silent: Payments, passenger: Caller) -> None:
     reference = new_reference()
     first = await silent.intent(passenger, reference=reference)
     await silent.cancel(first)
@@ -61,14 +61,14 @@ async def test_a_cancelled_intent_gives_its_reference_back(silent: Payments, pas
     assert second.intent_id != first.intent_id
 
 
-async def test_many_at_once_make_one(silent: Payments, passenger: Caller) -> None:
+async def test_concurrent_requests_create_one_intent(silent: Payments, passenger: Caller) -> None:
     reference = new_reference()
     results = await at_once(*(silent.intent(passenger, reference=reference) for _ in range(50)))
     assert outcomes(results) == {"OK": 50}
     assert len({intent.intent_id for intent in results}) == 1
 
 
-async def test_a_repeat_gets_the_first_answer(silent: Payments, passenger: Caller, request_id: str) -> None:
+async def test_a_repeat_returns_the_first_response(silent: Payments, passenger: Caller, request_id: str) -> None:
     asked = request(passenger, request_id=request_id)
     service = silent.callers.service()
     intent = await service.CreatePaymentIntent(asked)
@@ -89,7 +89,7 @@ async def test_a_repeat_gets_the_first_answer(silent: Payments, passenger: Calle
         ("KWD", 1, 234_000_000, 1234),
     ],
 )
-async def test_money_is_kept_in_minor_units_and_answered_as_it_came(
+async def test_amounts_are_stored_exactly_in_minor_units(
     silent: Payments, passenger: Caller, *, currency: str, units: int, nanos: int, minor_units: int
 ) -> None:
     amount = money_pb2.Money(currency_code=currency, units=units, nanos=nanos)

@@ -17,13 +17,13 @@ async def test_owner_agent_and_service_see_the_same(silent: Payments, passenger:
         assert await caller.GetPaymentIntent(request) == intent
 
 
-async def test_a_customer_sees_its_own(silent: Payments) -> None:
+async def test_a_customer_sees_its_own_intent(silent: Payments) -> None:
     customer = silent.callers.customer()
     intent = await silent.intent(customer)
     assert await customer.GetPaymentIntent(pb.GetPaymentIntentRequest(intent_id=intent.intent_id)) == intent
 
 
-async def test_for_a_stranger_it_is_as_if_it_were_missing(silent: Payments, passenger: Caller) -> None:
+async def test_a_foreign_and_a_missing_intent_look_the_same(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     # A customer with the same name as the passenger is another principal.
     for stranger in (silent.callers.passenger(), silent.callers.customer(passenger.name.partition(":")[2])):

@@ -63,9 +63,7 @@ async def process(world: World, provider: PaymentProvider, url: str) -> AsyncIte
         await callers.close()
 
 
-async def test_killed_in_the_call_it_recovers_to_one_charge_and_one_state(
-    world: World, provider: PaymentProvider
-) -> None:
+async def test_a_killed_process_charges_once_and_recovers(world: World, provider: PaymentProvider) -> None:
     url = (await database_with(world, "payment"))["SKYHIGH_PAYMENT_DATABASE_URL"]
     switch(provider, answer_delay_seconds=60, drop_webhooks=True)
     async with process(world, provider, url) as (first, pids):

@@ -32,7 +32,7 @@ async def skyhigh(*arguments: str, code: int = 0) -> str:
     return result.output
 
 
-async def test_show_tells_the_whole_story_but_no_code(silent: Payments, passenger: Caller) -> None:
+async def test_show_prints_the_history_without_the_code(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     told = await skyhigh("show", intent.intent_id)
     assert intent.reference in told
@@ -58,7 +58,7 @@ async def test_unsettled_lists_payments_and_refunds_until_they_are_settled(silen
     assert intent.intent_id not in await skyhigh("unsettled")
 
 
-async def test_quarantine_says_what_is_wrong(silent: Payments, passenger: Caller) -> None:
+async def test_quarantine_prints_what_is_wrong(silent: Payments, passenger: Caller) -> None:
     body = event(await silent.unanswered(passenger), amount={"currency": "USD", "minor_units": 1})
     headers = signed(body)
     await silent.deliver(body, headers)
@@ -67,14 +67,14 @@ async def test_quarantine_says_what_is_wrong(silent: Payments, passenger: Caller
     assert "AMOUNT_DIFFERS" in line
 
 
-async def test_what_is_not_there_ends_with_a_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_intent_ends_with_a_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no UUID" in await skyhigh("show", "1", code=1)
     assert "there is no intent" in await skyhigh("show", str(uuid4()), code=1)
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
     assert "the database is away" in await skyhigh("unsettled", code=1)
 
 
-async def test_with_nothing_open_it_says_so(
+async def test_an_empty_list_is_reported(
     world: World, provider: PaymentProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with paying(world, provider) as service:

@@ -32,7 +32,7 @@ def refunds(provider: PaymentProvider, intent: pb.PaymentIntent, number: int = 1
     return sum(refund.charge_id == charge.charge_id for refund in provider.refunds.values())
 
 
-async def test_the_money_goes_back_and_others_are_told(
+async def test_a_refund_is_paid_and_publishes_an_event(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     intent = await paid(prompt, payer)
@@ -46,7 +46,9 @@ async def test_the_money_goes_back_and_others_are_told(
     assert await prompt.violations() == []
 
 
-async def test_an_agent_may_and_a_passenger_may_not(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
+async def test_an_agent_may_refund_and_a_passenger_may_not(
+    prompt: Payments, provider: PaymentProvider, payer: Caller
+) -> None:
     intent = await prompt.intent(payer, reference=f"voucher/{uuid4()}")
     await prompt.pay(payer, intent)
     await prompt.becomes(intent, "SUCCEEDED")
@@ -59,7 +61,7 @@ async def test_an_agent_may_and_a_passenger_may_not(prompt: Payments, provider: 
 
 
 @pytest.mark.parametrize(("purpose", "call"), [("booking", "CancelBooking"), ("checkin", "CancelCheckIn")])
-async def test_an_agent_ends_a_booking_or_a_check_in_and_not_its_payment(
+async def test_an_agent_cannot_refund_a_booking_or_check_in(
     prompt: Payments, provider: PaymentProvider, payer: Caller, purpose: str, call: str
 ) -> None:
     intent = await prompt.intent(payer, reference=f"{purpose}/{uuid4()}")
@@ -88,7 +90,7 @@ async def given_back(payments: Payments, intent: pb.PaymentIntent, minor_units: 
     return await payments.get(intent)
 
 
-async def test_a_part_is_given_back_and_the_intent_stays_paid(
+async def test_a_partial_refund_leaves_the_intent_paid(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     intent = await paid(prompt, payer)
@@ -109,7 +111,7 @@ async def test_a_part_is_given_back_and_the_intent_stays_paid(
     assert await prompt.violations() == []
 
 
-async def test_many_parts_at_once_give_back_the_largest_total_once(
+async def test_concurrent_partial_refunds_pay_the_largest_total(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     intent = await paid(prompt, payer)
@@ -123,9 +125,7 @@ async def test_many_parts_at_once_give_back_the_largest_total_once(
     assert await prompt.violations() == []
 
 
-async def test_more_than_was_paid_or_another_currency_is_refused(
-    prompt: Payments, provider: PaymentProvider, payer: Caller
-) -> None:
+async def test_more_than_the_paid_amount_is_refused(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
     intent = await paid(prompt, payer)
     for wrong in (usd(PRICE + 1), money_pb2.Money(currency_code="EUR", units=1), money_pb2.Money(currency_code="USD")):
         with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
@@ -134,7 +134,7 @@ async def test_more_than_was_paid_or_another_currency_is_refused(
     assert (await prompt.get(intent)).refunded == usd(0)
 
 
-async def test_a_webhook_about_a_part_ends_that_part_alone(silent: Payments, passenger: Caller) -> None:
+async def test_a_partial_refunds_webhook_completes_only_that_part(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     await silent.deliver(event(intent))
     await silent.refund(intent, total_refund=usd(100))
@@ -163,7 +163,7 @@ async def test_a_webhook_about_a_part_ends_that_part_alone(silent: Payments, pas
     assert await silent.violations() == []
 
 
-async def test_many_refunds_at_once_are_one_at_the_provider(
+async def test_concurrent_refunds_are_one_at_the_provider(
     prompt: Payments, provider: PaymentProvider, payer: Caller, request_id: str
 ) -> None:
     intent = await paid(prompt, payer)
@@ -176,7 +176,7 @@ async def test_many_refunds_at_once_are_one_at_the_provider(
     assert [key for key, _ in await prompt.told(intent)] == ["payment.succeeded.v1", "payment.refunded.v1"]
 
 
-async def test_a_provider_that_is_down_is_asked_again(
+async def test_a_refund_is_retried_while_the_provider_is_down(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     intent = await paid(prompt, payer)
@@ -197,7 +197,7 @@ async def test_a_provider_that_is_down_is_asked_again(
     assert refunds(provider, intent) == 1
 
 
-async def test_a_refund_that_the_provider_has_not_done_yet_waits_for_its_webhook(
+async def test_a_pending_refund_waits_for_its_webhook(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     intent = await paid(prompt, payer)
@@ -217,7 +217,7 @@ async def test_a_refund_that_the_provider_has_not_done_yet_waits_for_its_webhook
     assert state_of(await prompt.get(intent)) == "REFUNDED"
 
 
-async def test_what_is_not_paid_is_not_given_back(silent: Payments, passenger: Caller) -> None:
+async def test_an_unpaid_intent_is_not_refunded(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     with refused("FAILED_PRECONDITION", "INTENT_NOT_PAID") as refusal:
         await silent.refund(intent)
@@ -232,7 +232,7 @@ async def test_what_is_not_paid_is_not_given_back(silent: Payments, passenger: C
         await silent.refund(pb.PaymentIntent(intent_id=str(uuid4())))
 
 
-async def test_the_webhook_alone_ends_a_refund(silent: Payments, passenger: Caller) -> None:
+async def test_a_webhook_alone_completes_a_refund(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     await silent.deliver(event(intent))
     await silent.refund(intent)
@@ -245,7 +245,7 @@ async def test_the_webhook_alone_ends_a_refund(silent: Payments, passenger: Call
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
-async def test_late_money_is_taken_or_goes_back_by_itself(
+async def test_a_late_success_is_accepted_or_refunded(
     prompt: Payments, provider: PaymentProvider, payer: Caller, cancelled: bool
 ) -> None:
     intent = await prompt.intent(payer)
@@ -272,9 +272,7 @@ async def test_late_money_is_taken_or_goes_back_by_itself(
     assert await prompt.violations() == []
 
 
-async def test_a_second_success_goes_back_and_the_intent_stays_paid(
-    prompt: Payments, provider: PaymentProvider, payer: Caller
-) -> None:
+async def test_a_second_success_is_refunded(prompt: Payments, provider: PaymentProvider, payer: Caller) -> None:
     intent = await prompt.intent(payer)
     await prompt.pay(payer, intent, FAILS)
     await prompt.becomes(intent, "FAILED")
@@ -293,7 +291,7 @@ async def test_a_second_success_goes_back_and_the_intent_stays_paid(
     assert await prompt.violations() == []
 
 
-async def test_a_charge_that_still_runs_when_another_paid_is_ended(
+async def test_a_running_charge_ends_after_another_succeeded(
     prompt: Payments, provider: PaymentProvider, payer: Caller
 ) -> None:
     intent = await prompt.intent(payer)

@@ -28,7 +28,7 @@ def settings(world: World, secrets: str = SECRET) -> PaymentSettings:
     return world.settings_of(PaymentSettings, SKYHIGH_PAYMENT_WEBHOOK_SECRETS=secrets)
 
 
-async def test_a_step_of_what_is_decided_does_nothing(
+async def test_a_step_of_a_decided_intent_does_nothing(
     world: World, silent: Payments, provider: PaymentProvider
 ) -> None:
     intent = await silent.unanswered(silent.callers.passenger())
@@ -49,7 +49,7 @@ async def test_a_step_of_what_is_decided_does_nothing(
     assert (await silent.rows(intent), told) == (before, [])
 
 
-async def test_a_step_in_the_middle_of_an_attempt_waits_for_its_end(
+async def test_a_step_during_an_attempt_waits_for_its_end(
     world: World, silent: Payments, provider: PaymentProvider
 ) -> None:
     intent = await silent.unanswered(silent.callers.passenger())
@@ -69,7 +69,7 @@ async def test_a_step_in_the_middle_of_an_attempt_waits_for_its_end(
     assert not [charge for charge in provider.charges.values() if charge.metadata == {"intent_id": intent.intent_id}]
 
 
-async def test_two_at_once_begin_one_attempt(
+async def test_concurrent_steps_begin_one_attempt(
     world: World, silent: Payments, passenger: Caller, provider: PaymentProvider
 ) -> None:
     intent = await silent.unanswered(passenger)
@@ -83,7 +83,7 @@ async def test_two_at_once_begin_one_attempt(
     assert state_of(await silent.get(intent)) == "PROCESSING"
 
 
-async def test_a_call_that_fails_late_ends_no_other_attempt(silent: Payments, passenger: Caller) -> None:
+async def test_a_late_failure_ends_no_other_attempt(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     intent_id = UUID(intent.intent_id)
     async with db.transaction(silent.pool) as conn:
@@ -96,12 +96,12 @@ async def test_a_call_that_fails_late_ends_no_other_attempt(silent: Payments, pa
     assert await silent.rows(intent) == before
 
 
-def test_secrets_are_several(world: World) -> None:
+def test_several_secrets_are_accepted(world: World) -> None:
     assert settings(world, f"{SECRET}, {NEXT_SECRET},").webhook_secrets == (SECRET, NEXT_SECRET)
 
 
 @pytest.mark.parametrize("secret", ["", " , ", "secret", "whsec_c2hvcnQ=", SECRET.removeprefix("whsec_"), "whsec_a"])
-def test_a_weak_secret_ends_the_start_without_being_shown(
+def test_a_weak_secret_fails_the_start_without_being_shown(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], secret: str
 ) -> None:
     for name, value in world.environment(SKYHIGH_PAYMENT_WEBHOOK_SECRETS=secret).items():

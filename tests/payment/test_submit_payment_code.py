@@ -14,7 +14,7 @@ from tests.seat.rules import at_once, outcomes
 from tests.waiting import eventually
 
 
-async def test_the_answer_comes_at_once_and_the_attempts_go_on(silent: Payments, passenger: Caller) -> None:
+async def test_the_response_precedes_the_attempts(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     answer = await silent.pay(passenger, intent)
     assert (state_of(answer), answer.attempts) == ("PROCESSING", 0)
@@ -26,7 +26,7 @@ async def test_the_answer_comes_at_once_and_the_attempts_go_on(silent: Payments,
     await eventually(tried)
 
 
-async def test_of_fifty_one_begins(silent: Payments, passenger: Caller) -> None:
+async def test_of_fifty_concurrent_codes_one_begins(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     results = await at_once(*(silent.pay(passenger, intent) for _ in range(50)))
     assert outcomes(results) == {"OK": 1, "PAYMENT_IN_PROGRESS": 49}
@@ -38,7 +38,7 @@ async def test_of_fifty_one_begins(silent: Payments, passenger: Caller) -> None:
     assert await silent.history(intent) == ["REQUIRES_PAYMENT", "PROCESSING"]
 
 
-async def test_fifty_repeats_get_the_first_answer(silent: Payments, passenger: Caller, request_id: str) -> None:
+async def test_fifty_repeats_return_the_first_response(silent: Payments, passenger: Caller, request_id: str) -> None:
     intent = await silent.intent(passenger)
     results = await at_once(*(silent.pay(passenger, intent, request_id=request_id) for _ in range(50)))
     assert outcomes(results) == {"OK": 50}
@@ -47,21 +47,21 @@ async def test_fifty_repeats_get_the_first_answer(silent: Payments, passenger: C
         await silent.pay(passenger, intent, "12345", request_id=request_id)
 
 
-async def test_while_it_is_processed_another_code_is_refused(silent: Payments, passenger: Caller) -> None:
+async def test_another_code_during_processing_is_refused(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     with refused("FAILED_PRECONDITION", "PAYMENT_IN_PROGRESS") as refusal:
         await silent.pay(passenger, intent, "12345")
     assert dict(refusal.info.metadata) == {"state": "PROCESSING"}
 
 
-async def test_what_is_paid_is_not_paid_again(silent: Payments, passenger: Caller) -> None:
+async def test_a_paid_intent_is_not_charged_again(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger)
     await silent.deliver(event(intent))
     with refused("FAILED_PRECONDITION", "INTENT_PAID"):
         await silent.pay(passenger, intent)
 
 
-async def test_what_was_cancelled_is_not_paid(silent: Payments, passenger: Caller) -> None:
+async def test_a_cancelled_intent_cannot_be_paid(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     await silent.cancel(intent)
     before = await silent.rows(intent)
@@ -70,7 +70,7 @@ async def test_what_was_cancelled_is_not_paid(silent: Payments, passenger: Calle
     assert await silent.rows(intent) == before
 
 
-async def test_a_stranger_pays_nothing(silent: Payments, passenger: Caller) -> None:
+async def test_a_foreign_intent_cannot_be_paid(silent: Payments, passenger: Caller) -> None:
     intent = await silent.intent(passenger)
     before = await silent.rows(intent)
     for stranger in (silent.callers.passenger(), silent.callers.customer()):
@@ -85,7 +85,7 @@ async def test_a_stranger_pays_nothing(silent: Payments, passenger: Caller) -> N
     assert await silent.rows(intent) == before
 
 
-async def test_a_service_passes_on_the_code_of_whoever_it_sells_to(silent: Payments, request_id: str) -> None:
+async def test_a_service_can_submit_its_customers_code(silent: Payments, request_id: str) -> None:
     customer, booking = silent.callers.customer(), silent.callers.service("booking")
     intent = await silent.intent(customer)
     paid = await silent.pay(booking, intent, request_id=request_id)
@@ -101,7 +101,7 @@ async def test_a_service_passes_on_the_code_of_whoever_it_sells_to(silent: Payme
         await silent.pay(booking, pb.PaymentIntent(intent_id=str(uuid4())))
 
 
-async def test_a_service_pays_again_what_failed(prompt: Payments, provider: PaymentProvider) -> None:
+async def test_a_service_can_retry_a_failed_payment(prompt: Payments, provider: PaymentProvider) -> None:
     intent = await prompt.intent(prompt.callers.customer())
     booking = prompt.callers.service("booking")
     for code, end in ((FAILS, "FAILED"), (SUCCEEDS, "SUCCEEDED")):
@@ -123,7 +123,7 @@ async def test_a_code_has_five_digits(
     assert not code or code not in said.out + said.err + refusal.message
 
 
-async def test_the_code_is_kept_only_while_it_is_needed(silent: Payments, passenger: Caller) -> None:
+async def test_the_code_is_deleted_after_its_use(silent: Payments, passenger: Caller) -> None:
     intent = await silent.unanswered(passenger, code=SUCCEEDS)
     query = "SELECT payment_code FROM intents WHERE intent_id = $1"
     assert await silent.database.fetchval(query, UUID(intent.intent_id)) == SUCCEEDS

@@ -48,7 +48,7 @@ async def gateway_url(world: World, prompt: Payments) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-async def test_a_code_is_paid_by_a_webhook_through_the_gateway(
+async def test_a_webhook_through_the_gateway_completes_the_payment(
     prompt: Payments, provider: PaymentProvider, payer: Caller, gateway_url: str
 ) -> None:
     former_url, provider.webhook_url = provider.webhook_url, f"{gateway_url}/v1/payments/webhook"
@@ -74,7 +74,7 @@ async def test_a_code_is_paid_by_a_webhook_through_the_gateway(
         provider.webhook_url = former_url
 
 
-async def test_what_is_wrong_is_told_by_its_status(prompt: Payments, payer: Caller, gateway_url: str) -> None:
+async def test_each_webhook_error_has_its_http_status(prompt: Payments, payer: Caller, gateway_url: str) -> None:
     body = event(await prompt.intent(payer))
     card = event(await prompt.intent(payer), pan="4111 1111 1111 1111")
     async with httpx.AsyncClient(base_url=gateway_url) as somebody:

@@ -51,9 +51,7 @@ async def end(payments: Payments, intent: pb.PaymentIntent) -> tuple[str, Counte
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(verdicts=st.lists(st.sampled_from(VERDICTS), max_size=12), cancelled=st.booleans())
-async def test_any_order_and_number_of_verdicts_ends_the_same(
-    silent: Payments, verdicts: list[Verdict], cancelled: bool
-) -> None:
+async def test_verdicts_in_any_order_end_the_same(silent: Payments, verdicts: list[Verdict], cancelled: bool) -> None:
     one, other = await failed_intent(silent), await failed_intent(silent)
     if cancelled:
         await silent.cancel(one)
@@ -75,7 +73,7 @@ async def test_any_order_and_number_of_verdicts_ends_the_same(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kinds=st.lists(st.sampled_from(["charge.failed", "charge.succeeded"]), min_size=1, max_size=10))
-async def test_a_running_payment_ends_by_what_was_said_not_by_the_order(silent: Payments, kinds: list[str]) -> None:
+async def test_a_running_payment_follows_verdicts_in_any_order(silent: Payments, kinds: list[str]) -> None:
     intent = await silent.unanswered(silent.callers.passenger())
     await tell(silent, intent, [(1, kind) for kind in kinds])
     paid = "charge.succeeded" in kinds

@@ -80,11 +80,11 @@ async def test_waiting_costs_the_same_on_a_flight_that_many_have_left(waiting: C
     conn = cast("Conn", waiting)
     await waiting.conn.execute("INSERT INTO flights (flight_id, open, last_number) VALUES ($1, true, $2)", flight, PAST)
     await waiting.conn.execute(PAST_ENTRIES, flight, PAST)
-    assert not await entries.anybody_waits(conn, flight)
+    assert not await entries.has_live_entries(conn, flight)
     new = entries.NewEntry(flight, "PW", "passenger:WAITS", "ADULT", "ECONOMY", (), (), (), "", "")
     entry = await entries.join(conn, new, actor="passenger:WAITS")
     assert (await entries.shown(conn, entry)).position == 1
-    assert await entries.anybody_waits(conn, flight)
+    assert await entries.has_live_entries(conn, flight)
     numbers, _ = await released_seats._page(conn, flight, 0, 20)
     assert numbers == [PAST + 1]
     await OpenWaitlists(pool_of(waiting), cast("Any", None)).close_if_empty(flight)
@@ -95,11 +95,11 @@ async def test_waiting_costs_the_same_on_a_flight_that_many_have_left(waiting: C
     other = replace(entry.facts, special_services=("WCHC",))
     assert await entries.update_facts(conn, entry, other) is not None
     assert await entries.end(conn, [entry], actor="checkin", reason="CHECK_IN_CLOSED") == set()
-    assert not await entries.anybody_waits(conn, flight)
+    assert not await entries.has_live_entries(conn, flight)
     again = await entries.join(conn, new, actor="passenger:WAITS")
     assert again.number == PAST + 2
     await entries.end_all(conn, flight, actor="flight", reason="FLIGHT_CANCELLED")
-    assert not await entries.anybody_waits(conn, flight)
+    assert not await entries.has_live_entries(conn, flight)
     waiting.expect_bounded()
 
 
@@ -114,13 +114,13 @@ async def test_a_planner_without_statistics_looks_entries_up_by_their_ids(waitin
         entry = await entries.join(conn, new, actor="passenger:W")
         entry_id = entry.entry_id
         freed = FreedSeat(seat_number, ordinal, "ECONOMY", "WINDOW")
-        await released_seats._write_down(conn, flight, {entry_id: freed}, {seat_number})
+        await released_seats._write_matches(conn, flight, {entry_id: freed}, {seat_number})
         ((found, _),) = (await entries.matched(conn, [entry_id], mode="OFFER")).values()
         assert found.claim_id is not None
         assert await entries.is_matched(conn, found)
         if seat_number == "1A":
             assert await entries.update_facts(conn, found, found.facts) is not None
-            assert await entries.give_up_claim(conn, found)
+            assert await entries.remove_match(conn, found)
             assert await entries.leave(conn, entry_id, owner=None, actor="passenger:W")
             continue
         assert await entries.decide(conn, [(found, b"request")]) == {entry_id}
@@ -163,9 +163,9 @@ async def test_checking_in_costs_the_same_after_many_cancellations(checking_in: 
         "SELECT hold_id FROM check_ins WHERE passenger_id = 'P1' AND flight_id = $1 LIMIT 1", flight
     )
     request = cast("Any", SimpleNamespace(flight_id=flight, passenger_id="P1"))
-    assert await starting._given_up(conn, request, Seat("1A", former, None))
+    assert await starting._had_seat_before(conn, request, Seat("1A", former, None))
     new = Seat("1B", uuid4(), None)
-    assert not await starting._given_up(conn, request, new)
+    assert not await starting._had_seat_before(conn, request, new)
     asked = {"flight_id": flight, "passenger_id": "P1", "pnr": "PAST", "allowance_grams": 0, "actor": "passenger:PAST"}
     assert await start.start(conn, **cast("Any", asked), seat=Seat("1A", former, None)) is None
     assert await start.start(conn, **cast("Any", asked), seat=new) is not None
@@ -182,7 +182,7 @@ async def test_tries_to_log_in_cost_the_same_however_many_there_were(checking_in
         """,
         PAST,
     )
-    await limits.take(pnr="ABCDEF", address="192.0.2.1")
+    await limits.record(pnr="ABCDEF", address="192.0.2.1")
     assert await limits.forget_old(cast("Conn", checking_in), limit=20) == 20
     checking_in.expect_bounded()
     old = await limits.forget_old(checking_in.conn, limit=PAST)

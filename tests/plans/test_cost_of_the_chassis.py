@@ -112,9 +112,9 @@ async def test_events_and_answers_cost_the_same_however_many_there_were(costing:
     assert len(await inbox.note(conn, consumer="past", event_ids=[uuid4() for _ in range(10)])) == 10
     await outbox.enqueue(conn, [outbox.Event(uuid4(), "seat.released.v1", events_pb2.SeatReleased())])
     key = idempotency.RequestKey("past", uuid4(), b"")
-    assert await idempotency.recall(conn, key, pb.Hold) is None
-    await idempotency.remember(conn, key, pb.Hold(hold_id="h"))
-    assert await idempotency.recall(conn, key, pb.Hold) == pb.Hold(hold_id="h")
+    assert await idempotency.find_response(conn, key, pb.Hold) is None
+    await idempotency.store_response(conn, key, pb.Hold(hold_id="h"))
+    assert await idempotency.find_response(conn, key, pb.Hold) == pb.Hold(hold_id="h")
     costing.expect_bounded()
 
 
@@ -126,7 +126,7 @@ async def test_a_batch_of_forgetting_reads_what_it_deletes(costing: Costing, for
 
 
 async def test_all_that_is_old_is_forgotten_in_batches(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db, "FORGOTTEN_AT_ONCE", 20)
+    monkeypatch.setattr(db, "DELETED_PER_BATCH", 20)
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     async with pooled(url) as pool:
         async with db.transaction(pool) as conn:

@@ -329,7 +329,7 @@ async def test_bytes_that_are_no_message_are_malformed(callers: Callers, method:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_message_of_a_future_client_is_understood_as_far_as_it_goes(callers: Callers, demo: str) -> None:
+async def test_unknown_fields_of_a_newer_client_are_ignored(callers: Callers, demo: str) -> None:
     known = pb.GetSeatMapRequest(flight_id=demo).SerializeToString()
     unknown_field = b"\xfa\x06\x03abc"
     await raw(callers, callers.agent().token, "GetSeatMap", known + unknown_field)
@@ -421,7 +421,9 @@ def bad_tokens(callers: Callers, world: World, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_bad_token_opens_nothing(callers: Callers, world: World, tmp_path: Path, demo: str) -> None:
+async def test_an_invalid_token_is_refused_by_every_method(
+    callers: Callers, world: World, tmp_path: Path, demo: str
+) -> None:
     request = pb.HoldSeatRequest(flight_id=demo, seat_number="20A", passenger_id="P1")
     statuses = set()
     for what, token in bad_tokens(callers, world, tmp_path).items():
@@ -439,21 +441,21 @@ async def test_a_bad_token_opens_nothing(callers: Callers, world: World, tmp_pat
 
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize("scheme", ["", "Basic ", "Token ", "bearer"])
-async def test_a_token_comes_as_bearer(callers: Callers, agent: Caller, demo: str, scheme: str) -> None:
+async def test_a_token_needs_the_bearer_prefix(callers: Callers, agent: Caller, demo: str, scheme: str) -> None:
     with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
         body = pb.GetSeatMapRequest(flight_id=demo).SerializeToString()
         await raw(callers, agent.token, "GetSeatMap", body, authorization=f"{scheme}{agent.token}")
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_without_a_token_no_method_answers(callers: Callers) -> None:
+async def test_every_method_without_a_token_is_unauthenticated(callers: Callers) -> None:
     async with grpc.aio.insecure_channel(callers.address) as channel:
         for method in GOOD:
             with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
                 await channel.unary_unary(f"/{SERVICE}/{method}")(GOOD[method].SerializeToString(), timeout=20)
 
 
-async def test_a_monstrous_token_is_refused_by_the_transport(callers: Callers) -> None:
+async def test_an_oversized_token_is_refused_by_the_transport(callers: Callers) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await callers.anybody("A" * 100_000).GetSeatMap(GOOD["GetSeatMap"])
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

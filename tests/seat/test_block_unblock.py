@@ -19,7 +19,7 @@ def unblock(flight: str, seat_number: str = "20A", **more: str) -> pb.UnblockSea
     return pb.UnblockSeatRequest(flight_id=flight, seat_number=seat_number, **more)
 
 
-async def test_a_blocked_seat_is_nobodys(callers: Callers, agent: Caller, flight: str, database: Database) -> None:
+async def test_a_blocked_seat_cannot_be_held(callers: Callers, agent: Caller, flight: str, database: Database) -> None:
     blocked = await agent.BlockSeat(block(flight))
     assert (blocked.seat_number, blocked.state) == ("20A", pb.Seat.BLOCKED)
     assert (blocked.cabin, blocked.position) == (pb.Seat.ECONOMY, pb.Seat.WINDOW)
@@ -28,14 +28,16 @@ async def test_a_blocked_seat_is_nobodys(callers: Callers, agent: Caller, flight
     assert await violations(database, flight) == []
 
 
-async def test_an_unblocked_seat_is_everybodys(agent: Caller, flight: str, database: Database) -> None:
+async def test_an_unblocked_seat_can_be_held(agent: Caller, flight: str, database: Database) -> None:
     await agent.BlockSeat(block(flight))
     assert (await agent.UnblockSeat(unblock(flight))).state == pb.Seat.AVAILABLE
     await agent.hold(flight, "20A")
     assert await violations(database, flight) == []
 
 
-async def test_the_ledger_tells_who_and_why(agent: Caller, flight: str, database: Database, request_id: str) -> None:
+async def test_the_ledger_has_actor_and_reason_of_a_block(
+    agent: Caller, flight: str, database: Database, request_id: str
+) -> None:
     await agent.BlockSeat(block(flight, reason="Seat cover torn", request_id=request_id))
     await agent.UnblockSeat(unblock(flight, reason="REPAIRED"))
     await agent.BlockSeat(block(flight))
@@ -59,7 +61,7 @@ async def test_a_repeat_changes_nothing(agent: Caller, flight: str, database: Da
         assert await rows(database, flight) == before
 
 
-async def test_a_free_seat_needs_no_unblocking(agent: Caller, flight: str, database: Database) -> None:
+async def test_unblocking_a_free_seat_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
     before = await rows(database, flight)
     assert (await agent.UnblockSeat(unblock(flight))).state == pb.Seat.AVAILABLE
     assert await rows(database, flight) == before
@@ -80,7 +82,7 @@ async def test_an_occupied_seat_is_neither_blocked_nor_unblocked(
     assert await rows(database, flight) == before
 
 
-async def test_what_does_not_exist_is_not_found(agent: Caller, flight: str) -> None:
+async def test_an_unknown_flight_or_seat_is_not_found(agent: Caller, flight: str) -> None:
     for call in (agent.BlockSeat(block(flight, "31A")), agent.UnblockSeat(unblock(flight, "31A"))):
         with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
             await call
@@ -96,7 +98,7 @@ async def test_a_block_needs_a_reason(agent: Caller, flight: str) -> None:
     assert refusal.fields == ["reason"]
 
 
-async def test_a_seat_unblocked_while_passengers_wait_is_offered_and_announced(
+async def test_an_unblocked_seat_is_offered_to_an_open_waitlist(
     agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     await agent.BlockSeat(block(flight))
@@ -111,7 +113,7 @@ async def test_a_seat_unblocked_while_passengers_wait_is_offered_and_announced(
     assert await violations(database, flight) == []
 
 
-async def test_a_hold_and_a_block_that_race_agree(
+async def test_hold_and_block_at_once_leave_one_winner(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     numbers = [f"{row}{letter}" for row in range(14, 24) for letter in "ABC"]

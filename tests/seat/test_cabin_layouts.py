@@ -59,7 +59,7 @@ def test_each_cabin_has_its_seats(layout: Layout) -> None:
     assert Counter(seat.cabin for seat in layout.seats) == SEATS_BY_CABIN[layout.layout_id]
 
 
-def test_seats_are_numbered_row_by_row_without_gap_or_repeat(layout: Layout) -> None:
+def test_seat_ordinals_follow_rows_without_gap_or_repeat(layout: Layout) -> None:
     assert [seat.ordinal for seat in layout.seats] == list(range(len(layout.seats)))
     assert [(seat.row, seat.letter) for seat in layout.seats] == sorted(
         (seat.row, seat.letter) for seat in layout.seats
@@ -71,7 +71,7 @@ def test_seats_are_numbered_row_by_row_without_gap_or_repeat(layout: Layout) -> 
         assert re.fullmatch(r"[1-9][0-9]{0,2}[A-HJ-NP-Z]", seat.seat_number)
 
 
-def test_every_seat_tells_its_place_by_code_and_by_position(layout: Layout) -> None:
+def test_position_codes_agree_with_the_position_of_each_seat(layout: Layout) -> None:
     codes = {Seat.WINDOW: "W", Seat.MIDDLE: "9", Seat.AISLE: "A"}
     for seat in layout.seats:
         assert codes[seat.position] in seat.characteristics
@@ -96,7 +96,7 @@ def test_exit_rows_are_marked_and_take_no_infants() -> None:
             assert not (seat.exit_row and seat.infant_allowed)
 
 
-def test_infants_are_kept_out_of_some_rows_beside_the_exit_rows_too() -> None:
+def test_rows_beside_exit_rows_accept_no_infants_either() -> None:
     """SEAT-11."""
     refused = {seat.row for seat in load_layouts()["A320-180Y"].seats if not seat.infant_allowed}
     assert refused == {11, 12, 13, 14}
@@ -113,7 +113,7 @@ def test_an_exit_row_has_an_exit_beside_it(layout: Layout) -> None:
     assert rows_with(layout, "E") <= exits
 
 
-def test_codes_over_the_wing_and_at_bassinets_agree_with_the_facilities(layout: Layout) -> None:
+def test_wing_and_bassinet_codes_agree_with_the_facilities(layout: Layout) -> None:
     for code, kind in (("OW", Facility.WING), ("B", Facility.BASSINET)):
         beside = {
             row
@@ -126,7 +126,7 @@ def test_codes_over_the_wing_and_at_bassinets_agree_with_the_facilities(layout: 
         assert rows_with(layout, code) in (beside, set())
 
 
-def test_row_13_is_skipped_where_the_airline_is_superstitious() -> None:
+def test_row_13_is_skipped_by_some_layouts() -> None:
     """SEAT-1."""
     with_13 = {name for name, layout in load_layouts().items() if any(13 in cabin.rows for cabin in layout.cabins)}
     assert with_13 == {"A320-180Y"}
@@ -151,7 +151,7 @@ def test_one_side_of_a_row_may_have_no_seats() -> None:
     assert [seat.letter for seat in load_layouts()["AT72-70Y"].seats if seat.row == 19] == ["C", "D"]
 
 
-def test_a_seat_between_wall_and_aisle_is_window_and_aisle() -> None:
+def test_a_one_seat_block_is_window_and_aisle() -> None:
     suite = load_layouts()["B789-3C"].by_number["1A"]
     assert suite.position == Seat.WINDOW
     assert {"W", "A"} <= set(suite.characteristics)
@@ -194,7 +194,7 @@ def test_characteristics_survive_the_round_trip_through_message_and_json(layout:
         assert tuple(json_format.Parse(json_format.MessageToJson(sent), Seat()).characteristics) == seat.characteristics
 
 
-def test_a_vendor_code_is_passed_on_with_the_standard_ones() -> None:
+def test_vendor_codes_are_kept_beside_standard_codes() -> None:
     """SEAT-1."""
     assert "1A_AQC_PREMIUM_SEAT" in load_layouts()["A320-180Y"].by_number["1A"].characteristics
     assert "1A_AQC_PREMIUM_SEAT" not in load_layouts()["A320-180Y"].by_number["20A"].characteristics
@@ -203,7 +203,7 @@ def test_a_vendor_code_is_passed_on_with_the_standard_ones() -> None:
 @given(
     codes=st.sets(st.from_regex(r"[!-~]{1,64}", fullmatch=True).filter(lambda code: code not in {"W", "A", "9", "E"}))
 )
-def test_codes_nobody_knows_survive_as_a_set(codes: set[str]) -> None:
+def test_unknown_codes_are_kept_as_a_set(codes: set[str]) -> None:
     """SEAT-1."""
     layout = read(small(characteristics=dict.fromkeys(codes, "2B")))
     assert layout.by_number["2B"].characteristics == tuple(sorted(codes | {"9"}))
@@ -278,7 +278,7 @@ def test_a_wrong_layout_is_refused_with_its_place(changes: dict[str, Any], told:
 
 
 @pytest.mark.parametrize(("text", "told"), [("{", "not JSON"), ("[]", "must be an object"), ('{"a":1,"a":2}', "twice")])
-def test_what_is_no_layout_is_refused(text: str, told: str) -> None:
+def test_a_text_that_is_no_layout_is_refused(text: str, told: str) -> None:
     with pytest.raises(LayoutError, match=told):
         parse_layout(text)
 

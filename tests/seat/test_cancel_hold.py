@@ -30,7 +30,7 @@ def cancel(hold_id: str) -> pb.CancelHoldRequest:
     return pb.CancelHoldRequest(hold_id=hold_id)
 
 
-async def test_a_held_seat_is_free_again(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_cancelled_held_seat_is_available(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     cancelled = await agent.cancel(hold)
     assert cancelled.state == pb.Hold.CANCELLED
@@ -43,7 +43,7 @@ async def test_a_held_seat_is_free_again(agent: Caller, flight: str, database: D
     assert await violations(database, flight) == []
 
 
-async def test_a_confirmed_seat_is_free_again(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_cancelled_confirmed_seat_is_available(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     await agent.confirm(hold)
     assert (await agent.cancel(hold)).state == pb.Hold.CANCELLED
@@ -51,7 +51,7 @@ async def test_a_confirmed_seat_is_free_again(agent: Caller, flight: str, databa
     assert await violations(database, flight) == []
 
 
-async def test_the_ledger_and_others_hear_the_reason(agent: Caller, flight: str, database: Database) -> None:
+async def test_the_ledger_and_the_event_have_the_reason(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
     await agent.cancel(hold, reason="CHANGED_MIND")
     freed = await database.fetch(
@@ -70,12 +70,12 @@ async def test_the_ledger_and_others_hear_the_reason(agent: Caller, flight: str,
     }
 
 
-async def test_without_a_reason_it_is_cancelled(agent: Caller, flight: str, database: Database) -> None:
+async def test_the_reason_is_cancelled_by_default(agent: Caller, flight: str, database: Database) -> None:
     await agent.cancel(await agent.hold(flight, "20A"))
     assert (await rows(database, flight))["events"][-1]["reason"] == "CANCELLED"
 
 
-async def test_a_repeat_answers_the_same_and_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_repeat_returns_the_same_and_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     cancelled = await agent.cancel(hold)
     before = await rows(database, flight)
@@ -83,7 +83,9 @@ async def test_a_repeat_answers_the_same_and_changes_nothing(agent: Caller, flig
     assert await rows(database, flight) == before
 
 
-async def test_a_repeat_leaves_the_next_owner_alone(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_repeat_does_not_release_the_next_owners_seat(
+    callers: Callers, flight: str, database: Database
+) -> None:
     await a_cancelled_hold_touches_nobody(callers, database, flight)
 
 
@@ -95,7 +97,7 @@ async def test_a_lapsed_hold_is_not_cancelled(callers: Callers, flight: str, dat
         await customer.cancel(hold)
 
 
-async def test_a_lapsed_hold_is_not_cancelled_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_hold_is_not_cancelled_before_the_sweep(unswept: Instance, unswept_flight: str) -> None:
     customer = unswept.callers.customer()
     hold = await customer.hold(unswept_flight, "20A")
     await lapse_holds(unswept.database, hold)
@@ -110,7 +112,7 @@ async def test_an_agent_cancels_for_the_owner(callers: Callers, agent: Caller, f
     assert (await agent.cancel(hold)).state == pb.Hold.CANCELLED
 
 
-async def test_many_cancellations_at_once_free_it_once(
+async def test_concurrent_cancellations_release_the_seat_once(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     hold = await callers.agent().hold(flight, "20A")
@@ -119,7 +121,7 @@ async def test_many_cancellations_at_once_free_it_once(
     assert [row["to_state"] for row in (await rows(database, flight))["events"]] == ["HELD", "AVAILABLE"]
 
 
-async def test_a_stranger_cancels_nothing(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_foreign_hold_is_not_cancelled(callers: Callers, flight: str, database: Database) -> None:
     owner = callers.passenger(f"P1:{flight}")
     held = await owner.hold(flight, "20A", "P1")
     for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
@@ -128,7 +130,9 @@ async def test_a_stranger_cancels_nothing(callers: Callers, flight: str, databas
     await a_foreign_hold_is_as_a_missing_one(database, callers.customer(), "CancelHold", cancel, held)
 
 
-async def test_a_confirmed_hold_stays_with_unless_confirmed(agent: Caller, flight: str, database: Database) -> None:
+async def test_unless_confirmed_does_not_cancel_a_confirmed_hold(
+    agent: Caller, flight: str, database: Database
+) -> None:
     hold = await agent.confirm(await agent.hold(flight, "20A"))
     with refused("FAILED_PRECONDITION", "HOLD_CONFIRMED"):
         await agent.CancelHold(pb.CancelHoldRequest(hold_id=hold.hold_id, unless_confirmed=True))
@@ -139,7 +143,7 @@ async def test_a_confirmed_hold_stays_with_unless_confirmed(agent: Caller, fligh
     assert await violations(database, flight) == []
 
 
-async def test_a_confirmed_hold_stays_with_unless_confirmed_when_a_passenger_has_lost_the_right(
+async def test_unless_confirmed_keeps_a_hold_of_an_ended_passenger(
     callers: Callers, service: Caller, flight: str, database: Database
 ) -> None:
     await sync(callers, *(listed_passenger(flight, passenger, PNR) for passenger in ("P1", "P2")))
@@ -150,7 +154,7 @@ async def test_a_confirmed_hold_stays_with_unless_confirmed_when_a_passenger_has
     assert await violations(database, flight) == []
 
 
-async def test_confirming_and_cancelling_unless_confirmed_at_once_leave_one_of_both(
+async def test_confirm_and_cancel_unless_confirmed_leave_one_winner(
     agent: Caller, flight: str, database: Database
 ) -> None:
     for number in ("20A", "20B", "20C", "20D"):
@@ -162,11 +166,11 @@ async def test_confirming_and_cancelling_unless_confirmed_at_once_leave_one_of_b
     assert await violations(database, flight) == []
 
 
-async def test_a_seat_that_a_booking_includes_stays(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_seat_included_in_a_booking_is_not_cancelled(callers: Callers, flight: str, database: Database) -> None:
     await a_seat_of_a_booking_stays(callers, database, flight)
 
 
-async def test_a_service_frees_a_seat_that_a_booking_includes(
+async def test_a_service_cancels_a_seat_included_in_a_booking(
     callers: Callers, service: Caller, flight: str, database: Database
 ) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
@@ -179,7 +183,7 @@ async def test_a_service_frees_a_seat_that_a_booking_includes(
     assert await violations(database, flight) == []
 
 
-async def test_one_seat_of_a_booking_keeps_the_whole_hold(
+async def test_one_included_seat_protects_the_whole_hold(
     callers: Callers, agent: Caller, flight: str, database: Database
 ) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR), listed_passenger(flight, "P2", PNR, seat_included=True))
@@ -194,7 +198,7 @@ async def test_one_seat_of_a_booking_keeps_the_whole_hold(
     assert await violations(database, flight) == []
 
 
-async def test_a_passenger_with_a_booked_seat_changes_it_instead(
+async def test_a_passenger_changes_the_included_seat_by_another_hold(
     callers: Callers, flight: str, database: Database
 ) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
@@ -210,7 +214,7 @@ async def test_a_passenger_with_a_booked_seat_changes_it_instead(
     assert await seats_of(database, flight, "P1") == ["20C"]
 
 
-async def test_a_confirmed_seat_is_free_again_once_no_booking_includes_it(callers: Callers, flight: str) -> None:
+async def test_confirmed_seat_is_cancelled_if_no_booking_includes_it(callers: Callers, flight: str) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
     session = callers.session(PNR)
     hold = await session.confirm(await session.hold(flight, "20A", "P1"))
@@ -218,7 +222,7 @@ async def test_a_confirmed_seat_is_free_again_once_no_booking_includes_it(caller
     assert (await session.cancel(hold)).state == pb.Hold.CANCELLED
 
 
-async def test_a_session_that_lost_its_passenger_learns_nothing_of_the_booking(callers: Callers, flight: str) -> None:
+async def test_a_session_without_the_passenger_gets_passenger_not_found(callers: Callers, flight: str) -> None:
     session = callers.passenger(f"P1:{flight}", pnr=PNR)
     hold = await session.confirm(await session.hold(flight, "20A", "P1"))
     await sync(callers, listed_passenger(flight, "P1", OTHER_PNR, seat_included=True))
@@ -226,7 +230,7 @@ async def test_a_session_that_lost_its_passenger_learns_nothing_of_the_booking(c
         await session.cancel(hold)
 
 
-async def test_moving_and_cancelling_at_once_leaves_one_seat_of_a_booking(
+async def test_move_and_cancel_at_once_leave_one_booked_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR, seat_included=True))
@@ -241,7 +245,7 @@ async def test_moving_and_cancelling_at_once_leaves_one_seat_of_a_booking(
     assert await violations(database, flight) == []
 
 
-async def test_a_booking_told_while_the_seat_is_cancelled_leaves_a_seat_or_none(
+async def test_sync_and_cancel_at_once_leave_a_consistent_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     session = callers.session(PNR)

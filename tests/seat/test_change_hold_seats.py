@@ -33,7 +33,7 @@ async def states(database: Database, flight: str) -> dict[str, str]:
     }
 
 
-async def test_the_new_seat_is_held_and_the_old_one_free(agent: Caller, flight: str, database: Database) -> None:
+async def test_the_new_seat_is_held_and_the_old_available(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A", "P1")
     changed = await agent.ChangeHoldSeats(change(hold.hold_id, seat(flight, "21B", "P1")))
     assert (changed.hold_id, changed.state) == (hold.hold_id, pb.Hold.HELD)
@@ -45,7 +45,7 @@ async def test_the_new_seat_is_held_and_the_old_one_free(agent: Caller, flight: 
     assert await violations(database, flight) == []
 
 
-async def test_both_sides_are_one_transaction_of_the_ledger(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_change_writes_both_seats_with_one_transaction(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A", "P1")
     await agent.ChangeHoldSeats(change(hold.hold_id, seat(flight, "21B", "P1")))
     events = await database.fetch("SELECT * FROM seat_events WHERE flight_id = $1 AND reason = 'CHANGED'", flight)
@@ -53,7 +53,7 @@ async def test_both_sides_are_one_transaction_of_the_ledger(agent: Caller, fligh
     assert len({event["transaction"] for event in events}) == 1
 
 
-async def test_a_seat_that_stays_is_never_free_in_between(agent: Caller, flight: str, database: Database) -> None:
+async def test_an_unchanged_seat_is_never_available_in_between(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
     await agent.ChangeHoldSeats(change(hold.hold_id, seat(flight, "20A", "P1"), seat(flight, "20C", "P2")))
     assert (
@@ -71,7 +71,7 @@ async def test_two_passengers_of_a_hold_exchange_seats(agent: Caller, flight: st
     assert await violations(database, flight) == []
 
 
-async def test_it_may_become_more_or_fewer_seats_on_another_flight(
+async def test_a_change_may_add_and_remove_seats_and_flights(
     operations: Caller, agent: Caller, flight: str, database: Database
 ) -> None:
     onward = new_flight_id()
@@ -92,7 +92,7 @@ async def test_it_may_become_more_or_fewer_seats_on_another_flight(
         ("14A", "FAILED_PRECONDITION", "INFANT_NOT_ALLOWED"),
     ],
 )
-async def test_after_a_refusal_the_hold_is_as_before(
+async def test_a_refused_change_leaves_the_hold_unchanged(
     callers: Callers, agent: Caller, flight: str, database: Database, refusal: tuple[str, str, str]
 ) -> None:
     wanted, code, reason = refusal
@@ -106,9 +106,7 @@ async def test_after_a_refusal_the_hold_is_as_before(
     assert await session.get(hold) == hold
 
 
-async def test_a_passenger_who_holds_another_seat_gets_no_second(
-    agent: Caller, flight: str, database: Database
-) -> None:
+async def test_a_passenger_with_another_seat_gets_no_second(agent: Caller, flight: str, database: Database) -> None:
     await agent.hold(flight, "20A", "P1")
     hold = await agent.hold(flight, "21A", "P2")
     before = await rows(database, flight)
@@ -134,7 +132,7 @@ async def test_changes_count_against_the_limit_of_extensions(agent: Caller, flig
         await agent.ChangeHoldSeats(change(hold.hold_id, seat(flight, "20C", "P1")))
 
 
-async def test_a_lapsed_hold_gets_no_other_seat(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_lapsed_hold_cannot_be_changed(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     hold = await customer.hold(flight, "20A", "P1")
     await lapse_holds(database, hold)
@@ -142,7 +140,7 @@ async def test_a_lapsed_hold_gets_no_other_seat(callers: Callers, flight: str, d
         await customer.ChangeHoldSeats(change(hold.hold_id, seat(flight, "20B", "P1")))
 
 
-async def test_a_lapsed_hold_is_no_obstacle(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_hold_does_not_prevent_a_change(unswept: Instance, unswept_flight: str) -> None:
     agent = unswept.callers.agent()
     lapsed = await agent.hold(unswept_flight, "21A", "P2")
     await lapse_holds(unswept.database, lapsed)
@@ -154,7 +152,9 @@ async def test_a_lapsed_hold_is_no_obstacle(unswept: Instance, unswept_flight: s
 
 
 @pytest.mark.parametrize("end", ["confirm", "cancel"])
-async def test_what_is_decided_does_not_change(agent: Caller, flight: str, database: Database, end: str) -> None:
+async def test_a_confirmed_or_cancelled_hold_cannot_be_changed(
+    agent: Caller, flight: str, database: Database, end: str
+) -> None:
     hold = await agent.hold(flight, "20A", "P1")
     await (agent.confirm(hold) if end == "confirm" else agent.cancel(hold))
     before = await rows(database, flight)
@@ -163,7 +163,7 @@ async def test_what_is_decided_does_not_change(agent: Caller, flight: str, datab
     assert await rows(database, flight) == before
 
 
-async def test_a_stranger_changes_nothing(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_foreign_hold_is_not_changed(callers: Callers, flight: str, database: Database) -> None:
     hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
     for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
         await a_foreign_hold_is_as_a_missing_one(
@@ -171,7 +171,7 @@ async def test_a_stranger_changes_nothing(callers: Callers, flight: str, databas
         )
 
 
-async def test_holds_that_race_for_each_others_seats_end_in_order(
+async def test_holds_that_change_to_each_others_seats_stay_consistent(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     pairs = [

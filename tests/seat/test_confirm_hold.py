@@ -46,7 +46,7 @@ async def event_bodies(database: Database, routing_key: str, flight: str) -> lis
     ]
 
 
-async def test_the_seat_is_the_passengers_own(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_confirmed_seat_is_the_passengers(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A", "P1")
     confirmed = await agent.confirm(hold)
     assert confirmed.state == pb.Hold.CONFIRMED
@@ -55,7 +55,7 @@ async def test_the_seat_is_the_passengers_own(agent: Caller, flight: str, databa
     assert await violations(database, flight) == []
 
 
-async def test_others_hear_of_it(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_confirmation_publishes_an_event(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
     await agent.confirm(hold)
     (body,) = await event_bodies(database, "seat.confirmed.v1", flight)
@@ -67,7 +67,7 @@ async def test_others_hear_of_it(agent: Caller, flight: str, database: Database)
     }
 
 
-async def test_a_repeat_answers_the_same_and_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_repeat_returns_the_same_and_changes_nothing(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     confirmed = await agent.confirm(hold)
     before = await rows(database, flight)
@@ -75,13 +75,13 @@ async def test_a_repeat_answers_the_same_and_changes_nothing(agent: Caller, flig
     assert await rows(database, flight) == before
 
 
-async def test_many_confirmations_at_once_are_one(callers: Callers, second: Callers, flight: str) -> None:
+async def test_concurrent_confirmations_confirm_once(callers: Callers, second: Callers, flight: str) -> None:
     hold = await callers.agent().hold(flight, "20A")
     results = await at_once(*(each.agent().confirm(hold) for each in [callers, second] * 10))
     assert outcomes(results) == {"OK": 20}
 
 
-async def test_a_customer_confirms_nothing_not_even_its_own(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_customer_cannot_confirm_its_own_hold(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     hold = await customer.hold(flight, "20A", purpose=pb.Hold.BOOKING)
     before = await rows(database, flight)
@@ -92,7 +92,7 @@ async def test_a_customer_confirms_nothing_not_even_its_own(callers: Callers, fl
     assert await rows(database, flight) == before
 
 
-async def test_a_lapsed_hold_is_too_late(brief: Callers, flight: str, database: Database) -> None:
+async def test_a_lapsed_hold_is_refused(brief: Callers, flight: str, database: Database) -> None:
     owner = brief.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1")
     await until(hold.expire_time)
@@ -102,7 +102,7 @@ async def test_a_lapsed_hold_is_too_late(brief: Callers, flight: str, database: 
     assert await violations(database, flight) == []
 
 
-async def test_a_lapsed_hold_is_too_late_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_hold_is_refused_before_the_sweep(unswept: Instance, unswept_flight: str) -> None:
     owner = unswept.callers.passenger(f"P1:{unswept_flight}")
     hold = await owner.hold(unswept_flight, "20A", "P1")
     await lapse_holds(unswept.database, hold)
@@ -121,7 +121,7 @@ async def test_a_cancelled_hold_stays_cancelled(agent: Caller, flight: str, data
     assert await rows(database, flight) == before
 
 
-async def test_the_passengers_former_seat_is_freed_with_it(agent: Caller, flight: str, database: Database) -> None:
+async def test_the_passengers_former_seat_is_released(agent: Caller, flight: str, database: Database) -> None:
     former = await agent.hold(flight, "20A", "P1")
     await agent.confirm(former)
     hold = await agent.hold(flight, "21A", "P1")
@@ -137,7 +137,7 @@ async def test_the_passengers_former_seat_is_freed_with_it(agent: Caller, flight
     assert await violations(database, flight) == []
 
 
-async def test_only_the_movers_seat_of_a_shared_hold_is_freed(agent: Caller, flight: str, database: Database) -> None:
+async def test_only_the_moving_passengers_seat_is_released(agent: Caller, flight: str, database: Database) -> None:
     shared = await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"))
     await agent.confirm(shared)
     await agent.confirm(await agent.hold(flight, "21A", "P1"))
@@ -163,7 +163,7 @@ async def test_passengers_who_swap_seats_by_confirming_do_not_deadlock(
 
 
 @pytest.mark.parametrize("rival", ["CancelHold", "ExtendHold"])
-async def test_a_confirmation_and_its_rival_agree(
+async def test_confirmation_and_a_rival_call_leave_one_winner(
     callers: Callers, second: Callers, flight: str, database: Database, rival: str
 ) -> None:
     holds = [await callers.agent().hold(flight, f"{row}A") for row in range(14, 30)]
@@ -184,13 +184,13 @@ async def test_a_confirmation_and_its_rival_agree(
     assert await violations(database, flight) == []
 
 
-async def test_a_stranger_confirms_nothing(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_foreign_hold_is_not_confirmed(callers: Callers, flight: str, database: Database) -> None:
     hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
     stranger = callers.passenger(f"P1:{flight}")
     await a_foreign_hold_is_as_a_missing_one(database, stranger, "ConfirmHold", confirm, hold)
 
 
-async def test_a_stranger_finds_no_confirmed_hold_either(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_foreign_confirmed_hold_is_not_found(callers: Callers, flight: str, database: Database) -> None:
     owner = callers.passenger(f"P1:{flight}")
     hold = await owner.confirm(await owner.hold(flight, "20A", "P1"))
     stranger = callers.passenger(f"P1:{flight}")
@@ -198,7 +198,7 @@ async def test_a_stranger_finds_no_confirmed_hold_either(callers: Callers, fligh
 
 
 @pytest.mark.parametrize("role", ["agent", "service"])
-async def test_who_names_an_owner_means_only_its_hold(
+async def test_a_named_owner_limits_the_call_to_its_holds(
     callers: Callers, flight: str, database: Database, role: str
 ) -> None:
     acting: Caller = getattr(callers, role)()
@@ -221,7 +221,9 @@ async def test_who_names_an_owner_means_only_its_hold(
         await acting.ConfirmHold(of_owner("passenger:AAAAAA"))
 
 
-async def test_nobody_else_names_another_owner_than_itself(callers: Callers, flight: str, database: Database) -> None:
+async def test_only_services_and_agents_may_name_another_owner(
+    callers: Callers, flight: str, database: Database
+) -> None:
     owner = callers.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1")
     before = await rows(database, flight)
@@ -233,9 +235,7 @@ async def test_nobody_else_names_another_owner_than_itself(callers: Callers, fli
     assert itself.state == pb.Hold.CONFIRMED
 
 
-async def test_a_hold_that_lapses_while_its_confirmation_waits_has_expired(
-    unswept: Instance, unswept_flight: str
-) -> None:
+async def test_a_hold_that_lapses_while_confirming_has_expired(unswept: Instance, unswept_flight: str) -> None:
     agent, database = unswept.callers.agent(), unswept.database
     hold = await agent.hold(unswept_flight, "20A")
     expire_time = await database.fetchval(

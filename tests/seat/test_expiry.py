@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 24
 
 
-async def test_a_lapsed_hold_is_free_at_once_for_the_next_taker(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_seat_can_be_held_at_once(unswept: Instance, unswept_flight: str) -> None:
     first, taker = unswept.callers.customer(), unswept.callers.customer()
     lapsed = await first.hold(unswept_flight, "20A")
     await lapse_holds(unswept.database, lapsed)
@@ -59,11 +59,11 @@ async def test_a_lapsed_hold_is_free_at_once_for_the_next_taker(unswept: Instanc
     assert await violations(unswept.database, unswept_flight) == []
 
 
-async def test_who_came_after_the_end_keeps_the_seat(unswept: Instance, unswept_flight: str) -> None:
+async def test_the_next_owner_keeps_a_lapsed_seat(unswept: Instance, unswept_flight: str) -> None:
     await a_lapsed_hold_gives_way(unswept.callers, unswept.database, unswept_flight)
 
 
-async def test_of_many_takers_of_a_lapsed_seat_exactly_one_gets_it(unswept: Instance, unswept_flight: str) -> None:
+async def test_of_many_callers_one_gets_the_lapsed_seat(unswept: Instance, unswept_flight: str) -> None:
     lapsed = await unswept.callers.customer().hold(unswept_flight, "20A")
     await lapse_holds(unswept.database, lapsed)
     results = await at_once(
@@ -73,7 +73,7 @@ async def test_of_many_takers_of_a_lapsed_seat_exactly_one_gets_it(unswept: Inst
     assert await violations(unswept.database, unswept_flight) == []
 
 
-async def test_a_full_sweep_is_followed_by_the_next_without_a_pause(
+async def test_a_full_sweep_is_followed_at_once_by_another(
     world: World, unswept: Instance, unswept_flight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeper, "SEATS_PER_SWEEP", 6)
@@ -95,7 +95,7 @@ async def test_a_full_sweep_is_followed_by_the_next_without_a_pause(
     assert await violations(unswept.database, flight) == []
 
 
-async def test_taking_one_seat_of_a_lapsed_hold_frees_them_all(unswept: Instance, unswept_flight: str) -> None:
+async def test_holding_one_seat_of_a_lapsed_hold_expires_it(unswept: Instance, unswept_flight: str) -> None:
     lapsed = await unswept.callers.customer().hold_seats(seat(unswept_flight, "20A"), seat(unswept_flight, "20B"))
     await lapse_holds(unswept.database, lapsed)
     await unswept.callers.customer().hold(unswept_flight, "20A")
@@ -104,7 +104,7 @@ async def test_taking_one_seat_of_a_lapsed_hold_frees_them_all(unswept: Instance
     assert await violations(unswept.database, unswept_flight) == []
 
 
-async def test_several_lapsed_holds_in_the_way_all_give_way(unswept: Instance, unswept_flight: str) -> None:
+async def test_several_lapsed_holds_are_expired_for_one_request(unswept: Instance, unswept_flight: str) -> None:
     numbers = [f"{row}A" for row in range(20, 29)]
     lapsed = [await unswept.callers.customer().hold(unswept_flight, number) for number in numbers]
     await lapse_holds(unswept.database, *lapsed)
@@ -121,7 +121,7 @@ async def test_a_passenger_whose_hold_lapsed_holds_another_seat(unswept: Instanc
     assert await violations(unswept.database, unswept_flight) == []
 
 
-async def test_a_lapsed_seat_and_a_living_one_are_not_given_together(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_and_a_held_seat_are_refused_together(unswept: Instance, unswept_flight: str) -> None:
     callers = unswept.callers
     await callers.agent().hold(unswept_flight, "20B", purpose=pb.Hold.BOOKING)
     await lapse_holds(unswept.database, await callers.customer().hold(unswept_flight, "20A"))
@@ -130,13 +130,13 @@ async def test_a_lapsed_seat_and_a_living_one_are_not_given_together(unswept: In
     assert await violations(unswept.database, unswept_flight) == []
 
 
-async def test_the_sweeper_frees_what_has_ended_within_five_seconds_and_nothing_else(
+async def test_the_sweeper_expires_lapsed_holds_only_within_five_seconds(
     brief: Callers, flight: str, database: Database
 ) -> None:
     await lapsed_holds_are_freed_and_living_ones_kept(brief, database, flight)
 
 
-async def test_others_hear_of_the_end_within_five_seconds(brief: Callers, flight: str, world: World) -> None:
+async def test_an_expiry_publishes_an_event_within_five_seconds(brief: Callers, flight: str, world: World) -> None:
     connection = await aio_pika.connect(world.servers.amqp_url())
     async with connection:
         channel = await connection.channel()
@@ -158,7 +158,7 @@ async def test_others_hear_of_the_end_within_five_seconds(brief: Callers, flight
     assert message.headers["cloudEvents:id"] == message.message_id
 
 
-async def test_sweepers_side_by_side_end_each_hold_once(unswept: Instance, unswept_flight: str) -> None:
+async def test_concurrent_sweepers_expire_each_hold_once(unswept: Instance, unswept_flight: str) -> None:
     holds = [
         await unswept.callers.agent().hold(unswept_flight, f"{row}{letter}")
         for row in range(14, 20)
@@ -174,9 +174,7 @@ async def test_sweepers_side_by_side_end_each_hold_once(unswept: Instance, unswe
     assert await violations(unswept.database, unswept_flight) == []
 
 
-async def test_a_hold_that_was_decided_since_it_was_read_does_not_expire(
-    unswept: Instance, unswept_flight: str
-) -> None:
+async def test_a_hold_decided_after_the_read_does_not_expire(unswept: Instance, unswept_flight: str) -> None:
     await a_decided_hold_does_not_expire(unswept.callers, unswept.pool, unswept_flight)
 
 
@@ -196,7 +194,7 @@ async def racing(world: World) -> AsyncIterator[tuple[Instance, Instance]]:
         yield one, two
 
 
-async def test_a_thousand_holds_raced_around_their_end_never_have_two_owners(
+async def test_holds_raced_at_their_end_never_have_two_owners(
     racing: tuple[Instance, Instance],
 ) -> None:
     """Confirm, cancel, extend and a taker race at each hold's end. Two sweepers run."""

@@ -23,7 +23,7 @@ def extend(hold_id: str) -> pb.ExtendHoldRequest:
     return pb.ExtendHoldRequest(hold_id=hold_id)
 
 
-async def test_it_gives_the_full_time_again(agent: Caller, flight: str, database: Database) -> None:
+async def test_an_extended_hold_has_the_full_ttl(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     await age_holds(database, hold, by=timedelta(seconds=100))
     aged = await agent.get(hold)
@@ -37,7 +37,7 @@ async def test_it_gives_the_full_time_again(agent: Caller, flight: str, database
     assert await agent.get(hold) == extended
 
 
-async def test_it_is_no_transition_of_a_seat(agent: Caller, flight: str, database: Database) -> None:
+async def test_an_extension_changes_no_seat_state(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     before = await rows(database, flight)
     await agent.ExtendHold(extend(hold.hold_id))
@@ -45,7 +45,7 @@ async def test_it_is_no_transition_of_a_seat(agent: Caller, flight: str, databas
     assert (after["seats"], after["events"]) == (before["seats"], before["events"])
 
 
-async def test_it_has_a_limit(agent: Caller, flight: str, database: Database) -> None:
+async def test_extensions_have_a_limit(agent: Caller, flight: str, database: Database) -> None:
     hold = await agent.hold(flight, "20A")
     for left in reversed(range(9)):
         assert (await agent.ExtendHold(extend(hold.hold_id))).extensions_left == left
@@ -59,13 +59,13 @@ async def test_it_has_a_limit(agent: Caller, flight: str, database: Database) ->
     assert (await agent.confirm(hold)).state == pb.Hold.CONFIRMED
 
 
-async def test_calls_that_race_use_up_the_limit_and_no_more(callers: Callers, second: Callers, flight: str) -> None:
+async def test_concurrent_extensions_use_up_the_limit_exactly(callers: Callers, second: Callers, flight: str) -> None:
     hold = await callers.agent().hold(flight, "20A")
     results = await at_once(*(each.agent().ExtendHold(extend(hold.hold_id)) for each in [callers, second] * 10))
     assert outcomes(results) == {"OK": 9, "HOLD_LIMIT_REACHED": 11}
 
 
-async def test_a_lapsed_hold_stays_lapsed(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_lapsed_hold_cannot_be_extended(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     hold = await customer.hold(flight, "20A")
     await lapse_holds(database, hold)
@@ -87,7 +87,9 @@ async def test_an_extended_hold_outlives_its_first_end(callers: Callers, flight:
 
 
 @pytest.mark.parametrize("end", ["confirm", "cancel"])
-async def test_what_is_decided_has_no_time(agent: Caller, flight: str, database: Database, end: str) -> None:
+async def test_a_confirmed_or_cancelled_hold_cannot_be_extended(
+    agent: Caller, flight: str, database: Database, end: str
+) -> None:
     hold = await agent.hold(flight, "20A")
     await (agent.confirm(hold) if end == "confirm" else agent.cancel(hold))
     before = await rows(database, flight)
@@ -96,7 +98,7 @@ async def test_what_is_decided_has_no_time(agent: Caller, flight: str, database:
     assert await rows(database, flight) == before
 
 
-async def test_a_stranger_extends_nothing(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_foreign_hold_is_not_extended(callers: Callers, flight: str, database: Database) -> None:
     hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
     for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
         await a_foreign_hold_is_as_a_missing_one(database, stranger, "ExtendHold", extend, hold)

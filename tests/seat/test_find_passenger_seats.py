@@ -27,7 +27,7 @@ async def seats_of(service: Caller, flight: str, *passenger_ids: str) -> set[tup
     return {(each.passenger_id, each.seat_number, pb.Seat.State.Name(each.state)) for each in found}
 
 
-async def test_a_confirmed_seat_has_its_hold_and_its_time(
+async def test_a_confirmed_seat_is_found_with_hold_and_time(
     agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     hold = await agent.confirm(await agent.hold(flight, "20A", "P1"))
@@ -38,14 +38,14 @@ async def test_a_confirmed_seat_has_its_hold_and_its_time(
     assert found.confirm_time.ToMicroseconds() == round(row["confirm_time"].timestamp() * 1e6)
 
 
-async def test_a_held_seat_has_no_time_yet(agent: Caller, service: Caller, flight: str) -> None:
+async def test_a_held_seat_has_no_confirm_time(agent: Caller, service: Caller, flight: str) -> None:
     hold = await agent.hold(flight, "20A", "P1")
     (found,) = (await service.FindPassengerSeats(find(flight, "P1"))).seats
     assert (found.state, found.hold_id) == (pb.Seat.HELD, hold.hold_id)
     assert not found.HasField("confirm_time")
 
 
-async def test_who_is_about_to_move_has_both(agent: Caller, service: Caller, flight: str) -> None:
+async def test_a_passenger_who_moves_has_both_seats(agent: Caller, service: Caller, flight: str) -> None:
     await agent.confirm(await agent.hold(flight, "20A", "P1"))
     move = await agent.hold(flight, "21A", "P1")
     assert await seats_of(service, flight, "P1") == {("P1", "20A", "CONFIRMED"), ("P1", "21A", "HELD")}
@@ -53,7 +53,9 @@ async def test_who_is_about_to_move_has_both(agent: Caller, service: Caller, fli
     assert await seats_of(service, flight, "P1") == {("P1", "21A", "CONFIRMED")}
 
 
-async def test_only_who_was_asked_for_is_found(callers: Callers, agent: Caller, service: Caller, flight: str) -> None:
+async def test_only_the_requested_passengers_are_found(
+    callers: Callers, agent: Caller, service: Caller, flight: str
+) -> None:
     onward = new_flight_id()
     await callers.operations().provision(onward)
     await agent.hold_seats(seat(flight, "20A", "P1"), seat(flight, "20B", "P2"), seat(onward, "22C", "P1"))
@@ -62,25 +64,25 @@ async def test_only_who_was_asked_for_is_found(callers: Callers, agent: Caller, 
     assert await seats_of(service, flight_id("SH000"), "P1") == set()
 
 
-async def test_who_is_asked_for_twice_is_found_once(agent: Caller, service: Caller, flight: str) -> None:
+async def test_a_passenger_requested_twice_is_found_once(agent: Caller, service: Caller, flight: str) -> None:
     await agent.hold(flight, "20A", "P1")
     assert len((await service.FindPassengerSeats(find(flight, "P1", "P1"))).seats) == 1
 
 
-async def test_a_seat_that_was_given_back_is_nobodys(agent: Caller, service: Caller, flight: str) -> None:
+async def test_a_released_seat_is_not_found(agent: Caller, service: Caller, flight: str) -> None:
     await agent.cancel(await agent.hold(flight, "20A", "P1"))
     await agent.cancel(await agent.confirm(await agent.hold(flight, "20B", "P2")))
     assert await seats_of(service, flight, "P1", "P2") == set()
 
 
-async def test_a_lapsed_hold_is_no_seat_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_hold_is_not_found_before_the_sweep(unswept: Instance, unswept_flight: str) -> None:
     hold = await unswept.callers.agent().hold(unswept_flight, "20A", "P1")
     await lapse_holds(unswept.database, hold)
     assert await seats_of(unswept.callers.service(), unswept_flight, "P1") == set()
     assert [row["state"] for row in (await rows(unswept.database, unswept_flight))["holds"]] == ["HELD"]
 
 
-async def test_two_hundred_passengers_are_one_call(agent: Caller, service: Caller, flight: str) -> None:
+async def test_two_hundred_passengers_fit_into_one_call(agent: Caller, service: Caller, flight: str) -> None:
     numbers = [f"{row}{letter}" for row in range(14, 31) for letter in "ABCDEF"][:99]
     for first in range(0, 99, 9):
         await agent.hold_seats(*(seat(flight, number, f"P{number}") for number in numbers[first : first + 9]))
@@ -92,7 +94,7 @@ async def test_two_hundred_passengers_are_one_call(agent: Caller, service: Calle
 
 
 @pytest.mark.parametrize("role", ["agent", "operations", "customer", "passenger"])
-async def test_only_a_service_may(callers: Callers, flight: str, role: str) -> None:
+async def test_only_a_service_may_find_seats(callers: Callers, flight: str, role: str) -> None:
     with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
         name = f"P1:{flight}" if role == "passenger" else "desk"
         await getattr(callers, role)(name).FindPassengerSeats(find(flight, "P1"))

@@ -91,7 +91,7 @@ async def empty(database: Database, flight: str) -> None:
     await eventually(free)
 
 
-async def test_it_is_closed_and_emptied_and_other_flights_are_not(
+async def test_only_the_cancelled_flight_is_closed_and_emptied(
     callers: Callers, broker: Broker, flight: str, onward: str, database: Database
 ) -> None:
     customer, agent, booking = callers.customer(), callers.agent(), callers.service("booking")
@@ -124,7 +124,7 @@ async def test_it_is_closed_and_emptied_and_other_flights_are_not(
     assert await violations(database, flight, onward) == []
 
 
-async def test_nothing_can_be_taken_on_it_any_more(
+async def test_a_cancelled_flight_accepts_no_hold(
     callers: Callers, pool: Pool, flight: str, onward: str, database: Database
 ) -> None:
     agent, service = callers.agent(), callers.service()
@@ -156,7 +156,7 @@ async def test_nothing_can_be_taken_on_it_any_more(
     assert [await rows(database, each) for each in (flight, onward)] == before
 
 
-async def test_of_what_is_wrong_with_a_hold_the_flight_is_told_first(
+async def test_a_cancelled_flight_is_the_first_refusal(
     callers: Callers, pool: Pool, flight: str, database: Database
 ) -> None:
     customer = callers.customer()
@@ -185,7 +185,7 @@ async def in_the_middle_of_it(pool: Pool, database: Database, flight: str) -> As
 
 
 @pytest.mark.parametrize("method", ["HoldSeat", "ClaimSeat", "ChangeHoldSeats", "ConfirmHold"])
-async def test_who_is_in_the_middle_of_it_gets_nothing(
+async def test_concurrent_calls_are_refused_by_the_cancellation(
     callers: Callers, pool: Pool, flight: str, database: Database, method: str
 ) -> None:
     service = callers.service()
@@ -206,7 +206,7 @@ async def test_who_is_in_the_middle_of_it_gets_nothing(
     assert await violations(database, flight) == []
 
 
-async def test_whatever_races_with_it_nobody_keeps_a_seat(
+async def test_concurrent_calls_leave_no_seat_after_the_cancellation(
     callers: Callers, second: Callers, pool: Pool, operations: Caller, database: Database
 ) -> None:
     dice = random.Random(8)
@@ -248,7 +248,7 @@ async def test_whatever_races_with_it_nobody_keeps_a_seat(
     assert counted["OK"] > 2 * ROUNDS
 
 
-async def test_a_full_flight_is_emptied_in_small_steps(
+async def test_a_full_flight_is_emptied_in_batches(
     agent: Caller, pool: Pool, flight: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cancellations, "HOLDS_AT_ONCE", 20)
@@ -268,7 +268,9 @@ async def test_a_full_flight_is_emptied_in_small_steps(
     assert await violations(database, flight) == []
 
 
-async def test_the_map_and_the_counts_follow(agent: Caller, pool: Pool, flight: str, database: Database) -> None:
+async def test_the_map_and_the_counts_show_the_cancellation(
+    agent: Caller, pool: Pool, flight: str, database: Database
+) -> None:
     await agent.confirm(await agent.hold(flight, "20A"))
     first = await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight))
     await close(pool, flight)
@@ -286,7 +288,9 @@ async def test_the_map_and_the_counts_follow(agent: Caller, pool: Pool, flight: 
     await eventually(announced)
 
 
-async def test_its_seats_are_offered_to_nobody(callers: Callers, pool: Pool, flight: str, database: Database) -> None:
+async def test_seats_of_a_cancelled_flight_are_not_offered(
+    callers: Callers, pool: Pool, flight: str, database: Database
+) -> None:
     agent, service = callers.agent(), callers.service()
     await service.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=True))
     await agent.confirm(await agent.hold(flight, "20A"))
@@ -311,7 +315,7 @@ async def test_a_repeat_changes_nothing(
     assert await rows(database, flight) == before
 
 
-async def test_a_flight_that_is_not_known_yet_is_closed_as_well(
+async def test_an_unknown_flight_is_closed_too(
     operations: Caller, agent: Caller, pool: Pool, database: Database
 ) -> None:
     flight = new_flight_id()
@@ -322,7 +326,7 @@ async def test_a_flight_that_is_not_known_yet_is_closed_as_well(
     assert (await rows(database, flight))["holds"] == []
 
 
-async def test_a_hold_that_has_lapsed_is_left_to_its_expiry(
+async def test_a_lapsed_hold_expires_instead_of_being_cancelled(
     agent: Caller, pool: Pool, flight: str, database: Database
 ) -> None:
     hold = await agent.hold(flight, "20A")

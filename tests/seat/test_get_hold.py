@@ -11,7 +11,7 @@ from tests.seat.rules import a_foreign_hold_is_as_a_missing_one
 from tests.waiting import eventually
 
 
-async def test_the_owner_and_who_acts_for_others_read_it(
+async def test_the_owner_and_agents_and_services_read_it(
     callers: Callers, agent: Caller, service: Caller, operations: Caller, flight: str
 ) -> None:
     owner = callers.passenger(f"P1:{flight}")
@@ -20,7 +20,7 @@ async def test_the_owner_and_who_acts_for_others_read_it(
         assert await reader.get(hold) == hold
 
 
-async def test_it_follows_the_hold_through_its_states(agent: Caller, flight: str) -> None:
+async def test_the_hold_shows_each_of_its_states(agent: Caller, flight: str) -> None:
     hold = await agent.hold(flight, "20A")
     assert await agent.get(hold) == hold
     confirmed = await agent.confirm(hold)
@@ -32,7 +32,7 @@ async def test_it_follows_the_hold_through_its_states(agent: Caller, flight: str
     assert cancelled.seats == hold.seats
 
 
-async def test_a_lapsed_hold_is_expired_before_the_sweeper_runs(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_hold_is_shown_expired_before_the_sweep(unswept: Instance, unswept_flight: str) -> None:
     customer = unswept.callers.customer()
     hold = await customer.hold(unswept_flight, "20A")
     await lapse_holds(unswept.database, hold)
@@ -40,7 +40,7 @@ async def test_a_lapsed_hold_is_expired_before_the_sweeper_runs(unswept: Instanc
     assert await unswept.database.fetchval("SELECT state::text FROM holds WHERE hold_id = $1", hold.hold_id) == "HELD"
 
 
-async def test_a_swept_hold_shows_what_it_had(callers: Callers, flight: str, database: Database) -> None:
+async def test_an_expired_hold_still_shows_its_seats(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     hold = await customer.hold_seats(seat(flight, "20A"), seat(flight, "20B"))
     await lapse_holds(database, hold)
@@ -55,7 +55,7 @@ async def test_a_swept_hold_shows_what_it_had(callers: Callers, flight: str, dat
     assert found.seats == hold.seats
 
 
-async def test_a_stranger_finds_nothing(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_foreign_hold_is_not_found(callers: Callers, flight: str, database: Database) -> None:
     hold = await callers.passenger(f"P1:{flight}").hold(flight, "20A", "P1")
     for stranger in (callers.passenger(f"P1:{flight}"), callers.customer()):
         await a_foreign_hold_is_as_a_missing_one(
@@ -63,7 +63,7 @@ async def test_a_stranger_finds_nothing(callers: Callers, flight: str, database:
         )
 
 
-async def test_a_customer_named_like_a_passenger_session_is_a_stranger(
+async def test_a_customer_named_like_a_passenger_finds_no_hold(
     callers: Callers, flight: str, database: Database
 ) -> None:
     owner = callers.passenger(f"P1:{flight}")

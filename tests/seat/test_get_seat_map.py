@@ -42,7 +42,7 @@ async def shows_held(caller: Caller, flight: str, seat_number: str) -> bool:
     return (await caller.states(flight))[seat_number] == "HELD"
 
 
-async def test_it_shows_the_layout_and_each_seats_state(agent: Caller, flight: str) -> None:
+async def test_the_map_shows_layout_and_seat_states(agent: Caller, flight: str) -> None:
     found = await agent.GetSeatMap(ask(flight))
     assert (found.flight_id, found.layout_id, found.version, found.unchanged) == (flight, "A320-180Y", 1, False)
     (cabin,) = found.cabins
@@ -53,7 +53,7 @@ async def test_it_shows_the_layout_and_each_seats_state(agent: Caller, flight: s
     assert "W" in first.characteristics
 
 
-async def test_the_states_of_all_seats_add_up(callers: Callers, agent: Caller, service: Caller, flight: str) -> None:
+async def test_the_counts_of_seat_states_add_up(callers: Callers, agent: Caller, service: Caller, flight: str) -> None:
     await agent.confirm(await agent.hold_seats(seat(flight, "20A"), seat(flight, "20B")))
     await agent.hold(flight, "21A")
     await agent.BlockSeat(pb.BlockSeatRequest(flight_id=flight, seat_number="22A", reason="BROKEN"))
@@ -68,7 +68,7 @@ async def test_the_states_of_all_seats_add_up(callers: Callers, agent: Caller, s
     await eventually(all_told)
 
 
-async def test_it_does_not_say_who_has_what(callers: Callers, flight: str) -> None:
+async def test_the_map_names_no_owner(callers: Callers, flight: str) -> None:
     owner = callers.passenger(f"PAX-OF-NOBODYS-BUSINESS:{flight}", pnr="XK4T7S")
     hold = await owner.hold(flight, "20A", "PAX-OF-NOBODYS-BUSINESS")
     body = (await callers.customer().GetSeatMap(ask(flight))).SerializeToString()
@@ -76,7 +76,7 @@ async def test_it_does_not_say_who_has_what(callers: Callers, flight: str) -> No
         assert secret.encode() not in body
 
 
-async def test_one_answer_serves_all(callers: Callers, second: Callers, flight: str) -> None:
+async def test_the_response_is_the_same_for_every_caller(callers: Callers, second: Callers, flight: str) -> None:
     await callers.agent().hold(flight, "20A")
     for each in (callers, second):
         await eventually(partial(shows_held, each.agent(), flight, "20A"))
@@ -88,7 +88,7 @@ async def test_one_answer_serves_all(callers: Callers, second: Callers, flight: 
     assert all(answer == answers[0] for answer in answers)
 
 
-async def test_a_known_version_is_answered_in_short(agent: Caller, flight: str) -> None:
+async def test_the_known_version_gets_a_short_response(agent: Caller, flight: str) -> None:
     known = await agent.GetSeatMap(ask(flight))
     short = await agent.GetSeatMap(ask(flight, known.version))
     assert short.unchanged
@@ -97,7 +97,7 @@ async def test_a_known_version_is_answered_in_short(agent: Caller, flight: str) 
 
 
 @pytest.mark.parametrize("known_version", [1, 99, 2**63 - 1])
-async def test_another_version_is_answered_in_full(agent: Caller, flight: str, known_version: int) -> None:
+async def test_another_version_gets_the_whole_map(agent: Caller, flight: str, known_version: int) -> None:
     await agent.hold(flight, "20A")
 
     async def moved() -> bool:
@@ -109,7 +109,7 @@ async def test_another_version_is_answered_in_full(agent: Caller, flight: str, k
     assert len(full.seats) == 180
 
 
-async def test_its_json_is_the_same_map(agent: Caller, flight: str) -> None:
+async def test_the_json_map_equals_the_map(agent: Caller, flight: str) -> None:
     await agent.hold(flight, "20A")
     await eventually(partial(shows_held, agent, flight, "20A"))
     for known_version in (0, 2):
@@ -129,7 +129,7 @@ async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
         await agent.GetSeatMapJson(pb.GetSeatMapJsonRequest(flight_id=flight_id("SH000")))
 
 
-async def test_each_change_adds_one_to_the_version_and_moves_the_watermark(
+async def test_each_change_increments_the_version_and_update_time(
     agent: Caller, flight: str, database: Database
 ) -> None:
     hold = await agent.hold_seats(seat(flight, "20A"), seat(flight, "20B"))
@@ -143,9 +143,7 @@ async def test_each_change_adds_one_to_the_version_and_moves_the_watermark(
     await eventually(told)
 
 
-async def test_a_change_is_seen_in_both_processes_within_a_second(
-    callers: Callers, second: Callers, flight: str
-) -> None:
+async def test_both_processes_show_a_change_within_a_second(callers: Callers, second: Callers, flight: str) -> None:
     delays = []
     for row in range(14, 20):
         await callers.agent().hold(flight, f"{row}A")
@@ -158,13 +156,13 @@ async def test_a_change_is_seen_in_both_processes_within_a_second(
     assert min(delays) < 1, delays
 
 
-async def test_its_version_never_goes_back_while_readers_and_writers_race(
+async def test_the_version_never_decreases_during_concurrent_changes(
     callers: Callers, second: Callers, flight: str
 ) -> None:
     await versions_never_go_back([callers, second], flight)
 
 
-async def test_readers_who_come_together_share_their_query(
+async def test_concurrent_readers_share_one_query(
     agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
     """Also if the cache stores no map, because a slow Redis has suspended it."""
@@ -201,13 +199,13 @@ async def forget(world: World, flight: str) -> None:
             await redis.delete(key)
 
 
-async def test_a_forgetful_cache_is_no_loss(agent: Caller, flight: str, world: World) -> None:
+async def test_an_evicting_cache_loses_no_map(agent: Caller, flight: str, world: World) -> None:
     await agent.hold(flight, "20A")
     await forget(world, flight)
     assert (await agent.states(flight))["20A"] == "HELD"
 
 
-async def test_a_value_of_yesterday_is_found_and_dropped(
+async def test_a_cached_value_of_an_older_format_is_dropped(
     agent: Caller, flight: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(map_reconciler, "SETTLE_SECONDS", 0.05)
@@ -241,7 +239,7 @@ async def test_a_value_of_yesterday_is_found_and_dropped(
     assert {each.seat_number for each in found.seats if each.state == pb.Seat.HELD} == {"20A"}
 
 
-async def test_who_knows_a_newer_map_gets_no_older_one(
+async def test_a_client_with_known_version_gets_no_older_map(
     agent: Caller, flight: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache returns an older map, as another process may see it."""
@@ -261,7 +259,7 @@ async def test_who_knows_a_newer_map_gets_no_older_one(
     assert (newer.version, newer.unchanged) == (before.version + 1, True)
 
 
-async def test_versions_never_go_back_between_processes_that_see_redis_differently(world: World) -> None:
+async def test_versions_never_decrease_while_one_process_lost_redis(world: World) -> None:
     """One process cannot reach Redis; the other still finds the older map in it."""
     url = await own_database(world)
     (closed_port,) = free_ports(1)

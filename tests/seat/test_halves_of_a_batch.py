@@ -13,7 +13,7 @@ import asyncpg
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
 from seat_service.inventory import Inventory
-from seat_service.refusals import LapsedInTheWay
+from seat_service.refusals import LapsedHoldConflict
 from services.db import GuardMissed
 from services.errors import Refusal
 
@@ -21,7 +21,7 @@ from services.errors import Refusal
 class Halves(Inventory):
     """An inventory whose transactions after the first one end as a test decides.
 
-    The first one returns a hold for each request, but LapsedInTheWay for those named `late…`.
+    The first one returns a hold for each request, but LapsedHoldConflict for those named `late…`.
     """
 
     def __init__(self, second: Sequence[Exception | list[pb.Hold | Refusal]], unended: Exception | None = None) -> None:
@@ -33,7 +33,7 @@ class Halves(Inventory):
         self.runs.append([*requests])
         if len(self.runs) == 1:
             return [
-                LapsedInTheWay("F", "5A", [uuid4()]) if each.startswith("late") else held(each) for each in requests
+                LapsedHoldConflict("F", "5A", [uuid4()]) if each.startswith("late") else held(each) for each in requests
             ]
         outcome = self.second.pop(0)
         if isinstance(outcome, Exception):
@@ -57,18 +57,18 @@ async def run(inventory: Halves, *requests: str) -> list[Any]:
 LOCKED: Final = asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
 
 
-async def test_a_lapsed_hold_that_cannot_be_ended_is_the_answer_of_its_caller_alone() -> None:
+async def test_an_unexpirable_lapsed_hold_refuses_only_its_request() -> None:
     inventory = Halves([[held("late 2")]], unended=LOCKED)
     assert await run(inventory, "late 1", "free", "late 2") == [LOCKED, held("free"), held("late 2")]
 
 
-async def test_what_was_committed_is_not_run_again_when_the_rest_of_a_batch_fails() -> None:
+async def test_committed_requests_are_not_repeated_after_the_rest_fails() -> None:
     inventory = Halves([LOCKED])
     assert await run(inventory, "late 1", "free", "late 2") == [LOCKED, held("free"), LOCKED]
     assert inventory.runs[1:] == [["late 1", "late 2"]]
 
 
-async def test_the_rest_of_a_batch_that_was_overtaken_is_run_again_one_by_one() -> None:
+async def test_conflicting_batched_requests_run_one_by_one() -> None:
     broken = ValueError("one bad request")
     inventory = Halves([GuardMissed(), GuardMissed(), [held("late 1")], broken])
     assert await run(inventory, "late 1", "free", "late 2") == [held("late 1"), held("free"), broken]

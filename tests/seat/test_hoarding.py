@@ -16,7 +16,7 @@ from tests.waiting import eventually
 NUMBERS = [f"{row}{letter}" for row in range(14, 30) for letter in "ABCDEF"]
 
 
-async def test_the_tenth_seat_of_a_flight_is_too_many(callers: Callers, flight: str, database: Database) -> None:
+async def test_the_tenth_held_seat_of_a_flight_is_refused(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     for number in NUMBERS[:9]:
         await customer.hold(flight, number)
@@ -30,7 +30,7 @@ async def test_the_tenth_seat_of_a_flight_is_too_many(callers: Callers, flight: 
     assert await rows(database, flight) == before
 
 
-async def test_another_flight_and_another_principal_have_limits_of_their_own(
+async def test_the_limit_counts_each_flight_and_principal_separately(
     operations: Caller, callers: Callers, flight: str
 ) -> None:
     onward = new_flight_id()
@@ -41,7 +41,7 @@ async def test_another_flight_and_another_principal_have_limits_of_their_own(
     await callers.customer().hold(flight, NUMBERS[9])
 
 
-async def test_seats_of_one_call_count_together(callers: Callers, flight: str) -> None:
+async def test_seats_of_one_call_are_counted_together(callers: Callers, flight: str) -> None:
     customer = callers.customer()
     await customer.hold(flight, NUMBERS[0])
     with refused("RESOURCE_EXHAUSTED", "TOO_MANY_HELD_SEATS"):
@@ -49,7 +49,7 @@ async def test_seats_of_one_call_count_together(callers: Callers, flight: str) -
     await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[1:9]))
 
 
-async def test_the_limit_is_each_flights_own_within_one_hold(
+async def test_a_hold_of_two_flights_counts_per_flight(
     operations: Caller, callers: Callers, flight: str, database: Database
 ) -> None:
     onward = new_flight_id()
@@ -65,7 +65,7 @@ async def test_the_limit_is_each_flights_own_within_one_hold(
     )
 
 
-async def test_a_change_cannot_slip_past_the_limit(callers: Callers, flight: str, database: Database) -> None:
+async def test_a_change_cannot_exceed_the_limit(callers: Callers, flight: str, database: Database) -> None:
     customer = callers.customer()
     await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[:8]))
     hold = await customer.hold(flight, NUMBERS[8], "P1")
@@ -83,7 +83,7 @@ async def test_a_change_cannot_slip_past_the_limit(callers: Callers, flight: str
     )
 
 
-async def test_what_is_given_back_or_confirmed_no_longer_counts(callers: Callers, flight: str) -> None:
+async def test_released_and_confirmed_seats_are_not_counted(callers: Callers, flight: str) -> None:
     customer = callers.customer()
     first = await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[:5]))
     second = await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[5:9]))
@@ -92,7 +92,7 @@ async def test_what_is_given_back_or_confirmed_no_longer_counts(callers: Callers
     await customer.hold_seats(*(seat(flight, number) for number in NUMBERS[10:19]))
 
 
-async def test_calls_that_race_get_no_more_than_the_limit(
+async def test_concurrent_holds_cannot_exceed_the_limit(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     results = await at_once(
@@ -102,7 +102,7 @@ async def test_calls_that_race_get_no_more_than_the_limit(
     assert await violations(database, flight) == []
 
 
-async def test_who_acts_for_others_is_not_bound(agent: Caller, service: Caller, flight: str) -> None:
+async def test_agents_and_services_have_no_limit(agent: Caller, service: Caller, flight: str) -> None:
     for number in NUMBERS[:12]:
         await agent.hold(flight, number)
     for number in NUMBERS[12:24]:
@@ -122,7 +122,7 @@ async def lapses(strict: Instance, caller: Caller, flight: str, number: str) -> 
     return hold
 
 
-async def test_a_principal_is_cooled_down_longer_after_each_lapse(strict: Instance, strict_flight: str) -> None:
+async def test_the_cool_down_grows_with_each_lapse(strict: Instance, strict_flight: str) -> None:
     callers, flight = strict.callers, strict_flight
     customer = callers.customer()
     lapsed = [await lapses(strict, customer, flight, number) for number in ("20A", "20B")]
@@ -144,14 +144,14 @@ async def test_a_principal_is_cooled_down_longer_after_each_lapse(strict: Instan
     assert 60 < longer.retry_after_seconds <= 120
 
 
-async def test_cancelled_holds_do_not_cool_a_principal_down(strict: Instance, strict_flight: str) -> None:
+async def test_cancelled_holds_cause_no_cool_down(strict: Instance, strict_flight: str) -> None:
     customer = strict.callers.customer()
     for _ in range(5):
         await customer.cancel(await customer.hold(strict_flight, "20A"))
     await customer.hold(strict_flight, "20A")
 
 
-async def test_an_agent_is_never_cooled_down(strict: Instance, strict_flight: str) -> None:
+async def test_an_agent_has_no_cool_down(strict: Instance, strict_flight: str) -> None:
     agent = strict.callers.agent()
     for number in ("20A", "20B", "20C", "20D"):
         await lapses(strict, agent, strict_flight, number)

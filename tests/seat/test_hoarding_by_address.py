@@ -52,9 +52,7 @@ async def fill(callers: Callers, flight: str, address: str) -> list[pb.Hold]:
     return [await hold(callers.customer(), flight, NUMBERS[n : n + 9], address) for n in range(0, LIMIT, 9)]
 
 
-async def test_guests_of_one_address_hold_27_seats_of_a_flight(
-    callers: Callers, flight: str, database: Database
-) -> None:
+async def test_guests_of_an_address_hold_at_most_27_seats(callers: Callers, flight: str, database: Database) -> None:
     address = new_address()
     await fill(callers, flight, address)
     before = await rows(database, flight)
@@ -67,9 +65,7 @@ async def test_guests_of_one_address_hold_27_seats_of_a_flight(
     assert await rows(database, flight) == before
 
 
-async def test_callers_who_are_no_guests_of_the_address_are_not_counted(
-    operations: Caller, callers: Callers, flight: str
-) -> None:
+async def test_only_guests_of_the_address_are_counted(operations: Caller, callers: Callers, flight: str) -> None:
     address, onward = new_address(), new_flight_id()
     await fill(callers, flight, address)
     # Not counted: another address, another flight, a call from inside, an agent, and a passenger with a session.
@@ -83,7 +79,7 @@ async def test_callers_who_are_no_guests_of_the_address_are_not_counted(
     await passenger.HoldSeat(request, metadata=((CLIENT_HEADER, address),))
 
 
-async def test_a_booking_counts_for_the_address_of_its_guest(callers: Callers, flight: str) -> None:
+async def test_a_booking_counts_for_its_guests_address(callers: Callers, flight: str) -> None:
     address, booking = new_address(), callers.service()
     for n in range(0, LIMIT, 9):
         await hold(booking, flight, NUMBERS[n : n + 9], address, owner=f"customer:{secrets.token_hex(4)}")
@@ -93,7 +89,7 @@ async def test_a_booking_counts_for_the_address_of_its_guest(callers: Callers, f
         await hold(callers.customer(), flight, NUMBERS[27:28], address)
 
 
-async def test_addresses_of_one_ipv6_network_are_one(callers: Callers, flight: str) -> None:
+async def test_addresses_of_one_ipv6_network_count_as_one(callers: Callers, flight: str) -> None:
     network = f"2001:db8:{secrets.token_hex(2)}:7"
     for n in range(0, LIMIT, 9):
         await hold(callers.customer(), flight, NUMBERS[n : n + 9], f"{network}::{n + 1}")
@@ -101,7 +97,7 @@ async def test_addresses_of_one_ipv6_network_are_one(callers: Callers, flight: s
         await hold(callers.customer(), flight, NUMBERS[27:28], f"{network}:1:2:3:4")
 
 
-async def test_guests_who_race_get_no_more_than_their_address(
+async def test_concurrent_guests_cannot_exceed_the_limit(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     address = new_address()
@@ -112,9 +108,7 @@ async def test_guests_who_race_get_no_more_than_their_address(
     assert await violations(database, flight) == []
 
 
-async def test_a_change_does_not_pass_the_limit_of_the_address(
-    callers: Callers, flight: str, database: Database
-) -> None:
+async def test_a_change_cannot_exceed_the_limit(callers: Callers, flight: str, database: Database) -> None:
     address, last = new_address(), callers.customer()
     for n in (0, 9):
         await hold(callers.customer(), flight, NUMBERS[n : n + 9], address)
@@ -138,7 +132,7 @@ async def test_a_change_does_not_pass_the_limit_of_the_address(
         await hold(callers.customer(), flight, NUMBERS[31:32], address)
 
 
-async def test_cancelled_and_confirmed_seats_make_room(callers: Callers, flight: str) -> None:
+async def test_cancelled_and_confirmed_seats_are_not_counted(callers: Callers, flight: str) -> None:
     address = new_address()
     first, second, _ = await fill(callers, flight, address)
     await callers.agent().cancel(first)
@@ -165,7 +159,7 @@ async def impatient(world: World) -> AsyncIterator[Instance]:
         yield other
 
 
-async def test_an_address_is_cooled_down_after_lapses_of_different_guests(impatient: Instance) -> None:
+async def test_lapses_of_different_guests_cool_down_their_address(impatient: Instance) -> None:
     callers, address, flight = impatient.callers, new_address(), new_flight_id()
     await callers.operations().provision(flight)
 
@@ -192,7 +186,7 @@ async def test_an_address_is_cooled_down_after_lapses_of_different_guests(impati
     await lapsed("20C")
 
 
-async def test_a_client_that_names_an_address_itself_is_not_believed(impatient: Instance) -> None:
+async def test_an_address_header_of_a_client_is_ignored(impatient: Instance) -> None:
     callers, flight = impatient.callers, new_flight_id()
     await callers.operations().provision(flight)
     held = await hold(callers.customer(), flight, ["22A"], "203.0.113.77")

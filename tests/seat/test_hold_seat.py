@@ -28,18 +28,18 @@ async def test_a_free_seat_is_held_for_120_seconds(agent: Caller, flight: str) -
     assert (await agent.states(flight))["12A"] == "HELD"
 
 
-async def test_a_seat_for_a_booking_is_held_for_15_minutes(agent: Caller, flight: str) -> None:
+async def test_a_booking_seat_is_held_for_15_minutes(agent: Caller, flight: str) -> None:
     hold = await agent.hold(flight, "12A", purpose=pb.Hold.BOOKING)
     assert hold.purpose == pb.Hold.BOOKING
     assert hold.expire_time.seconds - hold.create_time.seconds == pytest.approx(900, abs=1)
 
 
-async def test_the_answer_is_what_get_hold_answers(agent: Caller, flight: str) -> None:
+async def test_the_response_equals_that_of_get_hold(agent: Caller, flight: str) -> None:
     hold = await agent.hold(flight, "12A")
     assert await agent.get(hold) == hold
 
 
-async def test_the_ledger_tells_who_held_it_by_which_request(
+async def test_the_ledger_has_actor_and_request(
     agent: Caller, flight: str, request_id: str, database: Database
 ) -> None:
     hold = await agent.hold(flight, "12A", request_id=request_id)
@@ -49,7 +49,7 @@ async def test_the_ledger_tells_who_held_it_by_which_request(
     assert await violations(database, flight) == []
 
 
-async def test_a_passenger_session_holds_for_the_passengers_that_it_names(callers: Callers, flight: str) -> None:
+async def test_a_session_holds_only_for_its_passengers(callers: Callers, flight: str) -> None:
     session = callers.passenger(f"P1:{flight}", f"P2:{flight}")
     await session.hold(flight, "20A", "P1")
     await session.hold(flight, "20B", "P2")
@@ -63,7 +63,7 @@ async def test_a_passenger_of_another_flight_is_not_found(callers: Callers, flig
         await session.hold(flight, "20A", "P1")
 
 
-async def test_an_agent_holds_for_an_owner_who_then_has_the_hold(callers: Callers, agent: Caller, flight: str) -> None:
+async def test_a_hold_by_an_agent_belongs_to_the_owner(callers: Callers, agent: Caller, flight: str) -> None:
     owner = callers.passenger(f"P1:{flight}")
     hold = await agent.hold(flight, "20A", "P1", owner=owner.name)
     assert (await owner.confirm(hold)).state == pb.Hold.CONFIRMED
@@ -78,7 +78,7 @@ async def test_only_agents_and_services_hold_for_others(callers: Callers, flight
 
 
 @pytest.mark.parametrize("seat_number", ["31A", "99Z", "12G", "130A"])
-async def test_a_seat_that_the_layout_lacks_is_not_found(agent: Caller, flight: str, seat_number: str) -> None:
+async def test_a_seat_outside_the_layout_is_not_found(agent: Caller, flight: str, seat_number: str) -> None:
     with refused("NOT_FOUND", "SEAT_NOT_FOUND") as refusal:
         await agent.hold(flight, seat_number)
     assert refusal.info.metadata == {"flight_id": flight, "seat_number": seat_number}
@@ -90,7 +90,7 @@ async def test_a_flight_without_seats_is_not_found(agent: Caller) -> None:
     assert refusal.info.metadata == {"flight_id": flight_id("SH000")}
 
 
-async def test_a_taken_seat_says_its_state(callers: Callers, agent: Caller, flight: str) -> None:
+async def test_a_taken_seat_is_refused_with_its_state(callers: Callers, agent: Caller, flight: str) -> None:
     held = await agent.hold(flight, "20A")
     await agent.confirm(await agent.hold(flight, "20B"))
     await agent.BlockSeat(pb.BlockSeatRequest(flight_id=flight, seat_number="20C", reason="BROKEN"))
@@ -101,7 +101,7 @@ async def test_a_taken_seat_says_its_state(callers: Callers, agent: Caller, flig
     assert (await agent.get(held)) == held
 
 
-async def test_a_passenger_holds_one_seat_of_a_flight(agent: Caller, flight: str, database: Database) -> None:
+async def test_a_passenger_gets_one_held_seat_per_flight(agent: Caller, flight: str, database: Database) -> None:
     await agent.hold(flight, "20A", "P1")
     before = await rows(database, flight)
     with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):
@@ -131,47 +131,47 @@ async def test_a_seat_of_another_cabin_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["CHILD", "ADULT+INFT", "ADULT+CHLD", "ADULT+WCHR", "ADULT+BLND", "ADULT+VGML+UMNR"])
-async def test_an_exit_row_is_for_adults_who_can_help(callers: Callers, flight: str, kind: str) -> None:
+async def test_an_exit_row_accepts_only_eligible_adults(callers: Callers, flight: str, kind: str) -> None:
     session = callers.passenger(f"P1:{flight}:ECONOMY:{kind}")
     with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED") as refusal:
         await session.hold(flight, EXIT_ROW, "P1")
     assert refusal.info.metadata == {"seat_number": EXIT_ROW}
 
 
-async def test_an_infant_sits_where_there_is_a_mask_for_it(callers: Callers, flight: str) -> None:
+async def test_an_infant_gets_only_seats_with_a_mask(callers: Callers, flight: str) -> None:
     session = callers.passenger(f"P1:{flight}:ECONOMY:ADULT+INFT")
     with refused("FAILED_PRECONDITION", "INFANT_NOT_ALLOWED"):
         await session.hold(flight, NO_INFANTS, "P1")
     await session.hold(flight, ORDINARY, "P1")
 
 
-async def test_an_ordinary_special_meal_does_not_bar_from_the_exit_row(callers: Callers, flight: str) -> None:
+async def test_a_special_meal_does_not_exclude_from_exit_rows(callers: Callers, flight: str) -> None:
     await callers.passenger(f"P1:{flight}:ECONOMY:ADULT+VGML").hold(flight, EXIT_ROW, "P1")
 
 
-async def test_a_session_cannot_talk_itself_into_another_passenger(callers: Callers, flight: str) -> None:
+async def test_a_session_cannot_change_its_passengers_profile(callers: Callers, flight: str) -> None:
     session = callers.passenger(f"P1:{flight}:ECONOMY:CHILD")
     with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"):
         await session.hold(flight, EXIT_ROW, "P1", profile=pb.PassengerProfile(type=pb.PassengerProfile.ADULT))
 
 
-async def test_an_agent_says_who_the_passenger_is(agent: Caller, flight: str) -> None:
+async def test_an_agent_sends_the_passengers_profile(agent: Caller, flight: str) -> None:
     with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"):
         await agent.hold(flight, EXIT_ROW, profile=pb.PassengerProfile(special_services=["WCHC"]))
     await agent.hold(flight, EXIT_ROW, profile=pb.PassengerProfile(type=pb.PassengerProfile.ADULT))
 
 
-async def test_of_200_callers_exactly_one_gets_the_seat(callers: Callers, flight: str, database: Database) -> None:
+async def test_of_200_callers_one_gets_the_seat(callers: Callers, flight: str, database: Database) -> None:
     await one_of_many_gets_the_seat([callers], database, flight)
 
 
-async def test_of_200_callers_of_two_processes_exactly_one_gets_the_seat(
+async def test_of_200_callers_of_two_processes_one_wins(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     await one_of_many_gets_the_seat([callers, second], database, flight)
 
 
-async def test_a_passenger_who_reaches_for_many_seats_gets_one(
+async def test_concurrent_holds_of_a_passenger_get_one_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     numbers = [f"{row}{letter}" for row in range(20, 30) for letter in "ABC"]
@@ -183,7 +183,7 @@ async def test_a_passenger_who_reaches_for_many_seats_gets_one(
     assert await violations(database, flight) == []
 
 
-async def test_repeats_that_race_on_two_processes_hold_once(
+async def test_concurrent_repeats_on_two_processes_hold_once(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     for seat_number in ("20A", "21A", "22A", "23A"):
@@ -199,7 +199,7 @@ async def test_repeats_that_race_on_two_processes_hold_once(
     assert await violations(database, flight) == []
 
 
-async def test_a_caller_who_leaves_early_does_not_stop_the_others(agent: Caller, flight: str) -> None:
+async def test_a_cancelled_call_does_not_affect_the_batch(agent: Caller, flight: str) -> None:
     leaving = [asyncio.ensure_future(agent.hold(flight, f"{row}A", timeout=0.001)) for row in range(15, 25)]
     staying = [agent.hold(flight, f"{row}B") for row in range(15, 25)]
     assert outcomes(await at_once(*staying)) == {"OK": 10}

@@ -39,7 +39,7 @@ async def test_nine_seats_on_four_flights_are_one_hold(agent: Caller, flights: l
     assert await violations(database, *flights) == []
 
 
-async def test_nine_seats_on_each_of_four_flights_are_one_hold(
+async def test_nine_seats_each_on_four_flights_are_one_hold(
     callers: Callers, flights: list[str], database: Database
 ) -> None:
     customer = callers.customer()
@@ -55,9 +55,7 @@ async def test_nine_seats_on_each_of_four_flights_are_one_hold(
     assert await violations(database, *flights) == []
 
 
-async def test_one_taken_seat_of_36_is_enough_to_get_none(
-    agent: Caller, flights: list[str], database: Database
-) -> None:
+async def test_one_taken_seat_of_36_refuses_the_hold(agent: Caller, flights: list[str], database: Database) -> None:
     await agent.hold(flights[3], "28A")
     before = [await rows(database, flight) for flight in flights]
     with refused("ABORTED", "SEAT_TAKEN") as refusal:
@@ -66,7 +64,7 @@ async def test_one_taken_seat_of_36_is_enough_to_get_none(
     assert [await rows(database, flight) for flight in flights] == before
 
 
-async def test_36_seats_with_the_longest_names_fit_into_a_call(operations: Caller, agent: Caller) -> None:
+async def test_the_largest_hold_fits_into_a_call(operations: Caller, agent: Caller) -> None:
     flights = [new_flight_id().ljust(40, "X") for _ in range(4)]
     for flight in flights:
         await operations.provision(flight)
@@ -79,11 +77,11 @@ async def test_36_seats_with_the_longest_names_fit_into_a_call(operations: Calle
     assert len((await agent.hold_seats(*asked)).seats) == 36
 
 
-async def test_one_taken_seat_is_enough_to_get_none(callers: Callers, flights: list[str], database: Database) -> None:
+async def test_one_taken_seat_refuses_the_hold(callers: Callers, flights: list[str], database: Database) -> None:
     await one_taken_seat_is_enough_to_get_none(callers, database, flights)
 
 
-async def test_one_missing_seat_is_enough_to_get_none(agent: Caller, flights: list[str], database: Database) -> None:
+async def test_one_missing_seat_refuses_the_hold(agent: Caller, flights: list[str], database: Database) -> None:
     with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
         await agent.hold_seats(seat(flights[0], "20A"), seat(flights[1], "31A"))
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):
@@ -91,7 +89,7 @@ async def test_one_missing_seat_is_enough_to_get_none(agent: Caller, flights: li
     assert (await rows(database, flights[0]))["hold_seats"] == []
 
 
-async def test_one_passenger_who_holds_a_seat_is_enough_to_get_none(agent: Caller, flights: list[str]) -> None:
+async def test_one_passenger_with_a_seat_refuses_the_hold(agent: Caller, flights: list[str]) -> None:
     await agent.hold(flights[0], "20A", "P1")
     with refused("FAILED_PRECONDITION", "PASSENGER_HOLDS_SEAT"):
         await agent.hold_seats(seat(flights[0], "21A", "P1"), seat(flights[0], "21B", "P2"))
@@ -106,7 +104,7 @@ async def test_a_session_holds_only_for_its_own_passengers(callers: Callers, fli
         await session.hold_seats(seat(flights[2], "20A", "P1"))
 
 
-async def test_each_passenger_is_judged_by_the_rules_for_people(agent: Caller, flights: list[str]) -> None:
+async def test_the_seat_rules_apply_to_each_passenger(agent: Caller, flights: list[str]) -> None:
     child = seat(flights[0], "12A", type=pb.PassengerProfile.CHILD)
     with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"):
         await agent.hold_seats(seat(flights[0], "12B"), child)
@@ -120,13 +118,15 @@ async def test_each_passenger_is_judged_by_the_rules_for_people(agent: Caller, f
         (["20A", "20A"], "seats"),
     ],
 )
-async def test_none_too_many_or_twice_is_malformed(agent: Caller, flight: str, numbers: list[str], field: str) -> None:
+async def test_zero_ten_or_duplicate_seats_are_malformed(
+    agent: Caller, flight: str, numbers: list[str], field: str
+) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.hold_seats(*(seat(flight, number) for number in numbers))
     assert refusal.fields == [field]
 
 
-async def test_ten_seats_of_one_of_several_flights_are_too_many(agent: Caller, flights: list[str]) -> None:
+async def test_ten_seats_of_one_flight_are_malformed(agent: Caller, flights: list[str]) -> None:
     asked = [seat(flights[0], "20A"), *(seat(flights[1], f"2{n}A") for n in range(10)), seat(flights[2], "20A")]
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.hold_seats(*asked)
@@ -154,13 +154,13 @@ async def test_five_flights_are_too_many(operations: Caller, agent: Caller, flig
     assert refusal.fields == ["seats"]
 
 
-async def test_a_thousand_holds_that_cross_get_both_seats_or_neither(
+async def test_crossing_holds_get_both_seats_or_neither(
     callers: Callers, second: Callers, flights: list[str], database: Database
 ) -> None:
     await all_or_none([callers, second], database, flights[:2], many=1000)
 
 
-async def test_holds_that_share_passengers_crosswise_do_not_deadlock(
+async def test_holds_with_crossing_passengers_do_not_deadlock(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     def hold(n: int) -> object:
@@ -176,7 +176,7 @@ async def test_holds_that_share_passengers_crosswise_do_not_deadlock(
     assert await violations(database, flight) == []
 
 
-async def test_confirming_and_cancelling_many_seats_is_all_or_none_too(
+async def test_confirm_and_cancel_of_many_seats_are_atomic(
     agent: Caller, flights: list[str], database: Database
 ) -> None:
     hold = await agent.hold_seats(*(seat(flight, "20A") for flight in flights))
@@ -193,7 +193,7 @@ async def test_confirming_and_cancelling_many_seats_is_all_or_none_too(
         assert len(transactions) == 1
 
 
-async def test_the_same_seats_under_the_same_key_are_one_hold(agent: Caller, flights: list[str]) -> None:
+async def test_a_repeat_with_the_same_key_returns_the_hold(agent: Caller, flights: list[str]) -> None:
     request_id = str(uuid4())
     seats = [seat(flight, "20A", "P1") for flight in flights]
     first = await agent.hold_seats(*seats, request_id=request_id)

@@ -154,14 +154,14 @@ async def prepared(method: str, callers: Callers, flight: str) -> tuple[Caller, 
     return getattr(callers, mutation.role)(), mutation
 
 
-def test_every_mutation_is_tested() -> None:
+def test_every_mutation_has_an_idempotency_test() -> None:
     # SyncPassengers has no key: its rows have revisions, which identify a repeat (test_sync_passengers.py).
     keyed_methods = {method for method, access in POLICY.items() if access.effect is Effect.WRITE} - {"SyncPassengers"}
     assert keyed_methods == MUTATIONS.keys()
 
 
 @every_mutation
-async def test_a_repeat_gets_the_first_answer_and_changes_nothing(
+async def test_a_repeat_returns_the_first_response(
     callers: Callers, flight: str, database: Database, method: str, request_id: str
 ) -> None:
     caller, mutation = await prepared(method, callers, flight)
@@ -170,7 +170,7 @@ async def test_a_repeat_gets_the_first_answer_and_changes_nothing(
 
 
 @every_mutation
-async def test_other_parameters_under_the_same_key_are_refused(
+async def test_a_key_with_other_parameters_is_refused(
     callers: Callers, flight: str, database: Database, method: str, request_id: str
 ) -> None:
     caller, mutation = await prepared(method, callers, flight)
@@ -182,7 +182,7 @@ async def test_other_parameters_under_the_same_key_are_refused(
 
 
 @every_mutation
-async def test_the_header_is_as_good_as_the_field(
+async def test_the_header_works_like_the_field(
     callers: Callers, flight: str, database: Database, method: str, request_id: str
 ) -> None:
     caller, mutation = await prepared(method, callers, flight)
@@ -196,14 +196,14 @@ async def test_the_header_is_as_good_as_the_field(
         await getattr(caller, method)(mutation.other, metadata=header)
 
 
-async def test_one_key_for_two_methods_is_reused(agent: Caller, flight: str, request_id: str) -> None:
+async def test_a_key_used_by_another_method_is_refused(agent: Caller, flight: str, request_id: str) -> None:
     hold = await agent.hold(flight, "20A", request_id=request_id)
     with refused("ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"):
         await agent.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=request_id))
     assert (await agent.get(hold)).state == pb.Hold.HELD
 
 
-async def test_keys_of_different_principals_never_meet(callers: Callers, flight: str, request_id: str) -> None:
+async def test_keys_of_different_principals_are_independent(callers: Callers, flight: str, request_id: str) -> None:
     holds = [
         await caller.hold(flight, number, "P" + number, request_id=request_id)
         for number, caller in {
@@ -216,7 +216,7 @@ async def test_keys_of_different_principals_never_meet(callers: Callers, flight:
     assert len({hold.hold_id for hold in holds}) == 4
 
 
-async def test_a_strangers_key_opens_nothing(callers: Callers, flight: str, request_id: str) -> None:
+async def test_a_foreign_key_returns_no_response(callers: Callers, flight: str, request_id: str) -> None:
     owner, stranger = callers.passenger(f"P1:{flight}"), callers.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1", request_id=request_id)
     await owner.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=str(uuid4())))
@@ -224,13 +224,13 @@ async def test_a_strangers_key_opens_nothing(callers: Callers, flight: str, requ
         await stranger.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=request_id))
 
 
-async def test_without_a_key_each_call_is_another(agent: Caller, flight: str) -> None:
+async def test_calls_without_a_key_are_separate(agent: Caller, flight: str) -> None:
     await agent.hold(flight, "20A", "P1")
     with refused("ABORTED", "SEAT_TAKEN"):
         await agent.hold(flight, "20A", "P1")
 
 
-async def test_a_refused_call_is_judged_anew(callers: Callers, flight: str, request_id: str) -> None:
+async def test_a_refused_call_is_processed_again_on_retry(callers: Callers, flight: str, request_id: str) -> None:
     first, customer = callers.agent(), callers.customer()
     held = await first.hold(flight, "20A")
     with refused("ABORTED", "SEAT_TAKEN"):
@@ -239,7 +239,7 @@ async def test_a_refused_call_is_judged_anew(callers: Callers, flight: str, requ
     assert (await customer.hold(flight, "20A", "P1", request_id=request_id)).state == pb.Hold.HELD
 
 
-async def test_the_first_answer_is_told_though_the_hold_has_gone_on(
+async def test_a_repeat_returns_the_first_response_after_later_changes(
     agent: Caller, flight: str, request_id: str
 ) -> None:
     hold = await agent.hold(flight, "20A", "P1", request_id=request_id)
@@ -248,12 +248,12 @@ async def test_the_first_answer_is_told_though_the_hold_has_gone_on(
     assert await agent.hold(flight, "20A", "P1", request_id=request_id) == hold
 
 
-async def test_the_case_of_a_key_does_not_matter(agent: Caller, flight: str, request_id: str) -> None:
+async def test_the_case_of_a_key_is_ignored(agent: Caller, flight: str, request_id: str) -> None:
     hold = await agent.hold(flight, "20A", "P1", request_id=request_id)
     assert await agent.hold(flight, "20A", "P1", request_id=request_id.upper()) == hold
 
 
-async def test_twins_with_other_parameters_in_one_batch_are_told_apart(
+async def test_concurrent_repeats_with_other_parameters_are_refused(
     agent: Caller, flight: str, database: Database, request_id: str
 ) -> None:
     results = await at_once(
@@ -264,9 +264,7 @@ async def test_twins_with_other_parameters_in_one_batch_are_told_apart(
     assert await violations(database, flight) == []
 
 
-async def test_a_key_in_the_header_that_differs_from_the_field_is_malformed(
-    agent: Caller, flight: str, request_id: str
-) -> None:
+async def test_a_header_that_differs_from_the_field_is_malformed(agent: Caller, flight: str, request_id: str) -> None:
     request = pb.HoldSeatRequest(flight_id=flight, seat_number="20A", passenger_id="P1", request_id=request_id)
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.HoldSeat(request, metadata=(("idempotency-key", str(uuid4())),))
@@ -288,7 +286,7 @@ async def test_a_key_in_the_header_that_differs_from_the_field_is_malformed(
         "123e-4567e89b12d3-a456-426614174000",
     ],
 )
-async def test_a_key_that_is_no_uuid_is_malformed(agent: Caller, flight: str, key: str) -> None:
+async def test_a_key_that_is_not_a_uuid_is_malformed(agent: Caller, flight: str, key: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.hold(flight, "20A", request_id=key)
     assert refusal.fields == ["request_id"]
@@ -300,7 +298,7 @@ async def test_a_key_that_is_no_uuid_is_malformed(agent: Caller, flight: str, ke
     assert refusal.fields == ["idempotency-key"]
 
 
-async def test_of_two_keys_in_the_header_none_is_chosen(agent: Caller, flight: str, request_id: str) -> None:
+async def test_two_keys_in_headers_are_malformed(agent: Caller, flight: str, request_id: str) -> None:
     request = pb.HoldSeatRequest(flight_id=flight, seat_number="20A", passenger_id="P1")
     other = ("idempotency-key", str(uuid4()))
     own = ("idempotency-key", request_id)

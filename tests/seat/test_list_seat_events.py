@@ -24,9 +24,7 @@ async def busy(agent: Caller, flight: str) -> str:
     return flight
 
 
-async def test_the_life_of_a_seat_is_told_in_order(
-    callers: Callers, agent: Caller, flight: str, request_id: str
-) -> None:
+async def test_the_ledger_lists_changes_in_order(callers: Callers, agent: Caller, flight: str, request_id: str) -> None:
     owner = callers.passenger(f"P1:{flight}")
     hold = await owner.hold(flight, "20A", "P1", request_id=request_id)
     await owner.confirm(hold)
@@ -45,11 +43,11 @@ async def test_the_life_of_a_seat_is_told_in_order(
     assert not answer.next_page_token
 
 
-async def test_a_seat_without_a_past_has_an_empty_ledger(agent: Caller, flight: str) -> None:
+async def test_an_unchanged_seat_has_an_empty_ledger(agent: Caller, flight: str) -> None:
     assert await agent.ListSeatEvents(page(flight)) == pb.ListSeatEventsResponse()
 
 
-async def test_pages_join_without_gap_or_repeat(agent: Caller, busy: str) -> None:
+async def test_pages_follow_without_gap_or_repeat(agent: Caller, busy: str) -> None:
     versions: list[int] = []
     sizes: list[int] = []
     token = ""
@@ -64,7 +62,7 @@ async def test_pages_join_without_gap_or_repeat(agent: Caller, busy: str) -> Non
     assert sizes == [33, 33, 33, 21]
 
 
-async def test_a_page_that_ends_with_the_ledger_is_the_last(agent: Caller, busy: str) -> None:
+async def test_the_last_page_has_no_token(agent: Caller, busy: str) -> None:
     first = await agent.ListSeatEvents(page(busy, page_size=60))
     second = await agent.ListSeatEvents(page(busy, page_size=60, page_token=first.next_page_token))
     assert (len(second.events), second.next_page_token) == (60, "")
@@ -81,7 +79,7 @@ async def test_a_negative_page_size_is_malformed(agent: Caller, flight: str) -> 
     assert refusal.fields == ["page_size"]
 
 
-async def test_a_page_token_is_good_for_its_query_and_its_caller_alone(
+async def test_a_page_token_is_bound_to_query_and_caller(
     callers: Callers, agent: Caller, operations: Caller, busy: str
 ) -> None:
     token = (await agent.ListSeatEvents(page(busy, page_size=1))).next_page_token
@@ -101,7 +99,7 @@ async def test_a_page_token_is_good_for_its_query_and_its_caller_alone(
         assert refusal.fields == ["page_token"]
 
 
-async def test_what_does_not_exist_is_not_found(agent: Caller, flight: str) -> None:
+async def test_an_unknown_flight_or_seat_is_not_found(agent: Caller, flight: str) -> None:
     with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
         await agent.ListSeatEvents(page(flight, "31A"))
     with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):

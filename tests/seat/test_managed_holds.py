@@ -37,7 +37,7 @@ async def managed(booking: Caller, owner: str, *seats: pb.SeatAssignment, **more
     return await booking.hold_seats(*seats, purpose=pb.Hold.BOOKING, owner=owner, managed=True, **more)
 
 
-async def test_the_owner_sees_a_managed_hold_and_strangers_do_not(
+async def test_only_the_owner_sees_a_managed_hold(
     callers: Callers, booking: Caller, flight: str, database: Database
 ) -> None:
     owner = callers.customer()
@@ -68,7 +68,7 @@ async def test_only_a_service_manages_holds(callers: Callers, flight: str, datab
 
 
 @pytest.mark.parametrize("method", CHANGES_OF_A_HOLD)
-async def test_its_owner_and_agents_leave_it_as_it_is(
+async def test_owner_and_agents_cannot_change_a_managed_hold(
     callers: Callers, booking: Caller, flight: str, database: Database, method: str
 ) -> None:
     owner = callers.passenger(f"P1:{flight}")
@@ -83,7 +83,9 @@ async def test_its_owner_and_agents_leave_it_as_it_is(
         assert await rows(database, flight) == before
 
 
-async def test_services_go_on_with_it(callers: Callers, booking: Caller, flight: str, database: Database) -> None:
+async def test_services_can_change_a_managed_hold(
+    callers: Callers, booking: Caller, flight: str, database: Database
+) -> None:
     hold = await managed(booking, callers.customer().name, seat(flight, "20A", "P1"))
     extended = await booking.ExtendHold(pb.ExtendHoldRequest(hold_id=hold.hold_id))
     assert extended.extensions_left == hold.extensions_left - 1
@@ -97,7 +99,7 @@ async def test_services_go_on_with_it(callers: Callers, booking: Caller, flight:
     assert await violations(database, flight) == []
 
 
-async def test_who_may_and_who_may_not_at_once(
+async def test_concurrent_calls_succeed_only_for_services(
     callers: Callers, second: Callers, booking: Caller, flight: str, database: Database
 ) -> None:
     owner = callers.customer()
@@ -118,7 +120,7 @@ async def test_who_may_and_who_may_not_at_once(
     assert await violations(database, flight) == []
 
 
-async def test_what_is_held_for_a_customer_counts_as_its_own(
+async def test_managed_holds_count_for_their_customer(
     callers: Callers, booking: Caller, flight: str, database: Database
 ) -> None:
     customer = callers.customer()
@@ -137,7 +139,7 @@ async def test_what_is_held_for_a_customer_counts_as_its_own(
         await managed(booking, "agent:desk", *(seat(flight, number) for number in NUMBERS[first : first + 9]))
 
 
-async def test_calls_for_one_customer_that_race_get_no_more_than_the_limit(
+async def test_concurrent_managed_holds_cannot_exceed_the_limit(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     services = (callers.service("booking"), second.service("booking"))
@@ -148,7 +150,7 @@ async def test_calls_for_one_customer_that_race_get_no_more_than_the_limit(
     assert await violations(database, flight) == []
 
 
-async def test_a_change_for_a_customer_cannot_slip_past_the_limit(
+async def test_changing_a_managed_hold_cannot_exceed_the_limit(
     callers: Callers, booking: Caller, flight: str, database: Database
 ) -> None:
     customer = callers.customer()
@@ -164,7 +166,7 @@ async def test_a_change_for_a_customer_cannot_slip_past_the_limit(
     )
 
 
-async def test_a_customer_whose_managed_holds_lapse_is_cooled_down(strict: Instance, strict_flight: str) -> None:
+async def test_lapsed_managed_holds_cool_down_their_customer(strict: Instance, strict_flight: str) -> None:
     booking, customer = strict.callers.service("booking"), strict.callers.customer()
     holds = [await managed(booking, customer.name, seat(strict_flight, number)) for number in NUMBERS[:2]]
     await lapse_holds(strict.database, *holds)
@@ -182,7 +184,7 @@ async def test_a_customer_whose_managed_holds_lapse_is_cooled_down(strict: Insta
     await managed(booking, strict.callers.customer().name, seat(strict_flight, NUMBERS[2]))
 
 
-async def test_a_repeat_gets_the_first_answer(booking: Caller, flight: str, request_id: str) -> None:
+async def test_a_repeat_returns_the_first_response(booking: Caller, flight: str, request_id: str) -> None:
     place = seat(flight, "20A", "P1")
     first = await managed(booking, "customer:c", place, request_id=request_id)
     assert await managed(booking, "customer:c", place, request_id=request_id) == first

@@ -53,14 +53,18 @@ async def test_an_unknown_layout_is_not_found(operations: Caller, database: Data
     assert (await rows(database, flight))["flight"] == []
 
 
-async def test_many_at_once_make_one_flight(callers: Callers, second: Callers, database: Database) -> None:
+async def test_concurrent_requests_provision_the_flight_once(
+    callers: Callers, second: Callers, database: Database
+) -> None:
     flight = new_flight_id()
     results = await at_once(*(each.operations().ProvisionSeats(provision(flight)) for each in [callers, second] * 5))
     assert outcomes(results) == {"OK": 10}
     assert await violations(database, flight) == []
 
 
-async def test_two_layouts_at_once_are_one(callers: Callers, second: Callers, database: Database) -> None:
+async def test_concurrent_requests_with_two_layouts_have_one_winner(
+    callers: Callers, second: Callers, database: Database
+) -> None:
     flight = new_flight_id()
     results = await at_once(
         callers.operations().ProvisionSeats(provision(flight, "A320-180Y")),
@@ -70,7 +74,7 @@ async def test_two_layouts_at_once_are_one(callers: Callers, second: Callers, da
     assert await violations(database, flight) == []
 
 
-async def test_a_flight_asked_for_before_it_existed_is_found_after(operations: Caller, agent: Caller) -> None:
+async def test_a_flight_is_found_after_it_was_missing(operations: Caller, agent: Caller) -> None:
     flight = new_flight_id()
     for _ in range(2):
         with refused("NOT_FOUND", "FLIGHT_NOT_FOUND"):

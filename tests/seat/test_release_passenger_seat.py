@@ -55,7 +55,7 @@ async def freed_seats(database: Database, flight: str) -> list[str]:
     ]
 
 
-async def test_one_passengers_seat_is_freed_and_the_other_stays(
+async def test_only_the_named_passengers_seat_is_released(
     service: Caller, flight: str, family: pb.Hold, database: Database
 ) -> None:
     answer = await service.ReleasePassengerSeat(release(family, "P1"))
@@ -67,7 +67,7 @@ async def test_one_passengers_seat_is_freed_and_the_other_stays(
 
 
 @pytest.mark.parametrize("reason", ["CHECK_IN_CANCELLED", ""])
-async def test_others_hear_of_it(
+async def test_a_release_publishes_an_event(
     service: Caller, flight: str, family: pb.Hold, database: Database, reason: str
 ) -> None:
     told = reason or "RELEASED"
@@ -118,7 +118,7 @@ async def test_a_repeat_after_the_hold_was_cancelled_changes_nothing(
     assert await agent.get(following) == following
 
 
-async def test_who_sits_elsewhere_by_now_keeps_that(
+async def test_a_passenger_with_another_hold_keeps_its_seat(
     agent: Caller, service: Caller, flight: str, family: pb.Hold, database: Database
 ) -> None:
     moved = await agent.confirm(await agent.hold(flight, "21A", "P1"))
@@ -129,7 +129,7 @@ async def test_who_sits_elsewhere_by_now_keeps_that(
     assert await rows(database, flight) == before
 
 
-async def test_the_same_passenger_id_on_another_flight_is_somebody_else(
+async def test_the_passengers_seat_on_another_flight_is_kept(
     callers: Callers, agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     onward = new_flight_id()
@@ -141,7 +141,7 @@ async def test_the_same_passenger_id_on_another_flight_is_somebody_else(
     assert await violations(database, flight, onward) == []
 
 
-async def test_a_strange_passenger_has_no_seat_to_free(
+async def test_a_passenger_outside_the_hold_changes_nothing(
     service: Caller, flight: str, family: pb.Hold, database: Database
 ) -> None:
     before = await rows(database, flight)
@@ -149,12 +149,12 @@ async def test_a_strange_passenger_has_no_seat_to_free(
     assert await rows(database, flight) == before
 
 
-async def test_there_is_no_such_hold(service: Caller, flight: str) -> None:
+async def test_an_unknown_hold_is_not_found(service: Caller, flight: str) -> None:
     with refused("NOT_FOUND", "HOLD_NOT_FOUND"):
         await service.ReleasePassengerSeat(release(pb.Hold(hold_id=str(uuid4()), seats=[seat(flight, "20A")]), "P1"))
 
 
-async def test_only_a_service_may(callers: Callers, flight: str, family: pb.Hold, database: Database) -> None:
+async def test_only_a_service_may_release(callers: Callers, flight: str, family: pb.Hold, database: Database) -> None:
     before = await rows(database, flight)
     for caller in (callers.agent(), callers.operations(), callers.customer(), callers.passenger(f"P1:{flight}")):
         with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
@@ -162,7 +162,7 @@ async def test_only_a_service_may(callers: Callers, flight: str, family: pb.Hold
     assert await rows(database, flight) == before
 
 
-async def test_a_freed_seat_goes_to_the_waitlist_first(
+async def test_a_released_seat_is_offered_to_an_open_waitlist(
     service: Caller, flight: str, family: pb.Hold, database: Database
 ) -> None:
     await service.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=True))
@@ -171,7 +171,7 @@ async def test_a_freed_seat_goes_to_the_waitlist_first(
     assert await violations(database, flight) == []
 
 
-async def test_a_held_seat_is_freed_too_and_the_hold_goes_on(
+async def test_a_held_seat_is_released_and_the_hold_stays(
     agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     hold = await agent.hold_seats(*(seat(flight, f"20{letter}", f"P{letter}") for letter in "ABC"))
@@ -188,7 +188,7 @@ async def test_a_held_seat_is_freed_too_and_the_hold_goes_on(
     assert await violations(database, flight) == []
 
 
-async def test_a_freed_held_seat_counts_no_more_for_its_owner(
+async def test_a_released_held_seat_is_not_counted(
     callers: Callers, service: Caller, flight: str, database: Database
 ) -> None:
     customer = callers.customer()
@@ -200,7 +200,7 @@ async def test_a_freed_held_seat_counts_no_more_for_its_owner(
     assert await violations(database, flight) == []
 
 
-async def test_a_held_hold_ends_with_its_last_seat(
+async def test_a_hold_is_cancelled_with_its_last_held_seat(
     agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     hold = await agent.hold(flight, "20A", "P1")
@@ -211,7 +211,7 @@ async def test_a_held_hold_ends_with_its_last_seat(
     assert await violations(database, flight) == []
 
 
-async def test_a_lapsed_hold_is_left_to_its_expiry(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_hold_expires_instead_of_being_released(unswept: Instance, unswept_flight: str) -> None:
     hold = await unswept.callers.agent().hold(unswept_flight, "20A", "P1")
     await lapse_holds(unswept.database, hold)
     before = await rows(unswept.database, unswept_flight)
@@ -219,7 +219,7 @@ async def test_a_lapsed_hold_is_left_to_its_expiry(unswept: Instance, unswept_fl
     assert await rows(unswept.database, unswept_flight) == before
 
 
-async def test_a_whole_cabin_at_once_is_freed_seat_by_seat(
+async def test_concurrent_releases_of_a_cabin_release_every_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     """Two processes release each seat of four holds, so each release is repeated.
@@ -246,7 +246,7 @@ async def test_a_whole_cabin_at_once_is_freed_seat_by_seat(
 
 
 @pytest.mark.parametrize("late_first", [True, False])
-async def test_a_late_repeat_in_the_same_batch_hides_nobodys_seat(
+async def test_a_late_repeat_does_not_affect_its_batch(
     world: World, agent: Caller, service: Caller, flight: str, *, late_first: bool
 ) -> None:
     """One transaction gets requests for P1's former hold and P2's present one.
@@ -265,7 +265,7 @@ async def test_a_late_repeat_in_the_same_batch_hides_nobodys_seat(
     assert (await agent.get(standing)).state == pb.Hold.CANCELLED
 
 
-async def test_release_and_cancel_at_once_free_each_seat_once(
+async def test_release_and_cancel_at_once_release_each_seat_once(
     second: Callers, service: Caller, flight: str, family: pb.Hold, database: Database
 ) -> None:
     results = await at_once(
@@ -283,7 +283,7 @@ async def test_release_and_cancel_at_once_free_each_seat_once(
     assert await violations(database, flight) == []
 
 
-async def test_release_and_confirm_at_once_agree(
+async def test_release_and_confirm_at_once_stay_consistent(
     callers: Callers, second: Callers, service: Caller, flight: str, database: Database
 ) -> None:
     """In any order: the passenger loses its seat of the hold, the companion keeps one."""
@@ -310,7 +310,7 @@ async def test_release_and_confirm_at_once_agree(
     assert await violations(database, flight) == []
 
 
-async def test_release_and_a_move_to_another_seat_at_once_do_not_deadlock(
+async def test_release_and_move_at_once_do_not_deadlock(
     callers: Callers, second: Callers, service: Caller, flight: str, database: Database
 ) -> None:
     former = [
@@ -333,7 +333,7 @@ async def test_release_and_a_move_to_another_seat_at_once_do_not_deadlock(
     assert await violations(database, flight) == []
 
 
-async def test_release_and_expiry_at_once_free_each_seat_once(unswept: Instance, unswept_flight: str) -> None:
+async def test_release_and_expiry_at_once_release_each_seat_once(unswept: Instance, unswept_flight: str) -> None:
     flight = unswept_flight
     agent, service = unswept.callers.agent(), unswept.callers.service()
     holds = await asyncio.gather(*(agent.hold(flight, f"{row}A", f"P{row}") for row in range(1, 31)))

@@ -19,9 +19,7 @@ def ask(flight: str, party_size: int = 3, **more: object) -> pb.SuggestSeatsRequ
     return pb.SuggestSeatsRequest(flight_id=flight, party_size=party_size, **more)  # type: ignore[arg-type]
 
 
-async def test_proposals_are_free_seats_for_the_whole_party_best_first(
-    callers: Callers, flight: str, database: Database
-) -> None:
+async def test_suggestions_are_free_and_complete_and_ranked(callers: Callers, flight: str, database: Database) -> None:
     before = await rows(database, flight)
     suggestions = (await callers.customer().SuggestSeats(ask(flight))).suggestions
     assert 0 < len(suggestions) <= 5
@@ -34,7 +32,7 @@ async def test_proposals_are_free_seats_for_the_whole_party_best_first(
     assert await rows(database, flight) == before
 
 
-async def test_a_taken_seat_is_not_proposed(agent: Caller, flight: str) -> None:
+async def test_a_taken_seat_is_not_suggested(agent: Caller, flight: str) -> None:
     best = (await agent.SuggestSeats(ask(flight, 2))).suggestions[0]
     await agent.hold_seats(*(seat(flight, number) for number in best.seat_numbers))
 
@@ -45,7 +43,7 @@ async def test_a_taken_seat_is_not_proposed(agent: Caller, flight: str) -> None:
     await eventually(others)
 
 
-async def test_a_wished_cabin_is_kept(operations: Caller, agent: Caller) -> None:
+async def test_suggestions_stay_in_the_requested_cabin(operations: Caller, agent: Caller) -> None:
     flight = new_flight_id()
     await operations.provision(flight, "A321-16C")
     seats = (await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight))).seats
@@ -54,7 +52,7 @@ async def test_a_wished_cabin_is_kept(operations: Caller, agent: Caller) -> None
         assert set(suggestion.seat_numbers) <= business
 
 
-async def test_no_room_is_an_empty_answer(agent: Caller, flight: str) -> None:
+async def test_a_full_cabin_gets_no_suggestion(agent: Caller, flight: str) -> None:
     assert not (await agent.SuggestSeats(ask(flight, 1, cabin=pb.Seat.FIRST))).suggestions
 
 
@@ -64,7 +62,7 @@ async def test_an_unknown_flight_is_not_found(agent: Caller) -> None:
 
 
 @pytest.mark.parametrize("party_size", [0, 10, -1, 2**31 - 1])
-async def test_a_party_has_one_to_nine_members(agent: Caller, flight: str, party_size: int) -> None:
+async def test_a_party_of_zero_or_ten_is_malformed(agent: Caller, flight: str, party_size: int) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await agent.SuggestSeats(ask(flight, party_size))
     assert "party_size" in refusal.fields

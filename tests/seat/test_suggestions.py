@@ -97,7 +97,7 @@ def position_wishes() -> st.SearchStrategy[list[Seat.Position.ValueType]]:
 
 
 @given(flight=flights(), size=st.integers(1, 9), children=st.integers(0, 8), positions=position_wishes())
-def test_suggestions_are_free_complete_ranked_and_within_one_class(
+def test_suggestions_are_free_complete_ranked_and_in_one_cabin(
     flight: tuple[str, str], size: int, children: int, positions: list[Seat.Position.ValueType]
 ) -> None:
     """SEAT-14."""
@@ -116,7 +116,7 @@ def test_suggestions_are_free_complete_ranked_and_within_one_class(
 
 
 @given(flight=flights(), size=st.integers(1, 9), children=st.integers(0, 8))
-def test_the_same_question_has_the_same_answer(flight: tuple[str, str], size: int, children: int) -> None:
+def test_the_same_request_gets_the_same_suggestions(flight: tuple[str, str], size: int, children: int) -> None:
     """SEAT-14."""
     layout, states = LAYOUTS[flight[0]], flight[1]
     again = parse_layout_again(layout)
@@ -131,7 +131,7 @@ def parse_layout_again(layout: Layout) -> Layout:
 
 
 @given(flight=flights(), size=st.integers(1, 4))
-def test_a_party_sits_side_by_side_wherever_that_is_possible(flight: tuple[str, str], size: int) -> None:
+def test_a_party_gets_adjacent_seats_if_possible(flight: tuple[str, str], size: int) -> None:
     """SEAT-14: adjacent if possible."""
     layout, states = LAYOUTS[flight[0]], flight[1]
     possible = windows(layout, free_numbers(layout, states), size)
@@ -144,7 +144,7 @@ def test_a_party_sits_side_by_side_wherever_that_is_possible(flight: tuple[str, 
 
 
 @given(flight=flights(), size=st.integers(1, 9))
-def test_adults_find_seats_as_long_as_one_class_has_enough(flight: tuple[str, str], size: int) -> None:
+def test_adults_get_seats_if_one_cabin_has_enough(flight: tuple[str, str], size: int) -> None:
     """SEAT-14."""
     layout, states = LAYOUTS[flight[0]], flight[1]
     free = [layout.by_number[number].cabin for number in free_numbers(layout, states)]
@@ -152,7 +152,7 @@ def test_adults_find_seats_as_long_as_one_class_has_enough(flight: tuple[str, st
 
 
 @given(flight=flights(), size=st.integers(1, 3))
-def test_no_orphan_is_left_where_some_place_leaves_none(flight: tuple[str, str], size: int) -> None:
+def test_no_single_seat_is_left_over_if_avoidable(flight: tuple[str, str], size: int) -> None:
     """SEAT-14: no orphan left."""
     layout, states = LAYOUTS[flight[0]], flight[1]
     free = free_numbers(layout, states)
@@ -164,7 +164,7 @@ def test_no_orphan_is_left_where_some_place_leaves_none(flight: tuple[str, str],
 
 
 @given(flight=flights(), size=st.integers(1, 9), children=st.integers(0, 8))
-def test_the_explanation_counts_the_single_seats_left_over(flight: tuple[str, str], size: int, children: int) -> None:
+def test_the_explanation_counts_single_seats_left_over(flight: tuple[str, str], size: int, children: int) -> None:
     """SEAT-14."""
     layout, states = LAYOUTS[flight[0]], flight[1]
     words = ["no single seat is", "one single seat is", "two single seats are", "three single seats are"]
@@ -208,9 +208,7 @@ def test_children_sit_beside_an_adult_as_the_suggestion_says(flight: tuple[str, 
 
 
 @given(flight=flights(), party=st.sampled_from([(1, 1), (2, 1), (1, 2)]))
-def test_a_child_is_beside_an_adult_wherever_the_whole_party_fits_side_by_side(
-    flight: tuple[str, str], party: tuple[int, int]
-) -> None:
+def test_a_child_gets_a_seat_beside_an_adult(flight: tuple[str, str], party: tuple[int, int]) -> None:
     """SEAT-14."""
     layout, states = LAYOUTS[flight[0]], flight[1]
     adults, children = party
@@ -221,14 +219,14 @@ def test_a_child_is_beside_an_adult_wherever_the_whole_party_fits_side_by_side(
         assert all(" beside an adult, with" in suggestion.explanation for suggestion in suggestions)
 
 
-def test_a_child_is_never_placed_apart_from_the_only_adult() -> None:
+def test_a_child_is_never_apart_from_the_only_adult() -> None:
     """SEAT-14: two separate single seats do not suit a parent and a child."""
     states = with_free(A320, "3A", "9C", "20F")
     assert suggest(A320, states, party_size=2)
     assert suggest(A320, states, party_size=2, children=1) == []
 
 
-def test_two_families_may_split_when_each_child_keeps_an_adult() -> None:
+def test_two_families_split_with_an_adult_each() -> None:
     """SEAT-14."""
     states = with_free(A320, "3A", "3B", "9C", "20E", "20F", "25A")
     (suggestion,) = suggest(A320, states, party_size=4, children=2)
@@ -237,19 +235,19 @@ def test_two_families_may_split_when_each_child_keeps_an_adult() -> None:
     assert "not together: 3A 3B and 20E 20F" in suggestion.explanation
 
 
-def test_with_more_children_than_places_beside_the_adult_the_others_stay_near() -> None:
+def test_children_without_a_neighbouring_adult_stay_near() -> None:
     """SEAT-14: in a 2-2 cabin one child sits beside the parent, one across the aisle."""
     first = suggest(E190, all_free(E190), party_size=3, children=2)[0]
     assert list(first.seat_numbers) == ["2C", "2A", "2D"]
     assert "one of two children sits beside an adult, the other at most one row away" in first.explanation
 
 
-def test_children_without_an_adult_are_only_kept_out_of_exit_rows() -> None:
+def test_children_without_adults_avoid_exit_rows_only() -> None:
     states = with_free(A320, "12A", "12B", "20A", "20B")
     assert numbers_of(suggest(A320, states, party_size=2, children=2)) == [["20A", "20B"]]
 
 
-def test_three_find_a_row_of_their_own_with_a_window() -> None:
+def test_three_get_a_whole_row_with_a_window() -> None:
     """SEAT-14: the reason in words."""
     first = suggest(A320, with_free(A320, "14A", "14B", "14C"), party_size=3)[0]
     assert list(first.seat_numbers) == ["14A", "14B", "14C"]
@@ -257,20 +255,20 @@ def test_three_find_a_row_of_their_own_with_a_window() -> None:
     assert first.explanation == ("three seats side by side in row 14, a window among them; no single seat is left over")
 
 
-def test_a_pair_fills_a_gap_of_two_rather_than_leaving_a_single_seat() -> None:
+def test_a_pair_fills_a_gap_of_two() -> None:
     """SEAT-14: no orphan left."""
     first = suggest(A320, all_free(A320, "20A"), party_size=2)[0]
     assert list(first.seat_numbers) == ["20B", "20C"]
 
 
-def test_one_traveller_gets_the_wished_position() -> None:
+def test_one_passenger_gets_the_preferred_position() -> None:
     """SEAT-14."""
     for wish in (Seat.WINDOW, Seat.MIDDLE, Seat.AISLE):
         for suggestion in suggest(A320, all_free(A320), party_size=1, positions=[wish]):
             assert A320.by_number[suggestion.seat_numbers[0]].position == wish
 
 
-def test_a_wish_that_cannot_be_met_costs_points_and_is_named() -> None:
+def test_an_unmet_preference_costs_points_and_is_explained() -> None:
     """SEAT-14."""
     states = with_free(A320, "20B", "20C")
     (one, _) = suggest(A320, states, party_size=1, positions=[Seat.WINDOW])
@@ -281,7 +279,7 @@ def test_a_wish_that_cannot_be_met_costs_points_and_is_named() -> None:
     assert two.score < easy.score
 
 
-def test_a_place_at_the_wall_without_a_window_fulfils_no_wish_for_one() -> None:
+def test_a_windowless_seat_meets_no_window_preference() -> None:
     """SEAT-14: 11A of a 737-800 has no window."""
     layout = LAYOUTS["B738-189Y"]
     suggestions = suggest(layout, with_free(layout, "11A", "30A"), party_size=1, positions=[Seat.WINDOW])
@@ -289,7 +287,7 @@ def test_a_place_at_the_wall_without_a_window_fulfils_no_wish_for_one() -> None:
     assert suggestions[1].explanation.startswith("a windowless seat in row 11; not the wished position")
 
 
-def test_a_seat_between_wall_and_aisle_fulfils_both_wishes() -> None:
+def test_a_one_seat_block_meets_window_and_aisle_preferences() -> None:
     layout = LAYOUTS["B789-3C"]
     first = suggest(
         layout, with_free(layout, "3A", "3D"), party_size=1, positions=[Seat.WINDOW, Seat.AISLE], cabin=Seat.BUSINESS
@@ -298,7 +296,7 @@ def test_a_seat_between_wall_and_aisle_fulfils_both_wishes() -> None:
 
 
 @pytest.mark.parametrize("cabin", [Seat.BUSINESS, Seat.PREMIUM_ECONOMY, Seat.ECONOMY])
-def test_a_class_that_is_asked_for_is_the_only_one(cabin: Seat.Cabin.ValueType) -> None:
+def test_a_requested_cabin_is_the_only_one_used(cabin: Seat.Cabin.ValueType) -> None:
     layout = LAYOUTS["B789-3C"]
     suggestions = suggest(layout, all_free(layout), party_size=2, cabin=cabin)
     assert len(suggestions) == 5
@@ -308,7 +306,7 @@ def test_a_class_that_is_asked_for_is_the_only_one(cabin: Seat.Cabin.ValueType) 
 
 @pytest.mark.parametrize("size", range(1, 10))
 @pytest.mark.parametrize("layout_id", ["A321-16C", "B789-3C"])
-def test_no_party_straddles_a_curtain(layout_id: str, size: int) -> None:
+def test_no_party_is_split_between_cabins(layout_id: str, size: int) -> None:
     """Rows 4 and 5 of the A321 are adjacent, but belong to different cabins."""
     layout = LAYOUTS[layout_id]
     borders = {
@@ -322,17 +320,17 @@ def test_no_party_straddles_a_curtain(layout_id: str, size: int) -> None:
         assert len({layout.by_number[number].cabin for number in suggestion.seat_numbers}) == 1
 
 
-def test_a_class_that_the_aircraft_lacks_has_no_room() -> None:
+def test_a_missing_cabin_gets_no_suggestion() -> None:
     assert suggest(A320, all_free(A320), party_size=1, cabin=Seat.FIRST) == []
 
 
-def test_a_full_flight_has_no_room() -> None:
+def test_a_full_flight_gets_no_suggestion() -> None:
     """SEAT-14."""
     for state in "HCOB":
         assert suggest(A320, state * 180, party_size=1) == []
 
 
-def test_four_share_a_row_across_the_aisle_of_a_small_aircraft() -> None:
+def test_four_get_a_row_across_the_aisle() -> None:
     """SEAT-14: across the aisle, with a lower score, if no row has adjacent seats."""
     first = suggest(E190, all_free(E190), party_size=4)[0]
     assert list(first.seat_numbers) == ["2A", "2C", "2D", "2F"]
@@ -340,7 +338,7 @@ def test_four_share_a_row_across_the_aisle_of_a_small_aircraft() -> None:
     assert first.explanation.startswith("four seats in row 2, across the aisle")
 
 
-def test_a_big_party_fills_rows_one_behind_the_other() -> None:
+def test_a_big_party_fills_consecutive_rows() -> None:
     """SEAT-14."""
     first = suggest(ATR, all_free(ATR), party_size=9)[0]
     assert {ATR.by_number[number].row for number in first.seat_numbers} == {2, 3, 4}
@@ -348,37 +346,37 @@ def test_a_big_party_fills_rows_one_behind_the_other() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 4, 7])
-def test_suggestions_share_no_seat_while_there_is_choice(size: int) -> None:
+def test_suggestions_share_no_seat_if_possible(size: int) -> None:
     """If another caller takes the seats of one suggestion, the others stay possible."""
     suggestions = numbers_of(suggest(A320, all_free(A320), party_size=size))
     assert len({number for numbers in suggestions for number in numbers}) == 5 * size
 
 
-def test_no_seats_are_proposed_twice() -> None:
+def test_no_seats_are_suggested_twice() -> None:
     """The algorithm can reach the same nine scattered seats in several ways."""
     free = ["1A", "1B", "4D", "7F", "9A", "9B", "9C", "20E", "22F"]
     assert [set(numbers) for numbers in numbers_of(suggest(A320, with_free(A320, *free), party_size=9))] == [set(free)]
 
 
-def test_overlapping_places_are_proposed_where_nothing_else_is_left() -> None:
+def test_overlapping_suggestions_are_made_if_unavoidable() -> None:
     suggestions = numbers_of(suggest(A320, with_free(A320, "20A", "20B", "20C"), party_size=2))
     assert suggestions == [["20A", "20B"], ["20B", "20C"]]
 
 
-def test_exit_rows_come_after_equal_seats_and_say_what_they_ask() -> None:
+def test_exit_rows_rank_after_equal_seats() -> None:
     """SEAT-11: an exit row is never the first choice: adults may be unfit to help."""
     first, second = suggest(A320, with_free(A320, "13A", "13B", "20A", "20B"), party_size=2)
     assert list(first.seat_numbers) == ["20A", "20B"]
     assert "in an exit row, only for adults able and willing to help" in second.explanation
 
 
-def test_what_people_like_less_is_said() -> None:
+def test_drawbacks_are_explained() -> None:
     (suggestion,) = suggest(A320, with_free(A320, "30A", "30B"), party_size=2)
     for words in ("near a toilet", "near a galley", "little or no recline"):
         assert words in suggestion.explanation
 
 
-def test_a_gap_in_a_row_separates() -> None:
+def test_a_missing_seat_separates_neighbours() -> None:
     """A seat that does not exist separates its neighbours."""
     layout = parse_layout(
         json.dumps(
@@ -398,12 +396,12 @@ def test_a_gap_in_a_row_separates() -> None:
 @pytest.mark.parametrize(
     ("states", "size", "children"), [("A", 1, 0), ("A" * 180, 0, 0), ("A" * 180, 10, 0), ("A" * 180, 1, -1)]
 )
-def test_absurd_questions_are_refused(states: str, size: int, children: int) -> None:
+def test_invalid_arguments_are_refused(states: str, size: int, children: int) -> None:
     with pytest.raises(ValueError, match=r"states for the 180 seats|a party of"):
         suggest(A320, states, party_size=size, children=children)
 
 
-def test_a_party_with_an_infant_sits_where_an_infant_may() -> None:
+def test_a_party_with_an_infant_gets_allowed_seats() -> None:
     exits = {seat.seat_number for seat in A320.seats if seat.exit_row}
     maskless = {seat.seat_number for seat in A320.seats if not seat.infant_allowed}
     forbidden = sorted(exits | maskless)
@@ -412,7 +410,7 @@ def test_a_party_with_an_infant_sits_where_an_infant_may() -> None:
     assert suggest(A320, with_free(A320, *forbidden), party_size=1, infants=1) == []
 
 
-def test_excluded_seats_are_not_proposed() -> None:
+def test_excluded_seats_are_not_suggested() -> None:
     states = with_free(A320, "14A", "14B", "20A", "20B")
     (_, _) = suggest(A320, states, party_size=2)
     (left,) = suggest(A320, states, party_size=2, excluded={"14A"})

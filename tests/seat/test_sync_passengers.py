@@ -58,7 +58,7 @@ async def test_a_session_acts_for_the_passengers_of_its_locator(callers: Callers
     assert (await session.confirm(hold)).state == pb.Hold.CONFIRMED
 
 
-async def test_the_claims_of_an_old_token_open_nothing(callers: Callers, flight: str) -> None:
+async def test_claims_of_an_old_token_give_no_access(callers: Callers, flight: str) -> None:
     token = callers.passenger(f"P1:{flight}").token
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await callers.anybody(token).hold(flight, ORDINARY, "P1")
@@ -83,7 +83,7 @@ async def test_an_ended_passenger_loses_held_and_confirmed_seats(
     assert await violations(database, flight) == []
 
 
-async def test_an_ended_passenger_is_refused_every_way_to_a_seat(
+async def test_an_ended_passenger_cannot_get_a_seat(
     callers: Callers, agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     session = callers.passenger(f"P1:{flight}", pnr=PNR)
@@ -110,7 +110,7 @@ async def test_an_ended_passenger_is_refused_every_way_to_a_seat(
     assert await rows(database, flight) == before
 
 
-async def test_a_lost_seat_is_offered_to_the_waitlist(callers: Callers, service: Caller, flight: str) -> None:
+async def test_a_released_seat_is_offered_to_the_waitlist(callers: Callers, service: Caller, flight: str) -> None:
     session = callers.passenger(f"P1:{flight}", pnr=PNR)
     await session.confirm(await session.hold(flight, ORDINARY, "P1"))
     await service.SetWaitlistOpen(pb.SetWaitlistOpenRequest(flight_id=flight, open=True))
@@ -118,7 +118,7 @@ async def test_a_lost_seat_is_offered_to_the_waitlist(callers: Callers, service:
     assert (await session.states(flight))[ORDINARY] == "OFFERED"
 
 
-async def test_an_older_revision_changes_nothing(callers: Callers, flight: str, database: Database) -> None:
+async def test_an_older_revision_is_ignored(callers: Callers, flight: str, database: Database) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR, revision=5))
     session = callers.session(PNR)
     await session.confirm(await session.hold(flight, ORDINARY, "P1"))
@@ -132,7 +132,7 @@ async def test_an_older_revision_changes_nothing(callers: Callers, flight: str, 
     assert seats(await sync(callers, *newest)) == []
 
 
-async def test_a_passenger_may_come_back(callers: Callers, flight: str) -> None:
+async def test_an_ended_passenger_can_be_entitled_again(callers: Callers, flight: str) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR, ended=True))
     await sync(callers, listed_passenger(flight, "P1", PNR))
     await callers.session(PNR).hold(flight, ORDINARY, "P1")
@@ -171,7 +171,7 @@ async def test_a_seat_that_no_longer_fits_is_released(
     assert await violations(database, flight) == []
 
 
-async def test_the_manifest_counts_instead_of_the_request(callers: Callers, agent: Caller, flight: str) -> None:
+async def test_the_manifest_overrides_the_profile_of_the_request(callers: Callers, agent: Caller, flight: str) -> None:
     await sync(
         callers, listed_passenger(flight, "P1", PNR, type="CHILD"), listed_passenger(flight, "P2", PNR, cabin="ECONOMY")
     )
@@ -180,7 +180,7 @@ async def test_the_manifest_counts_instead_of_the_request(callers: Callers, agen
     await agent.hold(flight, EXIT_ROW, "P2", profile=pb.PassengerProfile(special_services=["WCHR"]))
 
 
-async def test_a_lap_infant_gets_no_seat_in_any_way(
+async def test_a_lap_infant_cannot_get_a_seat(
     callers: Callers, agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     await sync(callers, listed_passenger(flight, "P3", PNR, type="INFANT"))
@@ -205,7 +205,7 @@ async def test_a_lap_infant_gets_no_seat_in_any_way(
     assert await live_seats(database, flight) == [("21A", "HELD")]
 
 
-async def test_a_guest_cannot_name_a_listed_passenger(callers: Callers, flight: str) -> None:
+async def test_a_guest_cannot_hold_for_a_listed_passenger(callers: Callers, flight: str) -> None:
     # Otherwise the passenger would be refused with PASSENGER_HOLDS_SEAT for as long as the guest has the hold.
     await sync(callers, listed_passenger(flight, "P1", PNR))
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
@@ -213,7 +213,7 @@ async def test_a_guest_cannot_name_a_listed_passenger(callers: Callers, flight: 
     await callers.session(PNR).hold(flight, ORDINARY, "P1")
 
 
-async def test_a_session_loses_a_passenger_who_changes_locator(
+async def test_a_session_loses_a_passenger_with_a_new_locator(
     callers: Callers, flight: str, database: Database
 ) -> None:
     session = callers.passenger(f"P1:{flight}", pnr=PNR)
@@ -227,7 +227,7 @@ async def test_a_session_loses_a_passenger_who_changes_locator(
     assert await live_seats(database, flight) == [(ORDINARY, "CONFIRMED")]
 
 
-async def test_a_flight_that_left_gives_no_seat(
+async def test_a_departed_flight_accepts_no_hold(
     callers: Callers, agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     await sync(callers, listed_passenger(flight, "P1", PNR))
@@ -345,7 +345,7 @@ async def test_a_delay_releases_seats_of_passengers_who_ended(
     assert await violations(database, flight) == []
 
 
-async def test_a_manifest_may_come_before_the_seats(callers: Callers) -> None:
+async def test_a_manifest_can_precede_the_seats(callers: Callers) -> None:
     early = new_flight_id()
     await sync(callers, listed_passenger(early, "P1", PNR, ended=True), listed_passenger(early, "P2", PNR))
     departure_time = await depart(callers, early, after=timedelta(seconds=60))
@@ -408,7 +408,7 @@ async def test_a_suggestion_fits_the_passengers_of_the_manifest(
             await suggested(callers.session(OTHER_PNR), passenger_ids=passenger_ids)
 
 
-async def test_holding_and_ending_at_once_leaves_no_seat(
+async def test_hold_and_entitlement_end_at_once_leave_no_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     numbers = [f"{row}{letter}" for row in range(15, 24) for letter in "ABCD"]
@@ -437,7 +437,7 @@ async def test_holding_and_ending_at_once_leaves_no_seat(
     assert await violations(database, flight) == []
 
 
-async def test_confirming_and_ending_at_once_leaves_no_seat(
+async def test_confirm_and_entitlement_end_at_once_leave_no_seat(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     numbers = [f"{row}{letter}" for row in range(15, 24) for letter in "ABCD"]
@@ -476,7 +476,7 @@ async def test_confirming_and_ending_at_once_leaves_no_seat(
     assert await violations(database, flight) == []
 
 
-async def test_only_services_sync(callers: Callers, flight: str) -> None:
+async def test_only_a_service_may_sync(callers: Callers, flight: str) -> None:
     request = pb.SyncPassengersRequest(passengers=[listed_passenger(flight, "P1", PNR)])
     for caller in (callers.agent(), callers.operations(), callers.customer(), callers.session(PNR)):
         with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):

@@ -44,7 +44,7 @@ def without(layout_id: str) -> Mapping[str, Layout]:
 
 
 @pytest.mark.parametrize(("files", "fault"), [(edited(LAYOUT), "changed"), (without(LAYOUT), "missing")])
-async def test_a_process_without_a_used_layout_names_it_and_is_not_ready(
+async def test_a_process_without_a_used_layout_is_not_ready(
     world: World, monkeypatch: pytest.MonkeyPatch, files: Mapping[str, Layout], fault: str
 ) -> None:
     monkeypatch.setattr(wellness, "PROBE_SECONDS", 0.05)
@@ -92,9 +92,7 @@ async def test_a_process_without_a_used_layout_names_it_and_is_not_ready(
         await eventually(ready)
 
 
-async def test_only_passengers_of_an_unusable_layout_are_sent_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_passengers_of_an_unusable_layout_are_retried(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     url = await own_database(world)
     flight, small = new_flight_id(), new_flight_id()
     seats = ((flight, "P1", "20A"), (flight, "P2", "20B"), (small, "P1", "10A"))
@@ -125,7 +123,7 @@ async def test_only_passengers_of_an_unusable_layout_are_sent_again(
         assert {tuple(row) for row in revisions} == {(flight, "P1", 1), (flight, "P2", 2), (small, "P1", 2)}
 
 
-async def test_a_layout_is_not_used_with_other_content(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_used_layout_with_other_content_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process has read an edited file; the original's digest is stored later."""
     url = await own_database(world)
     monkeypatch.setattr(service, "load_layouts", lambda: edited(LAYOUT))
@@ -139,7 +137,7 @@ async def test_a_layout_is_not_used_with_other_content(world: World, monkeypatch
         assert not await changed.database.fetchval("SELECT count(*) FROM flights WHERE flight_id = $1", flight)
 
 
-async def test_layouts_used_before_digests_were_stored_get_theirs(world: World) -> None:
+async def test_missing_digests_of_used_layouts_are_stored(world: World) -> None:
     url = await own_database(world)
     async with connected(url) as database:
         await database.execute("INSERT INTO layouts (layout_id) VALUES ($1)", LAYOUT)
@@ -148,7 +146,7 @@ async def test_layouts_used_before_digests_were_stored_get_theirs(world: World) 
     assert stored == load_layouts()[LAYOUT].digest
 
 
-def test_the_digest_is_of_the_content_and_not_of_its_spelling() -> None:
+def test_the_digest_ignores_spelling_but_not_content() -> None:
     layout = '{"layout_id": "T-1", "aircraft": "Test", "total_seats": %d, "cabins": [%s]}'
     cabin = '{"cabin": "ECONOMY", "rows": "1-2", "letters": "AB CD"}'
     first = parse_layout(layout % (8, cabin))
@@ -163,7 +161,7 @@ def test_the_digest_is_of_the_content_and_not_of_its_spelling() -> None:
         ("UPDATE seat.flights SET layout_id = 'GONE-1'", "missing"),
     ],
 )
-async def test_verify_reports_a_used_layout_that_is_missing_or_changed(world: World, planted: str, fault: str) -> None:
+async def test_verify_reports_a_missing_or_changed_used_layout(world: World, planted: str, fault: str) -> None:
     url = await own_database(world)
     async with instance(world, database_url=url) as first:
         await first.callers.operations().provision(new_flight_id())

@@ -65,7 +65,7 @@ async def offer_end(database: Database, flight: str) -> datetime:
     return end
 
 
-async def test_a_freed_seat_is_offered_while_passengers_wait(
+async def test_a_released_seat_is_offered_to_an_open_waitlist(
     callers: Callers, agent: Caller, offered: str, database: Database
 ) -> None:
     assert await state(database, offered) == "OFFERED"
@@ -76,7 +76,7 @@ async def test_a_freed_seat_is_offered_while_passengers_wait(
     assert await violations(database, offered) == []
 
 
-async def test_the_waitlist_hears_of_it(offered: str, database: Database) -> None:
+async def test_an_offered_seat_publishes_an_event(offered: str, database: Database) -> None:
     body = await database.fetchval(
         """
         SELECT body FROM seat_events JOIN outbox USING (event_id)
@@ -90,9 +90,7 @@ async def test_the_waitlist_hears_of_it(offered: str, database: Database) -> Non
     assert event.offer_expire_time == timestamp(await offer_end(database, offered))
 
 
-async def test_the_event_of_an_unblocked_seat_has_the_end_of_its_offer(
-    agent: Caller, offered: str, database: Database
-) -> None:
+async def test_an_unblocked_seats_event_has_the_offers_end(agent: Caller, offered: str, database: Database) -> None:
     await agent.BlockSeat(pb.BlockSeatRequest(flight_id=offered, seat_number="20A", reason="BROKEN"))
     await agent.UnblockSeat(pb.UnblockSeatRequest(flight_id=offered, seat_number="20A"))
     body = await database.fetchval(
@@ -106,7 +104,7 @@ async def test_the_event_of_an_unblocked_seat_has_the_end_of_its_offer(
     assert event.offer_expire_time == timestamp(await offer_end(database, offered))
 
 
-async def test_a_claimed_seat_is_its_new_owners_hold(
+async def test_a_claimed_seat_is_held_for_its_new_owner(
     callers: Callers, service: Caller, offered: str, database: Database
 ) -> None:
     hold = await service.ClaimSeat(claim(offered))
@@ -117,7 +115,7 @@ async def test_a_claimed_seat_is_its_new_owners_hold(
     assert await violations(database, offered) == []
 
 
-async def test_of_many_claims_exactly_one_gets_the_seat(
+async def test_of_many_claims_one_gets_the_seat(
     callers: Callers, second: Callers, offered: str, database: Database
 ) -> None:
     results = await at_once(
@@ -131,7 +129,7 @@ async def test_a_free_seat_can_be_claimed_too(service: Caller, flight: str) -> N
     assert (await service.ClaimSeat(claim(flight))).state == pb.Hold.HELD
 
 
-async def test_a_claim_is_judged_as_a_hold(service: Caller, offered: str) -> None:
+async def test_the_rules_of_holds_apply_to_claims(service: Caller, offered: str) -> None:
     with refused("FAILED_PRECONDITION", "EXIT_ROW_NOT_ALLOWED"):
         await service.ClaimSeat(claim(offered, "12A", profile=pb.PassengerProfile(type=pb.PassengerProfile.CHILD)))
     with refused("NOT_FOUND", "SEAT_NOT_FOUND"):
@@ -145,7 +143,7 @@ async def test_a_claim_is_judged_as_a_hold(service: Caller, offered: str) -> Non
         await service.ClaimSeat(claim(offered, passenger_id="W2"))
 
 
-async def test_a_returned_seat_is_everybodys(
+async def test_a_returned_seat_is_available(
     callers: Callers, service: Caller, offered: str, database: Database
 ) -> None:
     returned = await service.ReturnSeat(give_back(offered))
@@ -157,7 +155,7 @@ async def test_a_returned_seat_is_everybodys(
     assert await violations(database, offered) == []
 
 
-async def test_what_somebody_has_is_not_returned(service: Caller, offered: str, database: Database) -> None:
+async def test_a_held_or_confirmed_seat_is_not_returned(service: Caller, offered: str, database: Database) -> None:
     await service.ClaimSeat(claim(offered))
     before = await rows(database, offered)
     with refused("ABORTED", "SEAT_OCCUPIED"):
@@ -169,7 +167,7 @@ async def test_what_somebody_has_is_not_returned(service: Caller, offered: str, 
         await service.ReturnSeat(give_back(flight_id("SH000")))
 
 
-async def test_a_claim_and_a_return_that_race_agree(
+async def test_claim_and_return_at_once_leave_one_winner(
     callers: Callers, second: Callers, agent: Caller, flight: str, database: Database
 ) -> None:
     await open_waitlist(callers.service(), flight)
@@ -191,7 +189,7 @@ async def test_a_claim_and_a_return_that_race_agree(
     assert await violations(database, flight) == []
 
 
-async def test_an_unclaimed_offer_ends_by_itself(brief_offers: Instance) -> None:
+async def test_an_unclaimed_offer_expires(brief_offers: Instance) -> None:
     flight = new_flight_id()
     callers = brief_offers.callers
     await callers.operations().provision(flight)
@@ -212,7 +210,7 @@ async def test_an_unclaimed_offer_ends_by_itself(brief_offers: Instance) -> None
     assert await violations(brief_offers.database, flight) == []
 
 
-async def test_a_closed_waitlist_leaves_freed_seats_to_all(
+async def test_a_released_seat_is_available_with_a_closed_waitlist(
     agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     await open_waitlist(service, flight)
@@ -221,12 +219,12 @@ async def test_a_closed_waitlist_leaves_freed_seats_to_all(
     assert await state(database, flight) == "AVAILABLE"
 
 
-async def test_opening_takes_no_free_seat_away(agent: Caller, service: Caller, flight: str) -> None:
+async def test_opening_the_waitlist_offers_no_available_seat(agent: Caller, service: Caller, flight: str) -> None:
     await open_waitlist(service, flight)
     await agent.hold(flight, "20A")
 
 
-async def test_a_confirmed_seat_goes_to_the_waitlist_when_its_passenger_moves(
+async def test_a_moving_passengers_former_seat_is_offered(
     agent: Caller, service: Caller, flight: str, database: Database
 ) -> None:
     await agent.confirm(await agent.hold(flight, "20A", "P1"))
@@ -236,7 +234,7 @@ async def test_a_confirmed_seat_goes_to_the_waitlist_when_its_passenger_moves(
     assert await violations(database, flight) == []
 
 
-async def test_a_lapsed_seat_goes_to_the_waitlist_first(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_seat_is_offered_to_an_open_waitlist(unswept: Instance, unswept_flight: str) -> None:
     callers, flight = unswept.callers, unswept_flight
     lapsed = await callers.customer().hold(flight, "20A")
     await open_waitlist(callers.service(), flight)
@@ -252,7 +250,7 @@ async def test_a_lapsed_seat_goes_to_the_waitlist_first(unswept: Instance, unswe
     assert await violations(unswept.database, flight) == []
 
 
-async def test_a_lapsed_seat_can_be_claimed_in_one_call(unswept: Instance, unswept_flight: str) -> None:
+async def test_a_lapsed_seat_can_be_claimed_at_once(unswept: Instance, unswept_flight: str) -> None:
     callers, flight = unswept.callers, unswept_flight
     lapsed = await callers.customer().hold(flight, "20A")
     await open_waitlist(callers.service(), flight)
@@ -267,7 +265,7 @@ async def test_an_unknown_flight_has_no_waitlist(service: Caller, revision: int)
         await set_open(service, flight_id("SH000"), is_open=True, revision=revision)
 
 
-async def test_a_newer_word_is_not_overtaken(service: Caller, flight: str, database: Database) -> None:
+async def test_an_older_revision_does_not_override_a_newer(service: Caller, flight: str, database: Database) -> None:
     assert await set_open(service, flight, is_open=True, revision=5)
     before = await rows(database, flight)
     assert await set_open(service, flight, is_open=False, revision=4), "an older word that comes late"
@@ -277,14 +275,14 @@ async def test_a_newer_word_is_not_overtaken(service: Caller, flight: str, datab
     assert not await set_open(service, flight, is_open=True, revision=5)
 
 
-async def test_a_word_without_revision_always_counts_and_hides_none(service: Caller, flight: str) -> None:
+async def test_a_request_without_revision_always_applies(service: Caller, flight: str) -> None:
     assert await set_open(service, flight, is_open=True, revision=5)
     assert not await set_open(service, flight, is_open=False)
     assert not await set_open(service, flight, is_open=True, revision=5)
     assert await set_open(service, flight, is_open=True, revision=6)
 
 
-async def test_in_whatever_order_they_come_the_newest_word_stands(
+async def test_the_newest_revision_wins_in_any_order(
     callers: Callers, second: Callers, flight: str, database: Database
 ) -> None:
     newest = 60
@@ -301,20 +299,22 @@ async def test_in_whatever_order_they_come_the_newest_word_stands(
     assert (row["waitlist_open"], row["waitlist_revision"]) == (False, newest)
 
 
-async def test_a_claim_lasts_as_long_as_it_asks(service: Caller, offered: str) -> None:
+async def test_a_claim_has_the_requested_ttl(service: Caller, offered: str) -> None:
     hold = await service.ClaimSeat(claim(offered, ttl=timedelta(seconds=300)))
     assert hold.expire_time.ToMicroseconds() - hold.create_time.ToMicroseconds() == 300_000_000
     extended = await service.ExtendHold(pb.ExtendHoldRequest(hold_id=hold.hold_id))
     assert extended.expire_time.ToMicroseconds() >= hold.expire_time.ToMicroseconds(), "its own time again"
 
 
-async def test_a_claim_that_says_nothing_lasts_as_its_purpose(service: Caller, flight: str) -> None:
+async def test_a_claim_without_ttl_has_that_of_its_purpose(service: Caller, flight: str) -> None:
     for number, purpose, seconds in (("20A", pb.Hold.CHECK_IN, 120), ("21A", pb.Hold.BOOKING, 900)):
         hold = await service.ClaimSeat(claim(flight, number, passenger_id=f"P{number}", purpose=purpose))
         assert hold.expire_time.ToSeconds() - hold.create_time.ToSeconds() == seconds
 
 
-async def test_a_claim_ends_when_it_said(callers: Callers, service: Caller, offered: str, database: Database) -> None:
+async def test_a_claim_expires_after_its_ttl(
+    callers: Callers, service: Caller, offered: str, database: Database
+) -> None:
     hold = await service.ClaimSeat(claim(offered, ttl=timedelta(seconds=0.1)))
     await until(hold.expire_time)
     with refused("ABORTED", "HOLD_EXPIRED"):
@@ -325,13 +325,13 @@ async def test_a_claim_ends_when_it_said(callers: Callers, service: Caller, offe
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 86_401])
-async def test_a_claim_lasts_up_to_a_day(service: Caller, offered: str, seconds: int) -> None:
+async def test_a_claim_ttl_is_at_most_a_day(service: Caller, offered: str, seconds: int) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as refusal:
         await service.ClaimSeat(claim(offered, ttl=timedelta(seconds=seconds)))
     assert refusal.fields == ["ttl"]
 
 
-async def test_who_holds_a_seat_is_told_so_about_an_offered_one(
+async def test_passenger_holds_seat_comes_before_seat_taken(
     agent: Caller, service: Caller, offered: str, database: Database
 ) -> None:
     """The passenger's other held seat is the reason of the refusal.
@@ -347,13 +347,13 @@ async def test_who_holds_a_seat_is_told_so_about_an_offered_one(
         await agent.hold(offered, "20A", "W1")
 
 
-async def test_a_repeated_claim_is_one_hold(service: Caller, offered: str, database: Database) -> None:
+async def test_a_repeated_claim_returns_the_same_hold(service: Caller, offered: str, database: Database) -> None:
     request = claim(offered, request_id=str(uuid4()))
     assert await service.ClaimSeat(request) == await service.ClaimSeat(request)
     assert await violations(database, offered) == []
 
 
-async def test_a_claim_confirms_at_once_where_it_is_told_to(
+async def test_a_claim_with_confirm_is_confirmed_at_once(
     agent: Caller, service: Caller, offered: str, database: Database
 ) -> None:
     former = await agent.confirm(await agent.hold(offered, "21A", "W1"))
@@ -365,9 +365,7 @@ async def test_a_claim_confirms_at_once_where_it_is_told_to(
     assert await violations(database, offered) == []
 
 
-async def test_claims_that_confirm_and_claims_that_do_not_share_a_batch(
-    service: Caller, offered: str, database: Database
-) -> None:
+async def test_claims_with_and_without_confirm_share_a_batch(service: Caller, offered: str, database: Database) -> None:
     results = await at_once(
         *(
             service.ClaimSeat(claim(offered, f"{row}A", passenger_id=f"W{row}", confirm=row % 2 == 0))

@@ -57,7 +57,7 @@ def apply(states: dict[str, int], update: pb.SeatMapUpdate) -> None:
             states.update({seat.seat_number: seat.state for seat in update.changes.seats})
 
 
-async def test_it_begins_with_the_whole_map(agent: Caller, flight: str) -> None:
+async def test_a_watch_begins_with_the_whole_map(agent: Caller, flight: str) -> None:
     seat_map = await agent.GetSeatMap(pb.GetSeatMapRequest(flight_id=flight))
     with watching(agent, flight) as watch:
         first = await watch.read()
@@ -65,7 +65,7 @@ async def test_it_begins_with_the_whole_map(agent: Caller, flight: str) -> None:
     assert first.snapshot == seat_map
 
 
-async def test_a_change_comes_within_a_second_with_its_version(agent: Caller, flight: str) -> None:
+async def test_a_change_is_sent_within_a_second(agent: Caller, flight: str) -> None:
     delays = []
     with watching(agent, flight) as watch:
         snapshot = await watch.read()
@@ -80,7 +80,7 @@ async def test_a_change_comes_within_a_second_with_its_version(agent: Caller, fl
     assert min(delays) < 1, delays
 
 
-async def test_it_goes_on_from_a_known_version_without_a_gap(callers: Callers, agent: Caller, flight: str) -> None:
+async def test_a_watch_continues_from_a_known_version_without_gap(callers: Callers, agent: Caller, flight: str) -> None:
     states: dict[str, int] = {}
     version = 0
     resumed = []
@@ -108,12 +108,12 @@ async def test_it_goes_on_from_a_known_version_without_a_gap(callers: Callers, a
 
 
 @pytest.mark.parametrize("known_version", [77, 2**63 - 1])
-async def test_an_unknown_version_begins_anew(agent: Caller, flight: str, known_version: int) -> None:
+async def test_an_unknown_version_gets_the_whole_map(agent: Caller, flight: str, known_version: int) -> None:
     with watching(agent, flight, known_version) as watch:
         assert (await watch.read()).WhichOneof("update") == "snapshot"
 
 
-async def test_a_current_version_brings_nothing_until_something_changes(agent: Caller, flight: str) -> None:
+async def test_a_current_version_gets_only_later_changes(agent: Caller, flight: str) -> None:
     with watching(agent, flight) as watch:
         version = (await watch.read()).version
     with watching(agent, flight, version) as watch:
@@ -127,7 +127,7 @@ async def test_a_current_version_brings_nothing_until_something_changes(agent: C
         assert (await waiting).changes.seats[0].seat_number == "20A"
 
 
-async def test_a_change_that_was_undone_in_between_moves_the_version_alone(agent: Caller, flight: str) -> None:
+async def test_a_reverted_change_sends_only_a_new_version(agent: Caller, flight: str) -> None:
     with watching(agent, flight) as watch:
         version = (await watch.read()).version
         await agent.cancel(await agent.hold(flight, "20A"))
@@ -151,7 +151,7 @@ async def test_a_quiet_watch_has_a_heartbeat(restless: Callers, flight: str) -> 
             assert time.monotonic() - started >= 0.3 * beats
 
 
-async def test_all_watchers_of_both_processes_see_the_same(callers: Callers, second: Callers, flight: str) -> None:
+async def test_watchers_of_both_processes_get_the_same_changes(callers: Callers, second: Callers, flight: str) -> None:
     with contextlib.ExitStack() as stack:
         watches = [
             stack.enter_context(watching(each.customer(), flight)) for each in (callers, second) for _ in range(10)
@@ -163,7 +163,7 @@ async def test_all_watchers_of_both_processes_see_the_same(callers: Callers, sec
     assert all(update == updates[0] for update in updates)
 
 
-async def test_headers_come_before_the_first_message(agent: Caller, flight: str) -> None:
+async def test_headers_are_sent_before_the_first_message(agent: Caller, flight: str) -> None:
     with watching(agent, flight) as watch:
         version = (await watch.read()).version
     with watching(agent, flight, version) as watch:
@@ -246,7 +246,7 @@ async def test_a_negative_version_is_malformed(agent: Caller, flight: str) -> No
     assert refusal.fields == ["known_version"]
 
 
-async def test_a_reader_who_does_not_read_is_dropped_with_the_reason(
+async def test_a_slow_reader_is_disconnected_with_slow_reader(
     callers: Callers, agent: Caller, flight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interceptors, "SLOW_READER_SECONDS", 0.2)

@@ -51,7 +51,7 @@ def test_every_rpc_of_every_service_is_listed() -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_whoever_may_not_is_refused_everywhere(system: System, belongings: Belongings) -> None:
+async def test_every_role_without_access_is_refused(system: System, belongings: Belongings) -> None:
     """The caller is refused even if the resource exists."""
     values = {**belongings.values[Role.PASSENGER], **belongings.values[Role.CUSTOMER]}
     wrong = []
@@ -74,7 +74,7 @@ async def test_whoever_may_not_is_refused_everywhere(system: System, belongings:
 
 
 @pytest.mark.parametrize("name", RPCS)
-async def test_whoever_may_is_let_in(system: System, name: str) -> None:
+async def test_every_role_with_access_is_admitted(system: System, name: str) -> None:
     rpc = RPCS[name]
     for role in Role:
         if may(rpc, role):
@@ -89,7 +89,7 @@ async def test_whoever_may_is_let_in(system: System, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, rpc in RPCS.items() if not rpc.exposed])
-async def test_what_is_internal_does_not_exist_outside(system: System, name: str) -> None:
+async def test_internal_methods_do_not_exist_at_the_edge(system: System, name: str) -> None:
     rpc = RPCS[name]
     assert rpc.binding is None
     for role in Role:
@@ -99,9 +99,7 @@ async def test_what_is_internal_does_not_exist_outside(system: System, name: str
 
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize("role", [Role.PASSENGER, Role.CUSTOMER])
-async def test_what_is_somebody_elses_is_as_what_is_not_there(
-    system: System, belongings: Belongings, role: Role
-) -> None:
+async def test_foreign_and_missing_resources_look_the_same(system: System, belongings: Belongings, role: Role) -> None:
     token = belongings.stranger[role]
     for rpc, key in owned(role):
         foreign, nothing = (
@@ -117,7 +115,7 @@ async def test_what_is_somebody_elses_is_as_what_is_not_there(
 
 
 @pytest.mark.parametrize("role", [Role.PASSENGER, Role.CUSTOMER])
-async def test_what_is_ones_own_is_found(system: System, belongings: Belongings, role: Role) -> None:
+async def test_own_resources_are_found(system: System, belongings: Belongings, role: Role) -> None:
     """Otherwise a service that never finds anything would pass the test above."""
     for rpc, key in owned(role):
         own = named(rpc, belongings, key, belongings.values[role][key], belongings.values[role])

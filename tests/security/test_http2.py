@@ -197,7 +197,7 @@ async def test_a_connection_has_a_hundred_streams(system: System) -> None:
         assert [frame.stream for frame in refusals] == list(range(201, 241, 2))
 
 
-async def test_who_takes_no_answer_keeps_nothing(system: System, belongings: Belongings) -> None:
+async def test_a_client_that_reads_nothing_is_not_buffered(system: System, belongings: Belongings) -> None:
     """With a window of zero the responses wait in the edge, but only until its timeout."""
     memory = memory_bytes(system.envoy_pid)
     message = MAP.request(flight_id=belongings.strangers_own["flight_id"]).SerializeToString()
@@ -265,7 +265,7 @@ async def drip(system: System, beginning: bytes, drop: bytes) -> tuple[float, by
     return time.monotonic() - started, answer
 
 
-async def test_who_dawdles_is_cut_off(system: System) -> None:
+async def test_a_slow_client_is_disconnected(system: System) -> None:
     """Headers and body byte by byte, and an HTTP/2 request that never ends."""
     request = b"POST /v1/holds HTTP/1.1\r\nhost: edge\r\ncontent-type: application/json\r\n"
     authorization = f"authorization: Bearer {system.token(Role.AGENT)}\r\n".encode()
@@ -299,7 +299,7 @@ async def test_who_dawdles_is_cut_off(system: System) -> None:
     [{f"x-{n}": "v" for n in range(1_000)}, {"x-large": "v" * 65_536}, {f"x-{n}": "v" * 1_000 for n in range(60)}],
     ids=["a thousand", "one of 64 KiB", "sixty of 1 KiB"],
 )
-async def test_headers_are_few_and_short(system: System, headers: dict[str, str]) -> None:
+async def test_headers_are_limited_in_number_and_size(system: System, headers: dict[str, str]) -> None:
     token = system.token(Role.AGENT)
     answer = await system.ask_json(MAP_JSON, valid(MAP_JSON.request()), token, **headers)
     assert answer.status_code == 431
@@ -314,7 +314,7 @@ async def test_headers_are_few_and_short(system: System, headers: dict[str, str]
 MAP_JSON: Final = RPCS["GetSeatMapJson"]
 
 
-async def test_a_service_calms_who_pings_it(system: System) -> None:
+async def test_a_client_that_pings_often_is_disconnected(system: System) -> None:
     port = int(system.callers["seat"].address.rpartition(":")[2])
 
     async def calmed() -> bool:
@@ -355,7 +355,7 @@ async def test_a_service_calms_who_pings_it(system: System) -> None:
         "TLS",
     ],
 )
-async def test_a_request_has_one_meaning(system: System, request_: bytes) -> None:
+async def test_an_ambiguous_request_is_refused(system: System, request_: bytes) -> None:
     """A request that two servers read in different ways could smuggle a second request."""
     reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
     try:

@@ -91,7 +91,7 @@ def hostile_tokens(world: World, folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_bad_token_opens_no_service_and_no_edge(system: System, world: World, tmp_path: Path) -> None:
+async def test_an_invalid_token_is_refused_everywhere(system: System, world: World, tmp_path: Path) -> None:
     tokens = bad_tokens(system.callers["seat"], world, tmp_path / "first") | hostile_tokens(world, tmp_path / "second")
     assert len(SERVICES) == len(DOORS)
     inside, outside = set(), set()
@@ -112,7 +112,7 @@ async def test_a_bad_token_opens_no_service_and_no_edge(system: System, world: W
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_token_comes_in_its_header_alone(system: System) -> None:
+async def test_a_token_is_accepted_only_in_its_header(system: System) -> None:
     token = system.token(Role.AGENT)
     path = f"/v1/flights/{NO_FLIGHT}/seatmap"
     for query in (f"access_token={token}", f"token={token}", f"authorization=Bearer%20{token}"):
@@ -124,7 +124,7 @@ async def test_a_token_comes_in_its_header_alone(system: System) -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_two_tokens_are_none(system: System) -> None:
+async def test_two_tokens_count_as_none(system: System) -> None:
     """Otherwise one component could check the valid token, and another could use the other token."""
     rpc = RPCS["BlockSeat"]
     agent, customer = system.token(Role.AGENT), system.token(Role.CUSTOMER)
@@ -141,7 +141,7 @@ async def test_two_tokens_are_none(system: System) -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_forged_header_makes_nobody_of_anybody(system: System, belongings: Belongings) -> None:
+async def test_a_forged_identity_header_is_ignored(system: System, belongings: Belongings) -> None:
     rpc = RPCS["GetHold"]
     values = belongings.values[Role.PASSENGER]
     request = rpc.request(hold_id=values["hold_id"])

@@ -76,7 +76,7 @@ def reads(rpc: Rpc) -> bool:
 
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize("values", [SQL, CODE, TEXTS], ids=["SQL", "code", "texts"])
-async def test_no_text_is_more_than_text(system: System, values: tuple[str, ...]) -> None:
+async def test_a_text_field_is_never_executed(system: System, values: tuple[str, ...]) -> None:
     wrong: list[object] = []
 
     async def attack(rpc: Rpc, path: Path, value: str) -> None:
@@ -91,7 +91,7 @@ async def test_no_text_is_more_than_text(system: System, values: tuple[str, ...]
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_no_text_is_more_than_text_in_json(system: System) -> None:
+async def test_a_text_field_in_json_is_never_executed(system: System) -> None:
     wrong: list[object] = []
 
     async def attack(rpc: Rpc, path: Path, value: str) -> None:
@@ -111,7 +111,7 @@ async def test_no_text_is_more_than_text_in_json(system: System) -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_bytes_that_are_no_text_are_refused(system: System) -> None:
+async def test_bytes_that_are_not_utf_8_are_refused(system: System) -> None:
     wrong: list[object] = []
 
     async def attack(rpc: Rpc, path: Path, value: bytes) -> None:
@@ -128,7 +128,7 @@ async def test_bytes_that_are_no_text_are_refused(system: System) -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_no_number_is_another_than_it_says(system: System) -> None:
+async def test_an_out_of_range_number_is_refused(system: System) -> None:
     wrong: list[object] = []
 
     async def attack(rpc: Rpc, path: Path, value: Any) -> None:
@@ -156,7 +156,7 @@ def is_number_there(rpc: Rpc, path: Path, value: Any) -> bool:
 
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize("literal", ["NaN", "-Infinity", "1e309", "0x1F", "1.5e", "--1", "2147483648", "9" * 400])
-async def test_no_literal_is_a_number_that_json_does_not_have(system: System, literal: str) -> None:
+async def test_an_invalid_json_number_is_refused(system: System, literal: str) -> None:
     path = f"/v1/checkins/{uuid4()}/baggage"
     body = f'{{"bags": [{{"weightGrams": {literal}}}]}}'
     headers = {"authorization": f"Bearer {system.token(Role.AGENT)}"}
@@ -175,7 +175,7 @@ async def test_no_literal_is_a_number_that_json_does_not_have(system: System, li
     ],
     ids=["lists", "objects", "fields", "closed", "a hundred thousand"],
 )
-async def test_depth_breaks_no_parser(system: System, body: bytes, status: int) -> None:
+async def test_deep_json_does_not_crash_a_parser(system: System, body: bytes, status: int) -> None:
     headers = {"authorization": f"Bearer {system.token(Role.AGENT)}"}
     for path in ("/v1/holds", "/v1/bookings", "/v1/checkins", "/v1/flights/SH000/waitlist", "/v1/sessions"):
         answer = await system.http.post(path, content=body, headers=headers)
@@ -183,7 +183,7 @@ async def test_depth_breaks_no_parser(system: System, body: bytes, status: int) 
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_depth_breaks_no_decoder(system: System) -> None:
+async def test_deep_messages_do_not_crash_a_decoder(system: System) -> None:
     """A group nested 60,000 levels deep: each level costs the attacker one byte."""
     for rpc in RPCS.values():
         if rpc.name != RAW:
@@ -191,7 +191,7 @@ async def test_depth_breaks_no_decoder(system: System) -> None:
             assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, rpc.name
 
 
-async def test_nobody_writes_what_is_only_read(system: System, belongings: Belongings) -> None:
+async def test_output_only_fields_cannot_be_written(system: System, belongings: Belongings) -> None:
     """Attack 3: fields that exist only in the response are not taken from a request."""
     forged = {
         "state": "CONFIRMED",
@@ -222,7 +222,7 @@ async def test_nobody_writes_what_is_only_read(system: System, belongings: Belon
 
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize("more", [{"owner": "customer:other"}, {"owner": "service:booking"}, {"managed": True}])
-async def test_nobody_writes_what_services_alone_may(
+async def test_service_only_fields_cannot_be_written(
     system: System, belongings: Belongings, more: dict[str, Any]
 ) -> None:
     seats = [{"flightId": belongings.strangers_own["flight_id"], "seatNumber": "14C", "passengerId": "C3"}]
@@ -232,7 +232,7 @@ async def test_nobody_writes_what_services_alone_may(
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_body_does_not_lead_a_path_elsewhere(system: System, belongings: Belongings) -> None:
+async def test_a_body_cannot_override_the_path(system: System, belongings: Belongings) -> None:
     """The path names the resource, both for limits and logs and for the service."""
     flight_id = belongings.strangers_own["flight_id"]
     answer = await system.http.post(
@@ -243,7 +243,7 @@ async def test_a_body_does_not_lead_a_path_elsewhere(system: System, belongings:
     assert answer.status_code in (400, 404)
 
 
-async def test_a_name_with_a_quote_is_a_name(system: System, belongings: Belongings) -> None:
+async def test_a_name_with_a_quote_is_stored_as_text(system: System, belongings: Belongings) -> None:
     flight_id, pnr, name = belongings.strangers_own["flight_id"], new_pnr(), "O'Brien'--"
     person = {"passengerId": "P7", "pnr": pnr, "givenName": "x' OR 'x", "lastName": name}
     headers = {"authorization": f"Bearer {system.token(Role.OPERATIONS)}"}
@@ -257,7 +257,7 @@ async def test_a_name_with_a_quote_is_a_name(system: System, belongings: Belongi
     assert (await system.http.post("/v1/sessions", json={"pnr": pnr, "lastName": "O' OR 'a"})).status_code == 404
 
 
-async def test_a_page_goes_on_only_where_it_began(system: System) -> None:
+async def test_a_page_token_is_bound_to_its_query(system: System) -> None:
     """Attack 19."""
     flight_id = await fly(system)
     seats = system.callers["seat"]
@@ -292,7 +292,7 @@ async def test_a_page_goes_on_only_where_it_began(system: System) -> None:
         assert (await events("16A", size=size)).status_code == 400
 
 
-def test_no_request_says_where_to_call() -> None:
+def test_no_request_field_is_an_address() -> None:
     """Attack 31: no field makes a service fetch, call or redirect to an address."""
     suspects = re.compile(
         r"ur[il]|host|callback|redirect|endpoint|webhook|proxy|domain|server|path|file", re.IGNORECASE
@@ -307,7 +307,7 @@ def test_no_request_says_where_to_call() -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_no_service_calls_where_a_request_says(system: System) -> None:
+async def test_no_service_connects_to_a_requested_address(system: System) -> None:
     async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         calls.append(await reader.read(100))
         writer.close()

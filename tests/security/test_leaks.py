@@ -138,7 +138,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
     return lines
 
 
-async def test_a_services_log_is_lines_of_json_and_names_nobody(world: World, system: System, person: Person) -> None:
+async def test_a_services_log_is_json_without_personal_data(world: World, system: System, person: Person) -> None:
     async with lonely(world, system) as (callers, path):
         session = await callers.anybody("").CreateSession(
             checkin.CreateSessionRequest(pnr=person.pnr, last_name=person.last_name)
@@ -164,7 +164,7 @@ async def test_a_services_log_is_lines_of_json_and_names_nobody(world: World, sy
         assert canary not in text
 
 
-async def test_the_edges_log_is_lines_of_json_and_names_nobody(world: World, system: System, person: Person) -> None:
+async def test_the_edges_log_is_json_without_personal_data(world: World, system: System, person: Person) -> None:
     mark = f"/v1/mark-{secrets.token_hex(4)}"
     token = system.token(Role.AGENT)
     headers = {"authorization": f"Bearer {token}", "user-agent": '"},{"a":"b', "referer": person.pnr}
@@ -210,7 +210,7 @@ def written() -> Iterator[io.StringIO]:
     structlog.configure(**saved)
 
 
-async def test_a_refused_row_is_not_logged(system: System, person: Person, written: io.StringIO) -> None:
+async def test_a_refused_rows_values_are_not_logged(system: System, person: Person, written: io.StringIO) -> None:
     """Simulates a defect of ours that violates a constraint of the schema."""
     connection = await asyncpg.connect(system.databases["checkin"])
     with pytest.raises(asyncpg.CheckViolationError) as refused:
@@ -224,7 +224,7 @@ async def test_a_refused_row_is_not_logged(system: System, person: Person, writt
         assert canary not in written.getvalue()
 
 
-async def test_a_dead_letter_says_why_and_not_whose(
+async def test_a_dead_letter_has_the_error_without_personal_data(
     world: World, system: System, person: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "RETRY_DELAYS_SECONDS", ())
@@ -265,7 +265,7 @@ async def test_a_dead_letter_says_why_and_not_whose(
         assert canary not in reason
 
 
-async def test_metrics_count_and_name_nobody(system: System, person: Person) -> None:
+async def test_metrics_have_no_personal_data(system: System, person: Person) -> None:
     """Labels are methods, codes and queues, of which there are few.
 
     An id as label would add a time series for each.

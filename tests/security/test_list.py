@@ -39,7 +39,7 @@ def test_no_attack_is_missing() -> None:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
-def test_an_attack_has_its_answer_its_defence_and_tests_that_exist(row: list[str]) -> None:
+def test_each_listed_attack_has_a_response_and_existing_tests(row: list[str]) -> None:
     assert len(row) == 5
     assert all(row)
     named = NAMED.findall(row[4])
@@ -49,7 +49,7 @@ def test_an_attack_has_its_answer_its_defence_and_tests_that_exist(row: list[str
     assert missing == []
 
 
-def test_every_test_of_an_attack_is_in_the_list() -> None:
+def test_every_security_test_is_in_the_list() -> None:
     named = {(file, test) for row in rows() for file, test in NAMED.findall(row[4])}
     unnamed = [
         f"{path.name}::{test}"

@@ -31,7 +31,7 @@ LOOPBACK: Final = "0100007F"
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_there_is_no_such_path(system: System, path: str) -> None:
+async def test_internal_paths_do_not_exist(system: System, path: str) -> None:
     token = {"authorization": f"Bearer {system.token(Role.OPERATIONS)}"}
     for headers in ({}, token):
         for method in ("GET", "POST"):
@@ -55,7 +55,7 @@ async def test_there_is_no_such_path(system: System, path: str) -> None:
         "/skyhigh.seat.v1.seatservice/getseatmap",
     ],
 )
-async def test_there_is_no_such_rpc(system: System, path: str) -> None:
+async def test_internal_rpcs_do_not_exist(system: System, path: str) -> None:
     for role in Role:
         metadata = (("authorization", f"Bearer {system.token(role)}"),)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{system.port}") as channel:
@@ -64,7 +64,7 @@ async def test_there_is_no_such_rpc(system: System, path: str) -> None:
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_health_says_no_more_than_that(system: System) -> None:
+async def test_the_health_response_has_no_details(system: System) -> None:
     answer = await system.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "SERVING"})
     for service in SERVICES:
@@ -82,7 +82,7 @@ def test_the_admin_interface_listens_on_loopback_alone(system: System) -> None:
     assert listening == [LOOPBACK]
 
 
-async def test_no_answer_says_what_is_behind_it(system: System) -> None:
+async def test_no_response_names_the_servers_behind_it(system: System) -> None:
     for path in ("/v1/flights", f"/v1/flights/{NO_FLIGHT}", "/nothing", "/v1/holds/x"):
         answer = await system.http.get(path)
         told = {name.lower() for name in answer.headers}

@@ -26,7 +26,7 @@ async def hold(system: System, flight_id: str, seat_number: str, token: str, key
     )
 
 
-async def test_a_key_is_its_principals_alone(system: System) -> None:
+async def test_a_key_is_bound_to_its_principal(system: System) -> None:
     """A caller with another caller's key neither gets nor spoils the other's response."""
     flight_id, key = await fly(system), str(uuid4())
     owner, thief = system.token(Role.CUSTOMER), system.token(Role.CUSTOMER)
@@ -39,7 +39,7 @@ async def test_a_key_is_its_principals_alone(system: System) -> None:
     assert (await hold(system, flight_id, "10A", owner, key)).json() == first.json()
 
 
-async def test_a_key_is_one_requests_alone(system: System) -> None:
+async def test_a_key_is_bound_to_its_request(system: System) -> None:
     flight_id, key = await fly(system), str(uuid4())
     token = system.token(Role.AGENT)
     first = (await hold(system, flight_id, "10A", token, key)).json()
@@ -60,7 +60,7 @@ async def test_a_key_is_one_requests_alone(system: System) -> None:
 @pytest.mark.parametrize(
     "key", ["1", "k" * 10_240, "'; DROP TABLE idempotency; --", "{}", "00000000-0000-0000-0000-00000000000g"]
 )
-async def test_a_key_is_a_uuid(system: System, key: str) -> None:
+async def test_a_key_must_be_a_uuid(system: System, key: str) -> None:
     for header in (True, False):
         answer = await system.http.post(
             f"/v1/flights/{NO_FLIGHT}/seats/10A/hold",
@@ -72,13 +72,13 @@ async def test_a_key_is_a_uuid(system: System, key: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_two_keys_are_none(system: System) -> None:
+async def test_two_keys_are_refused(system: System) -> None:
     answer = await hold(system, NO_FLIGHT, "10A", system.token(Role.AGENT), str(uuid4()), requestId=str(uuid4()))
     assert answer.status_code == 400
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_keys_without_an_effect_are_not_kept(system: System) -> None:
+async def test_keys_of_failed_requests_are_not_stored(system: System) -> None:
     """Only the keys of effects are stored.
 
     Therefore an attacker can fill the table only by causing an effect per key.

@@ -77,7 +77,7 @@ def bomb(bytes_: int, *, wbits: int) -> bytes:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_large_body_is_not_taken(system: System) -> None:
+async def test_a_large_body_is_refused(system: System) -> None:
     headers = {"authorization": f"Bearer {system.token(Role.AGENT)}"}
     seats = [{"flightId": "SH000", "seatNumber": "1A", "passengerId": f"P{n}"} for n in range(10_000)]
     async with memory_is_flat(system):
@@ -91,7 +91,7 @@ async def test_a_large_body_is_not_taken(system: System) -> None:
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_large_message_is_not_taken(system: System) -> None:
+async def test_a_large_message_is_refused(system: System) -> None:
     token = system.token(Role.AGENT)
     many = seat.HoldSeatsRequest(seats=[seat.SeatAssignment(flight_id="SH000", seat_number="1A")] * 10_000)
     async with memory_is_flat(system):
@@ -103,7 +103,7 @@ async def test_a_large_message_is_not_taken(system: System) -> None:
 
 @pytest.mark.usefixtures("nothing_changed")
 @pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15)])
-async def test_a_compressed_message_stays_small(system: System, encoding: str, wbits: int) -> None:
+async def test_a_compressed_message_is_limited_when_unpacked(system: System, encoding: str, wbits: int) -> None:
     """One gRPC message of less than 64 KiB that unpacks to a thousand times its size."""
     packed = bomb(BLAST_BYTES, wbits=wbits)
     # Frames of 16 KiB are the largest that a peer accepts. The body is below 64 KiB, which a size limit does not catch.
@@ -155,7 +155,7 @@ async def test_a_compressed_body_is_not_unpacked(system: System) -> None:
                 assert (await system.http.post(path, content=body, headers=headers)).status_code == 400
 
 
-async def test_no_answer_is_larger_than_its_page(system: System, belongings: Belongings) -> None:
+async def test_no_response_exceeds_its_page_size(system: System, belongings: Belongings) -> None:
     """A small request does not get a large response.
 
     Every list returns one page, whatever page size is asked for.

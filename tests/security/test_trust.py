@@ -139,7 +139,7 @@ async def is_refused(attempt: Attempt, channel: AbstractChannel) -> bool:
 
 @pytest.mark.usefixtures("nothing_changed", "system")
 @pytest.mark.parametrize("service", [name for name in NAMES if name != "payment"])
-async def test_a_service_speaks_and_listens_for_itself_alone(world: World, service: str) -> None:
+async def test_a_service_account_is_limited_to_its_queues(world: World, service: str) -> None:
     other = next(name for name in ("booking", "checkin") if name != service)
     done = []
     async with channel_of(world, service) as opened:
@@ -154,7 +154,7 @@ async def test_a_service_speaks_and_listens_for_itself_alone(world: World, servi
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_money_that_never_came_confirms_nothing(world: World, system: System, belongings: Belongings) -> None:
+async def test_a_forged_payment_event_confirms_nothing(world: World, system: System, belongings: Belongings) -> None:
     """Even a well-formed event about a real intent is refused."""
     values = belongings.values[Role.CUSTOMER]
     forged = events_pb2.PaymentSucceeded(intent_id=values["intent_id"], reference=f"booking/{values['booking_id']}")
@@ -165,7 +165,7 @@ async def test_money_that_never_came_confirms_nothing(world: World, system: Syst
 
 
 @pytest.mark.parametrize("service", NAMES)
-async def test_a_service_has_its_own_rows_alone(system: System, service: str) -> None:
+async def test_a_service_account_reads_only_its_schema(system: System, service: str) -> None:
     """An SQL injection runs as this role.
 
     It can neither read another service's rows nor leave the database.

@@ -36,7 +36,7 @@ PLACES: Final = 20
 SLACK_SECONDS: Final = PATIENCE_SECONDS
 
 
-def test_places_are_each_principals_own_and_free_again() -> None:
+def test_watch_places_are_per_principal_and_released() -> None:
     places = WatchPlaces(per_principal=2)
     with places.taken_by("customer:a"), places.taken_by("customer:a"), places.taken_by("customer:b"):
         with pytest.raises(ResourceExhausted) as full, places.taken_by("customer:a"):
@@ -98,7 +98,7 @@ async def test_a_watch_ends_when_its_token_expires(system: System, belongings: B
         assert count, method
 
 
-async def test_nobody_has_more_than_twenty_watches(system: System, belongings: Belongings) -> None:
+async def test_a_principal_has_at_most_twenty_watches(system: System, belongings: Belongings) -> None:
     for service, (method, request) in all_watches(belongings).items():
         agent, other = system.callers[service].agent("hoarder"), system.callers[service].agent("other")
         async with AsyncExitStack() as places:
@@ -179,7 +179,7 @@ async def test_a_service_caps_every_deadline(system: System, belongings: Belongi
         await eventually(nobody_waits)
 
 
-async def test_work_ends_with_who_asked_for_it(system: System, belongings: Belongings) -> None:
+async def test_work_ends_when_its_client_disconnects(system: System, belongings: Belongings) -> None:
     rpc = RPCS["GetHold"]
     request = rpc.request(hold_id=belongings.values[Role.PASSENGER]["hold_id"])
     async with locked(system, "holds") as looker:
@@ -208,7 +208,7 @@ async def test_work_ends_with_who_asked_for_it(system: System, belongings: Belon
 
 
 @pytest.mark.usefixtures("nothing_changed")
-async def test_a_deadline_of_nothing_changes_nothing(system: System, belongings: Belongings) -> None:
+async def test_a_call_with_zero_deadline_changes_nothing(system: System, belongings: Belongings) -> None:
     rpc = RPCS["HoldSeat"]
     values = {**belongings.strangers_own, "seat_number": "17A"}
     for timeout in ("0m", "1n", "00000000S"):

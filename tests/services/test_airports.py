@@ -30,12 +30,12 @@ def test_an_airport_is_found_by_its_code(iata: str, zone: str, city: str, countr
 
 
 @pytest.mark.parametrize("iata", ["", "XXX", "lis", "LPPT", "LIS "])
-def test_what_is_no_code_of_iata_is_no_airport(iata: str) -> None:
+def test_an_unknown_code_is_no_airport(iata: str) -> None:
     assert airports.find(iata) is None
     assert airports.zone(iata) is None
 
 
-def test_this_machine_knows_the_time_everywhere() -> None:
+def test_every_airports_time_zone_is_installed() -> None:
     """A service that lacks a zone would find out when the first passenger asks for it."""
     moment = datetime.now(UTC)
     for iata in airportsdata.load("IATA"):
@@ -46,7 +46,7 @@ def test_this_machine_knows_the_time_everywhere() -> None:
         assert timedelta(hours=-12) <= offset <= timedelta(hours=14)
 
 
-def test_no_start_of_a_process_reads_the_list() -> None:
+def test_the_airport_list_is_read_on_first_use() -> None:
     never = "import airportsdata; airportsdata.load = None; import flight_service.service"
     subprocess.run([sys.executable, "-c", never], check=True, timeout=60)
 
@@ -61,5 +61,5 @@ def test_no_start_of_a_process_reads_the_list() -> None:
         ("XXX", "2010-07-01 00:30 UTC"),
     ],
 )
-def test_a_local_time_names_its_zone_and_difference_to_utc(iata: str, local: str) -> None:
+def test_a_local_time_has_zone_and_utc_offset(iata: str, local: str) -> None:
     assert airports.local_time(datetime(2010, 7, 1, 0, 30, tzinfo=UTC), airports.zone(iata)) == local

@@ -55,13 +55,15 @@ async def test_a_session_token_names_its_passengers(verifier: TokenVerifier, ses
 
 
 @pytest.mark.parametrize("role", [Role.AGENT, Role.OPERATIONS, Role.SERVICE])
-async def test_the_key_of_sessions_makes_no_agent(verifier: TokenVerifier, sessions: TokenSigner, role: Role) -> None:
+async def test_the_session_key_cannot_sign_agent_tokens(
+    verifier: TokenVerifier, sessions: TokenSigner, role: Role
+) -> None:
     token, _ = sessions.sign(role, "somebody", ttl=timedelta(minutes=1))
     with pytest.raises(Unauthenticated):
         await verifier.principal(f"Bearer {token}")
 
 
-async def test_no_token_says_that_it_is_nobodys(world: World, verifier: TokenVerifier) -> None:
+async def test_a_token_with_role_anybody_is_refused(world: World, verifier: TokenVerifier) -> None:
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "iat": now, "exp": now + 60}
     for role in ("anybody", "root", "", None):
@@ -70,9 +72,7 @@ async def test_no_token_says_that_it_is_nobodys(world: World, verifier: TokenVer
 
 
 @pytest.mark.parametrize("subject", ["", "a b", "a:b", "desk\n", "\u00e9", "a" * 65, 7])
-async def test_a_subject_that_owns_nothing_in_the_contracts_is_refused(
-    world: World, verifier: TokenVerifier, subject: object
-) -> None:
+async def test_an_invalid_subject_is_refused(world: World, verifier: TokenVerifier, subject: object) -> None:
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "role": "agent", "iat": now, "exp": now + 60}
     with pytest.raises(Unauthenticated):
@@ -83,7 +83,7 @@ async def test_a_subject_that_owns_nothing_in_the_contracts_is_refused(
     ("claim", "ahead_seconds", "is_valid"),
     [("iat", 0, True), ("iat", 20, True), ("iat", 90, False), ("nbf", CLOCK_SKEW_SECONDS, True), ("nbf", 20, False)],
 )
-async def test_a_token_of_an_issuer_whose_clock_is_a_little_ahead_is_valid(
+async def test_a_token_issued_slightly_ahead_is_valid(
     world: World, verifier: TokenVerifier, claim: str, ahead_seconds: int, is_valid: bool
 ) -> None:
     now = int(time.time())
@@ -96,7 +96,7 @@ async def test_a_token_of_an_issuer_whose_clock_is_a_little_ahead_is_valid(
             await verifier.principal(f"Bearer {token}")
 
 
-async def test_a_token_is_invalid_from_its_end_on(world: World, verifier: TokenVerifier) -> None:
+async def test_a_token_is_invalid_after_its_expiry(world: World, verifier: TokenVerifier) -> None:
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now - 60}
     claims["exp"] = now - CLOCK_SKEW_SECONDS - 1
@@ -109,7 +109,7 @@ def _claims() -> dict[str, Any]:
     return {"iss": ISSUER, "aud": AUDIENCE, "sub": "desk", "role": "agent", "iat": now, "exp": now + 60}
 
 
-async def test_an_expired_token_is_refused_also_while_the_keys_cannot_be_read(world: World, tmp_path: Path) -> None:
+async def test_an_expired_token_is_refused_without_keys_too(world: World, tmp_path: Path) -> None:
     source = tmp_path / "jwks.json"
     source.write_bytes(world.keys.jwks.read_bytes())
     verifier = TokenVerifier(keys=Keys(str(source)), issuer=ISSUER, audience=AUDIENCE)
@@ -119,7 +119,7 @@ async def test_an_expired_token_is_refused_also_while_the_keys_cannot_be_read(wo
         await verifier.principal(f"Bearer {world.keys.sign({**_claims(), 'exp': 0})}")
 
 
-async def test_a_key_that_was_rotated_in_is_read_for_all_calls_that_wait(
+async def test_a_rotated_key_is_read_once_for_waiting_calls(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "JWKS_REFRESH_SECONDS", 0.5)
@@ -137,7 +137,7 @@ async def test_a_key_that_was_rotated_in_is_read_for_all_calls_that_wait(
     assert [each.role for each in found] == [Role.AGENT] * 3
 
 
-async def test_calls_that_wait_for_the_first_keys_share_a_failed_read(
+async def test_waiting_calls_share_a_failed_key_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
@@ -154,7 +154,7 @@ async def test_calls_that_wait_for_the_first_keys_share_a_failed_read(
     assert reads == ["read"]
 
 
-def test_an_owner_in_a_contract_is_a_role_and_a_subject() -> None:
+def test_an_owner_is_a_role_and_a_subject() -> None:
     roles = "|".join(role for role in Role if role not in (Role.OPERATIONS, Role.ANYBODY))
     for request in (seat.HoldSeatRequest, seat.HoldSeatsRequest, seat.ConfirmHoldRequest, seat.ClaimSeatRequest):
         field = request.DESCRIPTOR.fields_by_name["owner"]
@@ -193,7 +193,7 @@ PROXIES = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
         ("ipv4:127.0.0.1:4711", "::ffff:203.0.113.9", "203.0.113.9"),
     ],
 )
-def test_only_a_trusted_gateway_is_believed(peer: str, forwarded: str | None, address: str) -> None:
+def test_only_a_trusted_gateways_address_is_accepted(peer: str, forwarded: str | None, address: str) -> None:
     headers = [("x-forwarded-for", "192.0.2.1"), *([("x-skyhigh-client", forwarded)] if forwarded else [])]
     call = Call("Method", ANYBODY, "", None, Context(peer, *headers), PROXIES)  # type: ignore[arg-type]
     assert call.client_address() == address
@@ -214,7 +214,7 @@ SERVICE = Principal(Role.SERVICE, "service:booking")
         ("ipv4:198.51.100.3:4711", SERVICE, None, ""),
     ],
 )
-def test_the_address_outside_is_what_a_gateway_or_a_service_names(
+def test_only_gateways_and_services_name_the_client_address(
     peer: str, principal: Principal, named: str | None, address: str
 ) -> None:
     headers = [("x-skyhigh-client", named)] if named else []

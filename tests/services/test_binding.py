@@ -15,7 +15,7 @@ async def listen(port: int) -> asyncio.Server:
     return await asyncio.get_running_loop().create_server(asyncio.Protocol, LOOPBACK, port)
 
 
-async def test_the_near_end_of_a_connection_is_waited_for() -> None:
+async def test_a_port_of_an_outgoing_connection_is_awaited() -> None:
     with socket.socket() as far, socket.socket() as near:
         far.bind((LOOPBACK, 0))
         far.listen()
@@ -41,7 +41,7 @@ async def test_the_near_end_of_a_connection_is_waited_for() -> None:
     server.close()
 
 
-async def test_a_port_at_which_another_server_listens_is_refused_at_once() -> None:
+async def test_a_port_of_another_server_fails_at_once() -> None:
     with socket.socket() as other:
         other.bind((LOOPBACK, 0))
         other.listen()

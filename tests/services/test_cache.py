@@ -21,7 +21,7 @@ async def test_write_to_a_closed_connection_is_an_outage(world: World, monkeypat
 
         # What uvloop's transport does if the server has closed the connection a moment ago.
         monkeypatch.setattr(connection._writer, "writelines", closed)
-        with pytest.raises(cache.AWAY):
+        with pytest.raises(cache.UNREACHABLE):
             await redis.ping()
         assert await redis.ping(), "a new connection"
     finally:

@@ -67,7 +67,7 @@ async def flights_served() -> AsyncIterator[tuple[Flights, str]]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_missed_cancellation_is_made_good_in_every_service(world: World, service: str) -> None:
+async def test_a_missed_cancellation_is_repaired_in_every_service(world: World, service: str) -> None:
     known, cancel = SERVICES[service]
     url = (await database_with(world, service))[f"SKYHIGH_{service.upper()}_DATABASE_URL"]
     pool = await db.connect(url, schema=service, size=4)
@@ -97,7 +97,7 @@ async def test_a_missed_cancellation_is_made_good_in_every_service(world: World,
     await pool.close()
 
 
-async def test_a_page_token_that_expired_begins_the_round_again(world: World) -> None:
+async def test_an_expired_page_token_restarts_the_round(world: World) -> None:
     known, cancel = SERVICES["seat"]
     url = (await database_with(world, "seat"))["SKYHIGH_SEAT_DATABASE_URL"]
     pool = await db.connect(url, schema="seat", size=4)

@@ -71,7 +71,7 @@ def weigh(peer: grpc.aio.Channel) -> Any:
     return call(weight_service_pb2.WeighBagsRequest(reference="checkin/1"))
 
 
-async def test_a_service_shows_its_own_token_and_reads_the_refusal(world: World, callers: Callers) -> None:
+async def test_a_service_sends_its_token_and_reads_the_refusal(world: World, callers: Callers) -> None:
     token = OwnToken(world.token_files["checkin"])
     async with channel(callers.address, service=SEATS, token=token) as peer:
         stub: Any = SeatServiceStub(peer)
@@ -80,14 +80,14 @@ async def test_a_service_shows_its_own_token_and_reads_the_refusal(world: World,
     assert (refusal.value.code, refusal.value.reason) == (grpc.StatusCode.NOT_FOUND, "HOLD_NOT_FOUND")
 
 
-async def test_a_service_that_is_away_is_unavailable(world: World) -> None:
+async def test_an_unreachable_service_is_unavailable(world: World) -> None:
     (port,) = free_ports(1)
     async with channel(f"127.0.0.1:{port}", service=ECHO, token=OwnToken(world.token_files["checkin"])) as peer:
         with pytest.raises(Unavailable):
             await ask(weigh(peer))
 
 
-async def test_unavailable_is_tried_three_times_and_nothing_else_is(world: World) -> None:
+async def test_only_unavailable_is_tried_three_times(world: World) -> None:
     codes = {
         grpc.StatusCode.UNAVAILABLE: 3,
         grpc.StatusCode.INTERNAL: 1,
@@ -107,7 +107,7 @@ async def test_unavailable_is_tried_three_times_and_nothing_else_is(world: World
         assert len(seen) == expected, code
 
 
-async def test_a_second_try_that_succeeds_is_a_success(world: World) -> None:
+async def test_a_successful_retry_is_a_success(world: World) -> None:
     async def flaky(call: int, context: Any) -> Any:
         if call == 1:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
@@ -117,7 +117,7 @@ async def test_a_second_try_that_succeeds_is_a_success(world: World) -> None:
         assert (await ask(weigh(peer))).measured_grams == [2]
 
 
-async def test_a_callee_that_does_not_answer_is_given_up_in_time() -> None:
+async def test_an_unresponsive_callee_times_out() -> None:
     async def hang(call: int, context: Any) -> Any:
         await asyncio.Event().wait()
 
@@ -129,7 +129,7 @@ async def test_a_callee_that_does_not_answer_is_given_up_in_time() -> None:
         assert time.monotonic() - began >= 0.3
 
 
-async def test_a_rotated_token_is_shown_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rotated_token_is_used_without_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "token"
     token = OwnToken(file)
     with pytest.raises(Unavailable):
@@ -184,11 +184,13 @@ def rpc_status(code: grpc.StatusCode, reason: str) -> Any:
         (grpc.StatusCode.CANCELLED, "", Unavailable),
     ],
 )
-async def test_each_answer_means_one_thing(code: grpc.StatusCode, reason: str, meaning: type[Exception]) -> None:
+async def test_each_status_of_a_peer_has_one_meaning(
+    code: grpc.StatusCode, reason: str, meaning: type[Exception]
+) -> None:
     assert type(await refused_with(code, reason)) is meaning
 
 
-async def test_a_fault_names_its_code_and_reason_and_is_counted() -> None:
+async def test_a_fault_has_code_and_reason_and_is_counted() -> None:
     def counted() -> float:
         return REGISTRY.get_sample_value("skyhigh_peer_faults_total", {"code": "INTERNAL", "reason": "INTERNAL"}) or 0
 

@@ -15,7 +15,7 @@ from tests.instances import own_database
 from tests.waiting import eventually
 
 
-async def test_statements_count_days_in_utc_whatever_the_zone_of_the_database(world: World) -> None:
+async def test_statements_use_utc_whatever_the_database_zone(world: World) -> None:
     url = await own_database(world)
     name = url.rpartition("/")[2]
     owner = await asyncpg.connect(world.servers.database_url())
@@ -31,7 +31,7 @@ async def test_statements_count_days_in_utc_whatever_the_zone_of_the_database(wo
         await pool.close()
 
 
-async def test_a_session_that_the_server_ended_counts_as_unavailable(world: World) -> None:
+async def test_a_session_ended_by_the_server_is_unavailable(world: World) -> None:
     url = world.servers.database_url("seat")
     told, ended = asyncio.Event(), asyncio.Event()
 
@@ -72,7 +72,7 @@ async def test_a_session_that_the_server_ended_counts_as_unavailable(world: Worl
 async def _answers(pool: db.Pool) -> bool:
     try:
         return bool(await pool.fetchval("SELECT 1"))
-    except db.AWAY:
+    except db.UNREACHABLE:
         return False
 
 

@@ -30,7 +30,7 @@ def test_an_endpoint_is_a_host_and_a_port(text: str, host: str, port: int) -> No
 @pytest.mark.parametrize(
     "text", ["", "seat", ":50051", "seat:", "seat:x", "seat:-1", "seat:65536", "::1:50051", "[seat:1", "seat:\u0661"]
 )
-def test_another_text_is_refused(text: str) -> None:
+def test_an_invalid_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"host:port|port above|no address"):
         endpoints(text)
 
@@ -45,12 +45,12 @@ def test_another_text_is_refused(text: str) -> None:
         ("[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2"),
     ],
 )
-def test_grpc_calls_one_server_or_several(text: str, target: str) -> None:
+def test_a_grpc_target_has_one_or_several_servers(text: str, target: str) -> None:
     assert grpc_target(text) == target
 
 
 @pytest.mark.parametrize("text", ["seat-0:1,seat-1:1", "127.0.0.1:1,[::1]:1", "seat:1,127.0.0.1:1"])
-def test_grpc_refuses_several_that_it_can_not_call(text: str) -> None:
+def test_several_hosts_by_name_are_refused_for_grpc(text: str) -> None:
     with pytest.raises(ValueError, match="one family"):
         grpc_target(text)
 
@@ -85,7 +85,7 @@ REQUIRED = {
         ("127.0.0.1:99999", False),
     ],
 )
-def test_the_gateway_and_a_service_take_the_same_addresses(text: str, taken: bool, tmp_path: Path) -> None:
+def test_gateway_and_services_accept_the_same_addresses(text: str, taken: bool, tmp_path: Path) -> None:
     jwks = tmp_path / "jwks.json"
     jwks.write_text('{"keys": []}')
 

@@ -45,7 +45,7 @@ async def transaction_of(pool: Pool) -> db.Written:
     return db.Written(*row)
 
 
-async def test_a_commit_whose_answer_was_lost_succeeds(proxied_pool: tuple[Proxy, Pool]) -> None:
+async def test_a_commit_with_lost_response_succeeds(proxied_pool: tuple[Proxy, Pool]) -> None:
     proxy, pool = proxied_pool
     proxy.conditions.cut_after = Cut(b"COMMIT;", most=1)
     await note(pool)
@@ -53,7 +53,7 @@ async def test_a_commit_whose_answer_was_lost_succeeds(proxied_pool: tuple[Proxy
     assert await is_noted(pool)
 
 
-async def test_a_commit_that_did_not_arrive_is_unavailable_and_changed_nothing(
+async def test_a_commit_that_did_not_arrive_is_unavailable(
     proxied_pool: tuple[Proxy, Pool],
 ) -> None:
     proxy, pool = proxied_pool
@@ -64,7 +64,7 @@ async def test_a_commit_that_did_not_arrive_is_unavailable_and_changed_nothing(
     assert not await is_noted(pool)
 
 
-async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_nothing(
+async def test_a_commit_with_unknown_outcome_is_deadline_exceeded(
     proxied_pool: tuple[Proxy, Pool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db, "OUTCOME_SECONDS", 0.2)
@@ -76,23 +76,23 @@ async def test_a_commit_that_nobody_can_tell_of_is_the_one_error_that_promises_n
     await eventually(lambda: is_noted(pool))
 
 
-async def test_a_commit_that_the_server_lost_in_a_crash_is_unavailable(proxied_pool: tuple[Proxy, Pool]) -> None:
+async def test_a_commit_lost_in_a_crash_is_unavailable(proxied_pool: tuple[Proxy, Pool]) -> None:
     _, pool = proxied_pool
     last, started = await transaction_of(pool)
     # This id has not been assigned yet, like the id of a transaction whose log records were lost in a crash.
     with pytest.raises(Unavailable):
-        await db.ask_what_became_of(pool, db.Written(last + 1_000_000, started), ConnectionError())
+        await db.verify_commit(pool, db.Written(last + 1_000_000, started), ConnectionError())
 
 
-async def test_a_number_that_was_given_again_after_a_crash_tells_nothing(proxied_pool: tuple[Proxy, Pool]) -> None:
+async def test_a_transaction_id_after_a_crash_proves_nothing(proxied_pool: tuple[Proxy, Pool]) -> None:
     _, pool = proxied_pool
     other, started = await transaction_of(pool)
     with pytest.raises(DeadlineExceeded):
-        await db.ask_what_became_of(pool, db.Written(other, started - timedelta(minutes=1)), ConnectionError())
-    await db.ask_what_became_of(pool, db.Written(other, started), ConnectionError())
+        await db.verify_commit(pool, db.Written(other, started - timedelta(minutes=1)), ConnectionError())
+    await db.verify_commit(pool, db.Written(other, started), ConnectionError())
 
 
-async def test_an_error_of_the_work_is_raised_as_it_is(proxied_pool: tuple[Proxy, Pool]) -> None:
+async def test_an_error_inside_the_transaction_is_raised_unchanged(proxied_pool: tuple[Proxy, Pool]) -> None:
     _, pool = proxied_pool
 
     async def fail() -> None:

@@ -99,7 +99,7 @@ async def test_every_sqlstate_of_an_outage_is_unavailable(pool: Pool) -> None:
         assert refusal.retry_after_seconds == 1
 
 
-async def test_a_defect_stays_internal(pool: Pool) -> None:
+async def test_a_defect_is_internal(pool: Pool) -> None:
     for sqlstate in DEFECTS:
         assert isinstance(await refusal_for(pool, sqlstate), Internal), sqlstate
 
@@ -116,7 +116,7 @@ async def _write(pool: Pool) -> None:
         await set_timer(conn, f"test-{secrets.token_hex(4)}", "x")
 
 
-async def test_calls_are_unavailable_while_postgres_takes_no_writes(world: World) -> None:
+async def test_calls_are_unavailable_while_postgres_is_read_only(world: World) -> None:
     url, owner_url = await _urls(world)
     async with instance(world, database_url=url) as seat:
         flight = new_flight_id()
@@ -158,7 +158,7 @@ async def test_calls_are_unavailable_while_postgres_takes_no_writes(world: World
         assert codes <= {grpc.StatusCode.UNAVAILABLE}
 
 
-async def test_an_event_waits_out_an_outage_without_a_failed_try(world: World) -> None:
+async def test_an_event_outlasts_an_outage_without_a_try(world: World) -> None:
     name = f"outage-{secrets.token_hex(4)}"
     applied: list[str] = []
 
@@ -220,7 +220,7 @@ async def test_an_event_waits_out_an_outage_without_a_failed_try(world: World) -
         (ZeroDivisionError(), 3),
     ],
 )
-async def test_a_timer_counts_no_try_for_an_outage(pool: Pool, error: Exception, tries: int) -> None:
+async def test_an_outage_does_not_count_as_a_timers_try(pool: Pool, error: Exception, tries: int) -> None:
     name = f"test-{secrets.token_hex(4)}"
     fired = 0
 
@@ -245,7 +245,7 @@ async def test_a_timer_counts_no_try_for_an_outage(pool: Pool, error: Exception,
     assert await pool.fetchval("SELECT tries FROM timers WHERE name = $1", name) == tries
 
 
-def test_several_hosts_are_searched_for_one_that_takes_writes() -> None:
+def test_of_several_hosts_the_writable_one_is_used() -> None:
     assert db.writable_host("postgresql://seat@one:5432,two:5432/skyhigh") == "read-write"
     assert db.writable_host("postgresql://seat@one:5432/skyhigh") is None
     assert db.writable_host("postgresql://seat@one,two/skyhigh?target_session_attrs=primary") is None

@@ -120,7 +120,7 @@ async def running(relay: Relay | Consumer) -> AsyncIterator[None]:
         await tasks.end([task])
 
 
-async def test_an_event_that_no_queue_takes_is_not_published_until_one_does(post: Post) -> None:
+async def test_an_event_without_a_queue_is_published_later(post: Post) -> None:
     told = await post.tell()
     async with running(post.relay()):
 
@@ -137,7 +137,7 @@ async def test_an_event_that_no_queue_takes_is_not_published_until_one_does(post
         await eventually(lambda: post.published(told))
 
 
-async def test_events_that_no_queue_takes_keep_no_other_waiting(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unroutable_events_delay_no_others(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "RELAY_BATCH", 2)
     queue = await post.listen()
     unheard = await post.tell(3, routing_key=f"{post.name}.other.v1")
@@ -148,13 +148,13 @@ async def test_events_that_no_queue_takes_keep_no_other_waiting(post: Post, monk
     assert await post.published(unheard) == set()
 
 
-async def test_what_nobody_has_to_hear_needs_no_queue(post: Post) -> None:
+async def test_an_event_without_consumer_needs_no_queue(post: Post) -> None:
     told = await post.tell(routing_key="waitlist.assigned.v1")
     async with running(post.relay()):
         await eventually(lambda: post.published(told))
 
 
-async def test_a_broker_that_lost_its_disk_gets_the_events_of_the_last_hour_again(post: Post) -> None:
+async def test_a_new_broker_gets_the_last_hours_events(post: Post) -> None:
     queue = await post.listen()
     told, long_ago = await post.tell(3), await post.tell(2)
     async with running(post.relay()):
@@ -176,7 +176,7 @@ async def test_a_broker_that_lost_its_disk_gets_the_events_of_the_last_hour_agai
         assert await queue.get(no_ack=True, fail=False) is None
 
 
-async def test_a_relay_with_nothing_to_publish_finds_out_that_the_broker_lost_its_data(post: Post) -> None:
+async def test_an_idle_relay_detects_a_new_broker(post: Post) -> None:
     queue = await post.listen()
     told = await post.tell()
     async with proxied(post.url) as (proxy, url), running(Relay(post.pool, url, source=f"skyhigh/{post.name}")):
@@ -187,7 +187,7 @@ async def test_a_relay_with_nothing_to_publish_finds_out_that_the_broker_lost_it
         assert await post.received(queue, 1) == told
 
 
-async def test_processes_that_find_a_new_broker_together_lose_nothing(post: Post) -> None:
+async def test_processes_that_detect_a_new_broker_lose_nothing(post: Post) -> None:
     queue = await post.listen()
     told = await post.tell(20)
     async with running(post.relay()), running(post.relay()), running(post.relay()):
@@ -207,7 +207,7 @@ async def test_processes_that_find_a_new_broker_together_lose_nothing(post: Post
         await eventually(all_published)
 
 
-async def test_a_consumer_declares_its_queue_again_when_the_broker_lost_it(post: Post) -> None:
+async def test_a_consumer_declares_a_lost_queue_again(post: Post) -> None:
     name, heard = f"lost-{secrets.token_hex(4)}", list[str]()
 
     async def handle(conn: Conn, event: events_pb2.SeatReleased) -> None:
@@ -229,9 +229,7 @@ async def test_a_consumer_declares_its_queue_again_when_the_broker_lost_it(post:
     await post.channel.queue_delete(f"seat.{name}")
 
 
-async def test_a_consumer_finds_out_that_its_queue_was_deleted_while_its_connection_lives(
-    post: Post, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_consumer_detects_a_deleted_queue(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "LOOK_SECONDS", 0.05)
     name, heard = f"lost-{secrets.token_hex(4)}", list[str]()
 

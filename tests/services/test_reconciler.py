@@ -71,7 +71,7 @@ def ledger(pool: Pool) -> Ledger:
     return Ledger(pool, f"waits_{secrets.token_hex(4)}")
 
 
-async def test_a_row_that_fails_delays_no_other(ledger: Ledger) -> None:
+async def test_a_failing_row_delays_no_other(ledger: Ledger) -> None:
     told: list[None] = []
     await ledger.create(["broken-1", "lost-1", "lost-2", "right-1"])
     await ledger.reconciler(AT_ONCE_AGAIN, lambda: told.append(None)).look(ledger.comparison())
@@ -80,20 +80,20 @@ async def test_a_row_that_fails_delays_no_other(ledger: Ledger) -> None:
     assert len(told) == 2
 
 
-async def test_a_look_goes_through_several_batches(ledger: Ledger) -> None:
+async def test_a_run_processes_several_batches(ledger: Ledger) -> None:
     await ledger.create([f"lost-{n:03}" for n in range(2 * BATCH + 5)])
     await ledger.reconciler(AT_ONCE_AGAIN).look(ledger.comparison())
     assert await ledger.left() == set()
     assert set(ledger.compared.values()) == {1}
 
 
-async def test_processes_share_the_looks_of_an_interval(ledger: Ledger) -> None:
+async def test_processes_share_the_runs_of_an_interval(ledger: Ledger) -> None:
     await ledger.create([f"right-{n}" for n in range(5)])
     await asyncio.gather(*(ledger.reconciler(NEVER).look(ledger.comparison()) for _ in range(4)))
     assert set(ledger.compared.values()) == {1}
 
 
-async def test_an_owner_that_does_not_respond_is_asked_about_one_batch_and_then_about_the_next(ledger: Ledger) -> None:
+async def test_one_batch_per_run_is_tried_during_an_outage(ledger: Ledger) -> None:
     await ledger.create([f"lost-{n:03}" for n in range(2 * BATCH)])
     reconciler, ledger.away = ledger.reconciler(AT_ONCE_AGAIN), True
     await reconciler.look(ledger.comparison())
@@ -107,7 +107,7 @@ async def test_an_owner_that_does_not_respond_is_asked_about_one_batch_and_then_
     assert await ledger.left() == set()
 
 
-async def test_a_batch_asks_about_a_few_rows_at_a_time(ledger: Ledger) -> None:
+async def test_a_batch_repairs_a_few_rows_at_once(ledger: Ledger) -> None:
     await ledger.create([f"right-{n:03}" for n in range(3 * AT_ONCE)])
     running, most = 0, 0
 
@@ -138,7 +138,7 @@ async def test_a_lost_event_is_repaired_while_the_service_runs(ledger: Ledger) -
         await tasks.end([task])
 
 
-async def test_a_comparison_that_cannot_find_its_rows_does_not_end_the_others(ledger: Ledger) -> None:
+async def test_a_failing_comparison_does_not_stop_the_others(ledger: Ledger) -> None:
     await ledger.create(["lost-1"])
 
     async def find(_: str, __: int) -> Any:

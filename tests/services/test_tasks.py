@@ -33,7 +33,7 @@ async def test_a_task_that_loses_its_first_cancellation_ends() -> None:
     assert lost == 2
 
 
-async def test_a_task_that_failed_is_dropped_with_its_error() -> None:
+async def test_a_failed_task_is_removed_with_its_error() -> None:
     async def fails() -> None:
         raise ZeroDivisionError
 

@@ -21,7 +21,7 @@ except ZeroDivisionError:
 """
 
 
-def test_a_line_of_a_library_is_json_too() -> None:
+def test_a_librarys_log_line_is_json_too() -> None:
     printed = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
     ours, lost, failed = [json.loads(line) for line in printed.splitlines()]
     assert (ours["event"], ours["count"], ours["level"]) == ("ours", 1, "info")

@@ -20,23 +20,23 @@ def test_factor_is_a_number_from_1_to_60(value: str, number: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["0.9", "61", "nan", "inf", "-2", "two"])
-def test_other_value_is_refused_with_the_name_of_the_variable(value: str) -> None:
+def test_an_invalid_factor_is_refused_with_its_variable(value: str) -> None:
     with pytest.raises(ValueError, match=rf"{time_limits.VARIABLE}: '{value}'"):
         factor(value)
 
 
-def test_calls_and_statements_get_the_same_factor() -> None:
+def test_calls_and_statements_use_the_same_factor() -> None:
     assert FACTOR > 1, "tests/patience.py sets it before the services are imported"
     assert (Effect.READ.value, Effect.WRITE.value) == (2 * FACTOR, 5 * FACTOR)
     assert Effect.WRITE.value > db.STATEMENT_TIMEOUT_SECONDS
 
 
-def test_a_step_outlasts_the_calls_that_it_makes() -> None:
+def test_a_steps_lease_is_longer_than_its_calls() -> None:
     """Otherwise a second process would start a step that is still waiting for other services."""
     longest = {
         "booking": (booking_steps.LEASE_SECONDS, 2 * booking_peers.TIMEOUT_SECONDS),
         "waitlist": (assignment.CLAIM_LEASE_SECONDS, 3 * waitlist_peers.TIMEOUT_SECONDS),
         "a repair": (reconciler.REPAIR_SECONDS, 3 * booking_peers.TIMEOUT_SECONDS + db.STATEMENT_TIMEOUT_SECONDS),
-        "a booking": (bookings.CALL_IS_OVER.total_seconds(), Effect.WRITE.value),
+        "a booking": (bookings.CALL_ENDED_AFTER.total_seconds(), Effect.WRITE.value),
     }
     assert [name for name, (lasts, waits) in longest.items() if lasts <= waits] == []

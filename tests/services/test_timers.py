@@ -72,7 +72,7 @@ async def test_a_timer_fires_once_and_never_early(pool: Pool, name: str) -> None
         assert timer["fire_time"] >= timer["due_time"]
 
 
-async def test_a_timer_of_a_rolled_back_transaction_was_never_set(pool: Pool, name: str) -> None:
+async def test_a_timer_of_a_rolled_back_transaction_never_fires(pool: Pool, name: str) -> None:
     async def fail_afterwards() -> None:
         async with db.transaction(pool) as conn:
             await set_timer(conn, name, "x")
@@ -83,7 +83,7 @@ async def test_a_timer_of_a_rolled_back_transaction_was_never_set(pool: Pool, na
     assert await row(pool, name, "x") is None
 
 
-async def test_a_handler_that_fails_is_tried_again_and_its_error_is_kept(pool: Pool, name: str) -> None:
+async def test_a_failed_handler_is_retried_and_its_error_kept(pool: Pool, name: str) -> None:
     tries = 0
 
     async def fire(subject: str) -> None:
@@ -106,7 +106,7 @@ async def test_a_handler_that_fails_is_tried_again_and_its_error_is_kept(pool: P
     assert tries == 3
 
 
-async def test_who_takes_a_timer_and_dies_leaves_it_to_another(pool: Pool, name: str) -> None:
+async def test_a_timer_of_a_dead_process_is_taken_over(pool: Pool, name: str) -> None:
     taken = asyncio.Event()
 
     async def hang(subject: str) -> None:
@@ -131,7 +131,7 @@ async def test_who_takes_a_timer_and_dies_leaves_it_to_another(pool: Pool, name:
         await eventually(done)
 
 
-async def test_a_timer_set_anew_while_it_fires_fires_again(pool: Pool, name: str) -> None:
+async def test_a_timer_set_while_firing_fires_again(pool: Pool, name: str) -> None:
     fired: list[str] = []
 
     async def fire(subject: str) -> None:
@@ -169,7 +169,7 @@ async def test_a_cancelled_timer_does_not_fire(pool: Pool, name: str) -> None:
         await stays(kept_alone_fired, seconds=TWO_LOOKS_SECONDS)
 
 
-async def test_no_more_handlers_run_at_once_than_allowed(pool: Pool, name: str) -> None:
+async def test_concurrent_handlers_are_limited(pool: Pool, name: str) -> None:
     running = most = 0
     done = 0
     go_on = asyncio.Event()

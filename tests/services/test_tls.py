@@ -93,11 +93,11 @@ async def guarded(world: World, tmp_path_factory: pytest.TempPathFactory) -> Asy
         yield Guarded(world, authority, ports[1])
 
 
-async def test_one_of_us_is_answered(guarded: Guarded) -> None:
+async def test_a_peer_with_our_certificate_is_served(guarded: Guarded) -> None:
     assert await guarded.asked_by(guarded.authority.identity("checkin")) == "HOLD_NOT_FOUND"
 
 
-async def test_without_a_certificate_nobody_is_answered(guarded: Guarded) -> None:
+async def test_a_client_without_a_certificate_is_refused(guarded: Guarded) -> None:
     credentials = grpc.ssl_channel_credentials(guarded.authority.certificate.read_bytes())
     options = [tls.expected_name("seat")]
     async with grpc.aio.secure_channel(guarded.address, credentials, options=options) as channel:
@@ -106,12 +106,12 @@ async def test_without_a_certificate_nobody_is_answered(guarded: Guarded) -> Non
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_without_tls_nobody_is_answered(guarded: Guarded) -> None:
+async def test_a_client_without_tls_is_refused(guarded: Guarded) -> None:
     assert await guarded.asked_by(None) == "UNAVAILABLE"
     assert not await serves(guarded.port, SEATS)
 
 
-async def test_another_authority_is_not_ours(guarded: Guarded, tmp_path: Path) -> None:
+async def test_a_certificate_of_another_authority_is_refused(guarded: Guarded, tmp_path: Path) -> None:
     foreign = Authority(tmp_path)
     foreign.ensure(["checkin"])
     stranger = foreign.identity("checkin")
@@ -120,24 +120,24 @@ async def test_another_authority_is_not_ours(guarded: Guarded, tmp_path: Path) -
     assert await guarded.asked_by(stranger) == "UNAVAILABLE"
 
 
-async def test_what_has_ended_opens_nothing(guarded: Guarded) -> None:
+async def test_an_expired_certificate_is_refused(guarded: Guarded) -> None:
     ended = guarded.authority.issue("ended", valid=timedelta(seconds=-1))
     assert await guarded.asked_by(ended) == "UNAVAILABLE"
 
 
-async def test_a_caller_talks_to_nobody_of_another_authority(guarded: Guarded, tmp_path: Path) -> None:
+async def test_a_client_refuses_a_server_of_another_authority(guarded: Guarded, tmp_path: Path) -> None:
     ours = guarded.authority.identity("checkin")
     foreign = Authority(tmp_path)
     foreign.ensure([])
     assert await guarded.asked_by(Identity(ours.certificate, ours.key, foreign.certificate)) == "UNAVAILABLE"
 
 
-async def test_a_caller_talks_to_nobody_of_another_name(guarded: Guarded) -> None:
+async def test_a_client_refuses_a_server_with_another_name(guarded: Guarded) -> None:
     assert await guarded.asked_by(guarded.authority.identity("checkin"), service=PAYMENTS) == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_versions_that_are_taken(guarded: Guarded, version: ssl.TLSVersion) -> None:
+def test_current_tls_versions_are_accepted(guarded: Guarded, version: ssl.TLSVersion) -> None:
     context = guarded.authority.identity("checkin").client_context()
     context.minimum_version = context.maximum_version = version
     with (
@@ -147,7 +147,7 @@ def test_versions_that_are_taken(guarded: Guarded, version: ssl.TLSVersion) -> N
         assert secure.version() == version.name.replace("_", ".")
 
 
-async def test_a_replaced_certificate_is_shown_to_the_next_caller(guarded: Guarded) -> None:
+async def test_a_replaced_server_certificate_is_used_at_once(guarded: Guarded) -> None:
     before = await asyncio.to_thread(guarded.shown_serial)
     seat = guarded.authority.issue("seat")
     after = await asyncio.to_thread(guarded.shown_serial)
@@ -160,7 +160,7 @@ async def test_a_replaced_certificate_is_shown_to_the_next_caller(guarded: Guard
     assert await guarded.asked_by(guarded.authority.identity("checkin")) == "HOLD_NOT_FOUND"
 
 
-async def test_a_caller_shows_its_replaced_certificate(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replaced_client_certificate_is_used_at_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "REREAD_SECONDS", 0)
     ended = guarded.authority.issue("waitlist", valid=timedelta(seconds=-1))
     token = OwnToken(guarded.world.token_files["waitlist"])
@@ -177,7 +177,7 @@ async def test_a_caller_shows_its_replaced_certificate(guarded: Guarded, monkeyp
         assert await reason() == "HOLD_NOT_FOUND"
 
 
-def test_all_three_settings_or_none(
+def test_tls_settings_must_be_complete_or_absent(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path)

@@ -41,7 +41,7 @@ def effect(name: str) -> tuple[list[int], Transition]:
     return runs, transition
 
 
-async def test_fifty_repeats_at_once_have_one_effect_and_one_answer(pool: Pool) -> None:
+async def test_concurrent_repeats_have_one_effect_and_one_response(pool: Pool) -> None:
     told: list[int] = []
     transitions = Transitions(pool, tell=lambda: told.append(1))
     name, request = f"test-{uuid4()}", key(uuid4())
@@ -52,7 +52,7 @@ async def test_fifty_repeats_at_once_have_one_effect_and_one_answer(pool: Pool) 
     assert len(told) == 1
 
 
-async def test_another_body_with_the_key_is_refused(pool: Pool) -> None:
+async def test_the_key_with_another_body_is_refused(pool: Pool) -> None:
     transitions = Transitions(pool, tell=lambda: None)
     name, request_id = f"test-{uuid4()}", uuid4()
     _, transition = effect(name)
@@ -63,7 +63,7 @@ async def test_another_body_with_the_key_is_refused(pool: Pool) -> None:
     assert await effects(pool, name) == 1
 
 
-async def test_a_refusal_undoes_everything_and_is_not_remembered(pool: Pool) -> None:
+async def test_a_refusal_is_rolled_back_and_not_stored(pool: Pool) -> None:
     transitions = Transitions(pool, tell=lambda: None)
     name, request = f"test-{uuid4()}", key(uuid4())
 
@@ -79,7 +79,7 @@ async def test_a_refusal_undoes_everything_and_is_not_remembered(pool: Pool) -> 
     assert (await transitions.run(request, StringValue, transition)).value == "answer 1"
 
 
-async def test_who_was_overtaken_is_judged_anew(pool: Pool) -> None:
+async def test_a_lost_race_is_evaluated_again(pool: Pool) -> None:
     transitions = Transitions(pool, tell=lambda: None)
     name = f"test-{uuid4()}"
     runs, transition = effect(name)
@@ -94,7 +94,7 @@ async def test_who_was_overtaken_is_judged_anew(pool: Pool) -> None:
     assert await effects(pool, name) == 1
 
 
-async def test_who_is_overtaken_again_and_again_is_told(pool: Pool) -> None:
+async def test_a_race_lost_repeatedly_is_reported(pool: Pool) -> None:
     transitions = Transitions(pool, tell=lambda: None)
 
     async def overtaken(conn: Conn) -> StringValue:

@@ -22,7 +22,7 @@ async def test_a_worker_that_never_starts_ends_the_service(monkeypatch: pytest.M
     assert stopping.is_set()
 
 
-async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
+async def test_a_server_waits_for_a_port_of_a_connection() -> None:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ async def test_a_server_waits_for_a_port_that_a_connection_uses() -> None:
     await server.stop(None)
 
 
-async def test_a_server_does_not_wait_for_a_port_that_a_program_listens_on() -> None:
+async def test_a_server_fails_at_a_port_in_use() -> None:
     server = grpc.aio.server()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

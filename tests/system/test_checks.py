@@ -764,7 +764,7 @@ def overlapping(chance: random.Random) -> tuple[float, float]:
     return invoked, invoked + chance.uniform(0.1, 3)
 
 
-def test_order_of_joining_agrees_with_a_comparison_of_all_pairs() -> None:
+def test_order_of_joining_equals_a_comparison_of_pairs() -> None:
     verdicts = [0, 0]
     for seed in range(500):
         chance = random.Random(seed)
@@ -785,7 +785,7 @@ def test_order_of_joining_agrees_with_a_comparison_of_all_pairs() -> None:
     assert min(verdicts) > 50
 
 
-def test_map_that_goes_back_agrees_with_a_comparison_of_all_pairs() -> None:
+def test_decreasing_map_versions_equal_a_comparison_of_pairs() -> None:
     verdicts = [0, 0]
     for seed in range(500):
         chance = random.Random(seed)

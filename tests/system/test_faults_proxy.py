@@ -126,7 +126,7 @@ async def test_latency_is_added_to_each_direction(proxy: Proxy) -> None:
         assert time.monotonic() - began >= 0.2
 
 
-async def test_a_black_hole_for_requests_holds_them_until_it_ends(server: Server, proxy: Proxy) -> None:
+async def test_a_black_hole_holds_requests_until_it_ends(server: Server, proxy: Proxy) -> None:
     async with connected(proxy) as client:
         assert await client.ask(b"one\n") == b"ONE\n"
         proxy.disturb(Conditions(black_hole=frozenset({Direction.REQUESTS})))
@@ -151,7 +151,7 @@ async def test_a_black_hole_for_answers_lets_requests_arrive(server: Server, pro
         assert await asked == b"ONE\n"
 
 
-async def test_a_connection_closed_in_a_black_hole_ends_at_the_server_after_it(server: Server, proxy: Proxy) -> None:
+async def test_a_connection_closed_in_a_black_hole_ends_later(server: Server, proxy: Proxy) -> None:
     async with connected(proxy) as client:
         assert await client.ask(b"one\n") == b"ONE\n"
         proxy.disturb(Conditions(black_hole=BOTH))
@@ -163,7 +163,7 @@ async def test_a_connection_closed_in_a_black_hole_ends_at_the_server_after_it(s
     assert server.got == [b"one\n", b"two\n"]
 
 
-async def test_a_cut_before_a_request_keeps_it_from_the_server(server: Server, proxy: Proxy) -> None:
+async def test_a_cut_before_a_request_withholds_it(server: Server, proxy: Proxy) -> None:
     proxy.conditions.cut_before = Cut(b"two", most=1)
     async with connected(proxy) as client:
         assert await client.ask(b"one\n") == b"ONE\n"
@@ -175,7 +175,7 @@ async def test_a_cut_before_a_request_keeps_it_from_the_server(server: Server, p
     assert server.got == [b"one\n", b"two\n"]
 
 
-async def test_a_cut_after_a_request_loses_its_answer(server: Server, proxy: Proxy) -> None:
+async def test_a_cut_after_a_request_loses_its_response(server: Server, proxy: Proxy) -> None:
     proxy.conditions.cut_after = Cut(b"two", most=1)
     async with connected(proxy) as client:
         assert await client.ask(b"one\n") == b"ONE\n"
@@ -185,7 +185,7 @@ async def test_a_cut_after_a_request_loses_its_answer(server: Server, proxy: Pro
     assert server.got == [b"one\n", b"two\n"]
 
 
-async def test_a_cut_after_a_request_without_an_answer_comes_soon() -> None:
+async def test_a_cut_without_a_response_comes_soon() -> None:
     async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -198,7 +198,7 @@ async def test_a_cut_after_a_request_without_an_answer_comes_soon() -> None:
                 await client.ask(b"one\n")
 
 
-async def test_a_cut_can_refuse_all_connections_until_the_proxy_is_calm(proxy: Proxy) -> None:
+async def test_a_cut_can_refuse_connections_until_calm(proxy: Proxy) -> None:
     proxy.conditions.cut_after = Cut(then_refuse=True)
     async with connected(proxy) as client:
         with pytest.raises(ConnectionError):
@@ -264,7 +264,7 @@ CONFIRM = frame(METHOD, 1, struct.pack(">HH", 60, 80) + bytes(9))
 CLOSE = frame(METHOD, 2, struct.pack(">HH", 20, 40))
 
 
-def test_deliveries_are_held_and_all_other_frames_pass() -> None:
+def test_only_deliveries_are_held_back() -> None:
     shuffler = Shuffler(random.Random(1))
     assert shuffler.feed(delivery(2, b"first") + CONFIRM + delivery(2, b"second", bodies=2)) == CONFIRM
     assert shuffler.holds
@@ -273,14 +273,14 @@ def test_deliveries_are_held_and_all_other_frames_pass() -> None:
     assert not shuffler.holds
 
 
-def test_frames_that_arrive_byte_by_byte_are_put_together() -> None:
+def test_frames_that_arrive_byte_by_byte_are_assembled() -> None:
     shuffler = Shuffler(random.Random(1))
     arriving = CONFIRM + delivery(2, b"body", bodies=2) + CONFIRM
     assert b"".join(shuffler.feed(bytes([byte])) for byte in arriving) == CONFIRM * 2
     assert shuffler.release() == delivery(2, b"body", bodies=2)
 
 
-def test_a_delivery_without_a_body_is_whole_with_its_header() -> None:
+def test_a_delivery_without_a_body_is_complete() -> None:
     shuffler = Shuffler(random.Random(1))
     empty = delivery(2, b"", bodies=0)
     assert shuffler.feed(empty) == b""
@@ -308,7 +308,7 @@ def test_no_delivery_follows_the_frame_that_closes_its_channel() -> None:
     assert shuffler.release() == other
 
 
-def test_only_so_many_deliveries_are_held() -> None:
+def test_the_number_of_held_deliveries_is_limited() -> None:
     shuffler = Shuffler(random.Random(1))
     passed = shuffler.feed(b"".join(delivery(2, b"body") for _ in range(MOST_HELD)))
     assert passed == delivery(2, b"body") * MOST_HELD

@@ -32,7 +32,7 @@ def test_a_seed_makes_the_same_schedule_each_time(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_faults_that_overlap_leave_a_stack_that_can_work(seed: int) -> None:
+def test_overlapping_faults_leave_a_working_stack(seed: int) -> None:
     planned = schedule(seed, 10 * MINUTE)
     for one, other in overlaps(planned):
         assert not (KIND[one.kind].stops_work and KIND[other.kind].stops_work), (one, other)
@@ -51,12 +51,12 @@ def test_calm_seconds_follow_each_group_and_end_the_run(seed: int) -> None:
         assert begin - end >= CALM_SECONDS[0]
 
 
-def test_a_disturbance_shows_its_wires_and_what_happens_to_them() -> None:
+def test_a_disturbance_prints_its_wires_and_conditions() -> None:
     fault = Disturbed("[a-z]+>redis", Conditions(latency_seconds=0.1, black_hole=BOTH))
     assert str(fault) == "[a-z]+>redis: latency_seconds=0.1 black_hole=answers+requests"
 
 
-def test_every_kind_happens_once_before_any_happens_twice() -> None:
+def test_every_kind_occurs_once_before_any_repeats() -> None:
     kinds = [each.kind for each in schedule(5, 60 * MINUTE)]
     assert set(kinds) == set(KIND)
     # A second fault that does not fit is dropped, and a kind that may join another fault can be drawn early for that.
@@ -115,7 +115,7 @@ class Wired:
         (200, "flight.0"),
     ],
 )
-def test_a_port_has_the_name_of_what_listens_there(offset: int, name: str) -> None:
+def test_a_port_has_the_name_of_its_server(offset: int, name: str) -> None:
     assert server_name(BASE + offset, BASE) == name
 
 
@@ -174,7 +174,7 @@ async def test_a_fault_that_fails_is_undone_and_reported() -> None:
     assert log == ["first begins", "first ends"]
 
 
-async def test_a_cancelled_run_undoes_the_fault_that_lasts() -> None:
+async def test_a_cancelled_run_undoes_its_running_fault() -> None:
     log: list[str] = []
     lasting = Noted("first", log)
     run = asyncio.create_task(play(stack_with(), [at(0, lasting, lasts=MINUTE)]))
@@ -185,14 +185,14 @@ async def test_a_cancelled_run_undoes_the_fault_that_lasts() -> None:
     assert log == ["first begins", "first ends"]
 
 
-async def test_no_group_begins_that_would_last_beyond_the_end() -> None:
+async def test_no_group_lasts_beyond_the_end() -> None:
     log: list[str] = []
     loop = asyncio.get_running_loop()
     await play(stack_with(), [at(0, Noted("first", log)), at(MINUTE, Noted("second", log))], until=loop.time() + 1)
     assert log == ["first begins", "first ends"]
 
 
-async def test_conditions_are_undone_on_every_wire_that_they_met() -> None:
+async def test_conditions_are_undone_on_every_wire() -> None:
     calls: list[str] = []
 
     class Quiet:
@@ -211,10 +211,10 @@ async def test_conditions_are_undone_on_every_wire_that_they_met() -> None:
     assert calls == ["disturb", "cut", "disturb", "cut", "calm", "calm"]
 
 
-async def test_wires_that_the_stack_does_not_have_are_skipped() -> None:
+async def test_wires_missing_in_the_stack_are_skipped() -> None:
     (played,) = await play(stack_with("a>redis"), [at(0, Disturbed("[a-z]+>postgres", Conditions()))])
     assert "no proxy" in played.skipped
 
 
-def test_a_rolling_restart_meets_every_service() -> None:
+def test_a_rolling_restart_includes_every_service() -> None:
     assert {"seat", "limits", "booking"} <= RollingRestart().parts

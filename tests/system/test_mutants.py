@@ -24,7 +24,7 @@ def test_mutant_applies(mutant: Mutant) -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.name))
-def test_mutant_names_what_catches_it(mutant: Mutant) -> None:
+def test_mutant_lists_the_tests_that_catch_it(mutant: Mutant) -> None:
     assert set(mutant.checks) <= {*checks.CHECKS, VERIFY, UNREST}
     assert mutant.checks or mutant.tests
     for name in mutant.tests:
@@ -40,7 +40,7 @@ def test_there_are_enough_mutants_in_every_service() -> None:
     assert "services" in packages
 
 
-def test_text_that_is_there_twice_or_never_is_no_place_for_a_mutant() -> None:
+def test_ambiguous_or_missing_text_is_refused_for_a_mutant() -> None:
     for source in ("", "one one"):
         with pytest.raises(ValueError, match="occurs"):
             planted(Mutant("twice", "a.py", (("one", "two"),)), source)
@@ -67,5 +67,5 @@ waitlist: seat 8D of SH4 went to entry 4; entry 3 had asked for it
         ("the system did not come to rest: booking B is CREATED", {UNREST}),
     ],
 )
-def test_report_of_a_run_names_the_checks_that_found_something(rest: str, found: set[str]) -> None:
+def test_report_lists_the_checks_that_found_something(rest: str, found: set[str]) -> None:
     assert found_in(REPORT + rest) == {"waitlist", "money"} | found

@@ -76,7 +76,7 @@ def history(seed: int) -> Operations:
     return writes, reads
 
 
-def test_verdict_is_that_of_a_search_through_all_orders() -> None:
+def test_verdict_equals_a_search_through_all_orders() -> None:
     verdicts = [0, 0]
     for seed in range(3_000):
         writes, reads = history(seed)
@@ -114,5 +114,5 @@ def test_planted_fault_is_found_and_named(writes: list[Write[int]], reads: list[
     assert text in fault.text
 
 
-def test_a_write_that_nobody_saw_return_may_have_come_at_any_time() -> None:
+def test_an_unreturned_write_may_take_effect_any_time() -> None:
     assert not list(faults([Write(1, inf), Write(2, 3)], [Read(0, 2.5, [1], "it", 0)]))

@@ -169,14 +169,14 @@ def test_refused_call_with_an_effect_is_found(played: tuple[History, Truth]) -> 
     assert "refusals" in found_by(copy, found)
 
 
-def test_change_that_no_client_asked_for_is_found(played: tuple[History, Truth]) -> None:
+def test_change_without_a_request_is_found(played: tuple[History, Truth]) -> None:
     history, found = played
     copy, operation = planted(history, "CancelHold")
     copy.operations.remove(operation)
     assert "refusals" in found_by(copy, found)
 
 
-def test_answer_from_the_future_and_from_the_past_is_found(played: tuple[History, Truth]) -> None:
+def test_response_outside_its_call_time_is_found(played: tuple[History, Truth]) -> None:
     history, found = played
     copy, operation = planted(history, "GetHold")
     begun = history.operations[0].invoked
@@ -189,7 +189,7 @@ def test_answer_from_the_future_and_from_the_past_is_found(played: tuple[History
     assert "linearizability" in found_by(copy, found)
 
 
-def test_map_that_goes_back_or_differs_is_found(played: tuple[History, Truth]) -> None:
+def test_map_that_decreases_or_differs_is_found(played: tuple[History, Truth]) -> None:
     history, found = played
     copy, operation = planted(history, "GetSeatMap")
     assert operation.answer is not None
@@ -202,7 +202,7 @@ def test_map_that_goes_back_or_differs_is_found(played: tuple[History, Truth]) -
     assert found_by(copy, found) == {"versions"}
 
 
-def test_repeat_with_another_answer_is_found(played: tuple[History, Truth]) -> None:
+def test_repeat_with_another_response_is_found(played: tuple[History, Truth]) -> None:
     history, found = played
     copy, _ = planted(history, "HoldSeats")
     repeats = next(
@@ -215,7 +215,7 @@ def test_repeat_with_another_answer_is_found(played: tuple[History, Truth]) -> N
     assert found_by(copy, found) == {"idempotency"}
 
 
-async def test_schema_without_a_column_or_a_table_is_read_as_far_as_it_goes(world: World) -> None:
+async def test_schema_with_missing_columns_is_read(world: World) -> None:
     url = await own_database(world)
     owner = f"{world.servers.database_url().rpartition('/')[0]}/{url.rpartition('/')[2]}"
     conn = await asyncpg.connect(owner)
@@ -242,7 +242,7 @@ def test_outcome_of_a_lost_connection_is_unknown() -> None:
     assert outcome_of(lost)[:3] == ("unknown", "UNAVAILABLE", None)
 
 
-def test_file_of_a_run_that_was_cut_off_is_read(tmp_path: Path) -> None:
+def test_history_file_of_an_interrupted_run_is_read(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     history = History(path, seed=7)
     operation = history.begin(

@@ -31,7 +31,7 @@ SHORTER: Final = {
 
 @pytest.mark.skipif(not os.environ.get("SKYHIGH_TEST_SYSTEM"), reason="takes a minute: SKYHIGH_TEST_SYSTEM=1")
 @pytest.mark.timeout(600)
-async def test_clients_of_a_whole_airline_see_what_the_ledgers_say(tmp_path: Path) -> None:
+async def test_clients_of_a_whole_airline_agree_with_the_ledgers(tmp_path: Path) -> None:
     plan = Plan(
         seed=SEED,
         seconds=SECONDS,

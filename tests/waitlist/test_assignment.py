@@ -26,7 +26,7 @@ from waitlist_service.entries import NOTIFY
 from waitlist_service.handlers import on_seat_released
 
 
-async def test_the_oldest_who_wants_it_gets_it(full: Flight) -> None:
+async def test_the_oldest_eligible_entry_gets_the_seat(full: Flight) -> None:
     first, second = full.waiter(), full.waiter()
     entries = [await first.join(), await second.join()]
     await full.free("20A")
@@ -48,16 +48,14 @@ async def test_a_skipped_entry_keeps_its_place(full: Flight) -> None:
 
 
 @pytest.mark.parametrize(("position", "seat"), [("WINDOW", "20F"), ("AISLE", "20D"), ("MIDDLE", "20E")])
-async def test_wishes_are_met(full: Flight, position: str, seat: str) -> None:
+async def test_entries_get_preferred_seats(full: Flight, position: str, seat: str) -> None:
     waiter = full.waiter()
     entry = await waiter.join(positions=(position,))
     await full.free("20D", "20E", "20F")
     assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == seat
 
 
-async def test_a_seat_that_nobody_wants_is_everybodys_at_once(
-    full: Flight, callers: Callers, database: Database
-) -> None:
+async def test_an_unwanted_seat_is_returned_at_once(full: Flight, callers: Callers, database: Database) -> None:
     await full.waiter().join("30F")
     await full.free("20A")
     await full.shows("20A", "AVAILABLE")
@@ -73,7 +71,7 @@ async def test_a_seat_that_nobody_wants_is_everybodys_at_once(
     await callers.customer().hold(full.flight_id, "20A")
 
 
-async def test_who_may_not_sit_there_is_passed_over(full: Flight, waitlist_database: Database) -> None:
+async def test_an_ineligible_entry_is_skipped(full: Flight, waitlist_database: Database) -> None:
     with_infant, able = full.waiter("ECONOMY:ADULT+INFT"), full.waiter()
     passed_over, next_one = await with_infant.join("12A"), await able.join("12A")
     await full.free("12A")
@@ -83,7 +81,7 @@ async def test_who_may_not_sit_there_is_passed_over(full: Flight, waitlist_datab
     assert reason == "EXIT_ROW_NOT_ALLOWED"
 
 
-async def test_an_assigned_passengers_old_seat_is_offered_on(full: Flight) -> None:
+async def test_an_assigned_passengers_former_seat_is_offered(full: Flight) -> None:
     first, second = full.waiter(), full.waiter()
     await full.free("25C")
     await first.seats.confirm(await first.seats.hold(full.flight_id, "25C", first.passenger_id))
@@ -93,13 +91,13 @@ async def test_an_assigned_passengers_old_seat_is_offered_on(full: Flight) -> No
     assert (await second.becomes(any_seat, "ASSIGNED")).seat_number == "25C"
 
 
-async def test_a_seat_that_is_free_already_is_assigned_at_once(full: Flight) -> None:
+async def test_an_available_seat_is_assigned_at_once(full: Flight) -> None:
     await full.free("20A")
     waiter = full.waiter()
     assert (await waiter.becomes(await waiter.join(), "ASSIGNED")).seat_number == "20A"
 
 
-async def test_the_waitlist_closes_behind_the_last_and_opens_again(full: Flight) -> None:
+async def test_the_waitlist_closes_when_empty_and_reopens(full: Flight) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     await waiter.waitlist.LeaveWaitlist(pb.LeaveWaitlistRequest(entry_id=entry.entry_id))
@@ -112,7 +110,7 @@ async def test_the_waitlist_closes_behind_the_last_and_opens_again(full: Flight)
     await again.becomes(second, "ASSIGNED")
 
 
-async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_sweep_finds_a_seat_with_lost_event(full: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
 
@@ -131,7 +129,7 @@ async def test_a_lost_event_is_found_by_the_sweep(full: Flight, monkeypatch: pyt
             "released_seats",
             SimpleNamespace(
                 match_with_entries=serve_nobody,
-                hand_back=released_seats.hand_back,
+                return_seats_later=released_seats.return_seats_later,
                 offer_time=released_seats.offer_time,
             ),
         )
@@ -162,7 +160,7 @@ async def test_a_repeated_and_a_late_event_change_nothing(full: Flight, waitlist
     assert (await second.entry(entries[1])).position == 1
 
 
-async def test_the_passenger_hears_of_it_by_mail(full: Flight, manifest: tuple[Manifest, str], mails: MailSink) -> None:
+async def test_an_assigned_passenger_is_mailed(full: Flight, manifest: tuple[Manifest, str], mails: MailSink) -> None:
     waiter = full.waiter()
     email = f"{waiter.pnr.lower()}@passengers.example"
     manifest[0].put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
@@ -177,7 +175,7 @@ async def test_the_passenger_hears_of_it_by_mail(full: Flight, manifest: tuple[M
     await eventually(mailed)
 
 
-async def test_notify_timer_that_runs_twice_writes_one_mail(
+async def test_a_notify_timer_that_runs_twice_mails_once(
     full: Flight,
     manifest: tuple[Manifest, str],
     waitlist_database: Database,
@@ -219,7 +217,7 @@ async def test_notify_timer_that_runs_twice_writes_one_mail(
     assert [mail.to for row in bodies if (mail := Mail.FromString(row["body"])).to == email] == [email]
 
 
-async def test_while_anybody_waits_no_other_caller_gets_a_freed_seat(full: Flight, callers: Callers) -> None:
+async def test_no_other_caller_gets_a_released_seat(full: Flight, callers: Callers) -> None:
     """100 other callers try to hold each freed seat.
 
     SKYHIGH_TEST_ROUNDS sets the number of seats.
@@ -241,9 +239,7 @@ async def test_while_anybody_waits_no_other_caller_gets_a_freed_seat(full: Fligh
         assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == number
 
 
-async def test_a_passenger_who_holds_another_seat_is_served_when_that_ends(
-    full: Flight, waitlist_database: Database
-) -> None:
+async def test_a_held_seat_delays_the_assignment_until_its_end(full: Flight, waitlist_database: Database) -> None:
     await full.free("25C")
     waiter = full.waiter()
     hold = await waiter.seats.hold(full.flight_id, "25C", waiter.passenger_id)
@@ -259,7 +255,7 @@ async def test_a_passenger_who_holds_another_seat_is_served_when_that_ends(
     assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == "20A"
 
 
-async def test_many_seats_freed_at_once_go_one_to_each_in_order(full: Flight) -> None:
+async def test_many_released_seats_are_assigned_in_order_of_joining(full: Flight) -> None:
     waiters = [full.waiter() for _ in range(30)]
     entries = [await waiter.join() for waiter in waiters]
     numbers = [f"{row}{letter}" for row in range(15, 20) for letter in "ABC"]

@@ -70,7 +70,7 @@ async def lost_first_answer(line: Line) -> None:
 
 
 @pytest.mark.parametrize("change", ["mode", "setting", "needs"])
-async def test_a_claim_whose_answer_is_lost_is_repeated_as_it_was(
+async def test_a_claim_with_lost_response_is_repeated_unchanged(
     full: Flight, line: Line, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     await full.mode(pb.OFFER)
@@ -92,9 +92,7 @@ async def test_a_claim_whose_answer_is_lost_is_repeated_as_it_was(
     assert left.state == pb.WaitlistEntry.LEFT
 
 
-async def test_a_confirmed_claim_whose_answer_is_lost_is_assigned_although_the_flight_offers_now(
-    full: Flight, line: Line
-) -> None:
+async def test_a_confirmed_claim_with_lost_response_is_assigned(full: Flight, line: Line) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     await full.free("20A")
@@ -129,7 +127,7 @@ def refuse(full: Flight, passenger: Waiter, refusal: Exception, monkeypatch: pyt
     ],
     ids=str,
 )
-async def test_a_refused_claim_holds_up_no_one_behind_it(
+async def test_a_refused_claim_does_not_block_younger_entries(
     full: Flight, waitlist_database: Database, monkeypatch: pytest.MonkeyPatch, refusal: Exception
 ) -> None:
     first, second = full.waiter(), full.waiter()
@@ -148,7 +146,7 @@ async def test_a_refused_claim_holds_up_no_one_behind_it(
     assert skipped["ends"], "a copy of the manifest that is late refuses for a while, not for ever"
 
 
-async def test_a_refused_claim_is_tried_again_after_twice_as_long(
+async def test_a_refused_claim_is_retried_after_double_pause(
     full: Flight, waitlist_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiter = full.waiter()
@@ -168,9 +166,7 @@ async def test_a_refused_claim_is_tried_again_after_twice_as_long(
     assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == "20A"
 
 
-async def test_a_key_reused_by_a_former_version_is_settled_by_the_seat_that_the_passenger_has(
-    full: Flight, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reused_key_is_settled_by_the_passengers_seat(full: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
     """The claim took effect, and its retries are refused, as case 08 left entries."""
     waiter = full.waiter()
     entry = await waiter.join("20A")
@@ -201,9 +197,7 @@ async def offered_to(full: Flight) -> tuple[Waiter, pb.WaitlistEntry, seats.Hold
 
 
 @pytest.mark.parametrize(("verb", "reason"), [("decline", "NO_OFFER"), ("leave", "ENTRY_ENDED")])
-async def test_a_confirmed_seat_stays_confirmed_whatever_becomes_of_the_offer(
-    full: Flight, verb: str, reason: str
-) -> None:
+async def test_a_confirmed_seat_survives_the_end_of_its_offer(full: Flight, verb: str, reason: str) -> None:
     waiter, entry, hold = await offered_to(full)
     await waiter.seats.confirm(hold)
     with refused("FAILED_PRECONDITION", reason) as refusal:
@@ -217,9 +211,7 @@ async def test_a_confirmed_seat_stays_confirmed_whatever_becomes_of_the_offer(
 
 
 @pytest.mark.parametrize("verb", ["leave", "accept"])
-async def test_an_offer_whose_hold_has_passed_to_another_passenger_assigns_no_seat(
-    full: Flight, callers: Callers, verb: str
-) -> None:
+async def test_an_offer_whose_hold_changed_passenger_assigns_nothing(full: Flight, callers: Callers, verb: str) -> None:
     waiter, entry, hold = await offered_to(full)
     agent = callers.agent()
     other = seats.SeatAssignment(flight_id=full.flight_id, seat_number="20A", passenger_id="X-other")
@@ -235,19 +227,19 @@ async def test_an_offer_whose_hold_has_passed_to_another_passenger_assigns_no_se
     await full.shows("20A", "CONFIRMED")
 
 
-async def test_an_offer_that_the_passenger_confirmed_at_the_seat_service_is_accepted(full: Flight) -> None:
+async def test_a_hold_confirmed_elsewhere_accepts_the_offer(full: Flight) -> None:
     waiter, entry, hold = await offered_to(full)
     await waiter.seats.confirm(hold)
     assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == "20A"
 
 
-async def test_an_offer_whose_hold_the_passenger_cancelled_ends(full: Flight) -> None:
+async def test_a_hold_cancelled_by_the_passenger_ends_the_offer(full: Flight) -> None:
     waiter, entry, hold = await offered_to(full)
     await waiter.seats.cancel(hold)
     assert (await waiter.becomes(entry, "DECLINED")).state == pb.WaitlistEntry.DECLINED
 
 
-async def test_an_accepted_offer_shows_the_seat_that_its_hold_was_changed_to(full: Flight) -> None:
+async def test_an_accepted_offer_shows_the_changed_seat(full: Flight) -> None:
     await full.free("25C")
     waiter, entry, hold = await offered_to(full)
     await waiter.seats.ChangeHoldSeats(
@@ -261,7 +253,7 @@ async def test_an_accepted_offer_shows_the_seat_that_its_hold_was_changed_to(ful
 
 
 @pytest.mark.parametrize("verb", ["decline", "leave", "off the manifest"])
-async def test_confirming_and_withdrawing_at_once_end_in_one_of_both(full: Flight, verb: str) -> None:
+async def test_confirm_and_withdraw_at_once_leave_one_result(full: Flight, verb: str) -> None:
     for _ in range(5):
         waiter, entry, hold = await offered_to(full)
         calls = [waiter.seats.confirm(hold)]

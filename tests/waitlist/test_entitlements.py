@@ -55,9 +55,7 @@ async def timers_of(database: Database, flight_id: str) -> list[str]:
     return sorted(row["name"] for row in rows)
 
 
-async def test_a_passenger_off_the_manifest_is_passed_over_and_its_entry_ends(
-    full: Flight, waitlist_database: Database
-) -> None:
+async def test_an_entry_without_entitlement_is_skipped_and_ends(full: Flight, waitlist_database: Database) -> None:
     first, second = full.waiter(), full.waiter()
     entries = [await first.join("20A"), await second.join("20A")]
     full.manifest.take_off(full.flight_id, first.passenger_id)
@@ -68,7 +66,7 @@ async def test_a_passenger_off_the_manifest_is_passed_over_and_its_entry_ends(
     assert await full.seat_of(first) == ""
 
 
-async def test_an_entry_ends_with_the_entitlement_although_no_seat_is_freed(full: Flight, mails: MailSink) -> None:
+async def test_an_entry_ends_with_the_entitlement(full: Flight, mails: MailSink) -> None:
     waiter = full.waiter()
     email = f"{waiter.pnr.lower()}@passengers.example"
     full.manifest.put(full.flight_id, waiter.passenger_id, waiter.pnr, contact_email=email)
@@ -84,7 +82,7 @@ async def test_an_entry_ends_with_the_entitlement_although_no_seat_is_freed(full
         await waiter.join()
 
 
-async def test_an_offer_ends_with_the_entitlement_and_goes_to_the_next(full: Flight, callers: Callers) -> None:
+async def test_an_offer_ends_with_the_entitlement(full: Flight, callers: Callers) -> None:
     await full.mode(pb.OFFER)
     first, second = full.waiter(), full.waiter()
     entries = [await first.join("20A"), await second.join("20A")]
@@ -110,7 +108,7 @@ async def test_an_offer_is_not_accepted_after_the_entitlement_ended(full: Flight
     assert await full.seat_of(waiter) == ""
 
 
-async def test_all_entries_end_when_check_in_closes_and_no_timer_remains(
+async def test_entries_and_timers_end_when_check_in_closes(
     full: Flight, waitlist_database: Database, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entitlements, "PAGE", 2)
@@ -155,7 +153,7 @@ async def test_an_offer_is_not_accepted_after_check_in_closed(full: Flight) -> N
     await waiter.becomes(entry, "LEFT")
 
 
-async def test_a_departure_that_moves_ahead_ends_the_waiting(full: Flight, waitlist_database: Database) -> None:
+async def test_an_earlier_departure_ends_entries(full: Flight, waitlist_database: Database) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     full.manifest.closes(full.flight_id, after=GONE)
@@ -189,7 +187,7 @@ async def test_a_departure_that_is_delayed_keeps_the_waitlist_open(full: Flight,
     await waiter.becomes(entry, "ASSIGNED")
 
 
-async def test_a_delay_after_the_close_lets_passengers_join_again(full: Flight) -> None:
+async def test_passengers_can_join_again_after_a_delay(full: Flight) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     full.manifest.closes(full.flight_id, after=GONE)
@@ -200,7 +198,7 @@ async def test_a_delay_after_the_close_lets_passengers_join_again(full: Flight) 
     await waiter.becomes(again, "ASSIGNED")
 
 
-async def test_a_cancelled_flight_is_found_without_its_event(full: Flight, waitlist_database: Database) -> None:
+async def test_a_cancelled_flight_is_detected_without_its_event(full: Flight, waitlist_database: Database) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     full.manifest.cancels(full.flight_id, "STRIKE")
@@ -210,7 +208,7 @@ async def test_a_cancelled_flight_is_found_without_its_event(full: Flight, waitl
         await waiter.join("20A")
 
 
-async def test_a_session_reaches_the_passengers_of_its_own_locator_only(full: Flight) -> None:
+async def test_a_session_can_act_only_for_its_locator(full: Flight) -> None:
     waiter, stranger = full.waiter(), full.waiter()
     with refused("NOT_FOUND", "PASSENGER_NOT_FOUND"):
         await stranger.waitlist.JoinWaitlist(
@@ -219,14 +217,14 @@ async def test_a_session_reaches_the_passengers_of_its_own_locator_only(full: Fl
 
 
 @pytest.mark.parametrize("role", ["passenger", "agent"])
-async def test_a_lap_infant_cannot_wait(full: Flight, waitlist: Callers, role: str) -> None:
+async def test_a_lap_infant_cannot_join(full: Flight, waitlist: Callers, role: str) -> None:
     infant = full.waiter("ECONOMY:INFANT")
     caller = infant.waitlist if role == "passenger" else waitlist.agent()
     with refused("FAILED_PRECONDITION", "LAP_INFANT_HAS_NO_SEAT"):
         await caller.JoinWaitlist(pb.JoinWaitlistRequest(flight_id=full.flight_id, passenger_id=infant.passenger_id))
 
 
-async def test_a_passenger_who_becomes_an_infant_waits_no_longer(full: Flight) -> None:
+async def test_an_entry_ends_when_its_passenger_becomes_an_infant(full: Flight) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     full.manifest.put(full.flight_id, waiter.passenger_id, waiter.pnr, "ECONOMY:INFANT")
@@ -235,7 +233,7 @@ async def test_a_passenger_who_becomes_an_infant_waits_no_longer(full: Flight) -
     assert await full.seat_of(waiter) == ""
 
 
-async def test_an_exit_row_goes_to_the_next_after_the_needs_changed(full: Flight, waitlist_database: Database) -> None:
+async def test_an_exit_row_skips_an_entry_with_new_needs(full: Flight, waitlist_database: Database) -> None:
     first, second = full.waiter(), full.waiter()
     entries = [await first.join("12A", "20A"), await second.join("12A")]
     full.manifest.put(full.flight_id, first.passenger_id, first.pnr, "ECONOMY:ADULT+WCHC")
@@ -247,7 +245,7 @@ async def test_an_exit_row_goes_to_the_next_after_the_needs_changed(full: Flight
     assert (await first.becomes(entries[0], "ASSIGNED")).seat_number == "20A"
 
 
-async def test_a_seat_that_goes_past_an_entry_again_overtakes_nobody(full: Flight, waitlist_database: Database) -> None:
+async def test_a_skipped_entry_stays_ahead_of_younger_ones(full: Flight, waitlist_database: Database) -> None:
     first, second = full.waiter(), full.waiter()
     await full.free("25C")
     held = await first.seats.hold(full.flight_id, "25C", first.passenger_id)
@@ -270,9 +268,7 @@ async def test_a_seat_that_goes_past_an_entry_again_overtakes_nobody(full: Fligh
     assert (await first.becomes(entries[0], "ASSIGNED")).seat_number == "20A"
 
 
-async def test_a_seat_that_the_rules_forbade_is_given_once_the_needs_allow_it(
-    full: Flight, waitlist_database: Database
-) -> None:
+async def test_a_forbidden_seat_is_assigned_after_the_needs_change(full: Flight, waitlist_database: Database) -> None:
     waiter = full.waiter("ECONOMY:ADULT+WCHC")
     entry = await waiter.join("12A")
     await full.free("12A")
@@ -285,7 +281,7 @@ async def test_a_seat_that_the_rules_forbade_is_given_once_the_needs_allow_it(
     assert (await waiter.becomes(entry, "ASSIGNED")).seat_number == "12A"
 
 
-async def test_a_changed_cabin_keeps_the_passenger_off_the_former_one(full: Flight) -> None:
+async def test_a_new_cabin_excludes_seats_of_the_former_cabin(full: Flight) -> None:
     first, second = full.waiter(), full.waiter()
     entries = [await first.join(), await second.join()]
     full.manifest.put(full.flight_id, first.passenger_id, first.pnr, "BUSINESS")
@@ -314,7 +310,7 @@ async def test_an_entry_follows_its_passenger_to_another_locator(full: Flight) -
         await waiter.entry(entry)
 
 
-async def test_no_seat_is_given_while_the_manifest_cannot_be_asked(full: Flight, waitlist_database: Database) -> None:
+async def test_no_seat_is_assigned_while_the_manifest_is_unavailable(full: Flight, waitlist_database: Database) -> None:
     first, second = full.waiter(), full.waiter()
     entries = [await first.join("20A"), await second.join("20A")]
     full.manifest.take_off(full.flight_id, first.passenger_id)
@@ -337,9 +333,7 @@ async def test_no_seat_is_given_while_the_manifest_cannot_be_asked(full: Flight,
     await first.becomes(entries[0], "LEFT")
 
 
-async def test_a_matched_passenger_leaves_while_the_manifest_cannot_be_asked(
-    full: Flight, waitlist_database: Database
-) -> None:
+async def test_a_matched_passenger_can_leave_during_an_outage(full: Flight, waitlist_database: Database) -> None:
     first, second = full.waiter(), full.waiter()
     entries = [await first.join("20A"), await second.join("20A")]
     full.manifest.is_down = True
@@ -359,7 +353,7 @@ async def test_a_matched_passenger_leaves_while_the_manifest_cannot_be_asked(
     assert (await second.becomes(entries[1], "ASSIGNED")).seat_number == "20A"
 
 
-async def test_a_flight_whose_sweep_is_lost_is_compared_again(full: Flight, waitlist_database: Database) -> None:
+async def test_a_flight_with_a_lost_sweep_is_compared_again(full: Flight, waitlist_database: Database) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
 
@@ -379,7 +373,7 @@ async def test_a_flight_whose_sweep_is_lost_is_compared_again(full: Flight, wait
     await waiter.becomes(entry, "LEFT")
 
 
-def test_a_claim_has_no_more_needs_than_the_seat_service_takes(entry_of: Callable[..., Entry]) -> None:
+def test_a_claim_has_at_most_eight_special_services(entry_of: Callable[..., Entry]) -> None:
     many = ["BLND", "CHML", "DEAF", "MAAS", "MEDA", "VGML", "WCHC", "WCHR", "INFT"]
     request = peers.claim_request(entry_of(special_services=many), offer_ttl=None)
     assert len(request.profile.special_services) == 8

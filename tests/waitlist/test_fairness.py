@@ -32,9 +32,7 @@ async def nobody_was_overtaken(database: Database, flight: Flight) -> None:
     assert [row for row in await database.fetch(invariant.offenders) if row["entry_id"] in numbers] == []
 
 
-async def test_who_may_not_sit_in_an_exit_row_gets_the_seat_that_is_freed_with_it(
-    full: Flight, waitlist_database: Database
-) -> None:
+async def test_an_ineligible_entry_gets_the_other_released_seat(full: Flight, waitlist_database: Database) -> None:
     await full.give_to_one_hold(EXIT_SEAT, PLAIN_SEAT)
     with_infant, able = full.waiter("ECONOMY:ADULT+INFT"), full.waiter()
     first, second = await with_infant.join(), await able.join()
@@ -44,7 +42,7 @@ async def test_who_may_not_sit_in_an_exit_row_gets_the_seat_that_is_freed_with_i
     await nobody_was_overtaken(waitlist_database, full)
 
 
-async def test_a_seat_that_nobody_who_wants_it_may_have_is_everybodys_at_once(full: Flight) -> None:
+async def test_a_seat_forbidden_to_all_entries_is_returned(full: Flight) -> None:
     waiter = full.waiter("ECONOMY:ADULT+INFT")
     entry = await waiter.join(EXIT_SEAT, PLAIN_SEAT)
     await full.free(EXIT_SEAT)
@@ -53,9 +51,7 @@ async def test_a_seat_that_nobody_who_wants_it_may_have_is_everybodys_at_once(fu
 
 
 @pytest.mark.parametrize("age", [timedelta(milliseconds=300), timedelta(seconds=30)])
-async def test_a_late_event_costs_nobody_the_next_seat(
-    full: Flight, waitlist_database: Database, age: timedelta
-) -> None:
+async def test_a_late_event_costs_no_entry_a_seat(full: Flight, waitlist_database: Database, age: timedelta) -> None:
     waiters = [full.waiter() for _ in range(3)]
     joined = [await waiter.join() for waiter in waiters]
     await full.free("20A")
@@ -72,7 +68,7 @@ async def test_a_late_event_costs_nobody_the_next_seat(
     await nobody_was_overtaken(waitlist_database, full)
 
 
-async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_database: Database) -> None:
+async def test_kept_seats_keep_their_certainty(full: Flight, waitlist_database: Database) -> None:
     """A kept seat keeps its release time, so its later match is certain.
 
     Otherwise one look at the map would make each match of a busy flight wait for the one before.
@@ -89,7 +85,7 @@ async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_data
     now = await waitlist_database.fetchval("SELECT clock_timestamp()")
     await released_seats.match_with_entries(waitlist_database, full.flight_id, {"20B": now, "20C": now})
     assert await waitlist_database.fetchval(kept, full.flight_id) == 2
-    await entries.give_up_claim(waitlist_database, await entries.find(waitlist_database, ids[0], owner=None))
+    await entries.remove_match(waitlist_database, await entries.find(waitlist_database, ids[0], owner=None))
     await released_seats.match_with_entries(waitlist_database, full.flight_id, {})
     assert list(map(tuple, await waitlist_database.fetch(line, ids))) == [("20B", False), ("20C", False), (None, False)]
     assert await waitlist_database.fetchval(kept, full.flight_id) == 0
@@ -97,7 +93,7 @@ async def test_what_was_kept_is_as_certain_as_it_was(full: Flight, waitlist_data
 
 
 @pytest.mark.parametrize(("window", "is_uncertain"), [(timedelta(seconds=2), True), (timedelta(seconds=10), False)])
-async def test_a_match_is_uncertain_if_the_offer_may_end_before_its_claim(
+async def test_a_match_is_uncertain_with_a_short_offer(
     full: Flight, waitlist_database: Database, window: timedelta, is_uncertain: bool
 ) -> None:
     """With an uncertain match the older entry loses no other seat to a younger one if its claim fails."""
@@ -119,9 +115,7 @@ async def test_a_match_is_uncertain_if_the_offer_may_end_before_its_claim(
     assert tuple(found) == ("20A", is_uncertain)
 
 
-async def test_what_is_kept_for_an_older_entry_is_given_once_its_match_has_come_to_something(
-    full: Flight, waitlist_database: Database
-) -> None:
+async def test_seats_kept_for_an_older_entry_are_assigned_later(full: Flight, waitlist_database: Database) -> None:
     """A look at the map matches those who join.
 
     A seat that is freed meanwhile may be kept until their claims are decided.
@@ -147,7 +141,7 @@ async def test_what_is_kept_for_an_older_entry_is_given_once_its_match_has_come_
     await nobody_was_overtaken(waitlist_database, full)
 
 
-def test_the_rules_for_people_are_those_of_the_seat_service() -> None:
+def test_the_eligibility_rules_equal_the_seat_services() -> None:
     assert eligibility.NO_EXIT_ROW_SERVICES == seat_rules.NO_EXIT_ROW_SERVICES
     assert eligibility.INFANT_ON_LAP == seat_rules.INFANT_ON_LAP
     assert (eligibility.EXIT_ROW, eligibility.NOT_FOR_INFANTS) == (

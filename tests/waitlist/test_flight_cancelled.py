@@ -66,7 +66,7 @@ def reachable(waiter: Waiter, manifest: Manifest) -> str:
     return email
 
 
-async def test_everybody_leaves_and_the_waitlist_is_closed(
+async def test_every_entry_ends_and_the_waitlist_closes(
     full: Flight, broker: Broker, waitlist_database: Database, database: Database
 ) -> None:
     waiters = [full.waiter() for _ in range(3)]
@@ -95,7 +95,7 @@ async def test_everybody_leaves_and_the_waitlist_is_closed(
         assert refusal.info.metadata == {"flight_id": full.flight_id}
 
 
-async def test_who_waited_is_told_by_mail_and_who_had_left_is_not(
+async def test_waiting_passengers_are_mailed_about_the_cancellation(
     full: Flight, broker: Broker, post: Post, waitlist_database: Database
 ) -> None:
     manifest, mails = post
@@ -114,7 +114,7 @@ async def test_who_waited_is_told_by_mail_and_who_had_left_is_not(
     await eventually(told)
 
 
-async def test_an_offer_ends_with_it(
+async def test_an_offer_ends_with_the_flight(
     full: Flight, broker: Broker, callers: Callers, waitlist_database: Database
 ) -> None:
     await full.mode(pb.OFFER)
@@ -134,7 +134,7 @@ async def test_an_offer_ends_with_it(
         await waiter.waitlist.AcceptOffer(pb.AcceptOfferRequest(entry_id=entry.entry_id))
 
 
-async def test_a_flight_that_nobody_waited_for_is_closed_as_well(
+async def test_a_flight_without_entries_is_closed_too(
     callers: Callers, waitlist: Callers, waitlist_database: Database, manifest: tuple[Manifest, str]
 ) -> None:
     flight_id = new_flight_id()
@@ -145,7 +145,7 @@ async def test_a_flight_that_nobody_waited_for_is_closed_as_well(
         await Flight(flight_id, callers, waitlist, {}, manifest[0]).waiter().join()
 
 
-async def test_who_joins_in_the_middle_of_it_does_not_wait(full: Flight, waitlist_database: Database) -> None:
+async def test_a_concurrent_join_is_refused(full: Flight, waitlist_database: Database) -> None:
     first, late = full.waiter(), full.waiter()
     entry = await first.join("20A")
     async with waitlist_database.transaction():
@@ -165,7 +165,7 @@ async def test_who_joins_in_the_middle_of_it_does_not_wait(full: Flight, waitlis
     await first.becomes(entry, "LEFT")
 
 
-async def test_whoever_is_being_served_at_this_moment_keeps_no_seat(
+async def test_entries_being_served_keep_no_seat(
     full: Flight, broker: Broker, waitlist_database: Database, database: Database
 ) -> None:
     waiters = [full.waiter() for _ in range(20)]
@@ -187,7 +187,7 @@ async def test_whoever_is_being_served_at_this_moment_keeps_no_seat(
     assert states <= {pb.WaitlistEntry.LEFT, pb.WaitlistEntry.ASSIGNED}
 
 
-async def test_a_second_time_changes_nothing(full: Flight, waitlist_database: Database) -> None:
+async def test_a_repeated_event_changes_nothing(full: Flight, waitlist_database: Database) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     for reason in ("STRIKE", "FOG"):

@@ -17,7 +17,7 @@ from waitlist_service import entries as waitlist_entries
 NOWHERE: Final = flight_id("SH000")
 
 
-async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
+async def test_a_new_entry_is_behind_all_older_entries(full: Flight) -> None:
     waiters = [full.waiter() for _ in range(3)]
     entries = [await waiter.join() for waiter in waiters]
     assert [entry.position for entry in entries] == [1, 2, 3]
@@ -27,14 +27,12 @@ async def test_who_joins_waits_behind_everybody_before(full: Flight) -> None:
     assert (await waiters[0].entry(entries[0])).position == 0
 
 
-async def test_joining_at_once_gives_each_a_place_of_its_own(full: Flight) -> None:
+async def test_concurrent_joins_get_different_positions(full: Flight) -> None:
     entries = await a_few_at_once(full.waiter().join() for _ in range(40))
     assert sorted(entry.position for entry in entries)[-1] == 40
 
 
-async def test_an_entry_that_ends_while_it_is_read_is_shown_as_of_one_moment(
-    full: Flight, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_entry_is_read_at_one_moment(full: Flight, monkeypatch: pytest.MonkeyPatch) -> None:
     waiter = full.waiter()
     entry = await waiter.join("20A")
     real, left = waitlist_entries.find, False
@@ -53,7 +51,7 @@ async def test_an_entry_that_ends_while_it_is_read_is_shown_as_of_one_moment(
     assert (await waiter.entry(entry)).state == pb.WaitlistEntry.LEFT
 
 
-async def test_one_entry_waits_for_a_passenger(full: Flight) -> None:
+async def test_a_passenger_has_one_live_entry(full: Flight) -> None:
     waiter = full.waiter()
     entry = await waiter.join()
     with refused("ALREADY_EXISTS", "ALREADY_WAITING") as refusal:
@@ -63,7 +61,7 @@ async def test_one_entry_waits_for_a_passenger(full: Flight) -> None:
     assert (await waiter.join()).state == pb.WaitlistEntry.WAITING
 
 
-async def test_a_repeat_gets_the_first_answer(full: Flight) -> None:
+async def test_a_repeat_returns_the_first_response(full: Flight) -> None:
     waiter, request_id = full.waiter(), str(uuid4())
     first = await waiter.join(request_id=request_id)
     assert await waiter.join(request_id=request_id) == first
@@ -71,13 +69,13 @@ async def test_a_repeat_gets_the_first_answer(full: Flight) -> None:
         await waiter.join("20A", request_id=request_id)
 
 
-async def test_twenty_joins_with_one_key_are_one(full: Flight) -> None:
+async def test_concurrent_joins_with_one_key_create_one_entry(full: Flight) -> None:
     waiter, request_id = full.waiter(), str(uuid4())
     entries = await asyncio.gather(*(waiter.join(request_id=request_id) for _ in range(20)))
     assert len({entry.entry_id for entry in entries}) == 1
 
 
-async def test_what_does_not_exist_is_said(full: Flight, waitlist: Callers) -> None:
+async def test_an_unknown_flight_or_passenger_is_not_found(full: Flight, waitlist: Callers) -> None:
     waiter = full.waiter()
     with refused("NOT_FOUND", "SEAT_NOT_FOUND") as refusal:
         await waiter.join("20A", "77A")
@@ -93,7 +91,7 @@ async def test_what_does_not_exist_is_said(full: Flight, waitlist: Callers) -> N
         await nowhere.JoinWaitlist(pb.JoinWaitlistRequest(flight_id=NOWHERE, passenger_id="P1"))
 
 
-async def test_nobody_waits_for_another_class(full: Flight) -> None:
+async def test_another_cabin_is_refused(full: Flight) -> None:
     waiter = full.waiter()
     with refused("FAILED_PRECONDITION", "CABIN_NOT_ALLOWED"):
         await waiter.waitlist.JoinWaitlist(
@@ -113,7 +111,7 @@ async def test_an_agent_joins_for_a_passenger_of_the_manifest(full: Flight, wait
     assert (await waiter.entry(entry)).entry_id == entry.entry_id, "it is the passenger's own"
 
 
-async def test_somebody_elses_entry_does_not_exist(full: Flight) -> None:
+async def test_a_foreign_entry_is_not_found(full: Flight) -> None:
     entry = await full.waiter().join()
     stranger = full.waiter()
     for method, request in (
@@ -157,7 +155,7 @@ async def test_a_wrong_field_is_named(waitlist: Callers, field: str, request_: d
     assert refusal.fields == [field]
 
 
-async def test_the_list_pages_in_order_of_joining(full: Flight, waitlist: Callers) -> None:
+async def test_pages_list_entries_in_order_of_joining(full: Flight, waitlist: Callers) -> None:
     joined = [(await full.waiter().join()).entry_id for _ in range(5)]
     agent, listed, token = waitlist.agent(), [], ""
     while True:

@@ -33,7 +33,7 @@ lines = st.lists(wishes, max_size=10).map(
 
 
 @given(lines, seats)
-def test_nobody_older_who_wants_a_seat_is_overtaken(line: list[Wishes], freed: list[FreedSeat]) -> None:
+def test_no_entry_is_passed_by_a_younger_one(line: list[Wishes], freed: list[FreedSeat]) -> None:
     matched = match(line, freed, certain=NUMBERS).seats
     for place, younger in enumerate(line):
         seat = matched.get(younger.entry_id)
@@ -44,7 +44,7 @@ def test_nobody_older_who_wants_a_seat_is_overtaken(line: list[Wishes], freed: l
 
 
 @given(lines, seats)
-def test_each_seat_serves_one_entry_that_wants_it(line: list[Wishes], freed: list[FreedSeat]) -> None:
+def test_each_seat_serves_one_eligible_entry(line: list[Wishes], freed: list[FreedSeat]) -> None:
     matched = match(line, freed, certain=NUMBERS).seats
     assert len({seat.seat_number for seat in matched.values()}) == len(matched)
     by_id = {entry.entry_id: entry for entry in line}
@@ -54,7 +54,7 @@ def test_each_seat_serves_one_entry_that_wants_it(line: list[Wishes], freed: lis
 
 
 @given(lines, seats)
-def test_no_seat_is_left_that_somebody_left_wants(line: list[Wishes], freed: list[FreedSeat]) -> None:
+def test_no_wanted_seat_is_left_over(line: list[Wishes], freed: list[FreedSeat]) -> None:
     matched = match(line, freed, certain=NUMBERS).seats
     left = [seat for seat in freed if seat not in matched.values()]
     for entry in line:
@@ -62,7 +62,7 @@ def test_no_seat_is_left_that_somebody_left_wants(line: list[Wishes], freed: lis
 
 
 @given(lines, seats)
-def test_each_gets_its_dearest_of_what_the_older_left(line: list[Wishes], freed: list[FreedSeat]) -> None:
+def test_each_entry_gets_its_most_preferred_remaining_seat(line: list[Wishes], freed: list[FreedSeat]) -> None:
     matched, left = match(line, freed, certain=NUMBERS).seats, list(freed)
     for entry in line:
         dearest = entry.best_of(left)
@@ -72,7 +72,7 @@ def test_each_gets_its_dearest_of_what_the_older_left(line: list[Wishes], freed:
 
 
 @given(lines, seats, st.frozensets(st.integers(1, 10)), st.frozensets(st.sampled_from(NUMBERS)))
-def test_nobody_younger_gets_what_an_entry_that_is_being_judged_could_want(
+def test_seats_are_kept_for_entries_with_undecided_claims(
     line: list[Wishes], freed: list[FreedSeat], judged: frozenset[int], certain: frozenset[str]
 ) -> None:
     line = [replace(entry, claiming=entry.entry_id.int in judged) for entry in line]
@@ -90,7 +90,7 @@ def test_nobody_younger_gets_what_an_entry_that_is_being_judged_could_want(
 
 
 @given(st.sampled_from(["ADULT", "CHILD", "INFANT"]), st.frozensets(st.sampled_from(["INFT", "WCHR", "VGML"])), seats)
-def test_nobody_is_matched_with_a_seat_that_the_rules_forbid(
+def test_no_entry_is_matched_with_a_forbidden_seat(
     kind: str, special_services: frozenset[str], freed: list[FreedSeat]
 ) -> None:
     freed = [
@@ -103,7 +103,7 @@ def test_nobody_is_matched_with_a_seat_that_the_rules_forbid(
         assert seat.infant_allowed or (kind != "INFANT" and "INFT" not in special_services)
 
 
-def test_wishes_are_ranked_in_the_order_in_which_they_are_named() -> None:
+def test_preferences_are_ranked_in_the_given_order() -> None:
     freed = [FreedSeat("20A", 0, "ECONOMY", "WINDOW"), FreedSeat("20C", 2, "ECONOMY", "AISLE")]
     aisle_first = Wishes(UUID(int=1), "ECONOMY", ["AISLE", "WINDOW"], [])
     assert match([aisle_first], freed, certain=NUMBERS).seats[UUID(int=1)].seat_number == "20C"

@@ -62,7 +62,7 @@ async def offered(full: Flight) -> Offered:
     return waiter, await waiter.becomes(entry, "OFFERED")
 
 
-async def test_an_offer_is_a_hold_with_an_end(full: Flight, offered: Offered) -> None:
+async def test_an_offer_is_a_hold_with_an_expire_time(full: Flight, offered: Offered) -> None:
     _, entry = offered
     assert entry.seat_number == "20A"
     assert entry.hold_id
@@ -70,7 +70,7 @@ async def test_an_offer_is_a_hold_with_an_end(full: Flight, offered: Offered) ->
     await full.shows("20A", "HELD")
 
 
-async def test_the_mail_tells_the_end_of_the_offer_in_the_airports_time(full: Flight, mails: MailSink) -> None:
+async def test_the_mail_has_the_offers_local_end_time(full: Flight, mails: MailSink) -> None:
     await full.mode(pb.OFFER)
     waiter = full.waiter()
     email = f"{waiter.pnr.lower()}@passengers.example"
@@ -89,7 +89,7 @@ async def test_the_mail_tells_the_end_of_the_offer_in_the_airports_time(full: Fl
     assert f"{end_time:%Y-%m-%d %H:%M} (+05:45)" in " ".join(letter.text.split())
 
 
-async def test_who_accepts_has_the_seat(full: Flight, offered: Offered) -> None:
+async def test_accepting_an_offer_assigns_the_seat(full: Flight, offered: Offered) -> None:
     waiter, entry = offered
     accepted = await waiter.waitlist.AcceptOffer(accept(entry))
     assert (accepted.state, accepted.seat_number) == (pb.WaitlistEntry.ASSIGNED, "20A")
@@ -101,7 +101,7 @@ async def test_who_accepts_has_the_seat(full: Flight, offered: Offered) -> None:
         await waiter.waitlist.LeaveWaitlist(leave(entry))
 
 
-async def test_the_history_names_the_agent_who_accepts(
+async def test_the_history_has_the_accepting_agent(
     offered: Offered, waitlist: Callers, waitlist_database: Database
 ) -> None:
     _, entry = offered
@@ -113,7 +113,7 @@ async def test_the_history_names_the_agent_who_accepts(
     assert actor == "agent:desk-7"
 
 
-async def test_a_key_accepts_one_offer(full: Flight, offered: Offered) -> None:
+async def test_an_accept_key_is_bound_to_one_offer(full: Flight, offered: Offered) -> None:
     waiter, entry = offered
     request_id = str(uuid4())
     request = pb.AcceptOfferRequest(entry_id=entry.entry_id, request_id=request_id)
@@ -123,7 +123,7 @@ async def test_a_key_accepts_one_offer(full: Flight, offered: Offered) -> None:
 
 
 @pytest.mark.parametrize("how", ["decline", "leave", "lapse"])
-async def test_what_one_does_not_take_goes_to_the_next(
+async def test_a_declined_seat_is_offered_to_the_next(
     full: Flight, offered: Offered, database: Database, waitlist_database: Database, how: str
 ) -> None:
     waiter, entry = offered
@@ -144,7 +144,7 @@ async def test_what_one_does_not_take_goes_to_the_next(
     assert (await other.becomes(waiting, "OFFERED")).seat_number == "20A"
 
 
-async def test_an_offer_ends_in_time_although_its_hold_is_extended(
+async def test_an_extended_hold_does_not_prolong_the_offer(
     full: Flight, offered: Offered, waitlist_database: Database
 ) -> None:
     waiter, entry = offered
@@ -170,7 +170,7 @@ async def test_an_offer_ends_in_time_although_its_hold_is_extended(
         await waiter.waitlist.AcceptOffer(accept(entry))
 
 
-async def test_without_an_offer_there_is_nothing_to_accept(full: Flight) -> None:
+async def test_accept_without_an_offer_is_refused(full: Flight) -> None:
     waiter = full.waiter()
     entry = await waiter.join("30F")
     with refused("FAILED_PRECONDITION", "NO_OFFER"):
@@ -179,7 +179,7 @@ async def test_without_an_offer_there_is_nothing_to_accept(full: Flight) -> None
         await waiter.waitlist.DeclineOffer(decline(entry))
 
 
-async def test_accepting_and_declining_at_once_end_in_one_of_both(
+async def test_accept_and_decline_at_once_leave_one_result(
     full: Flight, offered: Offered, waitlist_database: Database
 ) -> None:
     waiter, entry = offered

@@ -53,7 +53,7 @@ async def test_a_waitlist_is_printed_in_order_of_joining(full: Flight) -> None:
     assert len(lines) == 2
 
 
-async def test_a_flight_without_a_waitlist_says_so(waitlist: Callers) -> None:
+async def test_a_flight_without_a_waitlist_is_reported(waitlist: Callers) -> None:
     assert await skyhigh("show", NOWHERE) == f"Nobody ever waited for a seat of {NOWHERE}.\n"
 
 
@@ -66,6 +66,6 @@ async def test_a_mode_is_set(full: Flight) -> None:
     assert "assigned at once" in await skyhigh("mode", full.flight_id, "auto")
 
 
-async def test_what_is_refused_ends_the_command(waitlist: Callers) -> None:
+async def test_a_refusal_ends_the_command(waitlist: Callers) -> None:
     assert await skyhigh("show", "?", code=1) is not None
     await skyhigh("mode", NOWHERE, "sometimes", code=2)

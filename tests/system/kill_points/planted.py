@@ -11,7 +11,7 @@ from typing import Any, Final
 from services import idempotency, outbox
 
 VARIABLE: Final = "SKYHIGH_KILL_PLANTED"
-REMEMBER: Final = "_remember"
+REMEMBER: Final = "_store_responses"
 
 
 def _the_relay_marks_before_it_publishes() -> None:

@@ -52,7 +52,7 @@ MUTANTS: Final = (
         ),
         checks=("linearizability", VERIFY),
         life="two callers want one seat",
-        tests=("tests/seat/test_hold_seat.py::test_a_taken_seat_says_its_state",),
+        tests=("tests/seat/test_hold_seat.py::test_a_taken_seat_is_refused_with_its_state",),
     ),
     Mutant(
         "seat-hold-of-two-flights-takes-one",
@@ -65,7 +65,7 @@ MUTANTS: Final = (
         ),
         checks=("atomicity", "acknowledged", VERIFY),
         life="a hold on two flights of which one seat is taken",
-        tests=("tests/seat/test_hold_seats.py::test_one_taken_seat_of_36_is_enough_to_get_none",),
+        tests=("tests/seat/test_hold_seats.py::test_one_taken_seat_of_36_refuses_the_hold",),
     ),
     Mutant(
         "seat-hold-after-departure",
@@ -80,7 +80,7 @@ MUTANTS: Final = (
         checks=(VERIFY,),
         life="a hold of a flight that has just left",
         tests=(
-            "tests/seat/test_sync_passengers.py::test_a_flight_that_left_gives_no_seat",
+            "tests/seat/test_sync_passengers.py::test_a_departed_flight_accepts_no_hold",
             "tests/seat/test_sync_passengers.py::test_a_hold_ends_at_the_departure",
         ),
     ),
@@ -116,7 +116,7 @@ MUTANTS: Final = (
         ),
         checks=("versions", "watches"),
         life="map readers while Redis comes and goes",
-        tests=("tests/seat/test_get_seat_map.py::test_who_knows_a_newer_map_gets_no_older_one",),
+        tests=("tests/seat/test_get_seat_map.py::test_a_client_with_known_version_gets_no_older_map",),
         with_faults=True,
     ),
     Mutant(
@@ -130,7 +130,7 @@ MUTANTS: Final = (
         ),
         checks=("watches",),
         life="a watch that goes on from a version after a change",
-        tests=("tests/seat/test_watch_seat_map.py::test_it_goes_on_from_a_known_version_without_a_gap",),
+        tests=("tests/seat/test_watch_seat_map.py::test_a_watch_continues_from_a_known_version_without_gap",),
     ),
     Mutant(
         "seat-confirmation-without-request-id",
@@ -157,7 +157,7 @@ MUTANTS: Final = (
         ),
         checks=("rights",),
         life="a stranger cancels a hold whose id it learned",
-        tests=("tests/seat/test_cancel_hold.py::test_a_stranger_cancels_nothing",),
+        tests=("tests/seat/test_cancel_hold.py::test_a_foreign_hold_is_not_cancelled",),
     ),
     Mutant(
         "seat-release-without-event",
@@ -170,7 +170,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="any cancelled hold",
-        tests=("tests/seat/test_cancel_hold.py::test_the_ledger_and_others_hear_the_reason",),
+        tests=("tests/seat/test_cancel_hold.py::test_the_ledger_and_the_event_have_the_reason",),
     ),
     Mutant(
         "seat-sweeper-switched-off",
@@ -178,9 +178,7 @@ MUTANTS: Final = (
         (("            holds = await sweep_holds(pool, inventory)\n", "            holds = False\n"),),
         checks=(VERIFY, UNREST),
         life="a hold that lapses",
-        tests=(
-            "tests/seat/test_expiry.py::test_the_sweeper_frees_what_has_ended_within_five_seconds_and_nothing_else",
-        ),
+        tests=("tests/seat/test_expiry.py::test_the_sweeper_expires_lapsed_holds_only_within_five_seconds",),
     ),
     Mutant(
         "seat-older-manifest-overwrites-newer",
@@ -191,7 +189,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="manifests that change while messages are late",
-        tests=("tests/seat/test_sync_passengers.py::test_an_older_revision_changes_nothing",),
+        tests=("tests/seat/test_sync_passengers.py::test_an_older_revision_is_ignored",),
         with_faults=True,
     ),
     Mutant(
@@ -206,10 +204,16 @@ MUTANTS: Final = (
     Mutant(
         "services-answers-are-not-remembered",
         "services/transitions.py",
-        (("            if key is not None:\n                await idempotency.remember(conn, key, answer)\n", ""),),
+        (
+            (
+                "            if key is not None:\n"
+                "                await idempotency.store_response(conn, key, answer)\n",
+                "",
+            ),
+        ),
         checks=("idempotency", "refusals"),
         life="repeats with keys of check-ins, bookings and entries",
-        tests=("tests/services/test_transitions.py::test_fifty_repeats_at_once_have_one_effect_and_one_answer",),
+        tests=("tests/services/test_transitions.py::test_concurrent_repeats_have_one_effect_and_one_response",),
     ),
     Mutant(
         "services-key-with-other-parameters",
@@ -222,15 +226,16 @@ MUTANTS: Final = (
         ),
         checks=("idempotency", "acknowledged"),
         life="a key that is used for two requests",
-        tests=("tests/seat/test_idempotency.py::test_other_parameters_under_the_same_key_are_refused",),
+        tests=("tests/seat/test_idempotency.py::test_a_key_with_other_parameters_is_refused",),
     ),
     Mutant(
         "services-consumer-acks-before-it-commits",
         "services/inbox.py",
         (
             (
-                "        try:\n            fresh = await self._apply_patiently(message)\n",
-                "        await message.ack()\n        try:\n            fresh = await self._apply_patiently(message)\n",
+                "        try:\n            fresh = await self._apply_with_retries(message)\n",
+                "        await message.ack()\n"
+                "        try:\n            fresh = await self._apply_with_retries(message)\n",
             ),
             (
                 '        await message.ack()\n        telemetry.EVENTS_CONSUMED.labels(self._queue, "applied"',
@@ -240,7 +245,7 @@ MUTANTS: Final = (
         checks=(VERIFY,),
         life="a consumer that is killed with a message in hand",
         tests=(
-            "tests/services/test_outages.py::test_an_event_waits_out_an_outage_without_a_failed_try",
+            "tests/services/test_outages.py::test_an_event_outlasts_an_outage_without_a_try",
             "tests/chaos/test_killed_waitlist.py",
         ),
         with_faults=True,
@@ -257,7 +262,7 @@ MUTANTS: Final = (
         checks=(VERIFY, "money"),
         life="messages that are delivered twice",
         tests=(
-            "tests/flight/test_seat_counts.py::test_published_events_are_applied_once_each",
+            "tests/flight/test_seat_counts.py::test_events_are_applied_once_each",
             "tests/booking/test_payment.py",
         ),
         with_faults=True,
@@ -273,7 +278,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="a broker that lost its data",
-        tests=("tests/services/test_outbox.py::test_an_event_that_no_queue_takes_is_not_published_until_one_does",),
+        tests=("tests/services/test_outbox.py::test_an_event_without_a_queue_is_published_later",),
         with_faults=True,
     ),
     Mutant(
@@ -282,9 +287,7 @@ MUTANTS: Final = (
         (("            again = await self._unmark()\n", "            again = 0\n"),),
         checks=(VERIFY,),
         life="a broker that lost its data",
-        tests=(
-            "tests/services/test_outbox.py::test_a_broker_that_lost_its_disk_gets_the_events_of_the_last_hour_again",
-        ),
+        tests=("tests/services/test_outbox.py::test_a_new_broker_gets_the_last_hours_events",),
         with_faults=True,
     ),
     Mutant(
@@ -307,7 +310,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY, UNREST),
         life="payments and offers while a service or a server is down",
-        tests=("tests/services/test_outages.py::test_a_timer_counts_no_try_for_an_outage",),
+        tests=("tests/services/test_outages.py::test_an_outage_does_not_count_as_a_timers_try",),
         with_faults=True,
     ),
     Mutant(
@@ -316,7 +319,7 @@ MUTANTS: Final = (
         (("        if row.version > self.latest.version:\n", "        if row.version > self.latest.version + 1:\n"),),
         checks=("lifecycles", "acknowledged"),
         life="a watch of a booking or a check-in",
-        tests=("tests/booking/test_watch_booking.py::test_all_who_watch_see_the_way_to_the_confirmation",),
+        tests=("tests/booking/test_watch_booking.py::test_every_watcher_sees_each_step_to_confirmation",),
     ),
     # Bookings.
     Mutant(
@@ -330,7 +333,7 @@ MUTANTS: Final = (
         ),
         checks=("idempotency",),
         life="a repeat of CreateBooking after the booking was paid",
-        tests=("tests/booking/test_idempotency.py::test_the_first_answer_is_told_though_the_booking_has_gone_on",),
+        tests=("tests/booking/test_idempotency.py::test_a_repeat_returns_the_first_response_after_later_changes",),
     ),
     Mutant(
         "booking-shown-to-a-stranger",
@@ -343,7 +346,7 @@ MUTANTS: Final = (
         ),
         checks=("rights",),
         life="a customer asks for another's booking",
-        tests=("tests/booking/test_get_booking.py::test_a_stranger_sees_nothing",),
+        tests=("tests/booking/test_get_booking.py::test_a_foreign_booking_is_not_found",),
     ),
     Mutant(
         "booking-price-of-the-first-flight-only",
@@ -351,7 +354,7 @@ MUTANTS: Final = (
         (("for leg in legs for kind in types]", "for leg in legs[:1] for kind in types]"),),
         checks=("money",),
         life="a booking of two flights",
-        tests=("tests/booking/test_create_booking.py::test_the_party_pays_for_everybody_on_every_flight",),
+        tests=("tests/booking/test_create_booking.py::test_the_total_covers_all_passengers_and_flights",),
     ),
     Mutant(
         "booking-cancellation-keeps-the-seats",
@@ -365,7 +368,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY, "acknowledged"),
         life="a booking that is cancelled before and after it was paid",
-        tests=("tests/booking/test_cancel_booking.py::test_a_confirmed_booking_gives_back_its_seats_and_its_money",),
+        tests=("tests/booking/test_cancel_booking.py::test_a_cancelled_confirmed_booking_is_released_and_refunded",),
     ),
     Mutant(
         "booking-refund-by-amount-instead-of-by-leg",
@@ -378,7 +381,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="a booking of two flights of which the second is cancelled after the first has left",
-        tests=("tests/booking/test_partial_cancellation.py::test_the_flown_flight_keeps_its_seat_and_its_fare",),
+        tests=("tests/booking/test_partial_cancellation.py::test_a_departed_flight_keeps_seat_and_fare",),
     ),
     Mutant(
         "booking-late-money-is-kept",
@@ -408,8 +411,8 @@ MUTANTS: Final = (
         checks=(VERIFY,),
         life="a flight that is cancelled while a booking is paid",
         tests=(
-            "tests/booking/test_cancelled_flight.py::test_the_seats_were_confirmed_before_the_news_and_the_booking_after_it",
-            "tests/booking/test_cancelled_flight.py::test_confirming_while_the_flight_is_cancelled_leaves_no_confirmed_booking",
+            "tests/booking/test_cancelled_flight.py::test_a_booking_confirmed_after_the_event_is_cancelled",
+            "tests/booking/test_cancelled_flight.py::test_confirm_during_the_cancellation_leaves_no_confirmed_booking",
         ),
     ),
     Mutant(
@@ -424,8 +427,8 @@ MUTANTS: Final = (
         checks=(VERIFY, "money", "linearizability"),
         life="a payment that begins after the hold has lapsed",
         tests=(
-            "tests/booking/test_expired_booking.py::test_an_unpaid_booking_expires_and_its_seats_are_free",
-            "tests/booking/test_pay_booking.py::test_a_payment_begins_only_where_seats_are_reserved",
+            "tests/booking/test_expired_booking.py::test_an_unpaid_booking_expires_and_releases_its_seats",
+            "tests/booking/test_pay_booking.py::test_only_reserved_bookings_can_be_paid",
         ),
     ),
     # Check-in.
@@ -435,7 +438,7 @@ MUTANTS: Final = (
         (("        check_in = await self._seating.seat_for_pass(check_in)\n", ""),),
         checks=("linearizability",),
         life="a boarding pass after the passenger moved or lost the seat",
-        tests=("tests/checkin/test_one_pass_per_seat.py::test_no_pass_is_issued_for_a_seat_that_was_given_up",),
+        tests=("tests/checkin/test_one_pass_per_seat.py::test_no_pass_is_issued_for_a_released_seat",),
     ),
     Mutant(
         "checkin-session-is-not-checked-again",
@@ -448,7 +451,7 @@ MUTANTS: Final = (
         ),
         checks=("rights",),
         life="a session asks for a check-in of another locator",
-        tests=("tests/checkin/test_get_check_in.py::test_a_stranger_finds_nothing",),
+        tests=("tests/checkin/test_get_check_in.py::test_a_foreign_check_in_is_not_found",),
     ),
     Mutant(
         "checkin-cancellation-keeps-the-seat",
@@ -462,7 +465,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="a check-in with a seat of its own that is cancelled",
-        tests=("tests/checkin/test_cancel_check_in.py::test_a_started_one_is_cancelled_and_its_seat_freed",),
+        tests=("tests/checkin/test_cancel_check_in.py::test_a_cancelled_check_in_releases_its_seat",),
     ),
     Mutant(
         "checkin-fee-of-a-cancelled-check-in-is-kept",
@@ -476,7 +479,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="a check-in that is cancelled after its fee was paid",
-        tests=("tests/checkin/test_cancel_check_in.py::test_a_paid_fee_is_given_back",),
+        tests=("tests/checkin/test_cancel_check_in.py::test_a_paid_fee_is_refunded",),
     ),
     # Waitlist.
     Mutant(
@@ -512,7 +515,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY, UNREST, "idempotency"),
         life="a flight whose mode changes while a claim is repeated",
-        tests=("tests/waitlist/test_claims.py::test_a_claim_whose_answer_is_lost_is_repeated_as_it_was",),
+        tests=("tests/waitlist/test_claims.py::test_a_claim_with_lost_response_is_repeated_unchanged",),
     ),
     Mutant(
         "waitlist-decline-takes-the-confirmed-seat",
@@ -520,7 +523,7 @@ MUTANTS: Final = (
         (("            unless_confirmed=True,\n", "            unless_confirmed=False,\n"),),
         checks=("acknowledged", VERIFY),
         life="a passenger who confirms the offered hold and then declines",
-        tests=("tests/waitlist/test_claims.py::test_a_confirmed_seat_stays_confirmed_whatever_becomes_of_the_offer",),
+        tests=("tests/waitlist/test_claims.py::test_a_confirmed_seat_survives_the_end_of_its_offer",),
     ),
     Mutant(
         "waitlist-position-counts-those-who-left",
@@ -548,7 +551,7 @@ MUTANTS: Final = (
         (('        total_minor_units - before["sum"],\n', "        total_minor_units,\n"),),
         checks=(VERIFY, "money"),
         life="two refunds of one intent",
-        tests=("tests/payment/test_refund_payment.py::test_a_part_is_given_back_and_the_intent_stays_paid",),
+        tests=("tests/payment/test_refund_payment.py::test_a_partial_refund_leaves_the_intent_paid",),
     ),
     Mutant(
         "payment-second-success-is-kept",
@@ -562,7 +565,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY, "money"),
         life="a charge that succeeds after its intent was cancelled",
-        tests=("tests/payment/test_refund_payment.py::test_a_second_success_goes_back_and_the_intent_stays_paid",),
+        tests=("tests/payment/test_refund_payment.py::test_a_second_success_is_refunded",),
     ),
     Mutant(
         "payment-new-key-for-each-attempt",
@@ -576,8 +579,8 @@ MUTANTS: Final = (
         checks=("money",),
         life="a provider whose answers are lost",
         tests=(
-            "tests/payment/test_attempts.py::test_killed_between_the_answer_and_the_commit_it_recovers_to_one_charge",
-            "tests/payment/test_attempts.py::test_a_lost_answer_never_charges_twice",
+            "tests/payment/test_attempts.py::test_an_attempt_killed_before_commit_charges_once",
+            "tests/payment/test_attempts.py::test_a_lost_response_never_charges_twice",
         ),
         with_faults=True,
     ),
@@ -592,7 +595,7 @@ MUTANTS: Final = (
         ),
         checks=("money",),
         life="a provider that tells another amount",
-        tests=("tests/payment/test_receive_webhook.py::test_what_differs_is_quarantined_and_reported",),
+        tests=("tests/payment/test_receive_webhook.py::test_a_mismatch_is_quarantined_and_reported",),
         with_faults=True,
     ),
     # Flights.
@@ -607,7 +610,7 @@ MUTANTS: Final = (
         ),
         checks=(VERIFY,),
         life="a flight with bookings that is cancelled",
-        tests=("tests/flight/test_cancel_flight.py::test_a_cancelled_flight_is_told_of_and_not_found_any_more",),
+        tests=("tests/flight/test_cancel_flight.py::test_a_cancelled_flight_is_published_and_not_found",),
     ),
     Mutant(
         "flight-older-count-overwrites-newer",
@@ -615,7 +618,7 @@ MUTANTS: Final = (
         (("        WHERE seat_counts.version < excluded.version\n", ""),),
         checks=(VERIFY,),
         life="counts that come late or twice",
-        tests=("tests/flight/test_seat_counts.py::test_older_news_never_overwrites_newer",),
+        tests=("tests/flight/test_seat_counts.py::test_an_older_count_never_overwrites_a_newer",),
         with_faults=True,
     ),
 )
