@@ -14,7 +14,6 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_ser
 
 from seat_service import cancellations, manifests, sweeper
 from seat_service.admission import Admission
-from seat_service.authorization import POLICY
 from seat_service.availability import Availability
 from seat_service.cabin_layouts import load_layouts
 from seat_service.cancellations import Emptying
@@ -123,6 +122,5 @@ SEAT_SERVICE: Final = Service(
     package="seat_service",
     settings=SeatSettings,
     descriptor=seat_service_pb2.DESCRIPTOR.services_by_name["SeatService"],
-    policy=POLICY,
     build=build,
 )
