@@ -1,4 +1,4 @@
-"""Verifies tokens: who the caller is.
+"""Verifies tokens and returns the principals of callers.
 
 Tokens are JWTs signed with ES256. The algorithm is fixed here and never read from the token. The gateway verifies
 tokens too, but a service verifies each token again and trusts no identity header.

@@ -38,7 +38,8 @@ from tests.conftest import World
 from waitlist_service.service import WAITLIST_SERVICE
 
 # Passenger, customer, agent, operations, service; "-" for every caller, also without a token. A small letter is a role
-# that reaches only its own resources. The table is written by hand, so that it checks the protos independently.
+# that reaches only its own resources. An internal RPC has no route at the gateway. The table is written by hand, so
+# that it checks the protos independently.
 MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
     "SeatService": {
         "ProvisionSeats": "OS",
@@ -56,12 +57,12 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "BlockSeat": "AO",
         "UnblockSeat": "AO",
         "ListSeatEvents": "AO",
-        "ClaimSeat": "S",
-        "ReturnSeat": "S",
-        "ReleasePassengerSeat": "S",
-        "FindPassengerSeats": "S",
-        "SetWaitlistOpen": "S",
-        "SyncPassengers": "S",
+        "ClaimSeat": "S internal",
+        "ReturnSeat": "S internal",
+        "ReleasePassengerSeat": "S internal",
+        "FindPassengerSeats": "S internal",
+        "SetWaitlistOpen": "S internal",
+        "SyncPassengers": "S internal",
     },
     "CheckInService": {
         "ImportManifest": "OS",
@@ -77,9 +78,9 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "GetBoardingPassSvg": "pA",
         "GetBoardingPassPng": "pA",
         "ListCheckIns": "AO",
-        "GetPassenger": "S",
-        "ReserveLocator": "S",
-        "FindPassengers": "S",
+        "GetPassenger": "S internal",
+        "ReserveLocator": "S internal",
+        "FindPassengers": "S internal",
     },
     "WaitlistService": {
         "JoinWaitlist": "pA",
@@ -91,9 +92,9 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "SetWaitlistMode": "AO",
     },
     "PaymentService": {
-        "CreatePaymentIntent": "S",
-        "CancelPaymentIntent": "S",
-        "RefundPayment": "SA",
+        "CreatePaymentIntent": "S internal",
+        "CancelPaymentIntent": "S internal",
+        "RefundPayment": "SA internal",
         "GetPaymentIntent": "pcAS",
         "SubmitPaymentCode": "pcS",
         "ReceiveWebhook": "-",
@@ -123,11 +124,11 @@ MAY_CALL: Final[Mapping[str, Mapping[str, str]]] = {
         "SetLimit": "O",
     },
     # Envoy calls them with the token of a service.
-    "RateLimitService": {"ShouldRateLimit": "S"},
-    "AccessLogService": {"StreamAccessLogs": "S"},
-    "ExtensionConfigDiscoveryService": {"StreamExtensionConfigs": "S"},
+    "RateLimitService": {"ShouldRateLimit": "S internal"},
+    "AccessLogService": {"StreamAccessLogs": "S internal"},
+    "ExtensionConfigDiscoveryService": {"StreamExtensionConfigs": "S internal"},
     # The scales are another system, which checks no token.
-    "WeightService": {"WeighBags": "-"},
+    "WeightService": {"WeighBags": "- internal"},
 }
 SERVICES: Final[Mapping[str, tuple[Service[Any], Any, Any]]] = {
     "SeatService": (SEAT_SERVICE, seat_service_pb2, seat_service_pb2_grpc),
@@ -230,7 +231,7 @@ def caller_of(callers: Callers, role: Role) -> Caller:
 
 def may_call(service: str, method: str) -> frozenset[Role]:
     """Returns the roles of the table; ANYBODY if the method needs no token."""
-    return frozenset(LETTERS[letter.upper()] for letter in MAY_CALL[service][method])
+    return frozenset(LETTERS[letter.upper()] for letter in MAY_CALL[service][method].split()[0])
 
 
 def test_every_rpc_of_the_protos_declares_the_roles_of_the_table() -> None:
@@ -245,8 +246,20 @@ def test_every_rpc_of_the_protos_declares_the_ownership_of_the_table() -> None:
     assert declared == {
         (service, method)
         for service, methods in MAY_CALL.items()
-        for method, letters in methods.items()
-        if not letters.isupper() and letters != "-"
+        for method, row in methods.items()
+        if any(letter.islower() for letter in row.split()[0])
+    }
+
+
+def test_exactly_the_internal_rpcs_of_the_table_declare_no_place_at_the_gateway() -> None:
+    declared = {
+        (service, name) for service, found in of_protos().items() for name, rpc in found.items() if not rpc.exposed
+    }
+    assert declared == {
+        (service, method)
+        for service, methods in MAY_CALL.items()
+        for method, row in methods.items()
+        if row.endswith(" internal")
     }
 
 
