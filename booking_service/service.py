@@ -11,7 +11,6 @@ from skyhigh.booking.v1 import booking_service_pb2
 from skyhigh.booking.v1.booking_service_pb2_grpc import add_BookingServiceServicer_to_server
 
 from booking_service import records
-from booking_service.authorization import POLICY
 from booking_service.changing import Changing
 from booking_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from booking_service.notices import SERVICE
@@ -97,6 +96,5 @@ BOOKING_SERVICE: Final = Service(
     package="booking_service",
     settings=BookingSettings,
     descriptor=booking_service_pb2.DESCRIPTOR.services_by_name["BookingService"],
-    policy=POLICY,
     build=build,
 )

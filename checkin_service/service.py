@@ -11,7 +11,6 @@ from skyhigh.checkin.v1 import checkin_service_pb2
 from skyhigh.checkin.v1.checkin_service_pb2_grpc import add_CheckInServiceServicer_to_server
 
 from checkin_service import records
-from checkin_service.authorization import POLICY
 from checkin_service.check_ins.fares import load_fares
 from checkin_service.handlers import MANIFEST_SUBSCRIPTIONS, SUBSCRIPTIONS, on_flight_cancelled
 from checkin_service.manifests.entitlements import Entitlements
@@ -135,7 +134,6 @@ CHECKIN_SERVICE: Final = Service(
     package="checkin_service",
     settings=CheckInSettings,
     descriptor=checkin_service_pb2.DESCRIPTOR.services_by_name["CheckInService"],
-    policy=POLICY,
     build=build,
     largest_message_bytes=LARGEST_MESSAGE_BYTES,
 )

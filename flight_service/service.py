@@ -10,7 +10,6 @@ from typing import Final
 from skyhigh.flight.v1 import flight_service_pb2
 from skyhigh.flight.v1.flight_service_pb2_grpc import add_FlightServiceServicer_to_server
 
-from flight_service.authorization import POLICY
 from flight_service.creating import Creating
 from flight_service.handlers import SUBSCRIPTIONS
 from flight_service.peers import Peers
@@ -61,6 +60,5 @@ FLIGHT_SERVICE: Final = Service(
     package="flight_service",
     settings=FlightSettings,
     descriptor=flight_service_pb2.DESCRIPTOR.services_by_name["FlightService"],
-    policy=POLICY,
     build=build,
 )

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.exposure import SERVICES, CallClass
 from gateway.limits import ADDRESS_ROLES, ANY_CLASS, TOKEN_ROLES, Key, Limit, Mode, address_limit, of_call
+from gateway.upstreams import UPSTREAMS
 from services.addresses import IPV6_PREFIX_BITS
+from services.rpcs import CallClass
 
 BLOCKS_LUA: Final = Path(__file__).with_name("blocks.lua")
 # Names of the filters, and of the resources to which Envoy subscribes.
@@ -194,10 +195,10 @@ def _blocks(blocks: Sequence[Blocked]) -> Json:
 
 
 def _login_paths() -> Iterator[str]:
-    for service in SERVICES:
-        for rpc, call_class in service.classes.items():
-            if call_class is CallClass.LOGIN:
-                yield f"/{service.name}/{rpc}"
+    for upstream in UPSTREAMS:
+        for name, rpc in upstream.rpcs.items():
+            if rpc.call_class is CallClass.LOGIN:
+                yield f"/{upstream.name}/{name}"
 
 
 def _lua(value: Mapping[str, Any] | str | int | bool) -> str:

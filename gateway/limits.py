@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from gateway.exposure import CallClass
 from services.auth import Role
+from services.rpcs import CallClass
 
 
 class Key(StrEnum):

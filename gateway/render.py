@@ -1,6 +1,6 @@
 """Writes Envoy's configuration.
 
-It is made from `envoy.yaml`, `exposure.py`, `edge_errors.py` and the protos.
+It is made from `envoy.yaml`, `upstreams.py`, `edge_errors.py` and the protos, which declare the RPCs that have a route.
 
 `python -m gateway.render --output DIR` writes `envoy.yaml`, `api.binpb` and `openapi.json` to that folder. `--check`
 renders with sample values instead and lets Envoy validate the result; any warning is a failure.
@@ -22,20 +22,22 @@ from typing import Annotated, Any, Self
 
 import yaml
 from google.api import annotations_pb2
-from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
 from pydantic import Field, FilePath, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from skyhigh.seat.v1 import seat_service_pb2
 
 from gateway import filters, strict_json, tls
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
-from gateway.exposure import LARGE_BODY_BYTES, NOT_OURS, SERVICES, Call, ServiceExposure
 from gateway.limits import DEFAULTS, SHARED
 from gateway.openapi import document, page
 from gateway.rate_limit.observing import OBSERVED
 from gateway.rate_limit.settings import RateLimits
+from gateway.upstreams import UPSTREAMS, Upstream
+from services import rpcs
 from services.auth import CLOCK_SKEW_SECONDS, TOKEN_PREFIXES
 from services.endpoints import Endpoint, endpoints
+from services.rpcs import Effect, Rpc
 from services.settings import load
 from services.tls_identity import Identity, identity_of_files
 
@@ -56,10 +58,16 @@ STREAMS_ON_OWN_PORT = 100
 # Open calls of one service at most. A watch costs little and lasts long, so watches have their own limit.
 MAX_CALLS = 1024
 MAX_WATCHES = 10_000
+# The largest body of an RPC that declares none.
+BODY_BYTES = 64 * 1024
+# The pattern of an RPC's route.
+ROUTES = {Effect.READ: "read", Effect.MUTATION: "write", Effect.UNKEYED_MUTATION: "write", Effect.STREAM: "watch"}
+# A service gets a deadline so much before Envoy's, so that it responds DEADLINE_EXCEEDED itself.
+DEADLINE_MARGIN_MILLISECONDS = 100
 
 
 # Fields of GatewaySettings that have the addresses of the services.
-ADDRESSES = tuple(service.address_setting for service in SERVICES)
+ADDRESSES = tuple(upstream.address_setting for upstream in UPSTREAMS)
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -143,7 +151,7 @@ class GatewaySettings(BaseSettings):
 
 
 class ExposureError(ValueError):
-    """The table of exposure.py and the protos do not match."""
+    """The protos declare a route that cannot be rendered."""
 
 
 class _Put(str):
@@ -171,48 +179,49 @@ def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
 def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) -> str:
     """Returns Envoy's configuration as YAML; Envoy will read `api` from `api_path`.
 
-    Raises ExposureError if exposure.py does not list exactly the services and RPCs of the protos.
+    Raises DeclarationError if an RPC has no declaration, and ExposureError if `upstreams.py` lacks the service of an
+    RPC with a route.
     """
     template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)
-    rpcs = list(_rpcs(api))
-    public = [(service, method, call) for service, method, call in rpcs if call is not Call.INTERNAL]
-    large_body = _fill(patterns["large_body"], {"large_body_bytes": LARGE_BODY_BYTES})
-    large_paths = {
-        path_regex(template)
-        for service, method, _ in public
-        if method.name in service.large
+    exposed = list(_exposed(api))
+    large_bodies = {
+        path_regex(template): large_body
+        for _, method, rpc in exposed
+        if (large_body := _large_body(rpc, patterns))
         for _, template in json_bindings(method)
     }
     values = {
         **settings.model_dump(),
-        "large_body_bytes": LARGE_BODY_BYTES,
+        "body_bytes": BODY_BYTES,
+        "largest_body_bytes": max(BODY_BYTES, *(rpc.max_body_bytes for _, _, rpc in exposed)),
         "jwks": str(settings.jwks.resolve()),
         "clock_skew_seconds": CLOCK_SKEW_SECONDS,
         "token_headers": [{"name": "authorization", "value_prefix": prefix} for prefix in TOKEN_PREFIXES],
         "descriptor_set": str(api_path),
         "errors_lua": strict_json.names(api) + ERRORS_LUA.read_text(),
-        "strict_json_lua": strict_json.script(api, [method for _, method, _ in public]),
-        "services": [service.name for service in SERVICES],
+        "strict_json_lua": strict_json.script(api, [method for _, method, _ in exposed]),
+        "services": [upstream.name for upstream in UPSTREAMS],
         "role_header": filters.ROLE_HEADER,
         "subject_header": filters.SUBJECT_HEADER,
         **_limiting(settings, patterns),
         "edge_errors": list(_mappers(patterns)),
-        "healthy_percentages": {service.cluster: {"value": 1} for service in SERVICES},
+        "healthy_percentages": {upstream.cluster: {"value": 1} for upstream in UPSTREAMS},
         "allowed_origins": [{"exact": origin} for origin in settings.gateway_allowed_origins],
         "rpc_routes": [
             _fill(
-                patterns[call.value],
+                patterns[ROUTES[rpc.effect]],
                 {
-                    "rpc": f"{service.cluster}.{method.name}",
-                    "path": f"/{service.name}/{method.name}",
-                    "cluster": service.cluster + ("-watch" if call is Call.WATCH else ""),
-                    "token": patterns["no_token" if method.name in service.public else "token"],
-                    "body": large_body if method.name in service.large else None,
-                    "class": service.class_of(method.name),
-                    "shared_by": _shared_by(service, method, settings),
+                    "rpc": f"{upstream.cluster}.{method.name}",
+                    "path": f"/{upstream.name}/{method.name}",
+                    "cluster": upstream.cluster + ("-watch" if rpc.effect is Effect.STREAM else ""),
+                    "token": patterns["no_token" if rpc.public else "token"],
+                    "body": _large_body(rpc, patterns),
+                    "class": rpc.call_class,
+                    "shared_by": _shared_by(rpc, settings),
+                    **_time_limits(rpc),
                 },
             )
-            for service, method, call in public
+            for upstream, method, rpc in exposed
         ],
         "docs_routes": list(_docs_routes(api_path.with_name("openapi.json"), patterns)),
         "wrong_method_routes": [
@@ -221,14 +230,14 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
                 {
                     "regex": regex,
                     "allow": ", ".join(sorted(verbs)),
-                    "filters": {"envoy.filters.http.buffer": large_body} if regex in large_paths else None,
+                    "filters": {"envoy.filters.http.buffer": large_bodies[regex]} if regex in large_bodies else None,
                 },
             )
-            for regex, verbs in _verbs_by_path(method for _, method, _ in public).items()
+            for regex, verbs in _verbs_by_path(method for _, method, _ in exposed).items()
         ],
         "edge_socket": settings.shown and _fill(patterns["edge_tls"], tls.paths(api_path.parent)),
         "clusters": [
-            cluster for service in SERVICES for cluster in _clusters(service, settings, patterns, api_path.parent)
+            cluster for upstream in UPSTREAMS for cluster in _clusters(upstream, settings, patterns, api_path.parent)
         ],
     }
     return yaml.dump(_fill(template, values), Dumper=_PlainDumper, sort_keys=False, width=120)
@@ -268,12 +277,25 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
     return changing | {name: [_fill(patterns[name], shown)] for name in ("shared_limits", "observing")}
 
 
-def _shared_by(service: ServiceExposure, method: MethodDescriptorProto, settings: GatewaySettings) -> list[Any] | None:
+def _large_body(rpc: Rpc, patterns: Mapping[str, Any]) -> Any:
+    """Returns the filter of an RPC with a body limit of its own; None if it has the default."""
+    return _fill(patterns["large_body"], {"large_body_bytes": rpc.max_body_bytes}) if rpc.max_body_bytes else None
+
+
+def _time_limits(rpc: Rpc) -> dict[str, str]:
+    """Returns Envoy's timeout, and the deadline of the service as `grpc-timeout`; nothing for a stream."""
+    if rpc.seconds is None:
+        return {}
+    milliseconds = round(rpc.seconds * 1000) - DEADLINE_MARGIN_MILLISECONDS
+    return {"timeout": f"{rpc.seconds:g}s", "deadline": f"{milliseconds}m"}
+
+
+def _shared_by(rpc: Rpc, settings: GatewaySettings) -> list[Any] | None:
     """Returns the descriptors by which the gateway service counts a call.
 
     None if each Envoy counts it by itself.
     """
-    if settings.rate_limits is RateLimits.OFF or service.class_of(method.name) not in SHARED:
+    if settings.rate_limits is RateLimits.OFF or rpc.call_class not in SHARED:
         return None
     return list(filters.DESCRIPTORS)
 
@@ -297,27 +319,20 @@ def path_regex(template: str) -> str:
     return ONE_SEGMENT.join(map(re.escape, parts))
 
 
-def _rpcs(api: FileDescriptorSet) -> Iterator[tuple[ServiceExposure, MethodDescriptorProto, Call]]:
-    exposed = {service.name: service for service in SERVICES}
-    found: dict[str, ServiceDescriptorProto] = {
-        f"{file.package}.{service.name}": service
-        for file in api.file
-        if file.package.startswith("skyhigh.")
-        for service in file.service
-    }
-    _same("services", set(found) - NOT_OURS, set(exposed))
-    for name, service in exposed.items():
-        methods = {method.name: method for method in found[name].method}
-        _same(f"RPCs of {name}", set(methods), set(service.calls))
-        for rpc, call in service.calls.items():
-            yield service, methods[rpc], call
-
-
-def _same(what: str, in_protos: set[str], in_table: set[str]) -> None:
-    if missing := in_protos - in_table:
-        raise ExposureError(f"gateway/exposure.py does not say who may call these {what}: {sorted(missing)}")
-    if stale := in_table - in_protos:
-        raise ExposureError(f"gateway/exposure.py lists {what} that the protos do not have: {sorted(stale)}")
+def _exposed(api: FileDescriptorSet) -> Iterator[tuple[Upstream, MethodDescriptorProto, Rpc]]:
+    """Yields the RPCs that have a route, in the order of `upstreams.py` and of the protos."""
+    found: dict[str, list[tuple[MethodDescriptorProto, Rpc]]] = {}
+    for file in api.file:
+        for service in file.service if file.package.startswith("skyhigh.") else ():
+            name = f"{file.package}.{service.name}"
+            declared = ((method, rpcs.of_options(f"{name}.{method.name}", method.options)) for method in service.method)
+            found[name] = [(method, rpc) for method, rpc in declared if rpc.exposed]
+    upstreams = {upstream.name: upstream for upstream in UPSTREAMS}
+    if missing := sorted(name for name, exposed in found.items() if exposed and name not in upstreams):
+        raise ExposureError(f"gateway/upstreams.py lacks services that have RPCs with a route: {missing}")
+    for name, upstream in upstreams.items():
+        for method, rpc in found[name]:
+            yield upstream, method, rpc
 
 
 def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[str]]:
@@ -370,24 +385,24 @@ def _error_values(error: EdgeError) -> dict[str, Any]:
 
 
 def _clusters(
-    service: ServiceExposure, settings: GatewaySettings, patterns: Mapping[str, Any], folder: Path
+    upstream: Upstream, settings: GatewaySettings, patterns: Mapping[str, Any], folder: Path
 ) -> Iterator[Any]:
     """Yields two clusters of a service: one for calls and one for watches.
 
     A thousand open watches must not use up the limit of calls.
     """
-    addresses: tuple[str, ...] = getattr(settings, service.address_setting)
-    named = {**tls.paths(folder), "service_name": service.cluster}
+    addresses: tuple[str, ...] = getattr(settings, upstream.address_setting)
+    named = {**tls.paths(folder), "service_name": upstream.cluster}
     values = {
         "service_socket": settings.identity and _fill(patterns["service_tls"], named),
-        "service": service.name,
+        "service": upstream.name,
         "endpoints": [_fill(patterns["endpoint"], asdict(Endpoint.parse(address))) for address in addresses],
     }
     streams = STREAMS_ON_OWN_PORT if len(addresses) > 1 else STREAMS_ON_SHARED_PORT
-    calls = {"cluster": service.cluster, "max_requests": MAX_CALLS, "streams_per_connection": streams}
+    calls = {"cluster": upstream.cluster, "max_requests": MAX_CALLS, "streams_per_connection": streams}
     yield _fill(patterns["cluster"], values | calls)
     watches = {"max_requests": MAX_WATCHES, "streams_per_connection": STREAMS_ON_OWN_PORT}
-    yield _fill(patterns["cluster"], values | watches | {"cluster": f"{service.cluster}-watch"})
+    yield _fill(patterns["cluster"], values | watches | {"cluster": f"{upstream.cluster}-watch"})
 
 
 def _fill(node: Any, values: Mapping[str, Any]) -> Any:

@@ -65,12 +65,12 @@ def script(api: FileDescriptorSet, methods: Iterable[MethodDescriptorProto]) -> 
 def names(api: FileDescriptorSet) -> str:
     """Returns the table of `errors.lua`.
 
-    It has the JSON name of each of our fields whose proto name differs.
+    It has the JSON name of each of our fields whose proto name differs. The fields of options are never sent.
     """
     found = {
         field.name: field.json_name
         for file in api.file
-        if file.package.startswith("skyhigh.")
+        if file.package.startswith("skyhigh.") and not file.package.startswith("skyhigh.options.")
         for _, message in _messages(f".{file.package}", file.message_type)
         for field in message.field
         if field.name != field.json_name

@@ -11,7 +11,6 @@ from skyhigh.payment.v1 import payment_service_pb2
 from skyhigh.payment.v1.payment_service_pb2_grpc import add_PaymentServiceServicer_to_server
 
 from payment_service import webhooks
-from payment_service.authorization import POLICY
 from payment_service.charging import Charging
 from payment_service.provider import Provider
 from payment_service.refunds import REFUND, Refunding
@@ -81,6 +80,5 @@ PAYMENT_SERVICE: Final = Service(
     package="payment_service",
     settings=PaymentSettings,
     descriptor=payment_service_pb2.DESCRIPTOR.services_by_name["PaymentService"],
-    policy=POLICY,
     build=build,
 )

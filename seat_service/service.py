@@ -12,7 +12,6 @@ from typing import Final
 from skyhigh.seat.v1 import seat_service_pb2
 from skyhigh.seat.v1.seat_service_pb2_grpc import add_SeatServiceServicer_to_server
 
-from seat_service.authorization import POLICY
 from seat_service.flights import cancellations
 from seat_service.flights.cancellations import Emptying
 from seat_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
@@ -127,6 +126,5 @@ SEAT_SERVICE: Final = Service(
     package="seat_service",
     settings=SeatSettings,
     descriptor=seat_service_pb2.DESCRIPTOR.services_by_name["SeatService"],
-    policy=POLICY,
     build=build,
 )

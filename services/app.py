@@ -26,12 +26,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from services import db, idempotency, inbox, migrate, outbox, settings, tasks, telemetry, timers, tls, wellness
-from services.auth import Access, Keys, TokenVerifier
+from services import db, idempotency, inbox, migrate, outbox, rpcs, settings, tasks, telemetry, timers, tls, wellness
+from services.auth import Keys, TokenVerifier
 from services.binding import bound
 from services.db import Pool
 from services.endpoints import Endpoint
 from services.interceptors import GuardedServer
+from services.rpcs import Rpc
 from services.settings import ServiceSettings
 
 WORKER_INDEX: Final = "SKYHIGH_WORKER_INDEX"
@@ -83,16 +84,22 @@ class Service(Generic[Config]):
     package: str
     settings: type[Config]
     descriptor: ServiceDescriptor
-    policy: Mapping[str, Access]
     build: Callable[[Config, Pool], contextlib.AbstractAsyncContextManager[Parts]]
     largest_message_bytes: int = LARGEST_MESSAGE_BYTES
+    others: tuple[ServiceDescriptor, ...] = ()
+    """Further services on the same port."""
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Returns the declarations of all its RPCs, by name. Raises DeclarationError if an RPC has none."""
+        return {name: rpc for each in (self.descriptor, *self.others) for name, rpc in rpcs.of_service(each).items()}
 
 
 def run(service: Service[Config]) -> None:
     """Runs the service until SIGTERM or SIGINT.
 
-    Exits with code 2 and prints a line for each bad setting.
+    Exits with code 2 and prints a line for each bad setting. Raises DeclarationError if an RPC has no declaration.
     """
+    service.rpcs()
     config = settings.load(service.settings)
     telemetry.configure_logging(service.name, config.log_level)
     index = os.environ.get(WORKER_INDEX)
@@ -196,7 +203,7 @@ async def serving(service: Service[Config], config: Config, addresses: list[str]
         )
         guarded = GuardedServer(
             server,
-            policy=service.policy,
+            rpcs=service.rpcs(),
             verifier=verifier,
             watches_per_principal=config.watches_per_principal,
             proxies=config.proxies,

@@ -1,4 +1,4 @@
-"""Verifies tokens and defines what each role may call.
+"""Verifies tokens and returns the principals of callers.
 
 Tokens are JWTs signed with ES256. The algorithm is fixed here and never read from the token. The gateway verifies
 tokens too, but a service verifies each token again and trusts no identity header.
@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from services.errors import Unauthenticated, Unavailable
-from services.time_limits import FACTOR
 
 ALGORITHM: Final = "ES256"
 # Verifying a signature costs more than the rest of a call's overhead, and clients send the same token many times.
@@ -65,40 +64,6 @@ class Role(StrEnum):
 
     No token carries this role.
     """
-
-
-class Effect(Enum):
-    """The kind of work of a method.
-
-    The value is its time limit in seconds; None means no limit.
-    """
-
-    READ = 2.0 * FACTOR
-    WRITE = 5.0 * FACTOR
-    STREAM = None
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """One row of an authorization table: the roles that may call a method.
-
-    `owned` says that all roles but agents, operations and services reach only their own resources. The SQL statements
-    of the method enforce it; here it documents the rule and drives the authorization test matrix.
-    """
-
-    roles: frozenset[Role]
-    effect: Effect
-    owned: bool = False
-
-    @property
-    def public(self) -> bool:
-        """Whether the method needs no token. A token that is sent with it is ignored."""
-        return Role.ANYBODY in self.roles
-
-
-def allow(*roles: Role, effect: Effect, owned: bool = False) -> Access:
-    """Returns a row of an authorization table."""
-    return Access(frozenset(roles), effect, owned)
 
 
 @dataclass(frozen=True, slots=True)

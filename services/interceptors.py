@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from services import db, running_call, telemetry
 from services.addresses import Network
-from services.auth import ANYBODY, Access, Principal, TokenVerifier
+from services.auth import ANYBODY, Principal, TokenVerifier
 from services.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -31,6 +31,7 @@ from services.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.rpcs import DeclarationError, Effect, Rpc
 from services.running_call import Call
 from services.validation import validate
 from services.watch import WatchPlaces
@@ -49,21 +50,21 @@ _log = telemetry.log("call")
 class GuardedServer:
     """Registers a service's methods on a server, each with a guard around it.
 
-    A method without a row in the authorization table is refused. Health and reflection, which return no customer data,
-    are registered on the server itself.
+    Only a method with a declaration (services/rpcs.py) can be registered. Health and reflection, which return no
+    customer data, are registered on the server itself.
     """
 
     def __init__(
         self,
         server: grpc.aio.Server,
         *,
-        policy: Mapping[str, Access],
+        rpcs: Mapping[str, Rpc],
         verifier: TokenVerifier,
         watches_per_principal: int,
         proxies: Sequence[Network] = (),
     ) -> None:
         self._server = server
-        self._policy = policy
+        self._rpcs = rpcs
         self._verifier = verifier
         self._places = WatchPlaces(per_principal=watches_per_principal)
         self._proxies = proxies
@@ -75,14 +76,15 @@ class GuardedServer:
         """
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, _Handler]) -> None:
-        """Registers the guarded methods."""
+        """Registers the guarded methods. Raises DeclarationError if one has no declaration."""
         guarded = {method: self._guard(method, handler) for method, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, guarded),))
 
     def _guard(self, method: str, handler: _Handler) -> _Handler:
         # The guard decodes the request, because gRPC would report a decoding failure of its own as a server error.
-        access = self._policy.get(method)
-        guard = _Guard(method, access, self._verifier, self._places, handler, proxies=self._proxies)
+        if method not in self._rpcs:
+            raise DeclarationError(f"{method}: is served without a declaration")
+        guard = _Guard(method, self._rpcs[method], self._verifier, self._places, handler, proxies=self._proxies)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(guard.listen, handler.request_deserializer, _serialize)
         if handler.response_streaming:
@@ -101,7 +103,7 @@ class _Guard:
     def __init__(
         self,
         method: str,
-        access: Access | None,
+        rpc: Rpc,
         verifier: TokenVerifier,
         places: WatchPlaces,
         handler: _Handler,
@@ -110,7 +112,7 @@ class _Guard:
     ) -> None:
         self._method = method
         self._proxies = proxies
-        self._access = access
+        self._rpc = rpc
         self._verifier = verifier
         self._places = places
         self._decode = cast("Callable[[bytes], Message]", handler.request_deserializer)
@@ -198,7 +200,8 @@ class _Guard:
             raise InvalidArgument.of(
                 FieldViolation("request", "must be a message of this method's request type, with text in UTF-8")
             ) from error
-        validate(request, sent_as=running_call.running().take_key(request))
+        keyed = self._rpc.effect is Effect.MUTATION
+        validate(request, sent_as=running_call.running().take_key(request) if keyed else {})
         return request
 
     async def _authorize(self, context: _Context) -> None:
@@ -209,7 +212,6 @@ class _Guard:
         use another one.
         """
         authorization = traceparent = idempotency_header = None
-        access = self._access
         for key, value in context.invocation_metadata() or ():
             if key == "authorization":
                 authorization = value if authorization is None else ""
@@ -217,11 +219,11 @@ class _Guard:
                 traceparent = value
             elif key == running_call.IDEMPOTENCY_HEADER and value != idempotency_header:
                 idempotency_header = value if idempotency_header is None else f"{idempotency_header!s}, {value!s}"
-        if access is not None and access.public:
+        if self._rpc.public:
             principal = ANYBODY
         else:
             principal = await self._verifier.principal(cast("str | None", authorization))
-        if access is None or principal.role not in access.roles:
+        if principal.role not in self._rpc.roles:
             raise PermissionDenied
         running_call.RUNNING.set(
             Call(
@@ -235,8 +237,7 @@ class _Guard:
         )
 
     def _time_left(self, context: _Context) -> float | None:
-        assert self._access is not None
-        longest: float | None = self._access.effect.value
+        longest = self._rpc.time_limit_seconds
         remaining: float | None = context.time_remaining()
         if remaining is None or longest is None:
             return longest

@@ -70,13 +70,13 @@ class Call:
         return peer.partition(":")[2].rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
 
     def take_key(self, request: Message) -> Mapping[str, str]:
-        """Copies the idempotency key of the header into `request_id` if that is empty.
+        """Copies the idempotency key of the header into a mutation's `request_id` if that is empty.
 
         So the contract's rule for the field also validates the header. Returns the name by which the caller sent the
         field, by field name; an empty mapping if it sent the field itself. Raises InvalidArgument if both are given and
         differ.
         """
-        if self.idempotency_header is None or "request_id" not in request.DESCRIPTOR.fields_by_name:
+        if self.idempotency_header is None:
             return {}
         request_id: str = getattr(request, "request_id")  # noqa: B009
         if not request_id:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aio_pika
@@ -17,7 +17,6 @@ from deploy.local.process import serves_grpc
 from seat_service.service import SEAT_SERVICE
 from services import app, db
 from services.app import Config, Service
-from services.auth import Access
 from services.db import Pool
 from services.inbox import RETRY_DELAYS_SECONDS, delay_queue
 from tests.callers import Callers
@@ -55,18 +54,11 @@ class Instance:
 
 
 @asynccontextmanager
-async def instance(
-    world: World,
-    *,
-    database_url: str | None = None,
-    policy: Mapping[str, Access] = SEAT_SERVICE.policy,
-    **variables: str,
-) -> AsyncIterator[Instance]:
+async def instance(world: World, *, database_url: str | None = None, **variables: str) -> AsyncIterator[Instance]:
     """Runs a seat service within the block; `variables` are environment variables."""
     url = database_url or world.servers.database_url("seat")
     settings = world.settings(SKYHIGH_SEAT_DATABASE_URL=url, **variables)
-    service = replace(SEAT_SERVICE, policy=policy)
-    async with app.serving(service, settings, ["127.0.0.1:0"]) as (port,):
+    async with app.serving(SEAT_SERVICE, settings, ["127.0.0.1:0"]) as (port,):
         callers = Callers(f"127.0.0.1:{port}", world.keys)
         async with connected(url) as database, pooled(url) as pool:
             yield Instance(callers, database, url, pool)

@@ -22,7 +22,6 @@ from services.timers import Timers
 from services.transitions import Transitions
 from waitlist_service import cancellations
 from waitlist_service.assignment import Assignment
-from waitlist_service.authorization import POLICY
 from waitlist_service.entitlements import Entitlements
 from waitlist_service.handlers import SUBSCRIPTIONS, on_flight_cancelled
 from waitlist_service.joining import Joining
@@ -91,6 +90,5 @@ WAITLIST_SERVICE: Final = Service(
     package="waitlist_service",
     settings=WaitlistSettings,
     descriptor=waitlist_service_pb2.DESCRIPTOR.services_by_name["WaitlistService"],
-    policy=POLICY,
     build=build,
 )

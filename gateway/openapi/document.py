@@ -8,11 +8,11 @@ from typing import Final
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from gateway.exposure import SERVICES
 from gateway.openapi.api import Api
 from gateway.openapi.operations import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_PARAMETER, Operations
 from gateway.openapi.refusals import RETRY_AFTER, STATUS
 from gateway.openapi.rules import Schema
+from gateway.upstreams import UPSTREAMS
 
 _TITLE: Final = "SkyHigh"
 _VERSION: Final = "v1"
@@ -40,11 +40,11 @@ fields of a body that nobody knows are ignored. Query parameters that nobody kno
 def build(api: FileDescriptorSet) -> Schema:
     """Returns the document; `api` must include the comments of the protos.
 
-    Raises ValueError if a proto has a rule, a body or a parameter that the document cannot describe. Raises KeyError if
-    an RPC is in no authorization table, if RAW_ANSWERS does not describe the bytes of its response, or if a required
-    field has no example.
+    Raises ValueError if a proto has a rule, a body or a parameter that the document cannot describe, or an RPC without
+    a declaration. Raises KeyError if RAW_ANSWERS does not describe the bytes of a response, or if a required field has
+    no example.
     """
-    operations = Operations(Api(api), SERVICES)
+    operations = Operations(Api(api), UPSTREAMS)
     paths = operations.paths()
     return {
         "openapi": "3.1.0",

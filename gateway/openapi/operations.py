@@ -9,13 +9,15 @@ from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
-from gateway.exposure import Call, ServiceExposure
 from gateway.openapi import rules
 from gateway.openapi.api import Api, Binding
-from gateway.openapi.callers import ROLES, access_to, in_words
+from gateway.openapi.callers import in_words
 from gateway.openapi.refusals import Refusals
 from gateway.openapi.rules import Schema
 from gateway.openapi.schemas import Schemas
+from gateway.upstreams import Upstream
+from services import rpcs
+from services.rpcs import Effect, Rpc
 
 HTTP_BODY: Final = "google.api.HttpBody"
 # The edge accepts only ASCII in paths and queries.
@@ -56,18 +58,18 @@ IDEMPOTENCY_KEY_PARAMETER: Final[Schema] = {
 class Operations:
     """Builds the operations, and the components that they refer to."""
 
-    def __init__(self, api: Api, services: tuple[ServiceExposure, ...]) -> None:
+    def __init__(self, api: Api, upstreams: tuple[Upstream, ...]) -> None:
         self._api = api
-        self._services = services
+        self._upstreams = upstreams
         self.schemas = Schemas(api, answers=[_answered(api, method) for _, method, _ in self._exposed()])
         self.refusals = Refusals(api)
 
     def paths(self) -> Schema:
         """Returns all operations, by path and HTTP method."""
         paths: Schema = {}
-        for service, method, call in self._exposed():
+        for upstream, method, rpc in self._exposed():
             for number, binding in enumerate(self._api.bindings(method)):
-                operation = self._operation(service, method, call, binding)
+                operation = self._operation(upstream, method, rpc, binding)
                 if number:
                     operation["operationId"] += str(number + 1)
                 paths.setdefault(binding.path, {})[binding.verb.lower()] = operation
@@ -75,47 +77,43 @@ class Operations:
 
     def tags(self) -> list[Schema]:
         """Returns one tag for each service."""
-        return [{"name": tag_of(service), "description": self._api.comment(service.name)} for service in self._services]
+        return [{"name": tag_of(each), "description": self._api.comment(each.name)} for each in self._upstreams]
 
-    def _exposed(self) -> Iterator[tuple[ServiceExposure, MethodDescriptor, Call]]:
-        for service in self._services:
-            methods = self._api.service(service.name).methods_by_name
-            for rpc, call in service.calls.items():
-                if call is not Call.INTERNAL:
-                    yield service, methods[rpc], call
+    def _exposed(self) -> Iterator[tuple[Upstream, MethodDescriptor, Rpc]]:
+        for upstream in self._upstreams:
+            for method in self._api.service(upstream.name).methods:
+                rpc = rpcs.of_method(method)
+                if rpc.exposed:
+                    yield upstream, method, rpc
 
-    def _operation(self, service: ServiceExposure, method: MethodDescriptor, call: Call, binding: Binding) -> Schema:
-        access = access_to(service, method.name)
+    def _operation(self, upstream: Upstream, method: MethodDescriptor, rpc: Rpc, binding: Binding) -> Schema:
         summary, description = _first_sentence(self._api.comment(method.full_name))
         # With a body, the schema of the request already has these sentences.
         between_fields = () if binding.body else rules.message_sentences(method.input_type)
-        public = method.name in service.public
         operation: Schema = {
             "operationId": method.name,
-            "tags": [tag_of(service)],
+            "tags": [tag_of(upstream)],
             "summary": summary,
-            "description": "\n\n".join(filter(None, (description, *between_fields, in_words(access)))),
-            "security": [] if public else [{"bearer": []}],
+            "description": "\n\n".join(filter(None, (description, *between_fields, in_words(rpc)))),
+            "security": [] if rpc.public else [{"bearer": []}],
         }
-        if parameters := list(self._parameters(method, binding)):
+        if parameters := list(self._parameters(method, rpc, binding)):
             operation["parameters"] = parameters
         if body := self._body(method, binding):
             operation["requestBody"] = body
-        refusals = self.refusals.answers(
-            method, public=public, everybody=access.roles.issuperset(ROLES), body=binding.body
-        )
-        operation["responses"] = {"200": self._answer(method, call), **refusals}
+        refusals = self.refusals.answers(method, rpc, body=binding.body)
+        operation["responses"] = {"200": self._answer(method, rpc), **refusals}
         if method.GetOptions().deprecated:
             operation["deprecated"] = True
         return operation
 
-    def _parameters(self, method: MethodDescriptor, binding: Binding) -> Iterator[Schema]:
+    def _parameters(self, method: MethodDescriptor, rpc: Rpc, binding: Binding) -> Iterator[Schema]:
         fields = method.input_type.fields_by_name
         for name in binding.path_fields:
             yield self._parameter(fields[name], "path", name)
         for name, text in RAW_REQUEST_HEADERS.get(method.name, {}).items():
             yield {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
-        if "request_id" in fields:
+        if rpc.effect is Effect.MUTATION:
             yield {"$ref": f"#/components/parameters/{IDEMPOTENCY_KEY}"}
         for field in method.input_type.fields:
             if not binding.body and field.name not in binding.path_fields:
@@ -153,14 +151,14 @@ class Operations:
         }
         return {"required": bool(needed), "content": {"application/json": content}}
 
-    def _answer(self, method: MethodDescriptor, call: Call) -> Schema:
+    def _answer(self, method: MethodDescriptor, rpc: Rpc) -> Schema:
         if method.output_type.full_name == HTTP_BODY:
             raw = RAW_ANSWERS[method.name]
             # A picture needs no schema: the content type describes it.
             content: Schema = {"schema": self.schemas.answer(self._api.message(raw.message))} if raw.message else {}
             return {"description": "OK", "content": {raw.content_type: content}}
         schema = self.schemas.answer(method.output_type)
-        if call is Call.WATCH:
+        if rpc.effect is Effect.STREAM:
             data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
             event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
             text = "Server-sent events without end. The schema is that of each event."
@@ -168,9 +166,9 @@ class Operations:
         return {"description": "OK", "content": {"application/json": {"schema": schema}}}
 
 
-def tag_of(service: ServiceExposure) -> str:
+def tag_of(upstream: Upstream) -> str:
     """Returns the tag under which the operations of a service are listed."""
-    return service.name.rpartition(".")[2]
+    return upstream.name.rpartition(".")[2]
 
 
 def _answered(api: Api, method: MethodDescriptor) -> Descriptor:

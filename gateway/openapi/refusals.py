@@ -15,7 +15,9 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.rpc import code_pb2
 
 from gateway.openapi.api import Api, short_name
+from gateway.openapi.callers import ROLES
 from gateway.openapi.rules import Schema
+from services.rpcs import Effect, Rpc
 
 GATEWAY: Final = "skyhigh.gateway.v1.GatewayAdmin"
 # The HTTP status that the transcoder returns for a gRPC code.
@@ -97,13 +99,13 @@ class Refusals:
         self.responses: dict[str, Schema] = {}
         """The responses that many operations share, by name."""
 
-    def answers(self, method: MethodDescriptor, *, public: bool, everybody: bool, body: bool) -> Schema:
+    def answers(self, method: MethodDescriptor, rpc: Rpc, *, body: bool) -> Schema:
         """Returns the refusal responses of an operation, by HTTP status.
 
-        `public` says that it needs no token, `everybody` that every role may call it, `body` that it has a body.
+        `body` says that it has a body.
         """
         own = self._reasons(method.containing_service)
-        common = list(self._common(method, public=public, everybody=everybody, body=body))
+        common = list(self._common(method, rpc, body=body))
         named = [own[name] for name in self._named(method) if name not in _SERVICE]
         answers: Schema = {}
         for status in sorted({reason.status for reason in (*common, *named)}):
@@ -115,15 +117,15 @@ class Refusals:
                 answers[status] = {"$ref": f"#/components/responses/{name}"}
         return answers
 
-    def _common(self, method: MethodDescriptor, *, public: bool, everybody: bool, body: bool) -> Iterator[Reason]:
+    def _common(self, method: MethodDescriptor, rpc: Rpc, *, body: bool) -> Iterator[Reason]:
         own = self._reasons(method.containing_service)
         yield from (own[name] for name in _SERVICE)
         yield from (self._edge[name] for name in _EDGE)
-        if not public:
+        if not rpc.public:
             yield own["UNAUTHENTICATED"]
-        if not (public or everybody):
+        if not (rpc.public or rpc.roles.issuperset(ROLES)):
             yield own["PERMISSION_DENIED"]
-        if "request_id" in method.input_type.fields_by_name:
+        if rpc.effect is Effect.MUTATION:
             yield own["IDEMPOTENCY_KEY_REUSED"]
         if body:
             yield self._edge["REQUEST_TOO_LARGE"]

@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import grpc
-from skyhigh.gateway.v1 import gateway_admin_pb2
+from skyhigh.gateway.v1 import envoy_pb2, gateway_admin_pb2
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import add_GatewayAdminServicer_to_server
 
 from gateway.limits import DEFAULTS
 from gateway.rate_limit import limits
-from gateway.rate_limit.authorization import ENVOY_POLICY, POLICY
 from gateway.rate_limit.envoy_api import EnvoyApi
 from gateway.rate_limit.gcra import SharedLimits
 from gateway.rate_limit.policy import Policy
@@ -74,7 +73,7 @@ GATEWAY_SERVICE: Final = Service(
     package="gateway.rate_limit",
     settings=GatewayServiceSettings,
     descriptor=gateway_admin_pb2.DESCRIPTOR.services_by_name["GatewayAdmin"],
-    policy={**POLICY, **ENVOY_POLICY},
     build=build,
     largest_message_bytes=LARGEST_MESSAGE_BYTES,
+    others=tuple(envoy_pb2.DESCRIPTOR.services_by_name.values()),
 )

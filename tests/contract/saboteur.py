@@ -94,7 +94,7 @@ async def sabotaged(world: World, *plants: Plant, **variables: str) -> AsyncIter
         with pytest.MonkeyPatch.context() as patch:
             obedient = partial(asyncpg.create_pool, connection_class=saboteur.connection_class())
             patch.setattr(asyncpg, "create_pool", obedient)
-            serving: Any = instance(world, database_url=url, **variables)  # type: ignore[arg-type]
+            serving: Any = instance(world, database_url=url, **variables)
             broken: Instance = await stack.enter_async_context(serving)
         try:
             yield broken

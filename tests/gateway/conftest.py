@@ -14,8 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
-from gateway.exposure import SERVICES
 from gateway.render import write
+from gateway.upstreams import UPSTREAMS
 from tests.callers import Caller, Callers
 from tests.conftest import World
 from tests.gateway.edges import edge_settings
@@ -99,8 +99,8 @@ async def others() -> AsyncIterator[Others]:
     echo = Echo()
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    for service in SERVICES:
-        await healthy.set(service.name, health_pb2.HealthCheckResponse.SERVING)
+    for upstream in UPSTREAMS:
+        await healthy.set(upstream.name, health_pb2.HealthCheckResponse.SERVING)
     server.add_generic_rpc_handlers((echo,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -29,11 +29,11 @@ from schemathesis.core.failures import AcceptedNegativeData, Failure, ServerErro
 from schemathesis.engine import events, from_schema
 from schemathesis.openapi.checks import RejectedPositiveData, UnsupportedMethodResponse
 
-from gateway.exposure import SERVICES
 from gateway.openapi.api import Api
-from gateway.openapi.callers import ROLES, access_to
+from gateway.openapi.callers import ROLES
 from gateway.render import DESCRIPTORS
-from services.auth import Access
+from gateway.upstreams import UPSTREAMS
+from services.rpcs import Rpc
 
 TIMEOUT_SECONDS = 20
 BUSY = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
@@ -77,17 +77,15 @@ class Contract:
     def __init__(self) -> None:
         api = Api(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()))
         self._methods: dict[str, MethodDescriptor] = {}
-        self._access: dict[str, Access] = {}
-        for service in SERVICES:
-            methods = api.service(service.name).methods_by_name
-            for rpc in service.calls:
-                self._methods[rpc] = methods[rpc]
-                self._access[rpc] = access_to(service, rpc)
+        self._rpcs: dict[str, Rpc] = {}
+        for upstream in UPSTREAMS:
+            self._methods |= dict(api.service(upstream.name).methods_by_name.items())
+            self._rpcs |= upstream.rpcs
         self._validator = protovalidate.Validator()
 
     def roles(self, operation: str) -> list[str]:
         """Returns the roles that may call an operation; none if it needs no token."""
-        return [role for role in ROLES if role in self._access[operation].roles]
+        return [role for role in ROLES if role in self._rpcs[operation].roles]
 
     def holds_for(self, case: AnyCase) -> bool:
         """Returns whether a request is valid when read as Protocol Buffers read JSON.

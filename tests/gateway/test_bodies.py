@@ -11,7 +11,7 @@ import pytest
 from skyhigh.booking.v1 import booking_service_pb2 as booking
 from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 
-from gateway.exposure import LARGE_BODY_BYTES
+from checkin_service.service import CHECKIN_SERVICE
 from tests.gateway.conftest import Gateway, Others
 from tests.gateway.test_json_contract import reason, violations
 
@@ -122,7 +122,7 @@ async def test_a_manifest_of_500_passengers_is_accepted(gateway: Gateway, others
 
 
 async def test_a_larger_manifest_is_refused(gateway: Gateway) -> None:
-    body = json.dumps({"requestId": "x" * LARGE_BODY_BYTES})
+    body = json.dumps({"requestId": "x" * CHECKIN_SERVICE.rpcs()["ImportManifest"].max_body_bytes})
     assert await post(gateway, "/v1/flights/SH101-1/manifest", body) == (413, "")
 
 

@@ -15,9 +15,9 @@ import yaml
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
 from pydantic import ValidationError
 from skyhigh.gateway.v1.error_reason_pb2 import ErrorReason
+from skyhigh.options.v1 import rpc_pb2
 
 from gateway.edge_errors import EDGE_ERRORS
-from gateway.exposure import SERVICES, Call
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import (
     ExposureError,
@@ -28,6 +28,8 @@ from gateway.render import (
     read_descriptors,
     render,
 )
+from gateway.upstreams import UPSTREAMS
+from services.rpcs import DeclarationError, Effect, Rpc
 
 HTTP_FILTERS = "envoy.filters.http."
 
@@ -75,68 +77,49 @@ def rpc_routes(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {path: route for path, route in paths if path.startswith("/skyhigh.")}
 
 
-def methods(api: FileDescriptorSet) -> Iterator[tuple[str, MethodDescriptorProto, Call]]:
-    for exposed in SERVICES:
+def methods(api: FileDescriptorSet) -> Iterator[tuple[str, MethodDescriptorProto, Rpc]]:
+    for upstream in UPSTREAMS:
         for file in api.file:
             for service in file.service:
-                if f"{file.package}.{service.name}" == exposed.name:
+                if f"{file.package}.{service.name}" == upstream.name:
                     for method in service.method:
-                        yield f"/{exposed.name}/{method.name}", method, exposed.calls[method.name]
+                        yield f"/{upstream.name}/{method.name}", method, upstream.rpcs[method.name]
 
 
 def test_envoy_takes_the_configuration_without_a_warning() -> None:
     assert check() == []
 
 
-def test_an_rpc_missing_in_the_table_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+def test_an_rpc_without_a_declaration_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
     (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
     file.service[0].method.add(name="GiveAllSeatsAway")
-    with pytest.raises(ExposureError, match="GiveAllSeatsAway"):
+    with pytest.raises(DeclarationError, match=r"skyhigh\.seat\.v1\.SeatService\.GiveAllSeatsAway: has no option"):
         rendered(api, jwks)
 
 
-def test_a_service_missing_in_the_table_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
-    api.file.add(name="skyhigh/new.proto", package="skyhigh.new.v1").service.add(name="NewService")
-    with pytest.raises(ExposureError, match=r"skyhigh\.new\.v1\.NewService"):
+def test_a_route_without_a_cluster_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
+    (weighing,) = [file.service[0] for file in api.file if file.package == "skyhigh.weight.v1"]
+    weighing.method[0].options.Extensions[rpc_pb2.rpc].gateway.call_class = rpc_pb2.Rpc.Gateway.READ
+    with pytest.raises(ExposureError, match=r"skyhigh\.weight\.v1\.WeightService"):
         rendered(api, jwks)
 
 
-def test_an_rpc_missing_in_the_protos_stops_the_rendering(api: FileDescriptorSet, jwks: Path) -> None:
-    (file,) = [file for file in api.file if file.name == "skyhigh/seat/v1/seat_service.proto"]
-    lost = file.service[0].method.pop()
-    with pytest.raises(ExposureError, match=lost.name):
-        rendered(api, jwks)
+def test_exactly_the_exposed_rpcs_have_a_route(api: FileDescriptorSet, config: dict[str, Any]) -> None:
+    exposed = {path for path, _, rpc in methods(api) if rpc.exposed}
+    assert rpc_routes(config).keys() == exposed
 
 
-def test_exactly_the_public_rpcs_have_a_route(api: FileDescriptorSet, config: dict[str, Any]) -> None:
-    public = {path for path, _, call in methods(api) if call is not Call.INTERNAL}
-    assert rpc_routes(config).keys() == public
-
-
-def test_internal_rpcs_are_those_for_services_only(api: FileDescriptorSet) -> None:
-    internal = {method.name for _, method, call in methods(api) if call is Call.INTERNAL}
-    assert internal == {
-        *("ClaimSeat", "ReturnSeat", "ReleasePassengerSeat", "FindPassengerSeats", "SetWaitlistOpen"),
-        "SyncPassengers",
-        *("GetPassenger", "FindPassengers", "ReserveLocator"),
-        *("CreatePaymentIntent", "CancelPaymentIntent", "RefundPayment"),
-    }
-
-
-def test_routes_accept_only_grpc_and_mostly_require_tokens(config: dict[str, Any]) -> None:
+def test_routes_accept_only_grpc_and_mostly_require_tokens(api: FileDescriptorSet, config: dict[str, Any]) -> None:
     open_to_all = set()
     for path, route in rpc_routes(config).items():
         (content_type,) = route["match"]["headers"]
         assert content_type == {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
         token = route["typed_per_filter_config"][HTTP_FILTERS + "jwt_authn"]
         if token.get("disabled"):
-            open_to_all.add(path.rpartition("/")[2])
+            open_to_all.add(path)
         else:
             assert token["requirement_name"] == "token"
-    assert open_to_all == {
-        *("CreateSession", "CreateGuestSession", "ReceiveWebhook"),
-        *("ListFlights", "GetFlight", "SearchFlights", "GetItinerary"),
-    }
+    assert open_to_all == {path for path, _, rpc in methods(api) if rpc.public}
 
 
 def test_only_public_rpcs_and_preflights_reach_a_cluster(config: dict[str, Any]) -> None:
@@ -151,20 +134,19 @@ def test_only_public_rpcs_and_preflights_reach_a_cluster(config: dict[str, Any])
 def test_every_public_rpc_has_its_timeout_and_its_retries(api: FileDescriptorSet, config: dict[str, Any]) -> None:
     found = rpc_routes(config)
     unseen = {"connect-failure", "refused-stream"}
-    timeouts = {Call.READ: "2s", Call.WRITE: "5s", Call.WATCH: "0s"}
-    for path, _, call in methods(api):
-        if call is Call.INTERNAL:
+    for path, _, rpc in methods(api):
+        if not rpc.exposed:
             continue
         action = found[path]["route"]
-        assert action["timeout"] == timeouts[call]
+        assert action["timeout"] == ("0s" if rpc.seconds is None else f"{rpc.seconds:g}s")
         retried = set(action["retry_policy"]["retry_on"].split(","))
-        assert retried == (unseen | {"reset", "unavailable", "cancelled"} if call is Call.READ else unseen)
+        assert retried == (unseen | {"reset", "unavailable", "cancelled"} if rpc.effect is Effect.READ else unseen)
         deadlines = [
             header["header"]["value"]
             for header in found[path].get("request_headers_to_add", [])
             if header["header"]["key"] == "grpc-timeout"
         ]
-        assert deadlines == {Call.READ: ["1900m"], Call.WRITE: ["4900m"], Call.WATCH: []}[call]
+        assert deadlines == ([] if rpc.seconds is None else [f"{rpc.seconds * 1000 - 100:.0f}m"])
 
 
 def test_a_quiet_watch_lasts_three_heartbeats(config: dict[str, Any]) -> None:
@@ -173,14 +155,13 @@ def test_a_quiet_watch_lasts_three_heartbeats(config: dict[str, Any]) -> None:
     assert connection_manager(config)["stream_idle_timeout"] == "10s"
 
 
-def test_the_table_agrees_with_the_http_verbs(api: FileDescriptorSet) -> None:
-    for path, method, call in methods(api):
+def test_http_verbs_agree_with_the_declarations(api: FileDescriptorSet) -> None:
+    for path, method, rpc in methods(api):
         verbs = {verb for verb, _ in json_bindings(method)}
-        if call is Call.INTERNAL:
+        if not rpc.exposed:
             assert not verbs, path
-        assert (call is Call.WATCH) == method.server_streaming, path
         if verbs:
-            assert (verbs == {"GET"}) == (call in {Call.READ, Call.WATCH}), path
+            assert (verbs == {"GET"}) == (not rpc.mutation), path
 
 
 def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, config: dict[str, Any]) -> None:
@@ -189,7 +170,7 @@ def test_every_json_route_of_the_protos_is_covered(api: FileDescriptorSet, confi
         for http_filter in connection_manager(config)["http_filters"]
         if http_filter["name"] == HTTP_FILTERS + "grpc_json_transcoder"
     ]
-    assert transcoder["services"] == [service.name for service in SERVICES]
+    assert transcoder["services"] == [upstream.name for upstream in UPSTREAMS]
     allowed: dict[str, set[str]] = {
         route["match"]["safe_regex"]["regex"]: set(route["response_headers_to_add"][0]["header"]["value"].split(", "))
         for route in routes(config)
@@ -250,7 +231,7 @@ def test_the_admin_interface_is_always_on_loopback(api: FileDescriptorSet, jwks:
 def test_several_addresses_share_the_load(api: FileDescriptorSet, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYHIGH_SEAT_ADDRESS", "127.0.0.1:50151, [::1]:50152")
     clusters = {cluster["name"]: cluster for cluster in rendered(api, jwks)["static_resources"]["clusters"]}
-    services = {service.cluster for service in SERVICES}
+    services = {upstream.cluster for upstream in UPSTREAMS}
     assert clusters.keys() == {"nowhere", *services, *(f"{service}-watch" for service in services)}
     for name in ("seat", "seat-watch"):
         (endpoints,) = clusters[name]["load_assignment"]["endpoints"]

@@ -21,12 +21,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gateway.exposure import SERVICES, Call
 from gateway.openapi import document, page
 from gateway.openapi.api import Api
 from gateway.openapi.examples import EXAMPLES
 from gateway.openapi.rules import UnknownRuleError
 from gateway.render import DESCRIPTORS, json_bindings, read_descriptors
+from gateway.upstreams import UPSTREAMS
 from services.validation import validate
 from tests.gateway.conftest import Gateway
 
@@ -67,9 +67,9 @@ def test_exactly_the_exposed_rpcs_have_a_path(openapi: dict[str, Any]) -> None:
     expected: dict[tuple[str, str], str] = {}
     for file in read_descriptors().file:
         for service in file.service:
-            calls = {one.name: one.calls for one in SERVICES}.get(f"{file.package}.{service.name}", {})
+            exposed = {one.name: one.exposed for one in UPSTREAMS}.get(f"{file.package}.{service.name}", {})
             for method in service.method:
-                if calls.get(method.name, Call.INTERNAL) is not Call.INTERNAL:
+                if method.name in exposed:
                     expected |= {binding: method.name for binding in json_bindings(method)}
     found = {
         (verb.upper(), path): each["operationId"]
@@ -80,12 +80,12 @@ def test_exactly_the_exposed_rpcs_have_a_path(openapi: dict[str, Any]) -> None:
 
 
 def test_only_public_operations_need_no_token(openapi: dict[str, Any]) -> None:
-    for service in SERVICES:
-        for rpc, call in service.calls.items():
-            if call is not Call.INTERNAL and rpc != "GetSeatMap":
-                found = operation(openapi, rpc)
-                assert found["security"] == ([] if rpc in service.public else [{"bearer": []}]), rpc
-                assert ("401" in found["responses"]) == (rpc not in service.public or rpc == "ReceiveWebhook"), rpc
+    for upstream in UPSTREAMS:
+        for name, rpc in upstream.exposed.items():
+            if name != "GetSeatMap":
+                found = operation(openapi, name)
+                assert found["security"] == ([] if rpc.public else [{"bearer": []}]), name
+                assert ("401" in found["responses"]) == (not rpc.public or name == "ReceiveWebhook"), name
 
 
 def test_every_reference_resolves_and_every_component_is_used(openapi: dict[str, Any]) -> None:
@@ -207,7 +207,7 @@ def test_a_refusal_lists_its_reasons(openapi: dict[str, Any]) -> None:
 
 def test_request_examples_are_valid(api: FileDescriptorSet, openapi: dict[str, Any]) -> None:
     protos = Api(api)
-    methods = {name: one for each in SERVICES for name, one in protos.service(each.name).methods_by_name.items()}
+    methods = {name: one for each in UPSTREAMS for name, one in protos.service(each.name).methods_by_name.items()}
     seen = 0
     for path, verbs in openapi["paths"].items():
         for each in verbs.values():

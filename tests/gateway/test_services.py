@@ -18,10 +18,10 @@ import pytest
 from google.api import httpbody_pb2
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto
 
-from gateway.exposure import SERVICES, Call, ServiceExposure
 from gateway.render import json_bindings, read_descriptors
+from gateway.upstreams import UPSTREAMS, Upstream
 from services.auth import ANYBODY
-from services.running_call import Call as Running
+from services.running_call import Call
 from tests.dates import flight_id
 from tests.gateway.conftest import Gateway, Others
 
@@ -33,9 +33,9 @@ VALUES: Final = {
 }
 
 
-def routes() -> Iterator[tuple[ServiceExposure, MethodDescriptorProto, str, str]]:
+def routes() -> Iterator[tuple[Upstream, MethodDescriptorProto, str, str]]:
     """Yields service, method, verb and path of each binding of the services that do not run here."""
-    exposed = {service.name: service for service in SERVICES if service.cluster != "seat"}
+    exposed = {upstream.name: upstream for upstream in UPSTREAMS if upstream.cluster != "seat"}
     for file in read_descriptors().file:
         for service in file.service:
             name = f"{file.package}.{service.name}"
@@ -51,7 +51,7 @@ IDS: Final = [f"{method.name}" for _, method, _, _ in ROUTES]
 
 @pytest.mark.parametrize(("service", "method", "verb", "path"), ROUTES, ids=IDS)
 async def test_a_route_reaches_its_method(  # noqa: PLR0917
-    gateway: Gateway, others: Others, service: ServiceExposure, method: MethodDescriptorProto, verb: str, path: str
+    gateway: Gateway, others: Others, service: Upstream, method: MethodDescriptorProto, verb: str, path: str
 ) -> None:
     answer = await gateway.agent()(verb, path, {} if verb != "GET" else None)
     assert answer.status_code == 200, answer.text
@@ -61,25 +61,23 @@ async def test_a_route_reaches_its_method(  # noqa: PLR0917
 
 
 @pytest.mark.parametrize(("service", "method", "verb", "path"), ROUTES, ids=IDS)
-async def test_a_token_is_required_as_the_table_says(
-    gateway: Gateway, service: ServiceExposure, method: MethodDescriptorProto, verb: str, path: str
+async def test_a_token_is_required_as_the_rpc_declares(
+    gateway: Gateway, service: Upstream, method: MethodDescriptorProto, verb: str, path: str
 ) -> None:
     bare = await gateway.http.request(verb, path, json={} if verb != "GET" else None)
     forged = await gateway.http.request(
         verb, path, json={} if verb != "GET" else None, headers={"authorization": "Bearer nonsense"}
     )
-    expected = 200 if method.name in service.public else 401
+    expected = 200 if service.rpcs[method.name].public else 401
     assert (bare.status_code, forged.status_code) == (expected, expected)
 
 
 @pytest.mark.parametrize(
     ("service", "method"),
-    [(service, name) for service in SERVICES for name, call in service.calls.items() if call is Call.INTERNAL],
+    [(upstream, name) for upstream in UPSTREAMS for name, rpc in upstream.rpcs.items() if not rpc.exposed],
     ids=lambda value: getattr(value, "cluster", value),
 )
-async def test_an_internal_method_does_not_exist_at_the_edge(
-    gateway: Gateway, service: ServiceExposure, method: str
-) -> None:
+async def test_an_internal_method_does_not_exist_at_the_edge(gateway: Gateway, service: Upstream, method: str) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         metadata = (("authorization", f"Bearer {gateway.callers.service().token}"),)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -156,6 +154,6 @@ async def test_a_service_gets_only_the_callers_address(gateway: Gateway, others:
             return tuple(heard.items())
 
     networks = [ip_network("127.0.0.0/8")]
-    running = Running("CreateSession", ANYBODY, "", None, Context(), networks)  # type: ignore[arg-type]
+    running = Call("CreateSession", ANYBODY, "", None, Context(), networks)  # type: ignore[arg-type]
     assert running.client_address() == "127.0.0.7"
     assert not {name for name in names if heard.get(name) == "203.0.113.66"}

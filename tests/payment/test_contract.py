@@ -1,79 +1,21 @@
-"""The payment service's tables: authorization, states, reasons, guards."""
+"""The payment service's tables: states, guards, history."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
-import grpc
 import pytest
-from google.protobuf import message_factory
 from skyhigh.payment.v1 import payment_service_pb2 as pb
 
 import payment_service
 from payment_service import intents
-from payment_service.authorization import POLICY
-from payment_service.servicer import PaymentServicer
-from services.auth import Role
-from tests.callers import Caller, read, refused
+from tests.callers import Caller
 from tests.payment.rules import Payments
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["PaymentService"]
-ROLES: Final = {
-    "P": Role.PASSENGER,
-    "C": Role.CUSTOMER,
-    "A": Role.AGENT,
-    "O": Role.OPERATIONS,
-    "S": Role.SERVICE,
-    "-": Role.ANYBODY,
-}
-MAY_CALL: Final = {
-    "CreatePaymentIntent": "S",
-    "CancelPaymentIntent": "S",
-    "RefundPayment": "AS",
-    "GetPaymentIntent": "PCAS",
-    "SubmitPaymentCode": "PCS",
-    "ReceiveWebhook": "-",
-}
 SOURCES: Final = sorted(Path(payment_service.__file__).parent.glob("*.py"))
-
-
-def test_the_authorization_table_equals_the_contracts() -> None:
-    assert set(POLICY) == set(SERVICE.methods_by_name) == set(MAY_CALL)
-    assert {method: access.roles for method, access in POLICY.items()} == {
-        method: frozenset(ROLES[letter] for letter in letters) for method, letters in MAY_CALL.items()
-    }
-    assert {method for method, access in POLICY.items() if access.owned} == {"GetPaymentIntent", "SubmitPaymentCode"}
-    assert set(MAY_CALL) <= set(vars(PaymentServicer))
-
-
-@pytest.mark.parametrize("letter", "PCAOS")
-@pytest.mark.parametrize("method", MAY_CALL)
-async def test_a_role_can_call_only_its_methods(silent: Payments, method: str, letter: str) -> None:
-    callers = silent.callers
-    opened: dict[str, Any] = {
-        "P": callers.passenger,
-        "C": callers.customer,
-        "A": callers.agent,
-        "O": callers.operations,
-        "S": callers.service,
-    }
-    caller: Caller = opened[letter]()
-    request = message_factory.GetMessageClass(SERVICE.methods_by_name[method].input_type)()
-    with pytest.raises(grpc.aio.AioRpcError) as answer:
-        await getattr(caller, method)(request)
-    reached = {"-": "WEBHOOK_UNSIGNED"}.get(MAY_CALL[method], "INVALID_FIELD")
-    may = letter in MAY_CALL[method] or MAY_CALL[method] == "-"
-    assert read(answer.value).reason == (reached if may else "PERMISSION_DENIED")
-
-
-@pytest.mark.parametrize("method", [method for method, letters in MAY_CALL.items() if letters != "-"])
-async def test_calls_without_a_token_are_refused(silent: Payments, method: str) -> None:
-    request = message_factory.GetMessageClass(SERVICE.methods_by_name[method].input_type)()
-    with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
-        await getattr(silent.callers.anybody("none"), method)(request)
 
 
 async def test_sql_and_contract_have_the_same_states(silent: Payments) -> None:

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.message import Message
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from seat_service.authorization import POLICY
-from services.auth import Effect
+from seat_service.service import SEAT_SERVICE
+from services.rpcs import Effect
 from tests.callers import Caller, Callers, refused, seat
 from tests.instances import Database
 from tests.seat.rules import a_repeat_has_one_effect, answers, at_once, new_flight_id, outcomes, rows, violations
@@ -155,8 +155,7 @@ async def prepared(method: str, callers: Callers, flight: str) -> tuple[Caller, 
 
 
 def test_every_mutation_has_an_idempotency_test() -> None:
-    # SyncPassengers has no key: its rows have revisions, which identify a repeat (test_sync_passengers.py).
-    keyed_methods = {method for method, access in POLICY.items() if access.effect is Effect.WRITE} - {"SyncPassengers"}
+    keyed_methods = {name for name, rpc in SEAT_SERVICE.rpcs().items() if rpc.effect is Effect.MUTATION}
     assert keyed_methods == MUTATIONS.keys()
 
 

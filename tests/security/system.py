@@ -33,15 +33,14 @@ from deploy.mocks import mail, weight
 from deploy.mocks.mail import MailSettings, MailSink
 from deploy.mocks.weight import WeightSettings
 from flight_service.service import FLIGHT_SERVICE
-from gateway.exposure import SERVICES as EXPOSED
-from gateway.exposure import Call
 from gateway.rate_limit.service import GATEWAY_SERVICE
 from gateway.rate_limit.settings import RateLimits
 from gateway.render import GatewaySettings, json_bindings, write
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services.app import Service
-from services.auth import Access, Role
+from services.auth import Role
+from services.rpcs import Rpc as Declaration
 from tests.callers import AT_ONCE, ISSUER, Callers
 from tests.instances import database_with, running
 from tests.payment.rules import SECRET
@@ -87,16 +86,11 @@ HASTE: Final = {"request_headers_timeout": 1, "request_timeout": 2, "stream_idle
 
 @dataclass(frozen=True)
 class Rpc:
-    """An RPC of the contract, and its row of the service's authorization table.
-
-    The row is None if the table has none.
-    """
+    """An RPC of the contract, and its declaration."""
 
     service: Service[Any]
     method: MethodDescriptor
-    access: Access | None
-    call: Call | None
-    """How the edge treats the RPC; None if it is not listed."""
+    declaration: Declaration
 
     @property
     def name(self) -> str:
@@ -111,7 +105,7 @@ class Rpc:
     @property
     def exposed(self) -> bool:
         """Whether the edge has a route to the RPC."""
-        return self.call is not Call.INTERNAL
+        return self.declaration.exposed
 
     @cached_property
     def binding(self) -> tuple[str, str] | None:
@@ -132,12 +126,11 @@ class Rpc:
 
 
 def rpcs() -> Iterator[Rpc]:
-    """Yields every RPC that a proto describes, listed for the edge or not."""
-    calls = {exposed.name: exposed.calls for exposed in EXPOSED}
+    """Yields every RPC that a proto describes, exposed at the edge or not."""
     for service in SERVICES:
+        declared = service.rpcs()
         for method in service.descriptor.methods:
-            call = calls[service.descriptor.full_name].get(method.name)
-            yield Rpc(service, method, service.policy.get(method.name), call)
+            yield Rpc(service, method, declared[method.name])
 
 
 RPCS: Final = {rpc.name: rpc for rpc in rpcs()}

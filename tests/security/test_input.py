@@ -22,8 +22,8 @@ from buf.validate import validate_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.exposure import Call
 from services.auth import Role
+from services.rpcs import Effect
 from tests.callers import a_few_at_once
 from tests.checkin.airport import new_pnr
 from tests.security.belongings import Belongings, fly
@@ -64,14 +64,13 @@ def places(*types: int) -> Iterator[tuple[Rpc, Path]]:
 
 def token_for(system: System, rpc: Rpc) -> str:
     """Returns a token of the most powerful role that may call the RPC."""
-    assert rpc.access is not None
     order = (Role.SERVICE, Role.OPERATIONS, Role.AGENT, Role.CUSTOMER, Role.PASSENGER, Role.ANYBODY)
-    return system.token(next(role for role in order if role in rpc.access.roles))
+    return system.token(next(role for role in order if role in rpc.declaration.roles))
 
 
 def reads(rpc: Rpc) -> bool:
     """Returns whether the RPC is a read, which may succeed with an empty result."""
-    return rpc.call is Call.READ
+    return rpc.declaration.effect is Effect.READ
 
 
 @pytest.mark.usefixtures("nothing_changed")

@@ -165,6 +165,6 @@ async def test_no_response_exceeds_its_page_size(system: System, belongings: Bel
         if "page_size" in rpc.method.input_type.fields_by_name:
             request = valid(rpc.request(), {"flight_id": belongings.strangers_own["flight_id"], "page_size": 2**31 - 1})
             request.page_size = 2**31 - 1  # type: ignore[attr-defined]
-            answer = await system.ask(rpc, request, token if rpc.access and not rpc.access.public else "")
+            answer = await system.ask(rpc, request, "" if rpc.declaration.public else token)
             assert answer.code in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND), name
             assert len(answer.body) < MEGABYTE, name
