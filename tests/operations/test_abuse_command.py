@@ -163,7 +163,7 @@ async def test_a_block_that_has_ended_by_itself_needs_no_lifting(service: Servic
         (["abuse", "lift", "00000000-0000-4000-8000-000000000000", "--reason", "?"], "NOT_FOUND: block not found"),
         (
             ["limits", "set", "no-such-limit", "--per-minute", "1", "--burst", "1"],
-            "NOT_FOUND: limit no-such-limit not found",
+            "limit no-such-limit not found",
         ),
         (["limits", "set", "map-per-agent", "--per-minute", "10000001", "--burst", "1"], "requests_per_minute"),
     ],
