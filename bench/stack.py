@@ -24,7 +24,7 @@ from deploy.local.process import LOOPBACK, Process, free_ports
 from deploy.local.servers import envoy, provision_schemas
 from deploy.local.stack import Stack, free_port_base
 from deploy.local.supervisor import StartError, Supervisor
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.settings import RateLimits
 from gateway.render import GatewaySettings, write
 
 PROCESSES: Final = 2

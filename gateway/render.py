@@ -30,10 +30,10 @@ from skyhigh.seat.v1 import seat_service_pb2
 from gateway import filters, strict_json, tls
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
 from gateway.exposure import LARGE_BODY_BYTES, NOT_OURS, SERVICES, Call, ServiceExposure
+from gateway.guard.observations import OBSERVED
+from gateway.guard.settings import RateLimits
 from gateway.limits import DEFAULTS, SHARED
 from gateway.openapi import document, page
-from gateway.rate_limit.observing import OBSERVED
-from gateway.rate_limit.settings import RateLimits
 from services.auth import CLOCK_SKEW_SECONDS, TOKEN_PREFIXES
 from services.endpoints import Endpoint, endpoints
 from services.identity import Identity, whole
@@ -241,7 +241,7 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
     """
     names = (filters.ADDRESS_SHIELD, filters.BLOCKS, filters.SHIELD)
     if settings.rate_limits is RateLimits.OFF or settings.gateway_token_file is None:
-        return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observing")}
+        return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observed_calls")}
     shown = {
         "gateway_token": f"Bearer {settings.gateway_token_file.read_text().strip()}",
         "role_header": filters.ROLE_HEADER,
@@ -265,7 +265,7 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
         ]
         for name in names
     }
-    return changing | {name: [_fill(patterns[name], shown)] for name in ("shared_limits", "observing")}
+    return changing | {name: [_fill(patterns[name], shown)] for name in ("shared_limits", "observed_calls")}
 
 
 def _shared_by(service: ServiceExposure, method: MethodDescriptorProto, settings: GatewaySettings) -> list[Any] | None:

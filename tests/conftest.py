@@ -40,7 +40,7 @@ from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_sc
 __all__ = ["pytest_collection_modifyitems", "pytest_runtest_protocol", "pytest_xdist_make_scheduler"]
 
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
-PACKAGES: Final = {"gateway": "gateway.rate_limit"}
+PACKAGES: Final = {"gateway": "gateway.guard"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 # The duration of a Hypothesis example depends on the machine more than on the code, so examples have no deadline.

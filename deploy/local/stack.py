@@ -116,7 +116,7 @@ SERVICES: Final = (
     Service(
         "gateway",
         number=7,
-        module="gateway.rate_limit",
+        module="gateway.guard",
         health="skyhigh.gateway.v1.GatewayAdmin",
         settings=("SKYHIGH_RATE_LIMITS",),
         alias="limits",

@@ -9,7 +9,7 @@ from booking_service.authorization import POLICY as BOOKING
 from checkin_service.authorization import POLICY as CHECKIN
 from flight_service.authorization import POLICY as FLIGHT
 from gateway.exposure import ServiceExposure
-from gateway.rate_limit.authorization import POLICY as GATEWAY
+from gateway.guard.authorization import POLICY as GATEWAY
 from payment_service.authorization import POLICY as PAYMENT
 from seat_service.authorization import POLICY as SEAT
 from services.auth import Access, Role

@@ -25,8 +25,8 @@ from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks import mail, payment_provider, weight
 from flight_service.service import FLIGHT_SERVICE
-from gateway.rate_limit.service import GATEWAY_SERVICE
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.service import GATEWAY_SERVICE
+from gateway.guard.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from payment_service.service import PAYMENT_SERVICE
 from tests.callers import ISSUER, Callers

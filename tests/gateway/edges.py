@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.process import free_ports
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.settings import RateLimits
 from gateway.render import ADDRESSES, GatewaySettings
 from tests.callers import ISSUER
 

@@ -18,7 +18,7 @@ from skyhigh.gateway.v1.error_reason_pb2 import ErrorReason
 
 from gateway.edge_errors import EDGE_ERRORS
 from gateway.exposure import SERVICES, Call
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.settings import RateLimits
 from gateway.render import (
     ExposureError,
     GatewaySettings,

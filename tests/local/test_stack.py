@@ -18,7 +18,7 @@ from deploy.local.secrets import SigningKeys
 from deploy.local.servers import POSTGRES_SETTINGS, broker_permissions
 from deploy.local.stack import AUDIENCE, ISSUER, PORT_SPAN, SERVICES, Stack
 from flight_service.settings import FlightSettings
-from gateway.rate_limit.settings import GatewayServiceSettings
+from gateway.guard.settings import GatewayServiceSettings
 from payment_service.settings import PaymentSettings
 from seat_service.settings import SeatSettings
 from services.settings import ServiceSettings

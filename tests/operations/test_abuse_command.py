@@ -16,10 +16,10 @@ import pytest
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 from typer.testing import CliRunner
 
+from gateway.guard import abuse
+from gateway.guard.abuse import Finding
+from gateway.guard.service import GATEWAY_SERVICE
 from gateway.limits import DEFAULTS
-from gateway.rate_limit import abuse
-from gateway.rate_limit.abuse import Finding
-from gateway.rate_limit.service import GATEWAY_SERVICE
 from operations.__main__ import app
 from services import db
 from services.db import Pool

@@ -14,7 +14,7 @@ from deploy.local.process import answers, free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.settings import RateLimits
 from gateway.render import GatewaySettings, write
 from tests.callers import ISSUER, Caller
 from tests.conftest import World

@@ -35,8 +35,8 @@ from deploy.mocks.weight import WeightSettings
 from flight_service.service import FLIGHT_SERVICE
 from gateway.exposure import SERVICES as EXPOSED
 from gateway.exposure import Call
-from gateway.rate_limit.service import GATEWAY_SERVICE
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.service import GATEWAY_SERVICE
+from gateway.guard.settings import RateLimits
 from gateway.render import GatewaySettings, json_bindings, write
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE

@@ -16,13 +16,13 @@ from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.json_format import ParseDict
 from skyhigh.gateway.v1 import envoy_pb2
 
+from gateway.guard import abuse, observations, telemetry
+from gateway.guard.abuse import Finding
+from gateway.guard.gcra import Rate, SharedLimits
+from gateway.guard.policy import Policy, Resource
+from gateway.guard.settings import GatewayServiceSettings
+from gateway.guard.windows import Exceeded, Windows
 from gateway.limits import SHARED, Key, Limit, Mode, address_limit, of_call
-from gateway.rate_limit import abuse, observing, telemetry
-from gateway.rate_limit.abuse import Finding
-from gateway.rate_limit.gcra import Rate, SharedLimits
-from gateway.rate_limit.policy import Policy, Resource
-from gateway.rate_limit.settings import GatewayServiceSettings
-from gateway.rate_limit.windows import Exceeded, Windows
 from services import db
 from services.cache import AWAY
 from services.db import Pool
@@ -142,7 +142,7 @@ class EnvoyApi:
     ) -> AsyncIterator[envoy_pb2.StreamAccessLogsResponse]:
         """Detects abuse in the calls of Envoy's access log, until Envoy ends the stream."""
         async for message in messages:
-            seen = observing.observations(message.http_logs.log_entry, self._settings)
+            seen = observations.observations(message.http_logs.log_entry, self._settings)
             if not seen:
                 continue
             try:
@@ -167,10 +167,10 @@ class EnvoyApi:
             count=exceeded.count,
             threshold=window.threshold,
             window=timedelta(seconds=window.seconds),
-            scope="LOGIN" if window.kind in observing.LOGIN_ONLY else "EVERYTHING",
-            evidence=observing.evidence(exceeded.evidence),
+            scope="LOGIN" if window.kind in observations.LOGIN_ONLY else "EVERYTHING",
+            evidence=observations.evidence(exceeded.evidence),
         )
-        blocks = self._policy.enforced and window.kind not in observing.WITHOUT_BLOCK
+        blocks = self._policy.enforced and window.kind not in observations.WITHOUT_BLOCK
         block_for = timedelta(seconds=self._settings.block_seconds) if blocks else None
         async with db.transaction(self._pool) as conn:
             written = await abuse.record(conn, finding, block_for=block_for)

@@ -12,7 +12,7 @@ from uuid import UUID
 from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminServicer
 
-from gateway.rate_limit import abuse, limits
+from gateway.guard import abuse, limits
 from services import db, paging
 from services.addresses import counted_source
 from services.call import running

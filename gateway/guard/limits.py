@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import asyncpg
 from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
+from gateway.guard import refusals
 from gateway.limits import Key, Limit, Mode
-from gateway.rate_limit import refusals
 from services.db import Conn
 from services.proto import timestamp
 

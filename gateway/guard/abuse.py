@@ -15,7 +15,7 @@ from skyhigh.gateway.v1 import events_pb2
 from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
 from gateway.filters import Blocked
-from gateway.rate_limit import refusals
+from gateway.guard import refusals
 from services import outbox
 from services.db import Conn
 from services.outbox import Event

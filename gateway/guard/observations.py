@@ -15,8 +15,8 @@ from typing import Final
 from skyhigh.gateway.v1 import envoy_pb2
 
 from gateway.filters import ROLE_HEADER, SUBJECT_HEADER
-from gateway.rate_limit.settings import GatewayServiceSettings
-from gateway.rate_limit.windows import Seen, Window
+from gateway.guard.settings import GatewayServiceSettings
+from gateway.guard.windows import Seen, Window
 from services.addresses import counted_source
 from services.auth import Role
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.filters import Blocked, Filter, filters
+from gateway.guard import abuse, limits
+from gateway.guard.settings import RateLimits
 from gateway.limits import DEFAULTS, Limit
-from gateway.rate_limit import abuse, limits
-from gateway.rate_limit.settings import RateLimits
 from services import db, telemetry
 from services.db import Pool
 

@@ -11,15 +11,15 @@ from redis.asyncio import Redis
 from skyhigh.gateway.v1 import gateway_admin_pb2
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import add_GatewayAdminServicer_to_server
 
+from gateway.guard import limits
+from gateway.guard.authorization import ENVOY_POLICY, POLICY
+from gateway.guard.envoy_api import EnvoyApi
+from gateway.guard.gcra import SharedLimits
+from gateway.guard.policy import Policy
+from gateway.guard.servicer import GatewayServicer
+from gateway.guard.settings import GatewayServiceSettings
+from gateway.guard.windows import Windows
 from gateway.limits import DEFAULTS
-from gateway.rate_limit import limits
-from gateway.rate_limit.authorization import ENVOY_POLICY, POLICY
-from gateway.rate_limit.envoy_api import EnvoyApi
-from gateway.rate_limit.gcra import SharedLimits
-from gateway.rate_limit.policy import Policy
-from gateway.rate_limit.servicer import GatewayServicer
-from gateway.rate_limit.settings import GatewayServiceSettings
-from gateway.rate_limit.windows import Windows
 from services import db
 from services.app import Parts, Service
 from services.db import Pool
@@ -77,7 +77,7 @@ async def build(settings: GatewayServiceSettings, pool: Pool) -> AsyncIterator[P
 
 GATEWAY_SERVICE: Final = Service(
     name=NAME,
-    package="gateway.rate_limit",
+    package="gateway.guard",
     settings=GatewayServiceSettings,
     descriptor=gateway_admin_pb2.DESCRIPTOR.services_by_name["GatewayAdmin"],
     policy={**POLICY, **ENVOY_POLICY},
