@@ -25,7 +25,8 @@ from deploy.local.servers import envoy, provision_schemas
 from deploy.local.stack import Stack, free_port_base
 from deploy.local.supervisor import StartError, Supervisor
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.render import write
+from gateway.settings import GatewaySettings
 
 PROCESSES: Final = 2
 # The number of days for which the flight service has a schedule.

@@ -27,7 +27,8 @@ from deploy.mocks import mail, payment_provider, weight
 from flight_service.service import FLIGHT_SERVICE
 from gateway.guard.service import GATEWAY_SERVICE
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from payment_service.service import PAYMENT_SERVICE
 from tests.callers import ISSUER, Callers
 from tests.instances import running

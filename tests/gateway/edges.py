@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.local.process import free_ports
 from gateway.guard.settings import RateLimits
-from gateway.render import ADDRESSES, GatewaySettings
+from gateway.settings import ADDRESSES, GatewaySettings
 from tests.callers import ISSUER
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from schemathesis.core.failures import AcceptedNegativeData, Failure, ServerErro
 from schemathesis.engine import events, from_schema
 from schemathesis.openapi.checks import RejectedPositiveData, UnsupportedMethodResponse
 
+from gateway.descriptors import DESCRIPTORS
 from gateway.exposure import SERVICES
 from gateway.openapi.api import Api
 from gateway.openapi.callers import ROLES, access_to
-from gateway.render import DESCRIPTORS
 from services.auth import Access
 
 TIMEOUT_SECONDS = 20

@@ -16,18 +16,13 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorPr
 from pydantic import ValidationError
 from skyhigh.gateway.v1.error_reason_pb2 import ErrorReason
 
+from gateway.descriptors import json_bindings, read_descriptors
 from gateway.edge_errors import EDGE_ERRORS
 from gateway.exposure import SERVICES, Call
 from gateway.guard.settings import RateLimits
-from gateway.render import (
-    ExposureError,
-    GatewaySettings,
-    check,
-    json_bindings,
-    path_regex,
-    read_descriptors,
-    render,
-)
+from gateway.render import check, render
+from gateway.routes import ExposureError, path_regex
+from gateway.settings import GatewaySettings
 
 HTTP_FILTERS = "envoy.filters.http."
 

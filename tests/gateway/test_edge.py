@@ -25,7 +25,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from tests.dates import DAY, flight_id
 from tests.waiting import eventually
 

@@ -24,7 +24,7 @@ from gateway.exposure import SERVICES, CallClass
 from gateway.guard import observations
 from gateway.guard.settings import GatewayServiceSettings
 from gateway.limits import ANY_CLASS, DEFAULTS, PUBLIC_CLASSES, SHARED, Key, of_call
-from gateway.render import GatewaySettings
+from gateway.settings import GatewaySettings
 from services.auth import Role
 from services.settings import ServiceSettings
 from tests.callers import Callers

@@ -18,8 +18,8 @@ import pytest
 from google.api import httpbody_pb2
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto
 
+from gateway.descriptors import json_bindings, read_descriptors
 from gateway.exposure import SERVICES, Call, ServiceExposure
-from gateway.render import json_bindings, read_descriptors
 from services.auth import ANYBODY
 from services.call import Call as Running
 from tests.dates import flight_id

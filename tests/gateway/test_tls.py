@@ -27,7 +27,9 @@ from deploy.local.process import answers, free_ports
 from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings, complaints, write
+from gateway.render import write
+from gateway.settings import GatewaySettings
+from gateway.validation import faults
 from seat_service.service import SEAT_SERVICE
 from services import app, tls
 from services.identity import VARIABLES, Identity
@@ -200,7 +202,7 @@ async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFa
 
 
 def test_envoy_takes_it_without_a_warning(edge: SecureEdge) -> None:
-    assert complaints(edge.config) == []
+    assert faults(edge.config) == []
 
 
 async def test_json_through_tls_on_both_sides(edge: SecureEdge) -> None:

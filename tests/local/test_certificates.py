@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from deploy.local.certificates import RENEWED_BEFORE_DAYS, VALID_DAYS, Authority
 from deploy.local.process import Process
 from deploy.local.stack import EDGE, OPERATIONS, SERVICES, Service, Stack
-from gateway.render import GatewaySettings
+from gateway.settings import GatewaySettings
 from gateway.tls import Shown
 from services.identity import VARIABLES, whole
 

@@ -15,7 +15,8 @@ from deploy.local.servers import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from tests.callers import ISSUER, Caller
 from tests.conftest import World
 from tests.payment.rules import FOREIGN_SECRET, Payments, event, signed

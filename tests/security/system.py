@@ -33,11 +33,13 @@ from deploy.mocks import mail, weight
 from deploy.mocks.mail import MailSettings, MailSink
 from deploy.mocks.weight import WeightSettings
 from flight_service.service import FLIGHT_SERVICE
+from gateway.descriptors import json_bindings
 from gateway.exposure import SERVICES as EXPOSED
 from gateway.exposure import Call
 from gateway.guard.service import GATEWAY_SERVICE
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings, json_bindings, write
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services.app import Service

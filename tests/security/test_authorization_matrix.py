@@ -12,8 +12,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from gateway.descriptors import read_descriptors
 from gateway.exposure import NOT_OURS
-from gateway.render import read_descriptors
 from services.auth import Role
 from tests.security.belongings import KEYS, Belongings, missing
 from tests.security.messages import valid

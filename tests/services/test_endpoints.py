@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.guard.settings import RateLimits
-from gateway.render import GatewaySettings
+from gateway.settings import GatewaySettings
 from services.endpoints import Endpoint, endpoints, grpc_target
 from services.settings import CallerSettings
 
