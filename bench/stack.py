@@ -21,7 +21,8 @@ from bench.load import LoadClient
 from bench.processes import cpu_seconds, listeners
 from bench.tokens import Signer
 from deploy.local.process import LOOPBACK, Process, free_ports
-from deploy.local.servers import envoy, provision_schemas
+from deploy.local.servers.envoy import envoy
+from deploy.local.servers.postgres import provision_schemas
 from deploy.local.stack import Stack, free_port_base
 from deploy.local.supervisor import StartError, Supervisor
 from gateway.guard.settings import RateLimits

@@ -109,7 +109,7 @@ def psql(context: typer.Context) -> None:
     """Open psql on the stack's database as the owner of all schemas. Arguments are psql's."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
-    from deploy.local.servers import postgres_programs
+    from deploy.local.servers.programs import postgres_programs
 
     url = urlsplit(address_of("SKYHIGH_DATABASE_URL"))
     # In variables and not as a URL argument: other users of the machine can read arguments, and so the password. A `-d`

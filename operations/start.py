@@ -181,7 +181,7 @@ def _starting_elsewhere() -> Report | None:
 
 
 def _start(stack: Stack) -> Report:
-    from deploy.local.servers import MissingServerError
+    from deploy.local.servers.programs import MissingServerError
 
     try:
         processes = stack.processes()

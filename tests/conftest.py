@@ -24,7 +24,8 @@ import tests.patience  # noqa: F401
 # isort: split
 
 from deploy.local.secrets import Secrets, SigningKeys
-from deploy.local.servers import DATABASE, ServerPorts, Servers
+from deploy.local.servers.postgres import DATABASE
+from deploy.local.servers.private import ServerPorts, Servers
 from deploy.local.supervisor import Supervisor
 from seat_service.service import SEAT_SERVICE
 from seat_service.settings import SeatSettings

@@ -17,7 +17,7 @@ from deploy.local.orders import Orders
 from deploy.local.ports import Reservations
 from deploy.local.process import Process
 from deploy.local.report import Report
-from deploy.local.servers import MissingServerError
+from deploy.local.servers.programs import MissingServerError
 from deploy.local.stack import GivenServerError, Stack
 from deploy.local.supervisor import Status, Supervisor, tell
 

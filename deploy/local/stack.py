@@ -19,7 +19,10 @@ from deploy.local import environment, ports
 from deploy.local.certificates import Authority
 from deploy.local.process import LOOPBACK, Process, answers_http, port_is_free, serves_grpc
 from deploy.local.secrets import Secrets, SigningKeys
-from deploy.local.servers import EXCHANGES, ServerPorts, Servers, envoy, provision_schemas
+from deploy.local.servers.envoy import envoy
+from deploy.local.servers.postgres import provision_schemas
+from deploy.local.servers.private import ServerPorts, Servers
+from deploy.local.servers.rabbitmq import EXCHANGES
 from services.identity import VARIABLES, Identity
 
 ISSUER: Final = "https://skyhigh.example/demo"
@@ -324,11 +327,11 @@ class Stack:
         """Returns the table of processes. Raises MissingServerError if a server is not installed."""
         own: list[Process] = []
         if "SKYHIGH_DATABASE_URL" not in self.given:
-            own.append(self.servers.postgres())
+            own.append(self.servers.postgres.process())
         if "SKYHIGH_REDIS_URL" not in self.given:
-            own.append(self.servers.redis())
+            own.append(self.servers.redis.process())
         if "SKYHIGH_AMQP_URL" not in self.given:
-            own += [self.servers.epmd(), self.servers.rabbitmq()]
+            own += [self.servers.rabbitmq.epmd(), self.servers.rabbitmq.process()]
         # Services do not wait for the broker, which starts slowly: they connect later, as after a lost connection.
         truth = tuple(process.name for process in own if process.name == "postgres")
         services = [self._service(service, after=truth) for service in SERVICES]

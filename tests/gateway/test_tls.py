@@ -24,7 +24,7 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from deploy.local.certificates import Authority
 from deploy.local.process import answers, free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.guard.settings import RateLimits
 from gateway.render import write

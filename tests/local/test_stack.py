@@ -15,7 +15,8 @@ from booking_service.settings import BookingSettings
 from checkin_service.settings import CheckInSettings
 from deploy.local.process import Process
 from deploy.local.secrets import SigningKeys
-from deploy.local.servers import POSTGRES_SETTINGS, broker_permissions
+from deploy.local.servers.postgres import POSTGRES_SETTINGS
+from deploy.local.servers.rabbitmq import broker_permissions
 from deploy.local.stack import AUDIENCE, ISSUER, PORT_SPAN, SERVICES, Stack
 from flight_service.settings import FlightSettings
 from gateway.guard.settings import GatewayServiceSettings

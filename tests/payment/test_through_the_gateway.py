@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deploy.local.process import answers, free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
 from gateway.guard.settings import RateLimits

@@ -27,7 +27,7 @@ from google.protobuf.message import Message
 from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
 from deploy.local.process import free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks import mail, weight
 from deploy.mocks.mail import MailSettings, MailSink

@@ -28,7 +28,7 @@ from deploy.local.leftovers import end_leftovers
 from deploy.local.process import LOOPBACK
 from deploy.local.report import Report
 from deploy.local.secrets import Secrets, SigningKeys
-from deploy.local.servers import ServerPorts, Servers
+from deploy.local.servers.private import ServerPorts, Servers
 from deploy.local.stack import MOCKS, PORTS, SERVICES, free_port_base
 from deploy.local.supervisor import Status
 from tests.callers import AUDIENCE, ISSUER
