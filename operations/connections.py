@@ -23,7 +23,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
     """
     import grpc
 
-    from deploy.local.stack import CERTIFICATE_NAMES
+    from deploy.local.addresses import CERTIFICATE_NAMES
     from services import tls
     from services.endpoints import grpc_target
     from services.identity import Identity

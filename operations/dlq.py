@@ -123,7 +123,7 @@ def _known(service: str) -> str:
 
 
 def _services() -> list[str]:
-    from deploy.local.stack import SERVICES
+    from deploy.local.services import SERVICES
 
     return [service.name for service in SERVICES]
 

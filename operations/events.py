@@ -164,7 +164,7 @@ async def _follow(amqp_url: str, routing_key: str, count: int | None, seconds: f
 async def _recent(database_url: str, key: str | None, count: int) -> None:
     import asyncpg
 
-    from deploy.local.stack import SERVICES
+    from deploy.local.services import SERVICES
 
     try:
         connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)

@@ -38,7 +38,7 @@ def environment() -> dict[str, str]:
     A variable of the environment takes precedence, so that the commands also work with a stack that was not started
     here. Ends the command if no address is known.
     """
-    from deploy.local.stack import address_names
+    from deploy.local.addresses import address_names
 
     report = report_of()
     known = report.addresses if report is not None else {}
@@ -138,7 +138,7 @@ def env() -> None:
 
 def home() -> Path:
     """Returns the folder of the stack's data."""
-    from deploy.local.stack import home_of
+    from deploy.local.home import home_of
 
     return home_of()
 

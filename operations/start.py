@@ -181,14 +181,16 @@ def _starting_elsewhere() -> Report | None:
 
 
 def _start(stack: Stack) -> Report:
+    from deploy.local import ports
+    from deploy.local.process_table import processes_of
     from deploy.local.servers.programs import MissingServerError
 
     try:
-        processes = stack.processes()
+        processes = processes_of(stack)
     except MissingServerError as error:
         fail(f"{error}; `make setup` says what is missing")
     _end_leftovers(report_of())
-    if conflicts := stack.port_conflicts(processes):
+    if conflicts := ports.conflicts(processes):
         fail(
             f"the stack cannot have these ports: {'; '.join(conflicts)}. "
             "Set the variables to free ones, or SKYHIGH_PORT_BASE for all"

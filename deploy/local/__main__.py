@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from deploy.local import environment, proc, sources
+from deploy.local.given_servers import GivenServerError, provision_given_servers
 from deploy.local.home import UnusableHomeError, ensure_home, lock
 from deploy.local.leftovers import end_leftovers
 from deploy.local.orders import Orders
 from deploy.local.ports import Reservations
 from deploy.local.process import Process
+from deploy.local.process_table import processes_of
 from deploy.local.report import Report
 from deploy.local.servers.programs import MissingServerError
-from deploy.local.stack import GivenServerError, Stack
+from deploy.local.stack import Stack
 from deploy.local.supervisor import Status, Supervisor, tell
 
 LOCK: Final = "supervisor.lock"
@@ -36,7 +38,7 @@ def main() -> int:
     try:
         stack = Stack.from_environment()
         ensure_home(stack.home)
-        processes = stack.processes()
+        processes = processes_of(stack)
     except (ValueError, MissingServerError, UnusableHomeError) as error:
         tell(str(error))
         return 1
@@ -77,7 +79,7 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
     try:
         stack.signing_keys.ensure()
         stack.ensure_certificates()
-        await stack.provision_given_servers()
+        await provision_given_servers(stack)
     except (GivenServerError, OSError) as error:
         tell(str(error))
         return 1

@@ -110,7 +110,7 @@ async def declare_light_bags(traveller: Traveller, checkin_id: str, seat: str) -
 async def show_boarding_pass(traveller: Traveller, checkin_id: str, seat: str) -> None:
     """Prints the boarding pass as a barcode and as text, and saves its picture."""
     from checkin_service import barcodes
-    from deploy.local.stack import home_of
+    from deploy.local.home import home_of
 
     path = f"/v1/checkins/{checkin_id}/boardingpass"
     answer = await traveller.gateway.get(path)

@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from deploy.local.port_table import PORT_SPAN
 from deploy.local.proc import members, start_ticks
 from deploy.local.process import LOOPBACK, port_is_free
 from deploy.local.report import Report
-from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.stack import Stack
 from operations.__main__ import app
 from tests.waiting import eventually
 
