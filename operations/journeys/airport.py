@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
-from operations import demo
-from operations.gateway import GatewayAway
+from operations.demo import passengers
+from operations.gateway_client import GatewayAway
 from operations.journeys.steps import (
     ALWAYS_SUCCEEDS,
     PAYMENT_SECONDS,
@@ -43,7 +43,7 @@ HEAVY_GRAMS: Final = 31_000
 async def travel(gateway_url: str, flight_id: str | None, *, passed: Passed, patience: float) -> None:
     """Makes both journeys and cancels everything at the end. Raises JourneyFailed or GatewayAway."""
     async with AsyncExitStack() as undo:
-        first_person, second_person = await demo.candidates(2, flight_id=flight_id)
+        first_person, second_person = await passengers.candidates(2, flight_id=flight_id)
         first = await Traveller.log_in(gateway_url, first_person)
         second = await Traveller.log_in(gateway_url, second_person)
         hold_id, seat = await _hold(first)

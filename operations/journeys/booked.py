@@ -17,8 +17,8 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from operations.demo import Candidate
-from operations.gateway import Answer, Gateway, GatewayAway
+from operations.demo.passengers import Candidate
+from operations.gateway_client import Answer, Gateway, GatewayAway
 from operations.journeys.steps import (
     ALWAYS_SUCCEEDS,
     EVENT_SECONDS,
@@ -37,7 +37,7 @@ from operations.journeys.steps import (
     step,
     until,
 )
-from operations.token import mint
+from operations.tokens import mint
 
 Flight: TypeAlias = dict[str, Any]
 Seats: TypeAlias = dict[str, str]

@@ -15,9 +15,9 @@ from urllib.parse import quote
 from google.protobuf import json_format
 from google.type import money_pb2
 
-from operations.demo import Candidate
-from operations.gateway import Answer, Gateway, GatewayAway
-from operations.stack import address_of
+from operations.demo.passengers import Candidate
+from operations.gateway_client import Answer, Gateway, GatewayAway
+from operations.local_stack import address_of
 from services.money import text_of_money
 
 # At P95 the map shows a change within 1 s (SEAT-12), and the waitlist assigns a freed seat within 10 s (WL-3).

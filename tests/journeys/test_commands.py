@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from operations import verify
 from operations.__main__ import app
-from operations.gateway import Gateway
-from operations.token import mint
+from operations.gateway_client import Gateway
+from operations.tokens import mint
+from operations.verify.check import check
+from operations.verify.figures import money
 from tests.dates import day
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually
@@ -174,7 +175,7 @@ async def test_a_cancelled_flight_takes_its_bookings_with_it_and_gives_the_money
     async def nothing_is_violated() -> bool:
         connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
         try:
-            findings = await verify.check(connection, None)
+            findings = await check(connection, None)
         finally:
             await connection.close()
         return not [finding for finding in findings if finding.violations]
@@ -186,7 +187,7 @@ async def test_the_money_is_added_up(airline: Airline, route: Route) -> None:
     await paid_booking(airline, route)
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
-        figures = await verify.money(connection)
+        figures = await money(connection)
     finally:
         await connection.close()
     assert figures

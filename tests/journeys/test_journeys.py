@@ -17,9 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from deploy.local.process import free_ports
-from operations import journeys, verify
+from operations import journeys
 from operations.__main__ import app
 from operations.journeys.steps import PICTURE
+from operations.verify.check import check
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually, pause
 
@@ -32,7 +33,7 @@ async def nothing_is_violated(airline: Airline) -> bool:
     """Returns whether all invariants hold, now that the system is at rest."""
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
-        findings = await verify.check(connection, None)
+        findings = await check(connection, None)
     finally:
         await connection.close()
     return not [finding for finding in findings if finding.violations]

@@ -12,8 +12,8 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner
 
 from operations.__main__ import app
-from operations.events import message_type, readable
-from operations.seats import cabin_lines
+from operations.commands.seats import cabin_lines
+from operations.event_bodies import message_type, readable
 from tests.callers import ISSUER, Caller, Callers
 from tests.dates import flight_id
 from tests.instances import Database

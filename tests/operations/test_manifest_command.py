@@ -16,8 +16,8 @@ import typer
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
-from operations import manifest
-from operations.manifest import COLUMNS, FileError, read
+from operations.commands import manifest
+from operations.manifest_file import COLUMNS, FileError, read
 from services.errors import FieldViolation
 from tests.dates import DAY, flight_id
 from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving

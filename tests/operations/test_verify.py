@@ -22,10 +22,12 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
 from deploy.local.process import free_ports
-from operations import verify
 from operations.__main__ import app
 from operations.invariants import INVARIANTS
-from operations.verify import CACHED_MAPS, Finding, check, lateness
+from operations.verify import cached_maps
+from operations.verify.check import CACHED_MAPS, check
+from operations.verify.figures import lateness
+from operations.verify.finding import SAMPLES, Finding
 from tests.aging import lapse_holds
 from tests.callers import listed_passenger, seat
 from tests.conftest import SERVICES
@@ -440,7 +442,7 @@ async def test_samples_name_the_offenders_and_all_are_counted(connection: Databa
         await corrupted.rollback()
     (finding,) = [finding for finding in findings if finding.name == "a seat is what its ledger adds up to"]
     assert finding.violations == 180
-    assert len(finding.samples) == verify.SAMPLES
+    assert len(finding.samples) == SAMPLES
     assert {sample["flight_id"] for sample in finding.samples} == {OTHER}
     assert f"flight_id={OTHER}  seat_number=" in str(finding)
 
@@ -490,7 +492,7 @@ async def test_a_cached_map_may_be_late_for_a_moment(
     key = f"seatmap:{{{FLIGHT}}}"
     await redis.set(key, b"1 A320-180Y 2010-01-01T00:00:00+00:00 " + b"A" * 180)
 
-    look, looks = verify._maps, []
+    look, looks = cached_maps._maps, []
 
     async def look_and_drop(*arguments: Any) -> Any:
         seen = await look(*arguments)
@@ -498,8 +500,8 @@ async def test_a_cached_map_may_be_late_for_a_moment(
         await redis.delete(key)
         return seen
 
-    monkeypatch.setattr(verify, "_maps", look_and_drop)
-    monkeypatch.setattr(verify, "CACHE_GRACE_SECONDS", 0)
+    monkeypatch.setattr(cached_maps, "_maps", look_and_drop)
+    monkeypatch.setattr(cached_maps, "CACHE_GRACE_SECONDS", 0)
     assert _found(await check(connection, redis)) == {}
     # The map differed, so it was read again, and was deleted by then.
     assert [[value is not None for value in cached] for cached in looks] == [[True], [False]]

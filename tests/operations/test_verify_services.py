@@ -15,7 +15,8 @@ from gateway.limits import DEFAULTS
 from operations.invariants import INVARIANTS
 from operations.invariants.gateway import LIMITS
 from operations.invariants.services import SERVICES, STUCK_TRIES
-from operations.verify import CACHED_MAPS, USED_LAYOUTS, Finding, check
+from operations.verify.check import CACHED_MAPS, USED_LAYOUTS, check
+from operations.verify.finding import Finding
 from tests.dates import flight_id
 from tests.instances import Database, database_with
 from tests.operations.true_history import FLIGHT, GONE, ONWARD, TRUE_HISTORY, named

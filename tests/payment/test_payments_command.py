@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from deploy.mocks.payment_provider import PaymentProvider
-from operations import payments
+from operations.commands import payments
 from tests.callers import Caller
 from tests.conftest import World
 from tests.payment.conftest import paying

@@ -10,7 +10,7 @@ import typer
 from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 from typer.testing import CliRunner
 
-from operations import waitlist as command
+from operations.commands import waitlist as command
 from tests.callers import ISSUER, Callers
 from tests.dates import flight_id
 from tests.waitlist.conftest import Flight

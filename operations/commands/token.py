@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from operations.tokens import TTL_SECONDS, mint
+
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FieldDescriptor
-
-TTL_SECONDS: Final = 8 * 3600
 
 
 class Role(StrEnum):
@@ -65,25 +64,6 @@ def token(
                 f"{subject!r} is not 1 to 64 letters, digits, '.', '_', '@' or '-'", param_hint="--sub"
             )
     print(mint(role, subject, ttl_seconds=ttl_seconds, **claims))
-
-
-def mint(role: str, subject: str, *, ttl_seconds: int = TTL_SECONDS, **claims: Any) -> str:
-    """Returns a token signed with the local stack's key, for its issuer and audience."""
-    from deploy.local.stack import Stack
-
-    stack = Stack.from_environment()
-    now = int(time.time())
-    return stack.signing_keys.sign(
-        {
-            "iss": stack.tokens["SKYHIGH_TOKEN_ISSUER"],
-            "aud": stack.tokens["SKYHIGH_TOKEN_AUDIENCE"],
-            "sub": subject,
-            "iat": now,
-            "exp": now + ttl_seconds,
-            "role": str(role),
-            **claims,
-        }
-    )
 
 
 def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dict[str, Any]]:

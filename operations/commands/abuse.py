@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from operations.connections import channel_to
-from operations.stack import fail
-from operations.token import mint
+from operations.connections import CALL_TIMEOUT_SECONDS, Metadata, ask
+from operations.terminal import add_plain_row, fail, print_table, table, utc
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
-    from rich.table import Table
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
     from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 Source = Annotated[
     str, typer.Option(metavar="WHO", help="Only of this one, such as customer:4711 or address:203.0.113.7.")
 ]
 Rows = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")]
 
-CALL_TIMEOUT_SECONDS: Final = 10
 PAGE_SIZE: Final = 100
-NUMBERS: Final = ("COUNT", "THRESHOLD", "WINDOW", "PER MINUTE", "BURST")
+NUMBERS: Final = ("COUNT", "THRESHOLD", "WINDOW")
 
 abuse = typer.Typer(help="Abuse of the gateway: what was found, and who is kept out.", no_args_is_help=True)
 
@@ -41,7 +35,7 @@ def register(app: typer.Typer) -> None:
 @abuse.command()
 def incidents(source: Source = "", limit: Rows = PAGE_SIZE) -> None:
     """Print what was found, the latest first."""
-    asyncio.run(ask(lambda stub, metadata: _incidents(stub, metadata, source, limit)))
+    asyncio.run(_ask(lambda stub, metadata: _incidents(stub, metadata, source, limit)))
 
 
 @abuse.command()
@@ -52,7 +46,7 @@ def blocks(
     limit: Rows = PAGE_SIZE,
 ) -> None:
     """Print who is kept out, the latest first."""
-    asyncio.run(ask(lambda stub, metadata: _blocks(stub, metadata, source, every=every, limit=limit)))
+    asyncio.run(_ask(lambda stub, metadata: _blocks(stub, metadata, source, every=every, limit=limit)))
 
 
 @abuse.command()
@@ -65,20 +59,13 @@ def lift(
         wanted = UUID(block_id)
     except ValueError:
         fail(f"{block_id!r} is no UUID")
-    asyncio.run(ask(lambda stub, metadata: _lift(stub, metadata, wanted, reason)))
+    asyncio.run(_ask(lambda stub, metadata: _lift(stub, metadata, wanted, reason)))
 
 
-async def ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]]) -> None:
-    """Calls the gateway service with an operations token. An error response ends the command."""
-    import grpc
+async def _ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]]) -> None:
     from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
-    metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
-    try:
-        async with channel_to("gateway") as channel:
-            await question(GatewayAdminStub(channel), metadata)
-    except grpc.aio.AioRpcError as error:
-        fail(f"the gateway service answered {error.code().name}: {error.details()}")
+    await ask("gateway", GatewayAdminStub, question)
 
 
 async def _pages(call: Any, request: Any, metadata: Metadata, limit: int) -> AsyncIterator[Any]:
@@ -96,12 +83,12 @@ async def _pages(call: Any, request: Any, metadata: Metadata, limit: int) -> Asy
 async def _incidents(stub: GatewayAdminStub, metadata: Metadata, source: str, limit: int) -> None:
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
-    rows = table("DETECTED", "KIND", "SOURCE", "COUNT", "THRESHOLD", "WINDOW", "BLOCK", "LAST SEEN")
+    rows = table("DETECTED", "KIND", "SOURCE", "COUNT", "THRESHOLD", "WINDOW", "BLOCK", "LAST SEEN", numbers=NUMBERS)
     async for page in _pages(stub.ListIncidents, pb.ListIncidentsRequest(source=source), metadata, limit):
         for incident in page.incidents:
-            add_row(
+            add_plain_row(
                 rows,
-                time(incident.detect_time),
+                utc(incident.detect_time),
                 pb.Incident.Kind.Name(incident.kind),
                 incident.source,
                 str(incident.count),
@@ -110,29 +97,29 @@ async def _incidents(stub: GatewayAdminStub, metadata: Metadata, source: str, li
                 incident.block_id,
                 seen(incident.evidence),
             )
-    show(rows, nothing="Nobody was found abusing the gateway.")
+    print_table(rows, nothing="Nobody was found abusing the gateway.")
 
 
 async def _blocks(stub: GatewayAdminStub, metadata: Metadata, source: str, *, every: bool, limit: int) -> None:
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
-    rows = table("BLOCK", "SOURCE", "SCOPE", "KIND", "BEGAN", "ENDS", "LIFTED", "BY", "REASON")
+    rows = table("BLOCK", "SOURCE", "SCOPE", "KIND", "BEGAN", "ENDS", "LIFTED", "BY", "REASON", numbers=NUMBERS)
     request = pb.ListBlocksRequest(source=source, include_ended=every)
     async for page in _pages(stub.ListBlocks, request, metadata, limit):
         for block in page.blocks:
-            add_row(
+            add_plain_row(
                 rows,
                 block.block_id,
                 block.source,
                 pb.Block.Scope.Name(block.scope),
                 pb.Incident.Kind.Name(block.kind),
-                time(block.create_time),
-                time(block.expire_time),
-                time(block.lift_time),
+                utc(block.create_time),
+                utc(block.expire_time),
+                utc(block.lift_time),
                 block.lifted_by,
                 block.lift_reason,
             )
-    show(rows, nothing="Nobody was ever kept out." if every else "Nobody is kept out.")
+    print_table(rows, nothing="Nobody was ever kept out." if every else "Nobody is kept out.")
 
 
 async def _lift(stub: GatewayAdminStub, metadata: Metadata, block_id: UUID, reason: str) -> None:
@@ -142,9 +129,9 @@ async def _lift(stub: GatewayAdminStub, metadata: Metadata, block_id: UUID, reas
         pb.LiftBlockRequest(block_id=str(block_id), reason=reason), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
     )
     if block.HasField("lift_time"):
-        print(f"{block.source} is let in again since {time(block.lift_time)}: {block.lifted_by}, {block.lift_reason}")
+        print(f"{block.source} is let in again since {utc(block.lift_time)}: {block.lifted_by}, {block.lift_reason}")
     else:
-        print(f"{block.source} is let in again since {time(block.expire_time)}: the block had ended by itself.")
+        print(f"{block.source} is let in again since {utc(block.expire_time)}: the block had ended by itself.")
 
 
 def seen(evidence: Sequence[str]) -> str:
@@ -153,36 +140,3 @@ def seen(evidence: Sequence[str]) -> str:
         return ""
     others = len(set(evidence)) - 1
     return f"{evidence[-1]} and {others} others" if others else evidence[-1]
-
-
-def time(moment: Timestamp) -> str:
-    """Formats a time in UTC; returns an empty string if it is unset."""
-    return f"{moment.ToDatetime(UTC):%Y-%m-%dT%H:%M:%SZ}" if moment.ByteSize() else ""
-
-
-def table(*columns: str) -> Table:
-    """Returns an empty table with these columns; columns of numbers are right-aligned."""
-    from rich.table import Table
-
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, justify="right" if column in NUMBERS else "left", no_wrap=True, overflow="fold")
-    return made
-
-
-def add_row(rows: Table, *cells: str) -> None:
-    """Adds a row of plain text: callers choose sources and paths, maybe with markup."""
-    from rich.text import Text
-
-    rows.add_row(*(Text(cell or "-") for cell in cells))
-
-
-def show(rows: Table, *, nothing: str) -> None:
-    """Prints a table, or the text `nothing` if it has no rows."""
-    from rich.console import Console
-
-    if not rows.row_count:
-        print(nothing)
-        return
-    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
-    Console(highlight=False, width=max(Console().width, 260)).print(rows)

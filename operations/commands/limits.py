@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from operations.abuse import CALL_TIMEOUT_SECONDS, Metadata, add_row, ask, show, table, time
+from operations.connections import CALL_TIMEOUT_SECONDS, Metadata, ask
+from operations.terminal import add_plain_row, print_table, table, utc
 
 if TYPE_CHECKING:
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
     from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
+
+NUMBERS: Final = ("PER MINUTE", "BURST")
 
 
 class Mode(StrEnum):
@@ -33,7 +37,7 @@ def register(app: typer.Typer) -> None:
 @limits.command("list")
 def list_() -> None:
     """Print all limits. One without a role is for all roles that have none of their own."""
-    asyncio.run(ask(_list))
+    asyncio.run(_ask(_list))
 
 
 @limits.command("set")
@@ -51,16 +55,22 @@ def set_(
     request = pb.SetLimitRequest(limit_id=limit_id, requests_per_minute=per_minute, burst=burst)
     if mode is not None:
         request.mode = pb.Limit.Mode.Value(mode.name)
-    asyncio.run(ask(lambda stub, metadata: _set(stub, metadata, request)))
+    asyncio.run(_ask(lambda stub, metadata: _set(stub, metadata, request)))
+
+
+async def _ask(question: Callable[[GatewayAdminStub, Metadata], Awaitable[None]]) -> None:
+    from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
+
+    await ask("gateway", GatewayAdminStub, question)
 
 
 async def _list(stub: GatewayAdminStub, metadata: Metadata) -> None:
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
     answer = await stub.ListLimits(pb.ListLimitsRequest(), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
-    rows = table("LIMIT", "CLASS", "COUNTS BY", "ROLE", "PER MINUTE", "BURST", "MODE", "CHANGED", "BY")
+    rows = table("LIMIT", "CLASS", "COUNTS BY", "ROLE", "PER MINUTE", "BURST", "MODE", "CHANGED", "BY", numbers=NUMBERS)
     for limit in answer.limits:
-        add_row(
+        add_plain_row(
             rows,
             limit.limit_id,
             limit.call_class,
@@ -69,10 +79,10 @@ async def _list(stub: GatewayAdminStub, metadata: Metadata) -> None:
             str(limit.requests_per_minute),
             str(limit.burst),
             pb.Limit.Mode.Name(limit.mode),
-            time(limit.update_time),
+            utc(limit.update_time),
             limit.updated_by,
         )
-    show(rows, nothing="There is no limit.")
+    print_table(rows, nothing="There is no limit.")
 
 
 async def _set(stub: GatewayAdminStub, metadata: Metadata, request: pb.SetLimitRequest) -> None:

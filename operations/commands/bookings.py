@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
-from operations.connections import channel_to
-from operations.stack import fail
-from operations.token import mint
+from operations.connections import CALL_TIMEOUT_SECONDS, channel_to, metadata_of, refusals_of
+from operations.terminal import fail, print_table, table
 from services.money import text_of_money
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from skyhigh.booking.v1 import booking_service_pb2 as pb
-
-CALL_TIMEOUT_SECONDS: Final = 10
 
 bookings = typer.Typer(help="Bookings: their seats, their payment and their history.", no_args_is_help=True)
 
@@ -45,19 +42,15 @@ def show(booking_id: Annotated[str, typer.Argument(metavar="BOOKING", help="Its 
 
 
 async def _get(booking_id: UUID) -> pb.Booking:
-    import grpc
     from skyhigh.booking.v1 import booking_service_pb2 as pb
     from skyhigh.booking.v1.booking_service_pb2_grpc import BookingServiceStub
 
-    metadata = (("authorization", f"Bearer {mint('agent', 'demo')}"),)
-    try:
+    request = pb.GetBookingRequest(booking_id=str(booking_id))
+    with refusals_of("booking"):
         async with channel_to("booking") as channel:
-            request = pb.GetBookingRequest(booking_id=str(booking_id))
             return await BookingServiceStub(channel).GetBooking(
-                request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
+                request, metadata=metadata_of("agent"), timeout=CALL_TIMEOUT_SECONDS
             )
-    except grpc.aio.AioRpcError as error:
-        fail(f"the booking service answered {error.code().name}: {error.details()}")
 
 
 def _print(booking: pb.Booking) -> None:
@@ -134,18 +127,12 @@ def _clock(moment: Timestamp, airport: str) -> str:
     return airports.local_time(moment.ToDatetime(UTC), airports.zone(airport))
 
 
-def _print_table(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_table(name: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     print(f"\n{name}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=True, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
-    Console(highlight=False, markup=False, width=max(Console().width, 220)).print(table)
+    rows = table(*columns)
+    for row in cells:
+        rows.add_row(*row)
+    print_table(rows, markup=False)
 
 
 def _time(moment: Timestamp) -> str:

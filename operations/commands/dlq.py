@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from operations.events import print_line, readable
-from operations.stack import address_of, fail
+from operations.event_bodies import readable
+from operations.local_stack import address_of
+from operations.terminal import fail, print_json_line
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
@@ -72,7 +73,7 @@ class DeadLetter:
 
     def print(self) -> None:
         """Prints it as one JSON line."""
-        print_line(
+        print_json_line(
             id=self.event_id,
             queue=self.queue,
             key=self.routing_key,

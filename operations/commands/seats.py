@@ -6,22 +6,19 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from operations.connections import channel_to
-from operations.stack import fail
-from operations.token import mint
+from operations.connections import CALL_TIMEOUT_SECONDS, Metadata, ask
+from operations.terminal import fail, print_table, table
 
 if TYPE_CHECKING:
     from rich.text import Text
     from skyhigh.seat.v1 import seat_service_pb2 as pb
     from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
-CALL_TIMEOUT_SECONDS: Final = 10
 PAGE_SIZE: Final = 100
 # Each state is drawn as its first letter. A state that is missing here is drawn without a style.
 STYLES: Final = {
@@ -47,15 +44,9 @@ def seats(
 
 
 async def _ask(question: Callable[[SeatServiceStub, Metadata], Awaitable[None]]) -> None:
-    import grpc
     from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
-    metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
-    try:
-        async with channel_to("seat") as channel:
-            await question(SeatServiceStub(channel), metadata)
-    except grpc.aio.AioRpcError as error:
-        fail(f"the seat service answered {error.code().name}: {error.details()}")
+    await ask("seat", SeatServiceStub, question)
 
 
 async def _show(stub: SeatServiceStub, metadata: Metadata, flight_id: str, seat_number: str | None) -> None:
@@ -114,8 +105,6 @@ def cabin_lines(cabin: pb.SeatMap.Cabin, states: dict[str, str]) -> list[Text]:
 
 
 async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str, seat_number: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from skyhigh.seat.v1 import seat_service_pb2 as pb
 
     from services.proto import pattern_of
@@ -123,16 +112,14 @@ async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str
     pattern = pattern_of(pb.ListSeatEventsRequest.DESCRIPTOR.fields_by_name["seat_number"])
     if not re.fullmatch(pattern, seat_number):
         fail(f"{seat_number!r} is no seat number such as 12A")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("VERSION", justify="right")
-    for column in ("TIME", "FROM", "TO", "REASON", "ACTOR", "HOLD", "REQUEST"):
-        table.add_column(column, no_wrap=True, overflow="fold")
+    columns = ("VERSION", "TIME", "FROM", "TO", "REASON", "ACTOR", "HOLD", "REQUEST")
+    rows = table(*columns, numbers=("VERSION",))
     request = pb.ListSeatEventsRequest(flight_id=flight_id, seat_number=seat_number, page_size=PAGE_SIZE)
     while True:
         page = await stub.ListSeatEvents(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
         for event in page.events:
             from_state, to_state = pb.Seat.State.Name(event.from_state), pb.Seat.State.Name(event.to_state)
-            table.add_row(
+            rows.add_row(
                 str(event.version),
                 event.time.ToJsonString(),
                 from_state,
@@ -145,8 +132,4 @@ async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-    if not table.row_count:
-        print(f"Nothing ever happened to seat {seat_number} of {flight_id}.")
-        return
-    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
-    Console(highlight=False, width=max(Console().width, 220)).print(table)
+    print_table(rows, nothing=f"Nothing ever happened to seat {seat_number} of {flight_id}.")

@@ -1,8 +1,7 @@
-"""`skyhigh up`, `down`, `restart`: the processes of the local stack."""
+"""Starts, follows, restarts and stops the processes of the local stack."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -10,12 +9,11 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-import typer
-
-from operations import logs
-from operations.stack import fail, home, named_stack, report_of, usable_home
+from operations import log_files
+from operations.local_stack import home, report_of
+from operations.terminal import fail
 
 if TYPE_CHECKING:
     from deploy.local.report import Report
@@ -26,9 +24,6 @@ START_SECONDS: Final = 150
 STOP_SECONDS: Final = 90
 # A supervisor writes its first report about a second after Python has started.
 REPORT_SECONDS: Final = 30
-# On a fresh database the flight service first has to provision the seats of two days.
-SCHEDULE_SECONDS: Final = 120
-JOURNEY_DAYS: Final = 2
 # If a process has died this often before it was ready, another try would not help.
 HOPELESS_RESTARTS: Final = 2
 # How a service ends when another try would fail too: with 2 if a setting is wrong, with 3 if a worker cannot start.
@@ -40,37 +35,20 @@ WAITING_SECONDS: Final = 10
 LOCK: Final = "up.lock"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    for command in (up, down, restart):
-        app.command()(command)
+def start(stack: Stack) -> Report:
+    """Starts the stack, or continues with a running one, and waits until all its processes are ready.
 
-
-def up(
-    journey: Annotated[bool, typer.Option(help="Load the demo airline and prove the stack by journeys.")] = True,
-) -> None:
-    """Start the local stack, load the demo airline, prove it by whole journeys, print where everything is.
-
-    On a running stack it restarts the processes whose source was edited since they started.
+    Restarts the edited processes of a running stack. Returns its report. Ends the command if a process cannot become
+    ready.
     """
-    began = time.monotonic()
-    stack = named_stack()
-    usable_home(stack)
-    try:
-        with _alone(stack):
-            report = _running(stack) or _start(stack)
-            _follow(report, [process.name for process in report.processes])
-            print(f"All processes are ready after {time.monotonic() - began:.1f} s.")
-            if journey:
-                _prove(report)
-    except KeyboardInterrupt:
-        fail("interrupted. The stack goes on starting: `make up` follows it, `make down` stops it")
-    _print_addresses(stack, report)
-    print(f"Done in {time.monotonic() - began:.1f} s.")
+    with _alone(stack):
+        report = _running(stack) or _start(stack)
+        _follow(report, [process.name for process in report.processes])
+    return report
 
 
-def down() -> None:
-    """Stop the local stack. Its data stay."""
+def stop() -> None:
+    """Stops the stack of this home, and processes that a killed supervisor left. Its data stay."""
     report = report_of()
     if report is None or not report.is_alive:
         report = _starting_elsewhere() or report
@@ -87,20 +65,6 @@ def down() -> None:
             )
         time.sleep(POLL_SECONDS)
     print("Stopped.")
-
-
-def restart(
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Processes, as `skyhigh status` names them.")],
-) -> None:
-    """Restart processes of the local stack; the others go on."""
-    report = report_of()
-    if report is None or not report.is_alive:
-        fail(f"no stack runs in {home()}: `make up` starts one")
-    known = [process.name for process in report.processes]
-    for name in names:
-        if name not in known:
-            fail(f"there is no process {name!r}; there are {', '.join(known)}")
-    _restart(report, names)
 
 
 def _running(stack: Stack) -> Report | None:
@@ -125,9 +89,9 @@ def _running(stack: Stack) -> Report | None:
         for name, reason in edited.items():
             print(f"  {name:<13} is restarted: {reason} was edited")
         if edited:
-            _restart(report, edited)
+            restart(report, edited)
         return report_of() or report
-    down()
+    stop()
     return None
 
 
@@ -138,7 +102,8 @@ def _edited_since(digests: Mapping[str, str]) -> str:
     return next((sources.newest_file(part) for part in sources.edited(digests)), "")
 
 
-def _restart(report: Report, names: Collection[str]) -> None:
+def restart(report: Report, names: Collection[str]) -> None:
+    """Restarts processes of a running stack and waits until they are ready."""
     from deploy.local.orders import Orders
 
     began = time.monotonic()
@@ -248,14 +213,14 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
             if process.state == "died" and (disk := fault(home())):
                 _give_up(f"{process.name} died: {disk}", f"skyhigh logs {process.name}")
             if process.state == "died" and (tries >= HOPELESS_RESTARTS or process.last_end in HOPELESS_ENDS):
-                why = logs.cause(process.name) if process.last_end.startswith(ENDED) else ""
+                why = log_files.cause(process.name) if process.last_end.startswith(ENDED) else ""
                 _give_up(f"{process.name} {process.last_end}", f"skyhigh logs {process.name}", why)
         if not report.is_alive:
             _give_up("the supervisor ended", "skyhigh logs supervisor", _supervisor_cause())
         blocking = next((p for p in unready if p.trouble), unready[0])
         if time.monotonic() - began > START_SECONDS:
             reason = f"{blocking.name} is not ready after {START_SECONDS} s"
-            _give_up(reason, f"skyhigh logs {blocking.name}", blocking.trouble or logs.cause(blocking.name))
+            _give_up(reason, f"skyhigh logs {blocking.name}", blocking.trouble or log_files.cause(blocking.name))
         if time.monotonic() - spoke > WAITING_SECONDS:
             reason = "; ".join(filter(None, (blocking.trouble, obstacle(set(blocking.ports.values())))))
             trouble = f": {reason}" if reason else ""
@@ -272,40 +237,12 @@ def _give_up(what: str, more: str, why: str = "") -> NoReturn:
 
 def _supervisor_cause() -> str:
     # Each line of this log begins with its time, which ends in "Z ".
-    return logs.cause("supervisor").partition("Z ")[2] or logs.cause("supervisor")
+    return log_files.cause("supervisor").partition("Z ")[2] or log_files.cause("supervisor")
 
 
 def _show(process: Status, seconds: float) -> None:
     detail = f"port {process.port}" if process.state == "ready" else process.last_end
     print(f"  {process.name:<13} {process.state:<6} {detail:<12} {seconds:5.1f} s", flush=True)
-
-
-def _prove(report: Report) -> None:
-    """Loads the demo airline and makes the journeys; ends the command if one fails."""
-    # Imported here, because the import takes a while and the other commands do not need these modules.
-    from operations import demo, flights, journeys
-
-    asyncio.run(demo.load_all())
-    # The journeys use flights of today and tomorrow. The flight service adds those of the other days afterwards.
-    if days := min(JOURNEY_DAYS, int(report.given.get("SKYHIGH_FLIGHT_HORIZON_DAYS", JOURNEY_DAYS))):
-        asyncio.run(flights.rolled(days, within_seconds=SCHEDULE_SECONDS))
-    journeys.journey()
-
-
-def _print_addresses(stack: Stack, report: Report) -> None:
-    gateway = report.addresses["SKYHIGH_GATEWAY_URL"]
-    authority = report.addresses.get("SKYHIGH_CA")
-    mails = report.addresses.get("SKYHIGH_MOCK_MAIL_URL", "at the given mail server")
-    print(f"""
-  gateway     {gateway}{f"     curl --cacert {authority}" if authority is not None else ""}
-  mails       {mails}
-  addresses   .venv/bin/skyhigh env
-  processes   .venv/bin/skyhigh status
-  logs        .venv/bin/skyhigh logs [NAME] [-f]     {stack.home / "logs"}
-  database    .venv/bin/skyhigh psql
-  a token     .venv/bin/skyhigh token --role agent
-  stop        make down
-""")
 
 
 def _warn_of_other_settings(report: Report, stack: Stack) -> None:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from operations.connections import channel_to
-from operations.stack import fail
-from operations.token import mint
+from operations.connections import CALL_TIMEOUT_SECONDS, Metadata, ask
+from operations.terminal import print_table, table
 
 if TYPE_CHECKING:
     from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
     from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 FlightId = Annotated[str, typer.Argument(metavar="FLIGHT", help="Such as SH101-2026-12-01.")]
 
-CALL_TIMEOUT_SECONDS: Final = 10
 PAGE_SIZE: Final = 100
 STYLES: Final = {"WAITING": "yellow", "OFFERED": "bold magenta", "ASSIGNED": "green"}
 
@@ -56,32 +53,21 @@ def mode(
 
 
 async def _ask(question: Callable[[WaitlistServiceStub, Metadata], Awaitable[None]]) -> None:
-    import grpc
     from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
-    metadata = (("authorization", f"Bearer {mint('operations', 'demo')}"),)
-    try:
-        async with channel_to("waitlist") as channel:
-            await question(WaitlistServiceStub(channel), metadata)
-    except grpc.aio.AioRpcError as error:
-        fail(f"the waitlist service answered {error.code().name}: {error.details()}")
+    await ask("waitlist", WaitlistServiceStub, question)
 
 
 async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("POSITION", justify="right")
-    for column in ("PASSENGER", "STATE", "SEAT", "WISHES", "JOINED", "ENTRY"):
-        table.add_column(column, no_wrap=True, overflow="fold")
+    rows = table("POSITION", "PASSENGER", "STATE", "SEAT", "WISHES", "JOINED", "ENTRY", numbers=("POSITION",))
     request = pb.ListWaitlistRequest(flight_id=flight_id, page_size=PAGE_SIZE)
     while True:
         page = await stub.ListWaitlist(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
         for entry in page.entries:
             state = pb.WaitlistEntry.State.Name(entry.state)
-            table.add_row(
+            rows.add_row(
                 str(entry.position) if entry.position else "-",
                 entry.passenger_id,
                 f"[{STYLES[state]}]{state}[/]" if state in STYLES else state,
@@ -93,11 +79,7 @@ async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-    if not table.row_count:
-        print(f"Nobody ever waited for a seat of {flight_id}.")
-        return
-    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
-    Console(highlight=False, width=max(Console().width, 220)).print(table)
+    print_table(rows, nothing=f"Nobody ever waited for a seat of {flight_id}.")
 
 
 def wishes(preferences: pb.SeatPreferences) -> str:

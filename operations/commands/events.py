@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
-from operations.stack import address_of, fail
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
+from operations.event_bodies import readable
+from operations.local_stack import address_of
+from operations.terminal import fail, print_json_line
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 RECENT: Final = 20
@@ -98,46 +95,6 @@ async def subscribed(amqp_url: str, routing_key: str) -> AsyncIterator[AsyncIter
             yield heard
 
 
-def message_type(routing_key: str) -> type[Message] | None:
-    """Returns the class of an event's body; None if there is no such event.
-
-    The event `<noun>.<verb>.<version>` is message NounVerb of `skyhigh/<noun>/<version>/events.proto`; upper and lower
-    case do not matter.
-    """
-    noun, _, rest = routing_key.partition(".")
-    verb, _, version = rest.partition(".")
-    if not (noun.isidentifier() and verb.isidentifier() and version.isidentifier()):
-        return None
-    try:
-        module = importlib.import_module(f"skyhigh.{noun}.{version}.events_pb2")
-    except ImportError:
-        return None
-    names = {name.lower(): name for name in module.DESCRIPTOR.message_types_by_name}
-    name = names.get(f"{noun}{verb}".lower())
-    found: type[Message] | None = getattr(module, name) if name is not None else None
-    return found
-
-
-def readable(routing_key: str, body: bytes) -> dict[str, Any]:
-    """Returns the body as proto3 JSON; only its size if it cannot be decoded.
-
-    The bytes of such a body are not shown, because their content is unknown.
-    """
-    from google.protobuf.json_format import MessageToDict
-    from google.protobuf.message import DecodeError
-
-    kind = message_type(routing_key)
-    try:
-        return MessageToDict(kind.FromString(body)) if kind is not None else {"unknownBytes": len(body)}
-    except DecodeError:
-        return {"unreadableBytes": len(body)}
-
-
-def print_line(**fields: Any) -> None:
-    """Prints one JSON object and flushes it, so that a pipe receives it at once."""
-    print(json.dumps(fields, ensure_ascii=False), flush=True)
-
-
 async def _follow(amqp_url: str, routing_key: str, count: int | None, seconds: float | None) -> None:
     from aio_pika.exceptions import AMQPError
 
@@ -147,7 +104,7 @@ async def _follow(amqp_url: str, routing_key: str, count: int | None, seconds: f
                 async with asyncio.timeout(seconds):
                     printed = 0
                     async for event in heard:
-                        print_line(
+                        print_json_line(
                             time=event.time,
                             key=event.routing_key,
                             id=event.event_id,
@@ -175,7 +132,7 @@ async def _recent(database_url: str, key: str | None, count: int) -> None:
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
         fail(f"the database is away: {error or repr(error)}")
     for row in sorted(rows, key=lambda row: row["create_time"])[-count:]:
-        print_line(
+        print_json_line(
             time=row["create_time"].isoformat(),
             key=row["routing_key"],
             id=str(row["event_id"]),

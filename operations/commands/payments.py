@@ -9,7 +9,8 @@ from uuid import UUID
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.local_stack import address_of
+from operations.terminal import fail, print_table, table
 
 if TYPE_CHECKING:
     import asyncpg
@@ -139,17 +140,11 @@ async def _list(connection: Conn, statement: str, *, nothing: str) -> None:
         print(nothing)
 
 
-def _print_table(rows: Sequence[asyncpg.Record]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0].keys():  # noqa: SIM118
-        table.add_column(name.upper().replace("_", " "), no_wrap=True, overflow="fold")
-    for row in rows:
-        table.add_row(*map(_text, row.values()))
-    # One line per row even on a narrow terminal, because grep cannot search rows that wrap.
-    Console(highlight=False, markup=False, width=max(Console().width, 220)).print(table)
+def _print_table(records: Sequence[asyncpg.Record]) -> None:
+    rows = table(*(name.upper().replace("_", " ") for name in records[0].keys()))  # noqa: SIM118
+    for record in records:
+        rows.add_row(*map(_text, record.values()))
+    print_table(rows, markup=False)
 
 
 def _text(value: Any) -> str:

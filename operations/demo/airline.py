@@ -292,7 +292,7 @@ def _party(dice: random.Random, pnr: str, cabin: str, shape: tuple[int, int, int
 def _names() -> list[dict[str, list[str]]]:
     """Reads groups of given names and last names that go together."""
     found: list[dict[str, list[str]]] = json.loads(
-        files("operations").joinpath("passenger_names.json").read_text(encoding="utf-8")
+        files("operations.demo").joinpath("passenger_names.json").read_text(encoding="utf-8")
     )
     return found
 

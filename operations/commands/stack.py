@@ -1,22 +1,28 @@
-"""`skyhigh clean`, `status`, `psql`, `env`: the local stack and its addresses."""
+"""`skyhigh up`, `down`, `restart`, `clean`, `status`, `psql`, `env`: the local stack."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
+
+from operations import supervision
+from operations.local_stack import address_of, environment, home, named_stack, report_of, usable_home
+from operations.terminal import fail
 
 if TYPE_CHECKING:
     from deploy.local.report import Report
     from deploy.local.stack import Stack
     from deploy.local.supervisor import Status
 
+# On a fresh database the flight service first has to provision the seats of two days.
+SCHEDULE_SECONDS: Final = 120
+JOURNEY_DAYS: Final = 2
 # Besides the servers' data, `clean` removes only these, because SKYHIGH_HOME may be a folder with other files in it.
 OWN_FOLDERS: Final = ("logs", "keys", "gateway", "orders")
 OWN_FILES: Final = ("stack.json", "secrets.json", "supervisor.lock", "up.lock", "boardingpass.png")
@@ -24,6 +30,8 @@ OWN_FILES: Final = ("stack.json", "secrets.json", "supervisor.lock", "up.lock", 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
+    for command in (up, down, restart):
+        app.command()(command)
     app.command()(clean)
     app.command()(status)
     app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
@@ -32,39 +40,49 @@ def register(app: typer.Typer) -> None:
     app.command()(env)
 
 
-def environment() -> dict[str, str]:
-    """Returns the addresses of this home's stack, as `skyhigh env` prints them.
+def up(
+    journey: Annotated[bool, typer.Option(help="Load the demo airline and prove the stack by journeys.")] = True,
+) -> None:
+    """Start the local stack, load the demo airline, prove it by whole journeys, print where everything is.
 
-    A variable of the environment takes precedence, so that the commands also work with a stack that was not started
-    here. Ends the command if no address is known.
+    On a running stack it restarts the processes whose source was edited since they started.
     """
-    from deploy.local.addresses import address_names
+    began = time.monotonic()
+    stack = named_stack()
+    usable_home(stack)
+    try:
+        report = supervision.start(stack)
+        print(f"All processes are ready after {time.monotonic() - began:.1f} s.")
+        if journey:
+            _prove(report)
+    except KeyboardInterrupt:
+        fail("interrupted. The stack goes on starting: `make up` follows it, `make down` stops it")
+    _print_addresses(stack, report)
+    print(f"Done in {time.monotonic() - began:.1f} s.")
 
+
+def down() -> None:
+    """Stop the local stack. Its data stay."""
+    supervision.stop()
+
+
+def restart(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Processes, as `skyhigh status` names them.")],
+) -> None:
+    """Restart processes of the local stack; the others go on."""
     report = report_of()
-    known = report.addresses if report is not None else {}
-    addresses = {name: value for name in address_names() if (value := os.environ.get(name) or known.get(name))}
-    if not addresses:
-        fail(f"no stack was started in {home()}: `make up` starts one")
-    return addresses
-
-
-def address_of(variable: str) -> str:
-    """Returns one of the addresses. Ends the command if it is unknown."""
-    address = environment().get(variable)
-    return address if address is not None else fail(f"{variable} is not known")
-
-
-def fail(reason: str) -> NoReturn:
-    """Ends the command with code 1 and a line that says why."""
-    print(f"skyhigh: {reason}", file=sys.stderr)
-    raise typer.Exit(1)
+    if report is None or not report.is_alive:
+        fail(f"no stack runs in {home()}: `make up` starts one")
+    known = [process.name for process in report.processes]
+    for name in names:
+        if name not in known:
+            fail(f"there is no process {name!r}; there are {', '.join(known)}")
+    supervision.restart(report, names)
 
 
 def clean() -> None:
     """Stop the local stack and forget its data, keys and logs."""
-    from operations.start import down
-
-    down()
+    supervision.stop()
     stack = named_stack()
     stack.servers.remove()
     for folder in OWN_FOLDERS:
@@ -136,38 +154,33 @@ def env() -> None:
         print(f"{name}={value}")
 
 
-def home() -> Path:
-    """Returns the folder of the stack's data."""
-    from deploy.local.home import home_of
+def _prove(report: Report) -> None:
+    """Loads the demo airline and makes the journeys; ends the command if one fails."""
+    # Imported here, because the import takes a while and the other commands do not need these modules.
+    from operations import journeys, schedule
+    from operations.demo import loading
 
-    return home_of()
-
-
-def named_stack() -> Stack:
-    """Returns the stack that the environment describes. Ends the command if a setting is wrong."""
-    from deploy.local.stack import Stack
-
-    try:
-        return Stack.from_environment()
-    except ValueError as error:
-        fail(str(error))
+    asyncio.run(loading.load_all())
+    # The journeys use flights of today and tomorrow. The flight service adds those of the other days afterwards.
+    if days := min(JOURNEY_DAYS, int(report.given.get("SKYHIGH_FLIGHT_HORIZON_DAYS", JOURNEY_DAYS))):
+        asyncio.run(schedule.rolled(days, within_seconds=SCHEDULE_SECONDS))
+    journeys.prove()
 
 
-def usable_home(stack: Stack) -> None:
-    """Creates the folder of the stack's data. Ends the command if a stack cannot use it."""
-    from deploy.local.home import UnusableHomeError, ensure_home
-
-    try:
-        ensure_home(stack.home)
-    except UnusableHomeError as error:
-        fail(str(error))
-
-
-def report_of() -> Report | None:
-    """Returns the last report of this home's supervisor, or None."""
-    from deploy.local.report import Report
-
-    return Report.read(home())
+def _print_addresses(stack: Stack, report: Report) -> None:
+    gateway = report.addresses["SKYHIGH_GATEWAY_URL"]
+    authority = report.addresses.get("SKYHIGH_CA")
+    mails = report.addresses.get("SKYHIGH_MOCK_MAIL_URL", "at the given mail server")
+    print(f"""
+  gateway     {gateway}{f"     curl --cacert {authority}" if authority is not None else ""}
+  mails       {mails}
+  addresses   .venv/bin/skyhigh env
+  processes   .venv/bin/skyhigh status
+  logs        .venv/bin/skyhigh logs [NAME] [-f]     {stack.home / "logs"}
+  database    .venv/bin/skyhigh psql
+  a token     .venv/bin/skyhigh token --role agent
+  stop        make down
+""")
 
 
 def _silent(processes: Sequence[Status]) -> dict[str, str]:

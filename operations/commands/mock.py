@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import typer
 
-from operations.stack import address_of, fail
+from operations.local_stack import address_of
+from operations.terminal import fail
 
 TIMEOUT_SECONDS: Final = 5
 WEIGHT: Final = "SKYHIGH_MOCK_WEIGHT_CONTROL_URL"
