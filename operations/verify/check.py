@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # A statement may have to read millions of ledger rows. One that takes longer than this is stuck.
 STATEMENT_TIMEOUT_SECONDS: Final = 120
-USED_LAYOUTS: Final = (3, "the file of each used cabin layout has the content that its flights were given")
-CACHED_MAPS: Final = (11, "the cached maps are those of the database, at most a second late")
+USED_LAYOUTS: Final = (3, "the file of each used cabin layout has the same content as at its first use")
+CACHED_MAPS: Final = (11, "the cached maps equal the database, at most 1 s late")
 
 
 async def check(
