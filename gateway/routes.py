@@ -57,7 +57,7 @@ def exposed_rpcs(api: FileDescriptorSet) -> Iterator[Rpc]:
 
 def _same(what: str, in_protos: set[str], in_table: set[str]) -> None:
     if missing := in_protos - in_table:
-        raise ExposureError(f"gateway/exposure.py does not say who may call these {what}: {sorted(missing)}")
+        raise ExposureError(f"gateway/exposure.py does not list these {what}: {sorted(missing)}")
     if stale := in_table - in_protos:
         raise ExposureError(f"gateway/exposure.py lists {what} that the protos do not have: {sorted(stale)}")
 

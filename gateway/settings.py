@@ -74,7 +74,7 @@ class GatewaySettings(BaseSettings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         if (self.gateway_tls_certificate is None) != (self.gateway_tls_key is None):
-            raise ValueError("SKYHIGH_GATEWAY_TLS_CERTIFICATE, SKYHIGH_GATEWAY_TLS_KEY: both are given, or none")
+            raise ValueError("SKYHIGH_GATEWAY_TLS_CERTIFICATE, SKYHIGH_GATEWAY_TLS_KEY: set both or neither")
         if self.shown is not None:
             self.shown.check()
         whole(self.tls_certificate, self.tls_key, self.tls_authority)
@@ -83,7 +83,7 @@ class GatewaySettings(BaseSettings):
     @model_validator(mode="after")
     def _limited_with_a_token(self) -> Self:
         if self.rate_limits is not RateLimits.OFF and self.gateway_token_file is None:
-            raise ValueError("gateway_token_file: limits need a token for the gateway service")
+            raise ValueError("gateway_token_file: required, unless rate_limits is off")
         return self
 
     @field_validator("gateway_allowed_origins", *ADDRESSES, mode="before")

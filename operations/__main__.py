@@ -56,7 +56,7 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Runs and inspects SkyHigh."""
+    """Run and inspect SkyHigh."""
 
 
 def main() -> None:

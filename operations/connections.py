@@ -48,7 +48,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
     if authority is None:
         return grpc.aio.insecure_channel(address, options=[direct])
     if certificate is None or key is None:
-        fail("the services ask for a certificate: SKYHIGH_CLIENT_CERTIFICATE and SKYHIGH_CLIENT_KEY are not known")
+        fail("the services require a certificate: SKYHIGH_CLIENT_CERTIFICATE and SKYHIGH_CLIENT_KEY are not set")
     try:
         credentials = tls.channel_credentials(Identity(Path(certificate), Path(key), Path(authority)).read())
     except ValueError as error:
@@ -96,4 +96,4 @@ def refusals_of(service: str) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        fail(f"the {name} service answered {error.code().name}: {error.details()}")
+        fail(f"the {name} service responded with {error.code().name}: {error.details()}")

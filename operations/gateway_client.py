@@ -17,7 +17,7 @@ from operations.connections import context_for
 CALL_TIMEOUT_SECONDS: Final = 10
 
 
-class GatewayAway(Exception):
+class GatewayUnavailable(Exception):
     """The gateway did not respond, or its response is unusable.
 
     A response is unusable if its body is no JSON object, or if it is a download with another status than 200.
@@ -64,10 +64,10 @@ class Gateway:
         return await asyncio.to_thread(self._json, "POST", "/v1/sessions", {"pnr": pnr, "lastName": last_name})
 
     async def download(self, path: str) -> bytes:
-        """Returns the bytes at this path. Raises GatewayAway for any status but 200."""
+        """Returns the bytes at this path. Raises GatewayUnavailable for any status but 200."""
         status, content, _ = await asyncio.to_thread(self._call, "GET", path, None)
         if status != 200:
-            raise GatewayAway(f"GET {path}: HTTP {status} {content[:200]!r}")
+            raise GatewayUnavailable(f"GET {path}: HTTP {status} {content[:200]!r}")
         return content
 
     def _json(
@@ -79,7 +79,9 @@ class Gateway:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise GatewayAway(f"{method} {path}: HTTP {status}, and the body is no JSON object: {content[:200]!r}")
+            raise GatewayUnavailable(
+                f"{method} {path}: HTTP {status}, and the body is not a JSON object: {content[:200]!r}"
+            )
         return Answer(status, answer, milliseconds)
 
     def _call(
@@ -102,5 +104,5 @@ class Gateway:
             with error:
                 status, content = error.code, error.read()
         except (OSError, TimeoutError) as error:
-            raise GatewayAway(f"{method} {path}: the gateway at {self.url} is away: {error}") from error
+            raise GatewayUnavailable(f"{method} {path}: the gateway at {self.url} is unreachable: {error}") from error
         return status, content, (time.perf_counter() - began) * 1000

@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 def address_of(variable: str) -> str:
     """Returns one of the addresses. Ends the command if it is unknown."""
     address = environment().get(variable)
-    return address if address is not None else fail(f"{variable} is not known")
+    return address if address is not None else fail(f"{variable} is not set")
 
 
 def home() -> Path:

@@ -81,7 +81,7 @@ def read(file: Path, flight_id: str | None = None) -> list[Flight]:
     try:
         content = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(f"is no UTF-8, from byte {error.start} on") from error
+        raise FileError(f"is not UTF-8, from byte {error.start} on") from error
     flights: dict[str, Flight] = {}
     for line, row in readers[file.suffix.lower()](content):
         of_flight = row.get(FLIGHT_ID, "") or flight_id or ""
@@ -113,7 +113,7 @@ def _json_rows(content: str) -> Iterator[tuple[int, Row]]:
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     place = _skip(content, 0)
     if content[place : place + 1] != "[":
-        raise FileError("is no JSON array")
+        raise FileError("is not a JSON array")
     place, line, counted = _skip(content, place + 1), 1, 0
     while content[place : place + 1] != "]":
         line, counted = line + content.count("\n", counted, place), place
@@ -123,16 +123,18 @@ def _json_rows(content: str) -> Iterator[tuple[int, Row]]:
         except (ValueError, RecursionError) as error:
             raise FileError(f"line {line}, in the object that begins there: {error}") from error
         if not isinstance(value, dict):
-            raise FileError(f"line {line}: is no object")
+            raise FileError(f"line {line}: is not an object")
         _check_columns(list(value), line)
         yield line, {name: _text(name, each, line) for name, each in value.items()}
         place = _skip(content, place)
         if content[place : place + 1] == ",":
             place = _skip(content, place + 1)
         elif content[place : place + 1] != "]":
-            raise FileError(f"line {line}: the object that begins there has neither a comma nor the array's end behind")
+            raise FileError(
+                f"line {line}: neither a comma nor the end of the array follows the object that begins there"
+            )
     if _skip(content, place + 1) != len(content):
-        raise FileError("has something behind the array")
+        raise FileError("has text after the array")
 
 
 def _skip(content: str, place: int) -> int:
@@ -145,7 +147,7 @@ def _skip(content: str, place: int) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Builds an object. Raises ValueError for a repeated key, because `json` would keep only the last value."""
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("a column comes twice")
+        raise ValueError("a column occurs twice")
     return dict(pairs)
 
 
@@ -166,9 +168,9 @@ def _text(name: str, value: Any, line: int) -> str:
 def _check_columns(names: list[str], line: int) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
-        raise FileError(f"line {line}: {unknown[0]!r} is no column of a manifest")
+        raise FileError(f"line {line}: {unknown[0]!r} is not a column of a manifest")
     if len(set(names)) != len(names):
-        raise FileError(f"line {line}: a column comes twice")
+        raise FileError(f"line {line}: a column occurs twice")
 
 
 def _flight(flight_id: str, line: int) -> Flight:
@@ -184,7 +186,7 @@ def _add(flight: Flight, line: int, row: Row) -> None:
     faults += wrong
     first = flight.line_of.setdefault(passenger.passenger_id, line)
     if first != line and passenger.passenger_id:
-        faults.append(Fault(line, "passenger_id", f"is the passenger of line {first} again"))
+        faults.append(Fault(line, "passenger_id", f"is already the passenger of line {first}"))
     if faults:
         flight.faults += faults
         return
@@ -198,7 +200,7 @@ def _set_facts(flight: Flight, line: int, row: Row) -> Iterator[Fault]:
         if not value:
             continue
         if flight.facts.get(name, value) != value:
-            yield Fault(line, name, f"{value!r} contradicts {flight.facts[name]!r} of a row above")
+            yield Fault(line, name, f"{value!r} contradicts {flight.facts[name]!r} of an earlier row")
         elif fault := _set_fact(flight, line, name, value):
             yield fault
         else:
@@ -214,12 +216,12 @@ def _set_fact(flight: Flight, line: int, name: str, value: str) -> Fault | None:
         try:
             time.FromJsonString(value)
         except ValueError:
-            return Fault(line, name, f"{value!r} is no time such as 2026-12-01T09:30:00Z")
+            return Fault(line, name, f"{value!r} is not a time such as 2026-12-01T09:30:00Z")
         getattr(facts, name).CopyFrom(time)
     elif _MINUTES.fullmatch(value):
         getattr(facts, name.removesuffix("_minutes")).FromSeconds(60 * int(value))
     else:
-        return Fault(line, name, f"{value!r} is no number of minutes")
+        return Fault(line, name, f"{value!r} is not a number of minutes")
     return None
 
 
@@ -236,7 +238,7 @@ def _passenger(row: Row, line: int) -> tuple[pb.ManifestPassenger, list[Fault]]:
         if value in values.keys()[1:]:
             setattr(passenger, name, values.Value(value))
         elif value:
-            faults.append(Fault(line, name, f"{row[name]!r} is none of {', '.join(values.keys()[1:])}"))
+            faults.append(Fault(line, name, f"{row[name]!r} is not one of {', '.join(values.keys()[1:])}"))
     passenger.special_services.extend(_items(row.get(SPECIAL_SERVICES, "")))
     fields = pb.ManifestPassenger.DESCRIPTOR.fields_by_name
     passenger.cleared_fields.extend(

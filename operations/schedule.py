@@ -47,10 +47,10 @@ async def rolled(days: int, *, within_seconds: float) -> None:
                     "`skyhigh logs flight` may say why"
                 )
             if time.monotonic() - told > TELL_SECONDS:
-                print(f"Waiting for the schedule: {total - missing} of {total} flights are there.", flush=True)
+                print(f"Waiting for the schedule: {total - missing} of {total} flights exist.", flush=True)
                 told = time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
-        print(f"{total} flights of the schedule leave from {min(wanted)} to {max(wanted)}.", flush=True)
+        print(f"The schedule has {total} flights from {min(wanted)} to {max(wanted)}.", flush=True)
 
     await ask("flight", FlightServiceStub, wait)
 

@@ -48,7 +48,7 @@ def start(stack: Stack) -> Report:
 
 
 def stop() -> None:
-    """Stops the stack of this home, and processes that a killed supervisor left. Its data stay."""
+    """Stops the stack of this home, and processes that a killed supervisor left. Its data is kept."""
     report = report_of()
     if report is None or not report.is_alive:
         report = _starting_elsewhere() or report
@@ -79,12 +79,12 @@ def _running(stack: Stack) -> Report | None:
     if report is None:
         return None
     if ("SKYHIGH_CA" in report.addresses) != stack.tls:
-        print(f"The stack in {stack.home} runs {'without' if stack.tls else 'with'} TLS: it is started again.")
+        print(f"The stack in {stack.home} runs {'without' if stack.tls else 'with'} TLS: it is restarted.")
     elif reason := _edited_since(report.sources):
-        print(f"The supervisor is older than {reason}: the whole stack is started again.")
+        print(f"{reason} was edited after the supervisor had started: the whole stack is restarted.")
     else:
         _warn_of_other_settings(report, stack)
-        print(f"The stack in {stack.home} runs already.")
+        print(f"The stack in {stack.home} is already running.")
         edited = {process.name: reason for process in report.processes if (reason := _edited_since(process.sources))}
         for name, reason in edited.items():
             print(f"  {name:<13} is restarted: {reason} was edited")
@@ -123,7 +123,7 @@ def _alone(stack: Stack) -> Iterator[None]:
         if first:
             yield
             return
-    print(f"Another `make up` starts this stack, pid {holder_of(path)}: waiting for it.", flush=True)
+    print(f"Another `make up`, pid {holder_of(path)}, is starting this stack: waiting for it.", flush=True)
     with lock(path, wait=True):
         yield
 
@@ -153,12 +153,12 @@ def _start(stack: Stack) -> Report:
     try:
         processes = processes_of(stack)
     except MissingServerError as error:
-        fail(f"{error}; `make setup` says what is missing")
+        fail(f"{error}; `make setup` names the missing packages")
     _end_leftovers(report_of())
     if conflicts := ports.conflicts(processes):
         fail(
-            f"the stack cannot have these ports: {'; '.join(conflicts)}. "
-            "Set the variables to free ones, or SKYHIGH_PORT_BASE for all"
+            f"the stack cannot use these ports: {'; '.join(conflicts)}. "
+            "Set the variables to free ports, or set SKYHIGH_PORT_BASE to move all ports"
         )
     log = stack.home / "logs" / "supervisor.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def _follow(report: Report, names: Collection[str], *, before: Mapping[str, int 
 
 
 def _give_up(what: str, more: str, why: str = "") -> NoReturn:
-    fail(f"{what}{f': {why}' if why else ''}. `{more}` has the rest; `make down` stops the other processes")
+    fail(f"{what}{f': {why}' if why else ''}. `{more}` prints more; `make down` stops the other processes")
 
 
 def _supervisor_cause() -> str:
@@ -249,7 +249,10 @@ def _warn_of_other_settings(report: Report, stack: Stack) -> None:
     names = sorted(report.given.keys() | stack.given.keys())
     changed = [name for name in names if report.given.get(name) != stack.given.get(name)]
     if changed:
-        print(f"It runs with other values of {', '.join(changed)}: `make down` first to change them.", file=sys.stderr)
+        print(
+            f"The stack runs with other values of {', '.join(changed)}. To change them, run `make down` first.",
+            file=sys.stderr,
+        )
 
 
 def _end_leftovers(report: Report | None) -> None:

@@ -48,7 +48,7 @@ def main() -> int:
             return 1
         last = Report.read(stack.home)
         if last is not None and last.is_of_this_boot and (ended := end_leftovers(last.processes)):
-            tell(f"ended what a killed supervisor had left: pids {', '.join(map(str, ended))}")
+            tell(f"ended the processes that a killed supervisor had left: pids {', '.join(map(str, ended))}")
         return asyncio.run(_run(stack, processes))
 
 

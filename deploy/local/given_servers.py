@@ -46,8 +46,8 @@ async def _provision_database(stack: Stack, url: str) -> None:
         await provision_schemas(connection, passwords)
     except asyncpg.InsufficientPrivilegeError as error:
         raise GivenServerError(
-            f"{error}. Its user must own the database and may create roles, or each service needs a URL "
-            f"of its own: {', '.join(own_urls.values())}"
+            f"{error}. Its user must own the database and be able to create roles; otherwise set a URL "
+            f"for each service: {', '.join(own_urls.values())}"
         ) from error
     finally:
         await connection.close()

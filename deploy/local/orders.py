@@ -67,7 +67,7 @@ class Orders:
 
 async def _restart(supervisor: Supervisor, name: str, turn: asyncio.Lock) -> None:
     async with turn:
-        tell(f"{name} is restarted on order")
+        tell(f"{name} is restarted on request")
         try:
             await supervisor.restart(name)
         except StartError as error:

@@ -73,5 +73,5 @@ def _port_from(given: Mapping[str, str], name: str, *, highest: int = 65535) -> 
     if value is None:
         return None
     if not value.isdecimal() or not 1024 <= int(value) <= highest:
-        raise ValueError(f"{name}: {value!r} is no port between 1024 and {highest}")
+        raise ValueError(f"{name}: {value!r} is not a port between 1024 and {highest}")
     return int(value)

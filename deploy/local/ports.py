@@ -72,7 +72,7 @@ def obstacle(ports: Collection[int]) -> str:
         if holder.port not in listening:
             if not holder.inode:
                 return f"a connection that has ended may keep port {holder.port} for 60 s"
-            return f"a connection of {holder.program} has port {holder.port} for its near end"
+            return f"a connection of {holder.program} uses port {holder.port} as its local port"
     return ""
 
 

@@ -99,5 +99,5 @@ def process_count(service: Service, given: Mapping[str, str]) -> int:
     name = f"SKYHIGH_{service.name.upper()}_PROCESSES"
     value = given.get(name, str(service.processes))
     if not value.isdecimal() or not 1 <= int(value) <= MOST_PROCESSES:
-        raise ValueError(f"{name}: {value!r} is no number between 1 and {MOST_PROCESSES}")
+        raise ValueError(f"{name}: {value!r} is not a number between 1 and {MOST_PROCESSES}")
     return int(value)

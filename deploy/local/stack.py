@@ -52,7 +52,7 @@ class Stack:
         if speaks_tls not in ("0", "1"):
             raise ValueError(f"SKYHIGH_TLS: {speaks_tls!r} is neither 1 nor 0")
         if foreign := [name for name in (*VARIABLES, *EDGE_TLS_VARIABLES) if name in given]:
-            raise ValueError(f"{foreign[0]}: a local stack makes its own certificates, with SKYHIGH_TLS=1")
+            raise ValueError(f"{foreign[0]}: unset it; with SKYHIGH_TLS=1 a local stack issues its own certificates")
         return cls(home=home_of(environment), ports=ports, given=given, tls=speaks_tls == "1")
 
     @cached_property

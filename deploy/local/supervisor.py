@@ -270,7 +270,7 @@ class Supervisor:
                         break
                 trouble = "it does not answer as it should"
             except TimeoutError:
-                trouble = f"no answer within {PROBE_TIMEOUT_SECONDS} s"
+                trouble = f"no response within {PROBE_TIMEOUT_SECONDS} s"
             except (OSError, EOFError) as error:
                 trouble = str(error) or repr(error)
             if trouble != status.trouble:
@@ -320,7 +320,7 @@ class Supervisor:
             try:
                 await asyncio.wait_for(running.wait(), process.stop_seconds)
             except TimeoutError:
-                tell(f"{name} did not end within {process.stop_seconds:g} s and is killed")
+                tell(f"{name} did not end within {process.stop_seconds:g} s; killing it")
             _kill(running.pid)
             await running.wait()
             await _end_members(running.pid)

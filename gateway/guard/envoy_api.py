@@ -152,7 +152,7 @@ class EnvoyApi:
             except (*AWAY, *db.AWAY, Unavailable) as error:
                 # These entries are lost. Envoy's shield still limits calls, and abuse that continues is detected once
                 # Redis and Postgres are available again.
-                _log.warning("abuse is not looked for", error=repr(error))
+                _log.warning("abuse detection skipped", error=repr(error))
         yield envoy_pb2.StreamAccessLogsResponse()
 
     async def _act(self, exceeded: Exceeded) -> None:
@@ -209,7 +209,7 @@ async def _hear(requests: AsyncIterator[envoy_pb2.DiscoveryRequest], name: str) 
     """
     async for request in requests:
         if request.HasField("error_detail"):
-            _log.error("Envoy refuses a filter", filter=name, error=request.error_detail.message)
+            _log.error("Envoy rejected a filter", filter=name, error=request.error_detail.message)
 
 
 def _answer(name: str, resource: Resource) -> envoy_pb2.DiscoveryResponse:

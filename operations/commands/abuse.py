@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
 Source = Annotated[
-    str, typer.Option(metavar="WHO", help="Only of this one, such as customer:4711 or address:203.0.113.7.")
+    str, typer.Option(metavar="SOURCE", help="Only of this source, such as customer:4711 or address:203.0.113.7.")
 ]
-Rows = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")]
+Rows = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Maximum number of rows.")]
 
 PAGE_SIZE: Final = 100
 NUMBERS: Final = ("COUNT", "THRESHOLD", "WINDOW")
 
-abuse = typer.Typer(help="Abuse of the gateway: what was found, and who is kept out.", no_args_is_help=True)
+abuse = typer.Typer(help="Abuse of the gateway: incidents and blocks.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 @abuse.command()
 def incidents(source: Source = "", limit: Rows = PAGE_SIZE) -> None:
-    """Print what was found, the latest first."""
+    """Print the incidents, newest first."""
     asyncio.run(_ask(lambda stub, metadata: _incidents(stub, metadata, source, limit)))
 
 
@@ -42,23 +42,23 @@ def incidents(source: Source = "", limit: Rows = PAGE_SIZE) -> None:
 def blocks(
     source: Source = "",
     *,
-    every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include blocks that have ended.")] = False,
     limit: Rows = PAGE_SIZE,
 ) -> None:
-    """Print who is kept out, the latest first."""
+    """Print the active blocks, newest first."""
     asyncio.run(_ask(lambda stub, metadata: _blocks(stub, metadata, source, every=every, limit=limit)))
 
 
 @abuse.command()
 def lift(
-    block_id: Annotated[str, typer.Argument(metavar="BLOCK", help="Its UUID.")],
-    reason: Annotated[str, typer.Option(help="Why, for whoever asks later.")],
+    block_id: Annotated[str, typer.Argument(metavar="BLOCK", help="UUID of the block.")],
+    reason: Annotated[str, typer.Option(help="Why; it is stored with the block.")],
 ) -> None:
-    """Let somebody in again before the block ends by itself. All gateways follow within about a second."""
+    """Lift a block before it ends. This takes effect at all gateways within about 1 s."""
     try:
         wanted = UUID(block_id)
     except ValueError:
-        fail(f"{block_id!r} is no UUID")
+        fail(f"{block_id!r} is not a UUID")
     asyncio.run(_ask(lambda stub, metadata: _lift(stub, metadata, wanted, reason)))
 
 
@@ -97,7 +97,7 @@ async def _incidents(stub: GatewayAdminStub, metadata: Metadata, source: str, li
                 incident.block_id,
                 seen(incident.evidence),
             )
-    print_table(rows, nothing="Nobody was found abusing the gateway.")
+    print_table(rows, nothing="There are no incidents.")
 
 
 async def _blocks(stub: GatewayAdminStub, metadata: Metadata, source: str, *, every: bool, limit: int) -> None:
@@ -119,7 +119,7 @@ async def _blocks(stub: GatewayAdminStub, metadata: Metadata, source: str, *, ev
                 block.lifted_by,
                 block.lift_reason,
             )
-    print_table(rows, nothing="Nobody was ever kept out." if every else "Nobody is kept out.")
+    print_table(rows, nothing="There were no blocks." if every else "There are no active blocks.")
 
 
 async def _lift(stub: GatewayAdminStub, metadata: Metadata, block_id: UUID, reason: str) -> None:
@@ -129,9 +129,10 @@ async def _lift(stub: GatewayAdminStub, metadata: Metadata, block_id: UUID, reas
         pb.LiftBlockRequest(block_id=str(block_id), reason=reason), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
     )
     if block.HasField("lift_time"):
-        print(f"{block.source} is let in again since {utc(block.lift_time)}: {block.lifted_by}, {block.lift_reason}")
+        lifted = f"{utc(block.lift_time)} by {block.lifted_by}: {block.lift_reason}"
+        print(f"The block of {block.source} was lifted at {lifted}")
     else:
-        print(f"{block.source} is let in again since {utc(block.expire_time)}: the block had ended by itself.")
+        print(f"The block of {block.source} had already ended at {utc(block.expire_time)}.")
 
 
 def seen(evidence: Sequence[str]) -> str:

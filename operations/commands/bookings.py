@@ -32,12 +32,12 @@ def _group() -> None:
 
 
 @bookings.command()
-def show(booking_id: Annotated[str, typer.Argument(metavar="BOOKING", help="Its UUID.")]) -> None:
+def show(booking_id: Annotated[str, typer.Argument(metavar="BOOKING", help="UUID of the booking.")]) -> None:
     """Print a booking, its flights, passengers, seats and history."""
     try:
         wanted = UUID(booking_id)
     except ValueError:
-        fail(f"{booking_id!r} is no UUID")
+        fail(f"{booking_id!r} is not a UUID")
     _print(asyncio.run(_get(wanted)))
 
 

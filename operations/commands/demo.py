@@ -26,13 +26,13 @@ def _group() -> None:
 
 @demo.command()
 def load() -> None:
-    """Add the flights of the next days to the schedule and import their manifests. A repeat changes nothing."""
+    """Add the flights of the next days to the schedule and import their manifests. Loading again changes nothing."""
     asyncio.run(loading.load_all())
 
 
 @demo.command()
 def flight() -> None:
-    """Print the id of one of the demo airline's flights, tomorrow's first, and nothing else."""
+    """Print only the id of a flight of the demo airline that departs tomorrow."""
     from operations.demo import airline
 
     print(airline.flights(datetime.now(UTC).date() + timedelta(days=1))[0].flight_id)
@@ -40,15 +40,19 @@ def flight() -> None:
 
 @demo.command()
 def pnr(
-    flight: Annotated[str | None, typer.Option(metavar="FLIGHT", help="Of this flight.  [default: of any]")] = None,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, max=100, metavar="N", help="So many people.")] = 1,
+    flight: Annotated[
+        str | None, typer.Option(metavar="FLIGHT", help="Only passengers of this flight.  [default: any flight]")
+    ] = None,
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, max=100, metavar="N", help="Number of passengers.")
+    ] = 1,
 ) -> None:
-    """Print the locator and the last name of somebody who can check in now, and nothing else.
+    """Print only the record locator and the last name of passengers who can check in now.
 
-    An adult who travels alone on the STANDARD fare and needs nothing special; another one each time.
+    Each is an adult who travels alone on the STANDARD fare without special services, chosen at random.
     """
     found = asyncio.run(passengers.eligible(number, passengers.open_flights(flight)))
     if len(found) < number:
-        fail(f"only {len(found)} of {number} can check in now; was the airline loaded by `skyhigh demo load`?")
+        fail(f"only {len(found)} of {number} passengers can check in now; `skyhigh demo load` loads the demo airline")
     for candidate in found:
         print(candidate.pnr, candidate.last_name)

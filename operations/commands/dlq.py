@@ -30,7 +30,7 @@ DELIVERY_LIMIT: Final = "delivery_limit"
 
 dlq = typer.Typer(help="Messages that a service could not apply.", no_args_is_help=True)
 
-Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Whose, such as seat.")]
+Service = Annotated[str, typer.Argument(metavar="SERVICE", help="Name of the service, such as seat.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,37 +90,39 @@ def register(app: typer.Typer) -> None:
 
 @dlq.command("list")
 def list_() -> None:
-    """Print how many dead messages each service has."""
+    """Print the number of dead-lettered messages of each service."""
     asyncio.run(_list(address_of("SKYHIGH_AMQP_URL")))
 
 
 @dlq.command()
 def show(
     service: Service,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="At most so many.")] = 20,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="Maximum number of messages.")] = 20,
 ) -> None:
-    """Print a service's dead messages as JSON lines, oldest first. They stay where they are."""
+    """Print a service's dead-lettered messages as JSON lines, oldest first. They stay in the queue."""
     asyncio.run(_show(address_of("SKYHIGH_AMQP_URL"), _known(service), count))
 
 
 @dlq.command()
 def replay(
     service: Service,
-    event_id: Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="Only this event.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+    event_id: Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="Replay only this event.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Replay all messages.")] = False,
 ) -> None:
-    """Send dead messages back into the queues that they came from, with all their tries before them.
+    """Send dead-lettered messages back to their original queues, with all tries again.
 
-    The service applies an event once, however often it comes.
+    A service applies an event once, even if it is replayed several times.
     """
     if (event_id is None) is not all_:
-        raise typer.BadParameter("one of them says what to replay", param_hint="--id / --all")
+        raise typer.BadParameter("give exactly one of them", param_hint="--id / --all")
     asyncio.run(_replay(address_of("SKYHIGH_AMQP_URL"), _known(service), event_id))
 
 
 def _known(service: str) -> str:
     names = _services()
-    return service if service in names else fail(f"there is no service {service!r}; there are {', '.join(names)}")
+    return (
+        service if service in names else fail(f"there is no service {service!r}; the services are {', '.join(names)}")
+    )
 
 
 def _services() -> list[str]:
@@ -173,10 +175,10 @@ async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
         finally:
             await _put_back(kept)
     if event_id is not None and not sent:
-        fail(f"no dead message of {service} with the id {event_id} went back")
+        fail(f"no dead-lettered message of {service} with the id {event_id} was replayed")
     if event_id is None and kept:
-        fail(f"{len(kept)} messages of {service} could not be sent back")
-    print(f"{len(sent)} sent back")
+        fail(f"{len(kept)} messages of {service} could not be replayed")
+    print(f"{len(sent)} replayed")
 
 
 async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
@@ -191,7 +193,7 @@ async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
     from services import amqp
 
     if letter.queue is None:
-        print(f"{letter.event_id}: its headers do not say where it came from", file=sys.stderr)
+        print(f"{letter.event_id}: its headers do not name its queue", file=sys.stderr)
         return False
     headers = {name: value for name, value in letter.message.headers.items() if not name.startswith(TRACES)}
     copy = aio_pika.Message(
@@ -205,7 +207,7 @@ async def _send_back(channel: AbstractChannel, letter: DeadLetter) -> bool:
     try:
         await dead.publish(copy, routing_key=letter.queue, mandatory=True, timeout=CONFIRM_TIMEOUT_SECONDS)
     except DeliveryError:
-        print(f"{letter.event_id}: there is no queue {letter.queue} any more", file=sys.stderr)
+        print(f"{letter.event_id}: the queue {letter.queue} no longer exists", file=sys.stderr)
         return False
     await letter.message.ack()
     print(f"{letter.event_id} {letter.routing_key} → {letter.queue}")
@@ -235,7 +237,7 @@ async def _dead_queue(amqp_url: str, service: str) -> AsyncIterator[tuple[Abstra
                 queue = None
             yield channel, queue
     except (AMQPError, OSError, TimeoutError) as error:
-        fail(f"the broker is away: {error or repr(error)}")
+        fail(f"the broker is unreachable: {error or repr(error)}")
 
 
 async def _next(queue: AbstractQueue | None) -> AbstractIncomingMessage | None:

@@ -38,20 +38,22 @@ def register(app: typer.Typer) -> None:
 
 def events(
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only these, such as seat.released.v1.  [default: all]")
+        str | None, typer.Option(metavar="KEY", help="Only this routing key, such as seat.released.v1.  [default: all]")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print those that come, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new events, until Ctrl-C.")] = False,
     count: Annotated[
         int | None,
-        typer.Option("--count", "-n", min=1, metavar="N", help=f"How many.  [default: {RECENT}, all with --follow]"),
+        typer.Option(
+            "--count", "-n", min=1, metavar="N", help=f"Number of events.  [default: {RECENT}, all with --follow]"
+        ),
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Follow no longer than this.")
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Stop following after this time.")
     ] = None,
 ) -> None:
-    """Print events as JSON lines, oldest first: the last ones from the outboxes, or those that come over the broker."""
+    """Print events as JSON lines, oldest first: the latest of the outboxes, or new ones from the broker."""
     if seconds is not None and not follow:
-        raise typer.BadParameter("only --follow waits", param_hint="--seconds")
+        raise typer.BadParameter("only allowed with --follow", param_hint="--seconds")
     with contextlib.suppress(KeyboardInterrupt):
         if follow:
             asyncio.run(_follow(address_of("SKYHIGH_AMQP_URL"), key or "#", count, seconds))
@@ -115,7 +117,7 @@ async def _follow(amqp_url: str, routing_key: str, count: int | None, seconds: f
                         if printed == count:
                             break
     except (AMQPError, OSError, TimeoutError) as error:
-        fail(f"the broker is away: {error or repr(error)}")
+        fail(f"the broker is unreachable: {error or repr(error)}")
 
 
 async def _recent(database_url: str, key: str | None, count: int) -> None:
@@ -130,7 +132,7 @@ async def _recent(database_url: str, key: str | None, count: int) -> None:
         finally:
             await connection.close()
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        fail(f"the database is away: {error or repr(error)}")
+        fail(f"the database is unreachable: {error or repr(error)}")
     for row in sorted(rows, key=lambda row: row["create_time"])[-count:]:
         print_json_line(
             time=row["create_time"].isoformat(),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FlightId = Annotated[str, typer.Argument(metavar="FLIGHT", help="Such as SH101-2026-12-01.")]
 Airport = Annotated[str, typer.Argument(help="IATA code, such as FRA.")]
-Day = Annotated[str | None, typer.Option(metavar="DATE", help="The day where it departs, such as 2026-12-01.")]
+Day = Annotated[str | None, typer.Option(metavar="DATE", help="Local date of departure, such as 2026-12-01.")]
 
 PAGE_SIZE: Final = 100
 NUMBERS: Final = ("DURATION", "PRICE", "FREE", "SEATS")
@@ -50,14 +50,16 @@ def search(
     destination: Airport,
     *,
     date: Annotated[
-        str | None, typer.Option(metavar="DATE", help="The day of departure at the source.  [default: today in UTC]")
+        str | None, typer.Option(metavar="DATE", help="Local date of departure.  [default: today in UTC]")
     ] = None,
-    seats: Annotated[int, typer.Option(min=1, max=9, help="So many seats on each flight.")] = 1,
-    max_hops: Annotated[int, typer.Option(min=1, max=3, help="So many changes at most.")] = 3,
-    sort: Annotated[Sort, typer.Option(help="What comes first.")] = Sort.PRICE,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=PAGE_SIZE, help="So many at most.")] = 20,
+    seats: Annotated[int, typer.Option(min=1, max=9, help="Number of free seats on each flight.")] = 1,
+    max_hops: Annotated[int, typer.Option(min=1, max=3, help="Maximum number of changes.")] = 3,
+    sort: Annotated[Sort, typer.Option(help="Sort order.")] = Sort.PRICE,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=PAGE_SIZE, help="Maximum number of itineraries.")
+    ] = 20,
 ) -> None:
-    """Print the ways from one airport to another, direct and with changes."""
+    """Print the itineraries from one airport to another, direct and with changes."""
     from skyhigh.flight.v1 import flight_service_pb2 as pb
 
     request = pb.SearchFlightsRequest(
@@ -74,12 +76,14 @@ def search(
 
 @flights.command("list")
 def list_(
-    origin: Annotated[str, typer.Option(metavar="IATA", help="Only from there.")] = "",
-    destination: Annotated[str, typer.Option(metavar="IATA", help="Only to there.")] = "",
+    origin: Annotated[str, typer.Option(metavar="IATA", help="Only flights from this airport.")] = "",
+    destination: Annotated[str, typer.Option(metavar="IATA", help="Only flights to this airport.")] = "",
     date: Day = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="So many at most.")] = PAGE_SIZE,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=10_000, help="Maximum number of flights.")
+    ] = PAGE_SIZE,
 ) -> None:
-    """Print flights by departure, the next ones first: those of a day, or else those to come."""
+    """Print flights in order of departure: those of a day, or all future ones."""
     from skyhigh.flight.v1 import flight_service_pb2 as pb
 
     request = pb.ListFlightsRequest(origin=origin.upper(), destination=destination.upper(), date=date or "")
@@ -95,9 +99,9 @@ def show(flight_id: FlightId) -> None:
 @flights.command()
 def cancel(
     flight_id: FlightId,
-    reason: Annotated[str, typer.Option(help="What those who were to fly are told, such as STRIKE.")] = "CANCELLED",
+    reason: Annotated[str, typer.Option(help="Reason that the passengers receive, such as STRIKE.")] = "CANCELLED",
 ) -> None:
-    """Cancel a flight, and with it its holds, bookings, check-ins and waitlist. There is no way back."""
+    """Cancel a flight with its holds, bookings, check-ins and waitlist. This is permanent."""
     asyncio.run(_ask(lambda stub, metadata: _cancel(stub, metadata, flight_id, reason)))
 
 
@@ -112,9 +116,9 @@ async def _search(stub: FlightServiceStub, metadata: Metadata, request: pb.Searc
 
     found = await stub.SearchFlights(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
     if not found.itineraries:
-        print(f"There is no way from {request.source} to {request.destination} on {request.date} with room for all.")
+        print(f"No itinerary from {request.source} to {request.destination} on {request.date} has enough free seats.")
         return
-    rows = table("TYPE", "WAY", "DEPARTURE", "ARRIVAL", "DURATION", "PRICE", "SEATS", "ITINERARY", numbers=NUMBERS)
+    rows = table("TYPE", "ROUTE", "DEPARTURE", "ARRIVAL", "DURATION", "PRICE", "SEATS", "ITINERARY", numbers=NUMBERS)
     for itinerary in found.itineraries:
         hours, minutes = divmod(itinerary.duration_minutes, 60)
         first, last = itinerary.flights[0], itinerary.flights[-1]
@@ -162,7 +166,7 @@ async def _list(stub: FlightServiceStub, metadata: Metadata, request: pb.ListFli
     if rows.row_count:
         print_table(rows)
     else:
-        print("There is no such flight.")
+        print("No flight was found.")
 
 
 async def _show(stub: FlightServiceStub, metadata: Metadata, flight_id: str) -> None:

@@ -16,13 +16,14 @@ def register(app: typer.Typer) -> None:
 
 def journey(
     flight: Annotated[
-        str | None, typer.Option(metavar="FLIGHT", help="Where the two meet.  [default: one of the demo airline's]")
+        str | None, typer.Option(metavar="FLIGHT", help="The flight of the two demo passengers.  [default: any]")
     ] = None,
 ) -> None:
-    """Prove the stack by whole ways through the gateway.
+    """Test the stack by the journeys of three people through the gateway.
 
-    Search, a booking of two flights, other seats, payment, record locator, login, two boarding passes, cancellation;
-    then a seat, a second caller's refusal, check-in, 31 kg of bags, payment, webhook, boarding pass, the waitlist, the
-    seat's new owner and the mail. Ends with 1 at the first answer that is wrong.
+    A guest searches, books two flights, changes seats, pays, gets a record locator, logs in, gets two boarding passes
+    and cancels. Then a passenger of the demo airline holds a seat, checks in, pays for 31 kg of bags and gets a
+    boarding pass. A second passenger is refused the seat, joins the waitlist, and gets the seat and a mail when the
+    first one cancels. Ends with 1 at the first wrong response.
     """
     journeys.prove(flight)

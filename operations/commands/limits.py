@@ -26,7 +26,7 @@ class Mode(StrEnum):
     SHADOW = "shadow"
 
 
-limits = typer.Typer(help="Limits: how much anybody may call.", no_args_is_help=True)
+limits = typer.Typer(help="Rate limits of the gateway.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -36,20 +36,23 @@ def register(app: typer.Typer) -> None:
 
 @limits.command("list")
 def list_() -> None:
-    """Print all limits. One without a role is for all roles that have none of their own."""
+    """Print all limits. A limit without a role applies to each role that has no limit of its own."""
     asyncio.run(_ask(_list))
 
 
 @limits.command("set")
 def set_(
     limit_id: Annotated[str, typer.Argument(metavar="LIMIT", help="Such as hold-per-principal.")],
-    per_minute: Annotated[int, typer.Option(metavar="N", min=1, help="Calls in a minute, evenly refilled.")],
-    burst: Annotated[int, typer.Option(metavar="N", min=1, help="Calls at once of somebody who was quiet.")],
+    per_minute: Annotated[int, typer.Option(metavar="N", min=1, help="Calls per minute.")],
+    burst: Annotated[int, typer.Option(metavar="N", min=1, help="Calls that an idle caller may make at once.")],
     mode: Annotated[
-        Mode | None, typer.Option(help="Whether it refuses, or only counts.  [default: as it is]", show_default=False)
+        Mode | None,
+        typer.Option(
+            help="Refuse the calls over the limit, or only count them.  [default: unchanged]", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Change a limit. All gateways follow within about a second."""
+    """Change a limit. This takes effect at all gateways within about 1 s."""
     from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 
     request = pb.SetLimitRequest(limit_id=limit_id, requests_per_minute=per_minute, burst=burst)
@@ -82,7 +85,7 @@ async def _list(stub: GatewayAdminStub, metadata: Metadata) -> None:
             utc(limit.update_time),
             limit.updated_by,
         )
-    print_table(rows, nothing="There is no limit.")
+    print_table(rows, nothing="There are no limits.")
 
 
 async def _set(stub: GatewayAdminStub, metadata: Metadata, request: pb.SetLimitRequest) -> None:
@@ -90,4 +93,4 @@ async def _set(stub: GatewayAdminStub, metadata: Metadata, request: pb.SetLimitR
 
     limit = await stub.SetLimit(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
     mode = pb.Limit.Mode.Name(limit.mode)
-    print(f"{limit.limit_id}: {limit.requests_per_minute} a minute, {limit.burst} at once, {mode}.")
+    print(f"{limit.limit_id}: {limit.requests_per_minute} calls per minute, {limit.burst} at once, {mode}.")

@@ -19,9 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def logs(
-    name: Annotated[str | None, typer.Argument(help="One process, or `supervisor`; all if left out.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines of each.")] = LOG_TAIL_LINES,
+    name: Annotated[str | None, typer.Argument(help="A process, or `supervisor`.  [default: all]")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then print new lines, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines of each log.")] = LOG_TAIL_LINES,
 ) -> None:
     """Print the end of the logs."""
     folder = home() / "logs"
@@ -29,7 +29,7 @@ def logs(
     if not known:
         fail(f"there are no logs in {folder}")
     if name is not None and name not in known:
-        fail(f"there is no log of {name!r}; there are {', '.join(known)}")
+        fail(f"there is no log of {name!r}; the logs are {', '.join(known)}")
     chosen = [name] if name is not None else known
     for line in last_lines([folder / f"{one}.log" for one in chosen], lines, follow=follow):
         print(line, flush=follow)

@@ -45,22 +45,22 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A .csv or .json file.")],
     flight: Annotated[
         str | None,
-        typer.Option(metavar="FLIGHT", help="Only this flight; rows that name none are of this one too."),
+        typer.Option(metavar="FLIGHT", help="Import only this flight; rows without a flight_id belong to it."),
     ] = None,
 ) -> None:
-    """Import manifests. A wrong line is rejected alone. A repeat changes nothing.
+    """Import manifests. Wrong lines are rejected, the others imported. Importing again changes nothing.
 
     FILE has a row for each passenger: CSV with a header, or a JSON array of objects. Its columns are flight_id,
     passenger_id, pnr, given_name, last_name; type (ADULT, CHILD, INFANT), cabin (FIRST, BUSINESS, PREMIUM_ECONOMY,
     ECONOMY), fare (BASIC, STANDARD, FLEX, BUSINESS), special_services (WCHR+BLND), accompanying_passenger_id,
-    contact_email. A known passenger keeps what an empty cell leaves out; cleared_fields
-    (special_services+contact_email) empties it.
+    contact_email. An empty cell leaves the value of a known passenger unchanged; cleared_fields
+    (special_services+contact_email) deletes it.
 
-    A flight that is new needs flight_number, origin, destination, departure_time, arrival_time (2026-12-01T09:30:00Z)
-    in one row at least, and may have departure_date, gate, check_in_opens_before_minutes,
+    A new flight needs flight_number, origin, destination, departure_time, arrival_time (2026-12-01T09:30:00Z)
+    in at least one row, and may have departure_date, gate, check_in_opens_before_minutes,
     check_in_closes_before_minutes, boarding_before_minutes.
 
-    Wrong fields are listed by line. Ends with 1 if a line was rejected or a flight was not imported.
+    Wrong fields are printed by line. Ends with 1 if a line was rejected or a flight was not imported.
     """
     try:
         flights = read(file, flight)
@@ -140,4 +140,6 @@ def _faults(flight: Flight, error: grpc.aio.AioRpcError) -> Iterator[Fault]:
         else:
             yield Fault(flight.first_line, violation.field.removeprefix("flight."), violation.description)
     if not bad_request.field_violations:
-        yield Fault(flight.first_line, "", f"the check-in service answered {error.code().name}: {error.details()}")
+        yield Fault(
+            flight.first_line, "", f"the check-in service responded with {error.code().name}: {error.details()}"
+        )

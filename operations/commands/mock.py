@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
 
 @mock.command("normal")
 def all_normal() -> None:
-    """Let all of them behave."""
+    """Reset all mocks to normal behaviour."""
     for variable in (WEIGHT, PROVIDER, MAIL):
         _ask(variable, "DELETE", "/behaviour")
     print("normal")
@@ -76,49 +76,49 @@ def all_normal() -> None:
 
 @weight.command("show")
 def weight_show() -> None:
-    """Print how the scales behave."""
+    """Print the switches of the scales."""
     _print(_ask(WEIGHT, "GET", "/behaviour"))
 
 
 @weight.command("normal")
 def weight_normal() -> None:
-    """Let them measure what was declared."""
+    """Reset the scales: they measure the declared weights."""
     _print(_ask(WEIGHT, "DELETE", "/behaviour"))
 
 
 @weight.command("down")
 def weight_down() -> None:
-    """Answer UNAVAILABLE."""
+    """Respond with UNAVAILABLE."""
     _turn(WEIGHT, mode="down")
 
 
 @weight.command("hang")
 def weight_hang() -> None:
-    """Never answer."""
+    """Never respond."""
     _turn(WEIGHT, mode="hang")
 
 
 @weight.command("slow")
 def weight_slow(seconds: Seconds) -> None:
-    """Answer late."""
+    """Respond after SECONDS."""
     _turn(WEIGHT, slow_seconds=seconds)
 
 
 @weight.command("offset", context_settings={"ignore_unknown_options": True})
 def weight_offset(grams: Annotated[int, typer.Argument(metavar="GRAMS")]) -> None:
-    """Add so many grams to each bag, or take them away."""
+    """Add GRAMS to the weight of each bag; a negative number subtracts."""
     _turn(WEIGHT, offset_grams=grams)
 
 
 @provider.command("show")
 def provider_show() -> None:
-    """Print how the provider behaves."""
+    """Print the switches of the provider."""
     _print(_ask(PROVIDER, "GET", "/behaviour"))
 
 
 @provider.command("normal")
 def provider_normal() -> None:
-    """Let it decide and tell at once."""
+    """Reset the provider: it decides and sends webhooks at once."""
     _print(_ask(PROVIDER, "DELETE", "/behaviour"))
 
 
@@ -134,43 +134,43 @@ def provider_charges() -> None:
 def provider_set(
     switches: Annotated[list[Any], typer.Argument(parser=_switch, metavar="NAME=VALUE…", show_default=False)],
 ) -> None:
-    """Turn any switches of `show`, several at once: `set reorder=3 forge=stale`."""
+    """Set switches that `show` prints, such as `set reorder=3 forge=stale`."""
     _turn(PROVIDER, **dict(switches))
 
 
 @provider.command("down")
 def provider_down() -> None:
-    """Answer 503 to everything."""
+    """Respond with 503 to every request."""
     _turn(PROVIDER, down=True)
 
 
 @provider.command("failure-rate")
 def provider_failure_rate(rate: Annotated[float, typer.Argument(min=0, max=1, metavar="RATE")]) -> None:
-    """Decline this share of the codes that are neither 00000 nor 99999."""
+    """Decline this share, 0 to 1, of charges with other codes than 00000 and 99999."""
     _turn(PROVIDER, failure_rate=rate)
 
 
 @provider.command("lose-answers")
 def provider_lose_answers(count: Count) -> None:
-    """Make the next N charges and cut the connection instead of answering."""
+    """Make the next N charges, but close the connection instead of responding."""
     _turn(PROVIDER, lose_answers=count)
 
 
 @provider.command("answer-late")
 def provider_answer_late(seconds: Seconds) -> None:
-    """Make charges at once and answer late."""
+    """Make charges at once, but respond after SECONDS."""
     _turn(PROVIDER, answer_delay_seconds=seconds)
 
 
 @provider.command("decide-late")
 def provider_decide_late(seconds: Seconds) -> None:
-    """Decide late."""
+    """Decide charges after SECONDS."""
     _turn(PROVIDER, decision_delay_seconds=seconds)
 
 
 @provider.command("delay")
 def provider_delay(seconds: Seconds) -> None:
-    """Send webhooks late."""
+    """Send webhooks after SECONDS."""
     _turn(PROVIDER, webhook_delay_seconds=seconds)
 
 
@@ -182,31 +182,33 @@ def provider_drop() -> None:
 
 @provider.command("duplicate")
 def provider_duplicate(count: Count) -> None:
-    """Send each webhook N times more."""
+    """Send each webhook N additional times."""
     _turn(PROVIDER, duplicate=count)
 
 
 @provider.command("reorder")
 def provider_reorder(count: Count) -> None:
-    """Hold webhooks back until there are N, and send them in the reverse order."""
+    """Collect N webhooks, then send them in reverse order."""
     _turn(PROVIDER, reorder=count)
 
 
 @provider.command("forge")
 def provider_forge(how: Forgery) -> None:
-    """Accompany each webhook by a forged one."""
+    """Send a forged webhook before each real one."""
     _turn(PROVIDER, forge=how.value)
 
 
 @provider.command("wrong-amount")
 def provider_wrong_amount() -> None:
-    """Tell another amount than was charged."""
+    """Send webhooks with a wrong amount."""
     _turn(PROVIDER, wrong_amount=True)
 
 
 @mail.command("list")
-def mail_list(to: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only to this receiver.")] = None) -> None:
-    """Print the mails that were taken, oldest first."""
+def mail_list(
+    to: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only mails to this address.")] = None,
+) -> None:
+    """Print the accepted mails, oldest first."""
     for letter in _ask(MAIL, "GET", "/mails" if to is None else f"/mails?to={quote(to)}"):
         print(f"{letter['id']:>5}  {letter['time']}  {', '.join(letter['to'])}  {letter['subject']}")
 
@@ -223,19 +225,19 @@ def mail_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
 
 @mail.command("clear")
 def mail_clear() -> None:
-    """Forget all mails."""
+    """Delete all mails."""
     _ask(MAIL, "DELETE", "/mails")
 
 
 @mail.command("refuse")
 def mail_refuse(count: Annotated[Any, typer.Argument(parser=_count_or_all, metavar="N|all")]) -> None:
-    """Refuse the next N mails, or all of them, for the time being."""
+    """Refuse the next N mails, or all, with a temporary error."""
     _turn(MAIL, refuse=count)
 
 
 @mail.command("normal")
 def mail_normal() -> None:
-    """Let it take every mail."""
+    """Reset the mail server: it accepts every mail."""
     _print(_ask(MAIL, "DELETE", "/behaviour"))
 
 
@@ -256,11 +258,11 @@ def _ask(variable: str, method: str, path: str, body: dict[str, object] | None =
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
-            fail(f"the mock refused: {_reason(error)}")
+            fail(f"the mock refused the request: {_reason(error)}")
     except (OSError, HTTPException) as error:
-        fail(f"the mock at {url} is away: {error}")
+        fail(f"the mock at {url} is unreachable: {error}")
     except ValueError as error:
-        fail(f"{variable}: no mock is at {url}: {error}")
+        fail(f"{variable}: there is no mock at {url}: {error}")
 
 
 def _reason(refusal: urllib.error.HTTPError) -> str:

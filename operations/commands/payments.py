@@ -82,25 +82,25 @@ def register(app: typer.Typer) -> None:
 
 
 @payments.command()
-def show(intent_id: Annotated[str, typer.Argument(metavar="INTENT", help="Its UUID.")]) -> None:
-    """Print an intent, its history, charges, refunds and webhooks, and the timers that wait for it."""
+def show(intent_id: Annotated[str, typer.Argument(metavar="INTENT", help="UUID of the intent.")]) -> None:
+    """Print an intent, its history, charges, refunds and webhooks, and its pending timers."""
     try:
         wanted = UUID(intent_id)
     except ValueError:
-        fail(f"{intent_id!r} is no UUID")
+        fail(f"{intent_id!r} is not a UUID")
     asyncio.run(_ask(lambda connection: _show(connection, wanted)))
 
 
 @payments.command()
 def quarantine() -> None:
-    """List the webhooks that were signed by the provider and say what can't be right."""
+    """List the signed webhooks whose content contradicts the stored charges, oldest first."""
     asyncio.run(_ask(lambda connection: _list(connection, QUARANTINE, nothing="Nothing is in quarantine.")))
 
 
 @payments.command()
 def unsettled() -> None:
-    """List the payments without a verdict and the refunds that the provider has not done, oldest first."""
-    asyncio.run(_ask(lambda connection: _list(connection, UNSETTLED, nothing="All is settled.")))
+    """List payments without a known outcome and refunds that the provider has not completed, oldest first."""
+    asyncio.run(_ask(lambda connection: _list(connection, UNSETTLED, nothing="No payment or refund is unsettled.")))
 
 
 async def _ask(question: Callable[[Conn], Awaitable[None]]) -> None:
@@ -115,7 +115,7 @@ async def _ask(question: Callable[[Conn], Awaitable[None]]) -> None:
     except asyncpg.UndefinedTableError:
         fail("the payment service has not run on this database yet")
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        fail(f"the database is away: {error or repr(error)}")
+        fail(f"the database is unreachable: {error or repr(error)}")
 
 
 async def _show(connection: Conn, intent_id: UUID) -> None:

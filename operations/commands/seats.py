@@ -39,7 +39,7 @@ def seats(
     flight_id: Annotated[str, typer.Argument(metavar="FLIGHT", help="Such as SH101-2026-12-01.")],
     seat_number: Annotated[str | None, typer.Argument(metavar="[SEAT]", help="Such as 12A: print its ledger.")] = None,
 ) -> None:
-    """Draw the cabin of a flight with the state of each seat; with a SEAT, print everything that happened to it."""
+    """Draw the cabin of a flight with the state of each seat; with SEAT, print the ledger of this seat."""
     asyncio.run(_ask(lambda stub, metadata: _show(stub, metadata, flight_id, seat_number)))
 
 
@@ -111,7 +111,7 @@ async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str
 
     pattern = pattern_of(pb.ListSeatEventsRequest.DESCRIPTOR.fields_by_name["seat_number"])
     if not re.fullmatch(pattern, seat_number):
-        fail(f"{seat_number!r} is no seat number such as 12A")
+        fail(f"{seat_number!r} is not a seat number such as 12A")
     columns = ("VERSION", "TIME", "FROM", "TO", "REASON", "ACTOR", "HOLD", "REQUEST")
     rows = table(*columns, numbers=("VERSION",))
     request = pb.ListSeatEventsRequest(flight_id=flight_id, seat_number=seat_number, page_size=PAGE_SIZE)
@@ -132,4 +132,4 @@ async def _list_events(stub: SeatServiceStub, metadata: Metadata, flight_id: str
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-    print_table(rows, nothing=f"Nothing ever happened to seat {seat_number} of {flight_id}.")
+    print_table(rows, nothing=f"Seat {seat_number} of {flight_id} has no transitions.")

@@ -41,11 +41,11 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    journey: Annotated[bool, typer.Option(help="Load the demo airline and prove the stack by journeys.")] = True,
+    journey: Annotated[bool, typer.Option(help="Load the demo airline and test the stack by the journeys.")] = True,
 ) -> None:
-    """Start the local stack, load the demo airline, prove it by whole journeys, print where everything is.
+    """Start the local stack, load the demo airline, test it by the journeys, and print all addresses.
 
-    On a running stack it restarts the processes whose source was edited since they started.
+    On a running stack, restart the processes whose source was edited since they started.
     """
     began = time.monotonic()
     stack = named_stack()
@@ -56,32 +56,32 @@ def up(
         if journey:
             _prove(report)
     except KeyboardInterrupt:
-        fail("interrupted. The stack goes on starting: `make up` follows it, `make down` stops it")
+        fail("interrupted. The stack continues to start: `make up` follows it, `make down` stops it")
     _print_addresses(stack, report)
     print(f"Done in {time.monotonic() - began:.1f} s.")
 
 
 def down() -> None:
-    """Stop the local stack. Its data stay."""
+    """Stop the local stack. Its data is kept."""
     supervision.stop()
 
 
 def restart(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Processes, as `skyhigh status` names them.")],
 ) -> None:
-    """Restart processes of the local stack; the others go on."""
+    """Restart processes of the local stack; the others continue."""
     report = report_of()
     if report is None or not report.is_alive:
         fail(f"no stack runs in {home()}: `make up` starts one")
     known = [process.name for process in report.processes]
     for name in names:
         if name not in known:
-            fail(f"there is no process {name!r}; there are {', '.join(known)}")
+            fail(f"there is no process {name!r}; the processes are {', '.join(known)}")
     supervision.restart(report, names)
 
 
 def clean() -> None:
-    """Stop the local stack and forget its data, keys and logs."""
+    """Stop the local stack and delete its data, keys and logs."""
     supervision.stop()
     stack = named_stack()
     stack.servers.remove()
@@ -91,7 +91,7 @@ def clean() -> None:
         (stack.home / file).unlink(missing_ok=True)
     if stack.home.exists() and not any(stack.home.iterdir()):
         stack.home.rmdir()
-    print(f"Forgot {stack.home}.")
+    print(f"Deleted the data in {stack.home}.")
 
 
 def status() -> None:
@@ -105,7 +105,7 @@ def status() -> None:
 
     silent = _silent(report.processes)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("PROCESS", "STATE", "PID", "PORT", "UPTIME", "RESTARTS", "TROUBLE OR LAST END"):
+    for column in ("PROCESS", "STATE", "PID", "PORT", "UPTIME", "RESTARTS", "PROBLEM OR LAST EXIT"):
         table.add_column(column, justify="right" if column in ("PID", "PORT", "UPTIME", "RESTARTS") else "left")
     for process in report.processes:
         well = process.state == "ready" and process.name not in silent
@@ -124,7 +124,7 @@ def status() -> None:
 
 
 def psql(context: typer.Context) -> None:
-    """Open psql on the stack's database as the owner of all schemas. Arguments are psql's."""
+    """Open psql on the stack's database as the owner of all schemas. All arguments are passed to psql."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
     from deploy.local.servers.programs import postgres_programs

@@ -30,32 +30,35 @@ def register(app: typer.Typer) -> None:
 
 
 def token(
-    role: Annotated[Role, typer.Option(help="Who the token is for.")],
+    role: Annotated[Role, typer.Option(help="Role of the token.")],
     sub: Annotated[
         str | None,
-        typer.Option("--sub", "--subject", metavar="NAME", help="Which agent, customer or service.  [default: demo]"),
+        typer.Option(
+            "--sub", "--subject", metavar="NAME", help="Name of the agent, customer or service.  [default: demo]"
+        ),
     ] = None,
-    pnr: Annotated[str | None, typer.Option(metavar="PNR", help="A passenger session's booking.")] = None,
+    pnr: Annotated[str | None, typer.Option(metavar="PNR", help="Record locator of a passenger session.")] = None,
     passenger: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ID:FLIGHT[:CABIN[:TYPE]]",
-            help="One passenger on one flight; repeatable. Services look the passengers of a locator up, so that it is "
-            "not needed any more. CABIN is ECONOMY and TYPE is ADULT where left out. "
-            "Service codes follow the type: ADULT+INFT+WCHR.",
+            help="A passenger on a flight; repeatable. Not needed: services look up the passengers of the locator. "
+            "CABIN defaults to ECONOMY and TYPE to ADULT. Codes of special services follow the type: ADULT+INFT+WCHR.",
         ),
     ] = None,
-    ttl_seconds: Annotated[int, typer.Option(min=1, max=30 * 86400, help="How long it is valid.")] = TTL_SECONDS,
+    ttl_seconds: Annotated[
+        int, typer.Option(min=1, max=30 * 86400, help="Seconds until the token expires.")
+    ] = TTL_SECONDS,
 ) -> None:
-    """Print a token for the local stack, and nothing else."""
+    """Print only a token for the local stack."""
     if role is Role.PASSENGER:
         if sub is not None:
-            raise typer.BadParameter("a passenger session is named by its --pnr", param_hint="--sub")
+            raise typer.BadParameter("a passenger session has --pnr instead", param_hint="--sub")
         subject, claims = _passenger_session(pnr, passenger or [])
     else:
         for value, option in ((pnr, "--pnr"), (passenger, "--passenger")):
             if value:
-                raise typer.BadParameter("only --role passenger has one", param_hint=option)
+                raise typer.BadParameter("only allowed with --role passenger", param_hint=option)
         subject, claims = "demo" if sub is None else sub, {}
         from services.auth import SUBJECT
 
@@ -68,7 +71,7 @@ def token(
 
 def _passenger_session(pnr: str | None, passengers: list[str]) -> tuple[str, dict[str, Any]]:
     if pnr is None:
-        raise typer.BadParameter("--role passenger needs one", param_hint="--pnr")
+        raise typer.BadParameter("required by --role passenger", param_hint="--pnr")
     from skyhigh.checkin.v1 import checkin_service_pb2 as checkin
 
     if not _fits(checkin.ManifestPassenger.DESCRIPTOR.fields_by_name["pnr"], pnr):
@@ -98,9 +101,9 @@ def _passenger(text: str) -> dict[str, Any]:
     if not _fits(fields["flight_id"], flight_id):
         raise refuse(f"FLIGHT {flight_id!r} is not 3 to 40 letters, digits or '-'")
     if (cabin or "ECONOMY") not in cabins:
-        raise refuse(f"CABIN {cabin!r} is none of {', '.join(cabins)}")
+        raise refuse(f"CABIN {cabin!r} is not one of {', '.join(cabins)}")
     if kind not in kinds:
-        raise refuse(f"TYPE {kind!r} is none of {', '.join(kinds)}")
+        raise refuse(f"TYPE {kind!r} is not one of {', '.join(kinds)}")
     for code in codes:
         if not _fits(fields["special_services"], code):
             raise refuse(f"service code {code!r} is not 4 capital letters")

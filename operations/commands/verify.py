@@ -32,12 +32,12 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     watch: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=1, help="Look again so often, until Ctrl-C.")
+        float | None, typer.Option(metavar="SECONDS", min=1, help="Check again at this interval, until Ctrl-C.")
     ] = None,
 ) -> None:
-    """Prove on the live database and cache that what must always hold does. Changes nothing.
+    """Check the invariants on the live database and cache. Changes nothing.
 
-    Ends with 0 where all holds, with 1 where something is violated, with 2 where something could not be checked.
+    Ends with 0 if all invariants hold, with 1 if one is violated, with 2 if one could not be checked.
     """
     try:
         addresses = environment()
@@ -62,7 +62,7 @@ async def _verify(addresses: Mapping[str, str], *, brief: bool) -> int:
 
     console = Console()
     if "SKYHIGH_DATABASE_URL" not in addresses:
-        console.print("not checked: SKYHIGH_DATABASE_URL is not known", style="yellow")
+        console.print("not checked: SKYHIGH_DATABASE_URL is not set", style="yellow")
         return NOT_CHECKED
     redis = (
         Redis.from_url(
@@ -82,7 +82,7 @@ async def _verify(addresses: Mapping[str, str], *, brief: bool) -> int:
         finally:
             await connection.close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        console.print(f"not checked, the database is away: {error or repr(error)}", style="yellow", markup=False)
+        console.print(f"not checked: the database is unreachable: {error or repr(error)}", style="yellow", markup=False)
         return NOT_CHECKED
     finally:
         if redis is not None:
@@ -110,7 +110,7 @@ def _print(console: Console, findings: Sequence[Finding], figures: Sequence[str]
         console.print(f"{finding.number} not checked: {finding.not_checked}", style="yellow", markup=False)
     if not violated and not not_checked:
         took = sum(finding.milliseconds for finding in findings)
-        console.print(f"All {len(findings)} hold ({took:.0f} ms).", style="green", highlight=False)
+        console.print(f"All {len(findings)} invariants hold ({took:.0f} ms).", style="green", highlight=False)
 
 
 def _print_table(console: Console, findings: Sequence[Finding], figures: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def _print_table(console: Console, findings: Sequence[Finding], figures: Sequenc
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("NO", "VIOLATIONS", "MS"):
         table.add_column(column, justify="right")
-    table.add_column("WHAT ALWAYS HOLDS")
+    table.add_column("INVARIANT")
     for finding in findings:
         table.add_row(str(finding.number), _verdict(finding), f"{finding.milliseconds:.0f}", finding.name)
     console.print(table)
@@ -134,7 +134,7 @@ def _lines(late: Lateness) -> Iterator[str]:
     """Yields the lateness as one line, if any hold has expired."""
     if late.expired:
         yield (
-            f"holds expired: {late.expired}; after their end p50 {late.p50_seconds:.2f} s, "
+            f"holds expired: {late.expired}; after their expire time p50 {late.p50_seconds:.2f} s, "
             f"p99 {late.p99_seconds:.2f} s, p99.9 {late.p999_seconds:.2f} s; later than 5 s: {late.later_than_5_s:.2%}"
         )
 

@@ -23,13 +23,13 @@ STYLES: Final = {"WAITING": "yellow", "OFFERED": "bold magenta", "ASSIGNED": "gr
 
 
 class Mode(StrEnum):
-    """How a freed seat is assigned: at once, or as an offer."""
+    """How a released seat is assigned: at once, or as an offer."""
 
     AUTO = "auto"
     OFFER = "offer"
 
 
-waitlist = typer.Typer(help="Waitlists: who waits for seats of a flight.", no_args_is_help=True)
+waitlist = typer.Typer(help="Waitlists of flights.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,16 +39,18 @@ def register(app: typer.Typer) -> None:
 
 @waitlist.command()
 def show(flight_id: FlightId) -> None:
-    """Print a flight's waitlist in order of joining, the ended entries too."""
+    """Print a flight's waitlist in order of joining, including ended entries."""
     asyncio.run(_ask(lambda stub, metadata: _show(stub, metadata, flight_id)))
 
 
 @waitlist.command()
 def mode(
     flight_id: FlightId,
-    how: Annotated[Mode, typer.Argument(metavar="auto|offer", help="At once, or as an offer to accept.")],
+    how: Annotated[
+        Mode, typer.Argument(metavar="auto|offer", help="auto assigns a seat at once, offer waits for acceptance.")
+    ],
 ) -> None:
-    """Decide how a flight's freed seats are given from now on; offers that were made stay."""
+    """Set how a flight's released seats are assigned from now on. Existing offers stay."""
     asyncio.run(_ask(lambda stub, metadata: _set_mode(stub, metadata, flight_id, how)))
 
 
@@ -61,7 +63,7 @@ async def _ask(question: Callable[[WaitlistServiceStub, Metadata], Awaitable[Non
 async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -> None:
     from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
-    rows = table("POSITION", "PASSENGER", "STATE", "SEAT", "WISHES", "JOINED", "ENTRY", numbers=("POSITION",))
+    rows = table("POSITION", "PASSENGER", "STATE", "SEAT", "PREFERENCES", "JOINED", "ENTRY", numbers=("POSITION",))
     request = pb.ListWaitlistRequest(flight_id=flight_id, page_size=PAGE_SIZE)
     while True:
         page = await stub.ListWaitlist(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
@@ -79,7 +81,7 @@ async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-    print_table(rows, nothing=f"Nobody ever waited for a seat of {flight_id}.")
+    print_table(rows, nothing=f"The waitlist of {flight_id} has no entries.")
 
 
 def wishes(preferences: pb.SeatPreferences) -> str:
@@ -99,7 +101,7 @@ async def _set_mode(stub: WaitlistServiceStub, metadata: Metadata, flight_id: st
         pb.SetWaitlistModeRequest(flight_id=flight_id, mode=wanted), metadata=metadata, timeout=CALL_TIMEOUT_SECONDS
     )
     text = {
-        pb.AUTO_CONFIRM: "assigned at once to who waits for them",
-        pb.OFFER: "offered to who waits for them, to be accepted",
+        pb.AUTO_CONFIRM: "assigned to waiting passengers at once",
+        pb.OFFER: "offered to waiting passengers, who must accept them",
     }
-    print(f"Freed seats of {answer.flight_id} are {text[answer.mode]}.")
+    print(f"Released seats of {answer.flight_id} are {text[answer.mode]}.")

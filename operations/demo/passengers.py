@@ -39,8 +39,8 @@ async def candidates(number: int, *, flight_id: str | None = None) -> list[Candi
         if len(found) == number:
             return found
     fail(
-        f"no {number} people of {flight_id or 'a flight'} can check in now; "
-        "was the airline loaded by `skyhigh demo load`?"
+        f"no {number} passengers of {flight_id or 'one flight'} can check in now; "
+        "`skyhigh demo load` loads the demo airline"
     )
 
 
@@ -56,7 +56,7 @@ def open_flights(flight_id: str | None) -> list[Flight]:
     if flight_id is not None:
         flights = [one for one in flights if one.flight_id == flight_id]
         if not flights:
-            fail(f"{flight_id} is no flight of the demo airline of today or tomorrow")
+            fail(f"{flight_id} is not a flight of the demo airline today or tomorrow")
     flights = [one for one in flights if one.check_in_is_open(now, for_another=OPEN_FOR_ANOTHER)]
     if not flights:
         fail(f"check-in of {flight_id or 'every flight'} is closed, or closes soon")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from operations.gateway_client import GatewayAway
+from operations.gateway_client import GatewayUnavailable
 from operations.journeys import airport, booked
 from operations.journeys.steps import JourneyFailed, Passed
 from operations.local_stack import address_of
@@ -21,19 +21,19 @@ def prove(flight_id: str | None = None) -> None:
     gateway_url = _gateway_url()
     try:
         asyncio.run(travel(gateway_url, flight_id))
-    except (JourneyFailed, GatewayAway) as error:
-        fail(f"the journey ended: {error}")
+    except (JourneyFailed, GatewayUnavailable) as error:
+        fail(f"the journey failed: {error}")
 
 
 def _gateway_url() -> str:
     url = address_of("SKYHIGH_GATEWAY_URL").rstrip("/")
-    return url if url.startswith(("http://", "https://")) else fail(f"SKYHIGH_GATEWAY_URL: {url!r} is no HTTP address")
+    return url if url.startswith(("http://", "https://")) else fail(f"SKYHIGH_GATEWAY_URL: {url!r} is not an HTTP URL")
 
 
 async def travel(
     gateway_url: str, flight_id: str | None = None, *, after: Passed | None = None, patience: float = 1
 ) -> None:
-    """Makes all journeys. Raises JourneyFailed or GatewayAway at the first wrong response.
+    """Makes all journeys. Raises JourneyFailed or GatewayUnavailable at the first wrong response.
 
     `after` is called with the name of each step after which other services continue the work; `patience` multiplies the
     time that these services have for it.

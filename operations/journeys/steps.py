@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from google.type import money_pb2
 
 from operations.demo.passengers import Candidate
-from operations.gateway_client import Answer, Gateway, GatewayAway
+from operations.gateway_client import Answer, Gateway, GatewayUnavailable
 from operations.local_stack import address_of
 from services.money import text_of_money
 
@@ -94,7 +94,7 @@ async def checked_in(traveller: Traveller, hold_id: str | None) -> AsyncIterator
     try:
         yield checkin_id
     finally:
-        with suppress(GatewayAway):
+        with suppress(GatewayUnavailable):
             await traveller.gateway.send(f"/v1/checkins/{checkin_id}/cancel", {"reason": "JOURNEY"})
 
 

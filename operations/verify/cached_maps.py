@@ -29,7 +29,7 @@ async def stale_maps(connection: Conn, redis: Redis | None) -> Offenders:
     from services.cache import prefix_in
 
     if redis is None:
-        raise OSError("no cache was given")
+        raise OSError("no cache is configured")
     suspects: dict[bytes, Snapshot | None] = {}
     keys: list[bytes] = []
     # The pattern ends with the brace, because the keys of the generation counters continue after it. It has the current

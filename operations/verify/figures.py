@@ -37,8 +37,8 @@ class Money:
 
     def __str__(self) -> str:
         return (
-            f"money: {self._text(self.taken)} in = {self._text(self.fares)} fares + {self._text(self.fees)} fees "
-            f"+ {self._text(self.given_back)} given back"
+            f"money: {self._text(self.taken)} taken = {self._text(self.fares)} fares + {self._text(self.fees)} fees "
+            f"+ {self._text(self.given_back)} refunds"
         )
 
     def _text(self, minor_units: int) -> str:

@@ -289,7 +289,7 @@ async def test_replaced_certificates_are_taken_without_a_restart(edge: SecureEdg
     [
         ({"gateway_tls_certificate": "edge.pem"}, "both are given, or none"),
         ({"gateway_tls_key": "edge_key.pem"}, "both are given, or none"),
-        ({"gateway_tls_certificate": "edge.pem", "gateway_tls_key": "seat_key.pem"}, "do not fit"),
+        ({"gateway_tls_certificate": "edge.pem", "gateway_tls_key": "seat_key.pem"}, "do not belong together"),
         ({"tls_certificate": "edge.pem", "tls_key": "edge_key.pem"}, "all three are given, or none"),
         (
             {"tls_certificate": "edge.pem", "tls_key": "seat_key.pem", "tls_authority": "authority.pem"},

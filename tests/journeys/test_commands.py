@@ -114,9 +114,9 @@ async def test_what_is_not_there_is_named(airline: Airline, arguments: list[str]
 
 
 async def test_nothing_to_show_is_said(airline: Airline) -> None:
-    assert "There is no such flight." in await skyhigh("flights", "list", "--origin", "KEF", "--date", PAST)
+    assert "No flight was found." in await skyhigh("flights", "list", "--origin", "KEF", "--date", PAST)
     search = ("flights", "search", "KEF", "FAO", "--date", day(300))
-    assert "There is no way from KEF to FAO" in await skyhigh(*search)
+    assert "No itinerary from KEF to FAO" in await skyhigh(*search)
 
 
 async def paid_booking(airline: Airline, route: Route) -> tuple[Gateway, str]:

@@ -68,7 +68,7 @@ def test_the_near_end_of_a_connection_is_no_listener() -> None:
 def test_a_connection_that_keeps_a_server_from_its_port_is_named() -> None:
     with connection() as port, listener() as another:
         assert obstacle([port, another]).startswith("a connection of ")
-        assert f"pid {os.getpid()} has port {port} for its near end" in obstacle([port, another])
+        assert f"pid {os.getpid()} uses port {port} as its local port" in obstacle([port, another])
         assert obstacle([another]) == ""
 
 

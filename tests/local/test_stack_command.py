@@ -149,7 +149,7 @@ def test_up_again_starts_nothing(stack: Stack) -> None:
     before = report_of(stack)
     again = skyhigh("up", "--no-journey")
     assert again.exit_code == 0, again.output
-    assert "runs already" in again.stdout
+    assert "is already running" in again.stdout
     after = report_of(stack)
     assert after.pid == before.pid
     assert [status.pid for status in after.processes] == [status.pid for status in before.processes]
@@ -223,7 +223,7 @@ def test_a_killed_supervisors_processes_are_ended_and_a_new_stack_starts(stack: 
     assert [started.returncode for started in both] == [0, 0], outputs
     assert sum("that a killed supervisor had left" in output for output in outputs) == 1
     assert sum("Another `make up` starts this stack" in output for output in outputs) == 1
-    assert sum("runs already" in output for output in outputs) == 1
+    assert sum("is already running" in output for output in outputs) == 1
     assert not [pid for leader in sessions for pid in members(leader)]
     assert skyhigh("status").exit_code == 0
 

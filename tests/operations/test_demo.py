@@ -282,7 +282,7 @@ async def test_a_service_that_is_away_is_named(
     monkeypatch.setattr(loading, "PATIENCE_SECONDS", 1)
     refused = await skyhigh("load")
     assert refused.exit_code == 1
-    assert f"the {named} service answered UNAVAILABLE" in refused.stderr
+    assert f"the {named} service responded with UNAVAILABLE" in refused.stderr
 
 
 async def test_a_flight_is_printed_alone() -> None:

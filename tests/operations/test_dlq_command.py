@@ -164,7 +164,7 @@ async def test_a_replayed_message_begins_anew(channel: AbstractChannel) -> None:
     first, second = await _bury(channel, traceparent="00-1-2-01"), await _bury(channel)
     await _dlq("replay", "seat", "--id", second)
     assert [letter["id"] for letter in await _shown()] == [first]
-    assert "1 sent back" in await _dlq("replay", "seat", "--all")
+    assert "1 replayed" in await _dlq("replay", "seat", "--all")
     queue = await channel.get_queue(QUEUE)
     messages = [await queue.get(timeout=20) for _ in range(2)]
     assert [message.message_id for message in messages] == [second, first]
@@ -215,9 +215,9 @@ async def _give_back_until_dead(queue: AbstractQueue) -> None:
 async def test_what_has_no_way_back_stays(channel: AbstractChannel) -> None:
     orphan, nameless = await _bury(channel, queue="seat.gone"), await _bury(channel, queue="")
     output = await _dlq("replay", "seat", "--all", code=1)
-    assert f"{orphan}: there is no queue seat.gone any more" in output
-    assert f"{nameless}: its headers do not say where it came from" in output
-    assert "2 messages of seat could not be sent back" in output
+    assert f"{orphan}: the queue seat.gone no longer exists" in output
+    assert f"{nameless}: its headers do not name its queue" in output
+    assert "2 messages of seat could not be replayed" in output
     assert [letter["id"] for letter in await _shown()] == [orphan, nameless]
 
 
@@ -227,7 +227,7 @@ async def test_what_has_no_way_back_stays(channel: AbstractChannel) -> None:
         (["show", "sea"], 1, "there is no service 'sea'; there are seat"),
         (["replay", "seat"], 2, "--id / --all"),
         (["replay", "seat", "--all", "--id", "x"], 2, "--id / --all"),
-        (["replay", "seat", "--id", "unheard-of"], 1, "no dead message of seat with the id unheard-of"),
+        (["replay", "seat", "--id", "unheard-of"], 1, "no dead-lettered message of seat with the id unheard-of"),
     ],
 )
 async def test_what_is_wrong_is_named(channel: AbstractChannel, arguments: list[str], code: int, told: str) -> None:
@@ -238,4 +238,4 @@ async def test_what_is_wrong_is_named(channel: AbstractChannel, arguments: list[
 async def test_a_broker_that_is_away_is_named(channel: AbstractChannel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert channel is not None
     monkeypatch.setenv("SKYHIGH_AMQP_URL", "amqp://127.0.0.1:1/")
-    assert "the broker is away" in await _dlq("list", code=1)
+    assert "the broker is unreachable" in await _dlq("list", code=1)

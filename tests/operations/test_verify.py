@@ -575,7 +575,7 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
     monkeypatch.setenv("SKYHIGH_HOME", str(world.folder / "no stack"))
     clean = await _command(monkeypatch, lived.database_url, lived.redis_url)
     assert clean.exit_code == 0, clean.output
-    assert f"All {len(OF_SEATS) + 2} hold" in clean.output
+    assert f"All {len(OF_SEATS) + 2} invariants hold" in clean.output
     assert "holds expired: 1; " in clean.output
 
     short = await seat_database(world)
@@ -594,7 +594,7 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
     assert "11 not checked" in no_cache.output
     no_database = await _command(monkeypatch, f"postgresql://127.0.0.1:{nowhere[1]}/skyhigh", lived.redis_url)
     assert no_database.exit_code == 2, no_database.output
-    assert "the database is away" in no_database.output
+    assert "the database is unreachable" in no_database.output
 
 
 async def _command(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Result:

@@ -71,7 +71,7 @@ async def test_what_is_not_there_ends_with_a_clear_line(monkeypatch: pytest.Monk
     assert "no UUID" in await skyhigh("show", "1", code=1)
     assert "there is no intent" in await skyhigh("show", str(uuid4()), code=1)
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
-    assert "the database is away" in await skyhigh("unsettled", code=1)
+    assert "the database is unreachable" in await skyhigh("unsettled", code=1)
 
 
 async def test_with_nothing_open_it_says_so(
@@ -82,4 +82,4 @@ async def test_with_nothing_open_it_says_so(
         intent = await service.intent(payer := service.callers.passenger())
         await service.pay(payer, intent)
         await service.becomes(intent, "SUCCEEDED")
-        assert "All is settled." in await skyhigh("unsettled")
+        assert "No payment or refund is unsettled." in await skyhigh("unsettled")

@@ -54,7 +54,7 @@ async def test_a_waitlist_is_printed_in_order_of_joining(full: Flight) -> None:
 
 
 async def test_a_flight_without_a_waitlist_says_so(waitlist: Callers) -> None:
-    assert await skyhigh("show", NOWHERE) == f"Nobody ever waited for a seat of {NOWHERE}.\n"
+    assert await skyhigh("show", NOWHERE) == f"The waitlist of {NOWHERE} has no entries.\n"
 
 
 async def test_a_mode_is_set(full: Flight) -> None:
