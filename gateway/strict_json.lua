@@ -115,7 +115,7 @@ local function read_object(text, at, kind, path, depth, in_path)
     local name = field and field.name or key
     local inner = path == "" and name or path .. "." .. name
     if seen[name] then
-      refuse(inner, "comes twice")
+      refuse(inner, "occurs twice")
     end
     seen[name] = true
     at = skip(text, at)
@@ -222,9 +222,9 @@ local function read_query(query, route)
     elseif in_path[path] then
       refuse(place, "is in the path already; leave it out of the query", "query")
     elseif route.body ~= "none" then
-      refuse(place, "is not taken in the query; put it into the body", "query")
+      refuse(place, "is not allowed in the query; put it into the body", "query")
     elseif seen[path] and not (field and field.list) then
-      refuse(place, "comes twice", "query")
+      refuse(place, "occurs twice", "query")
     end
     seen[path] = true
   end
@@ -256,7 +256,7 @@ end
 local function check(handle, read, ...)
   local is_strict, problem = pcall(read, ...)
   if not is_strict then
-    local message = type(problem) == "table" and problem.message or "body: can't be read as JSON"
+    local message = type(problem) == "table" and problem.message or "body: not valid JSON"
     handle:respond({ [":status"] = "400" }, message)
   end
   return is_strict

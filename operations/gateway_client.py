@@ -20,7 +20,7 @@ CALL_TIMEOUT_SECONDS: Final = 10
 class GatewayUnavailable(Exception):
     """The gateway did not respond, or its response is unusable.
 
-    A response is unusable if its body is no JSON object, or if it is a download with another status than 200.
+    A response is unusable if its body is not a JSON object, or if it is a download whose status is not 200.
     """
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from skyhigh.flight.v1.flight_service_pb2_grpc import FlightServiceStub
 
 POLL_SECONDS: Final = 0.5
-TELL_SECONDS: Final = 10
-# `rolled` does not wait for a flight that departs within this time: the flight could depart during the wait.
-LEFT_MEANWHILE: Final = timedelta(minutes=10)
+PROGRESS_SECONDS: Final = 10
+# `wait_for_schedule` does not wait for a flight that departs within this time: the flight could depart during the wait.
+DEPARTS_SOON: Final = timedelta(minutes=10)
 PAGE_SIZE: Final = 100
 
 
-async def rolled(days: int, *, within_seconds: float) -> None:
+async def wait_for_schedule(days: int, *, within_seconds: float) -> None:
     """Waits until the flight service lists all flights of the schedule's next days.
 
     The first of the `days` is today. Ends the command if flights are still missing after `within_seconds`.
@@ -32,23 +32,23 @@ async def rolled(days: int, *, within_seconds: float) -> None:
 
     now = datetime.now(UTC)
     wanted = {
-        str(day): {flight.flight_id for flight in departures(day) if flight.departure_time > now + LEFT_MEANWHILE}
+        str(day): {flight.flight_id for flight in departures(day) if flight.departure_time > now + DEPARTS_SOON}
         for day in (now.date() + timedelta(days=n) for n in range(days))
     }
     total = sum(map(len, wanted.values()))
 
     async def wait(stub: FlightServiceStub, metadata: Metadata) -> None:
         deadline = time.monotonic() + within_seconds
-        told = time.monotonic()
+        printed = time.monotonic()
         while missing := total - len(await _listed(stub, metadata, wanted)):
             if time.monotonic() > deadline:
                 fail(
                     f"{missing} of {total} flights of the schedule are missing after {within_seconds:.0f} s; "
                     "`skyhigh logs flight` may say why"
                 )
-            if time.monotonic() - told > TELL_SECONDS:
+            if time.monotonic() - printed > PROGRESS_SECONDS:
                 print(f"Waiting for the schedule: {total - missing} of {total} flights exist.", flush=True)
-                told = time.monotonic()
+                printed = time.monotonic()
             await asyncio.sleep(POLL_SECONDS)
         print(f"The schedule has {total} flights from {min(wanted)} to {max(wanted)}.", flush=True)
 

@@ -21,7 +21,7 @@ from deploy.local.process_table import processes_of
 from deploy.local.report import Report
 from deploy.local.servers.programs import MissingServerError
 from deploy.local.stack import Stack
-from deploy.local.supervisor import Status, Supervisor, tell
+from deploy.local.supervisor import Status, Supervisor, log_line
 
 LOCK: Final = "supervisor.lock"
 SOURCES: Final = ("deploy/local",)
@@ -40,15 +40,15 @@ def main() -> int:
         ensure_home(stack.home)
         processes = processes_of(stack)
     except (ValueError, MissingServerError, UnusableHomeError) as error:
-        tell(str(error))
+        log_line(str(error))
         return 1
     with lock(stack.home / LOCK, wait=False) as sole:
         if not sole:
-            tell(f"another supervisor runs {stack.home}")
+            log_line(f"another supervisor runs {stack.home}")
             return 1
         last = Report.read(stack.home)
         if last is not None and last.is_of_this_boot and (ended := end_leftovers(last.processes)):
-            tell(f"ended the processes that a killed supervisor had left: pids {', '.join(map(str, ended))}")
+            log_line(f"ended the processes that a killed supervisor had left: pids {', '.join(map(str, ended))}")
         return asyncio.run(_run(stack, processes))
 
 
@@ -81,7 +81,7 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
         stack.ensure_certificates()
         await provision_given_servers(stack)
     except (GivenServerError, OSError) as error:
-        tell(str(error))
+        log_line(str(error))
         return 1
     reserving = asyncio.create_task(_reserve({port for process in processes for port in process.ports.values()}))
     starting = asyncio.create_task(supervisor.start())
@@ -91,7 +91,7 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
         task.cancel()
     await supervisor.stop()
     await asyncio.gather(starting, running, reserving, return_exceptions=True)
-    tell("stopped")
+    log_line("stopped")
     return 0
 
 
@@ -101,7 +101,7 @@ async def _reserve(ports: set[int]) -> None:
     known: set[int] = set()
     while missing := reservations.reserve(ports):
         if missing - known:
-            tell(f"in use, and not yet reserved: ports {', '.join(map(str, sorted(missing)))}")
+            log_line(f"in use, and not yet reserved: ports {', '.join(map(str, sorted(missing)))}")
             known |= missing
         await asyncio.sleep(RESERVE_SECONDS)
     # The task does not end: the ports stay bound only as long as `reservations` exists.

@@ -46,12 +46,12 @@ async def build(settings: GatewayServiceSettings, pool: Pool) -> AsyncIterator[P
     relay = Relay(pool, settings.amqp_url, source="skyhigh/gateway")
     policy = Policy(pool, rate_limits=settings.rate_limits, poll_seconds=settings.policy_poll_seconds)
 
-    def tell() -> None:
+    def wake_after_commit() -> None:
         relay.wake()
         policy.wake()
 
     servicer = GatewayServicer(
-        pool=pool, mutations=Mutations(pool, tell=tell), page_tokens=PageTokens(settings.page_token_key)
+        pool=pool, mutations=Mutations(pool, tell=wake_after_commit), page_tokens=PageTokens(settings.page_token_key)
     )
     envoy = EnvoyApi(
         pool=pool,

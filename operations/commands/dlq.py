@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,8 +24,6 @@ CONFIRM_TIMEOUT_SECONDS: Final = 10
 # Headers about past failures, ours and the broker's. A replay leaves them out, so that the message has all its tries
 # again.
 TRACES: Final = ("x-failures", "x-reason", "x-queue", "x-delivery-count", "x-death", "x-first-death", "x-last-death")
-# `show` takes at most this many messages, or `--count` if that is more, into memory before it puts them back in order.
-LARGEST_LOOK: Final = 1000
 # The broker's reason for a message that it delivered too often, because each consumer ended without acknowledging it.
 DELIVERY_LIMIT: Final = "delivery_limit"
 
@@ -68,8 +67,12 @@ class DeadLetter:
 
     @property
     def identity(self) -> tuple[str, str | None]:
-        """The event and its queue, because one event may be dead-lettered in several queues."""
-        return self.event_id, self.queue
+        """The event and its queue, because one event may be dead-lettered in several queues.
+
+        A message without an id is identified by its routing key and body.
+        """
+        event = self.event_id or f"{self.routing_key} {hashlib.sha256(self.message.body).hexdigest()}"
+        return event, self.queue
 
     def print(self) -> None:
         """Prints it as one JSON line."""
@@ -146,17 +149,19 @@ async def _list(amqp_url: str) -> None:
 
 
 async def _show(amqp_url: str, service: str, count: int) -> None:
-    # A consumer has to take messages to look at them, and the broker puts returned messages behind those that were not
-    # taken. Their order is kept if all are taken, which `show` does for up to LARGEST_LOOK messages.
-    taken: list[AbstractIncomingMessage] = []
+    # A consumer has to take messages to read them, and the broker puts returned messages behind those that were not
+    # taken. So all messages are taken and returned together, which keeps their order. None is kept in memory.
+    last: AbstractIncomingMessage | None = None
     async with _dead_queue(amqp_url, service) as (_, queue):
         try:
-            while len(taken) < max(count, LARGEST_LOOK) and (message := await _next(queue)) is not None:
-                taken.append(message)
-                if len(taken) <= count:
+            while (message := await _next(queue)) is not None:
+                last = message
+                if count > 0:
                     DeadLetter.of(message).print()
+                    count -= 1
         finally:
-            await _put_back(taken)
+            if last is not None:
+                await last.nack(multiple=True, requeue=True)
 
 
 async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:

@@ -163,7 +163,7 @@ def _prove(report: Report) -> None:
     asyncio.run(loading.load_all())
     # The journeys use flights of today and tomorrow. The flight service adds those of the other days afterwards.
     if days := min(JOURNEY_DAYS, int(report.given.get("SKYHIGH_FLIGHT_HORIZON_DAYS", JOURNEY_DAYS))):
-        asyncio.run(schedule.rolled(days, within_seconds=SCHEDULE_SECONDS))
+        asyncio.run(schedule.wait_for_schedule(days, within_seconds=SCHEDULE_SECONDS))
     journeys.prove()
 
 

@@ -13,6 +13,7 @@ from operations.connections import CALL_TIMEOUT_SECONDS, Metadata, ask
 from operations.terminal import print_table, table
 
 if TYPE_CHECKING:
+    from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
     from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
     from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 
@@ -61,6 +62,7 @@ async def _ask(question: Callable[[WaitlistServiceStub, Metadata], Awaitable[Non
 
 
 async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -> None:
+    from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
     from skyhigh.waitlist.v1 import waitlist_service_pb2 as pb
 
     rows = table("POSITION", "PASSENGER", "STATE", "SEAT", "PREFERENCES", "JOINED", "ENTRY", numbers=("POSITION",))
@@ -81,7 +83,17 @@ async def _show(stub: WaitlistServiceStub, metadata: Metadata, flight_id: str) -
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
+    if not rows.row_count:
+        await ask("seat", SeatServiceStub, lambda seats, metadata: _expect_flight(seats, metadata, flight_id))
     print_table(rows, nothing=f"The waitlist of {flight_id} has no entries.")
+
+
+async def _expect_flight(stub: SeatServiceStub, metadata: Metadata, flight_id: str) -> None:
+    """Reads the seat map of the flight. Raises the NOT_FOUND error of an unknown flight."""
+    from skyhigh.seat.v1 import seat_service_pb2 as pb
+
+    request = pb.GetSeatMapRequest(flight_id=flight_id)
+    await stub.GetSeatMap(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
 
 
 def wishes(preferences: pb.SeatPreferences) -> str:

@@ -272,18 +272,18 @@ BOOKING_INVARIANTS: Final = (
         7,
         "every confirmation of a booking, and every cancellation of a confirmed one, has its event",
         """
-        SELECT booking_id, told.routing_key, told.since
+        SELECT booking_id, expected.routing_key, expected.since
         FROM booking.bookings CROSS JOIN LATERAL (
             VALUES ('booking.confirmed.v1', confirm_time),
                    ('booking.cancelled.v1', CASE WHEN confirm_time IS NOT NULL THEN (
                        SELECT max(cancel_time) FROM booking.booking_flights
                        WHERE booking_flights.booking_id = bookings.booking_id) END)
-        ) AS told (routing_key, since)
+        ) AS expected (routing_key, since)
         -- Published events are kept for 72 hours.
-        WHERE told.since > now() - interval '72 hours'
+        WHERE expected.since > now() - interval '72 hours'
           AND NOT EXISTS (
               SELECT FROM booking.outbox
-              WHERE outbox.routing_key = told.routing_key
+              WHERE outbox.routing_key = expected.routing_key
                 -- A serialized event begins with the booking's id: field 1, of 36 bytes.
                 AND substring(body FROM 3 FOR 36) = convert_to(booking_id::text, 'UTF8'))
         """,

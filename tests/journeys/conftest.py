@@ -52,7 +52,7 @@ async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Air
             for name, value in stack.addresses.items():
                 patch.setenv(name, value)
             await loading.load_all()
-            await schedule.rolled(DAYS, within_seconds=SCHEDULE_SECONDS)
+            await schedule.wait_for_schedule(DAYS, within_seconds=SCHEDULE_SECONDS)
             yield Airline(stack, supervisor)
         stack.servers.remove()
 
