@@ -58,11 +58,11 @@ def channel_to(service: str) -> grpc.aio.Channel:
 
 def context_for(url: str) -> ssl.SSLContext | None:
     """Returns the TLS context for this URL; None if it is not https."""
-    return _believing(environment().get("SKYHIGH_CA")) if url.startswith("https:") else None
+    return _context_that_trusts(environment().get("SKYHIGH_CA")) if url.startswith("https:") else None
 
 
 @cache
-def _believing(authority: str | None) -> ssl.SSLContext:
+def _context_that_trusts(authority: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authority)
 
 

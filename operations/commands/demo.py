@@ -41,7 +41,7 @@ def flight() -> None:
 @demo.command()
 def pnr(
     flight: Annotated[
-        str | None, typer.Option(metavar="FLIGHT", help="Only passengers of this flight.  [default: any flight]")
+        str | None, typer.Option(metavar="FLIGHT", help="Only passengers of this flight. Default: any flight.")
     ] = None,
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, max=100, metavar="N", help="Number of passengers.")

@@ -38,13 +38,13 @@ def register(app: typer.Typer) -> None:
 
 def events(
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Only this routing key, such as seat.released.v1.  [default: all]")
+        str | None, typer.Option(metavar="KEY", help="Only this routing key, such as seat.released.v1. Default: all.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new events, until Ctrl-C.")] = False,
     count: Annotated[
         int | None,
         typer.Option(
-            "--count", "-n", min=1, metavar="N", help=f"Number of events.  [default: {RECENT}, all with --follow]"
+            "--count", "-n", min=1, metavar="N", help=f"Number of events. Default: {RECENT}, all with --follow."
         ),
     ] = None,
     seconds: Annotated[

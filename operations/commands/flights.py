@@ -50,7 +50,7 @@ def search(
     destination: Airport,
     *,
     date: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Local date of departure.  [default: today in UTC]")
+        str | None, typer.Option(metavar="DATE", help="Local date of departure. Default: today in UTC.")
     ] = None,
     seats: Annotated[int, typer.Option(min=1, max=9, help="Number of free seats on each flight.")] = 1,
     max_hops: Annotated[int, typer.Option(min=1, max=3, help="Maximum number of changes.")] = 3,

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def journey(
     flight: Annotated[
-        str | None, typer.Option(metavar="FLIGHT", help="The flight of the two demo passengers.  [default: any]")
+        str | None, typer.Option(metavar="FLIGHT", help="The flight of the two demo passengers. Default: any.")
     ] = None,
 ) -> None:
     """Test the stack by the journeys of three people through the gateway.

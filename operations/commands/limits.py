@@ -48,7 +48,7 @@ def set_(
     mode: Annotated[
         Mode | None,
         typer.Option(
-            help="Refuse the calls over the limit, or only count them.  [default: unchanged]", show_default=False
+            help="Refuse the calls over the limit, or only count them. Default: unchanged.", show_default=False
         ),
     ] = None,
 ) -> None:

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def logs(
-    name: Annotated[str | None, typer.Argument(help="A process, or `supervisor`.  [default: all]")] = None,
+    name: Annotated[str | None, typer.Argument(help="A process, or `supervisor`. Default: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Then print new lines, until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines of each log.")] = LOG_TAIL_LINES,
 ) -> None:

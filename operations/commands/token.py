@@ -34,7 +34,7 @@ def token(
     sub: Annotated[
         str | None,
         typer.Option(
-            "--sub", "--subject", metavar="NAME", help="Name of the agent, customer or service.  [default: demo]"
+            "--sub", "--subject", metavar="NAME", help="Name of the agent, customer or service. Default: demo."
         ),
     ] = None,
     pnr: Annotated[str | None, typer.Option(metavar="PNR", help="Record locator of a passenger session.")] = None,
