@@ -105,7 +105,7 @@ async def test_flights_are_found_listed_and_shown(airline: Airline, route: Route
         (["flights", "cancel", "NOSUCH-1"], "NOT_FOUND"),
         (["flights", "search", "FRA", "FRA"], "destination"),
         (["flights", "search", "FRA", "LIS", "--date", PAST], "date"),
-        (["bookings", "show", "7d"], "'7d' is no UUID"),
+        (["bookings", "show", "7d"], "'7d' is not a UUID"),
         (["bookings", "show", "00000000-0000-4000-8000-000000000000"], "NOT_FOUND"),
     ],
 )

@@ -105,7 +105,7 @@ async def test_a_journey_that_fails_says_where_and_gives_everything_back(
     assert "DEPENDENCY_UNAVAILABLE" in broken.output
     await eventually(lambda: nothing_is_violated(airline))
     monkeypatch.setenv("SKYHIGH_GATEWAY_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
-    assert "is away" in (await skyhigh("journey")).output
+    assert "is unreachable" in (await skyhigh("journey")).output
     monkeypatch.setenv("SKYHIGH_GATEWAY_URL", "file:///etc")
     assert "is not an HTTP URL" in (await skyhigh("journey")).output
 

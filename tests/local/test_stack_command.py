@@ -194,7 +194,7 @@ def test_a_restart_leaves_the_other_processes_alone(stack: Stack) -> None:
 def test_an_unknown_process_cannot_be_restarted(stack: Stack) -> None:
     refused = skyhigh("restart", "pilot")
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("skyhigh: there is no process 'pilot'; there are postgres, redis")
+    assert refused.stderr.startswith("skyhigh: there is no process 'pilot'; the processes are postgres, redis")
 
 
 def test_up_restarts_what_was_edited(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

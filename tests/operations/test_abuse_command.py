@@ -159,7 +159,7 @@ async def test_a_block_that_has_ended_by_itself_needs_no_lifting(service: Servic
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["abuse", "lift", "7d", "--reason", "?"], "'7d' is no UUID"),
+        (["abuse", "lift", "7d", "--reason", "?"], "'7d' is not a UUID"),
         (["abuse", "lift", "00000000-0000-4000-8000-000000000000", "--reason", "?"], "NOT_FOUND: block not found"),
         (["limits", "set", "no-such-limit", "--per-minute", "1", "--burst", "1"], "NOT_FOUND: limit not found"),
         (["limits", "set", "map-per-agent", "--per-minute", "10000001", "--burst", "1"], "requests_per_minute"),

@@ -68,7 +68,7 @@ async def test_quarantine_says_what_is_wrong(silent: Payments, passenger: Caller
 
 
 async def test_what_is_not_there_ends_with_a_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no UUID" in await skyhigh("show", "1", code=1)
+    assert "is not a UUID" in await skyhigh("show", "1", code=1)
     assert "there is no intent" in await skyhigh("show", str(uuid4()), code=1)
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
     assert "the database is unreachable" in await skyhigh("unsettled", code=1)
