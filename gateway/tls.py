@@ -38,7 +38,7 @@ class Shown:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key, password="")
         except OSError as error:
-            raise ValueError(f"{self.certificate} and {self.key} do not fit: {error}") from error
+            raise ValueError(f"{self.certificate} and {self.key} do not belong together: {error}") from error
 
 
 def paths(folder: Path) -> dict[str, str]:

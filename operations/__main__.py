@@ -1,4 +1,4 @@
-"""The `skyhigh` command. Each module of this package that has commands registers them."""
+"""The `skyhigh` command. Each module of `operations.commands` registers its commands."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from deploy.local.environment import clean
-from operations import (
+from operations.commands import (
     abuse,
     bookings,
     demo,
     dlq,
     events,
     flights,
-    journeys,
+    journey,
     limits,
     logs,
     manifest,
@@ -24,7 +24,6 @@ from operations import (
     payments,
     seats,
     stack,
-    start,
     token,
     verify,
     waitlist,
@@ -38,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for module in (
-    *(start, stack, logs, demo, journeys, token, flights, seats, bookings, manifest),
+    *(stack, logs, demo, journey, token, flights, seats, bookings, manifest),
     *(waitlist, payments, abuse, limits, events, dlq, mock, verify),
 ):
     module.register(app)
@@ -57,7 +56,7 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Runs and inspects SkyHigh."""
+    """Run and inspect SkyHigh."""
 
 
 def main() -> None:

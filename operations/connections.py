@@ -6,14 +6,23 @@ They use TLS if the stack has certificates.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from operations.stack import address_of, environment, fail
+from operations.local_stack import address_of, environment
+from operations.terminal import fail
+from operations.tokens import mint
 
 if TYPE_CHECKING:
     import grpc
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+Stub = TypeVar("Stub")
+
+CALL_TIMEOUT_SECONDS: Final = 10
 
 
 def channel_to(service: str) -> grpc.aio.Channel:
@@ -23,7 +32,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
     """
     import grpc
 
-    from deploy.local.stack import CERTIFICATE_NAMES
+    from deploy.local.addresses import CERTIFICATE_NAMES
     from services import tls
     from services.endpoints import grpc_target
     from services.tls_identity import Identity
@@ -39,7 +48,7 @@ def channel_to(service: str) -> grpc.aio.Channel:
     if authority is None:
         return grpc.aio.insecure_channel(address, options=[direct])
     if certificate is None or key is None:
-        fail("the services ask for a certificate: SKYHIGH_CLIENT_CERTIFICATE and SKYHIGH_CLIENT_KEY are not known")
+        fail("the services require a certificate: SKYHIGH_CLIENT_CERTIFICATE and SKYHIGH_CLIENT_KEY are not set")
     try:
         credentials = tls.channel_credentials(Identity(Path(certificate), Path(key), Path(authority)).read())
     except ValueError as error:
@@ -49,9 +58,42 @@ def channel_to(service: str) -> grpc.aio.Channel:
 
 def context_for(url: str) -> ssl.SSLContext | None:
     """Returns the TLS context for this URL; None if it is not https."""
-    return _believing(environment().get("SKYHIGH_CA")) if url.startswith("https:") else None
+    return _context_that_trusts(environment().get("SKYHIGH_CA")) if url.startswith("https:") else None
 
 
 @cache
-def _believing(authority: str | None) -> ssl.SSLContext:
+def _context_that_trusts(authority: str | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authority)
+
+
+async def ask(
+    service: str,
+    stub: Callable[[grpc.aio.Channel], Stub],
+    question: Callable[[Stub, Metadata], Awaitable[None]],
+    *,
+    role: str = "operations",
+) -> None:
+    """Runs `question` with a stub of the service and the metadata of a demo token of this role.
+
+    An error response ends the command.
+    """
+    with refusals_of(service):
+        async with channel_to(service) as channel:
+            await question(stub(channel), metadata_of(role))
+
+
+def metadata_of(role: str, subject: str = "demo") -> Metadata:
+    """Returns the metadata of a call with a new demo token."""
+    return (("authorization", f"Bearer {mint(role, subject)}"),)
+
+
+@contextmanager
+def refusals_of(service: str) -> Iterator[None]:
+    """Ends the command if a call in the block fails."""
+    import grpc
+
+    name = {"checkin": "check-in"}.get(service, service)
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        fail(f"the {name} service responded with {error.code().name}: {error.details()}")

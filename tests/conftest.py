@@ -24,7 +24,8 @@ import tests.patience  # noqa: F401
 # isort: split
 
 from deploy.local.secrets import Secrets, SigningKeys
-from deploy.local.servers import DATABASE, ServerPorts, Servers
+from deploy.local.servers.postgres import DATABASE
+from deploy.local.servers.private import ServerPorts, Servers
 from deploy.local.supervisor import Supervisor
 from seat_service.service import SEAT_SERVICE
 from seat_service.settings import SeatSettings
@@ -40,7 +41,7 @@ from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_sc
 __all__ = ["pytest_collection_modifyitems", "pytest_runtest_protocol", "pytest_xdist_make_scheduler"]
 
 SERVICES: Final = ("seat", "checkin", "waitlist", "payment", "flight", "booking", "gateway")
-PACKAGES: Final = {"gateway": "gateway.rate_limit"}
+PACKAGES: Final = {"gateway": "gateway.guard"}
 AnySettings = TypeVar("AnySettings", bound=ServiceSettings)
 
 # The duration of a Hypothesis example depends on the machine more than on the code, so examples have no deadline.

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from deploy.local import environment, proc, sources
+from deploy.local.given_servers import GivenServerError, provision_given_servers
 from deploy.local.home import UnusableHomeError, ensure_home, lock
 from deploy.local.leftovers import end_leftovers
 from deploy.local.orders import Orders
 from deploy.local.ports import Reservations
 from deploy.local.process import Process
+from deploy.local.process_table import processes_of
 from deploy.local.report import Report
-from deploy.local.servers import MissingServerError
-from deploy.local.stack import GivenServerError, Stack
-from deploy.local.supervisor import Status, Supervisor, tell
+from deploy.local.servers.programs import MissingServerError
+from deploy.local.stack import Stack
+from deploy.local.supervisor import Status, Supervisor, log_line
 
 LOCK: Final = "supervisor.lock"
 SOURCES: Final = ("deploy/local",)
@@ -36,17 +38,17 @@ def main() -> int:
     try:
         stack = Stack.from_environment()
         ensure_home(stack.home)
-        processes = stack.processes()
+        processes = processes_of(stack)
     except (ValueError, MissingServerError, UnusableHomeError) as error:
-        tell(str(error))
+        log_line(str(error))
         return 1
     with lock(stack.home / LOCK, wait=False) as sole:
         if not sole:
-            tell(f"another supervisor runs {stack.home}")
+            log_line(f"another supervisor runs {stack.home}")
             return 1
         last = Report.read(stack.home)
         if last is not None and last.is_of_this_boot and (ended := end_leftovers(last.processes)):
-            tell(f"ended what a killed supervisor had left: pids {', '.join(map(str, ended))}")
+            log_line(f"ended the processes that a killed supervisor had left: pids {', '.join(map(str, ended))}")
         return asyncio.run(_run(stack, processes))
 
 
@@ -77,9 +79,9 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
     try:
         stack.signing_keys.ensure()
         stack.ensure_certificates()
-        await stack.provision_given_servers()
+        await provision_given_servers(stack)
     except (GivenServerError, OSError) as error:
-        tell(str(error))
+        log_line(str(error))
         return 1
     reserving = asyncio.create_task(_reserve({port for process in processes for port in process.ports.values()}))
     starting = asyncio.create_task(supervisor.start())
@@ -89,7 +91,7 @@ async def _run(stack: Stack, processes: Sequence[Process]) -> int:
         task.cancel()
     await supervisor.stop()
     await asyncio.gather(starting, running, reserving, return_exceptions=True)
-    tell("stopped")
+    log_line("stopped")
     return 0
 
 
@@ -99,7 +101,7 @@ async def _reserve(ports: set[int]) -> None:
     known: set[int] = set()
     while missing := reservations.reserve(ports):
         if missing - known:
-            tell(f"in use, and not yet reserved: ports {', '.join(map(str, sorted(missing)))}")
+            log_line(f"in use, and not yet reserved: ports {', '.join(map(str, sorted(missing)))}")
             known |= missing
         await asyncio.sleep(RESERVE_SECONDS)
     # The task does not end: the ports stay bound only as long as `reservations` exists.

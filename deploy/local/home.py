@@ -7,7 +7,7 @@ import fcntl
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,12 @@ LONGEST_PATH_BYTES: Final = 3500
 
 class UnusableHomeError(Exception):
     """A stack cannot use the folder; the text names the cause and what to do."""
+
+
+def home_of(environment: Mapping[str, str] = os.environ) -> Path:
+    """Returns the folder of the stack: SKYHIGH_HOME, or `.skyhigh` in the repository."""
+    given = environment.get("SKYHIGH_HOME")
+    return Path(given).absolute() if given else Path(__file__).resolve().parents[2] / ".skyhigh"
 
 
 def ensure_home(home: Path) -> None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from deploy.local.report import Report
 from deploy.local.secrets import write_private
-from deploy.local.supervisor import StartError, Supervisor, tell
+from deploy.local.supervisor import StartError, Supervisor, log_line
 
 SIGNAL: Final = signal.SIGUSR1
 
@@ -67,8 +67,8 @@ class Orders:
 
 async def _restart(supervisor: Supervisor, name: str, turn: asyncio.Lock) -> None:
     async with turn:
-        tell(f"{name} is restarted on order")
+        log_line(f"{name} is restarted on request")
         try:
             await supervisor.restart(name)
         except StartError as error:
-            tell(str(error))
+            log_line(str(error))

@@ -6,12 +6,12 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.local.process import LOOPBACK, port_is_free
+from deploy.local.process import LOOPBACK, Process, port_is_free
 
 TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 # The state of a listening socket in the tables.
@@ -72,7 +72,7 @@ def obstacle(ports: Collection[int]) -> str:
         if holder.port not in listening:
             if not holder.inode:
                 return f"a connection that has ended may keep port {holder.port} for 60 s"
-            return f"a connection of {holder.program} has port {holder.port} for its near end"
+            return f"a connection of {holder.program} uses port {holder.port} as its local port"
     return ""
 
 
@@ -82,6 +82,18 @@ def shared(ports: Mapping[str, int]) -> list[list[str]]:
     for name, port in ports.items():
         names.setdefault(port, []).append(name)
     return [group for group in names.values() if len(group) > 1]
+
+
+def conflicts(processes: Sequence[Process]) -> list[str]:
+    """Returns the ports on which these processes cannot listen, each with the cause."""
+    wanted = {name: port for process in processes for name, port in process.ports.items()}
+    found = [f"{' and '.join(names)} are both {wanted[names[0]]}" for names in shared(wanted)]
+    taken = listened_on(set(wanted.values()))
+    for name, port in wanted.items():
+        if port in taken:
+            program = taken[port].program or "a program of another user or container"
+            found.append(f"{name}={port} ({program} listens there)")
+    return found
 
 
 def outgoing_range() -> range:

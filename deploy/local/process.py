@@ -104,7 +104,7 @@ def answers(
         finally:
             writer.close()
         if not answer.startswith(tuple(expect)):
-            raise NotReadyError(f"port {port} answers {answer[:40]!r}")
+            raise NotReadyError(f"port {port} responds with {answer[:40]!r}")
         return True
 
     return probe
@@ -149,7 +149,7 @@ def serves_grpc(port: int, service: str = "", *more_ports: int, identity: Identi
                 raise NotReadyError(f"port {port}: {error.code().name} {error.details()}") from error
         if health.status != health_pb2.HealthCheckResponse.SERVING:
             raise NotReadyError(
-                f"port {port}: it says {health_pb2.HealthCheckResponse.ServingStatus.Name(health.status)}"
+                f"port {port}: its health is {health_pb2.HealthCheckResponse.ServingStatus.Name(health.status)}"
             )
 
     async def probe() -> bool:

@@ -219,11 +219,11 @@ class Supervisor:
             status.trouble = ""
             self._change(status, State.DIED, pid=None)
             if not self._restart:
-                tell(f"{process.name} {status.last_end}")
+                log_line(f"{process.name} {status.last_end}")
                 return
             failures = 1 if time.monotonic() - started > WELL_AFTER_SECONDS else failures + 1
             delay = min(FIRST_RESTART_SECONDS * 2 ** (failures - 1), LONGEST_RESTART_SECONDS)
-            tell(f"{process.name} {status.last_end}; restart {status.restarts + 1} in {delay:g} s")
+            log_line(f"{process.name} {status.last_end}; restart {status.restarts + 1} in {delay:g} s")
             await asyncio.sleep(delay)
             status.restarts += 1
 
@@ -270,7 +270,7 @@ class Supervisor:
                         break
                 trouble = "it does not answer as it should"
             except TimeoutError:
-                trouble = f"no answer within {PROBE_TIMEOUT_SECONDS} s"
+                trouble = f"no response within {PROBE_TIMEOUT_SECONDS} s"
             except (OSError, EOFError) as error:
                 trouble = str(error) or repr(error)
             if trouble != status.trouble:
@@ -281,7 +281,7 @@ class Supervisor:
             await process.settle()
         status.trouble = ""
         self._change(status, State.READY)
-        tell(f"{process.name} is ready: pid {status.pid}, port {process.port}")
+        log_line(f"{process.name} is ready: pid {status.pid}, port {process.port}")
         self._ready[process.name].set()
 
     async def _launch(self, process: Process) -> asyncio.subprocess.Process:
@@ -320,7 +320,7 @@ class Supervisor:
             try:
                 await asyncio.wait_for(running.wait(), process.stop_seconds)
             except TimeoutError:
-                tell(f"{name} did not end within {process.stop_seconds:g} s and is killed")
+                log_line(f"{name} did not end within {process.stop_seconds:g} s; killing it")
             _kill(running.pid)
             await running.wait()
             await _end_members(running.pid)
@@ -362,6 +362,6 @@ async def _end_members(leader: int) -> None:
         await asyncio.sleep(0.01)
 
 
-def tell(line: str) -> None:
+def log_line(line: str) -> None:
     """Writes a line with the current time to stderr, which is the supervisor's log."""
     print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)

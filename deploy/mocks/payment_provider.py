@@ -269,7 +269,7 @@ class PaymentProvider:
         refund = known or (self.refunds.get(charge_id) if part is None else None)
         too_much = charge.status == "succeeded" and before + amount["minor_units"] > charge.amount["minor_units"]
         if charge.status != "succeeded" or (refund is None and too_much):
-            return problem(409, "the charge has not so much left" if too_much else f"the charge is {charge.status}")
+            return problem(409, "the refunds would exceed the charge" if too_much else f"the charge is {charge.status}")
         if refund is None:
             refund = Refund(f"re_{secrets.token_hex(8)}", charge_id, key, "succeeded", amount)
             self.refunds[charge_id if part is None else key] = refund
@@ -334,7 +334,7 @@ class PaymentProvider:
             status = await self._post(event.body, signed_headers(self._signers, event.event_id, event.body))
             if 200 <= status < 300:
                 return
-        _log.warning("webhook given up", event_id=event.event_id)
+        _log.warning("webhook not delivered", event_id=event.event_id)
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> int:
         assert self._session is not None

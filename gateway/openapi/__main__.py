@@ -7,8 +7,8 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from gateway.descriptors import DESCRIPTORS
 from gateway.openapi import document
-from gateway.render import DESCRIPTORS
 
 
 def main() -> None:

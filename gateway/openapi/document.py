@@ -31,7 +31,7 @@ any operation is reached the edge may answer 404 `UNKNOWN_PATH`, 405 `METHOD_NOT
 and 431 `REQUEST_TOO_LARGE`.
 
 **JSON** is that of Protocol Buffers: a field that is `null` is as if it were missing, 64-bit numbers are strings, and \
-fields of a body that nobody knows are ignored. Query parameters that nobody knows are refused.
+unknown fields of a body are ignored. Unknown query parameters are refused.
 
 **Watches** are server-sent events. They begin with what is now, and end when the reader goes.
 """

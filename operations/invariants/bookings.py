@@ -9,7 +9,7 @@ from operations.invariants.invariant import Invariant
 BOOKING_INVARIANTS: Final = (
     Invariant(
         9,
-        "a confirmed booking is paid by its own intent, with its whole price",
+        "the intent of a confirmed booking is paid, with the booking's total",
         """
         SELECT booking_id, pnr, payment_intent_id, intents.state, total_minor_units, intents.minor_units
         FROM booking.bookings LEFT JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
@@ -46,7 +46,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         5,
-        "the seats of a booking are those of its hold, all of them",
+        "the seats of a booking equal those of its hold",
         """
         SELECT booking_id, bookings.state, hold_id, holds.state AS hold_state, differing.flight_id,
                differing.seat_number, differing.passenger_id
@@ -68,7 +68,7 @@ BOOKING_INVARIANTS: Final = (
                   ELSE bookings.state IN ('SEATS_RESERVED', 'PAYMENT_PENDING', 'PAYMENT_PROCESSING')
                        AND (differing.flight_id IS NOT NULL OR holds.state IS NULL)
               END
-          -- The seat service has changed them, and the booking writes it down.
+          -- After a change at the seat service, the booking stores the seats a moment later.
           AND bookings.update_time < now() - interval '10 s'
           AND NOT EXISTS (
               SELECT FROM seat.seat_events
@@ -80,7 +80,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         16,
-        "a confirmed booking shows exactly the seats that its passengers have",
+        "a confirmed booking shows exactly the confirmed seats of its passengers",
         """
         SELECT booking_id, bookings.pnr, flight_id, passenger_id, shown.seat_number AS shown, had.seat_number AS had
         FROM booking.bookings
@@ -97,7 +97,7 @@ BOOKING_INVARIANTS: Final = (
               WHERE (sitting.flight_id, sitting.passenger_id, sitting.state)
                     = (booking_flights.flight_id, booking_passengers.passenger_id, 'CONFIRMED')))
           AND shown.seat_number IS DISTINCT FROM CASE had.state WHEN 'CONFIRMED' THEN had.seat_number END
-          -- It is told of a change by an event.
+          -- The booking receives a change by an event.
           AND bookings.update_time < now() - interval '30 s'
           AND NOT EXISTS (
               SELECT FROM seat.seat_events
@@ -110,7 +110,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         16,
-        "no flight has more passengers of confirmed bookings who need a seat than seats",
+        "no flight has more booked passengers who need a seat than it has seats",
         """
         SELECT flight_id, count(*) AS passengers,
                (SELECT count(*) FROM seat.seats WHERE seats.flight_id = booking_flights.flight_id) AS seats
@@ -124,13 +124,13 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "no payment under a live booking is given back, but for flights that were cancelled",
+        "the payment of a live booking is refunded only for its cancelled flights",
         """
         SELECT booking_id, bookings.pnr, intents.refund_minor_units, bookings.refund_minor_units AS decided
         FROM booking.bookings JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
         WHERE bookings.state IN ('PAYMENT_PROCESSING', 'CONFIRMED')
           AND intents.refund_minor_units > coalesce(bookings.refund_minor_units, 0)
-          -- The booking ends when it is told.
+          -- The booking ends when it receives the event of the refund.
           AND intents.update_time < now() - interval '30 s'
         """,
         needs_service=True,
@@ -138,12 +138,12 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a live booking gives back the fares of its cancelled flights, and of no others",
+        "the refund of a confirmed booking equals the fares of its cancelled flights",
         """
         SELECT booking_id, bookings.refund_minor_units, sum(fare) AS cancelled
         FROM booking.bookings
         LEFT JOIN LATERAL (
-            -- A tenth for an infant, rounded up.
+            -- An infant pays a tenth of the price, rounded up.
             SELECT CASE type WHEN 'INFANT' THEN (price_minor_units * 10 + 99) / 100 ELSE price_minor_units END AS fare
             FROM booking.booking_flights JOIN booking.booking_passengers USING (booking_id)
             WHERE booking_flights.booking_id = bookings.booking_id AND cancel_time IS NOT NULL
@@ -155,7 +155,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a confirmed booking's passengers sit, unless they moved or gave up their seats themselves",
+        "every passenger of a confirmed booking has a seat, unless the passenger has changed or released it",
         """
         SELECT booking_id, bookings.pnr, booking_seats.flight_id, booking_seats.passenger_id, booking_seats.seat_number
         FROM booking.bookings JOIN booking.booking_seats USING (booking_id)
@@ -170,7 +170,7 @@ BOOKING_INVARIANTS: Final = (
               SELECT FROM checkin.check_ins
               WHERE (check_ins.flight_id, check_ins.passenger_id)
                     = (booking_seats.flight_id, booking_seats.passenger_id))
-          -- A flight that was cancelled takes its bookings with it, a moment later.
+          -- The bookings of a cancelled flight end a moment later, by an event.
           AND NOT EXISTS (
               SELECT FROM flight.flights
               WHERE flights.flight_id = booking_seats.flight_id AND flights.state = 'CANCELLED')
@@ -179,7 +179,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a booking that came to nothing keeps no seat, nor does one on a flight that was cancelled for it",
+        "a failed, expired or cancelled booking has no seat, and no booking has one on its cancelled flights",
         """
         SELECT booking_id, bookings.state, seated.hold_id, seated.flight_id, seated.seat_number, seated.passenger_id
         FROM booking.bookings
@@ -196,14 +196,14 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a booking is what its history adds up to",
+        "a booking equals the result of its history",
         """
         SELECT booking_id, bookings.state, last.to_state, last.version
         FROM booking.bookings FULL JOIN (
             SELECT DISTINCT ON (booking_id) booking_id, to_state, version
             FROM booking.booking_events ORDER BY booking_id, version DESC
         ) AS last USING (booking_id)
-        -- Changes that are no transitions have versions too, which the history lacks.
+        -- The history has only transitions. Other changes also increase the version.
         WHERE bookings.state IS DISTINCT FROM last.to_state OR bookings.version < last.version
         UNION ALL
         SELECT booking_id, from_state, state_before, version
@@ -217,7 +217,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         10,
-        "no booking outlives its time unpaid by more than 5 s",
+        "every unpaid booking ends within 5 s of its expire time",
         """
         SELECT booking_id, state, expire_time FROM booking.bookings
         WHERE state IN ('SEATS_RESERVED', 'PAYMENT_PENDING') AND expire_time < now() - interval '5 s'
@@ -227,12 +227,12 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         10,
-        "no step of a booking takes more than 30 s, but for payments that run",
+        "no step of a booking takes more than 30 s, except a payment in progress",
         """
         SELECT booking_id, state, update_time, refund_reason FROM booking.bookings
         WHERE update_time < now() - interval '30 s'
           AND (state IN ('CREATED', 'PAYMENT_PENDING')
-               -- The money is here, and neither the seats nor its way back.
+               -- The payment succeeded, but the seats are not confirmed and no refund is decided.
                OR pay_time IS NOT NULL AND state <> 'CONFIRMED' AND refund_reason IS NULL)
         """,
         needs_service=True,
@@ -240,7 +240,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a booking knows of its refund within 30 s",
+        "a booking records its refund within 30 s",
         """
         SELECT booking_id, bookings.state, payment_intent_id, bookings.refund_time, refunded_minor_units AS given_back
         FROM booking.bookings JOIN payment.intents ON intents.intent_id = bookings.payment_intent_id
@@ -254,7 +254,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         7,
-        "every confirmed booking is in the manifest within 30 s, and leaves it when it is cancelled",
+        "a booking is on the manifest exactly while it is confirmed, at most 30 s late",
         """
         SELECT booking_id, bookings.pnr, bookings.state, booked.flight_id, booked.passenger_id,
                listed.pnr AS listed_pnr
@@ -273,20 +273,20 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         7,
-        "every confirmation of a booking has its event, and every cancellation of a confirmed one",
+        "every confirmation of a booking, and every cancellation of a confirmed one, has its event",
         """
-        SELECT booking_id, told.routing_key, told.since
+        SELECT booking_id, expected.routing_key, expected.since
         FROM booking.bookings CROSS JOIN LATERAL (
             VALUES ('booking.confirmed.v1', confirm_time),
                    ('booking.cancelled.v1', CASE WHEN confirm_time IS NOT NULL THEN (
                        SELECT max(cancel_time) FROM booking.booking_flights
                        WHERE booking_flights.booking_id = bookings.booking_id) END)
-        ) AS told (routing_key, since)
+        ) AS expected (routing_key, since)
         -- Published events are kept for 72 hours.
-        WHERE told.since > now() - interval '72 hours'
+        WHERE expected.since > now() - interval '72 hours'
           AND NOT EXISTS (
               SELECT FROM booking.outbox
-              WHERE outbox.routing_key = told.routing_key
+              WHERE outbox.routing_key = expected.routing_key
                 -- A serialized event begins with the booking's id: field 1, of 36 bytes.
                 AND substring(body FROM 3 FOR 36) = convert_to(booking_id::text, 'UTF8'))
         """,
@@ -294,7 +294,7 @@ BOOKING_INVARIANTS: Final = (
     ),
     Invariant(
         12,
-        "a record locator is one booking's, and opens nobody else's trip",
+        "a record locator belongs to one booking, and only that booking's passengers have it",
         """
         SELECT pnr, array_agg(booking_id::text) AS bookings FROM booking.bookings
         WHERE pnr IS NOT NULL GROUP BY pnr HAVING count(*) > 1

@@ -9,7 +9,7 @@ from operations.invariants.invariant import Invariant
 CHECK_IN_INVARIANTS: Final = (
     Invariant(
         9,
-        "who has completed check-in sits where the seat service says",
+        "a completed check-in has the seat that the seat service has confirmed for the passenger",
         """
         SELECT checkin_id, check_ins.flight_id, check_ins.passenger_id, check_ins.seat_number,
                seated.seat_number AS sits
@@ -19,7 +19,7 @@ CHECK_IN_INVARIANTS: Final = (
            AND seated.state = 'CONFIRMED'
         WHERE check_ins.state = 'COMPLETED' AND check_ins.seat_number <> 'INF'
           AND check_ins.seat_number IS DISTINCT FROM seated.seat_number
-          -- News of a change of seat is on its way.
+          -- The check-in receives a change of seat a moment later, by an event.
           AND NOT EXISTS (
               SELECT FROM seat.seat_events
               WHERE seat_events.flight_id = check_ins.flight_id
@@ -31,7 +31,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "who has completed check-in with bags too heavy has paid for them",
+        "a completed check-in with a baggage fee has a payment of this fee",
         """
         SELECT checkin_id, payment_intent_id, fee_cents, intents.state, intents.minor_units
         FROM checkin.check_ins LEFT JOIN payment.intents ON intents.intent_id = check_ins.payment_intent_id
@@ -42,7 +42,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "no fee is kept for a check-in that did not complete",
+        "the fee of a check-in that did not complete is refunded",
         """
         SELECT intent_id, reference, intents.state, succeed_time
         FROM payment.intents
@@ -52,7 +52,7 @@ CHECK_IN_INVARIANTS: Final = (
               WHERE check_ins.payment_intent_id = intents.intent_id
                 AND (check_ins.state = 'COMPLETED'
                      OR check_ins.state = 'WAITING_FOR_PAYMENT' AND check_ins.fee_pay_time IS NOT NULL
-                        -- It may complete until its flight leaves.
+                        -- A paid check-in may complete until the departure of its flight.
                         AND NOT EXISTS (
                             SELECT FROM checkin.flights
                             WHERE flights.flight_id = check_ins.flight_id
@@ -71,7 +71,7 @@ CHECK_IN_INVARIANTS: Final = (
             ON seated.hold_id = check_ins.hold_id AND seated.flight_id = check_ins.flight_id
            AND seated.passenger_id = check_ins.passenger_id AND seated.state = 'CONFIRMED'
         WHERE check_ins.state = 'CANCELLED' AND cancel_time < now() - interval '30 s'
-          -- A confirmed booking has it, or its flight has left.
+          -- The seat stays confirmed if a confirmed booking has it or its flight has departed.
           AND NOT EXISTS (
               SELECT FROM checkin.passengers
               WHERE passengers.flight_id = check_ins.flight_id AND passengers.passenger_id = check_ins.passenger_id
@@ -79,7 +79,7 @@ CHECK_IN_INVARIANTS: Final = (
           AND NOT EXISTS (
               SELECT FROM checkin.flights
               WHERE flights.flight_id = check_ins.flight_id AND departure_time < now())
-          -- Another check-in with the same hold has it now.
+          -- A later check-in with the same hold may have the seat.
           AND NOT EXISTS (
               SELECT FROM checkin.check_ins AS later
               WHERE later.flight_id = check_ins.flight_id AND later.passenger_id = check_ins.passenger_id
@@ -90,14 +90,14 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "a check-in is what its history adds up to",
+        "a check-in equals the result of its history",
         """
         SELECT checkin_id, check_ins.state, last.to_state, last.version
         FROM checkin.check_ins FULL JOIN (
             SELECT DISTINCT ON (checkin_id) checkin_id, to_state, version
             FROM checkin.check_in_events ORDER BY checkin_id, version DESC
         ) AS last USING (checkin_id)
-        -- Changes that are no transitions have versions too, which the history lacks.
+        -- The history has only transitions. Other changes also increase the version.
         WHERE check_ins.state IS DISTINCT FROM last.to_state OR check_ins.version < last.version
         UNION ALL
         SELECT checkin_id, from_state, state_before, version
@@ -111,7 +111,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "a record locator is one party's",
+        "a record locator belongs to one party",
         """
         SELECT passengers.flight_id, passenger_id, pnr, passengers.booking, locators.booking AS locator_booking
         FROM checkin.passengers LEFT JOIN checkin.locators USING (pnr)
@@ -136,27 +136,27 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "no check-in is cancelled for a cause after its flight has left",
+        "no check-in is cancelled for a cause after the departure of its flight",
         """
         SELECT checkin_id, flight_id, passenger_id, cancel_reason, check_ins.cancel_time, cancel_cause_time,
                departure_time
         FROM checkin.check_ins JOIN checkin.flights USING (flight_id)
         WHERE coalesce(cancel_cause_time, check_ins.cancel_time) > departure_time AND flights.cancel_time IS NULL
           AND cancel_reason <> 'PAYMENT_TIMEOUT'
-          -- The departure of a flight may be moved to an earlier time.
+          -- A departure that was moved to an earlier time may now be before the cancellation.
           AND times_revision = 1
         """,
         schemas=("checkin",),
     ),
     Invariant(
         16,
-        "a passenger of a confirmed booking keeps a seat when a check-in ends",
+        "a cancelled check-in does not release the seat of a confirmed booking",
         """
         SELECT checkin_id, check_ins.flight_id, check_ins.passenger_id, check_ins.seat_number, cancel_time
         FROM checkin.check_ins
         JOIN checkin.passengers USING (flight_id, passenger_id)
         WHERE check_ins.state = 'CANCELLED' AND passengers.booking IS NOT NULL AND passengers.type <> 'INFANT'
-          -- The flight and the seat service end seats themselves: those reasons say that the seat was lost before.
+          -- With these reasons the seat was released before, by the seat service or with the flight or booking.
           AND cancel_reason NOT IN ('SEAT_RELEASED', 'SEAT_NO_LONGER_FITS', 'FLIGHT_CANCELLED', 'BOOKING_CANCELLED')
           AND cancel_time < now() - interval '30 s'
           AND EXISTS (
@@ -169,7 +169,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "the seat service knows each passenger of a manifest as the manifest does",
+        "the seat service's copy of each passenger equals the manifest",
         """
         WITH listed AS (
             SELECT flight_id, passenger_id, passengers.pnr, cabin::text, type::text, cancel_time IS NOT NULL AS ended,
@@ -196,7 +196,7 @@ CHECK_IN_INVARIANTS: Final = (
                OR copy.ended <> coalesce(listed.ended, true)
                OR NOT copy.ended AND (
                    (copy.pnr, copy.cabin, copy.type) IS DISTINCT FROM (listed.pnr, listed.cabin, listed.type)
-                   -- No more than 8 needs are sent.
+                   -- At most 8 special services are sent.
                    OR cardinality(listed.needs) <= 8
                       AND ARRAY(SELECT unnest(copy.special_services) ORDER BY 1) <> listed.needs))
         """,
@@ -205,7 +205,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "the seat service knows when each flight of a manifest leaves",
+        "the seat service's copy of each departure time equals the manifest",
         """
         SELECT flight_id, flights.departure_time, departures.departure_time AS known_departure_time
         FROM checkin.flights LEFT JOIN seat.departures USING (flight_id)
@@ -220,7 +220,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "one passenger has completed check-in with a seat",
+        "no two completed check-ins of a flight have the same seat",
         """
         SELECT flight_id, seat_number, count(*) AS check_ins, max(update_time) AS update_time
         FROM checkin.check_ins WHERE state = 'COMPLETED' AND seat_number <> 'INF'
@@ -231,7 +231,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "a check-in is of a passenger of the manifest",
+        "the passenger of every check-in is on the manifest",
         """
         SELECT checkin_id, flight_id, passenger_id, state FROM checkin.check_ins
         WHERE state <> 'CANCELLED' AND NOT EXISTS (
@@ -242,7 +242,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "an infant has completed check-in no longer than its adult",
+        "a completed check-in of an infant has a completed check-in of its adult",
         """
         SELECT checkin_id, flight_id, passenger_id, accompanying_passenger_id
         FROM checkin.check_ins JOIN checkin.passengers USING (flight_id, passenger_id)
@@ -255,7 +255,7 @@ CHECK_IN_INVARIANTS: Final = (
     ),
     Invariant(
         10,
-        "no unpaid check-in outlives its deadline by more than 5 s",
+        "every unpaid check-in ends within 5 s of its payment deadline",
         """
         SELECT checkin_id, state, payment_deadline FROM checkin.check_ins
         WHERE state = 'WAITING_FOR_PAYMENT' AND fee_pay_time IS NULL AND payment_deadline < now() - interval '5 s'

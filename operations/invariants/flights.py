@@ -28,7 +28,7 @@ def _cancelled(schema: str, what: str, living: str) -> Invariant:
 FLIGHT_INVARIANTS: Final = (
     Invariant(
         3,
-        "a flight of the schedule has its seats",
+        "the seat service has every flight of the schedule, with the same layout and number of seats",
         """
         SELECT flight_id, flights.layout_id, seats.layout_id AS seats_layout_id, cabins.total_seats, seats.total_seats
         FROM flight.flights
@@ -41,7 +41,7 @@ FLIGHT_INVARIANTS: Final = (
     ),
     Invariant(
         3,
-        "the free seats that the schedule shows are those of the map, at most 5 s late",
+        "the schedule shows the number of free seats of the map, at most 5 s late",
         """
         SELECT flight_id, map.version AS map_version, counted.version AS counted_version,
                map.available, counted.available AS counted_available, map.change_time
@@ -51,23 +51,23 @@ FLIGHT_INVARIANTS: Final = (
             FROM seat.seats GROUP BY flight_id
         ) AS map
         JOIN (
-            -- What nobody has counted yet is all free.
+            -- In a cabin without a count yet, all seats are free.
             SELECT flight_id, coalesce(min(version), 1) AS version,
                    sum(coalesce(available_seats, total_seats)) AS available
             FROM flight.flight_cabins LEFT JOIN flight.seat_counts USING (flight_id, cabin)
             JOIN flight.flights USING (flight_id)
-            -- Of a cancelled flight nothing is for sale, whatever was counted.
+            -- A cancelled flight sells no seats, so its count does not matter.
             WHERE flights.state = 'SCHEDULED'
             GROUP BY flight_id
         ) AS counted USING (flight_id)
         WHERE counted.version > map.version
            OR counted.version = map.version AND counted.available <> map.available
            OR counted.version < map.version AND map.change_time < now() - interval '5 s'
-              -- That a change is to be announced at all is the seat service's business.
+              -- Only if the seat service has recorded the change for publication: another invariant checks that.
               AND EXISTS (
                   SELECT FROM seat.availability
                   WHERE availability.flight_id = map.flight_id AND availability.version = map.version)
-              -- The news is on its way.
+              -- Not while the event of the change is being published.
               AND NOT EXISTS (
                   SELECT FROM seat.outbox
                   WHERE routing_key = 'seat.availability.v1'
@@ -117,7 +117,7 @@ FLIGHT_INVARIANTS: Final = (
         """
         SELECT flight_id, state AS kind, booking_id::text AS id
         FROM booking.booking_flights JOIN booking.bookings USING (booking_id)
-        -- What becomes of a payment that runs is seen when it has ended.
+        -- A booking with a payment in progress ends after the payment.
         WHERE live AND state IN ('CREATED', 'SEATS_RESERVED', 'CONFIRMED')
         """,
     ),

@@ -24,20 +24,20 @@ LIMITS: Final = (
 GATEWAY_INVARIANTS: Final = (
     Invariant(
         13,
-        "an incident's block is its own source's, had begun, had not run out, and closes what was abused",
+        "the block of an incident has the same source and the scope of its kind, and was active at the detection",
         """
         SELECT incident_id, incidents.kind, incidents.source, detect_time, block_id, blocks.source AS blocked,
                scope, create_time, expire_time
         FROM gateway.incidents JOIN gateway.blocks USING (block_id)
         WHERE (incidents.source = blocks.source AND detect_time >= create_time AND detect_time < expire_time
-               -- Others may share the address that logins are guessed from.
+               -- A block for guessed logins covers only logins, because other clients may share the address.
                AND (scope = 'LOGIN') = (incidents.kind = 'LOGIN_GUESSING')) IS NOT TRUE
         """,
         schemas=("gateway",),
     ),
     Invariant(
         13,
-        "every block has the incident that it was made for",
+        "every block has the incident that caused it",
         """
         SELECT block_id, source, kind, create_time FROM gateway.blocks
         WHERE NOT EXISTS (
@@ -49,7 +49,7 @@ GATEWAY_INVARIANTS: Final = (
     ),
     Invariant(
         13,
-        "an incident is over its threshold, with at most ten things that show it",
+        "an incident exceeds its threshold and has 1 to 10 pieces of evidence",
         """
         SELECT incident_id, kind, source, count, threshold, window_seconds, cardinality(evidence) AS evidence
         FROM gateway.incidents
@@ -59,7 +59,7 @@ GATEWAY_INVARIANTS: Final = (
     ),
     Invariant(
         13,
-        "of the blocks that nobody lifted a source has one at a time of each scope",
+        "a source has at most one active block of each scope at a time",
         """
         SELECT earlier.source, earlier.scope, earlier.block_id, later.block_id AS also,
                earlier.expire_time, later.create_time
@@ -73,7 +73,7 @@ GATEWAY_INVARIANTS: Final = (
     ),
     Invariant(
         13,
-        "a block ends after it began, and a lifted one says by whom, why, and that it stood",
+        "a block ends after it begins, and a lifted block names who lifted it and why, and was active then",
         """
         SELECT block_id, source, create_time, expire_time, lift_time, lifted_by
         FROM gateway.blocks
@@ -92,7 +92,7 @@ GATEWAY_INVARIANTS: Final = (
         WHERE detect_time > now() - interval '72 hours'
           AND NOT EXISTS (
               SELECT FROM gateway.outbox
-              -- Written in one transaction. A serialized incident begins with its id: field 1, of 36 bytes.
+              -- One transaction writes both. A serialized incident begins with its id: field 1, of 36 bytes.
               WHERE outbox.routing_key = 'abuse.detected.v1' AND outbox.create_time = incidents.detect_time
                 AND position('\\x0a24'::bytea || convert_to(incident_id::text, 'UTF8') IN body) > 0)
         """,
@@ -100,7 +100,7 @@ GATEWAY_INVARIANTS: Final = (
     ),
     Invariant(
         13,
-        "every limit that the gateway starts with is there, and lets somebody call",
+        "every default limit exists and allows calls",
         f"""
         SELECT limit_id, requests_per_minute, burst
         FROM unnest('{{{",".join(LIMITS)}}}'::text[]) AS expected (limit_id) FULL JOIN gateway.limits USING (limit_id)

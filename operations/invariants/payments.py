@@ -15,11 +15,11 @@ MONEY_OF_INTENTS: Final = """
     FROM payment.intents
     LEFT JOIN (SELECT intent_id, count(*) AS times FROM payment.charges WHERE state = 'SUCCEEDED' GROUP BY intent_id)
         AS charges USING (intent_id)
-    -- What is being given back is as good as gone.
+    -- A requested refund counts like a completed one.
     LEFT JOIN (SELECT intent_id, sum(minor_units)::bigint AS minor_units FROM payment.refunds GROUP BY intent_id)
         AS refunds USING (intent_id)
     LEFT JOIN (
-        -- Flights that were cancelled after another had departed are paid for no more.
+        -- Without the fares of cancelled flights, which are refunded.
         SELECT payment_intent_id AS intent_id, sum(total_minor_units - CASE
                    WHEN refund_minor_units < total_minor_units THEN refund_minor_units ELSE 0 END)::bigint AS fare
         FROM booking.bookings WHERE state = 'CONFIRMED' GROUP BY payment_intent_id
@@ -37,12 +37,12 @@ MONEY_SCHEMAS: Final = ("payment", "booking", "checkin")
 PAYMENT_INVARIANTS: Final = (
     Invariant(
         9,
-        "money in = fares + fees + what is given back, of each intent",
+        "money taken = fares + fees + refunds, for each intent",
         f"""
         SELECT intent_id, reference, currency, taken, fare, fee, given_back
         FROM ({MONEY_OF_INTENTS}) AS money
         WHERE taken <> fare + fee + given_back
-          -- What has just changed is on its way to the others.
+          -- The booking and the check-in receive a change a moment later, by an event.
           AND update_time < now() - interval '30 s'
           AND NOT EXISTS (
               SELECT FROM booking.bookings
@@ -56,7 +56,7 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "every charge that was taken pays for its intent, or is given back",
+        "every successful charge pays its intent or is refunded",
         """
         SELECT key, intent_id, charges.number, provider_charge_id
         FROM payment.charges JOIN payment.intents USING (intent_id)
@@ -67,7 +67,7 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "an intent that is paid has exactly one charge that was taken for it",
+        "a paid intent has a successful charge that pays it, and no other intent has one",
         """
         SELECT intents.intent_id, intents.state, paid_charge
         FROM payment.intents
@@ -79,7 +79,7 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "what an intent says of its refunds is what its charge's refunds say",
+        "the refund amounts of an intent equal the sums of its charge's refunds",
         """
         SELECT intents.intent_id, intents.state, intents.minor_units, refund_minor_units, refunded_minor_units,
                asked.back, asked.done
@@ -98,7 +98,7 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "only taken money is given back",
+        "only successful charges are refunded",
         """
         SELECT charge_key, refunds.intent_id, charges.state FROM payment.refunds
         LEFT JOIN payment.charges ON charges.key = refunds.charge_key AND charges.intent_id = refunds.intent_id
@@ -108,7 +108,7 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "no charge is given back twice, in whole or in parts",
+        "the refunds of a charge never exceed its amount",
         """
         SELECT charge_key, intents.minor_units, sum(refunds.minor_units) AS back
         FROM payment.refunds JOIN payment.intents USING (intent_id)
@@ -118,7 +118,7 @@ PAYMENT_INVARIANTS: Final = (
     ),
     Invariant(
         9,
-        "an intent is what its history adds up to",
+        "an intent equals the result of its history",
         """
         SELECT intent_id, intents.state, intents.version, last.to_state, last.version AS last_version
         FROM payment.intents FULL JOIN (

@@ -45,7 +45,7 @@ def _described_seats() -> str:
 SEAT_INVARIANTS: Final = (
     Invariant(
         1,
-        "a held or confirmed seat has a hold, any other none",
+        "a seat has a hold exactly while it is held or confirmed",
         """
         SELECT flight_id, seat_number, state, hold_id FROM seat.seats
         WHERE (state IN ('HELD', 'CONFIRMED')) <> (hold_id IS NOT NULL)
@@ -53,7 +53,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         1,
-        "a seat passes from one hold to another only through a release",
+        "a held or confirmed seat is released before another hold gets it",
         """
         SELECT flight_id, seat_number, version, from_state, to_state, hold_id, hold_before
         FROM (
@@ -68,7 +68,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         1,
-        "a taken seat is in its hold in the same state, and the other way round",
+        "a seat and its hold agree on the state of the seat",
         """
         SELECT hold_id, flight_id, seat_number, seats.state AS seat_state, of_hold.state AS state_in_hold
         FROM (SELECT hold_id, flight_id, seat_number, state::text FROM seat.seats WHERE hold_id IS NOT NULL) AS seats
@@ -80,11 +80,11 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         1,
-        "the seats of a hold are as the hold is",
+        "the states of a hold's seats match the state of the hold",
         """
         SELECT hold_id, holds.state AS hold_state, flight_id, seat_number, of_hold.state AS state_in_hold
         FROM seat.holds FULL JOIN seat.hold_seats AS of_hold USING (hold_id)
-        -- Of a confirmed hold some seats may have been released, because their passengers moved. No hold is without.
+        -- A confirmed hold may have released seats, because their passengers moved. Every hold has a seat.
         WHERE coalesce(of_hold.state, 'NONE') <> ALL (
             CASE holds.state
                 WHEN 'HELD' THEN ARRAY['HELD']
@@ -110,7 +110,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         2,
-        "the versions of a seat are 1..n without gap",
+        "the versions of a seat are 1..n without a gap",
         """
         SELECT flight_id, seat_number, version, version_before
         FROM (
@@ -124,7 +124,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         2,
-        "each transition begins where the one before ended, the first at AVAILABLE",
+        "each transition of a seat starts in the end state of the previous one, the first in AVAILABLE",
         """
         SELECT flight_id, seat_number, version, from_state, state_before
         FROM (
@@ -138,7 +138,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         2,
-        "only legal transitions",
+        "every transition of a seat is legal",
         """
         SELECT flight_id, seat_number, version, from_state, to_state FROM seat.seat_events
         WHERE (from_state, to_state) NOT IN (
@@ -149,7 +149,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         2,
-        "a seat is what its ledger adds up to",
+        "a seat equals the result of its ledger",
         """
         SELECT flight_id, seat_number, seats.version, seats.state, seats.hold_id,
                coalesce(last.version, 0) AS ledger_version, coalesce(last.to_state, 'AVAILABLE') AS ledger_state,
@@ -165,7 +165,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         2,
-        "a seat is OFFERED as long as it has an offer",
+        "a seat is OFFERED exactly while it has an offer",
         """
         SELECT flight_id, seat_number, offered.state, offers.expire_time
         FROM (SELECT flight_id, seat_number, state FROM seat.seats WHERE state = 'OFFERED') AS offered
@@ -194,7 +194,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         4,
-        "nothing is confirmed at or after the end of its hold",
+        "no seat is confirmed at or after the expire time of its hold",
         """
         SELECT hold_id, NULL AS flight_id, NULL AS seat_number, confirm_time AS confirmed_at, expire_time
         FROM seat.holds
@@ -207,21 +207,21 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         4,
-        "no hold expires before its end, and no other seat is freed as expired",
+        "no hold expires before its expire time, and no other seat is released as EXPIRED",
         """
         SELECT hold_id, NULL AS flight_id, NULL AS seat_number, state, end_time AS freed_at, expire_time FROM seat.holds
         WHERE state = 'EXPIRED' AND (end_time >= expire_time) IS NOT TRUE
         UNION ALL
         SELECT hold_id, flight_id, seat_number, holds.state, event_time, expire_time
         FROM seat.seat_events LEFT JOIN seat.holds USING (hold_id)
-        -- A canceller may give any reason, also this one; only the service itself acts without a principal's colon.
+        -- A caller may cancel with the reason EXPIRED too. The actor of a caller has a colon, a service's own has none.
         WHERE reason = 'EXPIRED' AND strpos(actor, ':') = 0
           AND (holds.state = 'EXPIRED' AND event_time >= expire_time) IS NOT TRUE
         """,
     ),
     Invariant(
         4,
-        "no hold and no offer outlives its end by more than 5 s",
+        "no hold stays HELD and no offer remains for more than 5 s after its expire time",
         """
         SELECT 'hold' AS kind, hold_id::text AS id, expire_time FROM seat.holds
         WHERE state = 'HELD' AND expire_time < now() - interval '5 s'
@@ -233,7 +233,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         5,
-        "the seats of a hold are held, confirmed and freed in one transaction each",
+        "the seats of a hold are held in one transaction, confirmed in one, and released in one",
         """
         SELECT hold_id, step, array_agg(flight_id || ' ' || seat_number) AS seats,
                array_agg(transaction::text) AS transactions
@@ -241,8 +241,8 @@ SEAT_INVARIANTS: Final = (
             SELECT hold_id, flight_id, seat_number, transaction,
                    CASE WHEN to_state IN ('HELD', 'CONFIRMED') THEN to_state::text ELSE 'FREED' END AS step
             FROM seat.seat_events LEFT JOIN seat.holds USING (hold_id)
-            -- ChangeHoldSeats takes and frees seats between, and a passenger who moves or gives up a seat frees one of
-            -- several, before the hold ends with all that it still has.
+            -- Before the hold ends, ChangeHoldSeats may hold and release seats, and a passenger who moves to another
+            -- seat may release one of several. Only the releases at its end have to be one transaction.
             WHERE hold_id IS NOT NULL
               AND NOT ('HELD' IN (from_state, to_state) AND to_state <> 'CONFIRMED' AND reason = 'CHANGED')
               AND (to_state IN ('HELD', 'CONFIRMED') OR event_time >= holds.end_time)
@@ -252,7 +252,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         5,
-        "every seat of a hold was held for it",
+        "every seat of a hold has a HELD transition for this hold",
         """
         SELECT hold_id, flight_id, seat_number, of_hold.state AS state_in_hold
         FROM seat.hold_seats AS of_hold LEFT JOIN (
@@ -267,7 +267,7 @@ SEAT_INVARIANTS: Final = (
         """
         SELECT actor, request_id, flight_id, array_agg(seat_number) AS seats FROM seat.seat_events
         WHERE request_id IS NOT NULL GROUP BY actor, request_id, flight_id, seat_number
-        -- An answer is remembered for two days; after that the same id is another request.
+        -- A response is stored for two days. After that, the same id is a new request.
         HAVING count(*) > 1 AND max(event_time) - min(event_time) < interval '24 hours'
         UNION ALL
         SELECT actor, request_id, min(flight_id), array_agg(seat_number) FROM seat.seat_events
@@ -278,7 +278,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         6,
-        "a repeat of a request with an effect finds its first answer for 24 hours",
+        "the response of a request that changed a seat is stored for 24 hours",
         """
         SELECT DISTINCT seat_events.actor, seat_events.request_id FROM seat.seat_events
         LEFT JOIN seat.idempotency AS answer ON answer.principal = actor AND answer.key = request_id
@@ -287,11 +287,11 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         6,
-        "every hold that was answered is there",
+        "the hold of every stored response exists",
         """
         SELECT principal, key AS request_id, answered.hold_id
         FROM (
-            -- A serialized Hold begins with its id: field 1, of 36 bytes. No other answer begins with a UUID.
+            -- A serialized Hold begins with its id: field 1, of 36 bytes. No other response begins with a UUID.
             SELECT principal, key, encode(substring(response FROM 3 FOR 36), 'escape') AS hold_id
             FROM seat.idempotency WHERE substring(response FROM 1 FOR 2) = '\\x0a24'
         ) AS answered
@@ -303,7 +303,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         7,
-        "every confirmation and every release has its event",
+        "every confirmation and every release of a seat has its event",
         """
         SELECT flight_id, seat_number, version, from_state, to_state, event_id, outbox.routing_key
         FROM seat.seat_events LEFT JOIN seat.outbox USING (event_id)
@@ -317,7 +317,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         7,
-        "the counts last announced of a flight are those of its map",
+        "the seat counts that a flight last published match its map",
         """
         SELECT flight_id, map.version AS map_version, availability.version AS announced_version, map.change_time
         FROM (
@@ -327,23 +327,23 @@ SEAT_INVARIANTS: Final = (
         ) AS map
         FULL JOIN seat.availability USING (flight_id)
         WHERE map.version IS NULL OR availability.version > map.version
-           -- Of a flight that nobody ever touched nothing has to be told: all its seats are free.
+           -- A flight without any change has nothing to publish: all its seats are free.
            OR coalesce(availability.version, 1) < map.version
-              -- What the change's own process did not announce, the reconciler does: 200 flights in 5 s and a bit.
+              -- The reconciler publishes the counts that the process of the change did not: 200 flights in about 5 s.
               AND map.change_time < now() - interval '30 s' - interval '30 ms' * (SELECT count(*) FROM seat.flights)
         """,
         needs_service=True,
     ),
     Invariant(
         14,
-        "no passenger who may have no seat on a flight has one",
+        "no passenger without an entitlement to a seat has one",
         """
         SELECT flight_id, passenger_id, of_hold.seat_number, of_hold.state, passengers.ended, passengers.type,
                passengers.update_time
         FROM seat.passengers JOIN seat.hold_seats AS of_hold USING (flight_id, passenger_id)
         LEFT JOIN seat.holds USING (hold_id) LEFT JOIN seat.departures USING (flight_id)
         WHERE (passengers.ended OR passengers.type = 'INFANT')
-          -- A hold that had lapsed before is the sweeper's; a confirmed seat of a flight that has left stays.
+          -- The sweeper ends a hold that had lapsed before. A confirmed seat of a departed flight stays confirmed.
           AND (of_hold.state = 'HELD' AND holds.expire_time > passengers.update_time
                OR of_hold.state = 'CONFIRMED'
                   AND (departures.departure_time <= passengers.update_time + interval '5 s') IS NOT TRUE)
@@ -351,7 +351,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "every seat fits the cabin and the needs of its passenger",
+        "every seat is eligible for the cabin and the special services of its passenger",
         f"""
         SELECT flight_id, passenger_id, of_hold.seat_number, of_hold.state, passengers.cabin, passengers.type,
                passengers.special_services, described.cabin AS seat_cabin, described.exit_row, described.infant_allowed
@@ -371,7 +371,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "nothing is held, confirmed or offered on a flight that has left",
+        "no seat is held, confirmed or offered after the departure of its flight",
         """
         SELECT flight_id, seat_number, to_state, event_time, departure_time FROM seat.seat_events
         JOIN seat.departures USING (flight_id)
@@ -381,7 +381,7 @@ SEAT_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "no hold outlives the departure of its flight by more than 5 s",
+        "no hold stays HELD for more than 5 s after the departure of its flight",
         """
         SELECT hold_id, flight_id, of_hold.seat_number, expire_time, departure_time
         FROM seat.departures JOIN seat.hold_seats AS of_hold USING (flight_id) JOIN seat.holds USING (hold_id)

@@ -16,7 +16,7 @@ def _of(service: str) -> tuple[Invariant, ...]:
     return (
         Invariant(
             7,
-            f"no event of {service} waits for its publication for more than 30 s",
+            f"every event of {service} is published within 30 s",
             f"""
             SELECT event_id, routing_key, create_time FROM {service}.outbox
             WHERE publish_time IS NULL AND create_time < now() - interval '30 s'
@@ -32,7 +32,7 @@ def _of(service: str) -> tuple[Invariant, ...]:
         ),
         Invariant(
             10,
-            f"every timer of {service} that is due is taken within 5 s",
+            f"every due timer of {service} is tried within 5 s",
             f"""
             SELECT name, subject, due_time, try_time, tries, last_error FROM {service}.timers
             WHERE fire_time IS NULL AND try_time < now() - interval '5 s'

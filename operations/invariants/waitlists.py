@@ -41,7 +41,7 @@ _SET_AHEAD_OR_LATE: Final = "due_time NOT BETWEEN now() - interval '5 s' AND now
 WAITLIST_INVARIANTS: Final = (
     Invariant(
         14,
-        "no entry waits or has an offer more than 5 s after check-in has closed",
+        "every entry ends within 5 s of the close of check-in",
         f"""
         SELECT entry_id, flight_id, entries.state, departure_time - closes_before AS close_time
         FROM waitlist.entries
@@ -54,7 +54,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "each entry that waits or has an offer is of a passenger of the manifest who needs a seat",
+        "every waiting or offered entry belongs to a passenger of the manifest who needs a seat",
         """
         SELECT entry_id, flight_id, entries.passenger_id, entries.owner, passengers.pnr, passengers.type
         FROM waitlist.entries
@@ -69,7 +69,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "no entry waits or has an offer for a booking that was cancelled more than 10 s ago",
+        "every entry of a cancelled booking ends within 10 s",
         """
         SELECT entry_id, entries.flight_id, entries.passenger_id, bookings.booking_id, bookings.update_time
         FROM waitlist.entries
@@ -83,7 +83,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         14,
-        "no timer of the waitlist waits for a flight whose check-in has closed",
+        "no timer of the waitlist remains for a flight whose check-in has closed",
         f"""
         SELECT name, subject, due_time, flights.flight_id
         FROM waitlist.timers
@@ -99,7 +99,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         8,
-        "an offer that is withdrawn ends within 30 s",
+        "a withdrawn offer ends within 30 s",
         """
         SELECT entry_id, flight_id, withdrawal, due_time FROM waitlist.entries
         LEFT JOIN waitlist.timers ON name = 'withdraw' AND subject = entry_id::text AND fire_time IS NULL
@@ -111,7 +111,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         8,
-        "an entry that is matched with a seat has a timer that claims it",
+        "a waiting entry that is matched with a seat has a timer that claims the seat",
         """
         SELECT entry_id, flight_id, seat_number, match_time FROM waitlist.entries
         WHERE state = 'WAITING' AND claim_id IS NOT NULL AND match_time < now() - interval '30 s'
@@ -121,10 +121,15 @@ WAITLIST_INVARIANTS: Final = (
         needs_service=True,
         schemas=("waitlist",),
     ),
-    Invariant(8, "no older entry that wants a seat is overtaken", _OVERTAKEN, schemas=("waitlist",)),
     Invariant(
         8,
-        "a seat is matched with one entry at a time, and a hold serves one entry",
+        "no seat is matched with a younger entry while an older one is eligible for it",
+        _OVERTAKEN,
+        schemas=("waitlist",),
+    ),
+    Invariant(
+        8,
+        "a seat is matched with at most one entry at a time, and a hold belongs to at most one entry",
         """
         SELECT flight_id, seat_number, array_agg(entry_id) AS entries FROM waitlist.entries
         WHERE state = 'WAITING' AND claim_id IS NOT NULL GROUP BY flight_id, seat_number HAVING count(*) > 1
@@ -136,7 +141,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         8,
-        "an assigned entry's hold was confirmed for its passenger",
+        "the hold of an assigned entry was confirmed for its passenger",
         """
         SELECT entry_id, entries.flight_id, entries.passenger_id, entries.seat_number, entries.hold_id
         FROM waitlist.entries
@@ -150,7 +155,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         8,
-        "a free seat and a waiting entry that wants it never coexist for more than 10 s",
+        "no free seat and eligible waiting entry coexist for more than 10 s",
         """
         SELECT seats.flight_id, seats.seat_number, seats.state, seats.update_time, waiting.entry_id
         FROM seat.seats
@@ -171,7 +176,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         8,
-        "an entry is what its history adds up to",
+        "an entry equals the result of its history",
         """
         SELECT entry_id, entries.state, entries.version, last.to_state, last.version AS last_version
         FROM waitlist.entries FULL JOIN (
@@ -192,7 +197,7 @@ WAITLIST_INVARIANTS: Final = (
     ),
     Invariant(
         8,
-        "the seat service knows whether anybody waits",
+        "the seat service knows for each flight whether its waitlist is open",
         """
         SELECT flights.flight_id, flights.open, flights.revision, flights.told_revision, known.waitlist_open
         FROM waitlist.flights JOIN seat.flights AS known USING (flight_id)

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
-from operations import demo
-from operations.gateway import GatewayAway
+from operations.demo import passengers
+from operations.gateway_client import GatewayUnavailable
 from operations.journeys.steps import (
     ALWAYS_SUCCEEDS,
     PAYMENT_SECONDS,
@@ -41,9 +41,9 @@ HEAVY_GRAMS: Final = 31_000
 
 
 async def travel(gateway_url: str, flight_id: str | None, *, passed: Passed, patience: float) -> None:
-    """Makes both journeys and cancels everything at the end. Raises JourneyFailed or GatewayAway."""
+    """Makes both journeys and cancels everything at the end. Raises JourneyFailed or GatewayUnavailable."""
     async with AsyncExitStack() as undo:
-        first_person, second_person = await demo.candidates(2, flight_id=flight_id)
+        first_person, second_person = await passengers.candidates(2, flight_id=flight_id)
         first = await Traveller.log_in(gateway_url, first_person)
         second = await Traveller.log_in(gateway_url, second_person)
         hold_id, seat = await _hold(first)
@@ -101,7 +101,7 @@ async def _declare_heavy_bags(traveller: Traveller, checkin_id: str) -> str:
     step(
         "31 kg",
         answer,
-        f"{answer.body['excessGrams']} g too much: {money_text(fee)} until {answer.body['paymentDeadline']}",
+        f"{answer.body['excessGrams']} g over the allowance: {money_text(fee)} until {answer.body['paymentDeadline']}",
     )
     return str(answer.body["paymentIntentId"])
 
@@ -136,7 +136,7 @@ async def _waiting(traveller: Traveller, seat: str) -> AsyncIterator[str]:
     try:
         yield entry_id
     finally:
-        with suppress(GatewayAway):
+        with suppress(GatewayUnavailable):
             await traveller.gateway.send(f"/v1/waitlist/{entry_id}/leave", {})
 
 
@@ -152,11 +152,11 @@ async def _assigned(traveller: Traveller, entry_id: str, seat: str, patience: fl
         lambda: traveller.gateway.get(f"/v1/waitlist/{entry_id}"),
         lambda body: body.get("state") == "ASSIGNED",
         WAITLIST_SECONDS * patience,
-        "the freed seat did not reach the waitlist",
+        "the released seat was not assigned to the waiting passenger",
     )
     expect("assigned", answer, seatNumber=seat)
     took = (time.perf_counter() - began) * 1000
-    line("assigned", str(answer.status), f"{seat} is {traveller.person.last_name}'s now", took)
+    line("assigned", str(answer.status), f"{seat} is assigned to {traveller.person.last_name}", took)
 
 
 async def _refunded(traveller: Traveller, intent_id: str, patience: float) -> None:
@@ -167,4 +167,4 @@ async def _refunded(traveller: Traveller, intent_id: str, patience: float) -> No
         "the fee of the cancelled check-in was not refunded",
     )
     amount = answer.body["amount"]
-    step("refund", answer, f"{money_text(amount)} went back")
+    step("refund", answer, f"{money_text(amount)} refunded")

@@ -17,8 +17,8 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from operations.demo import Candidate
-from operations.gateway import Answer, Gateway, GatewayAway
+from operations.demo.passengers import Candidate
+from operations.gateway_client import Answer, Gateway, GatewayUnavailable
 from operations.journeys.steps import (
     ALWAYS_SUCCEEDS,
     EVENT_SECONDS,
@@ -37,7 +37,7 @@ from operations.journeys.steps import (
     step,
     until,
 )
-from operations.token import mint
+from operations.tokens import mint
 
 Flight: TypeAlias = dict[str, Any]
 Seats: TypeAlias = dict[str, str]
@@ -83,7 +83,7 @@ class Booking:
 
 
 async def travel(gateway_url: str, *, passed: Passed, patience: float) -> None:
-    """Makes the journey and cancels everything at the end. Raises JourneyFailed or GatewayAway."""
+    """Makes the journey and cancels everything at the end. Raises JourneyFailed or GatewayUnavailable."""
     customer = await _become_customer(gateway_url)
     flights, itinerary_id = await _search(customer)
     async with AsyncExitStack() as undo:
@@ -204,7 +204,7 @@ async def _booked(customer: Gateway, itinerary_id: str) -> AsyncIterator[Booking
         step("book again", again, "the same Idempotency-Key, the same booking")
         yield booking
     finally:
-        with suppress(GatewayAway, JourneyFailed):
+        with suppress(GatewayUnavailable, JourneyFailed):
             await _give_up(booking)
 
 
@@ -240,7 +240,7 @@ async def _change_seats(booking: Booking, flights: Sequence[Flight]) -> Booking:
     if changed.seats != {seat["flightId"]: seat["seatNumber"] for seat in wanted}:
         raise JourneyFailed(f"change seats: asked for {wanted}, got {answer.body['seats']}")
     if _time(changed.body["expireTime"]) <= _time(booking.body["expireTime"]):
-        raise JourneyFailed(f"change seats: the timer is not full again: {answer.body['expireTime']}")
+        raise JourneyFailed(f"change seats: the expire time is not later: {answer.body['expireTime']}")
     step("change seats", answer, f"{_seats(changed)} until {answer.body['expireTime']}")
     return changed
 
@@ -308,7 +308,7 @@ async def _check_in_cancelled(traveller: Traveller, checkin_id: str, patience: f
         lambda: traveller.gateway.get(f"/v1/checkins/{checkin_id}"),
         lambda body: body.get("state") == "CANCELLED",
         EVENT_SECONDS * patience,
-        "the check-in of the cancelled booking goes on",
+        "the check-in of the cancelled booking was not cancelled",
     )
     step("check-in", answer, f"on {traveller.person.flight_id} it is {answer.body['state']}")
 
@@ -320,7 +320,7 @@ async def _refunded(booking: Booking, patience: float) -> None:
         PAYMENT_SECONDS * patience,
         "the fare of the cancelled booking was not refunded",
     )
-    step("refund", answer, f"{money_text(answer.body['total'])} went back at {answer.body['refundTime']}")
+    step("refund", answer, f"{money_text(answer.body['total'])} refunded at {answer.body['refundTime']}")
 
 
 def _seats(booking: Booking) -> str:

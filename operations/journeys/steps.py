@@ -15,9 +15,9 @@ from urllib.parse import quote
 from google.protobuf import json_format
 from google.type import money_pb2
 
-from operations.demo import Candidate
-from operations.gateway import Answer, Gateway, GatewayAway
-from operations.stack import address_of
+from operations.demo.passengers import Candidate
+from operations.gateway_client import Answer, Gateway, GatewayUnavailable
+from operations.local_stack import address_of
 from services.money import text_of_money
 
 # At P95 the map shows a change within 1 s (SEAT-12), and the waitlist assigns a freed seat within 10 s (WL-3).
@@ -94,7 +94,7 @@ async def checked_in(traveller: Traveller, hold_id: str | None) -> AsyncIterator
     try:
         yield checkin_id
     finally:
-        with suppress(GatewayAway):
+        with suppress(GatewayUnavailable):
             await traveller.gateway.send(f"/v1/checkins/{checkin_id}/cancel", {"reason": "JOURNEY"})
 
 
@@ -110,7 +110,7 @@ async def declare_light_bags(traveller: Traveller, checkin_id: str, seat: str) -
 async def show_boarding_pass(traveller: Traveller, checkin_id: str, seat: str) -> None:
     """Prints the boarding pass as a barcode and as text, and saves its picture."""
     from checkin_service.boarding import barcodes
-    from deploy.local.stack import home_of
+    from deploy.local.home import home_of
 
     path = f"/v1/checkins/{checkin_id}/boardingpass"
     answer = await traveller.gateway.get(path)

@@ -21,7 +21,7 @@ from flight_service import schedule
 from flight_service.aircraft import AIRCRAFT
 from flight_service.flights import NewFlight
 from flight_service.schedule import Leg
-from operations.airline import TIMETABLE
+from operations.demo.airline import TIMETABLE
 from services import airports
 from services.airports import Airport
 

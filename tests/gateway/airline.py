@@ -21,13 +21,14 @@ from skyhigh.waitlist.v1.waitlist_service_pb2_grpc import WaitlistServiceStub
 from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
 from deploy.local.process import free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks import mail, payment_provider, weight
 from flight_service.service import FLIGHT_SERVICE
-from gateway.rate_limit.service import GATEWAY_SERVICE
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.guard.service import GATEWAY_SERVICE
+from gateway.guard.settings import RateLimits
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from payment_service.service import PAYMENT_SERVICE
 from tests.callers import ISSUER, Callers
 from tests.instances import running

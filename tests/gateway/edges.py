@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deploy.local.process import free_ports
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import ADDRESSES, GatewaySettings
+from gateway.guard.settings import RateLimits
+from gateway.settings import ADDRESSES, GatewaySettings
 from tests.callers import ISSUER
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from schemathesis.core.failures import AcceptedNegativeData, Failure, ServerErro
 from schemathesis.engine import events, from_schema
 from schemathesis.openapi.checks import RejectedPositiveData, UnsupportedMethodResponse
 
+from gateway.descriptors import DESCRIPTORS
 from gateway.openapi.api import Api
 from gateway.openapi.callers import ROLES
-from gateway.render import DESCRIPTORS
 from gateway.upstreams import UPSTREAMS
 from services.rpcs import Rpc
 

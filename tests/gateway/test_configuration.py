@@ -17,17 +17,12 @@ from pydantic import ValidationError
 from skyhigh.gateway.v1.error_reason_pb2 import ErrorReason
 from skyhigh.options.v1 import rpc_pb2
 
+from gateway.descriptors import json_bindings, read_descriptors
 from gateway.edge_errors import EDGE_ERRORS
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import (
-    ExposureError,
-    GatewaySettings,
-    check,
-    json_bindings,
-    path_regex,
-    read_descriptors,
-    render,
-)
+from gateway.guard.settings import RateLimits
+from gateway.render import check, render
+from gateway.routes import ExposureError, path_regex
+from gateway.settings import GatewaySettings
 from gateway.upstreams import UPSTREAMS
 from services.rpcs import DeclarationError, Effect, Rpc
 

@@ -26,8 +26,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.guard.settings import RateLimits
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from tests.dates import DAY, flight_id
 from tests.system.faults.proxy import Conditions, Cut, Proxy, listening
 from tests.waiting import eventually

@@ -21,11 +21,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from gateway.descriptors import DESCRIPTORS, json_bindings, read_descriptors
 from gateway.openapi import document, page
 from gateway.openapi.api import Api
 from gateway.openapi.examples import EXAMPLES
 from gateway.openapi.rules import UnknownRuleError
-from gateway.render import DESCRIPTORS, json_bindings, read_descriptors
 from gateway.upstreams import UPSTREAMS
 from services.validation import validate
 from tests.gateway.conftest import Gateway

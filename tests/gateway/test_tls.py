@@ -24,10 +24,12 @@ from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from deploy.local.certificates import Authority
 from deploy.local.process import answers, free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, complaints, write
+from gateway.guard.settings import RateLimits
+from gateway.render import write
+from gateway.settings import GatewaySettings
+from gateway.validation import faults
 from seat_service.service import SEAT_SERVICE
 from services import app, tls
 from services.tls_identity import VARIABLES, Identity
@@ -200,7 +202,7 @@ async def edge(world: World, others: Others, tmp_path_factory: pytest.TempPathFa
 
 
 def test_envoy_accepts_the_tls_configuration_without_a_warning(edge: SecureEdge) -> None:
-    assert complaints(edge.config) == []
+    assert faults(edge.config) == []
 
 
 async def test_json_works_with_tls_on_both_sides(edge: SecureEdge) -> None:
@@ -287,7 +289,7 @@ async def test_replaced_certificates_are_used_without_a_restart(edge: SecureEdge
     [
         ({"gateway_tls_certificate": "edge.pem"}, "both are given, or none"),
         ({"gateway_tls_key": "edge_key.pem"}, "both are given, or none"),
-        ({"gateway_tls_certificate": "edge.pem", "gateway_tls_key": "seat_key.pem"}, "do not fit"),
+        ({"gateway_tls_certificate": "edge.pem", "gateway_tls_key": "seat_key.pem"}, "do not belong together"),
         ({"tls_certificate": "edge.pem", "tls_key": "edge_key.pem"}, "all three are given, or none"),
         (
             {"tls_certificate": "edge.pem", "tls_key": "seat_key.pem", "tls_authority": "authority.pem"},

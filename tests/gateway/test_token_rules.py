@@ -13,7 +13,9 @@ import yaml
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
-from gateway.render import GatewaySettings, read_descriptors, render
+from gateway.descriptors import read_descriptors
+from gateway.render import render
+from gateway.settings import GatewaySettings
 from services.auth import CLOCK_SKEW_SECONDS, TOKEN_PREFIXES
 from tests.conftest import World
 from tests.dates import flight_id

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import pytest
 
+from deploy.local.port_table import PORT_SPAN
 from deploy.local.process import port_is_free
-from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.process_table import processes_of
+from deploy.local.stack import Stack
 from deploy.local.supervisor import Supervisor
-from operations import demo, flights
-from operations.start import JOURNEY_DAYS as DAYS
-from operations.start import SCHEDULE_SECONDS
+from operations import schedule
+from operations.commands.stack import JOURNEY_DAYS as DAYS
+from operations.commands.stack import SCHEDULE_SECONDS
+from operations.demo import loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ async def airline(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Air
         patch.setenv("SKYHIGH_DRAIN_NOTICE_SECONDS", "0")
         stack = Stack.from_environment()
         stack.signing_keys.ensure()
-        async with Supervisor(stack.processes(), logs=home / "logs") as supervisor:
+        async with Supervisor(processes_of(stack), logs=home / "logs") as supervisor:
             for name, value in stack.addresses.items():
                 patch.setenv(name, value)
-            await demo.load_all()
-            await flights.rolled(DAYS, within_seconds=SCHEDULE_SECONDS)
+            await loading.load_all()
+            await schedule.wait_for_schedule(DAYS, within_seconds=SCHEDULE_SECONDS)
             yield Airline(stack, supervisor)
         stack.servers.remove()
 

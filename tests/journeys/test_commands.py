@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 from typer.testing import CliRunner
 
-from operations import verify
 from operations.__main__ import app
-from operations.gateway import Gateway
-from operations.token import mint
+from operations.gateway_client import Gateway
+from operations.tokens import mint
+from operations.verify.check import check
+from operations.verify.figures import money
 from tests.dates import day
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually
@@ -104,7 +105,7 @@ async def test_flights_are_found_listed_and_shown(airline: Airline, route: Route
         (["flights", "cancel", "NOSUCH-1"], "NOT_FOUND"),
         (["flights", "search", "FRA", "FRA"], "destination"),
         (["flights", "search", "FRA", "LIS", "--date", PAST], "date"),
-        (["bookings", "show", "7d"], "'7d' is no UUID"),
+        (["bookings", "show", "7d"], "'7d' is not a UUID"),
         (["bookings", "show", "00000000-0000-4000-8000-000000000000"], "NOT_FOUND"),
     ],
 )
@@ -113,9 +114,9 @@ async def test_what_is_not_there_is_named(airline: Airline, arguments: list[str]
 
 
 async def test_nothing_to_show_is_said(airline: Airline) -> None:
-    assert "There is no such flight." in await skyhigh("flights", "list", "--origin", "KEF", "--date", PAST)
+    assert "No flight was found." in await skyhigh("flights", "list", "--origin", "KEF", "--date", PAST)
     search = ("flights", "search", "KEF", "FAO", "--date", day(300))
-    assert "There is no way from KEF to FAO" in await skyhigh(*search)
+    assert "No itinerary from KEF to FAO" in await skyhigh(*search)
 
 
 async def paid_booking(airline: Airline, route: Route) -> tuple[Gateway, str]:
@@ -174,7 +175,7 @@ async def test_a_cancelled_flight_takes_its_bookings_with_it_and_gives_the_money
     async def nothing_is_violated() -> bool:
         connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
         try:
-            findings = await verify.check(connection, None)
+            findings = await check(connection, None)
         finally:
             await connection.close()
         return not [finding for finding in findings if finding.violations]
@@ -186,7 +187,7 @@ async def test_the_money_is_added_up(airline: Airline, route: Route) -> None:
     await paid_booking(airline, route)
     connection = await asyncpg.connect(airline.stack.addresses["SKYHIGH_DATABASE_URL"])
     try:
-        figures = await verify.money(connection)
+        figures = await money(connection)
     finally:
         await connection.close()
     assert figures

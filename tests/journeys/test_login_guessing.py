@@ -21,8 +21,8 @@ from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
 from checkin_service.settings import CheckInSettings
 from gateway.limits import DEFAULTS
-from operations import demo
-from operations.abuse import Metadata, ask
+from operations.connections import Metadata, ask
+from operations.demo import passengers
 from tests.journeys.conftest import Airline
 from tests.waiting import eventually
 
@@ -79,7 +79,7 @@ async def set_login_limit(airline: Airline, *, requests_per_minute: int, burst: 
     async def set_limit(admin: GatewayAdminStub, metadata: Metadata) -> None:
         await admin.SetLimit(request, metadata=metadata)
 
-    await ask(set_limit)
+    await ask("gateway", GatewayAdminStub, set_limit)
     async with httpx.AsyncClient(base_url=airline.gateway_url) as client:
 
         async def holds() -> bool:
@@ -121,7 +121,7 @@ async def test_from_one_address_no_more_than_its_limit_is_looked_at(airline: Air
 
 async def test_from_many_addresses_a_pnr_is_tried_no_more_than_its_limit(airline: Airline) -> None:
     answers = Answers()
-    persons = await demo.candidates(4)
+    persons = await passengers.candidates(4)
     targets = [(person.pnr, "Wrongname") for person in persons]
     pairs = [targets[n % len(targets)] for n in range(GUESSES // AT_ONCE)]
     await asyncio.gather(*(guess(airline, f"127.0.7.{n + 1}", pairs, answers) for n in range(AT_ONCE)))
@@ -131,7 +131,7 @@ async def test_from_many_addresses_a_pnr_is_tried_no_more_than_its_limit(airline
 
 async def test_a_wrong_name_and_a_wrong_pnr_are_one_answer_in_one_time(airline: Airline) -> None:
     answers = Answers()
-    persons = await demo.candidates(15)
+    persons = await passengers.candidates(15)
     pairs = [pair for person in persons for pair in ((person.pnr, "Wrongname"), (nobody(), "Smith"))]
     await asyncio.gather(*(guess(airline, f"127.0.9.{n + 1}", pairs[n * 10 : n * 10 + 10], answers) for n in range(3)))
     assert answers.statuses == {(404, "TRIP_NOT_FOUND"): len(pairs)}

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import pytest
 
-from deploy.local.stack import PORT_SPAN, PORTS, SERVICES, Stack
+from deploy.local.port_table import PORT_SPAN, PORTS
+from deploy.local.services import SERVICES
+from deploy.local.stack import Stack
 from tests.gateway.console import Example, Terminal, difference, examples
 from tests.waiting import eventually
 

@@ -17,11 +17,11 @@ from skyhigh.gateway.v1 import gateway_admin_pb2 as pb
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 
 from deploy.local.process import Process, free_ports, serves_grpc
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
+from gateway.guard.service import GATEWAY_SERVICE
+from gateway.guard.settings import RateLimits
 from gateway.limits import ANY_CLASS, DEFAULTS, PUBLIC_CLASSES, Key, Limit
-from gateway.rate_limit.service import GATEWAY_SERVICE
-from gateway.rate_limit.settings import RateLimits
 from gateway.render import write
 from tests.callers import Caller, Callers, a_few_at_once
 from tests.dates import new_flight_id

@@ -19,8 +19,8 @@ from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
 from deploy.local.process import free_ports
+from gateway.guard.settings import RateLimits
 from gateway.limits import DEFAULTS
-from gateway.rate_limit.settings import RateLimits
 from tests.callers import Caller, Callers, refused
 from tests.conftest import World
 from tests.dates import flight_id

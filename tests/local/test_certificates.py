@@ -16,8 +16,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from deploy.local.certificates import RENEWED_BEFORE_DAYS, VALID_DAYS, Authority
 from deploy.local.process import Process
-from deploy.local.stack import EDGE, OPERATIONS, SERVICES, Service, Stack
-from gateway.render import GatewaySettings
+from deploy.local.process_table import processes_of
+from deploy.local.services import SERVICES, Service
+from deploy.local.stack import EDGE, OPERATIONS, Stack
+from gateway.settings import GatewaySettings
 from gateway.tls import Shown
 from services.tls_identity import VARIABLES, identity_of_files
 
@@ -29,7 +31,7 @@ def certificate_of(path: Path) -> x509.Certificate:
 
 def process(stack: Stack, name: str) -> Process:
     """Returns a process of the stack by name."""
-    return next(process for process in stack.processes() if process.name == name)
+    return next(process for process in processes_of(stack) if process.name == name)
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ async def test_the_gateway_shows_its_certificate_to_both_sides(secure: Stack, mo
         for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
 
-    monkeypatch.setattr("deploy.local.stack._run", render)
+    monkeypatch.setattr("deploy.local.process_table._run", render)
     prepare = process(secure, "gateway").prepare
     assert prepare is not None
     await prepare()
@@ -169,7 +171,7 @@ def test_without_tls_nobody_is_told_of_certificates(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert plain.addresses["SKYHIGH_GATEWAY_URL"].startswith("http://")
     assert "SKYHIGH_CA" not in plain.addresses
-    told = {name for each in plain.processes() for name in each.environment}
+    told = {name for each in processes_of(plain) for name in each.environment}
     assert not told & {*VARIABLES, "SKYHIGH_MOCK_PROVIDER_WEBHOOK_AUTHORITY"}
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from deploy.local.proc import start_ticks
 from deploy.local.report import Report
 from deploy.local.supervisor import State, Status
-from operations import start
+from operations import supervision
 from operations.__main__ import app
 
 Usage = namedtuple("Usage", "total used free")
@@ -43,7 +43,7 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Following:
 
         @command.command()
         def run() -> None:
-            start._follow(first, [status.name])
+            supervision._follow(first, [status.name])
 
         return CliRunner().invoke(command)
 
@@ -96,14 +96,14 @@ def test_a_supervisor_that_ended_ends_it(following: Following, tmp_path: Path) -
 def test_a_process_that_is_never_ready_ends_it_with_its_probes_error(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "START_SECONDS", 0)
+    monkeypatch.setattr(supervision, "START_SECONDS", 0)
     line = line_of(following(Status("postgres", 17432, State.STARTING, trouble="SSL is required")))
     assert line.startswith("skyhigh: postgres is not ready after 0 s: SSL is required. `skyhigh logs postgres`")
 
 
 def test_a_slow_process_says_what_it_waits_for(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "WAITING_SECONDS", -1)
-    monkeypatch.setattr(start, "START_SECONDS", 0.3)
+    monkeypatch.setattr(supervision, "WAITING_SECONDS", -1)
+    monkeypatch.setattr(supervision, "START_SECONDS", 0.3)
     result = following(Status("rabbitmq", 17672, State.STARTING, trouble="connection refused"))
     assert "  rabbitmq      starting for" in result.stdout
     assert "connection refused" in result.stdout

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import ports
 from deploy.local.ports import Reservations, holders, listened_on, obstacle, outgoing_range, shared
 from deploy.local.process import LOOPBACK, free_ports
+from deploy.local.process_table import processes_of
 from deploy.local.stack import Stack
 from tests.waiting import eventually
 
@@ -66,7 +68,7 @@ def test_the_near_end_of_a_connection_is_no_listener() -> None:
 def test_a_connection_that_keeps_a_server_from_its_port_is_named() -> None:
     with connection() as port, listener() as another:
         assert obstacle([port, another]).startswith("a connection of ")
-        assert f"pid {os.getpid()} has port {port} for its near end" in obstacle([port, another])
+        assert f"pid {os.getpid()} uses port {port} as its local port" in obstacle([port, another])
         assert obstacle([another]) == ""
 
 
@@ -146,7 +148,7 @@ def conflicts(home: Path, text: object, **given: str) -> list[str]:
     Another process may have taken a port of the base meanwhile, which is no matter of the test.
     """
     stack = Stack.from_environment({"SKYHIGH_HOME": str(home), "SKYHIGH_PORT_BASE": free_base(), **given})
-    return [conflict for conflict in stack.port_conflicts(stack.processes()) if str(text) in conflict]
+    return [conflict for conflict in ports.conflicts(processes_of(stack)) if str(text) in conflict]
 
 
 def free_base() -> str:

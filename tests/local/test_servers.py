@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.secrets import Secrets
-from deploy.local.servers import ServerPorts, Servers
+from deploy.local.servers.private import ServerPorts, Servers
 from tests.conftest import World
 
 
@@ -24,5 +24,5 @@ async def test_a_list_of_processes_says_which_stack_a_broker_belongs_to(world: W
 @pytest.mark.parametrize("name", ["two words", "a -detached", "one +S 1", "star*", "quote'"])
 def test_a_path_that_the_brokers_script_would_split_is_not_passed(tmp_path: Path, name: str) -> None:
     servers = Servers(folder=tmp_path / name, ports=ServerPorts.free(), secrets=Secrets(tmp_path / "s"), services=())
-    arguments = servers.rabbitmq().environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+    arguments = servers.rabbitmq.process().environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
     assert arguments == "-kernel inet_dist_use_interface {127,0,0,1}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.process_table import processes_of
 from deploy.local.sources import ROOT, digests, edited, newest_file
 from deploy.local.stack import Stack
 
@@ -64,7 +65,7 @@ def test_what_tools_write_and_people_read_is_no_edit(repository: Path, name: str
 
 def test_each_process_of_ours_names_sources_that_exist(tmp_path: Path) -> None:
     stack = Stack.from_environment({"SKYHIGH_HOME": str(tmp_path)})
-    ours = {process.name: process.sources for process in stack.processes() if process.sources}
+    ours = {process.name: process.sources for process in processes_of(stack) if process.sources}
     assert len(ours) == 11
     assert all((ROOT / part).exists() for parts in ours.values() for part in parts)
     assert ours["seat"] == ("seat_service", "services", "gen")

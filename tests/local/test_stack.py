@@ -13,12 +13,16 @@ from joserfc.jwk import KeySet
 
 from booking_service.settings import BookingSettings
 from checkin_service.settings import CheckInSettings
+from deploy.local.port_table import PORT_SPAN
 from deploy.local.process import Process
+from deploy.local.process_table import processes_of
 from deploy.local.secrets import SigningKeys
-from deploy.local.servers import POSTGRES_SETTINGS, broker_permissions
-from deploy.local.stack import AUDIENCE, ISSUER, PORT_SPAN, SERVICES, Stack
+from deploy.local.servers.postgres import POSTGRES_SETTINGS
+from deploy.local.servers.rabbitmq import broker_permissions
+from deploy.local.services import SERVICES
+from deploy.local.stack import AUDIENCE, ISSUER, Stack
 from flight_service.settings import FlightSettings
-from gateway.rate_limit.settings import GatewayServiceSettings
+from gateway.guard.settings import GatewayServiceSettings
 from payment_service.settings import PaymentSettings
 from seat_service.settings import SeatSettings
 from services.settings import ServiceSettings
@@ -44,7 +48,7 @@ def stack(home: Path, **given: str) -> Stack:
 
 def process(stack: Stack, name: str) -> Process:
     """Returns a process of the stack by name."""
-    return next(process for process in stack.processes() if process.name == name)
+    return next(process for process in processes_of(stack) if process.name == name)
 
 
 def settings_of(process: Process, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -94,7 +98,7 @@ def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
         SKYHIGH_REDIS_URL="redis://cache.example/3",
     )
     mocks = ["mock-weight", "mock-provider", "mock-mail"]
-    assert [process.name for process in given.processes()] == [
+    assert [process.name for process in processes_of(given)] == [
         *mocks,
         *(service.label for service in SERVICES),
         "gateway",
@@ -216,7 +220,7 @@ def test_the_services_use_the_mocks(tmp_path: Path) -> None:
 
 def test_what_is_given_needs_no_mock(tmp_path: Path) -> None:
     given = stack(tmp_path, SKYHIGH_SMTP_ADDRESS="mail.example:25")
-    assert "mock-mail" not in [process.name for process in given.processes()]
+    assert "mock-mail" not in [process.name for process in processes_of(given)]
     assert "SKYHIGH_MOCK_MAIL_URL" not in given.addresses
     assert process(given, "checkin").environment["SKYHIGH_SMTP_ADDRESS"] == "mail.example:25"
 

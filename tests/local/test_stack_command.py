@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from deploy.local.port_table import PORT_SPAN
 from deploy.local.proc import members, start_ticks
 from deploy.local.process import LOOPBACK, port_is_free
 from deploy.local.report import Report
-from deploy.local.stack import PORT_SPAN, Stack
+from deploy.local.stack import Stack
 from operations.__main__ import app
 from tests.waiting import eventually
 
@@ -148,7 +149,7 @@ def test_up_again_starts_nothing(stack: Stack) -> None:
     before = report_of(stack)
     again = skyhigh("up", "--no-journey")
     assert again.exit_code == 0, again.output
-    assert "runs already" in again.stdout
+    assert "is already running" in again.stdout
     after = report_of(stack)
     assert after.pid == before.pid
     assert [status.pid for status in after.processes] == [status.pid for status in before.processes]
@@ -193,7 +194,7 @@ def test_a_restart_leaves_the_other_processes_alone(stack: Stack) -> None:
 def test_an_unknown_process_cannot_be_restarted(stack: Stack) -> None:
     refused = skyhigh("restart", "pilot")
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("skyhigh: there is no process 'pilot'; there are postgres, redis")
+    assert refused.stderr.startswith("skyhigh: there is no process 'pilot'; the processes are postgres, redis")
 
 
 def test_up_restarts_what_was_edited(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +223,7 @@ def test_a_killed_supervisors_processes_are_ended_and_a_new_stack_starts(stack: 
     assert [started.returncode for started in both] == [0, 0], outputs
     assert sum("that a killed supervisor had left" in output for output in outputs) == 1
     assert sum("Another `make up` starts this stack" in output for output in outputs) == 1
-    assert sum("runs already" in output for output in outputs) == 1
+    assert sum("is already running" in output for output in outputs) == 1
     assert not [pid for leader in sessions for pid in members(leader)]
     assert skyhigh("status").exit_code == 0
 

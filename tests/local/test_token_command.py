@@ -96,3 +96,9 @@ def test_what_is_wrong_is_named(arguments: list[str], named: str) -> None:
     assert result.exit_code == 2
     assert named in result.stderr
     assert result.stdout == ""
+
+
+def test_help_shows_the_default_subject() -> None:
+    # Rich takes text in brackets, such as `[default: demo]`, for markup and does not print it.
+    help_text = CliRunner().invoke(app, ["token", "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).output
+    assert "Default: demo." in help_text

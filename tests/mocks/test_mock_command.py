@@ -137,7 +137,7 @@ async def test_mails_are_listed_shown_and_forgotten(mocks: Mocks) -> None:
 @pytest.mark.parametrize("arguments", ["provider set colour=red", "provider set failure_rate=2", "weight slow 601"])
 async def test_a_switch_that_the_mock_refuses_is_named(mocks: Mocks, arguments: str) -> None:
     printed = await mock(*arguments.split(), code=1)
-    assert printed.startswith("skyhigh: the mock refused: ")
+    assert printed.startswith("skyhigh: the mock refused the request: ")
     assert len(printed.splitlines()) == 1
 
 

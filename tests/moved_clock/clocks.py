@@ -22,7 +22,7 @@ import grpc
 
 from deploy.local.process import LOOPBACK
 from deploy.local.secrets import Secrets
-from deploy.local.servers import ServerPorts, Servers
+from deploy.local.servers.private import ServerPorts, Servers
 from deploy.local.supervisor import Supervisor
 from tests.waiting import pause
 
@@ -37,7 +37,7 @@ async def clocks(folder: Path) -> dict[str, float]:
         folder=folder, ports=ServerPorts.free(), secrets=Secrets(folder / "secrets.json"), services=(), durable=False
     )
     try:
-        async with Supervisor([servers.postgres()], logs=folder / "logs", restart=False):
+        async with Supervisor([servers.postgres.process()], logs=folder / "logs", restart=False):
             connection = await asyncpg.connect(servers.database_url())
             postgres = float(await connection.fetchval("SELECT extract(epoch FROM now())"))
             await connection.close()

@@ -16,10 +16,10 @@ import pytest
 from skyhigh.gateway.v1.gateway_admin_pb2_grpc import GatewayAdminStub
 from typer.testing import CliRunner
 
+from gateway.guard import abuse
+from gateway.guard.abuse import Finding
+from gateway.guard.service import GATEWAY_SERVICE
 from gateway.limits import DEFAULTS
-from gateway.rate_limit import abuse
-from gateway.rate_limit.abuse import Finding
-from gateway.rate_limit.service import GATEWAY_SERVICE
 from operations.__main__ import app
 from services import db
 from services.db import Pool
@@ -94,9 +94,9 @@ async def block_of(source: str) -> str:
 
 
 async def test_of_nobody_there_is_nothing_to_say(source: str) -> None:
-    assert await skyhigh("abuse", "incidents", "--source", source) == "Nobody was found abusing the gateway.\n"
-    assert await skyhigh("abuse", "blocks", "--source", source) == "Nobody is kept out.\n"
-    assert await skyhigh("abuse", "blocks", "--source", source, "--all") == "Nobody was ever kept out.\n"
+    assert await skyhigh("abuse", "incidents", "--source", source) == "There are no incidents.\n"
+    assert await skyhigh("abuse", "blocks", "--source", source) == "There are no active blocks.\n"
+    assert await skyhigh("abuse", "blocks", "--source", source, "--all") == "There were no blocks.\n"
 
 
 async def test_an_incident_says_who_did_what_and_what_followed(service: Service, source: str) -> None:
@@ -132,10 +132,10 @@ async def test_a_block_is_lifted_and_it_is_known_by_whom(service: Service, sourc
     await service.finds(replace(BURST, source=source))
     block_id = await block_of(source)
     told = await skyhigh("abuse", "lift", block_id, "--reason", "a school class")
-    assert told.startswith(f"{source} is let in again since ")
-    assert told.endswith(": operations:demo, a school class\n")
+    assert told.startswith(f"The block of {source} was lifted at ")
+    assert told.endswith(" by operations:demo: a school class\n")
     assert await skyhigh("abuse", "lift", block_id, "--reason", "again") == told, "a repeat changes nothing"
-    assert await skyhigh("abuse", "blocks", "--source", source) == "Nobody is kept out.\n"
+    assert await skyhigh("abuse", "blocks", "--source", source) == "There are no active blocks.\n"
     _, line = (await skyhigh("abuse", "blocks", "--all", "--source", source)).splitlines()
     assert line.split()[-4:] == ["operations:demo", "a", "school", "class"]
 
@@ -153,13 +153,13 @@ async def test_a_block_that_has_ended_by_itself_needs_no_lifting(service: Servic
         )
     _, line = (await skyhigh("abuse", "blocks", "--all", "--source", source)).splitlines()
     told = await skyhigh("abuse", "lift", line.split()[0], "--reason", "late")
-    assert told.endswith(": the block had ended by itself.\n")
+    assert told.startswith(f"The block of {source} had already ended at ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["abuse", "lift", "7d", "--reason", "?"], "'7d' is no UUID"),
+        (["abuse", "lift", "7d", "--reason", "?"], "'7d' is not a UUID"),
         (["abuse", "lift", "00000000-0000-4000-8000-000000000000", "--reason", "?"], "NOT_FOUND: block not found"),
         (
             ["limits", "set", "no-such-limit", "--per-minute", "1", "--burst", "1"],
@@ -230,9 +230,12 @@ async def default_limits(service: Service) -> AsyncIterator[None]:
 @pytest.mark.usefixtures("default_limits")
 async def test_a_limit_is_set_and_keeps_its_mode_unless_one_is_named() -> None:
     change = ("limits", "set", "hold-per-service", "--per-minute", "600", "--burst", "50")
-    assert await skyhigh(*change, "--mode", "shadow") == "hold-per-service: 600 a minute, 50 at once, SHADOW.\n"
-    assert await skyhigh(*change) == "hold-per-service: 600 a minute, 50 at once, SHADOW.\n"
-    assert await skyhigh(*change, "--mode", "enforced") == "hold-per-service: 600 a minute, 50 at once, ENFORCED.\n"
+    assert await skyhigh(*change, "--mode", "shadow") == "hold-per-service: 600 calls per minute, 50 at once, SHADOW.\n"
+    assert await skyhigh(*change) == "hold-per-service: 600 calls per minute, 50 at once, SHADOW.\n"
+    assert (
+        await skyhigh(*change, "--mode", "enforced")
+        == "hold-per-service: 600 calls per minute, 50 at once, ENFORCED.\n"
+    )
     (line,) = [line for line in (await skyhigh("limits", "list")).splitlines() if line.startswith("hold-per-service ")]
     assert line.split()[4:7] == ["600", "50", "ENFORCED"]
     assert line.split()[-1] == "operations:demo"

@@ -20,8 +20,10 @@ import typer
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
-from operations import airline, demo
-from operations.airline import DAYS, TIMETABLE, Flight
+from operations.commands import demo
+from operations.demo import airline, loading
+from operations.demo.airline import DAYS, TIMETABLE, Flight
+from operations.demo.passengers import candidates
 from services.validation import validate
 from tests import dates
 from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving
@@ -96,7 +98,7 @@ def test_a_flight_is_well_booked_and_not_overbooked(flight: Flight) -> None:
 
 def test_another_process_makes_the_same_airline() -> None:
     script = (
-        "import datetime, hashlib; from operations import airline\n"
+        "import datetime, hashlib; from operations.demo import airline\n"
         f"flights = airline.flights(datetime.date.fromisoformat('{DAY}'), days=2)\n"
         "content = b''.join(airline.manifest(each).SerializeToString(deterministic=True) for each in flights)\n"
         "print(hashlib.sha256(content).hexdigest())"
@@ -196,7 +198,7 @@ async def skyhigh(*arguments: str) -> Result:
 
 
 async def test_the_airline_is_loaded_once(check_in: FakeCheckIn) -> None:
-    check_in.at_once_first = demo.CALLS_AT_ONCE
+    check_in.at_once_first = loading.CALLS_AT_ONCE
     first, second = await skyhigh("load"), await skyhigh("load")
     assert first.exit_code == second.exit_code == 0, first.output
     head, *lines = first.stdout.splitlines()
@@ -206,7 +208,7 @@ async def test_the_airline_is_loaded_once(check_in: FakeCheckIn) -> None:
     assert all(line.endswith(" added, 0 changed, 0 unchanged") for line in lines)
     again = second.stdout.splitlines()[1:]
     assert all(": 0 added, 0 changed, " in line for line in again)
-    assert check_in.most_calls_at_once == demo.CALLS_AT_ONCE
+    assert check_in.most_calls_at_once == loading.CALLS_AT_ONCE
 
 
 async def test_somebody_who_can_check_in_now_is_printed(check_in: FakeCheckIn) -> None:
@@ -235,7 +237,7 @@ async def test_other_people_come_each_time(check_in: FakeCheckIn) -> None:
 
 async def test_whoever_is_checked_in_is_not_printed(check_in: FakeCheckIn) -> None:
     await skyhigh("load")
-    (person,) = await demo.candidates(1)
+    (person,) = await candidates(1)
     on_board = {each.passenger_id: each for each in check_in.manifests[person.flight_id].values()}
     check_in.checked_in = on_board.keys() - {person.passenger_id}
     for _ in range(3):
@@ -249,13 +251,13 @@ async def test_whoever_is_checked_in_is_not_printed(check_in: FakeCheckIn) -> No
 
 async def test_candidates_share_a_flight(check_in: FakeCheckIn) -> None:
     await skyhigh("load")
-    people = await demo.candidates(2)
+    people = await candidates(2)
     assert len({each.flight_id for each in people}) == 1
     assert len({each.passenger_id for each in people}) == 2
-    named = await demo.candidates(2, flight_id=people[0].flight_id)
+    named = await candidates(2, flight_id=people[0].flight_id)
     assert {each.flight_id for each in named} == {people[0].flight_id}
     with pytest.raises(typer.Exit):
-        await demo.candidates(90)
+        await candidates(90)
 
 
 async def test_an_airline_that_was_not_loaded_has_nobody(check_in: FakeCheckIn) -> None:
@@ -277,10 +279,10 @@ async def test_a_service_that_is_away_is_named(
     check_in: FakeCheckIn, monkeypatch: pytest.MonkeyPatch, variable: str, named: str
 ) -> None:
     monkeypatch.setenv(variable, "127.0.0.1:1")
-    monkeypatch.setattr(demo, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(loading, "PATIENCE_SECONDS", 1)
     refused = await skyhigh("load")
     assert refused.exit_code == 1
-    assert f"the {named} service answered UNAVAILABLE" in refused.stderr
+    assert f"the {named} service responded with UNAVAILABLE" in refused.stderr
 
 
 async def test_a_flight_is_printed_alone() -> None:

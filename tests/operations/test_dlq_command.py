@@ -160,11 +160,32 @@ async def test_looking_keeps_the_order(channel: AbstractChannel) -> None:
     assert [letter["id"] for letter in await _shown()] == event_ids
 
 
+async def test_show_keeps_the_order_of_more_than_a_thousand_messages(channel: AbstractChannel) -> None:
+    event_ids = [await _bury(channel) for _ in range(1_010)]
+    for _ in range(2):
+        assert [letter["id"] for letter in await _shown()] == event_ids[:20]
+    await (await channel.get_queue(dead_queue("seat"))).purge()
+
+
+async def test_replay_sends_each_message_without_an_id_back(channel: AbstractChannel) -> None:
+    dead = await channel.get_exchange(amqp.DEAD, ensure=False)
+    bodies = [b"first", b"second"]
+    for body in bodies:
+        message = aio_pika.Message(body, headers={"x-queue": QUEUE, "x-routing-key": "seat.released.v1"})
+        await dead.publish(message, routing_key=dead_queue("seat"))
+    assert "2 replayed" in await _dlq("replay", "seat", "--all")
+    queue = await channel.get_queue(QUEUE)
+    for body in bodies:
+        returned = await queue.get(timeout=20)
+        assert returned.body == body
+        await returned.ack()
+
+
 async def test_a_replayed_message_begins_anew(channel: AbstractChannel) -> None:
     first, second = await _bury(channel, traceparent="00-1-2-01"), await _bury(channel)
     await _dlq("replay", "seat", "--id", second)
     assert [letter["id"] for letter in await _shown()] == [first]
-    assert "1 sent back" in await _dlq("replay", "seat", "--all")
+    assert "1 replayed" in await _dlq("replay", "seat", "--all")
     queue = await channel.get_queue(QUEUE)
     messages = [await queue.get(timeout=20) for _ in range(2)]
     assert [message.message_id for message in messages] == [second, first]
@@ -215,19 +236,19 @@ async def _give_back_until_dead(queue: AbstractQueue) -> None:
 async def test_what_has_no_way_back_stays(channel: AbstractChannel) -> None:
     orphan, nameless = await _bury(channel, queue="seat.gone"), await _bury(channel, queue="")
     output = await _dlq("replay", "seat", "--all", code=1)
-    assert f"{orphan}: there is no queue seat.gone any more" in output
-    assert f"{nameless}: its headers do not say where it came from" in output
-    assert "2 messages of seat could not be sent back" in output
+    assert f"{orphan}: the queue seat.gone no longer exists" in output
+    assert f"{nameless}: its headers do not name its queue" in output
+    assert "2 messages of seat could not be replayed" in output
     assert [letter["id"] for letter in await _shown()] == [orphan, nameless]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["show", "sea"], 1, "there is no service 'sea'; there are seat"),
+        (["show", "sea"], 1, "there is no service 'sea'; the services are seat"),
         (["replay", "seat"], 2, "--id / --all"),
         (["replay", "seat", "--all", "--id", "x"], 2, "--id / --all"),
-        (["replay", "seat", "--id", "unheard-of"], 1, "no dead message of seat with the id unheard-of"),
+        (["replay", "seat", "--id", "unheard-of"], 1, "no dead-lettered message of seat with the id unheard-of"),
     ],
 )
 async def test_what_is_wrong_is_named(channel: AbstractChannel, arguments: list[str], code: int, told: str) -> None:
@@ -238,4 +259,4 @@ async def test_what_is_wrong_is_named(channel: AbstractChannel, arguments: list[
 async def test_a_broker_that_is_away_is_named(channel: AbstractChannel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert channel is not None
     monkeypatch.setenv("SKYHIGH_AMQP_URL", "amqp://127.0.0.1:1/")
-    assert "the broker is away" in await _dlq("list", code=1)
+    assert "the broker is unreachable" in await _dlq("list", code=1)

@@ -12,8 +12,8 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner
 
 from operations.__main__ import app
-from operations.events import message_type, readable
-from operations.seats import cabin_lines
+from operations.commands.seats import cabin_lines
+from operations.event_bodies import message_type, readable
 from tests.callers import ISSUER, Caller, Callers
 from tests.dates import flight_id
 from tests.instances import Database
@@ -71,7 +71,7 @@ async def test_a_seat_shows_all_that_happened_to_it(flight: str, agent: Caller) 
     lines = (await skyhigh("seats", flight, "2a")).splitlines()
     assert [line.split()[0] for line in lines] == ["VERSION", *map(str, range(1, 103))]
     assert lines[-1].split()[2:] == ["HELD", "AVAILABLE", "CHANGED_MIND", agent.name, hold.hold_id, "-"]
-    assert "Nothing ever happened to seat 2B" in await skyhigh("seats", flight, "2B")
+    assert "has no transitions" in await skyhigh("seats", flight, "2B")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ async def test_a_seat_shows_all_that_happened_to_it(flight: str, agent: Caller) 
     [
         ([flight_id("SH999")], f"NOT_FOUND: flight {flight_id('SH999')} not found"),
         (["{flight}", "99Z"], "NOT_FOUND: flight {flight} has no seat 99Z"),
-        (["{flight}", "12I"], "'12I' is no seat number such as 12A"),
+        (["{flight}", "12I"], "'12I' is not a seat number such as 12A"),
     ],
 )
 async def test_a_seat_that_is_not_there_is_named(flight: str, arguments: list[str], told: str) -> None:
@@ -123,7 +123,7 @@ async def test_followed_events_come_over_the_broker(flight: str, agent: Caller, 
 
 async def test_following_ends_when_it_is_told_to() -> None:
     assert await skyhigh("events", "--follow", "--key", "nothing.like.this", "--seconds", "0.2") == ""
-    assert "only --follow waits" in await skyhigh("events", "--seconds", "1", code=2)
+    assert "only allowed with --follow" in await skyhigh("events", "--seconds", "1", code=2)
 
 
 def test_every_event_of_the_contract_is_readable() -> None:

@@ -16,8 +16,8 @@ import typer
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
-from operations import manifest
-from operations.manifest import COLUMNS, FileError, read
+from operations.commands import manifest
+from operations.manifest_file import COLUMNS, FileError, read
 from services.errors import FieldViolation
 from tests.dates import DAY, flight_id
 from tests.operations.fake_services import FakeCheckIn, FakeFlights, serving
@@ -166,12 +166,12 @@ async def test_a_rejected_line_is_named_and_the_others_imported(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"type": "PILOT"}, "type: 'PILOT' is none of ADULT, CHILD, INFANT"),
-        ({"cabin": "COACH"}, "cabin: 'COACH' is none of"),
-        ({"cabin": "CABIN_UNSPECIFIED"}, "cabin: 'CABIN_UNSPECIFIED' is none of"),
-        ({"boarding_before_minutes": "-5"}, "boarding_before_minutes: '-5' is no number of minutes"),
-        ({"origin": "MUC"}, "origin: 'MUC' contradicts 'FRA' of a row above"),
-        ({"passenger_id": "P1"}, "passenger_id: is the passenger of line 2 again"),
+        ({"type": "PILOT"}, "type: 'PILOT' is not one of ADULT, CHILD, INFANT"),
+        ({"cabin": "COACH"}, "cabin: 'COACH' is not one of"),
+        ({"cabin": "CABIN_UNSPECIFIED"}, "cabin: 'CABIN_UNSPECIFIED' is not one of"),
+        ({"boarding_before_minutes": "-5"}, "boarding_before_minutes: '-5' is not a number of minutes"),
+        ({"origin": "MUC"}, "origin: 'MUC' contradicts 'FRA' of an earlier row"),
+        ({"passenger_id": "P1"}, "passenger_id: is already the passenger of line 2"),
     ],
 )
 async def test_a_row_that_can_not_be_read_is_named_and_not_sent(
@@ -192,7 +192,7 @@ async def test_a_row_that_can_not_be_read_is_named_and_not_sent(
 def test_a_time_that_can_not_be_read_is_named(write: Callable[[str], Path]) -> None:
     (flight,) = read(write(f"flight_id,passenger_id,departure_time\n{FLIGHT},P1,noon\n"))
     (fault,) = flight.faults
-    assert str(fault).startswith("departure_time: 'noon' is no time such as ")
+    assert str(fault).startswith("departure_time: 'noon' is not a time such as ")
     assert not flight.request.flight.HasField("departure_time")
 
 
@@ -210,22 +210,22 @@ async def test_a_cell_that_clears_fields_names_them_as_columns(
     ("name", "content", "told"),
     [
         ("a.xlsx", b"", "is neither .csv nor .json"),
-        ("a.csv", b"flight_id\xff", "is no UTF-8, from byte 9 on"),
-        ("a.csv", b"flight_id,surname\n", "line 1: 'surname' is no column of a manifest"),
-        ("a.csv", b"pnr,pnr\n", "line 1: a column comes twice"),
+        ("a.csv", b"flight_id\xff", "is not UTF-8, from byte 9 on"),
+        ("a.csv", b"flight_id,surname\n", "line 1: 'surname' is not a column of a manifest"),
+        ("a.csv", b"pnr,pnr\n", "line 1: a column occurs twice"),
         ("a.csv", HEADER.encode() + b"\nSH1,P1\n", "line 3: 2 cells instead of 5"),
         ("a.csv", HEADER.encode() + b'SH1,"P1"x,XK4T7Q,A,B\n', "line 2: "),
-        ("a.json", b"", "is no JSON array"),
-        ("a.json", b"{}", "is no JSON array"),
-        ("a.json", b"[\n{},\n7]", "line 3: is no object"),
+        ("a.json", b"", "is not a JSON array"),
+        ("a.json", b"{}", "is not a JSON array"),
+        ("a.json", b"[\n{},\n7]", "line 3: is not an object"),
         ("a.json", b'[\n{"pnr": "A" "B"}]', "line 2"),
         ("a.json", b'[{"pnr": "A"} {"pnr": "B"}]', "neither a comma nor the array's end"),
         ("a.json", b"[{}", "neither a comma nor the array's end"),
-        ("a.json", b"[{}] 7", "has something behind the array"),
+        ("a.json", b"[{}] 7", "has text after the array"),
         ("a.json", b'[{"pnr": 7}]', "pnr must be text"),
         ("a.json", b'[{"pnr": "\\ud800"}]', "pnr must be text"),
-        ("a.json", b'[{"pnr": "A", "pnr": "B"}]', "a column comes twice"),
-        ("a.json", b'[{"surname": "A"}]', "'surname' is no column of a manifest"),
+        ("a.json", b'[{"pnr": "A", "pnr": "B"}]', "a column occurs twice"),
+        ("a.json", b'[{"surname": "A"}]', "'surname' is not a column of a manifest"),
         ("a.json", b'[{"pnr": ' + b"[" * 100_000, "line 1"),
         ("a.json", b'[{"boarding_before_minutes": ' + b"9" * 5000 + b"}]", "line 1"),
     ],
@@ -253,7 +253,7 @@ async def test_a_service_that_is_away_is_told(
     monkeypatch.setenv("SKYHIGH_CHECKIN_ADDRESS", "127.0.0.1:1")
     result = await import_(write(f"{HEADER}{FLIGHT},P1,XK4T7Q,Ada,Lovelace\n"))
     assert result.exit_code == 1
-    assert "the check-in service answered UNAVAILABLE" in result.stderr
+    assert "the check-in service responded with UNAVAILABLE" in result.stderr
 
 
 async def test_the_examples_of_the_documentation_work(check_in: FakeCheckIn, tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from skyhigh.seat.v1 import seat_service_pb2 as pb
 from typer.testing import CliRunner, Result
 
 from deploy.local.process import free_ports
-from operations import verify
 from operations.__main__ import app
 from operations.invariants import INVARIANTS
-from operations.verify import CACHED_MAPS, Finding, check, lateness
+from operations.verify import cached_maps
+from operations.verify.check import CACHED_MAPS, check
+from operations.verify.figures import lateness
+from operations.verify.finding import SAMPLES, Finding
 from tests.aging import lapse_holds
 from tests.callers import listed_passenger, seat
 from tests.conftest import SERVICES
@@ -72,11 +74,11 @@ DEFENCES: Final = """
 
 # The corruptions by the invariant's name.
 CORRUPTIONS: Final = {
-    "a held or confirmed seat has a hold, any other none": {
+    "a seat has a hold exactly while it is held or confirmed": {
         "a held seat loses its hold": f"UPDATE seats SET hold_id = NULL WHERE {OF_10A}",
         "a free seat has a hold": f"UPDATE seats SET state = 'AVAILABLE' WHERE {OF_10A}",
     },
-    "a seat passes from one hold to another only through a release": {
+    "a held or confirmed seat is released before another hold gets it": {
         "another's hold is confirmed": f"""
             UPDATE seat_events SET hold_id = gen_random_uuid() WHERE {OF_11A} AND to_state = 'CONFIRMED'""",
         "another's hold is released": f"""
@@ -88,7 +90,7 @@ CORRUPTIONS: Final = {
                                      event_time)
             VALUES ('{FLIGHT}', '10A', 2, 'AVAILABLE', 'HELD', gen_random_uuid(), 'agent:x', 'HELD', now())""",
     },
-    "a taken seat is in its hold in the same state, and the other way round": {
+    "a seat and its hold agree on the state of the seat": {
         "a hold forgets its seat": f"UPDATE hold_seats SET state = 'RELEASED' WHERE {OF_10A}",
         "a hold has a seat that is free": f"""
             INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
@@ -97,7 +99,7 @@ CORRUPTIONS: Final = {
             INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id)
             VALUES ({HELD}, '{FLIGHT}', '11A', 'stranger')""",
     },
-    "the seats of a hold are as the hold is": {
+    "the states of a hold's seats match the state of the hold": {
         "a cancelled hold keeps its seat": f"""
             UPDATE holds SET state = 'CANCELLED', end_time = now() WHERE hold_id = {HELD}""",
         "a confirmed hold holds": f"""
@@ -116,25 +118,25 @@ CORRUPTIONS: Final = {
             INSERT INTO hold_seats (hold_id, flight_id, seat_number, passenger_id, state)
             SELECT hold_id, flight_id, '30F', passenger_id, state FROM hold_seats WHERE {OF_11A}""",
     },
-    "the versions of a seat are 1..n without gap": {
+    "the versions of a seat are 1..n without a gap": {
         "a gap": f"UPDATE seat_events SET version = 3 WHERE {OF_11A} AND version = 2",
         "a beginning that is missing": f"DELETE FROM seat_events WHERE {OF_11A} AND version = 1",
     },
-    "each transition begins where the one before ended, the first at AVAILABLE": {
+    "each transition of a seat starts in the end state of the previous one, the first in AVAILABLE": {
         "a first that was no beginning": f"UPDATE seat_events SET from_state = 'OFFERED' WHERE {OF_10A}",
         "a jump": f"UPDATE seat_events SET to_state = 'BLOCKED' WHERE {OF_11A} AND version = 1",
     },
-    "only legal transitions": {
+    "every transition of a seat is legal": {
         "from blocked to held": f"UPDATE seat_events SET from_state = 'BLOCKED' WHERE {OF_10A}",
     },
-    "a seat is what its ledger adds up to": {
+    "a seat equals the result of its ledger": {
         "freed by id alone": f"UPDATE seats SET state = 'AVAILABLE', hold_id = NULL WHERE {OF_10A}",
         "another version": f"UPDATE seats SET version = version + 1 WHERE {OF_10A}",
         "another hold": f"UPDATE seats SET hold_id = {CONFIRMED} WHERE {OF_10A}",
         "a change without a row": f"DELETE FROM seat_events WHERE {OF_11A} AND version = 2",
         "a ledger without a seat": f"DELETE FROM seats WHERE {OF_10A}",
     },
-    "a seat is OFFERED as long as it has an offer": {
+    "a seat is OFFERED exactly while it has an offer": {
         "no end": "DELETE FROM offers",
         "an offer of a taken seat": f"INSERT INTO offers VALUES ('{FLIGHT}', '10A', now() + interval '1 min')",
     },
@@ -143,7 +145,7 @@ CORRUPTIONS: Final = {
         "a seat too many": f"INSERT INTO seats (flight_id, seat_number, ordinal) VALUES ('{FLIGHT}', '99A', 999)",
         "seats of no flight": f"DELETE FROM flights WHERE flight_id = '{OTHER}'",
     },
-    "nothing is confirmed at or after the end of its hold": {
+    "no seat is confirmed at or after the expire time of its hold": {
         "the hold says so": f"UPDATE holds SET confirm_time = expire_time WHERE hold_id = {CONFIRMED}",
         "the ledger says so": f"""
             UPDATE seat_events SET event_time = holds.expire_time FROM holds
@@ -151,7 +153,7 @@ CORRUPTIONS: Final = {
         "the hold knows nothing of it": f"""
             UPDATE holds SET state = 'EXPIRED', confirm_time = NULL WHERE hold_id = {CONFIRMED}""",
     },
-    "no hold expires before its end, and no other seat is freed as expired": {
+    "no hold expires before its expire time, and no other seat is released as EXPIRED": {
         "the hold says so": "UPDATE holds SET end_time = expire_time - interval '1 ms' WHERE state = 'EXPIRED'",
         "the ledger says so": """
             UPDATE seat_events SET event_time = event_time - interval '1 min'
@@ -162,11 +164,11 @@ CORRUPTIONS: Final = {
             VALUES ('{FLIGHT}', '11A', 3, 'CONFIRMED', 'AVAILABLE', {CONFIRMED}, 'sweeper', 'EXPIRED',
                     now() + interval '1 hour')""",
     },
-    "no hold and no offer outlives its end by more than 5 s": {
+    "no hold stays HELD and no offer remains for more than 5 s after its expire time": {
         "a hold": f"UPDATE holds SET expire_time = now() - interval '6 s' WHERE hold_id = {HELD}",
         "an offer": "UPDATE offers SET expire_time = now() - interval '6 s'",
     },
-    "the seats of a hold are held, confirmed and freed in one transaction each": {
+    "the seats of a hold are held in one transaction, confirmed in one, and released in one": {
         step: f"UPDATE seat_events SET transaction = '7' WHERE flight_id = '{OTHER}' AND {condition}"
         for step, condition in {
             "held": "seat_number = '11A' AND version = 1",
@@ -174,7 +176,7 @@ CORRUPTIONS: Final = {
             "cancelled": "seat_number = '14A' AND version = 2",
         }.items()
     },
-    "every seat of a hold was held for it": {
+    "every seat of a hold has a HELD transition for this hold": {
         "one of three was not": f"DELETE FROM seat_events WHERE flight_id = '{OTHER}' AND seat_number = '11A'",
     },
     "a request changes a seat at most once, and all its seats in one transaction": {
@@ -183,22 +185,22 @@ CORRUPTIONS: Final = {
             UPDATE seat_events SET actor = 'agent:x', request_id = '{uuid4()}'
             WHERE flight_id = '{FLIGHT}' AND seat_number IN ('10A', '11A') AND to_state = 'HELD'""",
     },
-    "a repeat of a request with an effect finds its first answer for 24 hours": {
+    "the response of a request that changed a seat is stored for 24 hours": {
         "forgotten": "DELETE FROM idempotency",
         "another principal's": "UPDATE idempotency SET principal = 'agent:x'",
     },
-    "every hold that was answered is there": {
+    "the hold of every stored response exists": {
         "a success that was lost": f"DELETE FROM holds WHERE hold_id = {CONFIRMED}",
     },
-    "every confirmation and every release has its event": {
+    "every confirmation and every release of a seat has its event": {
         "confirmed in silence": f"UPDATE seat_events SET event_id = NULL WHERE {OF_11A} AND to_state = 'CONFIRMED'",
         "released, and never written": "DELETE FROM outbox WHERE routing_key = 'seat.released.v1'",
         "another event": "UPDATE outbox SET routing_key = 'seat.released.v1'",
     },
-    "no event of seat waits for its publication for more than 30 s": {
+    "every event of seat is published within 30 s": {
         "31 s": "UPDATE outbox SET publish_time = NULL, create_time = now() - interval '31 s'",
     },
-    "the counts last announced of a flight are those of its map": {
+    "the seat counts that a flight last published match its map": {
         "never announced": """
             DELETE FROM availability;
             UPDATE seats SET update_time = now() - interval '1 hour';
@@ -215,12 +217,12 @@ CORRUPTIONS: Final = {
             INSERT INTO timers (name, subject, due_time, try_time, tries, last_error)
             VALUES ('test', 'x', now(), now() + interval '20 s', 8, 'PeerFault: INTERNAL INTERNAL')""",
     },
-    "every timer of seat that is due is taken within 5 s": {
+    "every due timer of seat is tried within 5 s": {
         "nobody looks": """
             INSERT INTO timers (name, subject, due_time, try_time)
             VALUES ('test', 'x', now() - interval '6 s', now() - interval '6 s')""",
     },
-    "no passenger who may have no seat on a flight has one": {
+    "no passenger without an entitlement to a seat has one": {
         "held by one who ended": LISTED.format(
             pnr="XK4T7Q", cabin="ECONOMY", type="ADULT", services="{}", ended=True, where=OF_10A
         ),
@@ -231,7 +233,7 @@ CORRUPTIONS: Final = {
             pnr="XK4T7Q", cabin="ECONOMY", type="INFANT", services="{}", ended=False, where=OF_11A
         ),
     },
-    "every seat fits the cabin and the needs of its passenger": {
+    "every seat is eligible for the cabin and the special services of its passenger": {
         "another cabin": LISTED.format(
             pnr="XK4T7Q", cabin="BUSINESS", type="ADULT", services="{}", ended=False, where=OF_11A
         ),
@@ -245,10 +247,10 @@ CORRUPTIONS: Final = {
             pnr="XK4T7Q", cabin="ECONOMY", type="ADULT", services="{INFT}", ended=False, where=OF_11A
         ),
     },
-    "nothing is held, confirmed or offered on a flight that has left": {
+    "no seat is held, confirmed or offered after the departure of its flight": {
         "held and confirmed": DEPARTED,
     },
-    "no hold outlives the departure of its flight by more than 5 s": {
+    "no hold stays HELD for more than 5 s after the departure of its flight": {
         "held": DEPARTED,
     },
 }
@@ -438,9 +440,9 @@ async def test_samples_name_the_offenders_and_all_are_counted(connection: Databa
         findings = await check(connection, None)
     finally:
         await corrupted.rollback()
-    (finding,) = [finding for finding in findings if finding.name == "a seat is what its ledger adds up to"]
+    (finding,) = [finding for finding in findings if finding.name == "a seat equals the result of its ledger"]
     assert finding.violations == 180
-    assert len(finding.samples) == verify.SAMPLES
+    assert len(finding.samples) == SAMPLES
     assert {sample["flight_id"] for sample in finding.samples} == {OTHER}
     assert f"flight_id={OTHER}  seat_number=" in str(finding)
 
@@ -490,7 +492,7 @@ async def test_a_cached_map_may_be_late_for_a_moment(
     key = f"seatmap:{{{FLIGHT}}}"
     await redis.set(key, b"1 A320-180Y 2010-01-01T00:00:00+00:00 " + b"A" * 180)
 
-    look, looks = verify._maps, []
+    look, looks = cached_maps._maps, []
 
     async def look_and_drop(*arguments: Any) -> Any:
         seen = await look(*arguments)
@@ -498,8 +500,8 @@ async def test_a_cached_map_may_be_late_for_a_moment(
         await redis.delete(key)
         return seen
 
-    monkeypatch.setattr(verify, "_maps", look_and_drop)
-    monkeypatch.setattr(verify, "CACHE_GRACE_SECONDS", 0)
+    monkeypatch.setattr(cached_maps, "_maps", look_and_drop)
+    monkeypatch.setattr(cached_maps, "CACHE_GRACE_SECONDS", 0)
     assert _found(await check(connection, redis)) == {}
     # The map differed, so it was read again, and was deleted by then.
     assert [[value is not None for value in cached] for cached in looks] == [[True], [False]]
@@ -573,7 +575,7 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
     monkeypatch.setenv("SKYHIGH_HOME", str(world.folder / "no stack"))
     clean = await _command(monkeypatch, lived.database_url, lived.redis_url)
     assert clean.exit_code == 0, clean.output
-    assert f"All {len(OF_SEATS) + 2} hold" in clean.output
+    assert f"All {len(OF_SEATS) + 2} invariants hold" in clean.output
     assert "holds expired: 1; " in clean.output
 
     short = await seat_database(world)
@@ -592,7 +594,7 @@ async def test_the_command_ends_with_what_it_found(world: World, lived: Lived, m
     assert "11 not checked" in no_cache.output
     no_database = await _command(monkeypatch, f"postgresql://127.0.0.1:{nowhere[1]}/skyhigh", lived.redis_url)
     assert no_database.exit_code == 2, no_database.output
-    assert "the database is away" in no_database.output
+    assert "the database is unreachable" in no_database.output
 
 
 async def _command(monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Result:

@@ -15,7 +15,8 @@ from gateway.limits import DEFAULTS
 from operations.invariants import INVARIANTS
 from operations.invariants.gateway import LIMITS
 from operations.invariants.services import SERVICES, STUCK_TRIES
-from operations.verify import CACHED_MAPS, USED_LAYOUTS, Finding, check
+from operations.verify.check import CACHED_MAPS, USED_LAYOUTS, check
+from operations.verify.finding import Finding
 from tests.dates import flight_id
 from tests.instances import Database, database_with
 from tests.operations.true_history import FLIGHT, GONE, ONWARD, TRUE_HISTORY, named
@@ -63,12 +64,12 @@ DEFENCES: Final = """
 BOOKING: Final = "0" * 16
 # The corruptions by the invariant's name.
 OF_CHECK_INS: Final = {
-    "who has completed check-in sits where the seat service says": {
+    "a completed check-in has the seat that the seat service has confirmed for the passenger": {
         "in another seat": f"""
             UPDATE checkin.check_ins SET seat_number = '30F' WHERE checkin_id = {named("check-in P1")}""",
         "nowhere": f"UPDATE seat.hold_seats SET state = 'RELEASED' WHERE hold_id = {named('hold P1')}",
     },
-    "who has completed check-in with bags too heavy has paid for them": {
+    "a completed check-in with a baggage fee has a payment of this fee": {
         "an intent that nobody knows": f"""
             UPDATE checkin.check_ins SET payment_intent_id = gen_random_uuid()
             WHERE checkin_id = {named("check-in P2")}""",
@@ -78,7 +79,7 @@ OF_CHECK_INS: Final = {
         "too little": f"UPDATE payment.intents SET minor_units = 2999 WHERE intent_id = {named('intent P2')}",
         "other money": f"UPDATE payment.intents SET currency = 'JPY' WHERE intent_id = {named('intent P2')}",
     },
-    "no fee is kept for a check-in that did not complete": {
+    "the fee of a check-in that did not complete is refunded": {
         "cancelled": f"""
             UPDATE payment.intents SET state = 'SUCCEEDED', refund_time = NULL
             WHERE intent_id = {named("intent P3")}""",
@@ -90,7 +91,7 @@ OF_CHECK_INS: Final = {
             UPDATE checkin.check_ins SET state = 'WAITING_FOR_PAYMENT' WHERE checkin_id = {named("check-in P2")};
             UPDATE checkin.flights SET departure_time = now() - interval '31 s' WHERE flight_id = '{FLIGHT}'""",
     },
-    "a record locator is one party's": {
+    "a record locator belongs to one party": {
         "nobody's": "DELETE FROM checkin.locators",
         "a booking's, of other passengers": f"UPDATE checkin.locators SET booking = '{BOOKING}'",
         "another one than its passenger's": f"""
@@ -103,12 +104,12 @@ OF_CHECK_INS: Final = {
             FROM booking.bookings
             WHERE bookings.booking_id = booking_passengers.booking_id AND state = 'CONFIRMED' AND number = 1""",
     },
-    "no check-in is cancelled for a cause after its flight has left": {
+    "no check-in is cancelled for a cause after the departure of its flight": {
         "one is": f"""
             UPDATE checkin.check_ins SET cancel_time = now() + interval '21 hours'
             WHERE checkin_id = {named("check-in P3")}""",
     },
-    "a passenger of a confirmed booking keeps a seat when a check-in ends": {
+    "a cancelled check-in does not release the seat of a confirmed booking": {
         "the check-in released it": f"""
             UPDATE checkin.check_ins
             SET state = 'CANCELLED', cancel_time = now() - interval '31 s', cancel_reason = 'CHANGED_MIND'
@@ -125,7 +126,7 @@ OF_CHECK_INS: Final = {
             SET state = 'CANCELLED', cancel_time = now() - interval '31 s', cancel_reason = 'CHANGED_MIND'
             WHERE checkin_id = {named("check-in P1")}""",
     },
-    "a check-in is what its history adds up to": {
+    "a check-in equals the result of its history": {
         "another state": f"""
             UPDATE checkin.check_ins SET state = 'INITIATED' WHERE checkin_id = {named("check-in P1")}""",
         "an end that is not written": f"""
@@ -139,7 +140,7 @@ OF_CHECK_INS: Final = {
             UPDATE checkin.check_ins SET version = 2 WHERE checkin_id = {named("check-in P1")}""",
         "a history without a check-in": f"DELETE FROM checkin.check_ins WHERE checkin_id = {named('check-in P5')}",
     },
-    "the seat service knows each passenger of a manifest as the manifest does": {
+    "the seat service's copy of each passenger equals the manifest": {
         "not at all": "DELETE FROM seat.passengers WHERE passenger_id = 'P2'",
         "as entitled, who has left": "UPDATE seat.passengers SET ended = false WHERE passenger_id = 'P3'",
         "as ended, who has not": "UPDATE seat.passengers SET ended = true WHERE passenger_id = 'P2'",
@@ -151,42 +152,42 @@ OF_CHECK_INS: Final = {
         "without her infant": "UPDATE seat.passengers SET special_services = '{WCHR}' WHERE passenger_id = 'P1'",
         "who was on no manifest": "DELETE FROM checkin.entitlements WHERE passenger_id = 'P3'",
     },
-    "the seat service knows when each flight of a manifest leaves": {
+    "the seat service's copy of each departure time equals the manifest": {
         "not at all": f"DELETE FROM seat.departures WHERE flight_id = '{FLIGHT}'",
         "an hour later": f"""
             UPDATE seat.departures SET departure_time = departure_time + interval '1 hour'
             WHERE flight_id = '{FLIGHT}'""",
     },
-    "one passenger has completed check-in with a seat": {
+    "no two completed check-ins of a flight have the same seat": {
         "two": f"""
             UPDATE checkin.check_ins SET seat_number = '10A', update_time = now() - interval '6 s'
             WHERE checkin_id = {named("check-in P2")};
             UPDATE checkin.check_ins SET update_time = now() - interval '6 s'
             WHERE checkin_id = {named("check-in P1")}""",
     },
-    "a check-in is of a passenger of the manifest": {
+    "the passenger of every check-in is on the manifest": {
         "who has left": "DELETE FROM checkin.passengers WHERE passenger_id = 'P2'",
         "of another flight": f"UPDATE checkin.check_ins SET flight_id = '{GONE}' WHERE passenger_id = 'P1'",
     },
-    "an infant has completed check-in no longer than its adult": {
+    "a completed check-in of an infant has a completed check-in of its adult": {
         "the adult is cancelled": f"""
             UPDATE checkin.check_ins SET state = 'CANCELLED', cancel_time = now(), cancel_reason = 'ILL'
             WHERE checkin_id = {named("check-in P1")}""",
     },
-    "no unpaid check-in outlives its deadline by more than 5 s": {
+    "every unpaid check-in ends within 5 s of its payment deadline": {
         "6 s": """
             UPDATE checkin.check_ins SET payment_deadline = now() - interval '6 s'
             WHERE state = 'WAITING_FOR_PAYMENT'""",
     },
 }
 OF_PAYMENTS: Final = {
-    "every charge that was taken pays for its intent, or is given back": {
+    "every successful charge pays its intent or is refunded": {
         "taken twice": f"""
             UPDATE payment.charges SET state = 'SUCCEEDED', provider_charge_id = 'ch_2', error = NULL
             WHERE key = {named("declined")}""",
         "taken after the cancellation": f"DELETE FROM payment.refunds WHERE charge_key = {named('charge P7')}",
     },
-    "an intent that is paid has exactly one charge that was taken for it": {
+    "a paid intent has a successful charge that pays it, and no other intent has one": {
         "none was": f"""
             UPDATE payment.charges SET state = 'VOIDED', error = 'VOIDED' WHERE key = {named("charge P2")}""",
         "another's was": f"""
@@ -196,12 +197,12 @@ OF_PAYMENTS: Final = {
         "a paid one is cancelled": f"""
             UPDATE payment.intents SET state = 'CANCELLED' WHERE intent_id = {named("intent P2")}""",
     },
-    "no charge is given back twice, in whole or in parts": {
+    "the refunds of a charge never exceed its amount": {
         "a part once more": f"""
             INSERT INTO payment.refunds (charge_key, number, intent_id, refund_key, minor_units, reason)
             VALUES ({named("charge P3")}, 2, {named("intent P3")}, gen_random_uuid(), 1, 'AGAIN')""",
     },
-    "what an intent says of its refunds is what its charge's refunds say": {
+    "the refund amounts of an intent equal the sums of its charge's refunds": {
         "a part is not counted": f"""
             UPDATE payment.refunds SET minor_units = 2999 WHERE charge_key = {named("charge P3")}""",
         "it was given back in silence": f"""
@@ -212,13 +213,13 @@ OF_PAYMENTS: Final = {
             UPDATE payment.intents SET state = 'REFUNDED', refund_time = now()
             WHERE intent_id = {named("intent P6")}""",
     },
-    "only taken money is given back": {
+    "only successful charges are refunded": {
         "of a charge that was declined": f"""
             UPDATE payment.refunds SET charge_key = {named("declined")} WHERE charge_key = {named("charge P7")}""",
         "for another intent": f"""
             UPDATE payment.refunds SET intent_id = {named("intent P2")} WHERE charge_key = {named("charge P7")}""",
     },
-    "an intent is what its history adds up to": {
+    "an intent equals the result of its history": {
         "another state": f"UPDATE payment.intents SET state = 'FAILED' WHERE intent_id = {named('intent P2')}",
         "another version": "UPDATE payment.intents SET version = version + 1",
         "an end that is not written": f"""
@@ -238,25 +239,25 @@ CLOSED_FLIGHT: Final = f"""
     UPDATE waitlist.flights SET close_time = now() - interval '1 h', compare_time = now();
 """
 OF_WAITLISTS: Final = {
-    "no entry waits or has an offer more than 5 s after check-in has closed": {
+    "every entry ends within 5 s of the close of check-in": {
         "nobody ended it": f"{CLOSED_FLIGHT}; DELETE FROM waitlist.timers",
         "nobody has asked for long": f"""
             {CLOSED_FLIGHT};
             UPDATE waitlist.flights SET close_time = NULL, compare_time = now() - interval '16 s'""",
     },
-    "each entry that waits or has an offer is of a passenger of the manifest who needs a seat": {
+    "every waiting or offered entry belongs to a passenger of the manifest who needs a seat": {
         "off the manifest": "DELETE FROM checkin.passengers WHERE passenger_id = 'W2'",
         "another locator's": "UPDATE checkin.passengers SET pnr = 'ABCDEF' WHERE passenger_id = 'W2'",
         "a lap infant": """
             UPDATE checkin.passengers SET type = 'INFANT', accompanying_passenger_id = 'W9'
             WHERE passenger_id = 'W2'""",
     },
-    "no entry waits or has an offer for a booking that was cancelled more than 10 s ago": {
+    "every entry of a cancelled booking ends within 10 s": {
         "waiting": f"""
             INSERT INTO booking.booking_passengers (booking_id, number, passenger_id, given_name, last_name, type)
             VALUES ({named("booking X")}, 9, 'W2', 'Ada', 'Byron', 'ADULT')""",
     },
-    "no timer of the waitlist waits for a flight whose check-in has closed": {
+    "no timer of the waitlist remains for a flight whose check-in has closed": {
         "a sweep": f"""
             {CLOSED_FLIGHT};
             UPDATE waitlist.entries SET state = 'LEFT', end_time = now() WHERE state = 'WAITING';
@@ -266,19 +267,19 @@ OF_WAITLISTS: Final = {
             UPDATE waitlist.timers SET name = 'lapse', subject = {named("entry W4")}::text WHERE name = 'close';
             DELETE FROM waitlist.timers WHERE name = 'sweep'""",
     },
-    "an offer that is withdrawn ends within 30 s": {
+    "a withdrawn offer ends within 30 s": {
         "no timer": f"""
             UPDATE waitlist.entries
             SET state = 'OFFERED', end_time = NULL, withdrawal = 'LEFT', withdraw_actor = 'x', withdraw_reason = 'x'
             WHERE entry_id = {named("entry W4")}""",
     },
-    "an entry that is matched with a seat has a timer that claims it": {
+    "a waiting entry that is matched with a seat has a timer that claims the seat": {
         "no timer": f"""
             UPDATE waitlist.entries
             SET claim_id = gen_random_uuid(), seat_number = '10A', match_time = now() - interval '31 s'
             WHERE entry_id = {named("entry W2")}""",
     },
-    "no older entry that wants a seat is overtaken": {
+    "no seat is matched with a younger entry while an older one is eligible for it": {
         "without a reason": "DELETE FROM waitlist.skips",
         "with a reason that was found later": "UPDATE waitlist.skips SET first_skip_time = now()",
         "any seat would do, and another was passed over": f"""
@@ -288,7 +289,7 @@ OF_WAITLISTS: Final = {
             UPDATE waitlist.entries SET state = 'LEFT', end_time = now() WHERE entry_id = {named("entry W2")};
             DELETE FROM waitlist.skips""",
     },
-    "a seat is matched with one entry at a time, and a hold serves one entry": {
+    "a seat is matched with at most one entry at a time, and a hold belongs to at most one entry": {
         "two are matched": f"""
             UPDATE waitlist.entries
             SET state = 'WAITING', hold_id = NULL, end_time = NULL, offer_expire_time = NULL, seat_number = '12A'
@@ -296,7 +297,7 @@ OF_WAITLISTS: Final = {
         "two have a hold": f"""
             UPDATE waitlist.entries SET hold_id = {named("hold W1")} WHERE entry_id = {named("entry W3")}""",
     },
-    "an assigned entry's hold was confirmed for its passenger": {
+    "the hold of an assigned entry was confirmed for its passenger": {
         "for another passenger": f"""
             UPDATE waitlist.entries SET hold_id = {named("hold P1")} WHERE entry_id = {named("entry W1")}""",
         "for another seat": f"""
@@ -307,7 +308,7 @@ OF_WAITLISTS: Final = {
         "there is none": f"""
             UPDATE waitlist.entries SET hold_id = gen_random_uuid() WHERE entry_id = {named("entry W1")}""",
     },
-    "a free seat and a waiting entry that wants it never coexist for more than 10 s": {
+    "no free seat and eligible waiting entry coexist for more than 10 s": {
         "free": f"UPDATE waitlist.entries SET seat_numbers = '{{30F}}' WHERE entry_id = {named('entry W2')}",
         "offered": f"""
             UPDATE waitlist.entries SET seat_numbers = '{{}}', positions = '{{}}' WHERE entry_id = {named("entry W2")};
@@ -316,7 +317,7 @@ OF_WAITLISTS: Final = {
             UPDATE waitlist.entries SET seat_numbers = '{{30F}}' WHERE entry_id = {named("entry W2")};
             UPDATE waitlist.skips SET seat_number = '30F', end_time = now() - interval '11 s'""",
     },
-    "an entry is what its history adds up to": {
+    "an entry equals the result of its history": {
         "another state": f"UPDATE waitlist.entries SET state = 'LEFT' WHERE entry_id = {named('entry W1')}",
         "another version": "UPDATE waitlist.entries SET version = version + 1",
         "an end that is not written": f"""
@@ -329,7 +330,7 @@ OF_WAITLISTS: Final = {
             WHERE entry_id = {named("entry W4")} AND version = 3""",
         "a history without an entry": f"DELETE FROM waitlist.entries WHERE entry_id = {named('entry W4')}",
     },
-    "the seat service knows whether anybody waits": {
+    "the seat service knows for each flight whether its waitlist is open": {
         "it does not": "UPDATE seat.flights SET waitlist_open = false",
         "it knows it of another time": "UPDATE seat.flights SET waitlist_revision = 2",
     },
@@ -338,7 +339,7 @@ OF_SERVICES: Final = {
     name: planted
     for service in SERVICES
     for name, planted in {
-        f"no event of {service} waits for its publication for more than 30 s": {
+        f"every event of {service} is published within 30 s": {
             "31 s": f"""
                 INSERT INTO {service}.outbox (event_id, routing_key, body, create_time)
                 VALUES (gen_random_uuid(), 'test', '', now() - interval '31 s')""",
@@ -346,7 +347,7 @@ OF_SERVICES: Final = {
         f"no timer of {service} fires early": {
             "a second": f"UPDATE {service}.timers SET fire_time = due_time - interval '1 s' WHERE subject = 'fired'",
         },
-        f"every timer of {service} that is due is taken within 5 s": {
+        f"every due timer of {service} is tried within 5 s": {
             "nobody looks": f"""
                 UPDATE {service}.timers SET due_time = now() - interval '6 s', try_time = now() - interval '6 s'
                 WHERE subject = 'far'""",
@@ -359,13 +360,13 @@ OF_SERVICES: Final = {
     }.items()
 }
 OF_FLIGHTS: Final = {
-    "a flight of the schedule has its seats": {
+    "the seat service has every flight of the schedule, with the same layout and number of seats": {
         "none": f"DELETE FROM seat.flights WHERE flight_id = '{ONWARD}'",
         "of another layout": f"UPDATE seat.flights SET layout_id = 'B738-189Y' WHERE flight_id = '{ONWARD}'",
         "fewer": f"UPDATE flight.flight_cabins SET total_seats = 2 WHERE flight_id = '{ONWARD}'",
         "no cabins": f"DELETE FROM flight.flight_cabins WHERE flight_id = '{ONWARD}'",
     },
-    "the free seats that the schedule shows are those of the map, at most 5 s late": {
+    "the schedule shows the number of free seats of the map, at most 5 s late": {
         "others at the same version": "UPDATE flight.seat_counts SET available_seats = available_seats + 1",
         "of a version that never was": "UPDATE flight.seat_counts SET version = version + 1",
         "of an hour ago": "UPDATE flight.seat_counts SET version = version - 1",
@@ -394,7 +395,7 @@ OF_FLIGHTS: Final = {
     },
 }
 MONEY: Final = {
-    "money in = fares + fees + what is given back, of each intent": {
+    "money taken = fares + fees + refunds, for each intent": {
         "a fare for nothing": f"UPDATE booking.bookings SET state = 'EXPIRED' WHERE booking_id = {named('booking K')}",
         "a booking for nothing": f"DELETE FROM payment.charges WHERE key = {named('charge K')}",
         "both the seats and the money": f"""
@@ -412,7 +413,7 @@ MONEY: Final = {
     },
 }
 OF_BOOKINGS: Final = {
-    "a confirmed booking is paid by its own intent, with its whole price": {
+    "the intent of a confirmed booking is paid, with the booking's total": {
         "by nobody": f"""
             UPDATE booking.bookings SET payment_intent_id = gen_random_uuid()
             WHERE booking_id = {named("booking K")}""",
@@ -431,7 +432,7 @@ OF_BOOKINGS: Final = {
             VALUES ({named("booking R")}, 2, 'R-2', 'Zoë', 'Lind', 'CHILD')""",
         "an infant with": "UPDATE booking.booking_passengers SET type = 'INFANT' WHERE passenger_id = 'R-1'",
     },
-    "a confirmed booking shows exactly the seats that its passengers have": {
+    "a confirmed booking shows exactly the confirmed seats of its passengers": {
         "another seat": f"""
             UPDATE booking.booking_seats SET seat_number = '9A'
             WHERE booking_id = {named("booking K")} AND flight_id = '{ONWARD}'""",
@@ -439,17 +440,17 @@ OF_BOOKINGS: Final = {
         "one that was given up": f"UPDATE seat.hold_seats SET state = 'RELEASED' WHERE hold_id = {named('hold K')}",
         "an infant's": "UPDATE booking.booking_seats SET passenger_id = 'K-2' WHERE passenger_id = 'K-1'",
     },
-    "no flight has more passengers of confirmed bookings who need a seat than seats": {
+    "no flight has more booked passengers who need a seat than it has seats": {
         "one too many": "UPDATE booking.booking_passengers SET type = 'CHILD' WHERE passenger_id = 'K-2'",
         "a seat that is no more": f"DELETE FROM seat.seats WHERE flight_id = '{ONWARD}'",
     },
-    "no payment under a live booking is given back, but for flights that were cancelled": {
+    "the payment of a live booking is refunded only for its cancelled flights": {
         "whole": f"""
             UPDATE payment.intents SET state = 'REFUNDED', refund_minor_units = minor_units
             WHERE intent_id = {named("intent K")}""",
         "a part": f"UPDATE payment.intents SET refund_minor_units = 1 WHERE intent_id = {named('intent K')}",
     },
-    "a live booking gives back the fares of its cancelled flights, and of no others": {
+    "the refund of a confirmed booking equals the fares of its cancelled flights": {
         "nothing": f"""
             UPDATE booking.booking_flights SET cancel_time = now(), cancel_reason = 'FOG'
             WHERE booking_id = {named("booking K")} AND leg = 2""",
@@ -457,7 +458,7 @@ OF_BOOKINGS: Final = {
             UPDATE booking.bookings SET refund_reason = 'FOG', refund_minor_units = 1
             WHERE booking_id = {named("booking K")}""",
     },
-    "the seats of a booking are those of its hold, all of them": {
+    "the seats of a booking equal those of its hold": {
         "another seat": f"""
             UPDATE booking.booking_seats SET seat_number = '9A' WHERE booking_id = {named("booking R")}""",
         "another passenger's": f"UPDATE seat.hold_seats SET passenger_id = 'R-2' WHERE hold_id = {named('hold R')}",
@@ -468,12 +469,12 @@ OF_BOOKINGS: Final = {
             UPDATE seat.holds SET state = 'HELD', confirm_time = NULL WHERE hold_id = {named("hold K")}""",
         "no hold": f"UPDATE booking.bookings SET hold_id = gen_random_uuid() WHERE booking_id = {named('booking R')}",
     },
-    "a confirmed booking's passengers sit, unless they moved or gave up their seats themselves": {
+    "every passenger of a confirmed booking has a seat, unless the passenger has changed or released it": {
         "somebody took it": f"""
             UPDATE seat.hold_seats SET state = 'RELEASED'
             WHERE hold_id = {named("hold K")} AND flight_id = '{ONWARD}'""",
     },
-    "a booking that came to nothing keeps no seat, nor does one on a flight that was cancelled for it": {
+    "a failed, expired or cancelled booking has no seat, and no booking has one on its cancelled flights": {
         "a cancelled flight": f"""
             UPDATE booking.booking_flights SET cancel_time = now(), cancel_reason = 'FOG'
             WHERE booking_id = {named("booking K")} AND leg = 2""",
@@ -481,7 +482,7 @@ OF_BOOKINGS: Final = {
         "expired": f"UPDATE seat.hold_seats SET state = 'HELD' WHERE hold_id = {named('hold E')}",
         "never had": f"UPDATE seat.hold_seats SET passenger_id = 'F-1' WHERE hold_id = {named('hold R')}",
     },
-    "a booking is what its history adds up to": {
+    "a booking equals the result of its history": {
         "another state": f"UPDATE booking.bookings SET state = 'EXPIRED' WHERE booking_id = {named('booking K')}",
         "an end that is not written": f"""
             DELETE FROM booking.booking_events WHERE booking_id = {named("booking K")} AND version = 7""",
@@ -493,14 +494,14 @@ OF_BOOKINGS: Final = {
         "a transition after the last": f"""
             UPDATE booking.bookings SET version = 6 WHERE booking_id = {named("booking K")}""",
     },
-    "no booking outlives its time unpaid by more than 5 s": {
+    "every unpaid booking ends within 5 s of its expire time": {
         "reserved": f"""
             UPDATE booking.bookings SET expire_time = now() - interval '6 s' WHERE booking_id = {named("booking R")}""",
         "its payment not begun": f"""
             UPDATE booking.bookings SET state = 'PAYMENT_PENDING', expire_time = now() - interval '6 s'
             WHERE booking_id = {named("booking R")}""",
     },
-    "no step of a booking takes more than 30 s, but for payments that run": {
+    "no step of a booking takes more than 30 s, except a payment in progress": {
         "reserving": f"UPDATE booking.bookings SET state = 'CREATED' WHERE booking_id = {named('booking R')}",
         "paying": f"UPDATE booking.bookings SET state = 'PAYMENT_PENDING' WHERE booking_id = {named('booking R')}",
         "confirming": f"""
@@ -509,23 +510,23 @@ OF_BOOKINGS: Final = {
             UPDATE booking.bookings SET pay_time = now() - interval '31 s', payment_intent_id = {named("intent E")}
             WHERE booking_id = {named("booking E")}""",
     },
-    "a booking knows of its refund within 30 s": {
+    "a booking records its refund within 30 s": {
         "it does not": f"UPDATE booking.bookings SET refund_time = NULL WHERE booking_id = {named('booking X')}",
         "there is none": f"UPDATE payment.intents SET refunded_minor_units = 0 WHERE intent_id = {named('intent X')}",
     },
-    "every confirmed booking is in the manifest within 30 s, and leaves it when it is cancelled": {
+    "a booking is on the manifest exactly while it is confirmed, at most 30 s late": {
         "nobody of it": "DELETE FROM checkin.passengers",
         "not on each flight": f"DELETE FROM checkin.passengers WHERE flight_id = '{ONWARD}'",
         "not each passenger": "DELETE FROM checkin.passengers WHERE passenger_id = 'K-2'",
         "by another locator": "UPDATE checkin.passengers SET pnr = 'AAAAAA'",
         "still": "UPDATE checkin.passengers SET passenger_id = 'X-1', pnr = 'KX7T7Q' WHERE passenger_id = 'K-2'",
     },
-    "every confirmation of a booking has its event, and every cancellation of a confirmed one": {
+    "every confirmation of a booking, and every cancellation of a confirmed one, has its event": {
         "none": "DELETE FROM booking.outbox",
         "only of the confirmation": "DELETE FROM booking.outbox WHERE routing_key = 'booking.cancelled.v1'",
         "another booking's": "UPDATE booking.outbox SET body = 'no booking'",
     },
-    "a record locator is one booking's, and opens nobody else's trip": {
+    "a record locator belongs to one booking, and only that booking's passengers have it": {
         "two bookings'": "UPDATE booking.bookings SET pnr = 'KB7T7Q' WHERE pnr IS NOT NULL",
         "a stranger in the trip": f"""
             INSERT INTO checkin.passengers (flight_id, passenger_id, pnr, login_key, given_name, last_name, type, cabin,
@@ -534,7 +535,7 @@ OF_BOOKINGS: Final = {
     },
 }
 OF_THE_GATEWAY: Final = {
-    "an incident's block is its own source's, had begun, had not run out, and closes what was abused": {
+    "the block of an incident has the same source and the scope of its kind, and was active at the detection": {
         "another's": f"UPDATE gateway.incidents SET block_id = {named('block A2')} WHERE source = 'customer:s'",
         "not begun": f"""
             UPDATE gateway.incidents SET detect_time = detect_time - interval '1 ms'
@@ -545,22 +546,22 @@ OF_THE_GATEWAY: Final = {
         "a scanner is kept from logins": f"""
             UPDATE gateway.blocks SET scope = 'LOGIN' WHERE block_id = {named("block A2")}""",
     },
-    "every block has the incident that it was made for": {
+    "every block has the incident that caused it": {
         "none": f"DELETE FROM gateway.incidents WHERE block_id = {named('block L')}",
         "a later one": f"DELETE FROM gateway.incidents WHERE incident_id = {named('incident A2')}",
         "of another kind": f"UPDATE gateway.blocks SET kind = 'HOLD_SPINNING' WHERE block_id = {named('block A1')}",
     },
-    "an incident is over its threshold, with at most ten things that show it": {
+    "an incident exceeds its threshold and has 1 to 10 pieces of evidence": {
         "at it": "UPDATE gateway.incidents SET count = threshold",
         "nothing shows it": "UPDATE gateway.incidents SET evidence = '{}'",
         "eleven things": "UPDATE gateway.incidents SET evidence = array_fill('/v1'::text, ARRAY[11])",
     },
-    "of the blocks that nobody lifted a source has one at a time of each scope": {
+    "a source has at most one active block of each scope at a time": {
         "two": f"""
             UPDATE gateway.blocks SET lift_time = NULL, lifted_by = NULL, lift_reason = NULL
             WHERE block_id = {named("block A1")}""",
     },
-    "a block ends after it began, and a lifted one says by whom, why, and that it stood": {
+    "a block ends after it begins, and a lifted block names who lifted it and why, and was active then": {
         "it never stood": "UPDATE gateway.blocks SET expire_time = create_time WHERE lift_time IS NULL",
         "lifted by nobody": "UPDATE gateway.blocks SET lifted_by = NULL",
         "without a reason": "UPDATE gateway.blocks SET lift_reason = NULL",
@@ -576,7 +577,7 @@ OF_THE_GATEWAY: Final = {
         "of another kind": "UPDATE gateway.outbox SET routing_key = 'test'",
         "told in another transaction": "UPDATE gateway.outbox SET create_time = create_time + interval '1 ms'",
     },
-    "every limit that the gateway starts with is there, and lets somebody call": {
+    "every default limit exists and allows calls": {
         "one is missing": "DELETE FROM gateway.limits WHERE limit_id = 'hold-per-principal'",
         "nobody": "UPDATE gateway.limits SET requests_per_minute = 0 WHERE limit_id = 'hold-per-principal'",
         "not even once": "UPDATE gateway.limits SET burst = 0 WHERE limit_id = 'hold-per-principal'",

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from deploy.mocks.payment_provider import PaymentProvider
-from operations import payments
+from operations.commands import payments
 from tests.callers import Caller
 from tests.conftest import World
 from tests.payment.conftest import paying
@@ -68,10 +68,10 @@ async def test_quarantine_prints_what_is_wrong(silent: Payments, passenger: Call
 
 
 async def test_an_unknown_intent_ends_with_a_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no UUID" in await skyhigh("show", "1", code=1)
+    assert "is not a UUID" in await skyhigh("show", "1", code=1)
     assert "there is no intent" in await skyhigh("show", str(uuid4()), code=1)
     monkeypatch.setenv("SKYHIGH_DATABASE_URL", "postgresql://127.0.0.1:1/none")
-    assert "the database is away" in await skyhigh("unsettled", code=1)
+    assert "the database is unreachable" in await skyhigh("unsettled", code=1)
 
 
 async def test_an_empty_list_is_reported(
@@ -82,4 +82,4 @@ async def test_an_empty_list_is_reported(
         intent = await service.intent(payer := service.callers.passenger())
         await service.pay(payer, intent)
         await service.becomes(intent, "SUCCEEDED")
-        assert "All is settled." in await skyhigh("unsettled")
+        assert "No payment or refund is unsettled." in await skyhigh("unsettled")

@@ -11,11 +11,12 @@ import httpx
 import pytest
 
 from deploy.local.process import answers, free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks.payment_provider import PaymentProvider
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, write
+from gateway.guard.settings import RateLimits
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from tests.callers import ISSUER, Caller
 from tests.conftest import World
 from tests.payment.rules import FOREIGN_SECRET, Payments, event, signed

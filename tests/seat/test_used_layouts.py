@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 
-from operations.verify import USED_LAYOUTS, check
+from operations.verify.check import USED_LAYOUTS, check
 from seat_service import service
 from seat_service.layouts import layout_register
 from seat_service.layouts.cabin_layouts import Layout, load_layouts, parse_layout

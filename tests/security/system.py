@@ -27,15 +27,17 @@ from google.protobuf.message import Message
 from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
 from deploy.local.process import free_ports
-from deploy.local.servers import envoy
+from deploy.local.servers.envoy import envoy
 from deploy.local.supervisor import Supervisor
 from deploy.mocks import mail, weight
 from deploy.mocks.mail import MailSettings, MailSink
 from deploy.mocks.weight import WeightSettings
 from flight_service.service import FLIGHT_SERVICE
-from gateway.rate_limit.service import GATEWAY_SERVICE
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings, json_bindings, write
+from gateway.descriptors import json_bindings
+from gateway.guard.service import GATEWAY_SERVICE
+from gateway.guard.settings import RateLimits
+from gateway.render import write
+from gateway.settings import GatewaySettings
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services.app import Service

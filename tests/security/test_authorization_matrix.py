@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from gateway.render import read_descriptors
+from gateway.descriptors import read_descriptors
 from services.auth import Role
 from tests.security.belongings import KEYS, Belongings, missing
 from tests.security.messages import valid

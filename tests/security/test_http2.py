@@ -18,7 +18,7 @@ import grpc
 import pytest
 import yaml
 
-from gateway.render import TEMPLATE
+from gateway.template import TEMPLATE
 from services.auth import Role
 from tests.security.belongings import Belongings
 from tests.security.frames import CANCEL, ENHANCE_YOUR_CALM, REFUSED_STREAM, Flag, Frame, Peer, Type, literal

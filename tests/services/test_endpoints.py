@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.rate_limit.settings import RateLimits
-from gateway.render import GatewaySettings
+from gateway.guard.settings import RateLimits
+from gateway.settings import GatewaySettings
 from services.endpoints import Endpoint, endpoints, grpc_target
 from services.settings import CallerSettings
 

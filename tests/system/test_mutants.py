@@ -60,7 +60,7 @@ waitlist: seat 8D of SH4 went to entry 4; entry 3 had asked for it
 @pytest.mark.parametrize(
     ("rest", "found"),
     [
-        ("skyhigh verify: All 119 hold (3342 ms).", set()),
+        ("skyhigh verify: All 119 invariants hold (3342 ms).", set()),
         ("skyhigh verify ended with 1:\n  8 no older entry is overtaken: 1", {VERIFY}),
         # An invariant that could not be checked reveals no bug.
         ("skyhigh verify ended with 2:\n  11 the cached maps: no cache", set()),

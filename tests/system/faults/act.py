@@ -25,7 +25,7 @@ import aiohttp
 import asyncpg
 import redis.asyncio as redis
 
-from deploy.local.stack import SERVICES
+from deploy.local.services import SERVICES
 from services.amqp import EVENTS
 from tests.system.faults.proxy import Conditions
 from tests.system.faults.stack import REPOSITORY, RunningStack, StackError

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from deploy.local.process import Process
+from deploy.local.process_table import processes_of
 from deploy.local.report import Report
 from deploy.local.stack import Stack
 from deploy.local.supervisor import StartError, Supervisor
@@ -39,7 +40,7 @@ class Host:
         # Orders change these; a supervisor reads them at each start of a process.
         self._variables: dict[str, dict[str, str]] = {}
         self._supervisor: Supervisor | None = None
-        self._processes = [self._with_own_variables(process) for process in self._stack.processes()]
+        self._processes = [self._with_own_variables(process) for process in processes_of(self._stack)]
 
     def _with_own_variables(self, process: Process) -> Process:
         self._variables[process.name] = variables = dict(process.environment)

@@ -18,7 +18,7 @@ import grpc
 from skyhigh.seat.v1 import seat_service_pb2 as pb
 from skyhigh.seat.v1.seat_service_pb2_grpc import SeatServiceStub
 
-from deploy.local.stack import SERVICES
+from deploy.local.services import SERVICES
 from tests.callers import LAYOUT
 from tests.dates import new_flight_id
 from tests.system.faults.stack import RunningStack

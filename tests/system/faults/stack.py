@@ -25,11 +25,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from deploy.local import environment, proc
 from deploy.local.leftovers import end_leftovers
+from deploy.local.mocks import MOCKS
+from deploy.local.port_table import PORTS, free_port_base
 from deploy.local.process import LOOPBACK
 from deploy.local.report import Report
 from deploy.local.secrets import Secrets, SigningKeys
-from deploy.local.servers import ServerPorts, Servers
-from deploy.local.stack import MOCKS, PORTS, SERVICES, free_port_base
+from deploy.local.servers.private import ServerPorts, Servers
+from deploy.local.services import SERVICES
 from deploy.local.supervisor import Status
 from tests.callers import AUDIENCE, ISSUER
 from tests.system.faults.proxy import Proxy, listening

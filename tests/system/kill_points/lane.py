@@ -22,7 +22,8 @@ from deploy.mocks import mail, payment_provider, weight
 from deploy.mocks.mail import MailSettings, MailSink
 from deploy.mocks.payment_provider import PaymentProvider, ProviderSettings
 from deploy.mocks.weight import WeightSettings
-from operations import invariants, verify
+from operations import invariants
+from operations.verify.check import check
 from tests.callers import Caller, Callers
 from tests.conftest import World, opened
 from tests.payment.bridge import bridge
@@ -175,7 +176,7 @@ class Lane:
         async def none() -> bool:
             found[:] = [
                 str(finding)
-                for finding in await verify.check(self.database, self.redis, invariants=INVARIANTS)
+                for finding in await check(self.database, self.redis, invariants=INVARIANTS)
                 if finding.violations or finding.not_checked
             ]
             return not found

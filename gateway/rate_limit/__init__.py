@@ -1,4 +1,0 @@
-"""The gateway service, which Envoy calls.
-
-It has the shared rate limits, detects abuse, and sends Envoy new configuration while it runs.
-"""

@@ -1,0 +1,1 @@
+"""The demo airline: its timetable, its passengers, and how they are loaded."""
