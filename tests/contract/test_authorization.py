@@ -24,8 +24,8 @@ from skyhigh.waitlist.v1 import waitlist_service_pb2, waitlist_service_pb2_grpc
 from booking_service.service import BOOKING_SERVICE
 from checkin_service.service import CHECKIN_SERVICE
 from flight_service.service import FLIGHT_SERVICE
+from gateway.descriptors import read_descriptors
 from gateway.guard.service import GATEWAY_SERVICE
-from gateway.render import read_descriptors
 from payment_service.service import PAYMENT_SERVICE
 from seat_service.service import SEAT_SERVICE
 from services import rpcs

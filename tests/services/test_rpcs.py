@@ -13,8 +13,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2
 from skyhigh.options.v1 import rpc_pb2
 
+from gateway.descriptors import read_descriptors
 from gateway.openapi.api import Api
-from gateway.render import read_descriptors
 from seat_service.service import SEAT_SERVICE
 from services import app, rpcs
 from services.auth import Role
