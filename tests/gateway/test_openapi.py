@@ -117,7 +117,7 @@ def test_the_document_has_the_rules_of_the_protos(openapi: dict[str, Any], schem
     assert "required" not in suggest["children"]
     assert suggest["positions"]["schema"]["maxItems"] == 3
     assert suggest["positions"]["schema"]["items"]["enum"][1:] == ["WINDOW", "MIDDLE", "AISLE"]
-    assert "children: are part of the party" in operation(openapi, "SuggestSeats")["description"]
+    assert "children: must be at most partySize" in operation(openapi, "SuggestSeats")["description"]
     known_version = parameters(openapi, "WatchSeatMap")["knownVersion"]["schema"]
     assert (known_version["type"], known_version["pattern"]) == ("string", "^[0-9]{1,18}$")
     hold = schemas["seat.HoldSeatsRequest"]["properties"]
@@ -130,7 +130,7 @@ def test_the_document_has_the_rules_of_the_protos(openapi: dict[str, Any], schem
         booking["properties"]["contactEmail"] | {"format": "email", "maxLength": 254}
         == (booking["properties"]["contactEmail"])
     )
-    assert "either it or itineraryId is needed" in booking["description"]
+    assert "flightId: must be given if itineraryId is left out" in booking["description"]
     flight = schemas["checkin.FlightFacts"]
     assert {"departureTime", "arrivalTime", "flightNumber"} <= set(flight["required"])
     assert flight["properties"]["departureTime"]["format"] == "date-time"

@@ -287,8 +287,8 @@ async def test_replaced_certificates_are_used_without_a_restart(edge: SecureEdge
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"gateway_tls_certificate": "edge.pem"}, "both are given, or none"),
-        ({"gateway_tls_key": "edge_key.pem"}, "both are given, or none"),
+        ({"gateway_tls_certificate": "edge.pem"}, "set both or neither"),
+        ({"gateway_tls_key": "edge_key.pem"}, "set both or neither"),
         ({"gateway_tls_certificate": "edge.pem", "gateway_tls_key": "seat_key.pem"}, "do not belong together"),
         ({"tls_certificate": "edge.pem", "tls_key": "edge_key.pem"}, "all three are given, or none"),
         (

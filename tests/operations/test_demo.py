@@ -246,7 +246,7 @@ async def test_whoever_is_checked_in_is_not_printed(check_in: FakeCheckIn) -> No
     check_in.checked_in.add(person.passenger_id)
     refused = await skyhigh("pnr", "--flight", person.flight_id)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "only 0 of 1 can check in now" in refused.stderr
+    assert "only 0 of 1 passengers can check in now" in refused.stderr
 
 
 async def test_candidates_share_a_flight(check_in: FakeCheckIn) -> None:
@@ -269,7 +269,7 @@ async def test_an_airline_that_was_not_loaded_has_nobody(check_in: FakeCheckIn) 
 async def test_a_flight_that_is_not_today_or_tomorrow_is_refused(check_in: FakeCheckIn) -> None:
     refused = await skyhigh("pnr", "--flight", "SH101-2010-01-01")
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "no flight of the demo airline" in refused.stderr
+    assert "is not a flight of the demo airline" in refused.stderr
 
 
 @pytest.mark.parametrize(
