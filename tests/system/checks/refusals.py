@@ -20,7 +20,7 @@ from tests.system.checks.linearizability import (
 )
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
-from tests.system.truth import BookingRow, SeatEvent, Transition, Truth
+from tests.system.truth import BookingRow, Place, SeatEvent, Transition, Truth
 
 CHECK: Final = "refusals"
 
@@ -55,6 +55,8 @@ _REPEATABLE: Final = frozenset(
         "DeclineOffer", "LeaveWaitlist",
     }
 )  # fmt: skip
+# RPCs whose request names one seat. An agent makes thousands of them, so that they are found by the seat.
+_OF_ONE_SEAT: Final = frozenset({"HoldSeat", "BlockSeat", "UnblockSeat"})
 LAP: Final = "INF"
 DEFECT: Final = "INTERNAL"
 
@@ -81,8 +83,12 @@ class _Calls:
         self.by_key = history.by_key()
         self._by_call: dict[tuple[str, str], list[Operation]] = defaultdict(list)
         self._by_name: dict[tuple[str, str, str], list[Operation]] = defaultdict(list)
+        self._by_place: dict[tuple[str, str, Place], list[Operation]] = defaultdict(list)
         for operation in history:
             self._by_call[operation.principal, operation.call].append(operation)
+            if operation.call in _OF_ONE_SEAT:
+                place = str(operation.request.get("flight_id", "")), str(operation.request.get("seat_number", ""))
+                self._by_place[operation.principal, operation.call, place].append(operation)
             for field in _STEPS:
                 names = {str((operation.answer or {}).get(field, "")), str(operation.request.get(field, ""))} - {""}
                 for name in names:
@@ -91,6 +97,12 @@ class _Calls:
     def of(self, principal: str, call: str) -> Sequence[Operation]:
         """Returns a principal's calls of an RPC."""
         return self._by_call.get((principal, call), ())
+
+    def on(self, principal: str, call: str, place: Place) -> Sequence[Operation]:
+        """Returns a principal's calls of an RPC that can concern a seat: those for it, if the RPC is for one seat."""
+        if call in _OF_ONE_SEAT:
+            return self._by_place.get((principal, call, place), ())
+        return self.of(principal, call)
 
     def naming(self, principal: str, call: str, name: str) -> Sequence[Operation]:
         """Returns a principal's calls of an RPC that name a resource in their request or response."""
@@ -137,7 +149,7 @@ def _causes(event: SeatEvent, calls: _Calls) -> Iterator[Operation]:
         yield from calls.by_key.get((event.actor, event.request_id), ())
         return
     for call in unkeyed_causes_of(event):
-        for operation in calls.of(event.actor, call):
+        for operation in calls.on(event.actor, call, event.place):
             if changes_seats_without_key(operation) and can_cause(operation, event):
                 yield operation
 
