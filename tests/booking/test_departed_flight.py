@@ -75,7 +75,7 @@ async def test_seats_held_again_are_released_when_the_flight_left_before_the_boo
     await agency.seats.service().CancelHold(seat_pb.CancelHoldRequest(hold_id=booking.hold_id))
 
     async def is_down(*_: Any, **__: Any) -> bool:
-        raise Unavailable("the database does not respond, try again")
+        raise Unavailable("the database does not respond; retry")
 
     async def failed_to_write() -> bool:
         error = "SELECT last_error FROM timers WHERE name = 'confirm' AND subject = $1"

@@ -107,7 +107,7 @@ async def test_a_probe_says_why_a_server_is_not_ready() -> None:
 
     server = await asyncio.start_server(greet, LOOPBACK, 0)
     port = server.sockets[0].getsockname()[1]
-    with pytest.raises(OSError, match=f"port {port} answers b'-LOADING'"):
+    with pytest.raises(OSError, match=f"port {port} responds with b'-LOADING'"):
         await answers(port, ask=b"PING\r\n", expect=[b"+PONG"])()
     server.close()
     await server.wait_closed()

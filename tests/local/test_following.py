@@ -74,7 +74,7 @@ def test_a_process_that_keeps_dying_ends_it_with_the_cause(following: Following,
     )
     line = line_of(following(status, log=log))
     assert line == (
-        f"skyhigh: seat {last_end}: OSError: [Errno 98] in use. `skyhigh logs seat` has the rest; "
+        f"skyhigh: seat {last_end}: OSError: [Errno 98] in use. `skyhigh logs seat` prints more; "
         "`make down` stops the other processes"
     )
 

@@ -222,7 +222,7 @@ def test_a_killed_supervisors_processes_are_ended_and_a_new_stack_starts(stack: 
     outputs = [started.communicate(timeout=UP_SECONDS)[0] for started in both]
     assert [started.returncode for started in both] == [0, 0], outputs
     assert sum("that a killed supervisor had left" in output for output in outputs) == 1
-    assert sum("Another `make up` starts this stack" in output for output in outputs) == 1
+    assert sum("is starting this stack: waiting for it" in output for output in outputs) == 1
     assert sum("is already running" in output for output in outputs) == 1
     assert not [pid for leader in sessions for pid in members(leader)]
     assert skyhigh("status").exit_code == 0

@@ -404,7 +404,7 @@ def entry_of() -> Callable[..., Entry]:
 
 async def no_offender_of(database: Database, flight: Flight) -> None:
     """Fails if `skyhigh verify` finds an overtaken entry of this flight."""
-    (invariant,) = [each for each in WAITLIST_INVARIANTS if "overtaken" in each.name]
+    (invariant,) = [each for each in WAITLIST_INVARIANTS if "younger entry" in each.name]
     numbers = {
         row["entry_id"]
         for row in await database.fetch("SELECT entry_id FROM entries WHERE flight_id = $1", flight.flight_id)

@@ -24,7 +24,7 @@ EXIT_SEAT, PLAIN_SEAT = "12A", "20A"
 
 async def nobody_was_overtaken(database: Database, flight: Flight) -> None:
     """Fails if `skyhigh verify` finds an overtaken entry of this flight."""
-    (invariant,) = [each for each in WAITLIST_INVARIANTS if "overtaken" in each.name]
+    (invariant,) = [each for each in WAITLIST_INVARIANTS if "younger entry" in each.name]
     numbers = {
         row["entry_id"]
         for row in await database.fetch("SELECT entry_id FROM entries WHERE flight_id = $1", flight.flight_id)
