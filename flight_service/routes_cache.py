@@ -26,8 +26,9 @@ from services.cache import Versioned, VersionedCache
 CACHE_PREFIX: Final = "routes"
 # Minimum time between two calls of a Redis that is unavailable.
 CACHE_RETRY_SECONDS: Final = 1.0
-# Routes of all markets together; a route has about half a kilobyte.
-ROUTES_KEPT: Final = 100_000
+# Routes of all markets together. A route has about half a kilobyte, and a third of one in each of the up to twelve
+# orders (four cabins, three sorts) that were requested.
+ROUTES_KEPT: Final = 20_000
 
 _log = telemetry.log("routes_cache")
 

@@ -53,7 +53,7 @@ class Kind:
 # Allocators return memory in steps, and Postgres vacuums a table once a fifth of it is dead.
 KINDS: Final[Mapping[str, Kind]] = {
     "MB of": Kind(1.15, 8),
-    "dead rows": Kind(1.5, 500),
+    "% of rows are dead": Kind(1.5, 5),
     "waiting": Kind(1.5, 20),
     "rows per operation": Kind(1.25, 0.05),
 }
@@ -122,9 +122,15 @@ def _megabytes(pid: int) -> float:
 
 
 async def _rows(connection: asyncpg.Connection) -> dict[str, float]:
-    """Returns the dead rows of each schema, and the rows of the chassis' tables."""
+    """Returns the share of dead rows of each schema, and the rows of the chassis' tables.
+
+    Postgres vacuums a table when a share of its rows is dead, so that their number grows with the table.
+    """
     dead = await connection.fetch(
-        "SELECT schemaname, sum(n_dead_tup)::float8 AS dead FROM pg_stat_user_tables GROUP BY schemaname"
+        """
+        SELECT schemaname, 100 * sum(n_dead_tup)::float8 / greatest(sum(n_dead_tup + n_live_tup), 1) AS share
+        FROM pg_stat_user_tables GROUP BY schemaname
+        """
     )
     stored = {
         table: await connection.fetchval(
@@ -132,7 +138,7 @@ async def _rows(connection: asyncpg.Connection) -> dict[str, float]:
         )
         for table in STORED
     }
-    return {f"dead rows of {row['schemaname']}": row["dead"] for row in dead} | {
+    return {f"% of rows are dead in {row['schemaname']}": row["share"] for row in dead} | {
         f"rows of {table}": float(count) for table, count in stored.items()
     }
 

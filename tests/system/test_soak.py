@@ -28,8 +28,8 @@ def operation(invoked: float, seconds: float, outcome: Outcome = "ok", call: str
     [
         ("MB of seat", (50, 90, 92, 94), True),
         ("MB of seat", (50, 90, 100, 120), False),
-        ("dead rows of seat", (0, 900, 100, 1100), True),
-        ("dead rows of seat", (0, 900, 1900, 2900), False),
+        ("% of rows are dead in seat", (0, 10, 3, 14), True),
+        ("% of rows are dead in seat", (0, 10, 20, 30), False),
         ("waiting: due timers of seat", (0, 3, 0, 9), True),
         ("waiting: due timers of seat", (0, 30, 60, 90), False),
     ],

@@ -6,6 +6,7 @@ price, the transition to the state in the response. A final state stays the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ def check(history: History, truth: Truth) -> list[Violation]:
                     found.append(Violation(CHECK, text, [operation]))
                 else:
                     states.add(name)
-    return [*found, *_passengers_lost(history, truth)]
+    return [*found, *_passengers_lost(history, truth), *_shortened(history, truth)]
 
 
 def _contradicted(truth: Truth, subject: str, state: str, *, final: bool) -> str:
@@ -157,12 +158,28 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
             yield f"hold {hold_id} was shown as confirmed, and {sorted(set(seats) - confirmed) or 'it'} never was"
     if answer.get("state") in ("CANCELLED", "EXPIRED") and hold.state != answer["state"]:
         yield f"hold {hold_id} was shown as {answer['state']}, and is {hold.state}"
-    if answer.get("state") == "HELD" and hold.expire_time is not None and answer.get("expire_time"):
-        # If the departure moves to an earlier time, the hold expires earlier.
-        departures = [truth.departure[flight_id] for flight_id, _ in seats if flight_id in truth.departure]
-        promised = min([_seconds(str(answer["expire_time"])), *departures])
-        if hold.expire_time < promised - TIME_TOLERANCE_SECONDS and hold.state in ("EXPIRED", "HELD"):
-            yield f"hold {hold_id} was to last {promised - hold.expire_time:.3f} s longer"
+
+
+def _shortened(history: History, truth: Truth) -> Iterator[Violation]:
+    """A hold does not expire before the time in a response, unless a flight of it departed earlier meanwhile."""
+    departures: dict[str, float] = dict(truth.departure)
+    for operation in history.of_calls("ImportManifest"):
+        moved = (operation.request.get("flight") or {}).get("departure_time")
+        if moved:
+            flight_id = str(operation.request.get("flight_id", ""))
+            departures[flight_id] = min(departures.get(flight_id, math.inf), _seconds(str(moved)))
+    for operation in history.of_calls(*HOLD_CALLS):
+        answer = operation.answer or {}
+        hold = truth.hold.get(str(answer.get("hold_id", "")))
+        if not operation.ok or hold is None or hold.expire_time is None or not answer.get("expire_time"):
+            continue
+        flights = {flight_id for flight_id, _ in _places_in(answer)}
+        ends = [departures[flight_id] for flight_id in flights if flight_id in departures]
+        promised = min([_seconds(str(answer["expire_time"])), *ends])
+        early = hold.expire_time < promised - TIME_TOLERANCE_SECONDS
+        if answer.get("state") == "HELD" and early and hold.state in ("EXPIRED", "HELD"):
+            text = f"hold {answer['hold_id']} was to last {promised - hold.expire_time:.3f} s longer"
+            yield Violation(CHECK, text, [operation])
 
 
 def _passengers_lost(history: History, truth: Truth) -> Iterator[Violation]:

@@ -108,6 +108,24 @@ def _leaks(history: History, truth: Truth) -> Iterator[Violation]:
                 break
 
 
+def _takings(history: History) -> Iterator[Operation]:
+    """Yields the calls that took a seat, without those that only show the result of an earlier call."""
+    first = {name: operations[0] for name, operations in history.by_key().items()}
+    accepted: set[str] = set()
+    for operation in history:
+        if not operation.ok or operation.call not in _TAKES:
+            continue
+        if operation.request_id is not None and first[operation.principal, operation.request_id] is not operation:
+            # It gets the response of the first request with its key, which is checked itself.
+            continue
+        if operation.call == "AcceptOffer":
+            entry_id = str(operation.request.get("entry_id", ""))
+            if entry_id in accepted:
+                continue
+            accepted.add(entry_id)
+        yield operation
+
+
 def _ended(history: History, truth: Truth) -> Iterator[Violation]:
     """No seat is taken with an entitlement that had ended long enough before the call."""
     clock = _Clock(history)
@@ -127,13 +145,7 @@ def _ended(history: History, truth: Truth) -> Iterator[Violation]:
                 for each in (operation.answer or {}).get("passengers", ()):
                     name = (str(leg["flight_id"]), str(each["passenger_id"]))
                     travellers.setdefault(name, (clock.calm_after(operation.returned), operation))
-    first = {name: operations[0] for name, operations in history.by_key().items()}
-    for operation in history:
-        if not operation.ok or operation.call not in _TAKES:
-            continue
-        if operation.request_id is not None and first[operation.principal, operation.request_id] is not operation:
-            # It gets the response of the first request with its key, which is checked itself.
-            continue
+    for operation in _takings(history):
         for flight_id, passenger_id in _used(operation, truth):
             end = travellers.get((flight_id, passenger_id)) or flights.get(flight_id)
             if end is not None and operation.invoked > end[0]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from tests.system.checks.calls import ENTRY_CALLS, shown
+from tests.system.checks.calls import ENTRY_CALLS, changed_holds, shown
 from tests.system.checks.violation import Violation
 from tests.system.history import History, Operation
 from tests.system.truth import EntryRow, Truth
@@ -37,7 +37,7 @@ def check(history: History, truth: Truth) -> list[Violation]:
     joined = _joined(history)
     return [
         *_out_of_line(joined, truth),
-        *_unwanted(joined, truth),
+        *_unwanted(joined, truth, changed_holds(history)),
         *_overtaken(joined, truth),
         *_positions(history),
     ]
@@ -81,13 +81,13 @@ def _out_of_line(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Viola
                 )
 
 
-def _unwanted(joined: Mapping[str, _Joining], truth: Truth) -> Iterator[Violation]:
-    """An entry gets a seat that its client asked for."""
+def _unwanted(joined: Mapping[str, _Joining], truth: Truth, changed: set[str]) -> Iterator[Violation]:
+    """An entry gets a seat that its client asked for, unless the passenger changed the offered hold."""
     facts = {(row.flight_id, row.seat_number): row for row in truth.waitlist_seats}
     for entry_id, joining in joined.items():
         entry = truth.entry.get(entry_id)
         seat = None if entry is None else facts.get((entry.flight_id, entry.seat_number or ""))
-        if entry is None or seat is None or entry.state not in ("OFFERED", "ASSIGNED"):
+        if entry is None or seat is None or entry.state not in ("OFFERED", "ASSIGNED") or entry.hold_id in changed:
             continue
         if not _wants(joining.shown.request.get("preferences") or {}, seat.seat_number, seat.position, seat.cabin):
             text = f"entry {entry.number} of {entry.flight_id} got seat {seat.seat_number}, which it did not ask for"
