@@ -64,7 +64,7 @@ async def test_a_late_payment_holds_no_departed_seats(agency: Agency, customer: 
     assert (await customer.get(booking)).last_error == "FLIGHT_DEPARTED"
 
 
-async def test_seats_held_again_are_released_when_the_flight_left_before_the_booking_was_written(
+async def test_late_seats_are_released_if_the_flight_departed_first(
     agency: Agency, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agency.provider.behaviour.now = UNDECIDED

@@ -94,9 +94,7 @@ async def test_a_cancelled_booking_keeps_departed_passengers(airport: Airport, c
     assert await checkin_database.fetchval(listed, airport.flight_id) == 3
 
 
-async def test_booking_cancelled_before_departure_cancels_when_the_event_arrives_later(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_late_event_of_a_cancelled_booking_cancels(airport: Airport, checkin_database: Database) -> None:
     its = party(booked(airport.flight_id))
     await airport.tell("booking.confirmed.v1", its.confirmed)
     adult = its.traveller(airport, 0)
@@ -114,9 +112,7 @@ async def test_booking_cancelled_before_departure_cancels_when_the_event_arrives
     assert its.confirmed.passengers[2].passenger_id not in left
 
 
-async def test_seat_released_before_departure_cancels_when_the_event_arrives_later(
-    airport: Airport, checkin_database: Database
-) -> None:
+async def test_late_event_of_a_released_seat_cancels(airport: Airport, checkin_database: Database) -> None:
     traveller = await airport.traveller()
     done = await traveller.completed(30)
     hold_id = await checkin_database.fetchval(

@@ -94,7 +94,7 @@ async def test_concurrent_completions_get_consecutive_sequence_numbers(airport: 
     assert sorted(each.sequence_number for each in declared) == list(range(1, 13))
 
 
-async def test_pass_is_refused_when_the_passenger_has_just_left_the_manifest(airport: Airport) -> None:
+async def test_pass_is_refused_when_the_passenger_left_the_manifest(airport: Airport) -> None:
     traveller = await airport.traveller()
     await traveller.completed(10)
     async with db.transaction(airport.pool) as conn:

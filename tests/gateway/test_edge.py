@@ -329,7 +329,7 @@ async def test_an_unavailable_service_has_a_retry_delay(edge: Edge, method: str,
     assert "127.0.0.1" not in response.text
 
 
-async def test_outcome_is_unknown_when_the_connection_breaks_after_the_request(tmp_path: Path) -> None:
+async def test_outcome_is_unknown_when_the_connection_breaks_midway(tmp_path: Path) -> None:
     passenger = {"givenName": "BREAK-THE-CONNECTION", "lastName": "Omega", "type": "ADULT"}
     order = {"flightId": FLIGHT, "passengers": [passenger], "contactEmail": "a@example.org"}
     async with (
