@@ -161,10 +161,12 @@ async def test_looking_keeps_the_order(channel: AbstractChannel) -> None:
 
 
 async def test_show_keeps_the_order_of_more_than_a_thousand_messages(channel: AbstractChannel) -> None:
+    dead = await channel.get_queue(dead_queue("seat"))
+    await dead.purge()
     event_ids = [await _bury(channel) for _ in range(1_010)]
     for _ in range(2):
         assert [letter["id"] for letter in await _shown()] == event_ids[:20]
-    await (await channel.get_queue(dead_queue("seat"))).purge()
+    await dead.purge()
 
 
 async def test_replay_sends_each_message_without_an_id_back(channel: AbstractChannel) -> None:
