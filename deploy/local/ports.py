@@ -38,11 +38,18 @@ class Holder:
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
                 continue
-            with contextlib.suppress(OSError):
-                for descriptor in (folder / "fd").iterdir():
-                    if os.readlink(descriptor) == target:
-                        return f"{(folder / 'comm').read_text().strip()}, pid {folder.name}"
+            if target in _links(folder / "fd"):
+                with contextlib.suppress(OSError):
+                    return f"{(folder / 'comm').read_text().strip()}, pid {folder.name}"
         return ""
+
+
+def _links(folder: Path) -> Iterator[str]:
+    """Yields the targets of the links in a folder, without those that vanish meanwhile or may not be read."""
+    with contextlib.suppress(OSError):
+        for link in folder.iterdir():
+            with contextlib.suppress(OSError):
+                yield os.readlink(link)
 
 
 def holders(ports: Collection[int]) -> list[Holder]:

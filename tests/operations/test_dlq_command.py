@@ -165,7 +165,10 @@ async def test_show_keeps_the_order_of_more_than_a_thousand_messages(channel: Ab
     await dead.purge()
     event_ids = [await _bury(channel) for _ in range(1_010)]
     for _ in range(2):
-        assert [letter["id"] for letter in await _shown()] == event_ids[:20]
+        # A message that another test left in a delay queue may arrive at any time.
+        shown = [letter["id"] for letter in await _shown() if letter["id"] in event_ids]
+        assert shown == event_ids[: len(shown)]
+        assert len(shown) > 10
     await dead.purge()
 
 
