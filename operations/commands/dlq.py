@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 CONFIRM_TIMEOUT_SECONDS: Final = 10
+POLL_SECONDS: Final = 0.05
 # Headers about past failures, ours and the broker's. A replay leaves them out, so that the message has all its tries
 # again.
 TRACES: Final = ("x-failures", "x-reason", "x-queue", "x-delivery-count", "x-death", "x-first-death", "x-last-death")
@@ -150,18 +151,19 @@ async def _list(amqp_url: str) -> None:
 
 async def _show(amqp_url: str, service: str, count: int) -> None:
     # A consumer has to take messages to read them, and the broker puts returned messages behind those that were not
-    # taken. So all messages are taken and returned together, which keeps their order. None is kept in memory.
-    last: AbstractIncomingMessage | None = None
-    async with _dead_queue(amqp_url, service) as (_, queue):
+    # taken. So all messages are taken. Each is returned by itself, because a quorum queue does not keep the order of
+    # messages that are returned together.
+    taken: list[AbstractIncomingMessage] = []
+    async with _dead_queue(amqp_url, service) as (channel, queue):
         try:
             while (message := await _next(queue)) is not None:
-                last = message
-                if count > 0:
+                taken.append(message)
+                if len(taken) <= count:
                     DeadLetter.of(message).print()
-                    count -= 1
         finally:
-            if last is not None:
-                await last.nack(multiple=True, requeue=True)
+            await _put_back(taken)
+            if queue is not None:
+                await _returned(channel, queue.name, len(taken))
 
 
 async def _replay(amqp_url: str, service: str, event_id: str | None) -> None:
@@ -247,6 +249,19 @@ async def _dead_queue(amqp_url: str, service: str) -> AsyncIterator[tuple[Abstra
 
 async def _next(queue: AbstractQueue | None) -> AbstractIncomingMessage | None:
     return await queue.get(fail=False, timeout=CONFIRM_TIMEOUT_SECONDS) if queue is not None else None
+
+
+async def _returned(channel: AbstractChannel, name: str, count: int) -> None:
+    """Waits until the broker has returned so many messages.
+
+    It returns those that it has not processed when the connection closes, in any order.
+    """
+    async with asyncio.timeout(CONFIRM_TIMEOUT_SECONDS):
+        while True:
+            queue = await channel.declare_queue(name, passive=True)
+            if (queue.declaration_result.message_count or 0) >= count:
+                return
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _put_back(messages: list[AbstractIncomingMessage]) -> None:
