@@ -509,7 +509,7 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
               WHERE leg.booking_id = $1
                 AND (leg.flight_id = booking_flights.flight_id OR bookings.state = 'SEATS_RESERVED')
                 AND (leg.departure_time > statement_timestamp() OR cancelled_flights.flight_id IS NOT NULL))
-        RETURNING booking_flights.flight_id
+        RETURNING booking_flights.flight_id, booking_flights.cancel_time
         """,
         booking_id,
         owner,
@@ -517,6 +517,8 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
     )
     if not legs:
         return None
+    # The time that was compared with the departures. Other services compare it with them again.
+    cancel_time = legs[0]["cancel_time"]
     standing = await records.find(conn, booking_id)
     fare = (
         standing.total
@@ -527,7 +529,7 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
         """
         UPDATE bookings
         SET state = CASE WHEN $3 THEN 'CANCELLED' ELSE state END,
-            cancel_time = CASE WHEN $3 THEN statement_timestamp() END, cancel_reason = CASE WHEN $3 THEN $2 END,
+            cancel_time = CASE WHEN $3 THEN $5::timestamptz END, cancel_reason = CASE WHEN $3 THEN $2 END,
             refund_reason = CASE WHEN pay_time IS NOT NULL THEN $2 END,
             refund_minor_units = CASE WHEN pay_time IS NOT NULL THEN $4::bigint END, refund_time = NULL,
             version = version + 1, update_time = statement_timestamp()
@@ -538,6 +540,7 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
         reason,
         not standing.live_legs,
         fare.minor_units,
+        cancel_time,
     )
     assert row is not None, "it was found in this transaction"
     await _record(conn, booking_id, actor=actor, reason=reason, within_state=True)
@@ -560,7 +563,7 @@ async def cancel(conn: Conn, booking_id: UUID, *, owner: str | None, actor: str,
             flight_ids=[leg.flight_id for leg in done.legs],
             passenger_ids=[traveller.passenger_id for traveller in standing.travellers],
             reason=reason,
-            cancel_time=timestamp(row["update_time"]),
+            cancel_time=timestamp(cancel_time),
             kept_flight_ids=[leg.flight_id for leg in standing.live_legs],
         )
         await outbox.enqueue(conn, [Event(uuid4(), "booking.cancelled.v1", told)])

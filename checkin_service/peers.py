@@ -21,7 +21,7 @@ from skyhigh.weight.v1.weight_service_pb2_grpc import WeightServiceStub
 from checkin_service import refusals
 from checkin_service.settings import CheckInSettings
 from services.clients import Meanings, PeerRefusal, ask, channel
-from services.errors import Refusal, Unavailable
+from services.errors import Refusal, Unauthenticated, Unavailable
 from services.money import Amount, money_of
 from services.running_call import running
 from services.time_limits import FACTOR
@@ -245,6 +245,8 @@ def _unusable(state: seat.Hold.State.ValueType) -> Refusal:
 
 
 _OF_HOLDS: Final[Meanings] = {
+    # The caller's token ended between our check and the seat service's, or the two clocks differ.
+    "UNAUTHENTICATED": lambda _: Unauthenticated(),
     "HOLD_NOT_FOUND": lambda _: refusals.hold_not_found(),
     "HOLD_EXPIRED": lambda _: refusals.hold_expired(),
     "HOLD_CANCELLED": lambda _: refusals.hold_cancelled(),

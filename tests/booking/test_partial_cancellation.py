@@ -80,6 +80,8 @@ async def test_a_departed_flight_keeps_seat_and_fare(agency: Agency, customer: C
     assert await kept(agency, booking) == ("SUCCEEDED", LEG_CENTS)
     (told,) = [each for each in await agency.told("booking.cancelled.v1") if each.booking_id == booking.booking_id]
     assert (list(told.flight_ids), list(told.kept_flight_ids)) == ([journey.flight_ids[1]], [journey.flight_id])
+    # Check-in compares the time of the event with the departure, as the cancellation did.
+    assert told.cancel_time == found.flights[1].cancel_time
     assert [mail.subject for mail in await agency.mails(email)] == [
         f"Your booking {booking.pnr} is confirmed",
         f"Flights of your booking {booking.pnr} were cancelled",

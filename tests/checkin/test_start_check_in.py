@@ -13,6 +13,7 @@ import pytest
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 from skyhigh.seat.v1 import seat_service_pb2 as seat_pb
 
+from checkin_service import peers
 from checkin_service.check_ins import start
 from checkin_service.peers import Peers
 from tests.callers import refused, seat
@@ -157,6 +158,18 @@ async def test_a_slower_request_returns_the_faster_ones_check_in(
 
     monkeypatch.setattr(Peers, "confirm_hold", confirm_and_wait)
     assert (await traveller.start(hold_id=hold.hold_id)).checkin_id == begun[0].checkin_id
+
+
+async def test_a_token_that_ends_during_the_start_is_unauthenticated(
+    airport: Airport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traveller = await airport.traveller()
+    hold = await traveller.hold()
+    with monkeypatch.context() as ended:
+        ended.setattr(peers, "_as_caller", lambda: {"metadata": (("authorization", "Bearer ended"),)})
+        with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
+            await traveller.start(hold_id=hold.hold_id)
+    assert (await traveller.start(hold_id=hold.hold_id)).seat_number == hold.seats[0].seat_number
 
 
 async def test_a_close_after_confirmation_leaves_the_outcome_unknown(
