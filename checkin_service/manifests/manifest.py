@@ -143,7 +143,7 @@ async def find_all(conn: Conn, request: pb.FindPassengersRequest) -> pb.FindPass
 
 
 async def mark_booked(conn: Conn, flight_id: str, passengers: Sequence[Passenger], *, booking: str) -> None:
-    """Marks passengers of a locked flight with a confirmed booking and its locator."""
+    """Marks passengers of a locked flight with their booking and its locator."""
     await conn.executemany(
         """
         UPDATE passengers SET booking = $3, pnr = $4, login_key = CASE WHEN pnr = $4 THEN login_key ELSE $5 END

@@ -6,14 +6,14 @@ others are written in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from skyhigh.checkin.v1 import checkin_service_pb2 as pb
 
 from checkin_service.manifests import flights, locators
 from checkin_service.manifests.flights import Flight
-from checkin_service.manifests.manifest import Passenger, passengers_of, write
+from checkin_service.manifests.manifest import Passenger, mark_booked, passengers_of, write
 from checkin_service.manifests.manifest_lines import PASSENGER_CHECKED_IN, Lines
 from services.db import Conn
 from services.errors import FieldViolation, InvalidArgument
@@ -42,7 +42,7 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     asked = {n: Passenger.of(each, known.get(each.passenger_id)) for n, each in lines.accepted()}
     await _reject_what_check_ins_cannot_follow(conn, flight_id, known, asked, lines)
     _reject_misfits(known, asked, lines)
-    await _reject_foreign_locators(conn, flight_id, known, asked, lines)
+    bookings = await _reject_foreign_locators(conn, flight_id, known, asked, lines)
     await _reject_cancelled_bookings(conn, known, asked, lines)
     # Again, because the two checks before may have rejected the adult of an accepted infant.
     _reject_misfits(known, asked, lines)
@@ -50,6 +50,9 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
     passengers = [asked[n] for n, _ in lines.accepted()]
     changed = [each for each in passengers if known.get(each.passenger_id) != each]
     await write(conn, flight_id, changed, replace=True)
+    for booking, its in _by_booking(passengers, bookings).items():
+        # The event of the booking may come later. Until then the passenger could lose the booked seat at check-in.
+        await mark_booked(conn, flight_id, its, booking=booking)
     added = sum(each.passenger_id not in known for each in changed)
     return pb.ImportManifestResponse(
         flight_id=flight_id,
@@ -62,11 +65,12 @@ async def import_passengers(conn: Conn, request: pb.ImportManifestRequest) -> pb
 
 async def _reject_foreign_locators(
     conn: Conn, flight_id: str, known: Mapping[str, Passenger], asked: Mapping[int, Passenger], lines: Lines
-) -> None:
+) -> Mapping[str, str | None]:
     """Rejects the lines whose locator belongs to another party.
 
     That party would otherwise see and change the passenger's trip. Also rejects another locator for a passenger of a
-    confirmed booking. Reserves the free locators for the imported party.
+    booking. Reserves the free locators for the imported party. Returns the booking key of each locator's owner; None
+    for an imported party.
     """
     accepted = {n: each for n, each in asked.items() if lines.accepts(n)}
     parties = await locators.reserve_free(conn, [each.pnr for each in accepted.values()], booking=None)
@@ -86,6 +90,17 @@ async def _reject_foreign_locators(
         else:
             continue
         lines.reject(n, FieldViolation("pnr", wrong))
+    return parties
+
+
+def _by_booking(passengers: Sequence[Passenger], bookings: Mapping[str, str | None]) -> dict[str, list[Passenger]]:
+    """Groups the passengers with the locator of a booking by the key of that booking."""
+    groups: dict[str, list[Passenger]] = {}
+    for each in passengers:
+        booking = bookings[each.pnr]
+        if booking is not None:
+            groups.setdefault(booking, []).append(each)
+    return groups
 
 
 async def _reject_cancelled_bookings(
@@ -199,7 +214,7 @@ async def _reject_what_check_ins_cannot_follow(
 
 
 async def _booked(conn: Conn, flight_id: str) -> set[str]:
-    """Returns the passengers of a flight whose seats a confirmed booking includes."""
+    """Returns the passengers of a flight whose seats a booking includes."""
     rows = await conn.fetch(
         "SELECT passenger_id FROM passengers WHERE flight_id = $1 AND booking IS NOT NULL", flight_id
     )

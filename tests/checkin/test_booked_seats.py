@@ -36,6 +36,27 @@ async def test_a_booked_seat_is_kept_for_another_check_in(airport: Airport) -> N
     assert (await child.declare(10)).state == pb.CheckIn.COMPLETED
 
 
+async def test_a_booked_seat_is_kept_while_the_bookings_event_is_late(airport: Airport) -> None:
+    its = party(booked(airport.flight_id))
+    await airport.checkin.service().ReserveLocator(
+        pb.ReserveLocatorRequest(pnr=its.confirmed.pnr, booking_id=its.confirmed.booking_id)
+    )
+    each = its.confirmed.passengers[0]
+    await airport.imported(
+        pb.ManifestPassenger(
+            passenger_id=each.passenger_id, pnr=its.confirmed.pnr, given_name="Zoë", last_name=each.last_name
+        )
+    )
+    adult = its.traveller(airport, 0)
+    await adult.seats.confirm(await adult.hold("22A"))
+    await adult.start(hold_id="")
+    await adult.cancel()
+    await airport.at_rest(adult)
+    assert await adult.seat() == "22A"
+    await airport.tell("booking.confirmed.v1", its.confirmed)
+    assert (await adult.start(hold_id="")).seat_number == "22A"
+
+
 async def test_a_booked_passenger_who_moved_keeps_the_new_seat(airport: Airport) -> None:
     _, child = await booked_child(airport)
     # Starting the check-in releases the booked seat, which may be sold. If the new seat were released too, a passenger
