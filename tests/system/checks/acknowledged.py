@@ -161,7 +161,10 @@ def _hold_lost(operation: Operation, answer: Mapping[str, Any], truth: Truth) ->
 
 
 def _shortened(history: History, truth: Truth) -> Iterator[Violation]:
-    """A hold does not expire before the time in a response, unless a flight of it departed earlier meanwhile."""
+    """A hold does not expire before the time in a response, unless a flight of it departed earlier.
+
+    The flight may have a new departure time, or a change may have moved the hold to it.
+    """
     departures: dict[str, float] = dict(truth.departure)
     for operation in history.of_calls("ImportManifest"):
         moved = (operation.request.get("flight") or {}).get("departure_time")
@@ -173,7 +176,8 @@ def _shortened(history: History, truth: Truth) -> Iterator[Violation]:
         hold = truth.hold.get(str(answer.get("hold_id", "")))
         if not operation.ok or hold is None or hold.expire_time is None or not answer.get("expire_time"):
             continue
-        flights = {flight_id for flight_id, _ in _places_in(answer)}
+        held = truth.events_of_hold.get(str(answer["hold_id"]), ())
+        flights = {flight_id for flight_id, _ in [*_places_in(answer), *(event.place for event in held)]}
         ends = [departures[flight_id] for flight_id in flights if flight_id in departures]
         promised = min([_seconds(str(answer["expire_time"])), *ends])
         early = hold.expire_time < promised - TIME_TOLERANCE_SECONDS
