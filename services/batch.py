@@ -28,9 +28,9 @@ class Batcher(Generic[Request, Outcome]):
 
     Batches begin at least `interval_seconds` apart, which pays for work whose cost is the round trip. An outcome that
     is an error is raised to its own requester only. If `run` raises, its requests are run again one by one, so that one
-    bad request does not fail the others; `run` must therefore have rolled back everything. If it raises Unavailable,
-    DeadlineExceeded or an error of an outage, no request is run again and all requesters get that error: after
-    DeadlineExceeded the outcome is unknown.
+    bad request does not fail the others; `run` must therefore have rolled back everything. If it raises SessionEnded,
+    the batch is run once more. If it raises Unavailable, DeadlineExceeded or an error of an outage, no request is run
+    again and all requesters get that error: after DeadlineExceeded the outcome is unknown.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class Batcher(Generic[Request, Outcome]):
                 continue
             self._size.observe(len(batch))
             try:
-                await self._attempt(batch)
+                try:
+                    await self._attempt(batch)
+                except db.SessionEnded:
+                    await self._attempt(batch)
             except (Unavailable, DeadlineExceeded, *db.UNREACHABLE) as error:
                 # No single request caused the outage, and each would fail alone too.
                 for _, future in batch:

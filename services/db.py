@@ -19,6 +19,7 @@ from services.time_limits import FACTOR
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
+    from asyncpg.transaction import Transaction
 
     Conn: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -66,6 +67,16 @@ OUTAGE: Final = (
 # committed.
 UNREACHABLE: Final = (*OUTAGE, OSError, TimeoutError)
 
+# The server or the network ended the session.
+_ENDED: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+)
+
 # Minimum time between two expirations of a pool's connections. A server that accepts no writes refuses each of a
 # thousand calls, and each of them asks for an expiration.
 EXPIRE_SECONDS: Final = 1.0
@@ -79,6 +90,13 @@ class Written(NamedTuple):
 
     number: int
     server_start_time: datetime
+
+
+class SessionEnded(Unavailable):
+    """The session of a transaction ended before its COMMIT was sent.
+
+    Nothing changed, so that the transaction can be run again at once, in another session.
+    """
 
 
 class GuardMissed(Exception):
@@ -145,10 +163,24 @@ async def _keep_session(connection: Conn) -> None:
 async def transaction(pool: Pool) -> AsyncIterator[Conn]:
     """Opens a READ COMMITTED transaction on a pooled connection.
 
-    Raises Unavailable if the pool has no connection in time, and for the errors of `session`.
+    Raises Unavailable if the pool has no connection in time, SessionEnded, and the errors of `session`.
     """
-    async with session(pool) as connection, connection.transaction():
+    async with session(pool) as connection, _rolled_back_if_ended(connection.transaction()):
         yield connection
+
+
+@asynccontextmanager
+async def _rolled_back_if_ended(transaction: Transaction) -> AsyncIterator[None]:
+    """Runs a transaction; raises SessionEnded if its session ends before the commit."""
+    committing = False
+    try:
+        async with transaction:
+            yield
+            committing = True
+    except _ENDED as error:
+        if committing:
+            raise
+        raise SessionEnded(_UNAVAILABLE) from error
 
 
 @asynccontextmanager
@@ -156,19 +188,21 @@ async def decided(pool: Pool) -> AsyncIterator[Conn]:
     """Opens a transaction whose outcome is known even if COMMIT gets no response.
 
     In that case another connection asks Postgres for the outcome. The block ends normally if the transaction committed.
-    Raises Unavailable if it was rolled back: nothing changed. Raises DeadlineExceeded if Postgres does not name the
-    outcome in time.
+    Raises Unavailable if it was rolled back: nothing changed; SessionEnded if the session ended before the commit.
+    Raises DeadlineExceeded if Postgres does not name the outcome in time.
     """
     async with session(pool) as connection:
         transaction = connection.transaction()
-        await transaction.start()
         try:
+            await transaction.start()
             written = await _written_by(connection)
             yield connection
-        except BaseException:
+        except BaseException as error:
             # If the connection is lost, the server rolls the transaction back.
             with contextlib.suppress(*UNREACHABLE):
                 await transaction.rollback()
+            if isinstance(error, _ENDED):
+                raise SessionEnded(_UNAVAILABLE) from error
             raise
         try:
             await transaction.commit()
@@ -262,10 +296,13 @@ async def _expire_connections(pool: Pool) -> None:
 async def snapshot(pool: Pool) -> AsyncIterator[Conn]:
     """Opens a read-only transaction whose statements all see the same moment.
 
-    For rows of several tables that change concurrently. Raises Unavailable if the pool has no connection in time.
+    For rows of several tables that change concurrently. Raises Unavailable if the pool has no connection in time, and
+    SessionEnded.
     """
-    async with session(pool) as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        yield connection
+    async with session(pool) as connection:
+        transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+        async with _rolled_back_if_ended(transaction):
+            yield connection
 
 
 class Forget(Protocol):

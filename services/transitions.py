@@ -39,13 +39,13 @@ class Transitions:
     ) -> Answer:
         """Returns the transition's response, or the stored one to a retry.
 
-        A Refusal rolls the transaction back. A transition that loses a race, by a unique index or a deadlock, is
-        evaluated again up to ATTEMPTS times.
+        A Refusal rolls the transaction back. A transition that loses a race, by a unique index or a deadlock, or whose
+        session ends before the commit, is evaluated again up to ATTEMPTS times.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await self._attempt(key, answer_type, transition)
-            except db.CONFLICTS:
+            except (db.SessionEnded, *db.CONFLICTS):
                 if attempt == ATTEMPTS:
                     raise
             except Refusal:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from services import db
+from services.batch import Batcher
 from services.db import Conn, GuardMissed, Pool
-from services.errors import AlreadyExists
+from services.errors import AlreadyExists, Unavailable
 from services.idempotency import RequestKey
 from services.timers import set_timer
 from services.transitions import Transitions
@@ -102,3 +103,44 @@ async def test_a_race_lost_repeatedly_is_reported(pool: Pool) -> None:
 
     with pytest.raises(GuardMissed):
         await transitions.run(None, StringValue, overtaken)
+
+
+async def test_a_transition_whose_session_ended_is_run_again(pool: Pool) -> None:
+    transitions = Transitions(pool, tell=lambda: None)
+    name = f"test-{uuid4()}"
+    runs, transition = effect(name)
+
+    async def interrupted(conn: Conn) -> StringValue:
+        answer = await transition(conn)
+        if len(runs) == 1:
+            await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return answer
+
+    assert (await transitions.run(key(uuid4()), StringValue, interrupted)).value == "answer 2"
+    assert await effects(pool, name) == 1
+
+
+async def test_a_session_that_always_ends_makes_the_call_unavailable(pool: Pool) -> None:
+    async def interrupted(conn: Conn) -> StringValue:
+        await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        raise AssertionError
+
+    with pytest.raises(Unavailable):
+        await Transitions(pool, tell=lambda: None).run(key(uuid4()), StringValue, interrupted)
+
+
+async def test_a_batch_whose_session_ended_is_run_again(pool: Pool) -> None:
+    name, runs = f"test-{uuid4()}", list[int]()
+
+    async def run(requests: Sequence[str]) -> list[int]:
+        async with db.transaction(pool) as conn:
+            runs.append(len(requests))
+            await set_timer(conn, name, requests[0])
+            if len(runs) == 1:
+                await conn.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return [len(runs)] * len(requests)
+
+    batcher: Batcher[str, int] = Batcher("test", run)
+    assert await asyncio.gather(batcher.submit("a"), batcher.submit("b")) == [2, 2]
+    assert runs == [2, 2]
+    assert await effects(pool, name) == 1
