@@ -21,10 +21,19 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from deploy.local.process import Process
-from deploy.local.process_table import processes_of
 from deploy.local.report import Report
 from deploy.local.stack import Stack
 from deploy.local.supervisor import StartError, Supervisor
+
+try:
+    from deploy.local.process_table import processes_of
+except ImportError:
+    # In an older checkout the stack itself lists its processes.
+    def processes_of(stack: Stack) -> list[Process]:
+        """Returns the processes of a stack."""
+        processes: list[Process] = stack.processes()  # type: ignore[attr-defined]
+        return processes
+
 
 ADDRESS: Final = re.compile(r"127\.0\.0\.1:(\d+)")
 # Variables with an address on which the process itself listens.
