@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import asyncpg
 import pytest
 from skyhigh.seat.v1 import seat_service_pb2 as pb
@@ -26,8 +28,9 @@ async def busy(agent: Caller, flight: str) -> str:
 
 async def test_the_ledger_lists_changes_in_order(callers: Callers, agent: Caller, flight: str, request_id: str) -> None:
     owner = callers.passenger(f"P1:{flight}")
+    confirmation_id = str(uuid4())
     hold = await owner.hold(flight, "20A", "P1", request_id=request_id)
-    await owner.confirm(hold)
+    await owner.ConfirmHold(pb.ConfirmHoldRequest(hold_id=hold.hold_id, request_id=confirmation_id))
     await agent.cancel(hold, reason="NO_SHOW")
     answer = await agent.ListSeatEvents(page(flight))
     told = [(e.version, e.from_state, e.to_state, e.hold_id, e.actor, e.reason) for e in answer.events]
@@ -37,7 +40,7 @@ async def test_the_ledger_lists_changes_in_order(callers: Callers, agent: Caller
         (2, held, confirmed, hold.hold_id, owner.name, "CONFIRMED"),
         (3, confirmed, available, hold.hold_id, agent.name, "NO_SHOW"),
     ]
-    assert answer.events[0].request_id == request_id
+    assert [event.request_id for event in answer.events] == [request_id, confirmation_id, ""]
     assert answer.events[0].time == hold.create_time
     assert {event.seat_number for event in answer.events} == {"20A"}
     assert not answer.next_page_token

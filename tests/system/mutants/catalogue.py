@@ -103,7 +103,7 @@ MUTANTS: Final = (
         (("                await self._cache.invalidate(list(flight_ids))\n", ""),),
         checks=(VERIFY,),
         life="a map that was read before a change is at rest as it was",
-        tests=("tests/seat/test_get_seat_map.py",),
+        tests=("tests/seat/test_get_seat_map.py::test_both_processes_show_a_change_within_a_second",),
     ),
     Mutant(
         "seat-map-ignores-the-known-version",
@@ -143,7 +143,7 @@ MUTANTS: Final = (
         ),
         checks=("refusals",),
         life="a confirmation with a key",
-        tests=("tests/seat/test_confirm_hold.py",),
+        tests=("tests/seat/test_list_seat_events.py::test_the_ledger_lists_changes_in_order",),
     ),
     Mutant(
         "seat-cancel-of-anothers-hold",
