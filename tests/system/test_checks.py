@@ -22,6 +22,7 @@ from tests.system.truth import (
     BookingRow,
     ChargeRow,
     CheckInRow,
+    DepartureRow,
     EntryRow,
     FlightRow,
     HoldRow,
@@ -282,6 +283,14 @@ def answer_of(story: Story, call: str, position: int = -1) -> dict[str, Any]:
 def change(rows: list[Any], number: int = 0, /, **columns: Any) -> None:
     """Changes a row of the true state."""
     rows[number] = replace(rows[number], **columns)
+
+
+def _event_after_departure(story: Story, actor: str, late: float = 5) -> None:
+    """Adds a departure after all events, and an event that released a confirmed seat after it."""
+    departure = story.now + 1
+    story.truth.departures.append(DepartureRow(FLIGHT, departure_time=departure))
+    released = SeatEvent(FLIGHT, "10A", 9, "CONFIRMED", "AVAILABLE", "H", actor, "X", None, "9", departure + late)
+    story.truth.seat_events.append(released)
 
 
 def _late_hold(story: Story) -> None:
@@ -670,6 +679,30 @@ PLANTED: Final[dict[str, tuple[str, Callable[[], Story], Callable[[Story], Any],
         "keeps check-in K",
     ),
     "boarding pass after the cancellation": ("rights", checked_in, _late_hold, "after the end"),
+    "seat that was held after the departure": (
+        "departures",
+        checked_in,
+        lambda s: s.truth.departures.append(DepartureRow(FLIGHT, departure_time=-10)),
+        "after the departure",
+    ),
+    "seat that was given up after the departure": (
+        "departures",
+        checked_in,
+        lambda s: _event_after_departure(s, "agent:a"),
+        "agent:a gave up seat 10A",
+    ),
+    "entry of a flight that has left": (
+        "departures",
+        waited,
+        lambda s: _event_after_departure(s, "service:booking", late=100),
+        "which has left",
+    ),
+    "confirmed seat that the waitlist released": (
+        "departures",
+        checked_in,
+        lambda s: change(s.truth.seat_events, -1, from_state="CONFIRMED", to_state="OFFERED", actor="service:waitlist"),
+        "the waitlist released",
+    ),
     "payment without a request": ("money", booked, _drop("PayBooking"), "without a SubmitPaymentCode"),
     "payment with the code that always fails": (
         "money",

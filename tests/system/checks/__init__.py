@@ -11,6 +11,7 @@ from typing import Final
 from tests.system.checks import (
     acknowledged,
     atomicity,
+    departures,
     idempotency,
     lifecycles,
     linearizability,
@@ -40,6 +41,7 @@ CHECKS: Final[Mapping[str, Callable[[History, Truth], list[Violation]]]] = {
         watches,
         waitlist,
         rights,
+        departures,
         money,
     )
 }

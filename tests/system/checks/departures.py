@@ -1,0 +1,70 @@
+"""A flight that has left changes no more, and the waitlist takes no seat from its passenger.
+
+After the departure no seat is held or confirmed, no caller gives up a confirmed seat, and no entry waits (SEAT-13,
+CHK-9, WAIT-9). Only a service may release a seat then, for a decision that was made in time, or the cancellation of the
+flight. An offer that its passenger has confirmed is the passenger's seat: leaving the waitlist does not release it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Final
+
+from tests.system.checks.violation import Violation
+from tests.system.history import History
+from tests.system.truth import Truth
+
+CHECK: Final = "departures"
+# A statement that began before the departure may end after it.
+TOLERANCE_SECONDS: Final = 1.0
+# Entries end when check-in closes, at the departure at the latest, and within this time after an outage.
+ENDED_AFTER_SECONDS: Final = 30.0
+_WAITS: Final = ("WAITING", "OFFERED")
+WAITLIST: Final = "service:waitlist"
+
+
+def check(history: History, truth: Truth) -> list[Violation]:
+    """Returns what was done with the seats of flights that had left, and the entries that still wait for them."""
+    departures = _latest_departures(history, truth)
+    return [*_seats(truth, departures), *_entries(truth, departures), *_released_by_the_waitlist(truth)]
+
+
+def _latest_departures(history: History, truth: Truth) -> Mapping[str, float]:
+    """Returns the latest departure time that any service or call named for each flight."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for row in (*truth.departures, *truth.booking_flights, *truth.flights):
+        if row.departure_time is not None:
+            times[row.flight_id].append(row.departure_time)
+    for operation in history.of_calls("ImportManifest"):
+        named = (operation.request.get("flight") or {}).get("departure_time")
+        if named:
+            times[str(operation.request["flight_id"])].append(datetime.fromisoformat(str(named)).timestamp())
+    return {flight_id: max(named) for flight_id, named in times.items()}
+
+
+def _seats(truth: Truth, departures: Mapping[str, float]) -> Iterator[Violation]:
+    for event in truth.seat_events:
+        departure = departures.get(event.flight_id)
+        if departure is None or event.event_time is None or event.event_time <= departure + TOLERANCE_SECONDS:
+            continue
+        late = f"{event.event_time - departure:.1f} s after the departure"
+        if event.to_state in ("HELD", "CONFIRMED"):
+            yield Violation(CHECK, f"seat {event.seat_number} of {event.flight_id} became {event.to_state} {late}")
+        elif event.from_state == "CONFIRMED" and not event.actor.startswith(("service:", "operations:", "sweeper")):
+            yield Violation(CHECK, f"{event.actor} gave up seat {event.seat_number} of {event.flight_id} {late}")
+
+
+def _entries(truth: Truth, departures: Mapping[str, float]) -> Iterator[Violation]:
+    read_time = max((event.event_time or 0.0 for event in truth.seat_events), default=0.0)
+    for entry in truth.entries:
+        departure = departures.get(entry.flight_id)
+        if entry.state in _WAITS and departure is not None and read_time > departure + ENDED_AFTER_SECONDS:
+            yield Violation(CHECK, f"entry {entry.entry_id} waits for {entry.flight_id}, which has left")
+
+
+def _released_by_the_waitlist(truth: Truth) -> Iterator[Violation]:
+    for event in truth.seat_events:
+        if event.from_state == "CONFIRMED" and event.actor == WAITLIST:
+            yield Violation(CHECK, f"the waitlist released the confirmed seat {event.seat_number} of {event.flight_id}")
