@@ -52,7 +52,7 @@ def _seats(truth: Truth, departures: Mapping[str, float]) -> Iterator[Violation]
         late = f"{event.event_time - departure:.1f} s after the departure"
         if event.to_state in ("HELD", "CONFIRMED"):
             yield Violation(CHECK, f"seat {event.seat_number} of {event.flight_id} became {event.to_state} {late}")
-        elif event.from_state == "CONFIRMED" and not event.actor.startswith(("service:", "operations:", "sweeper")):
+        elif event.from_state == "CONFIRMED" and event.actor.startswith(("passenger:", "customer:", "agent:")):
             yield Violation(CHECK, f"{event.actor} gave up seat {event.seat_number} of {event.flight_id} {late}")
 
 
@@ -66,5 +66,6 @@ def _entries(truth: Truth, departures: Mapping[str, float]) -> Iterator[Violatio
 
 def _released_by_the_waitlist(truth: Truth) -> Iterator[Violation]:
     for event in truth.seat_events:
-        if event.from_state == "CONFIRMED" and event.actor == WAITLIST:
+        # A seat that it assigns replaces the passenger's former one.
+        if event.from_state == "CONFIRMED" and event.actor == WAITLIST and event.reason != "MOVED":
             yield Violation(CHECK, f"the waitlist released the confirmed seat {event.seat_number} of {event.flight_id}")
