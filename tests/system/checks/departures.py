@@ -7,7 +7,6 @@ flight. An offer that its passenger has confirmed is the passenger's seat: leavi
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
@@ -32,16 +31,21 @@ def check(history: History, truth: Truth) -> list[Violation]:
 
 
 def _latest_departures(history: History, truth: Truth) -> Mapping[str, float]:
-    """Returns the latest departure time that any service or call named for each flight."""
-    times: dict[str, list[float]] = defaultdict(list)
+    """Returns the latest departure time that was named for each flight of which a service knows one."""
+    known: dict[str, float] = {}
+    asked: dict[str, float] = {}
     for row in (*truth.departures, *truth.booking_flights, *truth.flights):
         if row.departure_time is not None:
-            times[row.flight_id].append(row.departure_time)
+            known[row.flight_id] = max(known.get(row.flight_id, 0.0), row.departure_time)
     for operation in history.of_calls("ImportManifest"):
+        flight_id = str(operation.request.get("flight_id", ""))
         named = (operation.request.get("flight") or {}).get("departure_time")
         if named:
-            times[str(operation.request["flight_id"])].append(datetime.fromisoformat(str(named)).timestamp())
-    return {flight_id: max(named) for flight_id, named in times.items()}
+            # An import without a response may have changed the time, too.
+            asked[flight_id] = max(asked.get(flight_id, 0.0), datetime.fromisoformat(str(named)).timestamp())
+            if operation.ok:
+                known.setdefault(flight_id, asked[flight_id])
+    return {flight_id: max(known[flight_id], asked.get(flight_id, 0.0)) for flight_id in known}
 
 
 def _seats(truth: Truth, departures: Mapping[str, float]) -> Iterator[Violation]:
