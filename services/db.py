@@ -67,14 +67,13 @@ OUTAGE: Final = (
 # committed.
 UNREACHABLE: Final = (*OUTAGE, OSError, TimeoutError)
 
-# The server or the network ended the session.
+# The server or the network ended the session. Not ConnectionError: the block may also use another server.
 _ENDED: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
-    ConnectionError,
 )
 
 # Minimum time between two expirations of a pool's connections. A server that accepts no writes refuses each of a

@@ -115,12 +115,12 @@ async def test_only_facts_that_affect_seats_are_sent(airport: Airport, wire: Wir
 async def test_the_seat_service_learns_which_booking_includes_a_seat(airport: Airport, wire: Wire) -> None:
     its = party(booked(airport.flight_id))
     adult, infant, child = (each.passenger_id for each in its.confirmed.passengers)
-    # If the passengers are imported first, with the booking's locator, the booking only marks that a seat is included.
+    # If the passengers are imported first, with the booking's locator, the import marks that a seat is included.
     await airport.checkin.service("booking").ReserveLocator(
         pb.ReserveLocatorRequest(pnr=its.confirmed.pnr, booking_id=its.confirmed.booking_id)
     )
     await airport.traveller(adult, pnr=its.confirmed.pnr, last_name="Müller")
-    assert not wire.last(airport.flight_id, adult).seat_included
+    assert wire.last(airport.flight_id, adult).seat_included
     await airport.tell("booking.confirmed.v1", its.confirmed)
     await is_known(airport)
     included = {each: wire.last(airport.flight_id, each).seat_included for each in (adult, infant, child)}
