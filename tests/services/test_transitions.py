@@ -141,6 +141,6 @@ async def test_a_batch_whose_session_ended_is_run_again(pool: Pool) -> None:
         return [len(runs)] * len(requests)
 
     batcher: Batcher[str, int] = Batcher("test", run)
-    assert await asyncio.gather(batcher.submit("a"), batcher.submit("b")) == [2, 2]
+    assert set(await asyncio.gather(batcher.submit("a"), batcher.submit("b"))) == {2}
     assert runs == [2, 2]
     assert await effects(pool, name) == 1

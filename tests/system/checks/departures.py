@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.system.checks.violation import Violation
 from tests.system.history import History
-from tests.system.truth import Truth
+from tests.system.truth import BookingFlightRow, DepartureRow, FlightRow, Truth
 
 CHECK: Final = "departures"
 # A statement that began before the departure may end after it.
@@ -34,7 +34,8 @@ def _latest_departures(history: History, truth: Truth) -> Mapping[str, float]:
     """Returns the latest departure time that was named for each flight of which a service knows one."""
     known: dict[str, float] = {}
     asked: dict[str, float] = {}
-    for row in (*truth.departures, *truth.booking_flights, *truth.flights):
+    rows: list[DepartureRow | BookingFlightRow | FlightRow] = [*truth.departures, *truth.booking_flights, *truth.flights]
+    for row in rows:
         if row.departure_time is not None:
             known[row.flight_id] = max(known.get(row.flight_id, 0.0), row.departure_time)
     for operation in history.of_calls("ImportManifest"):
