@@ -34,7 +34,11 @@ def _latest_departures(history: History, truth: Truth) -> Mapping[str, float]:
     """Returns the latest departure time that was named for each flight of which a service knows one."""
     known: dict[str, float] = {}
     asked: dict[str, float] = {}
-    rows: list[DepartureRow | BookingFlightRow | FlightRow] = [*truth.departures, *truth.booking_flights, *truth.flights]
+    rows: list[DepartureRow | BookingFlightRow | FlightRow] = [
+        *truth.departures,
+        *truth.booking_flights,
+        *truth.flights,
+    ]
     for row in rows:
         if row.departure_time is not None:
             known[row.flight_id] = max(known.get(row.flight_id, 0.0), row.departure_time)
