@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -145,17 +146,18 @@ async def test_each_change_increments_the_version_and_update_time(
 
 async def test_both_processes_show_a_change_within_a_second(callers: Callers, second: Callers, flight: str) -> None:
     delays = []
-    # From now on the map is in the cache.
-    await callers.agent().GetSeatMap(ask(flight))
     for row in range(14, 20):
+        # Now the map is in the cache.
+        await callers.agent().GetSeatMap(ask(flight))
         await callers.agent().hold(flight, f"{row}A")
         changed = time.monotonic()
         for each in (callers, second):
             await eventually(partial(shows_held, each.agent(), flight, f"{row}A"))
         delays.append(time.monotonic() - changed)
-    # The shortest delay counts: a busy machine delays single calls, whereas a map that is refreshed only at intervals
-    # would delay most of them.
+    # A busy machine delays single calls. A map that is refreshed only by the reconciler, every 5 s, delays at least half
+    # of the changes.
     assert min(delays) < 1, delays
+    assert statistics.median(delays) < 3, delays
 
 
 async def test_the_version_never_decreases_during_concurrent_changes(
