@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -154,10 +153,10 @@ async def test_both_processes_show_a_change_within_a_second(callers: Callers, se
         for each in (callers, second):
             await eventually(partial(shows_held, each.agent(), flight, f"{row}A"))
         delays.append(time.monotonic() - changed)
-    # A busy machine delays single calls. A map that is refreshed only by the reconciler, every 5 s, delays at least half
-    # of the changes.
+    # A busy machine delays single calls. A map that only the reconciler refreshes, every 5 s, delays each second change,
+    # because the first read after a refresh finds nothing in the cache.
     assert min(delays) < 1, delays
-    assert statistics.median(delays) < 3, delays
+    assert sum(delay > 3 for delay in delays) < len(delays) / 2, delays
 
 
 async def test_the_version_never_decreases_during_concurrent_changes(
