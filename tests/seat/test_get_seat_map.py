@@ -153,8 +153,8 @@ async def test_both_processes_show_a_change_within_a_second(callers: Callers, se
         for each in (callers, second):
             await eventually(partial(shows_held, each.agent(), flight, f"{row}A"))
         delays.append(time.monotonic() - changed)
-    # A busy machine delays single calls. A map that only the reconciler refreshes, every 5 s, delays each second change,
-    # because the first read after a refresh finds nothing in the cache.
+    # A busy machine delays single calls. A map that only the reconciler refreshes, every 5 s, delays each second
+    # change, because the first read after a refresh finds nothing in the cache.
     assert min(delays) < 1, delays
     assert sum(delay > 3 for delay in delays) < len(delays) / 2, delays
 
