@@ -188,12 +188,12 @@ class Peers:
     async def cancel_unconfirmed(self, hold_id: UUID, *, reason: str) -> bool:
         """Cancels a hold unless it is confirmed; returns False if it is.
 
-        Returns True also if the hold had ended before.
+        Returns True also if the hold had ended before. A retry may have another reason: it is another request.
         """
         request = seat.CancelHoldRequest(
             hold_id=str(hold_id),
             reason=reason,
-            request_id=str(_request_id(hold_id, "cancel unconfirmed")),
+            request_id=str(_request_id(hold_id, f"cancel unconfirmed {reason}")),
             unless_confirmed=True,
         )
         try:
